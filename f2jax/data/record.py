@@ -1,0 +1,49 @@
+"""The one record that every source yields and every later stage understands."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal["retrieval", "clustering", "classification"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+def stable_id(text: str) -> int:
+    """63-bit id of a document: a function of its text alone, equal on every machine and in every run.
+
+    >>> stable_id("Kenya") == stable_id("Kenya")
+    True
+    """
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One training row.
+
+    The kind routes the loss (recipe 2.4): `retrieval` has hard and in-batch negatives, `clustering` and
+    `classification` the row's own negatives alone. Two rows with one label are never each other's negatives.
+    """
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    kind: Kind = "retrieval"
+    language: str = "und"  # of the query: ISO 639-3 or BCP 47, `code:<name>` for a programming language
+    source: str = ""
+    label: str | None = None
+    instruction: str | None = None  # task sentence for the query; None: the config decides by source and kind
+    symmetric: bool = False  # STS, bitext, paraphrase: documents carry the instruction on a share of the rows
+
+    @property
+    def query_id(self) -> int:
+        return stable_id(self.query)
+
+    @property
+    def positive_id(self) -> int:
+        return stable_id(self.positive)
+
+    @property
+    def negative_ids(self) -> tuple[int, ...]:
+        return tuple(stable_id(text) for text in self.negatives)

@@ -1,0 +1,21 @@
+"""Errors that a user can mend: one clear sentence each, no traceback on the command line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. The message says what is wrong and what to change; `f2jax` prints it and exits 1."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the known name closest to `name`, or a list of the known names.
+
+    >>> nearest("szie", ["size", "teacher"])
+    "; did you mean 'size'?"
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known are {', '.join(known)}" if known else ""

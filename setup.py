@@ -1,0 +1,67 @@
+"""f2jax: multilingual text-embedding models in JAX."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'^__version__ = "(.+)"', (here / "f2jax/__init__.py").read_text(), re.M).group(1)
+
+# jax 0.10 is the last release for Python 3.11; newer Pythons get the newest jax.
+core = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12.4,<0.13",
+    "optax>=0.2.6,<0.3",
+    "orbax-checkpoint>=0.11.30,<0.13",
+    "numpy>=2.0,<3",
+    "ml-collections>=1.1,<2",
+    "safetensors>=0.5,<1",  # Hugging Face weights without pickle
+    "huggingface-hub>=0.34,<2",  # weights by hub id
+    "fsspec>=2024.6",  # one way to open local and gs:// files
+    "gcsfs>=2024.6",  # gs:// behind fsspec
+    "tokenizers>=0.21,<1",
+    "sentencepiece>=0.2,<0.3",
+    "pyarrow>=17",  # the released corpus is parquet
+    "babel>=2.14,<3",  # Unicode CLDR names: the built-in multilingual data
+    "tensorflow-datasets>=4.9.8,<5",
+    "array_record>=0.7,<1",
+    "importlib_resources",  # tensorflow-datasets imports it without declaring it
+    "tensorboardX>=2.6,<3",  # TensorBoard event files without TensorFlow
+    "tqdm>=4.66,<5",
+]
+evaluation = [
+    "scikit-learn>=1.5,<2",  # the TF-IDF baseline that stands beside each built-in score
+    "matplotlib>=3.8,<4",
+]
+test = [
+    "pytest>=8,<10",
+    "hypothesis>=6.100,<7",
+    "ruff>=0.14,<1",
+]
+parity = [
+    "torch==2.13.0",  # the oracle; pinned, because its CPU build is a separate download
+    "transformers>=5.0,<6",
+    "sentence-transformers>=5.2,<7",
+]
+
+setup(
+    name="f2jax",
+    version=version,
+    description="The F2LLM-v2 family of multilingual text-embedding models in JAX",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["f2jax", "f2jax.*"]),
+    install_requires=core,
+    extras_require={
+        "eval": evaluation,
+        "test-fast": test + evaluation,
+        "test": test + evaluation + parity,
+        "bench": evaluation + parity,
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "gpu": ["jax[cuda13]>=0.10,<0.13"],
+    },
+    entry_points={"console_scripts": ["f2jax=f2jax.cli:main"]},
+)
