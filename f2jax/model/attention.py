@@ -1,0 +1,99 @@
+"""One attention function, with the kernels that can stand behind it.
+
+All kernels compute causal attention inside each segment: position t sees the positions s ≤ t of its own segment.
+Padding is segment 0, which no other segment sees, so a padded position never reaches a result.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from f2jax.errors import UserError, nearest
+
+SPLASH_BLOCK = 128  # rows must be a multiple of the TPU's lane count
+
+
+def attention(q_btnh, k_btkh, v_btkh, segments_bt, kernel: str = "auto"):
+    """Causal, segment-wise attention with grouped query heads.
+
+    Args:
+        q_btnh: queries [B, T, N, H]; k_btkh, v_btkh: keys and values [B, T, K, H], where K divides N.
+        segments_bt: int32 [B, T]; 0 is padding.
+        kernel: `auto`, or a name in `KERNELS`.
+
+    Returns:
+        [B, T, N, H] in the type of the queries; the softmax runs in float32.
+
+    Raises:
+        UserError: unknown kernel, or shapes and types that the kernel cannot do.
+    """
+    kernel = choose(kernel, q_btnh)
+    return KERNELS[kernel](q_btnh, k_btkh, v_btkh, segments_bt)
+
+
+def choose(kernel: str, q_btnh, platform: str | None = None) -> str:
+    """The kernel that `auto` stands for: by platform, and by what its kernel can do with this shape and type."""
+    if kernel != "auto":
+        if kernel not in KERNELS:
+            raise UserError(f"There is no attention kernel '{kernel}'{nearest(kernel, ['auto', *KERNELS])}")
+        return kernel
+    platform = platform or jax.default_backend()
+    _, length, _, head_dim = q_btnh.shape
+    if platform == "tpu" and length % SPLASH_BLOCK == 0 and head_dim % 128 == 0:
+        return "splash"
+    if platform == "gpu" and q_btnh.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0:
+        return "cudnn"
+    return "xla"
+
+
+def segment_mask(segments_bt):
+    """[B, T, T] bool: may position t (axis 1) see position s (axis 2)?"""
+    length = segments_bt.shape[1]
+    causal_ts = jnp.tril(jnp.ones((length, length), bool))
+    return causal_ts & (segments_bt[:, :, None] == segments_bt[:, None, :])
+
+
+def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
+    batch, length, heads, head_dim = q_btnh.shape
+    kv_heads = k_btkh.shape[2]
+    precision = "highest" if q_btnh.dtype == jnp.float32 else None
+    q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    logits_bkgts = jnp.einsum(
+        "btkgh,bskh->bkgts", q_btkgh, k_btkh, precision=precision, preferred_element_type=jnp.float32
+    )
+    mask_bts = segment_mask(segments_bt)
+    logits_bkgts = jnp.where(mask_bts[:, None, None], logits_bkgts, jnp.finfo(jnp.float32).min)
+    weights_bkgts = jax.nn.softmax(logits_bkgts, axis=-1).astype(q_btnh.dtype)
+    out_btkgh = jnp.einsum("bkgts,bskh->btkgh", weights_bkgts, v_btkh, precision=precision)
+    return out_btkgh.reshape(q_btnh.shape)
+
+
+def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):
+    mask_bnts = segment_mask(segments_bt)[:, None]
+    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, mask=mask_bnts, implementation="cudnn")
+
+
+def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    _, length, heads, head_dim = q_btnh.shape
+    if length % SPLASH_BLOCK:
+        raise UserError(
+            f"Splash attention needs rows of a multiple of {SPLASH_BLOCK} tokens, not {length}; "
+            "change data.row_length or use the attention kernel 'xla'."
+        )
+    mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
+    kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, interpret=interpret)
+    q_bnth, k_bkth, v_bkth = (jnp.swapaxes(x, 1, 2) for x in (q_btnh * head_dim**-0.5, k_btkh, v_btkh))
+    segments = splash.SegmentIds(q=segments_bt, kv=segments_bt)
+    return jnp.swapaxes(jax.vmap(kernel)(q_bnth, k_bkth, v_bkth, segments), 1, 2).astype(q_btnh.dtype)
+
+
+KERNELS = {
+    "xla": _xla,  # any platform, any shape
+    "cudnn": _cudnn,  # NVIDIA GPU, 16-bit types
+    "splash": _splash,  # TPU, Pallas
+    "splash_interpret": functools.partial(_splash, interpret=True),  # the TPU kernel, run by any platform; for tests
+}

@@ -1,0 +1,310 @@
+"""Hugging Face checkpoints ⇄ our parameters: safetensors in and out, streamed weight by weight.
+
+Reading never holds more than one weight beside the result: files are memory-mapped (or read by range on gs://), and
+each device asks for its own slice alone. Writing goes shard by shard. Values pass through bit for bit.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import flax
+import jax
+import ml_dtypes
+import numpy as np
+from flax import linen as nn
+from safetensors.numpy import save_file
+
+from f2jax import files
+from f2jax.errors import UserError
+from f2jax.model.qwen3 import abstract_params
+from f2jax.model.sizes import Qwen3Config
+
+# Our name: the Hugging Face name. A matrix is stored there as [out, in], here as [in axes, out axes].
+TOP_NAMES = {"token_table": "embed_tokens.weight", "final_norm": "norm.weight"}
+LAYER_NAMES = {
+    "attention_norm": "input_layernorm.weight",
+    "query": "self_attn.q_proj.weight",
+    "key": "self_attn.k_proj.weight",
+    "value": "self_attn.v_proj.weight",
+    "query_norm": "self_attn.q_norm.weight",
+    "key_norm": "self_attn.k_norm.weight",
+    "output": "self_attn.o_proj.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+}
+IGNORED = {"lm_head.weight"}  # an encoder has no language-model head
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+def config_from_hf(hf: dict, origin: str = "config.json") -> Qwen3Config:
+    """Our architecture from the content of a `config.json`.
+
+    Raises:
+        UserError: it is no dense Qwen3, a field is missing, or it uses something that is not built.
+    """
+    if hf.get("model_type") != "qwen3":
+        raise UserError(f"{origin} has model_type '{hf.get('model_type')}'; only dense 'qwen3' models can be loaded.")
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    unsupported = {
+        "attention_bias": hf.get("attention_bias", False),
+        "hidden_act": hf.get("hidden_act", "silu") != "silu",
+        "use_sliding_window": hf.get("use_sliding_window", False),
+        "rope_type": rope.get("rope_type", rope.get("type", "default")) != "default",
+        "layer_types": set(hf.get("layer_types") or ["full_attention"]) != {"full_attention"},
+    }
+    if any(unsupported.values()):
+        names = ", ".join(name for name, used in unsupported.items() if used)
+        raise UserError(f"{origin} asks for something that is not built (see its {names}); only plain Qwen3 is.")
+    try:
+        return Qwen3Config(
+            width=hf["hidden_size"],
+            mlp=hf["intermediate_size"],
+            layers=hf["num_hidden_layers"],
+            heads=hf["num_attention_heads"],
+            kv_heads=hf["num_key_value_heads"],
+            head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
+            vocab_size=hf["vocab_size"],
+            rope_theta=float(rope.get("rope_theta") or hf["rope_theta"]),
+            rms_norm_eps=hf["rms_norm_eps"],
+            tie_word_embeddings=hf.get("tie_word_embeddings", True),
+            max_length=hf["max_position_embeddings"],
+        )
+    except KeyError as error:
+        raise UserError(f"{origin} lacks the field {error}; add it.") from error
+
+
+def config_to_hf(config: Qwen3Config, dtype: str, eos_id: int, pad_id: int) -> dict:
+    """The content of a `config.json` that transformers and the serving tools load as `Qwen3Model`."""
+    return {
+        "architectures": ["Qwen3Model"],
+        "model_type": "qwen3",
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "max_position_embeddings": config.max_length,
+        "layer_types": ["full_attention"] * config.layers,  # of the true length: transformers 5 checks it
+        "max_window_layers": config.layers,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "use_cache": False,
+        "dtype": dtype,
+        "eos_token_id": eos_id,
+        "pad_token_id": pad_id,
+    }
+
+
+def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qwen3Config, dict]:
+    """Configuration and parameters of a checkpoint folder (local or gs://).
+
+    Args:
+        folder: holds `config.json` and `model.safetensors`, or an index and its shards.
+        param_dtype: type of the result; the stored type may be float32, bfloat16 or float16.
+        shardings: a tree of `jax.sharding.Sharding` like the parameters; default: the first device.
+
+    Raises:
+        UserError: a file is missing or cut short; weights are missing, surplus or of the wrong shape (all are named).
+    """
+    config = config_from_hf(files.read_json(files.join(folder, "config.json")), files.join(folder, "config.json"))
+    tensors = _open_tensors(folder)
+    boxes = flax.traverse_util.flatten_dict(abstract_params(config, param_dtype))
+    _check(folder, config, tensors, boxes)
+    if shardings is None:
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        flat_shardings = dict.fromkeys(boxes, one)
+    else:
+        flat_shardings = flax.traverse_util.flatten_dict(shardings)
+    params = {}
+    for path, box in boxes.items():
+        read = _reader(path, box, tensors, param_dtype)
+        params[path] = jax.make_array_from_callback(box.value.shape, flat_shardings[path], read)
+    return config, flax.traverse_util.unflatten_dict(params)
+
+
+def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
+    """Write parameters as safetensors under Hugging Face names, in their own type, in shards of at most `shard_bytes`.
+
+    Weights are fetched from the devices one at a time; a shard is complete before its final name appears.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {}
+    for path, value in flax.traverse_util.flatten_dict(params).items():
+        names = _hf_names(path, value.shape[0])
+        sizes.update(dict.fromkeys(names, value.nbytes // len(names)))
+    shard_of = _assign_shards(sizes, shard_bytes)
+    count = max(shard_of.values()) + 1
+    names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    shard: dict[str, np.ndarray] = {}
+    number = 0
+    for name, array in _hf_tensors(params):
+        if shard_of[name] != number:
+            _write(folder / names[number], shard)
+            shard, number = {}, shard_of[name]
+        shard[name] = np.ascontiguousarray(array)
+    _write(folder / names[number], shard)
+    index = folder / "model.safetensors.index.json"
+    if count > 1:
+        weight_map = {name: names[i] for name, i in shard_of.items()}
+        index.write_text(json.dumps({"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}, indent=1))
+    else:
+        index.unlink(missing_ok=True)
+
+
+def to_hf_matrix(path: tuple[str, ...], array):
+    """One layer's weight as Hugging Face stores it: [out, in]; norms and the token table unchanged."""
+    if array.ndim == 1 or path[-1] == "token_table":
+        return array
+    inputs = 2 if path[-1] == "output" else 1  # leading axes that are summed over
+    return array.reshape(math.prod(array.shape[:inputs]), -1).T
+
+
+def _from_hf_matrix(path, matrix, shape):
+    return matrix if matrix.ndim == 1 or path[-1] == "token_table" else matrix.T.reshape(shape)
+
+
+def _hf_names(path: tuple[str, ...], layers: int) -> list[str]:
+    """The Hugging Face names of one of our weights: one, or one per layer."""
+    if path[0] != "layers":
+        return [TOP_NAMES[path[0]]]
+    return [f"layers.{i}.{LAYER_NAMES[path[1]]}" for i in range(layers)]
+
+
+def _hf_tensors(params) -> Iterator[tuple[str, np.ndarray]]:
+    """(Hugging Face name, array) of every weight; one of ours is on the host at a time."""
+    for path, value in flax.traverse_util.flatten_dict(params).items():
+        host = np.asarray(value)
+        layers = host if path[0] == "layers" else host[None]
+        for name, array in zip(_hf_names(path, value.shape[0]), layers, strict=True):
+            yield name, to_hf_matrix(path, array)
+
+
+def _assign_shards(sizes: dict[str, int], shard_bytes: int) -> dict[str, int]:
+    shard, filled, result = 0, 0, {}
+    for name, size in sizes.items():
+        if filled and filled + size > shard_bytes:
+            shard, filled = shard + 1, 0
+        result[name] = shard
+        filled += size
+    return result
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.replace(path)
+
+
+class _Tensor:
+    """A weight that still lies in its file: shape, and a function that reads it."""
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
+        self.shape, self.read = shape, read
+
+
+def _open_tensors(folder) -> dict[str, _Tensor]:
+    """All weights under `folder` by their name without the `model.` prefix."""
+    index, single = files.join(folder, "model.safetensors.index.json"), files.join(folder, "model.safetensors")
+    if files.exists(index):
+        shards = sorted(set(files.read_json(index).get("weight_map", {}).values()))
+    elif files.exists(single):
+        shards = ["model.safetensors"]
+    else:
+        raise UserError(f"{folder} has neither model.safetensors nor its index; give a safetensors checkpoint.")
+    tensors = {}
+    for shard in shards:
+        for name, tensor in _open_shard(files.join(folder, shard)):
+            tensors[name.removeprefix("model.")] = tensor
+    return tensors
+
+
+def _open_shard(path: str) -> Iterator[tuple[str, _Tensor]]:
+    """The safetensors layout: 8 bytes of header length, a JSON header with offsets, then the raw arrays."""
+    broken = UserError(f"{path} is cut short or no safetensors file; fetch it again.")
+    with files.open_file(path) as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length + 8 > size:
+            raise broken
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise broken from error
+    header.pop("__metadata__", None)
+    offset = 8 + length
+    if any(offset + entry["data_offsets"][1] > size for entry in header.values()):
+        raise broken
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise UserError(f"{path} stores {name} as {entry['dtype']}; convert it to one of {', '.join(DTYPES)}.")
+        dtype, shape, begin = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"][0]
+
+        def read(dtype=dtype, shape=shape, at=offset + begin):
+            if not files.is_remote(path):
+                return np.memmap(path, dtype, "r", at, shape)
+            with files.open_file(path) as remote:
+                remote.seek(at)
+                return np.frombuffer(remote.read(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
+
+        yield name, _Tensor(shape, read)
+
+
+def _check(folder, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> None:
+    """One error that names every weight that is missing, surplus or of the wrong shape."""
+    expected = {}
+    for path, box in boxes.items():
+        shape = box.value.shape[1:] if path[0] == "layers" else box.value.shape
+        inputs = 2 if path[-1] == "output" else 1
+        if len(shape) > 1 and path[-1] != "token_table":
+            shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+        expected.update(dict.fromkeys(_hf_names(path, config.layers), shape))
+    missing = sorted(expected.keys() - tensors.keys())
+    surplus = sorted(tensors.keys() - expected.keys() - IGNORED)
+    wrong = [
+        f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    problems = [
+        f"{title} {', '.join(names)}"
+        for title, names in (("missing:", missing), ("surplus:", surplus), ("wrong shape:", wrong))
+        if names
+    ]
+    if problems:
+        raise UserError(f"The weights in {folder} do not fit its config.json; {'; '.join(problems)}.")
+
+
+def _reader(path, box: nn.Partitioned, tensors: dict[str, _Tensor], dtype):
+    """A callback for `jax.make_array_from_callback`: the slice of our weight that a device asks for."""
+    shape = box.value.shape
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        if path[0] != "layers":
+            return np.asarray(tensors[TOP_NAMES[path[0]]].read()[index], dtype)
+        layer_index, rest = index[0], index[1:]
+        names = _hf_names(path, shape[0])[layer_index]
+        first = _from_hf_matrix(path, tensors[names[0]].read(), shape[1:])[rest]
+        out = np.empty((len(names), *first.shape), dtype)
+        for i, name in enumerate(names):
+            out[i] = _from_hf_matrix(path, tensors[name].read(), shape[1:])[rest]
+        return out
+
+    return read

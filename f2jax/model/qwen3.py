@@ -1,0 +1,168 @@
+"""Qwen3 as an encoder, in functional Flax Linen: token ids in, final hidden states out (recipe 6.1).
+
+Each weight is declared once, with logical axis names (`layers`, `embed`, `q_heads`, `kv_heads`, `head_dim`, `mlp`,
+`vocab`); sharding, pruning, Hugging Face conversion and the parameter table all follow from that declaration.
+"""
+
+from dataclasses import field
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from f2jax.errors import UserError, nearest
+from f2jax.model.attention import attention
+from f2jax.model.sizes import Qwen3Config
+
+REMAT_POLICIES = {
+    "none": None,  # keep every activation
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer inputs alone
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the matmul outputs
+}
+
+
+def rms_norm(x, scale_d, eps: float):
+    """Root-mean-square norm over the last axis, in float32; the result has the type of `x`."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return (x32 * scale_d.astype(jnp.float32)).astype(x.dtype)
+
+
+def rotary_angles(positions_bt, head_dim: int, theta: float):
+    """cos and sin of the rotary angles, float32 [B, T, 1, H/2] each (RoFormer, https://arxiv.org/abs/2104.09864)."""
+    frequency_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle = positions_bt[:, :, None, None].astype(jnp.float32) * frequency_h
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_btnh, cos, sin):
+    """Apply rotary angles to the pairs (i, i + H/2) of each head, in float32."""
+    a, b = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_btnh.dtype)
+
+
+class Block(nn.Module):
+    """One pre-norm decoder layer: attention with per-head RMSNorm on q and k, then SwiGLU."""
+
+    config: Qwen3Config
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+    kernel: str = "auto"
+
+    def weight(self, name: str, axes: tuple[str, ...]):
+        """The weight `name` with one logical name per axis, in the compute type."""
+        init = nn.initializers.ones if len(axes) == 1 else nn.initializers.normal(0.02)
+        value = self.param(name, nn.with_logical_partitioning(init, axes), _shape(self.config, axes), self.param_dtype)
+        return value if len(axes) == 1 else value.astype(self.dtype)
+
+    @nn.compact
+    def __call__(self, x_btd, segments_bt, cos, sin):
+        eps = self.config.rms_norm_eps
+        einsum = _einsum(self.dtype)
+
+        with jax.named_scope("attention"):
+            h_btd = rms_norm(x_btd, self.weight("attention_norm", ("embed",)), eps)
+            q_btnh = einsum("btd,dnh->btnh", h_btd, self.weight("query", ("embed", "q_heads", "head_dim")))
+            k_btkh = einsum("btd,dkh->btkh", h_btd, self.weight("key", ("embed", "kv_heads", "head_dim")))
+            v_btkh = einsum("btd,dkh->btkh", h_btd, self.weight("value", ("embed", "kv_heads", "head_dim")))
+            q_btnh = rotate(rms_norm(q_btnh, self.weight("query_norm", ("head_dim",)), eps), cos, sin)
+            k_btkh = rotate(rms_norm(k_btkh, self.weight("key_norm", ("head_dim",)), eps), cos, sin)
+            a_btnh = attention(q_btnh, k_btkh, v_btkh, segments_bt, self.kernel)
+            x_btd += einsum("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
+
+        with jax.named_scope("mlp"):
+            h_btd = rms_norm(x_btd, self.weight("mlp_norm", ("embed",)), eps)
+            gate_btf = einsum("btd,df->btf", h_btd, self.weight("gate", ("embed", "mlp")))
+            up_btf = einsum("btd,df->btf", h_btd, self.weight("up", ("embed", "mlp")))
+            x_btd += einsum("btf,fd->btd", nn.silu(gate_btf) * up_btf, self.weight("down", ("mlp", "embed")))
+        return x_btd, None
+
+
+class Qwen3(nn.Module):
+    """The backbone: token table, L scanned blocks, final RMSNorm. No language-model head.
+
+    >>> model = Qwen3(size("tiny"))
+    >>> hidden_btd = model.apply({"params": params}, tokens_bt, segments_bt, positions_bt)
+    """
+
+    config: Qwen3Config
+    dtype: jnp.dtype = field(default=jnp.float32)  # of activations and matmuls; norms, angles, softmax stay float32
+    param_dtype: jnp.dtype = field(default=jnp.float32)  # of the stored weights
+    kernel: str = "auto"  # attention kernel, see attention.KERNELS
+    remat: str = "none"  # which activations the backward pass recomputes, see REMAT_POLICIES
+    unroll: int = 1  # layers per step of the scan over layers
+
+    @nn.compact
+    def __call__(self, tokens_bt, segments_bt, positions_bt):
+        """Final hidden states [B, T, D], after the final RMSNorm.
+
+        Args:
+            tokens_bt: int32 token ids [B, T].
+            segments_bt: int32 [B, T]: number of the segment inside its row, 0 for padding.
+            positions_bt: int32 [B, T]: position inside the segment, from 0.
+        """
+        config = self.config
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(f"There is no remat policy '{self.remat}'{nearest(self.remat, REMAT_POLICIES)}")
+        table_init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        table_vd = self.param("token_table", table_init, (config.vocab_size, config.width), self.param_dtype)
+        x_btd = table_vd[tokens_bt].astype(self.dtype)
+        cos, sin = rotary_angles(positions_bt, config.head_dim, config.rope_theta)
+
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            length=config.layers,
+            unroll=min(self.unroll, config.layers),
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config, self.dtype, self.param_dtype, self.kernel, name="layers")
+        x_btd, _ = layers(x_btd, segments_bt, cos, sin)
+
+        norm_init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+        scale_d = self.param("final_norm", norm_init, (config.width,), self.param_dtype)
+        return rms_norm(x_btd, scale_d, config.rms_norm_eps)
+
+
+def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):
+    """Shapes and logical axes of all weights, without making any: a tree of boxed `jax.ShapeDtypeStruct`."""
+    row_bt = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    model = Qwen3(config, param_dtype=param_dtype, kernel="xla")
+    return jax.eval_shape(model.init, jax.random.key(0), row_bt, row_bt, row_bt)["params"]
+
+
+def logical_axes(config: Qwen3Config):
+    """The tree of the parameters with a tuple of logical axis names in the place of each weight."""
+    return jax.tree.map(lambda box: box.names, abstract_params(config), is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def init_params(model: Qwen3, seed: int):
+    """Fresh weights from a seed: normal(0.02) matrices, unit norms. A plain tree of arrays."""
+    row_bt = jnp.ones((1, 8), jnp.int32)
+    return nn.meta.unbox(jax.jit(model.clone(kernel="xla").init)(jax.random.key(seed), row_bt, row_bt, row_bt)["params"])
+
+
+def pool(hidden_btd, row_s, col_s):
+    """Embeddings [S, D]: the hidden state of each sequence's end token, at (row, column)."""
+    return hidden_btd[row_s, col_s]
+
+
+def _shape(config: Qwen3Config, axes: tuple[str, ...]) -> tuple[int, ...]:
+    length = {
+        "embed": config.width,
+        "q_heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "mlp": config.mlp,
+    }
+    return tuple(length[axis] for axis in axes)
+
+
+def _einsum(dtype):
+    """einsum whose float32 is float32 on every platform (a TPU or GPU would round it by default)."""
+    precision = "highest" if jnp.dtype(dtype) == jnp.float32 else None
+    return lambda spec, *arrays: jnp.einsum(spec, *arrays, precision=precision)
