@@ -19,3 +19,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known are {', '.join(known)}" if known else ""
+
+
+class Interrupted(Exception):
+    """The user or the system asked to stop; what was done so far is saved. The message says how to go on."""

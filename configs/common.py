@@ -1,0 +1,119 @@
+"""Every field of a training config with the reference's value (recipe 2); the other files change what they must."""
+
+from ml_collections import ConfigDict
+
+from f2jax.config import parse_options
+from f2jax.errors import UserError
+from f2jax.model.sizes import SIZES
+
+# Per size: peak learning rate, epochs, teacher (recipe 2.2, table 1 of the F2LLM-v2 paper).
+HYPER_PARAMETERS = {
+    "80m": (4e-5, 4, "0.6b"),
+    "160m": (3e-5, 3, "0.6b"),
+    "330m": (2e-5, 3, "0.6b"),
+    "0.6b": (1e-5, 2, "1.7b"),
+    "1.7b": (9e-6, 2, "4b"),
+    "4b": (7e-6, 2, ""),
+    "8b": (6e-6, 2, ""),
+    "14b": (5e-6, 2, ""),
+    "nano": (2e-3, 1, ""),
+    "tiny": (2e-3, 1, ""),
+}
+
+
+def options(text: str | None, **defaults) -> dict:
+    """The options on the config's path; `size` must be a known one."""
+    values = parse_options(text, **defaults)
+    if "size" in values and values["size"] not in HYPER_PARAMETERS:
+        raise UserError(f"There is no size '{values['size']}'; sizes are {', '.join(SIZES)}.")
+    return values
+
+
+def get_config(text: str | None = None) -> ConfigDict:
+    """The base of all stages; option: size."""
+    size = options(text, size="0.6b")["size"]
+    peak_lr, epochs, _ = HYPER_PARAMETERS[size]
+
+    c = ConfigDict()
+    c.seed = 0  # of fresh weights, batch order, negatives and instructions
+    c.init_from = ""  # starting weights and tokenizer: folder, hub id, gs:// or workdir; "": fresh weights
+    c.epochs = epochs  # passes over the data; read where steps is 0
+    c.steps = 0  # optimizer steps; 0: as many as the epochs take
+
+    c.prompts = ConfigDict()  # {name: text put before a text}, released with the model; `query` and `document` are used
+    c.prompts.query = ""  # by Embedder.encode_query
+    c.prompts.document = ""  # by Embedder.encode_document
+
+    c.model = m = ConfigDict()
+    m.size = size  # a name in f2jax/model/sizes.py; must agree with init_from where that is set
+    m.dtype = "bfloat16"  # of activations and matmuls: bfloat16 or float32
+    m.param_dtype = "float32"  # of the stored weights
+    m.kernel = "auto"  # attention kernel: auto, xla, cudnn (GPU), splash (TPU)
+    m.remat = "full"  # what the backward pass recomputes: none, full, dots
+    m.unroll = 1  # layers per iteration of the scan over layers
+
+    c.tokenizer = t = ConfigDict()
+    t.path = ""  # tokenizer.json or SentencePiece model, or a folder with one; "": the one beside init_from
+    t.train_vocab = 0  # pieces of a SentencePiece model to train on the data first; 0: do not train one
+
+    c.data = d = ConfigDict()
+    d.sources = ()  # files, globs, or built-in sets such as "cldr:translation" (f2jax/data/sources)
+    d.batch_size = 512  # queries in a step, over all devices
+    d.max_length = 1024  # tokens of one text, end token included; longer ones are truncated
+    d.row_length = 1024  # tokens of one packed row (T); at least max_length
+    d.row_steps = 16  # compiled row counts per doubling: more waste fewer tokens, but compile more programs
+    d.validation_share = 0.01  # of each dataset's queries, held out
+    d.use_instructions = True  # put the task's instruction before each query (stage 2)
+    d.instructions = ConfigDict()  # {source or kind: task sentence}, for records that bring none
+    d.symmetric_share = 0.3  # of the documents of symmetric tasks that carry the instruction too
+    d.symmetric_sources = ()  # sources whose tasks are symmetric: STS, bitext, paraphrase; clustering always is
+    d.negatives = n = ConfigDict()
+    n.retrieval = 7  # hard negatives for each retrieval query
+    n.clustering = 9  # for each clustering anchor
+    n.classification = 1  # for each text to classify
+
+    c.loss = lo = ConfigDict()
+    lo.temperature = 0.05  # of all softmaxes over cosine similarities
+    lo.matryoshka = True  # train the nested dimensions 8, 16, … < d as well as d
+    lo.matryoshka_min = 8  # smallest nested dimension
+    lo.matryoshka_weights = "sqrt_rank"  # sqrt_rank: sqrt(dim/d)/rank, the reference's; or uniform
+    lo.passage_gradient = False  # let passages learn from the in-batch term; the multi-GPU reference does not
+    lo.mask_duplicates = False  # a candidate equal to the row's positive is no negative
+    lo.mask_margin = -1.0  # drop negatives that score above the positive plus this margin; below 0: off
+    lo.distill_weight = 1.0  # of the distillation term; read where a teacher is set
+
+    c.teacher = te = ConfigDict()
+    te.path = ""  # folder, hub id, gs:// or workdir of the teacher; "": no distillation
+    te.dtype = "bfloat16"  # of the teacher's weights and matmuls
+
+    c.optim = o = ConfigDict()
+    o.name = "adamw"  # optimizer, see f2jax/train/optim.py
+    o.peak_lr = peak_lr  # after warm-up
+    o.end_lr = 1e-7  # floor of the cosine
+    o.warmup_steps = 500  # linear from 0
+    o.schedule = "cosine"  # cosine, linear or constant after warm-up
+    o.b1 = 0.9  # decay of the first moment
+    o.b2 = 0.98  # decay of the second moment
+    o.eps = 1e-8  # added to the root of the second moment
+    o.weight_decay = 0.01  # decoupled, on every weight as in the reference
+    o.clip_norm = 1.0  # of the global gradient; 0: off
+    o.state_dtype = "float32"  # of the moments: float32 or bfloat16
+
+    c.mesh = me = ConfigDict()
+    me.data = -1  # devices that share the rows of a batch; -1: all that the other axes leave
+    me.fsdp = 1  # devices that share the weights as well as the rows
+    me.tensor = 1  # devices that split heads and MLP
+
+    c.checkpoint = k = ConfigDict()
+    k.every = 5000  # steps between checkpoints
+    k.keep_last = 2  # newest checkpoints that stay
+    k.keep_every = 5000  # checkpoints at multiples of this stay for good; 0: none
+    k.tail_steps = 2500  # at the end of training, save more often, for merging
+    k.tail_every = 500  # steps between those; they stay for good
+
+    c.log = lg = ConfigDict()
+    lg.every = 10  # steps between lines of metrics.jsonl
+    lg.validate_every = 1000  # steps between validations; 0: at the end alone
+    lg.validation_batches = 8  # batches of each dataset's held-out share; 0: all
+    lg.tensorboard = True  # write TensorBoard event files beside metrics.jsonl
+    return c

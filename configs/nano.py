@@ -1,0 +1,47 @@
+"""The demo: a nano model from scratch on built-in data, in two stages; minutes on two CPU cores.
+
+Stage 1 learns from raw translation pairs and code. Stage 2 adds instructions, hard negatives, clustering and
+classification.
+"""
+
+from configs import common
+from f2jax.data.instructions import add_instruction
+
+INSTRUCTIONS = {
+    "cldr-names": "Find the English name.",
+    "cldr-kinds": "Find a name of the same kind.",
+    "cldr-labels": "Classify the name.",
+    "stdlib-code": "Find the function.",
+}
+
+
+def get_config(text=None):
+    """Option: stage, 1 or 2."""
+    stage = common.options(text, stage=1)["stage"]
+    config = common.get_config("size=nano")
+    config.model.dtype = "float32"
+    config.model.remat = "none"
+    config.model.unroll = 3
+    config.tokenizer.train_vocab = 8_192 if stage == 1 else 0
+
+    config.data.max_length = 64
+    config.data.row_length = 64
+    config.data.use_instructions = stage == 2
+    config.data.instructions.update(INSTRUCTIONS)
+    if stage == 2:
+        config.prompts.update({name: add_instruction("", task) for name, task in INSTRUCTIONS.items()})
+        config.prompts.query = config.prompts["cldr-names"]
+    config.data.negatives.retrieval = 1
+    config.data.negatives.clustering = 2
+    config.data.sources = ("cldr:translation", "stdlib:code")
+    if stage == 2:
+        config.data.sources += ("cldr:kinds", "cldr:labels")
+    config.epochs = 1
+    config.loss.passage_gradient = True
+    config.optim.warmup_steps = 20
+    config.checkpoint.every = 100
+    config.checkpoint.keep_every = 0
+    config.checkpoint.tail_steps = 0
+    config.log.validate_every = 0
+    config.log.validation_batches = 1
+    return config

@@ -1,0 +1,26 @@
+"""Stage 2: all task kinds, instructions, hard negatives, and distillation where the size has a teacher (recipe 2.1).
+
+f2jax train --config configs/stage2.py:size=80m,teacher=runs/0.6b --workdir DIR --config.init_from=runs/80m-pruned \\
+    --config.data.sources='("corpus/*.parquet",)'
+
+`teacher=auto` is the finished model of the size that the recipe names; `teacher=none` trains without one.
+"""
+
+from configs import common
+from f2jax.data.instructions import add_instruction
+
+QUERY_TASK = "Given a question, retrieve passages that can help answer the question."  # recipe 2.6
+HUB = "codefuse-ai/F2LLM-v2-{}"  # the released models
+
+
+def get_config(text=None):
+    options = common.options(text, size="0.6b", teacher="auto")
+    config = common.get_config(f"size={options['size']}")
+    teacher = options["teacher"]
+    if teacher == "auto":
+        teacher = common.HYPER_PARAMETERS[options["size"]][2] or "none"
+    if teacher in common.HYPER_PARAMETERS:
+        teacher = HUB.format(teacher.upper())
+    config.prompts.query = add_instruction("", QUERY_TASK)
+    config.teacher.path = "" if teacher == "none" else teacher
+    return config

@@ -1,0 +1,7 @@
+"""`python -m f2jax COMMAND`."""
+
+import sys
+
+from f2jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,94 @@
+"""Configs: a Python file with `get_config(options)`, overridden leaf by leaf, locked so that a typo fails.
+
+`configs/stage2.py:size=80m,teacher=0.6b` chooses typed options on the path; `--config.optim.peak_lr=4e-5` sets a leaf.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from f2jax.errors import UserError, nearest
+
+
+def load(path: str, overrides: list[str] = ()) -> ConfigDict:
+    """The locked config that `path` (`file.py` or `file.py:option=value,…`) gives, after `--config.x=y` overrides.
+
+    >>> load("configs/nano.py:stage=1", ["--config.optim.peak_lr=1e-3"]).optim.peak_lr
+    0.001
+
+    Raises:
+        UserError: no such file, option or field (the nearest known one is named), or a value of the wrong type.
+    """
+    file = path.split(":", 1)[0]
+    if not Path(file).is_file():
+        raise UserError(f"There is no config file {file}; the ones that come with f2jax lie in configs/.")
+    root = str(Path(file).resolve().parent.parent)  # a config file may say `from configs import common`
+    sys.path.insert(0, root)
+    try:
+        known = fields(_parse(path, []))
+        for override in overrides:
+            name = override.lstrip("-").split("=", 1)[0].removeprefix("config.")
+            if name not in known:
+                raise UserError(f"The config has no field '{name}'{nearest(name, known)}")
+        return _parse(path, list(overrides))
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    finally:
+        sys.path.remove(root)
+
+
+def _parse(path: str, overrides: list[str]) -> ConfigDict:
+    argv = ["f2jax", f"--config={path}", *overrides]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    values(argv)
+    return holder.value
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """All leaves of a config: {"optim.peak_lr": 1e-5, …}."""
+    leaves = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            leaves |= fields(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def parse_options(text: str | None, **defaults):
+    """The options of a config path, `size=80m,teacher=0.6b`, typed like their defaults.
+
+    >>> parse_options("size=80m", size="0.6b", stage=1)
+    {'size': '80m', 'stage': 1}
+
+    Raises:
+        UserError: an option that is not among the defaults, or a value of another type.
+    """
+    options = dict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        name, sign, value = part.partition("=")
+        if not sign:
+            raise UserError(f"The config option '{part}' has no value; write {name}=VALUE.")
+        if name not in defaults:
+            raise UserError(f"The config has no option '{name}'{nearest(name, defaults)}")
+        try:
+            options[name] = type(defaults[name])(value)
+        except ValueError as error:
+            wanted = type(defaults[name]).__name__
+            raise UserError(f"The config option {name}={value} should be of type {wanted}.") from error
+    return options
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def differences(old: dict, new: dict, ignored: tuple[str, ...] = ()) -> list[str]:
+    """Names of the leaves in which two configs differ, without the groups `ignored`."""
+    a, b = (json.loads(to_json(ConfigDict(c))) for c in (old, new))
+    a, b = fields(ConfigDict(a)), fields(ConfigDict(b))
+    return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name) and name.split(".")[0] not in ignored]

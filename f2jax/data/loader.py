@@ -1,0 +1,140 @@
+"""From a config to packed batches: tokenizer, data sets, mixture, and a thread that packs ahead of the device."""
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from f2jax import files
+from f2jax.data.dataset import Dataset, Instructions, build
+from f2jax.data.instructions import add_instruction
+from f2jax.data.mixture import Mixture, Spec
+from f2jax.data.packing import Batch, assemble
+from f2jax.data.record import Record
+from f2jax.data.sources import open_source
+from f2jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from f2jax.errors import UserError
+
+SMALLEST_HELD_OUT = 1  # rows below which a data set has no validation
+
+
+def read_records(config, skipped: Counter) -> Iterator[Record]:
+    """All training records of the config's sources, in order; bad rows are counted under a reason in `skipped`."""
+    if not config.data.sources:
+        raise UserError("data.sources is empty; name files or built-in sets, e.g. 'cldr:translation'.")
+    for spec in config.data.sources:
+        yield from open_source(spec, "train", skipped)
+
+
+def make_tokenizer(config, folder: Path, beside: str, records: list[Record]) -> Tokenizer:
+    """The tokenizer of a run, kept in `folder`: the one there, a trained one, the configured one, or `beside` the weights.
+
+    Raises:
+        UserError: none is named, or the named one cannot be read.
+    """
+    if folder.exists():
+        return load_tokenizer(folder)
+    if config.tokenizer.train_vocab:
+        seen = (text for r in records for text in (add_instruction(r.query, _task(config, r)), r.positive))
+        return train_sentencepiece(seen, config.tokenizer.train_vocab, folder, config.seed)
+    path = config.tokenizer.path or beside
+    if not path:
+        raise UserError("No tokenizer: set tokenizer.path, tokenizer.train_vocab, or init_from.")
+    tokenizer = load_tokenizer(path)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _task(config, record: Record) -> str | None:
+    return instructions(config).task(record)
+
+
+def instructions(config) -> Instructions:
+    data = config.data
+    return Instructions(
+        enabled=data.use_instructions,
+        by_name=dict(data.instructions),
+        symmetric_share=data.symmetric_share,
+        symmetric_sources=tuple(data.symmetric_sources),
+        seed=config.seed,
+    )
+
+
+class Loader:
+    """Batches by step: `loader.batch(step)` is a function of (seed, step) alone.
+
+    Args:
+        datasets: tokenized data sets.
+        shards: the number of packed rows of a batch is a multiple of this (devices that share the rows).
+    """
+
+    def __init__(self, datasets: list[Dataset], config, pad_id: int, shards: int = 1):
+        data = config.data
+        if data.row_length < data.max_length:
+            raise UserError(f"data.row_length={data.row_length} is below data.max_length={data.max_length}; raise it.")
+        self.datasets, self.pad_id, self.shards = datasets, pad_id, shards
+        self.batch_size, self.row_length, self.row_steps = data.batch_size, data.row_length, data.row_steps
+        specs = [Spec(d.name, d.kind, len(d), d.max_negatives) for d in datasets]
+        self.mixture = Mixture(specs, data.batch_size, dict(data.negatives), config.seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.mixture.steps_per_epoch
+
+    def batch(self, step: int) -> tuple[str, Batch]:
+        """(name of the data set, packed batch) of a step."""
+        plan = self.mixture.plan(step)
+        dataset = self.datasets[plan.dataset]
+        rows = [dataset.row(i) for i in plan.rows]
+        batch = assemble(
+            rows,
+            plan.columns,
+            plan.negatives,
+            kind=dataset.kind,
+            batch_size=self.batch_size,
+            row_length=self.row_length,
+            pad_id=self.pad_id,
+            steps_per_octave=self.row_steps,
+            multiple=self.shards,
+        )
+        return dataset.name, batch
+
+    def batches(self, start: int, stop: int, ahead: int = 2) -> Iterator[tuple[int, str, Batch]]:
+        """(step, data set, batch) for the steps from `start` to `stop`, packed by a thread up to `ahead` steps early."""
+        ready: queue.Queue = queue.Queue(maxsize=ahead)
+        stopped = threading.Event()
+
+        def put(item) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def work():
+            try:
+                for step in range(start, stop):
+                    if stopped.is_set():
+                        return
+                    put((step, *self.batch(step)))
+                put(None)
+            except BaseException as error:  # handed to the consumer, which raises it
+                put(error)
+
+        thread = threading.Thread(target=work, name="batches", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+
+def beside(path: str) -> str:
+    """The tokenizer folder of a model: `tokenizer/` in a training workdir, else the model's folder itself."""
+    inside = files.join(path, "tokenizer")
+    return inside if path and files.exists(inside) else path

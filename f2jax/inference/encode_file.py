@@ -1,0 +1,114 @@
+"""A file of texts → a file of vectors, in pieces that survive an interruption."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from f2jax import files
+from f2jax.errors import UserError
+
+PIECE = 8_192  # texts between two points from which an interrupted run goes on
+
+
+def read_texts(path: str, column: str = "text") -> list[str]:
+    """The texts of a file: one a line (.txt), or the field `column` of each row (.jsonl, .parquet).
+
+    Raises:
+        UserError: the file cannot be read, or a row has no such field.
+    """
+    kind = Path(path).suffix
+    if kind == ".parquet":
+        with files.open_file(path) as file:
+            try:
+                table = pq.ParquetFile(file)
+                if column not in table.schema_arrow.names:
+                    names = ", ".join(table.schema_arrow.names)
+                    raise UserError(f"{path} has no column '{column}' but {names}; choose one with --column.")
+                texts = table.read([column]).column(0).to_pylist()
+            except pa.ArrowException as error:
+                raise UserError(f"{path} is no readable parquet file ({error}); restore it.") from error
+    elif kind in (".txt", ".jsonl"):
+        with files.open_file(path) as file:
+            try:
+                lines = file.read().decode("utf-8").removesuffix("\n").split("\n")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path} is not UTF-8 at byte {error.start}; convert it.") from error
+        texts = lines if kind == ".txt" else [_field(path, i, line, column) for i, line in enumerate(lines, 1)]
+    else:
+        raise UserError(f"{path} should end in .txt, .jsonl or .parquet.")
+    bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+    if bad is not None:
+        raise UserError(f"{path}: row {bad + 1} has no text in '{column}'; mend it or choose another --column.")
+    return texts
+
+
+def _field(path: str, number: int, line: str, column: str) -> str | None:
+    try:
+        return json.loads(line)[column]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}, line {number}: no JSON object with the field '{column}'; mend it.") from error
+
+
+def encode_file(embedder, model_name: str, source: str, output: str, column: str = "text", **options) -> tuple:
+    """Embed the texts of `source` into `output` (.npy, or .parquet with the columns text and embedding).
+
+    The vectors lie in `output` + `.partial` until all are there; the same call after an interruption goes on from
+    the last whole piece. Returns the shape of the result.
+
+    Args:
+        options: of `Embedder.encode`.
+
+    Raises:
+        UserError: input or output cannot be used, or `.partial` belongs to a call with other options.
+    """
+    target = Path(output)
+    if target.suffix not in (".npy", ".parquet"):
+        raise UserError(f"{output} should end in .npy or .parquet.")
+    texts = read_texts(source, column)
+    if not texts or texts == [""]:
+        raise UserError(f"{source} holds no texts.")
+    partial, progress = Path(f"{output}.partial"), Path(f"{output}.partial.json")
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+    call = {"model": str(model_name), "texts": digest, "options": {k: str(v) for k, v in options.items()}}
+
+    done = 0
+    if progress.exists() and partial.exists():
+        state = files.read_json(progress)
+        if state["call"] != call:
+            raise UserError(f"{partial} is the rest of a call with other options; delete it to start anew.")
+        done = state["done"]
+    probe = embedder.encode(texts[:1], **options)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mode = "r+" if done else "w+"
+        vectors = np.lib.format.open_memmap(partial, mode, probe.dtype, (len(texts), probe.shape[1]))
+        from tqdm import tqdm
+
+        with tqdm(total=len(texts), initial=done, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
+            for start in range(done, len(texts), PIECE):
+                piece = texts[start : start + PIECE]
+                vectors[start : start + len(piece)] = embedder.encode(piece, show_progress_bar=False, **options)
+                vectors.flush()
+                progress.write_text(json.dumps({"call": call, "done": start + len(piece)}))
+                bar.update(len(piece))
+        _finish(target, partial, vectors, texts)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+    progress.unlink()
+    return vectors.shape
+
+
+def _finish(target: Path, partial: Path, vectors: np.ndarray, texts: list[str]) -> None:
+    if target.suffix == ".npy":
+        partial.replace(target)
+        return
+    whole = target.with_suffix(".parquet.whole")
+    flat = pa.array(np.asarray(vectors).reshape(-1))
+    embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    pq.write_table(pa.table({"text": texts, "embedding": embedding}), whole)
+    whole.replace(target)
+    partial.unlink()

@@ -1,0 +1,171 @@
+"""`Embedder`: texts in, vectors out. Argument names are those of sentence-transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from f2jax import files
+from f2jax.data.loader import beside
+from f2jax.data.tokenizer import Tokenizer, load_tokenizer
+from f2jax.errors import UserError, nearest
+from f2jax.inference.encode import encode, make_embed
+from f2jax.inference.quantize import quantize
+from f2jax.model import release, workdir
+from f2jax.model.qwen3 import Qwen3
+from f2jax.model.sizes import Qwen3Config
+
+DTYPES = ("float32", "bfloat16")
+
+
+class Embedder:
+    """An embedding model ready for use.
+
+    >>> model = Embedder.from_pretrained("runs/nano")
+    >>> model.similarity(model.encode_query(["Kenia"]), model.encode_document(["Kenya", "Keynes"]))
+    """
+
+    def __init__(
+        self,
+        architecture: Qwen3Config,
+        params,
+        tokenizer: Tokenizer,
+        card: release.Card,
+        dtype: str = "float32",
+    ):
+        """Raises UserError where tokenizer and architecture do not fit each other, or for an unknown dtype."""
+        if dtype not in DTYPES:
+            raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
+        tokenizer.check_vocab(architecture.vocab_size)
+        self.architecture, self.params, self.tokenizer, self.card = architecture, params, tokenizer, card
+        self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
+        self._embed = make_embed(self.model)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, dtype: str = "float32") -> "Embedder":
+        """Load a folder, a hub id, a gs:// path or a training workdir (its newest readable checkpoint).
+
+        Raises:
+            UserError: it is not there, or cannot be read; the message says what to change.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
+        path = files.find_model(name)
+        architecture, params = workdir.load_weights(path, jnp.dtype(dtype))
+        card = release.read_card(path, architecture)
+        return cls(architecture, params, load_tokenizer(beside(path)), card, dtype)
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding before truncation."""
+        return self.architecture.width
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text that are read, end token included; what is longer is truncated."""
+        return self.card.max_length
+
+    @property
+    def matryoshka_dims(self) -> tuple[int, ...]:
+        """Dimensions that the model was trained to be truncated to, largest first."""
+        return self.card.matryoshka_dims
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return self.card.prompts
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int = 1_024,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = True,
+        precision: str = "float32",
+        show_progress_bar: bool | None = None,
+    ) -> np.ndarray:
+        """Embeddings [n, dim] in the order of `texts`; [dim] for a single string.
+
+        Truncated first, then normalized, then quantized.
+
+        Args:
+            prompt: put before every text as it is.
+            prompt_name: a name in `prompts`, in the place of `prompt`.
+            batch_size: texts of one device batch at most.
+            truncate_dim: keep the first so many dimensions.
+            precision: float32, or int8, uint8, binary, ubinary in the layouts of sentence-transformers.
+            show_progress_bar: default: from a thousand texts on.
+
+        Raises:
+            UserError: an item is no string, `truncate_dim` is not in 1 … dim, or a name is unknown.
+        """
+        if isinstance(texts, str):
+            options = (prompt, prompt_name, batch_size, truncate_dim, normalize_embeddings, precision, False)
+            return self.encode([texts], *options)[0]
+        dim = self.dim if truncate_dim is None else truncate_dim
+        if not 1 <= dim <= self.dim:
+            raise UserError(f"truncate_dim={dim} is out of range; this model has 1 to {self.dim} dimensions.")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} should be at least 1.")
+        prompt = self._prompt(prompt, prompt_name)
+        bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if bad is not None:
+            raise UserError(f"Text number {bad} is of type {type(texts[bad]).__name__}; give strings.")
+
+        sequences = self.tokenizer.encode([prompt + text for text in texts], self.max_length)
+        bar = _Bar(len(texts), show_progress_bar)
+        e_sd = encode(self._embed, self.params, sequences, self.dim, self.tokenizer.pad_id, batch_size, bar.update)
+        bar.close()
+        e_se = e_sd[:, :dim]
+        if normalize_embeddings:
+            e_se = e_se / np.maximum(np.linalg.norm(e_se, axis=1, keepdims=True), 1e-12)
+        return quantize(e_se, precision)
+
+    def encode_query(self, texts, **options) -> np.ndarray:
+        """`encode` with the prompt named `query`, where there is one and no other prompt is given."""
+        return self.encode(texts, **self._default("query", options))
+
+    def encode_document(self, texts, **options) -> np.ndarray:
+        """`encode` with the prompt named `document`, where there is one and no other prompt is given."""
+        return self.encode(texts, **self._default("document", options))
+
+    def similarity(self, a, b) -> np.ndarray:
+        """Cosine similarities [n, m] of embeddings [n, dim] and [m, dim]."""
+        a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
+        a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+        return a @ b.T
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that sentence-transformers, transformers and this class load as it is."""
+        release.write(folder, self.architecture, self.params, self.tokenizer, self.card)
+
+    def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        if prompt_name is None:
+            return ""
+        if prompt_name not in self.prompts:
+            raise UserError(f"The model has no prompt named '{prompt_name}'{nearest(prompt_name, self.prompts)}")
+        return self.prompts[prompt_name]
+
+    def _default(self, name: str, options: dict) -> dict:
+        given = options.get("prompt") is not None or options.get("prompt_name") is not None
+        return options if given or name not in self.prompts else options | {"prompt_name": name}
+
+
+class _Bar:
+    """Progress in texts, on long work alone."""
+
+    def __init__(self, total: int, show: bool | None):
+        from tqdm import tqdm
+
+        disable = total < 1_000 if show is None else not show
+        self._bar = tqdm(total=total, unit="text", unit_scale=True, desc="encode", disable=disable, dynamic_ncols=True)
+
+    def update(self, done: int) -> None:
+        self._bar.update(done)
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,137 @@
+"""The released package: a folder that transformers, sentence-transformers and the serving tools load as it is.
+
+Written to avoid the known faults of released embedding models (recipe 5): the true pooling dimension, `layer_types` of
+the true length, the end token in `tokenizer.json`, the context length, and the Matryoshka dimensions.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+from f2jax import files
+from f2jax.data.tokenizer import Tokenizer
+from f2jax.errors import UserError
+from f2jax.model import hf, workdir
+from f2jax.model.sizes import Qwen3Config
+from f2jax.train.losses import matryoshka_dims
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model needs to be used rightly, besides its weights and its tokenizer."""
+
+    max_length: int  # tokens of a text, end token included
+    prompts: dict[str, str] = field(default_factory=dict)  # by name; `query` and `document` are the defaults
+    matryoshka_dims: tuple[int, ...] = ()  # largest first
+
+
+def read_card(path: str, architecture: Qwen3Config) -> Card:
+    """The card of a training workdir (from its config) or of a released folder (from its metadata)."""
+    if workdir.is_workdir(path):
+        config = files.read_json(files.join(path, "config.json"))
+        dims = (architecture.width,)
+        if config["loss"]["matryoshka"]:
+            dims = matryoshka_dims(architecture.width, config["loss"]["matryoshka_min"])
+        return Card(config["data"]["max_length"], config["prompts"], dims)
+
+    def optional(name: str) -> dict:
+        return files.read_json(files.join(path, name)) if files.exists(files.join(path, name)) else {}
+
+    limits = (
+        optional("sentence_bert_config.json").get("max_seq_length"),
+        optional("tokenizer_config.json").get("model_max_length"),
+        architecture.max_length,
+    )
+    return Card(
+        max_length=min(int(limit) for limit in limits if limit),
+        prompts=optional("config_sentence_transformers.json").get("prompts") or {},
+        matryoshka_dims=tuple(optional("config.json").get("matryoshka_dimensions") or (architecture.width,)),
+    )
+
+
+def write(folder: str | Path, architecture: Qwen3Config, params, tokenizer: Tokenizer, card: Card) -> None:
+    """Write the package; `modules.json`, which makes it one, comes last.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        _write(folder, architecture, params, tokenizer, card)
+    except OSError as error:
+        raise UserError(f"The package cannot be written to {folder}: {error.strerror or error}.") from error
+
+
+def _write(folder: Path, architecture: Qwen3Config, params, tokenizer: Tokenizer, card: Card) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "modules.json").unlink(missing_ok=True)
+    hf.save(folder, params)
+    dtype = str(jax.tree.leaves(params)[0].dtype)
+    config = hf.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id)
+    config |= {"is_matryoshka": len(card.matryoshka_dims) > 1, "matryoshka_dimensions": list(card.matryoshka_dims)}
+    contents = {
+        "config.json": config,
+        "tokenizer_config.json": tokenizer.hf_config(card.max_length),
+        "sentence_bert_config.json": {"max_seq_length": card.max_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": card.prompts,
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+            "matryoshka_dimensions": list(card.matryoshka_dims),
+        },
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": architecture.width,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": False,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+            "pooling_mode_weightedmean_tokens": False,
+            "pooling_mode_lasttoken": True,
+            "include_prompt": True,
+        },
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+        ],
+    }
+    (folder / "tokenizer.json").write_text(tokenizer.to_hf_json(), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(architecture, card), encoding="utf-8")
+    (folder / "2_Normalize").mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _readme(architecture: Qwen3Config, card: Card) -> str:
+    dims = ", ".join(str(dim) for dim in sorted(card.matryoshka_dims))
+    prompts = "\n".join(f"- `{name}`: `{json.dumps(text, ensure_ascii=False)}`" for name, text in card.prompts.items())
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, feature-extraction, f2jax]
+---
+A text-embedding model trained with f2jax.
+
+| | |
+|---|---|
+| parameters | {architecture.parameters:,} |
+| dimensions | {architecture.width} |
+| Matryoshka dimensions | {dims} (truncate first, then normalize) |
+| context length | {card.max_length} tokens, end token included |
+| encoder | causal Qwen3; the state of the end token, normalized |
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this/folder")
+vectors = model.encode(["a text"])
+```
+
+Prompts:
+
+{prompts or "none: texts are embedded as they are."}
+"""

@@ -1,0 +1,68 @@
+"""One way to weights: a training workdir, a Hugging Face folder, a hub id, or gs://.
+
+A workdir holds `config.json` (of the run), `model.json` (the architecture), `tokenizer/` and `checkpoints/`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from f2jax import files
+from f2jax.errors import UserError
+from f2jax.model import hf
+from f2jax.model.qwen3 import abstract_params
+from f2jax.model.sizes import Qwen3Config
+
+MODEL_FILE = "model.json"
+
+
+def is_workdir(path: str | Path) -> bool:
+    return files.exists(files.join(path, MODEL_FILE))
+
+
+def write_architecture(workdir: Path, config: Qwen3Config) -> None:
+    (workdir / MODEL_FILE).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def read_architecture(path: str | Path) -> Qwen3Config:
+    """The architecture of a workdir or a Hugging Face folder, without its weights."""
+    if is_workdir(path):
+        return Qwen3Config(**files.read_json(files.join(path, MODEL_FILE)))
+    name = files.join(path, "config.json")
+    return hf.config_from_hf(files.read_json(name), name)
+
+
+def load_weights(
+    name: str, param_dtype=np.float32, shardings: Callable[[Qwen3Config], dict] | None = None
+) -> tuple[Qwen3Config, dict]:
+    """Architecture and parameters of whatever `name` stands for.
+
+    Args:
+        shardings: gives the sharding of each weight for an architecture; default: the first device.
+
+    Raises:
+        UserError: nothing is there, or it cannot be read.
+    """
+    path = files.find_model(name)
+    architecture = read_architecture(path)
+    tree = shardings(architecture) if shardings else None
+    if not is_workdir(path):
+        return hf.load(path, param_dtype, tree)
+
+    from f2jax.train.checkpoint import Checkpoints
+    from f2jax.train.step import TrainState
+
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = nn.meta.unbox(abstract_params(architecture, param_dtype))
+    tree = tree or jax.tree.map(lambda _: one, shapes)
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, tree)
+    with Checkpoints(path) as checkpoints:
+        state = checkpoints.restore(TrainState(jax.numpy.zeros((), np.int32), like, None))
+    if state is None:
+        raise UserError(f"The workdir {path} has no checkpoint yet; train a little longer.")
+    return architecture, state.params

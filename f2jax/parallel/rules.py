@@ -1,0 +1,57 @@
+"""One table: which mesh axis each logical axis of the weights is split over."""
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from f2jax.errors import UserError
+from f2jax.model.qwen3 import abstract_params
+from f2jax.model.sizes import Qwen3Config
+
+RULES: dict[str, str | None] = {
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "q_heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+}
+ROWS = PartitionSpec(("data", "fsdp"))  # of a batch: both axes share the rows
+
+
+def param_shardings(config: Qwen3Config, mesh: Mesh, rules: dict[str, str | None] = RULES):
+    """A tree like the parameters with the `NamedSharding` of each weight.
+
+    Raises:
+        UserError: a logical axis has no rule, or its length is no multiple of the mesh axis that it is split over.
+    """
+
+    def one(path, box: nn.Partitioned):
+        name = "/".join(key.key for key in path)
+        for axis, length in zip(box.names, box.value.shape, strict=True):
+            if axis not in rules:
+                raise UserError(f"No sharding rule covers the axis '{axis}' of {name}; add one to the rules.")
+            devices = mesh.shape[rules[axis]] if rules[axis] else 1
+            if length % devices:
+                raise UserError(
+                    f"{name} cannot be split: its axis '{axis}' of {length} is no multiple of "
+                    f"mesh.{rules[axis]}={devices}; choose a divisor."
+                )
+        return NamedSharding(mesh, PartitionSpec(*(rules[axis] for axis in box.names)))
+
+    boxes = abstract_params(config)
+    return jax.tree_util.tree_map_with_path(one, boxes, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def follow_params(tree, params_shardings, mesh: Mesh):
+    """Shardings for an optimizer state: a leaf whose path ends like a weight's is split like it, others are whole."""
+    flat = jax.tree_util.tree_flatten_with_path(params_shardings)[0]
+    by_path = {tuple(str(key) for key in path): sharding for path, sharding in flat}
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def one(path, _):
+        keys = tuple(str(key) for key in path)
+        return next((by_path[keys[i:]] for i in range(len(keys)) if keys[i:] in by_path), whole)
+
+    return jax.tree_util.tree_map_with_path(one, tree)

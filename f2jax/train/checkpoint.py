@@ -1,0 +1,113 @@
+"""Checkpoints with Orbax: written in the background, visible only when whole, restored into the target sharding."""
+
+import logging
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from f2jax.errors import UserError
+from f2jax.train.step import TrainState
+
+
+def due(step: int, steps: int, config) -> bool:
+    """Is a checkpoint due after `step` of `steps`? Every so often, more often in the tail, and at the end."""
+    return step == steps or step % config.every == 0 or step in tail(steps, config)
+
+
+def tail(steps: int, config) -> set[int]:
+    """The steps of the last stretch whose checkpoints stay, to be averaged later (recipe 2.2)."""
+    if not config.tail_steps or not config.tail_every:
+        return set()
+    return {s for s in range(max(steps - config.tail_steps, 1), steps + 1) if s % config.tail_every == 0}
+
+
+class Checkpoints:
+    """The checkpoints of a workdir (local or gs://); a context manager that waits for pending writes on exit."""
+
+    def __init__(self, workdir: str | Path, config=None, steps: int = 0):
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save on several lines
+        policies = []
+        if config is not None:
+            policies = [keep.LatestN(max(config.keep_last, 1)), keep.CustomSteps(sorted(tail(steps, config)))]
+            if config.keep_every:
+                policies.append(keep.EveryNSteps(config.keep_every))
+        root = str(workdir) if "://" in str(workdir) else str(Path(workdir).resolve())
+        self.folder = f"{root.rstrip('/')}/checkpoints"
+        self.manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=("params", "opt_state"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep.AnyPreservationPolicy(policies) if policies else None,
+                create=config is not None,
+                read_only=config is None,
+            ),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.manager.close()
+
+    def save(self, state: TrainState) -> None:
+        """Start to write a checkpoint; training goes on meanwhile.
+
+        Raises:
+            UserError: it could not be written, e.g. on a full disk. Earlier checkpoints stay as they are.
+        """
+        step = int(state.step)
+        if step in self.manager.all_steps():
+            return
+        items = {"params": state.params, "opt_state": state.opt_state}
+        args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items() if tree})
+        try:
+            self.manager.save(step, args=args, force=True)
+        except OSError as error:
+            raise UserError(f"The checkpoint of step {step} could not be written to {self.folder}: {error}.") from error
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is whole on disk."""
+        try:
+            self.manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise UserError(f"A checkpoint could not be written to {self.folder}: {error}.") from error
+
+    def steps(self) -> list[int]:
+        return sorted(self.manager.all_steps())
+
+    def restore(self, like: TrainState, warn=print) -> TrainState | None:
+        """The newest readable checkpoint in the shapes, types and shardings of `like`; None where there is none.
+
+        A checkpoint that was cut short is passed over, with a warning, for the one before it.
+
+        Raises:
+            UserError: there are checkpoints, but none can be read.
+        """
+        failed = []
+        for step in reversed(self.steps()):
+            args = {"params": ocp.args.StandardRestore(like.params)}
+            if like.opt_state is not None:
+                args["opt_state"] = ocp.args.StandardRestore(like.opt_state)
+            try:
+                items = self.manager.restore(step, args=ocp.args.Composite(**args))
+            except (ValueError, OSError, KeyError) as error:
+                failed.append(step)
+                warn(f"The checkpoint of step {step} cannot be read and is passed over ({_short(error)}).")
+                continue
+            step_array = jax.device_put(jax.numpy.asarray(step, like.step.dtype), like.step.sharding)
+            return TrainState(step_array, items["params"], items.get("opt_state"))
+        if failed:
+            raise UserError(f"None of the checkpoints in {self.folder} can be read; delete the folder to start anew.")
+        return None
+
+    def drop_after(self, step: int) -> None:
+        """Delete checkpoints later than `step`: those that `restore` passed over, so that they can be written anew."""
+        for later in self.steps():
+            if later > step:
+                self.manager.delete(later)
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,0 +1,298 @@
+"""The training loop, from top to bottom: data → mesh → model → state → steps → checkpoint.
+
+`train(config, workdir)` resumes by itself: the newest checkpoint's step number decides all the rest.
+"""
+
+import signal
+import time
+from collections import Counter, defaultdict
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from f2jax import config as configs
+from f2jax import files
+from f2jax.data import dataset as datasets_lib
+from f2jax.data import loader as loader_lib
+from f2jax.data.loader import Loader
+from f2jax.errors import Interrupted, UserError
+from f2jax.model import workdir as workdir_lib
+from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
+from f2jax.model.sizes import Qwen3Config, size
+from f2jax.parallel.mesh import make_mesh
+from f2jax.parallel.rules import ROWS, follow_params, param_shardings
+from f2jax.train import losses, optim
+from f2jax.train.checkpoint import Checkpoints, due
+from f2jax.train.metrics import MetricsWriter
+from f2jax.train.step import TrainState, eval_step, train_step
+from f2jax.train.teacher import load_teacher
+
+BY_ROW = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of a batch that the devices share
+MAY_CHANGE = ("log", "checkpoint", "mesh")  # groups of the config that a resumed run may change
+
+
+def train(config, workdir: str | Path) -> dict[str, float]:
+    """Train a model as `config` says, in `workdir`; returns the last metrics.
+
+    Raises:
+        UserError: the config, the data or the workdir cannot be used; a loss is not finite (the step is named).
+        Interrupted: SIGINT or SIGTERM came; the state was saved first.
+    """
+    workdir = prepare_workdir(config, workdir)
+    init_path = files.find_model(config.init_from) if config.init_from else ""
+
+    skipped: Counter = Counter()
+    records = list(loader_lib.read_records(config, skipped))
+    tokenizer = loader_lib.make_tokenizer(config, workdir / "tokenizer", loader_lib.beside(init_path), records)
+    architecture = choose_architecture(config, init_path)
+    tokenizer.check_vocab(architecture.vocab_size)
+    everything = datasets_lib.build(records, tokenizer, config.data.max_length, loader_lib.instructions(config))
+    del records
+    splits = [data.split(config.data.validation_share, config.seed) for data in everything]
+    held_out = [held for _, held in splits if len(held)]
+
+    mesh = make_mesh(**config.mesh)
+    loader = Loader([data for data, _ in splits], config, tokenizer.pad_id, mesh.shape["data"] * mesh.shape["fsdp"])
+    steps = config.steps or config.epochs * loader.steps_per_epoch
+    model = Qwen3(
+        architecture,
+        dtype=jnp.dtype(config.model.dtype),
+        param_dtype=jnp.dtype(config.model.param_dtype),
+        kernel=config.model.kernel,
+        remat=config.model.remat,
+        unroll=config.model.unroll,
+    )
+    tx = optim.optimizer(config.optim, steps)
+    workdir_lib.write_architecture(workdir, architecture)
+    describe(architecture, loader, held_out, steps, skipped)
+
+    with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, mesh:
+        state = start_state(model, tx, mesh, config, init_path, checkpoints)
+        teacher = load_teacher(config, architecture.width, architecture.vocab_size, mesh)
+        shared = {"model": model, "config": loss_config(config.loss, architecture.width)}
+        step_fn = jax.jit(partial(train_step, tx=tx, **shared), static_argnames="kind", donate_argnums=0)
+        eval_fn = jax.jit(partial(eval_step, **shared), static_argnames="kind")
+        put = partial(to_device, mesh=mesh)
+        writer = MetricsWriter(workdir, int(state.step), config.log.tensorboard)
+        report = Report(writer, optim.schedule(config.optim, steps))
+
+        start = int(state.step)
+        if start:
+            print(f"Resuming after step {start} of {steps}.")
+        values: dict[str, float] = {}
+        with StopSignal() as stop, tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True) as bar:
+            for step, name, batch in loader.batches(start, steps):
+                state, metrics = step_fn(state, put(batch), teacher, kind=batch.kind)
+                report.add(step + 1, name, batch, metrics)
+                bar.update()
+                done = step + 1
+                saves = due(done, steps, config.checkpoint) or stop.requested
+                if saves or done % config.log.every == 0:
+                    values = report.flush()
+                    bar.set_postfix_str(report.line(values))
+                if saves:
+                    checkpoints.save(state)
+                if stop.requested:
+                    checkpoints.wait()
+                    raise Interrupted(f"Stopped and saved after step {done} of {steps}; the same command goes on.")
+                every = config.log.validate_every
+                if done == steps or (every and done % every == 0):
+                    values |= validate(eval_fn, state, teacher, held_out, config, tokenizer.pad_id, loader.shards, put)
+                    writer.write(done, {k: v for k, v in values.items() if k.startswith("validation/")})
+        checkpoints.wait()
+        writer.close()
+    return values
+
+
+def prepare_workdir(config, workdir: str | Path) -> Path:
+    """Make the folder and keep the config in it; a folder of another run is refused.
+
+    Raises:
+        UserError: the folder was made by a config that differs, or cannot be written.
+    """
+    if files.is_remote(workdir):
+        raise UserError(f"--workdir {workdir}: training writes to a local folder; remote workdirs are not built yet.")
+    folder = Path(workdir)
+    path = folder / "config.json"
+    if path.exists():
+        changed = configs.differences(files.read_json(path), config.to_dict(), MAY_CHANGE)
+        if changed:
+            raise UserError(
+                f"{folder} holds a run whose config differs in {', '.join(changed)}; give the same config to resume "
+                "it, or another --workdir."
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(configs.to_json(config))
+    except OSError as error:
+        raise UserError(f"The workdir {folder} cannot be written: {error.strerror}.") from error
+    return folder
+
+
+def choose_architecture(config, init_path: str) -> Qwen3Config:
+    """The shape of the starting weights, which `model.size` must agree with, or that of `model.size`."""
+    wanted = size(config.model.size)
+    if not init_path:
+        return wanted
+    found = workdir_lib.read_architecture(init_path)
+    names = ("width", "mlp", "layers", "heads", "kv_heads", "head_dim", "vocab_size")
+    wrong = [f"{name} {getattr(found, name)}, not {getattr(wanted, name)}" for name in names]
+    wrong = [text for text, name in zip(wrong, names, strict=True) if getattr(found, name) != getattr(wanted, name)]
+    if wrong:
+        raise UserError(f"init_from={config.init_from} is no {config.model.size}: it has {'; '.join(wrong)}.")
+    return found
+
+
+def start_state(model: Qwen3, tx, mesh, config, init_path: str, checkpoints: Checkpoints) -> TrainState:
+    """The newest checkpoint, or the weights of `init_from`, or fresh ones; each weight is born in its sharding."""
+    shardings = param_shardings(model.config, mesh)
+    shapes = nn.meta.unbox(abstract_params(model.config, model.param_dtype))
+    opt_shapes = jax.eval_shape(tx.init, shapes)
+    opt_shardings = follow_params(opt_shapes, shardings, mesh)
+
+    def placed(tree, where):
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
+
+    zero = jax.device_put(jnp.zeros((), jnp.int32), NamedSharding(mesh, PartitionSpec()))
+    like = TrainState(zero, placed(shapes, shardings), placed(opt_shapes, opt_shardings))
+    state = checkpoints.restore(like)
+    if state is not None:
+        checkpoints.drop_after(int(state.step))
+        return state
+    if init_path:
+        _, params = workdir_lib.load_weights(init_path, model.param_dtype, lambda _: shardings)
+    else:
+        params = jax.jit(partial(init_params, model), out_shardings=shardings)(config.seed)
+    return TrainState(zero, params, jax.jit(tx.init, out_shardings=opt_shardings)(params))
+
+
+def loss_config(config, width: int) -> losses.LossConfig:
+    dims = losses.matryoshka_dims(width, config.matryoshka_min) if config.matryoshka else (width,)
+    return losses.LossConfig(
+        temperature=config.temperature,
+        matryoshka_dims=dims,
+        matryoshka_weights=config.matryoshka_weights,
+        passage_gradient=config.passage_gradient,
+        mask_duplicates=config.mask_duplicates,
+        mask_margin=config.mask_margin if config.mask_margin >= 0 else None,
+        distill_weight=config.distill_weight,
+    )
+
+
+def to_device(batch, mesh) -> dict[str, jax.Array]:
+    """The arrays of a batch on the devices: packed rows shared, the small index arrays whole on each."""
+    rows, whole = NamedSharding(mesh, ROWS), NamedSharding(mesh, PartitionSpec())
+    return {name: jax.device_put(x, rows if name in BY_ROW else whole) for name, x in batch.arrays().items()}
+
+
+def validate(eval_fn, state, teacher, held_out, config, pad_id: int, shards: int, put) -> dict[str, float]:
+    """Mean metrics over the held-out share of each data set, as `validation/<name>/<metric>`."""
+    values = {}
+    for data in held_out:
+        loader = Loader([data], config, pad_id, shards)
+        count = min(loader.steps_per_epoch, config.log.validation_batches or loader.steps_per_epoch)
+        totals, rows = defaultdict(float), 0
+        for _, name, batch in loader.batches(0, count):
+            metrics = jax.device_get(eval_fn(state.params, put(batch), teacher, kind=batch.kind))
+            size_of_batch = int(batch.row_mask_b.sum())
+            rows += size_of_batch
+            for key, value in metrics.items():
+                totals[f"validation/{name}/{key}"] += float(value) * size_of_batch
+        values |= {key: total / rows for key, total in totals.items()}
+    return values
+
+
+class Report:
+    """Collects the metrics of steps on the device and fetches them together, so that a step never waits for a log."""
+
+    def __init__(self, writer: MetricsWriter, schedule):
+        self.writer, self.schedule = writer, schedule
+        self.pending: list[tuple] = []
+        self.since = time.perf_counter()
+
+    def add(self, step: int, name: str, batch, metrics) -> None:
+        self.pending.append((step, name, batch.useful_tokens, batch.tokens_bt.size, metrics))
+
+    def flush(self) -> dict[str, float]:
+        """Means since the last report, also per data set; writes them.
+
+        Raises:
+            UserError: the loss or the gradient of a step is not finite.
+        """
+        if not self.pending:
+            return {}
+        fetched = jax.device_get([metrics for *_, metrics in self.pending])
+        for (step, name, *_), metrics in zip(self.pending, fetched, strict=True):
+            if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
+                raise UserError(
+                    f"Step {step} (on {name}) has loss {metrics['loss']} and gradient norm {metrics['grad_norm']}; "
+                    "lower optim.peak_lr or look at that data. Checkpoints of earlier steps are whole."
+                )
+        groups = defaultdict(list)
+        for (_, name, *_), metrics in zip(self.pending, fetched, strict=True):
+            for key, value in metrics.items():
+                groups[key].append(value)
+                if key == "loss":
+                    groups[f"{name}/loss"].append(value)
+        values = {key: float(np.mean(group)) for key, group in groups.items()}
+        now = time.perf_counter()
+        useful, total = (sum(column) for column in list(zip(*self.pending, strict=True))[2:4])
+        last = self.pending[-1][0]
+        values |= {
+            "tokens_per_second": useful / (now - self.since),
+            "useful_share": useful / total,
+            "learning_rate": float(self.schedule(last - 1)),
+        }
+        self.writer.write(last, values)
+        self.pending, self.since = [], now
+        return values
+
+    @staticmethod
+    def line(values: dict[str, float]) -> str:
+        return (
+            f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
+            f"{values['useful_share']:.1%} useful"
+        )
+
+
+class StopSignal:
+    """SIGTERM or the first Ctrl-C asks to stop after the running step; a second Ctrl-C stops at once."""
+
+    def __enter__(self):
+        self.requested = False
+        self.previous = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.previous[number] = signal.signal(number, self._ask)
+            except ValueError:  # not in the main thread: signals stay with whoever runs it
+                break
+        return self
+
+    def _ask(self, number, frame) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def describe(architecture: Qwen3Config, loader: Loader, held_out, steps: int, skipped: Counter) -> None:
+    """Print what is about to be trained on what."""
+    print(f"{architecture.parameters:,} parameters, {architecture.width} dimensions; {steps:,} steps.")
+    held = {(data.name, data.kind): len(data) for data in held_out}
+    print(f"{'data set':<28} {'kind':<14} {'rows':>10} {'batches':>8} {'share':>7} {'held out':>9}")
+    for row in loader.mixture.table():
+        print(
+            f"{row['name']:<28} {row['kind']:<14} {row['rows']:>10,} {row['batches']:>8,} {row['share']:>7.1%} "
+            f"{held.get((row['name'], row['kind']), 0):>9,}"
+        )
+    for reason, count in sorted(skipped.items()):
+        print(f"Skipped {count:,} rows: {reason}.")

@@ -1,0 +1,67 @@
+"""Optimizers and schedules, as optax chains that the config names."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from f2jax.errors import UserError, nearest
+
+SCHEDULES = ("cosine", "linear", "constant")
+OPTIMIZERS = ("adamw", "sgd")
+
+
+def schedule(config, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up from 0 to `peak_lr`, then down to the floor `end_lr` at `steps`.
+
+    Raises:
+        UserError: unknown schedule, or a warm-up that is longer than the training.
+    """
+    warmup = config.warmup_steps
+    if steps <= warmup and config.schedule != "constant":
+        raise UserError(f"optim.warmup_steps={warmup} leaves nothing of {steps} steps; lower it.")
+    decay = max(steps - warmup, 1)
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(config.peak_lr, decay, alpha=config.end_lr / config.peak_lr)
+    elif config.schedule == "linear":
+        after = optax.linear_schedule(config.peak_lr, config.end_lr, decay)
+    elif config.schedule == "constant":
+        after = optax.constant_schedule(config.peak_lr)
+    else:
+        raise UserError(f"There is no schedule '{config.schedule}'{nearest(config.schedule, SCHEDULES)}")
+    return optax.join_schedules([optax.linear_schedule(0.0, config.peak_lr, warmup), after], [warmup])
+
+
+def optimizer(config, steps: int) -> optax.GradientTransformation:
+    """Clip by global norm, then the optimizer named in the config, with its state in `state_dtype`.
+
+    Raises:
+        UserError: unknown optimizer or schedule.
+    """
+    rate = schedule(config, steps)
+    if config.name == "adamw":
+        update = optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
+    elif config.name == "sgd":
+        update = optax.sgd(rate, momentum=config.b1)
+    else:
+        raise UserError(f"There is no optimizer '{config.name}'{nearest(config.name, OPTIMIZERS)}")
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(clip, store_as(update, jnp.dtype(config.state_dtype)))
+
+
+def store_as(inner: optax.GradientTransformation, dtype) -> optax.GradientTransformation:
+    """Keep the floating-point state of `inner` in `dtype` between steps; it computes in float32."""
+
+    def cast(state, to):
+        def one(x):
+            return x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+        return jax.tree.map(one, state)
+
+    def init(params):
+        return cast(inner.init(params), dtype)
+
+    def update(grads, state, params=None):
+        updates, state = inner.update(grads, cast(state, jnp.float32), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,96 @@
+"""Attention kernels against a loop over positions, and against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from f2jax.errors import UserError
+from f2jax.model.attention import attention, choose
+
+
+def brute_force(q, k, v, segments):
+    """One query position and head at a time, in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    batch, length, heads, head_dim = q.shape
+    group = heads // k.shape[2]
+    out = np.zeros(q.shape)
+    for b in range(batch):
+        for t in range(length):
+            seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
+            for n in range(heads):
+                logits = k[b, seen, n // group] @ q[b, t, n] / np.sqrt(head_dim)
+                weights = np.exp(logits - logits.max())
+                out[b, t, n] = weights @ v[b, seen, n // group] / weights.sum()
+    return out
+
+
+def inputs(batch, length, heads, kv_heads, head_dim, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = [(batch, length, n, head_dim) for n in (heads, kv_heads, kv_heads)]
+    q, k, v = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    lengths = np.random.default_rng(seed).integers(1, max(2, length // 3), (batch, 4))
+    segments = np.zeros((batch, length), np.int32)
+    for b in range(batch):
+        ends = np.minimum(np.cumsum(lengths[b]), length)
+        for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True), 1):
+            segments[b, start:end] = number
+    return q, k, v, segments
+
+
+@pytest.mark.parametrize("heads,kv_heads", [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("length", [1, 13, 32])
+def test_xla_equals_brute_force(length, heads, kv_heads):
+    q, k, v, segments = inputs(2, length, heads, kv_heads, 16)
+    out = attention(q, k, v, segments, "xla")
+    assert np.abs(out - brute_force(q, k, v, segments)).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heads,kv_heads,head_dim", [(2, 2, 64), (4, 2, 128), (2, 1, 128)])
+def test_splash_in_interpret_mode_equals_xla_in_values_and_gradients(heads, kv_heads, head_dim):
+    q, k, v, segments = inputs(1, 256, heads, kv_heads, head_dim)
+
+    def loss(qkv, kernel):
+        out = attention(*qkv, segments, kernel)
+        return jnp.sum(jnp.sin(out) * (segments > 0)[..., None, None]), out
+
+    grad = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    splash_grads, splash = grad((q, k, v), "splash_interpret")
+    xla_grads, xla = grad((q, k, v), "xla")
+    assert np.abs(splash - xla).max() < 1e-5
+    for a, b in zip(splash_grads, xla_grads, strict=True):
+        assert np.abs(a - b).max() < 1e-4
+
+
+def test_segments_never_see_each_other_and_padding_reaches_nothing():
+    q, k, v, _ = inputs(1, 32, 2, 1, 8)
+    segments = np.array([[1] * 10 + [2] * 12 + [0] * 10], np.int32)
+    second = segments == 2
+    noise = jnp.where(second, 0.0, 100.0)[..., None, None]
+    changed = attention(q + noise, k + noise, v + noise, segments, "xla")
+    assert np.array_equal(np.asarray(changed)[second], np.asarray(attention(q, k, v, segments, "xla"))[second])
+
+
+@pytest.mark.parametrize(
+    "platform,dtype,length,head_dim,kernel",
+    [
+        ("tpu", jnp.bfloat16, 1024, 128, "splash"),
+        ("tpu", jnp.bfloat16, 100, 128, "xla"),
+        ("tpu", jnp.bfloat16, 1024, 64, "xla"),
+        ("gpu", jnp.bfloat16, 100, 128, "cudnn"),
+        ("gpu", jnp.float32, 100, 128, "xla"),
+        ("cpu", jnp.float32, 1024, 128, "xla"),
+    ],
+)
+def test_auto_chooses_a_kernel_that_can_do_the_shape(platform, dtype, length, head_dim, kernel):
+    q = jax.ShapeDtypeStruct((2, length, 4, head_dim), dtype)
+    assert choose("auto", q, platform) == kernel
+
+
+def test_an_unknown_kernel_and_a_row_that_splash_cannot_do_are_refused():
+    q, k, v, segments = inputs(1, 96, 2, 1, 8)
+    with pytest.raises(UserError, match="did you mean 'splash'"):
+        attention(q, k, v, segments, "spalsh")
+    with pytest.raises(UserError, match="multiple of 128"):
+        attention(q, k, v, segments, "splash_interpret")

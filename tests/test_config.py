@@ -1,0 +1,80 @@
+"""Configs load, are locked, and name the nearest known field or option."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from configs import common
+from f2jax import config
+from f2jax.errors import UserError
+from f2jax.model.qwen3 import abstract_params
+from f2jax.model.sizes import size
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name != "__init__.py")
+SIZES = [name for name in common.HYPER_PARAMETERS if name not in ("nano", "tiny")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_every_config_loads_and_its_model_has_shapes(path):
+    loaded = config.load(str(path))
+    assert loaded.is_locked
+    assert abstract_params(size(loaded.model.size))
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_every_size_has_its_hyper_parameters_in_both_stages(stage, name):
+    loaded = config.load(str(ROOT / f"configs/{stage}.py:size={name}"))
+    assert (loaded.optim.peak_lr, loaded.epochs) == common.HYPER_PARAMETERS[name][:2]
+    assert loaded.data.batch_size == 512
+
+
+def test_only_the_sizes_of_the_recipe_have_a_teacher():
+    paths = {name: config.load(str(ROOT / f"configs/stage2.py:size={name}")).teacher.path for name in SIZES}
+    assert {name for name, path in paths.items() if path} == {"80m", "160m", "330m", "0.6b", "1.7b"}
+    assert paths["80m"].endswith("0.6B")
+    assert config.load(str(ROOT / "configs/stage2.py:size=80m,teacher=none")).teacher.path == ""
+    assert config.load(str(ROOT / "configs/stage2.py:size=80m,teacher=runs/x")).teacher.path == "runs/x"
+
+
+def test_any_leaf_can_be_overridden_and_keeps_its_type():
+    loaded = config.load(
+        str(ROOT / "configs/nano.py:stage=2"),
+        ["--config.optim.peak_lr=4e-5", "--config.data.sources=('a.parquet',)", "--config.loss.matryoshka=false"],
+    )
+    assert loaded.optim.peak_lr == 4e-5
+    assert loaded.data.sources == ("a.parquet",)
+    assert loaded.loss.matryoshka is False
+
+
+@pytest.mark.parametrize(
+    "path,overrides,message",
+    [
+        ("nano.py", ["--config.optim.peek_lr=1"], "did you mean 'optim.peak_lr'"),
+        ("nano.py:stagee=1", [], "did you mean 'stage'"),
+        ("nano.py:stage=one", [], "should be of type int"),
+        ("stage2.py:size=90m", [], "no size '90m'"),
+        ("nano.py", ["--config.optim.peak_lr=fast"], "peak_lr"),
+        ("nothing.py", [], "no config file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(path, overrides, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        config.load(str(ROOT / "configs" / path), overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_a_locked_config_refuses_a_new_field():
+    loaded = config.load(str(ROOT / "configs/nano.py"))
+    with pytest.raises((AttributeError, KeyError)):
+        loaded.optim.peek_lr = 1
+
+
+def test_every_field_has_a_comment():
+    """The lines of common.py that set a field; a group may go without."""
+    lines = (ROOT / "configs/common.py").read_text().splitlines()
+    fields = [line for line in lines if re.match(r"    \w+\.\w+(\.\w+)? = (?!\w+ = ConfigDict)", line)]
+    assert len(fields) > 40
+    assert [line for line in fields if "  # " not in line] == []

@@ -1,0 +1,60 @@
+"""Optimizer chains and schedules, against formulas written out."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common
+from f2jax.errors import UserError
+from f2jax.train import optim
+
+
+def config(**changes):
+    c = common.get_config().optim
+    c.update(changes)
+    return c
+
+
+@pytest.mark.parametrize("warmup,steps", [(0, 10), (5, 50), (500, 2000)])
+def test_cosine_warms_up_from_zero_and_ends_on_the_floor(warmup, steps):
+    c = config(warmup_steps=warmup, peak_lr=1e-3, end_lr=1e-5)
+    rate = optim.schedule(c, steps)
+    for step in range(0, steps + 1, max(1, steps // 40)):
+        if step < warmup:
+            expected = 1e-3 * step / warmup
+        else:
+            share = (step - warmup) / (steps - warmup)
+            expected = 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * share)) / 2
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+def test_the_optimizer_state_is_stored_in_its_own_type(state_dtype):
+    tx = optim.optimizer(config(state_dtype=state_dtype, warmup_steps=0), 10)
+    params = {"w": jnp.ones((3, 4), jnp.float32)}
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update({"w": jnp.full((3, 4), 0.1)}, state, params)
+    moments = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {str(x.dtype) for x in moments} == {state_dtype}
+    assert updates["w"].dtype == jnp.float32
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    """Plain SGD with rate 1 shows the clipped gradient itself."""
+    tx = optim.optimizer(config(name="sgd", schedule="constant", peak_lr=1.0, warmup_steps=0, b1=0.0), 10)
+    grads = {"a": jnp.full((2,), 3.0), "b": jnp.full((2,), 4.0)}
+    updates, _ = tx.update(grads, tx.init(grads), grads)
+    assert np.allclose(updates["a"], -3 / math.sqrt(50)) and np.allclose(updates["b"], -4 / math.sqrt(50))
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        optim.schedule(config(schedule="cosin", warmup_steps=0), 10)
+    with pytest.raises(UserError, match="did you mean 'adamw'"):
+        optim.optimizer(config(name="adamx", warmup_steps=0), 10)
+    with pytest.raises(UserError, match="leaves nothing of 10 steps"):
+        optim.schedule(config(warmup_steps=500), 10)
