@@ -1,0 +1,131 @@
+"""Which rows a step trains on: computed from (seed, step), never stored, in memory that grows with the number of data
+sets alone. A resume needs the step number and nothing else.
+
+Each step takes its rows from one data set. The order of the batches in an epoch is a pseudo-random permutation of all of
+them, so data sets are drawn in proportion to their batches and every row comes once per epoch. (The reference draws with
+the initial proportions, with replacement, until all data sets are used up: recipe 2.3.)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from f2jax.data.record import KINDS
+from f2jax.errors import UserError, nearest
+
+NEGATIVES = {"retrieval": 7, "clustering": 9, "classification": 1}  # of the reference, recipe 2.2
+ROUNDS = 4  # of the Feistel network
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the mixture needs to know of a data set."""
+
+    name: str
+    kind: str
+    rows: int
+    max_negatives: int
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The rows of a step."""
+
+    epoch: int
+    dataset: int  # number of the data set
+    rows: np.ndarray  # int64 row numbers, at most batch_size; fewer in a data set's last batch
+    columns: np.ndarray  # an order of all negative columns, shared by the rows
+    negatives: int  # negative slots of each row
+
+
+class Mixture:
+    """Plans of all steps. `mixture.plan(step)` is a pure function.
+
+    Args:
+        specs: the data sets.
+        batch_size: rows of a step.
+        negatives: slots by kind; a data set with fewer negatives has as many slots as it has negatives.
+
+    Raises:
+        UserError: no data sets, an empty one, an unknown kind, or a batch size below 1.
+    """
+
+    def __init__(self, specs: Sequence[Spec], batch_size: int, negatives: Mapping[str, int] = NEGATIVES, seed: int = 0):
+        if not specs:
+            raise UserError("The mixture has no data sets; check data.sources.")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size} should be at least 1.")
+        for spec in specs:
+            if spec.rows < 1:
+                raise UserError(f"The data set {spec.name} has no training rows; remove it or lower validation_share.")
+            if spec.kind not in KINDS:
+                raise UserError(f"The data set {spec.name} is of unknown kind '{spec.kind}'{nearest(spec.kind, KINDS)}")
+        self.specs, self.batch_size, self.seed = tuple(specs), batch_size, seed
+        self._slots = [min(negatives[spec.kind], spec.max_negatives) for spec in specs]
+        self._ends = np.cumsum([-(-spec.rows // batch_size) for spec in specs])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return int(self._ends[-1])
+
+    def plan(self, step: int) -> BatchPlan:
+        """The rows of step 0, 1, …"""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        number = int(permute(position, self.steps_per_epoch, _key(self.seed, epoch)))
+        dataset = int(np.searchsorted(self._ends, number, side="right"))
+        spec = self.specs[dataset]
+        start = (number - (self._ends[dataset - 1] if dataset else 0)) * self.batch_size
+        index = np.arange(start, min(start + self.batch_size, spec.rows))
+        rows = permute(index, spec.rows, _key(self.seed, epoch, dataset))
+        columns = permute(np.arange(spec.max_negatives), spec.max_negatives, _key(self.seed, step, "columns"))
+        return BatchPlan(epoch, dataset, rows, columns, self._slots[dataset])
+
+    def table(self) -> list[dict]:
+        """A row for each data set: name, kind, rows, batches per epoch and their share."""
+        batches = np.diff(self._ends, prepend=0)
+        return [
+            {"name": s.name, "kind": s.kind, "rows": s.rows, "batches": int(b), "share": b / self.steps_per_epoch}
+            for s, b in zip(self.specs, batches, strict=True)
+        ]
+
+
+def permute(index, size: int, key: int) -> np.ndarray:
+    """Where a pseudo-random permutation of 0 … size-1, chosen by `key`, sends `index`.
+
+    A balanced Feistel network on the next even power of two; values outside the range walk on until they are inside
+    (cycle walking, Black & Rogaway 2002). Nothing is stored: any index of a permutation of 10^12 costs the same.
+
+    >>> sorted(permute(np.arange(5), 5, key=1).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    half = np.uint64((max(size - 1, 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = [np.uint64(_key(key, round_)) for round_ in range(ROUNDS)]
+    out = np.atleast_1d(np.asarray(index, np.uint64)).copy()
+    outside = np.ones(out.shape, bool)
+    while outside.any():
+        left, right = out[outside] >> half, out[outside] & mask
+        for round_key in keys:
+            left, right = right, left ^ (_mix(right ^ round_key) & mask)
+        out[outside] = (left << half) | right
+        outside &= out >= size
+    return out.astype(np.int64).reshape(np.shape(index))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64: every input bit reaches every output bit."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def _key(*parts: int | str) -> int:
+    """A 64-bit key from numbers and words, by chaining `_mix`."""
+    key = np.uint64(0x9E3779B97F4A7C15)
+    for part in parts:
+        number = int.from_bytes(part.encode(), "little") if isinstance(part, str) else part
+        with np.errstate(over="ignore"):
+            key = _mix(key + np.uint64(number % (1 << 64)) + np.uint64(0x9E3779B97F4A7C15))
+    return int(key)

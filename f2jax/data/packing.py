@@ -1,0 +1,165 @@
+"""Sequences of a batch → rows of fixed length with segment ids, so that no token is spent on padding to the longest.
+
+The number of rows is rounded up on a short ladder: XLA compiles few programs, and little is wasted.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from f2jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows of T tokens, and where each sequence's end token stands."""
+
+    tokens_bt: np.ndarray  # int32; the pad id where the segment is 0
+    segments_bt: np.ndarray  # int32; 1 … in the order of the row, 0 is padding
+    positions_bt: np.ndarray  # int32; from 0 in each segment
+    row_s: np.ndarray  # int32; row of each sequence's end token, 0 where the sequence is absent
+    col_s: np.ndarray  # int32; its column
+    useful_tokens: int  # tokens that are no padding
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A packed training batch of one data set. Sequences stand as [queries][positives][negatives, row by row]."""
+
+    kind: str  # routes the loss
+    useful_tokens: int
+    tokens_bt: np.ndarray
+    segments_bt: np.ndarray
+    positions_bt: np.ndarray
+    row_s: np.ndarray  # S = batch_size * (2 + negatives)
+    col_s: np.ndarray
+    row_mask_b: np.ndarray  # bool; False: the last batch of an epoch has fewer rows
+    negative_mask_bj: np.ndarray  # bool; False: the row has fewer negatives
+    label_b: np.ndarray  # int32 number of the label inside the data set, -1: none
+    positive_b: np.ndarray  # int32 number of the positive document inside this batch
+    negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name: what goes to the devices."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
+    """The smallest allowed number of rows ≥ `rows`: multiples of `multiple`, at most `steps_per_octave` sizes in each
+    doubling, so that less than 1/steps_per_octave is wasted.
+
+    >>> ladder(1000, steps_per_octave=16)
+    1024
+    """
+    units = -(-max(rows, 1) // multiple)
+    step = max(1, (1 << (units - 1).bit_length() >> 1) // steps_per_octave)
+    return -(-units // step) * step * multiple
+
+
+def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, row_count=ladder) -> Packed:
+    """Pack sequences by best fit, longest first; the same input gives the same rows.
+
+    Args:
+        sequences: int32 token ids each; None is an absent sequence, which takes no tokens.
+        row_length: T.
+        row_count: rounds the number of rows up.
+
+    Raises:
+        UserError: a sequence is empty or longer than a row.
+    """
+    lengths = np.array([0 if ids is None else len(ids) for ids in sequences])
+    absent = np.array([ids is None for ids in sequences], bool)
+    wrong = np.flatnonzero(~absent & ((lengths < 1) | (lengths > row_length)))
+    if len(wrong):
+        raise UserError(
+            f"Sequence {wrong[0]} has {lengths[wrong[0]]} tokens; a row takes 1 to {row_length}: "
+            "raise row_length or lower max_length."
+        )
+    order = np.argsort(-lengths, kind="stable")[: int((~absent).sum())]
+    row_s, start_s, segment_s, rows = _best_fit(lengths, order, row_length)
+
+    shape = (row_count(max(rows, 1)), row_length)
+    tokens_bt = np.full(shape, pad_id, np.int32)
+    segments_bt, positions_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    counting = np.arange(row_length, dtype=np.int32)
+    for s in order:
+        row, start, stop = row_s[s], start_s[s], start_s[s] + lengths[s]
+        tokens_bt[row, start:stop] = sequences[s]
+        segments_bt[row, start:stop] = segment_s[s]
+        positions_bt[row, start:stop] = counting[: stop - start]
+    col_s = np.where(absent, 0, start_s + lengths - 1).astype(np.int32)
+    return Packed(tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths.sum()))
+
+
+def _best_fit(lengths: np.ndarray, order: np.ndarray, row_length: int):
+    """Row, first column and segment number of each sequence, and the number of rows: the fullest row that has room."""
+    row_s, start_s, segment_s = (np.zeros(len(lengths), np.int32) for _ in range(3))
+    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    segments: list[int] = []
+    for s in order.tolist():
+        length = int(lengths[s])
+        found = bisect_left(room, (length, -1))
+        if found == len(room):
+            free, row = row_length, len(segments)
+            segments.append(0)
+        else:
+            free, row = room.pop(found)
+        segments[row] += 1
+        row_s[s], start_s[s], segment_s[s] = row, row_length - free, segments[row]
+        if free > length:
+            insort(room, (free - length, row))
+    return row_s, start_s, segment_s, len(segments)
+
+
+def assemble(
+    rows: Sequence,
+    columns: Sequence[int],
+    negatives: int,
+    *,
+    kind: str,
+    batch_size: int,
+    row_length: int,
+    pad_id: int,
+    steps_per_octave: int = 16,
+    multiple: int = 1,
+) -> Batch:
+    """Rows of one data set → a packed batch.
+
+    Args:
+        rows: at most `batch_size` of them, as `dataset.Row`.
+        columns: an order of all negative columns; each row takes the first `negatives` of them that it has.
+        negatives: negative slots of a row.
+    """
+    chosen = [[c for c in columns if c < len(row.negatives)][:negatives] for row in rows]
+    missing = [None] * (batch_size - len(rows))
+    sequences = [row.query for row in rows] + missing + [row.positive for row in rows] + missing
+    negative_mask_bj = np.zeros((batch_size, negatives), bool)
+    negative_ids_bj = np.zeros((batch_size, negatives), np.int64)
+    for b, (row, picks) in enumerate(zip(rows, chosen, strict=True)):
+        sequences += [row.negatives[c] for c in picks] + [None] * (negatives - len(picks))
+        negative_mask_bj[b, : len(picks)] = True
+        negative_ids_bj[b, : len(picks)] = [row.negative_ids[c] for c in picks]
+    sequences += [None] * (len(missing) * negatives)
+
+    packed = pack(sequences, row_length, pad_id, lambda n: ladder(n, steps_per_octave, multiple))
+    positive_ids_b = np.zeros(batch_size, np.int64)
+    positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
+    documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])
+    numbers = np.unique(documents, return_inverse=True)[1].astype(np.int32)  # 63-bit ids do not fit a device
+    return Batch(
+        kind=kind,
+        useful_tokens=packed.useful_tokens,
+        tokens_bt=packed.tokens_bt,
+        segments_bt=packed.segments_bt,
+        positions_bt=packed.positions_bt,
+        row_s=packed.row_s,
+        col_s=packed.col_s,
+        row_mask_b=np.arange(batch_size) < len(rows),
+        negative_mask_bj=negative_mask_bj,
+        label_b=np.array([row.label_id for row in rows] + [-1] * len(missing), np.int32),
+        positive_b=numbers[:batch_size],
+        negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
+    )

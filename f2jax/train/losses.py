@@ -1,0 +1,163 @@
+"""Losses as pure functions on embeddings (recipe 2.4, 2.5). All compute in float32.
+
+Letters: b rows (queries), c in-batch candidates, j hard-negative slots of a row, e embedding dimensions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from f2jax.errors import UserError, nearest
+
+WEIGHTS = ("sqrt_rank", "uniform")
+MASKED = -1e30  # a logit that takes no part; finite, so that no gradient is NaN
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the loss of a batch depends on; the defaults are the reference's."""
+
+    temperature: float = 0.05  # of all softmaxes over cosine similarities
+    matryoshka_dims: tuple[int, ...] = ()  # nested sizes, largest first; (): the full width alone
+    matryoshka_weights: str = "sqrt_rank"  # a name in WEIGHTS
+    passage_gradient: bool = False  # passages learn from the in-batch term too (recipe 0.2)
+    mask_duplicates: bool = False  # a candidate equal to the row's positive is no negative
+    mask_margin: float | None = None  # drop negatives that score above the positive plus this
+    distill_weight: float = 1.0  # of the distillation term
+
+
+def normalize(x, eps: float = 1e-12):
+    """Unit vectors along the last axis; a zero vector stays zero, with a finite gradient."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
+
+
+def hard_infonce(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float | None = None):
+    """Cross-entropy of each row's positive among it and the row's own negatives; [B].
+
+    Args:
+        q_be, p_be, n_bje: unit vectors. n_mask_bj: False where a slot is no negative.
+    """
+    positive_b = jnp.einsum("be,be->b", q_be, p_be)
+    negative_bj = jnp.einsum("be,bje->bj", q_be, n_bje)
+    if margin is not None:
+        n_mask_bj &= within_margin(negative_bj, positive_b, margin)
+    negative_bj = jnp.where(n_mask_bj, negative_bj / temperature, MASKED)
+    logits = jnp.concatenate([positive_b[:, None] / temperature, negative_bj], axis=1)
+    return jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
+
+
+def in_batch_infonce(q_be, p_ce, target_b, mask_bc, temperature: float, margin: float | None = None):
+    """Cross-entropy of each row's positive among the positives of the whole batch; [B].
+
+    Args:
+        p_ce: all positives, also those of other devices. target_b: where each row's own one stands.
+        mask_bc: False where a candidate is no negative of a row; the target always takes part.
+    """
+    similarity_bc = jnp.einsum("be,ce->bc", q_be, p_ce)
+    positive_b = jnp.take_along_axis(similarity_bc, target_b[:, None], axis=1)[:, 0]
+    if margin is not None:
+        mask_bc &= within_margin(similarity_bc, positive_b, margin)
+    own_bc = target_b[:, None] == jnp.arange(p_ce.shape[0])
+    logits = jnp.where(mask_bc | own_bc, similarity_bc / temperature, MASKED)
+    return jax.nn.logsumexp(logits, axis=1) - positive_b / temperature
+
+
+def within_margin(similarity_bc, positive_b, margin: float):
+    """True where a negative scores at most `margin` above the row's positive (Qwen3-Embedding, recipe 6.2)."""
+    return jax.lax.stop_gradient(similarity_bc) <= jax.lax.stop_gradient(positive_b)[:, None] + margin
+
+
+def label_mask(label_b, label_c):
+    """True where row and candidate have no label in common; a label below 0 is none."""
+    return (label_b[:, None] != label_c[None, :]) | (label_b[:, None] < 0)
+
+
+def duplicate_mask(id_b, id_bc):
+    """True where a candidate is another document than the row's positive."""
+    return id_b[:, None] != id_bc
+
+
+def matryoshka_dims(width: int, smallest: int = 8) -> tuple[int, ...]:
+    """The nested sizes, largest first: the width, then the powers of two below it down to `smallest`.
+
+    >>> matryoshka_dims(320)
+    (320, 256, 128, 64, 32, 16, 8)
+    """
+    powers, dim = [], smallest
+    while dim < width:
+        powers.append(dim)
+        dim *= 2
+    return (width, *reversed(powers))
+
+
+def matryoshka_weights(dims: Sequence[int], scheme: str = "sqrt_rank") -> tuple[float, ...]:
+    """One weight for each size: `sqrt(dim / width) / rank` with rank 1 for the largest (recipe 0.3), or 1.
+
+    Raises:
+        UserError: unknown scheme.
+    """
+    if scheme == "sqrt_rank":
+        return tuple((dim / dims[0]) ** 0.5 / rank for rank, dim in enumerate(dims, 1))
+    if scheme == "uniform":
+        return (1.0,) * len(dims)
+    raise UserError(f"There are no Matryoshka weights '{scheme}'{nearest(scheme, WEIGHTS)}")
+
+
+def matryoshka(loss: Callable, embeddings: Sequence, dims: Sequence[int], weights: Sequence[float]):
+    """Weighted sum of `loss` over nested sizes: slice, then normalize (https://arxiv.org/abs/2205.13147)."""
+    terms = (loss(*(normalize(x[..., :dim]) for x in embeddings)) for dim in dims)
+    return sum(weight * term for weight, term in zip(weights, terms, strict=True))
+
+
+def distill_mse(student_be, teacher_be, mask_b):
+    """Mean squared error of raw states over the rows in the mask; the teacher is cut to the student's width.
+
+    Any shape of rows: [B, E] with a mask [B], [B, J, E] with a mask [B, J]. 0 where the mask is empty.
+    """
+    target = teacher_be[..., : student_be.shape[-1]].astype(jnp.float32)
+    error = jnp.mean(jnp.square(student_be.astype(jnp.float32) - target), axis=-1)
+    return masked_mean(error, mask_b)
+
+
+def masked_mean(x, mask):
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def contrastive_loss(
+    q_be, p_be, n_bje, *, kind: str, config: LossConfig, n_mask_bj, row_mask_b, label_b, positive_b, negative_bj
+):
+    """The loss of a batch, routed by its kind (recipe 2.4), and its metrics.
+
+    `retrieval`: own negatives plus in-batch; `clustering`, `classification`: own negatives alone. Mean over the rows.
+
+    Args:
+        q_be, p_be, n_bje: raw embeddings of queries, positives and negatives.
+        n_mask_bj, row_mask_b: False where a slot or a row is absent.
+        label_b: label numbers, -1 for none. positive_b, negative_bj: document numbers.
+    """
+    dims = config.matryoshka_dims or (q_be.shape[-1],)
+    weights = matryoshka_weights(dims, config.matryoshka_weights)
+    rows = jnp.arange(q_be.shape[0])
+    mask_bc = row_mask_b[None, :] & label_mask(label_b, label_b)
+    if config.mask_duplicates:
+        mask_bc &= duplicate_mask(positive_b, positive_b[None, :])
+        n_mask_bj &= duplicate_mask(positive_b, negative_bj)
+
+    def hard(q_be, p_be, n_bje):
+        loss_b = hard_infonce(q_be, p_be, n_bje, n_mask_bj, config.temperature, config.mask_margin)
+        return masked_mean(loss_b, row_mask_b)
+
+    def in_batch(q_be, p_ce):
+        p_ce = p_ce if config.passage_gradient else jax.lax.stop_gradient(p_ce)
+        loss_b = in_batch_infonce(q_be, p_ce, rows, mask_bc, config.temperature, config.mask_margin)
+        return masked_mean(loss_b, row_mask_b)
+
+    loss = matryoshka(hard, (q_be, p_be, n_bje), dims, weights)
+    metrics = {"loss_hard": hard(normalize(q_be), normalize(p_be), normalize(n_bje))}
+    if kind == "retrieval":
+        loss += matryoshka(in_batch, (q_be, p_be), dims, weights)
+        metrics["loss_in_batch"] = in_batch(normalize(q_be), normalize(p_be))
+    return loss, metrics
