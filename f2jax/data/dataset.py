@@ -1,12 +1,13 @@
 """A tokenized data set in memory, with random access: each distinct text is stored once."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from f2jax.data.instructions import add_instruction, gets_instruction
-from f2jax.data.record import Record, stable_id
+from f2jax.data.instructions import add_instruction
+from f2jax.data.record import Record, in_share, stable_id
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
 
@@ -42,7 +43,7 @@ class Instructions:
 
     def document(self, text: str, record: Record) -> str:
         symmetric = record.symmetric or record.kind == "clustering" or record.source in self.symmetric_sources
-        if self.enabled and symmetric and gets_instruction(stable_id(text), self.seed, self.symmetric_share):
+        if self.enabled and symmetric and in_share(stable_id(text), self.symmetric_share, "instruction", self.seed):
             return add_instruction(text, self.task(record))
         return text
 
@@ -72,7 +73,8 @@ class Dataset:
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
         """(training, held-out) rows; `share` of the distinct queries is held out, chosen by a hash of seed and query."""
-        held = np.array([gets_instruction(self._texts.ids[query], seed, share) for query, _, _ in self._rows], bool)
+        ids = self._texts.ids
+        held = np.array([in_share(ids[query], share, "held out", seed) for query, _, _ in self._rows], bool)
         return self._take(np.flatnonzero(~held)), self._take(np.flatnonzero(held))
 
     def _take(self, indices: np.ndarray) -> "Dataset":
@@ -123,8 +125,10 @@ def build(
         labels.append(-1 if record.label is None else label_ids.setdefault(record.label, len(label_ids)))
     if not groups:
         raise UserError("The data sources hold no rows; check data.sources.")
+    kinds = Counter(source for source, _ in groups)
     datasets = []
     for (source, kind), (texts, rows, labels, _) in groups.items():
         texts.tokenize(tokenizer, max_length)
-        datasets.append(Dataset(source, kind, texts, rows, np.array(labels, np.int64)))
+        name = source if kinds[source] == 1 else f"{source}-{kind}"
+        datasets.append(Dataset(name, kind, texts, rows, np.array(labels, np.int64)))
     return datasets

@@ -16,9 +16,6 @@ from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
 
-SMALLEST_HELD_OUT = 1  # rows below which a data set has no validation
-
-
 def read_records(config, skipped: Counter) -> Iterator[Record]:
     """All training records of the config's sources, in order; bad rows are counted under a reason in `skipped`."""
     if not config.data.sources:

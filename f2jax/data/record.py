@@ -18,6 +18,11 @@ def stable_id(text: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def in_share(document_id: int, share: float, purpose: str, seed: int) -> bool:
+    """Does a document belong to a pseudo-random `share` of all? By hash: the same in any order and on any machine."""
+    return stable_id(f"{purpose} {seed} {document_id}") < share * 2**63
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One training row.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from f2jax.data.packing import pack
+from f2jax.data.packing import Packed, pack
 from f2jax.model import hf
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
@@ -55,11 +55,19 @@ def oracle(folder, sequences) -> np.ndarray:
     return torch.nn.functional.normalize(torch.stack(states), dim=-1).numpy()
 
 
-def ours(config: Qwen3Config, params, sequences, row_length: int, **options) -> np.ndarray:
-    packed = pack(sequences, row_length, pad_id=0)
-    hidden_btd = Qwen3(config, **options).apply(
-        {"params": params}, packed.tokens_bt, packed.segments_bt, packed.positions_bt
+def one_sequence_per_row(sequences, row_length: int, pad_id: int) -> Packed:
+    rows = [pack([ids], row_length, pad_id) for ids in sequences]
+    tokens, segments, positions = (
+        np.concatenate([getattr(row, name) for row in rows]) for name in ("tokens_bt", "segments_bt", "positions_bt")
     )
+    ends = np.array([len(ids) - 1 for ids in sequences])
+    return Packed(tokens, segments, positions, np.arange(len(sequences)), ends, int(ends.sum()))
+
+
+def ours(config: Qwen3Config, params, sequences, row_length: int, pack=pack, **options) -> np.ndarray:
+    packed = pack(sequences, row_length, pad_id=0)
+    forward = jax.jit(Qwen3(config, **options).apply)
+    hidden_btd = forward({"params": params}, packed.tokens_bt, packed.segments_bt, packed.positions_bt)
     e_sd = np.asarray(hidden_btd)[packed.row_s, packed.col_s]
     return e_sd / np.linalg.norm(e_sd, axis=1, keepdims=True)
 
@@ -79,8 +87,8 @@ def test_packed_embeddings_equal_transformers(tmp_path, changes):
     expected = oracle(tmp_path, sequences)
 
     assert np.abs(ours(config, params, sequences, row_length=64) - expected).max() <= 1e-5
-    one_per_row = [ours(config, params, [ids], row_length=len(ids))[0] for ids in sequences]
-    assert np.abs(np.stack(one_per_row) - expected).max() <= 1e-5
+    one_per_row = ours(config, params, sequences, row_length=64, pack=one_sequence_per_row)
+    assert np.abs(one_per_row - expected).max() <= 1e-5
 
 
 def test_long_texts_equal_transformers(tmp_path):

@@ -1,0 +1,61 @@
+"""Readers: one module for each origin, each yields `Record`s. To add one, write `read(...)` and name it here."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+
+import fsspec
+
+from f2jax.data.record import Record
+from f2jax.data.sources import cldr, jsonl, parquet, stdlib
+from f2jax.errors import UserError, nearest
+
+BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None}
+READERS = {".jsonl": jsonl.read, ".jsonl.gz": jsonl.read, ".parquet": parquet.read}
+
+
+def open_source(spec: str, split: str, skipped: Counter) -> Iterator[Record]:
+    """Records of a source: a built-in set (`cldr:translation`), a file, a glob, or a folder, local or gs://.
+
+    Args:
+        split: train or test; files have train alone.
+        skipped: counts the rows that were left out, by reason.
+
+    Raises:
+        UserError: there is no such set or file.
+    """
+    if spec == "stdlib:code":
+        return stdlib.read(split)
+    if spec in BUILT_IN:
+        return cldr.read(BUILT_IN[spec], split)
+    if spec.startswith(("cldr:", "stdlib:")):
+        raise UserError(f"There is no built-in set '{spec}'{nearest(spec, BUILT_IN)}")
+    if split != "train":
+        raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
+    return chain.from_iterable(_reader(path)(path, skipped) for path in expand(spec))
+
+
+def expand(spec: str) -> list[str]:
+    """The files that a path, a glob or a folder stands for, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    filesystem, path = fsspec.core.url_to_fs(spec)
+    if filesystem.isdir(path):
+        found = [name for name in filesystem.find(path) if name.endswith(tuple(READERS))]
+    elif any(c in path for c in "*?["):
+        found = filesystem.glob(path)
+    else:
+        found = [path] if filesystem.exists(path) else []
+    if not found:
+        known = f" Built-in sets are {', '.join(BUILT_IN)}." if "/" not in spec else ""
+        raise UserError(f"There is no data file {spec}; check data.sources.{known}")
+    return [filesystem.unstrip_protocol(name).removeprefix("file://") for name in sorted(found)]
+
+
+def _reader(path: str):
+    for ending, read in READERS.items():
+        if path.endswith(ending):
+            return read
+    raise UserError(f"{path} is of no known kind; data files end in {', '.join(READERS)}.")

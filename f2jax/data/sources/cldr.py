@@ -1,0 +1,177 @@
+"""Names in the Unicode CLDR: territories, languages, scripts and currencies, in more than 230 languages.
+
+Built-in data without a download: it comes with the `babel` package. Three tasks share one split: a string that is a test
+query appears nowhere in training, in no role.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from f2jax.data.record import Record, stable_id
+from f2jax.errors import UserError, nearest
+from f2jax.evaluation.task import RetrievalTask
+
+KINDS = {"territories": "territory", "languages": "language", "scripts": "script", "currencies": "currency"}
+TASKS = ("translation", "kinds", "labels")
+TEST_SHARE = 20  # one distinct string in so many is a test query
+SAMPLE = 8  # the tasks besides translation take one name in so many
+HARD_NEGATIVES = 7
+
+
+class Name(NamedTuple):
+    kind: str  # territory, language, script or currency
+    code: str  # of the thing that is named, e.g. KE
+    language: str  # of the name
+    text: str
+
+    @property
+    def entity(self) -> str:
+        return f"{self.kind}:{self.code}"
+
+
+@lru_cache(maxsize=1)
+def names() -> list[Name]:
+    """All distinct names in all locales, in a fixed order; a name that only repeats its code is none."""
+    from babel import Locale, localedata
+
+    found: dict[Name, None] = {}
+    for identifier in sorted(localedata.locale_identifiers()):
+        locale = Locale.parse(identifier)
+        for attribute, kind in KINDS.items():
+            for code, text in sorted(getattr(locale, attribute).items()):
+                text = " ".join(text.split())
+                if text and text != code:
+                    found[Name(kind, code, locale.language, text)] = None
+    return list(found)
+
+
+@lru_cache(maxsize=1)
+def english() -> dict[str, str]:
+    """The English name of each entity."""
+    from babel import Locale
+
+    locale = Locale.parse("en")
+    return {
+        f"{kind}:{code}": " ".join(text.split())
+        for attribute, kind in KINDS.items()
+        for code, text in sorted(getattr(locale, attribute).items())
+    }
+
+
+@lru_cache(maxsize=1)
+def _english_strings() -> frozenset[str]:
+    return frozenset(_key(text) for text in english().values())
+
+
+def _key(text: str) -> str:
+    """Two strings with one key are one query for the split."""
+    return text.casefold().strip()
+
+
+def in_test(text: str) -> bool:
+    """Is this string a test query? English names are documents and never are."""
+    return stable_id("test " + _key(text)) % TEST_SHARE == 0 and _key(text) not in _english_strings()
+
+
+def read(task: str, split: str = "train") -> Iterator[Record]:
+    """Records of one task: `translation`, `kinds` (clustering) or `labels` (classification).
+
+    Raises:
+        UserError: unknown task, or a split other than train and test.
+    """
+    if task not in TASKS:
+        raise UserError(f"There is no task 'cldr:{task}'{nearest(task, TASKS)}")
+    if split not in ("train", "test"):
+        raise UserError(f"There is no split '{split}'; splits are train and test.")
+    return {"translation": _translation, "kinds": _kinds, "labels": _labels}[task](split == "test")
+
+
+def evaluation() -> RetrievalTask:
+    """Each test string once: which of all English names does it name? A string that names several has several answers."""
+    documents = sorted(set(english().values()))
+    number = {text: i for i, text in enumerate(documents)}
+    answers: dict[str, set[int]] = {}
+    languages: dict[str, str] = {}
+    for name in names():
+        if name.entity in english() and in_test(name.text):
+            answers.setdefault(name.text, set()).add(number[english()[name.entity]])
+            languages.setdefault(name.text, name.language)
+    return RetrievalTask("cldr-names", list(answers), documents, list(answers.values()), list(languages.values()))
+
+
+def _translation(test: bool) -> Iterator[Record]:
+    """A name in any language → its English name; other English names of the same kind as hard negatives."""
+    right: dict[str, set[str]] = defaultdict(set)  # query string → all its English names
+    for name in names():
+        if name.entity in english():
+            right[_key(name.text)].add(english()[name.entity])
+    pool: dict[str, list[str]] = defaultdict(list)
+    for entity, text in english().items():
+        pool[entity.split(":")[0]].append(text)
+    seen = set()
+    for name in names():
+        if name.entity not in english() or in_test(name.text) != test or (name.text, name.entity) in seen:
+            continue
+        seen.add((name.text, name.entity))
+        answer = english()[name.entity]
+        if name.text == answer:
+            continue
+        negatives = _choose(pool[name.kind], name, HARD_NEGATIVES, right[_key(name.text)] | {name.text})
+        yield Record(
+            name.text, answer, negatives, "retrieval", name.language, "cldr-names", name.entity, symmetric=True
+        )
+
+
+def _kinds(test: bool) -> Iterator[Record]:
+    """A name → another name of the same class: the kind of thing, and the continent where there is one."""
+    classes: dict[str, list[str]] = defaultdict(list)
+    for name in names():
+        if in_test(name.text) == test:
+            classes[_class(name)].append(name.text)
+    others = sorted(classes)
+    for name in names():
+        if in_test(name.text) != test or stable_id("kinds " + name.text) % SAMPLE:
+            continue
+        own = _class(name)
+        positive = _choose(classes[own], name, 1, {name.text})
+        wrong = _choose(others, name, 3, {own})
+        negatives = tuple(text for c in wrong for text in _choose(classes[c], name, 1, {name.text, *positive}))
+        if positive and negatives:
+            yield Record(name.text, positive[0], negatives, "clustering", name.language, "cldr-kinds", own)
+
+
+def _labels(test: bool) -> Iterator[Record]:
+    """A name → the word for its kind, with a wrong word as the negative."""
+    kinds = sorted(KINDS.values())
+    for name in names():
+        if in_test(name.text) == test and stable_id("labels " + name.text) % SAMPLE == 0:
+            wrong = _choose(kinds, name, 1, {name.kind})
+            yield Record(name.text, name.kind, wrong, "classification", name.language, "cldr-labels", name.kind)
+
+
+@lru_cache(maxsize=1)
+def _continents() -> dict[str, str]:
+    """The continent of a territory, from the name of its first time zone, such as Africa/Nairobi."""
+    from babel.core import get_global
+
+    return {code: zones[0].split("/")[0] for code, zones in get_global("territory_zones").items() if zones}
+
+
+def _class(name: Name) -> str:
+    continent = _continents().get(name.code) if name.kind == "territory" else None
+    return f"{name.kind} {continent}" if continent else name.kind
+
+
+def _choose(pool: list[str], name: Name, count: int, excluded: set[str]) -> tuple[str, ...]:
+    """`count` distinct members of `pool` outside `excluded`, chosen by a hash of the name."""
+    chosen: dict[str, None] = {}
+    start = stable_id("|".join(name))
+    for step in range(8 * count):
+        text = pool[(start + step * 0x9E3779B97F4A7C15) % len(pool)]
+        if text not in excluded:
+            chosen[text] = None
+        if len(chosen) == count:
+            break
+    return tuple(chosen)

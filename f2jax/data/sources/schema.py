@@ -1,0 +1,102 @@
+"""A row of a file → the one record. Both column schemas end here.
+
+Released F2LLM files have `query, passage, negative_1 … negative_24`; files with lists have
+`query, positive, negatives` and may say `kind`, `language`, `source` and `label` (recipe 3.1).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from f2jax.data.record import KINDS, Record
+from f2jax.errors import UserError, nearest
+
+NEGATIVE = re.compile(r"negative_(\d+)$")
+OPTIONAL = ("negatives", "kind", "language", "lang", "source", "label", "instruction", "symmetric")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a file's rows are where they do not say it themselves."""
+
+    source: str
+    kind: str = "retrieval"
+
+    @classmethod
+    def of(cls, path: str) -> "Defaults":
+        """The source is the file's name; `X_part2` belongs to `X`."""
+        stem = PurePosixPath(path).name.split(".")[0]
+        return cls(re.sub(r"_part\d+$", "", stem))
+
+
+def columns(path: str, present: Iterable[str]) -> list[str]:
+    """The columns of a file that a record needs.
+
+    Raises:
+        UserError: a needed one is missing.
+    """
+    present = list(present)
+    passage = next((name for name in ("positive", "passage") if name in present), None)
+    if "query" not in present or passage is None:
+        missing = "query" if "query" not in present else "positive (or passage)"
+        raise UserError(f"{path} has no column {missing}; it has {', '.join(present) or 'none'}: rename one.")
+    numbered = sorted((name for name in present if NEGATIVE.match(name)), key=lambda n: int(NEGATIVE.match(n)[1]))
+    return ["query", passage, *numbered, *(name for name in OPTIONAL if name in present)]
+
+
+def to_record(row: dict, defaults: Defaults, skipped: Counter) -> Record | None:
+    """The record of a row; None, counted under a reason, where it cannot be trained on.
+
+    Raises:
+        UserError: the row's kind is unknown.
+    """
+    query, positive = row.get("query"), row.get("positive", row.get("passage"))
+    for text, name in ((query, "query"), (positive, "positive")):
+        if text is None or (isinstance(text, str) and not text.strip()):
+            skipped[f"empty {name}"] += 1
+            return None
+        if not isinstance(text, str):
+            skipped[f"{name} is no text"] += 1
+            return None
+    listed = row.get("negatives")
+    if listed is None:
+        numbered = (key for key in row if NEGATIVE.match(key))
+        listed = [row[key] for key in sorted(numbered, key=lambda key: int(NEGATIVE.match(key)[1]))]
+    negatives = tuple(text for text in listed if isinstance(text, str) and text.strip())
+    kind = row.get("kind") or defaults.kind
+    if kind not in KINDS:
+        raise UserError(f"{defaults.source} has a row of unknown kind '{kind}'{nearest(str(kind), KINDS)}")
+    if kind != "retrieval" and not negatives:
+        skipped[f"{kind} without negatives"] += 1
+        return None
+    label = row.get("label")
+    return Record(
+        query=query,
+        positive=positive,
+        negatives=negatives,
+        kind=kind,
+        language=row.get("language") or row.get("lang") or "und",
+        source=row.get("source") or defaults.source,
+        label=None if label is None or label == "" else str(label),
+        instruction=row.get("instruction") or None,
+        symmetric=bool(row.get("symmetric")),
+    )
+
+
+def to_records(path: str, rows: Iterable[dict], skipped: Counter) -> Iterator[Record]:
+    """The good rows of a file.
+
+    Raises:
+        UserError: not one row is good.
+    """
+    defaults, before, good = Defaults.of(path), skipped.copy(), 0
+    for row in rows:
+        record = to_record(row, defaults, skipped)
+        if record is not None:
+            good += 1
+            yield record
+    if not good:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in (skipped - before).items())
+        raise UserError(f"{path} has no usable row ({reasons or 'it is empty'}); mend or remove it.")
