@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from f2jax import files
 from f2jax.errors import UserError
+from f2jax.inference.quantize import check_precision, quantize, ranges_of
 
 PIECE = 8_192  # texts between two points from which an interrupted run goes on
 
@@ -53,11 +55,13 @@ def _field(path: str, number: int, line: str, column: str) -> str | None:
         raise UserError(f"{path}, line {number}: no JSON object with the field '{column}'; mend it.") from error
 
 
-def encode_file(embedder, model_name: str, source: str, output: str, column: str = "text", **options) -> tuple:
+def encode_file(
+    embedder, model_name: str, source: str, output: str, column: str = "text", precision: str = "float32", **options
+) -> tuple[int, int]:
     """Embed the texts of `source` into `output` (.npy, or .parquet with the columns text and embedding).
 
-    The vectors lie in `output` + `.partial` until all are there; the same call after an interruption goes on from
-    the last whole piece. Returns the shape of the result.
+    The float32 vectors lie in `output` + `.partial` until all are there; the same call after an interruption goes on
+    from the last whole piece. int8 ranges are those of the whole file. Returns the shape of the result.
 
     Args:
         options: of `Embedder.encode`.
@@ -68,6 +72,7 @@ def encode_file(embedder, model_name: str, source: str, output: str, column: str
     target = Path(output)
     if target.suffix not in (".npy", ".parquet"):
         raise UserError(f"{output} should end in .npy or .parquet.")
+    check_precision(precision)
     texts = read_texts(source, column)
     if not texts or texts == [""]:
         raise UserError(f"{source} holds no texts.")
@@ -81,34 +86,40 @@ def encode_file(embedder, model_name: str, source: str, output: str, column: str
         if state["call"] != call:
             raise UserError(f"{partial} is the rest of a call with other options; delete it to start anew.")
         done = state["done"]
-    probe = embedder.encode(texts[:1], **options)
+    width = embedder.encode(texts[:1], **options).shape[1]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        mode = "r+" if done else "w+"
-        vectors = np.lib.format.open_memmap(partial, mode, probe.dtype, (len(texts), probe.shape[1]))
-        from tqdm import tqdm
-
+        vectors = np.lib.format.open_memmap(partial, "r+" if done else "w+", np.float32, (len(texts), width))
         with tqdm(total=len(texts), initial=done, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
             for start in range(done, len(texts), PIECE):
                 piece = texts[start : start + PIECE]
                 vectors[start : start + len(piece)] = embedder.encode(piece, show_progress_bar=False, **options)
                 vectors.flush()
-                progress.write_text(json.dumps({"call": call, "done": start + len(piece)}))
+                _replace(progress, json.dumps({"call": call, "done": start + len(piece)}))
                 bar.update(len(piece))
-        _finish(target, partial, vectors, texts)
+        shape = _finish(target, vectors, texts, precision)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
     progress.unlink()
-    return vectors.shape
-
-
-def _finish(target: Path, partial: Path, vectors: np.ndarray, texts: list[str]) -> None:
-    if target.suffix == ".npy":
-        partial.replace(target)
-        return
-    whole = target.with_suffix(".parquet.whole")
-    flat = pa.array(np.asarray(vectors).reshape(-1))
-    embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    pq.write_table(pa.table({"text": texts, "embedding": embedding}), whole)
-    whole.replace(target)
     partial.unlink()
+    return shape
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def _finish(target: Path, vectors: np.ndarray, texts: list[str], precision: str) -> tuple[int, int]:
+    """Quantize and write the result; it gets its name when it is whole."""
+    whole = target.with_suffix(f"{target.suffix}.whole")
+    result = quantize(vectors, precision, ranges_of(vectors) if precision.endswith("int8") else None)
+    if target.suffix == ".npy":
+        with whole.open("wb") as file:
+            np.save(file, result)
+    else:
+        embedding = pa.FixedSizeListArray.from_arrays(pa.array(result.reshape(-1)), result.shape[1])
+        pq.write_table(pa.table({"text": texts, "embedding": embedding}), whole)
+    whole.replace(target)
+    return result.shape

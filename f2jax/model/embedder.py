@@ -5,13 +5,14 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.loader import beside
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, nearest
 from f2jax.inference.encode import encode, make_embed
-from f2jax.inference.quantize import quantize
+from f2jax.inference.quantize import check_precision, quantize
 from f2jax.model import release, workdir
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
@@ -109,15 +110,16 @@ class Embedder:
             raise UserError(f"truncate_dim={dim} is out of range; this model has 1 to {self.dim} dimensions.")
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} should be at least 1.")
+        check_precision(precision)
         prompt = self._prompt(prompt, prompt_name)
         bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if bad is not None:
             raise UserError(f"Text number {bad} is of type {type(texts[bad]).__name__}; give strings.")
 
         sequences = self.tokenizer.encode([prompt + text for text in texts], self.max_length)
-        bar = _Bar(len(texts), show_progress_bar)
-        e_sd = encode(self._embed, self.params, sequences, self.dim, self.tokenizer.pad_id, batch_size, bar.update)
-        bar.close()
+        show = len(texts) >= 1_000 if show_progress_bar is None else show_progress_bar
+        with tqdm(total=len(texts), unit="text", unit_scale=True, disable=not show, dynamic_ncols=True) as bar:
+            e_sd = encode(self._embed, self.params, sequences, self.dim, self.tokenizer.pad_id, batch_size, bar.update)
         e_se = e_sd[:, :dim]
         if normalize_embeddings:
             e_se = e_se / np.maximum(np.linalg.norm(e_se, axis=1, keepdims=True), 1e-12)
@@ -154,18 +156,3 @@ class Embedder:
         given = options.get("prompt") is not None or options.get("prompt_name") is not None
         return options if given or name not in self.prompts else options | {"prompt_name": name}
 
-
-class _Bar:
-    """Progress in texts, on long work alone."""
-
-    def __init__(self, total: int, show: bool | None):
-        from tqdm import tqdm
-
-        disable = total < 1_000 if show is None else not show
-        self._bar = tqdm(total=total, unit="text", unit_scale=True, desc="encode", disable=disable, dynamic_ncols=True)
-
-    def update(self, done: int) -> None:
-        self._bar.update(done)
-
-    def close(self) -> None:
-        self._bar.close()

@@ -34,40 +34,68 @@ def normalize(x, eps: float = 1e-12):
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
 
 
-def hard_infonce(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float | None = None):
-    """Cross-entropy of each row's positive among it and the row's own negatives; [B].
+def similarity(spec: str, *arrays):
+    """Dot products in true float32: accelerators would round the factors, and 1 / temperature magnifies that."""
+    return jnp.einsum(spec, *(x.astype(jnp.float32) for x in arrays), precision="highest")
+
+
+def hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float | None = None):
+    """Logits ([B], [B, J]) of each row's positive and of the row's own negatives.
 
     Args:
-        q_be, p_be, n_bje: unit vectors. n_mask_bj: False where a slot is no negative.
+        q_be, p_be, n_bje: unit vectors; J may be 0. n_mask_bj: False where a slot is no negative.
+        margin: leave out negatives that score above the positive plus this (`within_margin`).
     """
-    positive_b = jnp.einsum("be,be->b", q_be, p_be)
-    negative_bj = jnp.einsum("be,bje->bj", q_be, n_bje)
+    positive_b = similarity("be,be->b", q_be, p_be)
+    negative_bj = similarity("be,bje->bj", q_be, n_bje)
     if margin is not None:
-        n_mask_bj &= within_margin(negative_bj, positive_b, margin)
-    negative_bj = jnp.where(n_mask_bj, negative_bj / temperature, MASKED)
-    logits = jnp.concatenate([positive_b[:, None] / temperature, negative_bj], axis=1)
-    return jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
+        n_mask_bj = n_mask_bj & within_margin(negative_bj, positive_b, margin)
+    return positive_b / temperature, jnp.where(n_mask_bj, negative_bj / temperature, MASKED)
+
+
+def in_batch_logits(q_be, p_ce, target_b, mask_bc, temperature: float, margin: float | None = None):
+    """Logits ([B], [B, C]) of each row's positive and of the other rows' positives; the own column is masked.
+
+    Args:
+        q_be, p_ce: unit vectors; p_ce may hold more rows than q_be, such as those of other devices.
+        target_b: the row of p_ce that is each query's positive.
+        mask_bc: False where a candidate is no negative of a row.
+        margin: as in `hard_logits`.
+    """
+    similarity_bc = similarity("be,ce->bc", q_be, p_ce)
+    positive_b = jnp.take_along_axis(similarity_bc, target_b[:, None], axis=1)[:, 0]
+    mask_bc = mask_bc & (target_b[:, None] != jnp.arange(p_ce.shape[0]))
+    if margin is not None:
+        mask_bc = mask_bc & within_margin(similarity_bc, positive_b, margin)
+    return positive_b / temperature, jnp.where(mask_bc, similarity_bc / temperature, MASKED)
+
+
+def infonce(positive_b, negative_bk):
+    """Cross-entropy of the positive among itself and the negatives, from their logits; [B]. 0 without negatives.
+
+    Taken as log(1 + Σ exp(negative - positive)), which keeps its digits where the loss is small.
+    """
+    return jax.nn.softplus(jax.nn.logsumexp(negative_bk - positive_b[:, None], axis=1))
+
+
+def ranked_first(positive_b, negative_bk):
+    """True where the positive scores above every negative; [B]."""
+    return positive_b > jnp.max(negative_bk, axis=1, initial=MASKED)
+
+
+def hard_infonce(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float | None = None):
+    """Cross-entropy of each row's positive among it and the row's own negatives; [B]. Arguments: `hard_logits`."""
+    return infonce(*hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature, margin))
 
 
 def in_batch_infonce(q_be, p_ce, target_b, mask_bc, temperature: float, margin: float | None = None):
-    """Cross-entropy of each row's positive among the positives of the whole batch; [B].
-
-    Args:
-        p_ce: all positives, also those of other devices. target_b: where each row's own one stands.
-        mask_bc: False where a candidate is no negative of a row; the target always takes part.
-    """
-    similarity_bc = jnp.einsum("be,ce->bc", q_be, p_ce)
-    positive_b = jnp.take_along_axis(similarity_bc, target_b[:, None], axis=1)[:, 0]
-    if margin is not None:
-        mask_bc &= within_margin(similarity_bc, positive_b, margin)
-    own_bc = target_b[:, None] == jnp.arange(p_ce.shape[0])
-    logits = jnp.where(mask_bc | own_bc, similarity_bc / temperature, MASKED)
-    return jax.nn.logsumexp(logits, axis=1) - positive_b / temperature
+    """Cross-entropy of each row's positive among all positives of the batch; [B]. Arguments: `in_batch_logits`."""
+    return infonce(*in_batch_logits(q_be, p_ce, target_b, mask_bc, temperature, margin))
 
 
-def within_margin(similarity_bc, positive_b, margin: float):
+def within_margin(similarity_bk, positive_b, margin: float):
     """True where a negative scores at most `margin` above the row's positive (Qwen3-Embedding, recipe 6.2)."""
-    return jax.lax.stop_gradient(similarity_bc) <= jax.lax.stop_gradient(positive_b)[:, None] + margin
+    return jax.lax.stop_gradient(similarity_bk) <= jax.lax.stop_gradient(positive_b)[:, None] + margin
 
 
 def label_mask(label_b, label_c):
@@ -75,17 +103,22 @@ def label_mask(label_b, label_c):
     return (label_b[:, None] != label_c[None, :]) | (label_b[:, None] < 0)
 
 
-def duplicate_mask(id_b, id_bc):
+def duplicate_mask(id_b, id_bk):
     """True where a candidate is another document than the row's positive."""
-    return id_b[:, None] != id_bc
+    return id_b[:, None] != id_bk
 
 
 def matryoshka_dims(width: int, smallest: int = 8) -> tuple[int, ...]:
-    """The nested sizes, largest first: the width, then the powers of two below it down to `smallest`.
+    """The nested sizes, largest first: the width, then those of `smallest`, 2 · `smallest`, 4 · `smallest` … below it.
 
     >>> matryoshka_dims(320)
     (320, 256, 128, 64, 32, 16, 8)
+
+    Raises:
+        UserError: `smallest` is below 1.
     """
+    if smallest < 1:
+        raise UserError(f"loss.matryoshka_min={smallest} should be at least 1.")
     powers, dim = [], smallest
     while dim < width:
         powers.append(dim)
@@ -123,6 +156,7 @@ def distill_mse(student_be, teacher_be, mask_b):
 
 
 def masked_mean(x, mask):
+    """Mean of x over the mask; 0 where the mask is empty."""
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
@@ -132,6 +166,8 @@ def contrastive_loss(
     """The loss of a batch, routed by its kind (recipe 2.4), and its metrics.
 
     `retrieval`: own negatives plus in-batch; `clustering`, `classification`: own negatives alone. Mean over the rows.
+    Metrics, all at the full width: `loss_hard`, `loss_in_batch` (retrieval) and `accuracy`, the share of rows whose
+    positive scores above all other positives (retrieval) or above the row's negatives (the other kinds).
 
     Args:
         q_be, p_be, n_bje: raw embeddings of queries, positives and negatives.
@@ -140,24 +176,27 @@ def contrastive_loss(
     """
     dims = config.matryoshka_dims or (q_be.shape[-1],)
     weights = matryoshka_weights(dims, config.matryoshka_weights)
-    rows = jnp.arange(q_be.shape[0])
+    options = {"temperature": config.temperature, "margin": config.mask_margin}
+    target_b = jnp.arange(q_be.shape[0])
     mask_bc = row_mask_b[None, :] & label_mask(label_b, label_b)
     if config.mask_duplicates:
-        mask_bc &= duplicate_mask(positive_b, positive_b[None, :])
-        n_mask_bj &= duplicate_mask(positive_b, negative_bj)
+        mask_bc = mask_bc & duplicate_mask(positive_b, positive_b[None, :])
+        n_mask_bj = n_mask_bj & duplicate_mask(positive_b, negative_bj)
 
     def hard(q_be, p_be, n_bje):
-        loss_b = hard_infonce(q_be, p_be, n_bje, n_mask_bj, config.temperature, config.mask_margin)
-        return masked_mean(loss_b, row_mask_b)
+        return masked_mean(hard_infonce(q_be, p_be, n_bje, n_mask_bj, **options), row_mask_b)
 
     def in_batch(q_be, p_ce):
         p_ce = p_ce if config.passage_gradient else jax.lax.stop_gradient(p_ce)
-        loss_b = in_batch_infonce(q_be, p_ce, rows, mask_bc, config.temperature, config.mask_margin)
-        return masked_mean(loss_b, row_mask_b)
+        return masked_mean(in_batch_infonce(q_be, p_ce, target_b, mask_bc, **options), row_mask_b)
 
+    q_unit, p_unit, n_unit = (normalize(x) for x in (q_be, p_be, n_bje))
     loss = matryoshka(hard, (q_be, p_be, n_bje), dims, weights)
-    metrics = {"loss_hard": hard(normalize(q_be), normalize(p_be), normalize(n_bje))}
+    logits = hard_logits(q_unit, p_unit, n_unit, n_mask_bj, **options)
+    metrics = {"loss_hard": hard(q_unit, p_unit, n_unit)}
     if kind == "retrieval":
         loss += matryoshka(in_batch, (q_be, p_be), dims, weights)
-        metrics["loss_in_batch"] = in_batch(normalize(q_be), normalize(p_be))
+        logits = in_batch_logits(q_unit, p_unit, target_b, mask_bc, **options)
+        metrics["loss_in_batch"] = in_batch(q_unit, p_unit)
+    metrics["accuracy"] = masked_mean(ranked_first(*logits), row_mask_b)
     return loss, metrics

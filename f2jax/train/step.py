@@ -34,7 +34,7 @@ def embed(model: Qwen3, params, batch):
     e_sd = pool(hidden_btd, batch["row_s"], batch["col_s"]).astype(jnp.float32)
     rows, slots = batch["negative_mask_bj"].shape
     q_bd, p_bd, n_sd = jnp.split(e_sd, [rows, 2 * rows])
-    return q_bd, p_bd, n_sd.reshape(rows, slots, -1)
+    return q_bd, p_bd, n_sd.reshape(rows, slots, e_sd.shape[-1])
 
 
 def loss_fn(params, batch, teacher: Teacher | None, *, model: Qwen3, kind: str, config: LossConfig):

@@ -1,0 +1,48 @@
+"""Smaller vectors, in the names and layouts of sentence-transformers, so that vector stores take them."""
+
+import numpy as np
+
+from f2jax.errors import UserError, nearest
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+
+
+def ranges_of(embeddings: np.ndarray) -> np.ndarray:
+    """Smallest and largest value of each dimension, float32 [2, dim]: what int8 and uint8 are scaled by."""
+    return np.stack([embeddings.min(axis=0), embeddings.max(axis=0)]).astype(np.float32)
+
+
+def check_precision(precision: str) -> None:
+    """Raises UserError for a name that is not in PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise UserError(f"There is no precision '{precision}'{nearest(precision, PRECISIONS)}")
+
+
+def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
+    """Embeddings [n, dim] in another precision.
+
+    int8, uint8: 256 equal steps between the `ranges` of each dimension. binary, ubinary: one bit a dimension (is it
+    positive?), eight to a byte, first dimension highest; binary is shifted by 128 into int8.
+
+    Args:
+        ranges: [2, dim] from `ranges_of` some calibration vectors; default: from `embeddings` themselves.
+
+    Raises:
+        UserError: unknown precision, or int8 of a single vector without ranges.
+    """
+    check_precision(precision)
+    if precision == "float32":
+        return embeddings.astype(np.float32)
+    if precision.endswith("binary"):
+        bits = np.packbits(embeddings > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if len(embeddings) and ranges is None:
+        if len(embeddings) == 1:
+            raise UserError(f"One vector alone gives no ranges for {precision}; give ranges, or more texts at once.")
+        ranges = ranges_of(embeddings)
+    if ranges is None:
+        return embeddings.astype(precision)
+    starts, stops = ranges.astype(np.float32)
+    steps = (stops - starts) / 255
+    buckets = np.clip(np.floor((embeddings - starts) / np.where(steps == 0, 1, steps)), 0, 255)
+    return buckets.astype(np.uint8) if precision == "uint8" else (buckets - 128).astype(np.int8)

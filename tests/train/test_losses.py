@@ -1,0 +1,142 @@
+"""What the losses promise, on cases small enough to work out by hand. Values and gradients: tests/parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from f2jax.errors import UserError
+from f2jax.train.losses import (
+    LossConfig,
+    contrastive_loss,
+    distill_mse,
+    in_batch_infonce,
+    label_mask,
+    matryoshka_dims,
+    matryoshka_weights,
+    normalize,
+)
+
+# d: the weights and their sum that the recipe prints (2.4), largest dimension first
+RECIPE = {
+    320: ([1.0, 0.447, 0.211, 0.112, 0.063, 0.037, 0.023], 1.89),
+    640: ([1.0, 0.447, 0.211, 0.112], 1.91),
+    896: ([1.0, 0.378, 0.178, 0.094, 0.053, 0.031, 0.019, 0.012], 1.77),
+    1024: ([1.0, 0.354, 0.167, 0.088, 0.050, 0.029, 0.018, 0.011], 1.72),
+}
+
+
+@pytest.mark.parametrize("width", RECIPE)
+def test_matryoshka_weights_are_those_of_the_recipe(width):
+    dims = matryoshka_dims(width)
+    assert dims[0] == width and dims[-1] == 8 and all(d & (d - 1) == 0 for d in dims[1:])
+    weights, total = RECIPE[width]
+    found = matryoshka_weights(dims)
+    assert np.round(found[: len(weights)], 3) == pytest.approx(weights)
+    assert round(sum(found), 2) == total
+
+
+def test_unknown_weights_name_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'uniform'"):
+        matryoshka_weights((8,), "unifrom")
+
+
+def test_a_zero_vector_stays_zero_and_its_gradient_is_finite():
+    assert np.array_equal(normalize(jnp.zeros(4)), np.zeros(4))
+    assert np.isfinite(jax.grad(lambda x: normalize(x).sum())(jnp.zeros(4))).all()
+
+
+def test_in_batch_of_two_orthogonal_pairs():
+    """Similarities 1 and 0 at temperature 1: -log(e / (e + 1)) for both rows."""
+    eye = jnp.eye(2)
+    loss_b = in_batch_infonce(eye, eye, jnp.arange(2), jnp.ones((2, 2), bool), 1.0)
+    assert loss_b == pytest.approx(np.log(1 + np.exp(-1)) * np.ones(2))
+
+
+def test_the_candidates_may_be_more_than_the_rows():
+    """As after a gather over devices: the second half of the batch finds its targets at an offset."""
+    q, p = (jax.random.normal(jax.random.key(i), (4, 8)) for i in (0, 1))
+    whole = in_batch_infonce(q, p, jnp.arange(4), jnp.ones((4, 4), bool), 0.05)
+    half = in_batch_infonce(q[2:], p, jnp.arange(2, 4), jnp.ones((2, 4), bool), 0.05)
+    assert np.allclose(whole[2:], half)
+
+
+def test_rows_without_a_label_are_negatives_of_all():
+    assert label_mask(jnp.array([1, 1, -1, -1]), jnp.array([1, 2, -1])).tolist() == [
+        [False, True, True],
+        [False, True, True],
+        [True, True, True],
+        [True, True, True],
+    ]
+
+
+def batch(rows=4, slots=2, width=16, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = [(rows, width), (rows, width), (rows, slots, width)]
+    embeddings = tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    extra = {
+        "n_mask_bj": jnp.ones((rows, slots), bool),
+        "row_mask_b": jnp.ones(rows, bool),
+        "label_b": -jnp.ones(rows, jnp.int32),
+        "positive_b": jnp.arange(rows),
+        "negative_bj": 100 + jnp.arange(rows * slots).reshape(rows, slots),
+    }
+    return embeddings, extra
+
+
+def grads(embeddings, extra, kind, config):
+    return jax.grad(lambda e: contrastive_loss(*e, kind=kind, config=config, **extra)[0])(embeddings)
+
+
+def test_without_passage_gradient_the_in_batch_term_trains_queries_alone():
+    """Masking all hard negatives leaves the in-batch term; the reference gives passages nothing from it (recipe 0.2)."""
+    embeddings, extra = batch()
+    extra["n_mask_bj"] = jnp.zeros_like(extra["n_mask_bj"])
+    q, p, _ = grads(embeddings, extra, "retrieval", LossConfig(passage_gradient=False))
+    assert np.abs(q).max() > 1e-3 and np.abs(p).max() == 0
+    _, p, _ = grads(embeddings, extra, "retrieval", LossConfig(passage_gradient=True))
+    assert np.abs(p).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["clustering", "classification"])
+def test_only_retrieval_uses_other_rows(kind):
+    """Changing the other rows' positives changes nothing for a row of these kinds."""
+    (q, p, n), extra = batch()
+    extra["row_mask_b"] = jnp.array([True, False, False, False])
+    value = contrastive_loss(q, p, n, kind=kind, config=LossConfig(), **extra)[0]
+    changed = contrastive_loss(q, p.at[1:].multiply(-3), n, kind=kind, config=LossConfig(), **extra)[0]
+    assert value == changed
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "clustering"])
+def test_absent_rows_change_neither_loss_nor_gradient(kind):
+    """A last batch of 3 rows, padded to 4, equals a batch of 3; the padding may hold anything."""
+    (q, p, n), extra = batch()
+    small = {name: value[:3] for name, value in extra.items()}
+    config = LossConfig(passage_gradient=True, matryoshka_dims=(16, 8))
+    padded = extra | {"row_mask_b": jnp.array([True, True, True, False])}
+    a = contrastive_loss(q, p, n, kind=kind, config=config, **padded)[0]
+    b = contrastive_loss(q[:3], p[:3], n[:3], kind=kind, config=config, **small)[0]
+    assert a == pytest.approx(float(b), rel=1e-6)
+    assert all(np.abs(g[3]).max() == 0 for g in grads((q, p, n), padded, kind, config))
+
+
+def test_a_row_without_negatives_costs_nothing_and_breaks_nothing():
+    embeddings, extra = batch()
+    extra["n_mask_bj"] = jnp.zeros_like(extra["n_mask_bj"])
+    loss, _ = contrastive_loss(*embeddings, kind="clustering", config=LossConfig(), **extra)
+    assert loss == 0
+    assert all(np.isfinite(g).all() for g in grads(embeddings, extra, "clustering", LossConfig()))
+
+
+def test_bfloat16_embeddings_are_compared_in_float32():
+    embeddings, extra = batch()
+    rounded = tuple(x.astype(jnp.bfloat16) for x in embeddings)
+    exact = tuple(x.astype(jnp.float32) for x in rounded)
+    a, b = (contrastive_loss(*e, kind="retrieval", config=LossConfig(), **extra)[0] for e in (rounded, exact))
+    assert a.dtype == jnp.float32 and a == b
+
+
+def test_distillation_with_an_empty_mask_is_zero():
+    assert distill_mse(jnp.ones((2, 0, 4)), jnp.ones((2, 0, 4)), jnp.ones((2, 0), bool)) == 0
+    assert distill_mse(jnp.ones((2, 4)), jnp.zeros((2, 8)), jnp.zeros(2, bool)) == 0
