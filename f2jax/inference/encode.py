@@ -48,7 +48,7 @@ def encode(
         progress(len(chunk))
 
     for chunk, row_length in _chunks([len(s) for s in sequences], max_sequences):
-        packed = pack([sequences[i] for i in chunk], row_length, pad_id, row_counts=_power_of_two)
+        packed = pack([sequences[i] for i in chunk], row_length, pad_id, row_count=_power_of_two)
         slots = _power_of_two(len(chunk))
         row_s = np.pad(packed.row_s, (0, slots - len(chunk)))
         col_s = np.pad(packed.col_s, (0, slots - len(chunk)))

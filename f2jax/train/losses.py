@@ -174,6 +174,7 @@ def contrastive_loss(
         n_mask_bj, row_mask_b: False where a slot or a row is absent.
         label_b: label numbers, -1 for none. positive_b, negative_bj: document numbers.
     """
+    q_be, p_be, n_bje = (x.astype(jnp.float32) for x in (q_be, p_be, n_bje))  # gradients of all terms add up in it too
     dims = config.matryoshka_dims or (q_be.shape[-1],)
     weights = matryoshka_weights(dims, config.matryoshka_weights)
     options = {"temperature": config.temperature, "margin": config.mask_margin}

@@ -1,0 +1,115 @@
+"""Fifty optimizer steps follow a PyTorch + transformers loop: same weights, batches, AdamW, cosine, clip."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common
+from f2jax.data.packing import assemble
+from f2jax.model import hf
+from f2jax.model.qwen3 import Qwen3, init_params
+from f2jax.model.sizes import Qwen3Config
+from f2jax.train import optim
+from f2jax.train.losses import LossConfig, matryoshka_dims, matryoshka_weights
+from f2jax.train.step import TrainState, train_step
+from tests.data.test_packing import FakeRow
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+F = torch.nn.functional
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
+
+CONFIG = Qwen3Config(40, 64, 2, 4, 2, head_dim=16, vocab_size=120, max_length=64)
+STEPS, BATCH, NEGATIVES = 50, 8, 3
+
+
+def rows_of(step: int) -> list[FakeRow]:
+    """Related pairs: the positive repeats half of the query's tokens."""
+    rng = np.random.default_rng(step)
+
+    def ids(length, start=()):
+        return np.array([*start, *rng.integers(2, 120, length)], np.int32)
+
+    rows = []
+    for b in range(BATCH):
+        query = ids(rng.integers(2, 14))
+        positive = ids(rng.integers(1, 10), query[: len(query) // 2])
+        rows.append(FakeRow(query, positive, [ids(rng.integers(1, 14)) for _ in range(NEGATIVES)], b, [100 + b] * 3))
+    return rows
+
+
+def kind_of(step: int) -> str:
+    return ("retrieval", "clustering")[step % 3 == 2]
+
+
+def torch_losses(folder, settings) -> list[float]:
+    """The reference's step, with padded batches, for every step."""
+    model = transformers.Qwen3Model.from_pretrained(folder, dtype=torch.float32)
+    model.train()
+    tx = torch.optim.AdamW(
+        model.parameters(), lr=1.0, betas=(settings.b1, settings.b2), eps=settings.eps, weight_decay=settings.weight_decay
+    )
+
+    def rate(step):
+        if step < settings.warmup_steps:
+            return settings.peak_lr * step / settings.warmup_steps
+        share = (step - settings.warmup_steps) / (STEPS - settings.warmup_steps)
+        return settings.end_lr + (settings.peak_lr - settings.end_lr) * (1 + math.cos(math.pi * share)) / 2
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(tx, rate)
+
+    def embed(texts):
+        length = max(map(len, texts))
+        padded = torch.tensor(np.stack([np.pad(t, (0, length - len(t))) for t in texts])).long()
+        mask = torch.tensor([[1] * len(t) + [0] * (length - len(t)) for t in texts])
+        states = model(padded, attention_mask=mask).last_hidden_state
+        return states[torch.arange(len(texts)), mask.sum(1) - 1]
+
+    dims = matryoshka_dims(CONFIG.width)
+    losses = []
+    for step in range(STEPS):
+        rows = rows_of(step)
+        q, p = embed([r.query for r in rows]), embed([r.positive for r in rows])
+        n = torch.stack([embed(r.negatives) for r in rows])
+        loss = torch.zeros(())
+        for dim, weight in zip(dims, matryoshka_weights(dims), strict=True):
+            qs, ps, ns = (F.normalize(x[..., :dim], dim=-1) for x in (q, p, n))
+            hard = torch.cat([(qs * ps).sum(-1, keepdim=True), torch.einsum("be,bje->bj", qs, ns)], 1)
+            loss = loss + weight * F.cross_entropy(hard / 0.05, torch.zeros(BATCH, dtype=torch.long))
+            if kind_of(step) == "retrieval":
+                loss = loss + weight * F.cross_entropy(qs @ ps.detach().T / 0.05, torch.arange(BATCH))
+        tx.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        tx.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_fifty_steps_follow_pytorch(tmp_path):
+    settings = common.get_config("size=0.6b").optim
+    settings.update(peak_lr=2e-3, end_lr=1e-5, warmup_steps=5)
+    params = init_params(Qwen3(CONFIG), 0)
+    hf.save(tmp_path, params)
+    (tmp_path / "config.json").write_text(json.dumps(hf.config_to_hf(CONFIG, "float32", 1, 0)))
+    expected = torch_losses(tmp_path, settings)
+
+    tx = optim.optimizer(settings, STEPS)
+    options = {"model": Qwen3(CONFIG), "config": LossConfig(matryoshka_dims=matryoshka_dims(CONFIG.width)), "tx": tx}
+    step_fn = jax.jit(lambda state, batch, kind: train_step(state, batch, kind=kind, **options), static_argnames="kind")
+    state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+    found = []
+    for step in range(STEPS):
+        batch = assemble(
+            rows_of(step), range(NEGATIVES), NEGATIVES, kind=kind_of(step), batch_size=BATCH, row_length=32, pad_id=0
+        )
+        state, metrics = step_fn(state, batch.arrays(), kind=batch.kind)
+        found.append(float(metrics["loss"]))
+
+    assert np.abs(np.array(found) - expected).max() <= 1e-3
+    assert expected[-1] < 0.8 * expected[0], "the test trains"

@@ -1,0 +1,172 @@
+"""The training loop: it learns, resumes bit for bit, survives kill -9 and damage, and says what is wrong in one line."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from f2jax.errors import Interrupted, UserError
+from f2jax.model import workdir
+from f2jax.train.loop import train
+from tests import tiny
+
+RUN = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.ROOT)}
+
+
+def weights(folder):
+    return workdir.load_weights(str(folder))[1]
+
+
+def same_bits(a, b) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b))
+
+
+def command(folder, run, **changes) -> list[str]:
+    config = str(tiny.ROOT / "configs/nano.py:stage=2")
+    return [sys.executable, "-m", "f2jax", "train", "--config", config, "--workdir", str(run), *tiny.overrides(folder, **changes)]
+
+
+def lines(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 12 steps without interruption."""
+    folder = tmp_path_factory.mktemp("finished")
+    values = train(tiny.config(folder), folder / "run")
+    return folder, values
+
+
+def test_a_run_reports_losses_by_data_set_and_validates(finished):
+    folder, values = finished
+    found = lines(folder / "run")
+    assert [line["step"] for line in found] == [2, 4, 6, 8, 10, 12, 12]
+    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second", "useful_share"} <= found[0].keys()
+    assert any("colours/loss" in line for line in found) and any("pairs/loss" in line for line in found)
+    assert values["validation/pairs/loss"] > 0 and values["validation/colours/loss_hard"] > 0
+    assert found[5]["loss"] < found[0]["loss"]
+
+
+def test_running_again_changes_nothing_and_says_so(finished, capsys):
+    folder, _ = finished
+    before = weights(folder / "run")
+    train(tiny.config(folder), folder / "run")
+    assert "Resuming after step 12 of 12" in capsys.readouterr().out
+    assert same_bits(before, weights(folder / "run"))
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_steps_and_restarts_give_the_same_parameters(finished, tmp_path):
+    folder, _ = finished
+    rng, kills = random.Random(time.time_ns()), 0
+    for _ in range(8):
+        process = subprocess.Popen(command(folder, tmp_path / "run"), env=os.environ | RUN, stderr=subprocess.DEVNULL)
+        target = rng.choice([2, 4, 6, 8, 10]) if kills < 2 else 99
+        while process.poll() is None:
+            path = tmp_path / "run/metrics.jsonl"
+            if path.exists() and any(line.startswith(f'{{"step": {target},') for line in path.read_text().splitlines()):
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.05)
+        if process.wait() == 0:
+            break
+    assert process.returncode == 0 and kills >= 1
+    assert same_bits(weights(folder / "run"), weights(tmp_path / "run"))
+    steps = [line["step"] for line in lines(tmp_path / "run")]
+    assert steps == sorted(steps), "lines after the checkpoint of a resume are dropped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, number):
+    folder, _ = finished
+    process = subprocess.Popen(command(folder, tmp_path / "run"), env=os.environ | RUN, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run/metrics.jsonl").exists():
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "the same command goes on" in errors.splitlines()[-1] and "Traceback" not in errors
+    train(tiny.config(folder), tmp_path / "run")
+    assert same_bits(weights(folder / "run"), weights(tmp_path / "run"))
+
+
+def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(tmp_path, capsys):
+    train(tiny.config(tmp_path), tmp_path / "run")
+    expected = weights(tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/12"
+    for path in newest.rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    capsys.readouterr()
+    train(tiny.config(tmp_path), tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "checkpoint of step 12 cannot be read and is passed over" in out
+    assert "Resuming after step 8 of 12" in out
+    assert same_bits(expected, weights(tmp_path / "run"))
+
+
+def test_when_no_checkpoint_can_be_read_it_is_an_error(tmp_path):
+    train(tiny.config(tmp_path, steps=4), tmp_path / "run")
+    for path in (tmp_path / "run/checkpoints").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match="None of the checkpoints"):
+        train(tiny.config(tmp_path, steps=4), tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_data(tmp_path):
+    with pytest.raises(UserError, match=r"Step \d+ \(on (pairs|colours)\) has loss .*lower optim.peak_lr"):
+        train(tiny.config(tmp_path, **{"optim.peak_lr": 1e30, "optim.clip_norm": 0}), tmp_path / "run")
+
+
+def test_a_workdir_of_another_run_is_refused(finished):
+    folder, _ = finished
+    with pytest.raises(UserError, match=r"differs in optim\.peak_lr, seed; give the same config"):
+        train(tiny.config(folder, **{"optim.peak_lr": 1.0, "seed": 9}), folder / "run")
+
+
+def test_a_second_stage_starts_from_the_first(finished, tmp_path):
+    """With a learning rate of zero the second run ends with the weights of the first."""
+    folder, _ = finished
+    changes = {"init_from": str(folder / "run"), "tokenizer.train_vocab": 0, "steps": 2, "optim.warmup_steps": 0}
+    train(tiny.config(tmp_path, **changes, **{"optim.peak_lr": 1e-30, "optim.end_lr": 0}), tmp_path / "run")
+    assert same_bits(weights(folder / "run"), weights(tmp_path / "run"))
+    with pytest.raises(UserError, match="is no nano: it has width 64, not 192"):
+        train(tiny.config(tmp_path, **changes, **{"model.size": "nano"}), tmp_path / "other")
+
+
+def test_a_model_distilled_from_itself_has_no_distillation_loss(finished, tmp_path):
+    folder, _ = finished
+    changes = {"init_from": str(folder / "run"), "tokenizer.train_vocab": 0, "steps": 2, "teacher.dtype": "float32"}
+    changes |= {"teacher.path": str(folder / "run"), "optim.peak_lr": 1e-30, "optim.end_lr": 0, "optim.warmup_steps": 0}
+    values = train(tiny.config(tmp_path, **changes), tmp_path / "run")
+    assert values["loss_distill"] < 1e-10 < values["loss_hard"]
+
+
+@pytest.mark.parametrize("types", [("float32", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32")])
+def test_types_of_parameters_state_and_compute_are_set_separately(tmp_path, types):
+    params, state, compute = types
+    changes = {"model.param_dtype": params, "optim.state_dtype": state, "model.dtype": compute, "steps": 2}
+    train(tiny.config(tmp_path, **changes, **{"optim.warmup_steps": 0}), tmp_path / "run")
+    stored = json.loads((tmp_path / "run/checkpoints/2/params/_METADATA").read_text())
+    text = json.dumps(stored)
+    assert np.isfinite(jax.tree.leaves(weights(tmp_path / "run"))[0]).all() and text
+
+
+def test_too_small_a_tokenizer_table_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"ids up to 699, but the model's token table has 512 rows"):
+        train(tiny.config(tmp_path, **{"tokenizer.train_vocab": 700}), tmp_path / "run")
+
+
+def test_interrupted_is_no_user_error():
+    assert not issubclass(Interrupted, UserError)
