@@ -4,7 +4,9 @@ The set depends on the Python version, and so do scores on it.
 """
 
 import ast
+import heapq
 import sysconfig
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
@@ -36,23 +38,37 @@ def functions() -> list[Function]:
         parts = path.relative_to(root).parts
         if LEFT_OUT & set(parts):
             continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError, OSError):  # some installations ship files that are no Python
-            continue
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or len(node.body) < 2:
-                continue
-            summary = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-            if len(summary.split()) < FEWEST_WORDS:
-                continue
-            node.body = node.body[1:]
-            code = ast.unparse(node)
+        for summary, code in _documented(path):
             if summary not in summaries and code not in codes:
                 summaries.add(summary)
                 codes.add(code)
                 found.append(Function("/".join(parts), summary, code))
     return found
+
+
+def _documented(path: Path) -> Iterator[tuple[str, str]]:
+    """(first paragraph of the docstring, source lines without it) of each function in a file."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, OSError):  # some installations ship files that are no Python
+        return
+    lines = source.splitlines()
+    for node in _functions(tree):
+        summary = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+        docstring = node.body[0]
+        if len(summary.split()) >= FEWEST_WORDS and docstring.lineno > node.lineno:
+            code = lines[node.lineno - 1 : docstring.lineno - 1] + lines[docstring.end_lineno : node.end_lineno]
+            yield summary, textwrap.dedent("\n".join(filter(str.strip, code)))
+
+
+def _functions(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions of a module and methods of its classes that have more than a docstring."""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef):
+            yield from _functions(child)
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and len(child.body) > 1:
+            yield child
 
 
 def in_test(function: Function) -> bool:
@@ -70,11 +86,11 @@ def read(split: str = "train") -> Iterator[Record]:
     chosen = [f for f in functions() if in_test(f) == (split == "test")]
     modules = defaultdict(list)
     for function in chosen:
-        modules[function.module].append(function.code)
+        modules[function.module].append((stable_id(function.code), function.code))
     for function in chosen:
-        start = stable_id(function.code)
-        siblings = sorted(modules[function.module], key=lambda code: stable_id(code) ^ start)
-        negatives = tuple(code for code in siblings if code != function.code)[:HARD_NEGATIVES]
+        own = stable_id(function.code)
+        siblings = heapq.nsmallest(HARD_NEGATIVES + 1, modules[function.module], key=lambda other: other[0] ^ own)
+        negatives = tuple(code for number, code in siblings if number != own)  # its own distance is 0, the smallest
         yield Record(function.summary, function.code, negatives, "retrieval", "code:python", "stdlib-code")
 
 
