@@ -9,7 +9,7 @@ __all__ = ["Embedder", "__version__"]
 
 def __getattr__(name: str):
     if name == "Embedder":
-        from f2jax.model.embedder import Embedder
+        from f2jax.inference.embedder import Embedder
 
         return Embedder
     raise AttributeError(f"module 'f2jax' has no attribute {name!r}")

@@ -91,4 +91,6 @@ def differences(old: dict, new: dict, ignored: tuple[str, ...] = ()) -> list[str
     """Names of the leaves in which two configs differ, without the groups `ignored`."""
     a, b = (json.loads(to_json(ConfigDict(c))) for c in (old, new))
     a, b = fields(ConfigDict(a)), fields(ConfigDict(b))
-    return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name) and name.split(".")[0] not in ignored]
+    return [
+        name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name) and name.split(".")[0] not in ignored
+    ]

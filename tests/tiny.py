@@ -8,7 +8,7 @@ import numpy as np
 from f2jax import config as configs
 
 ROOT = Path(__file__).parents[1]
-WORDS = "red green blue black white small large quick slow old new round flat warm cold river stone tree house".split()
+WORDS = ["red", "green", "blue", "black", "white", "small", "large", "quick", "slow", "old", "river", "stone", "tree"]
 
 
 def write_rows(folder: Path, rows: int = 96) -> list[str]:
@@ -24,7 +24,11 @@ def write_rows(folder: Path, rows: int = 96) -> list[str]:
         negatives = {f"negative_{k + 1}": phrase(int(rng.integers(1, 9))) for k in range(3)}
         retrieval.append({"query": query, "passage": f"{query} {phrase(4)}", **negatives})
         word = WORDS[i % 4]
-        row = {"query": f"{word} {phrase(2)} {i}", "positive": f"{word} {phrase(2)}", "negatives": [phrase(3), phrase(5)]}
+        row = {
+            "query": f"{word} {phrase(2)} {i}",
+            "positive": f"{word} {phrase(2)}",
+            "negatives": [phrase(3), phrase(5)],
+        }
         clustering.append(row | {"kind": "clustering", "label": word, "source": "colours"})
     paths = []
     for name, content in (("pairs.jsonl", retrieval), ("colours.jsonl", clustering)):

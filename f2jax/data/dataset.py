@@ -72,7 +72,7 @@ class Dataset:
         )
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
-        """(training, held-out) rows; `share` of the distinct queries is held out, chosen by a hash of seed and query."""
+        """(training, held-out) rows: a `share` of the distinct queries, by a hash of seed and query, is held out."""
         ids = self._texts.ids
         held = np.array([in_share(ids[query], share, "held out", seed) for query, _, _ in self._rows], bool)
         return self._take(np.flatnonzero(~held)), self._take(np.flatnonzero(held))

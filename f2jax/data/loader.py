@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from f2jax import files
-from f2jax.data.dataset import Dataset, Instructions, build
+from f2jax.data.dataset import Dataset, Instructions
 from f2jax.data.instructions import add_instruction
 from f2jax.data.mixture import Mixture, Spec
 from f2jax.data.packing import Batch, assemble
@@ -15,6 +15,7 @@ from f2jax.data.record import Record
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
+
 
 def read_records(config, skipped: Counter) -> Iterator[Record]:
     """All training records of the config's sources, in order; bad rows are counted under a reason in `skipped`."""
@@ -25,7 +26,7 @@ def read_records(config, skipped: Counter) -> Iterator[Record]:
 
 
 def make_tokenizer(config, folder: Path, beside: str, records: list[Record]) -> Tokenizer:
-    """The tokenizer of a run, kept in `folder`: the one there, a trained one, the configured one, or `beside` the weights.
+    """The tokenizer of a run, kept in `folder`: the one there, a new one, the configured one, or `beside` the weights.
 
     Raises:
         UserError: none is named, or the named one cannot be read.
@@ -98,7 +99,7 @@ class Loader:
         return dataset.name, batch
 
     def batches(self, start: int, stop: int, ahead: int = 2) -> Iterator[tuple[int, str, Batch]]:
-        """(step, data set, batch) for the steps from `start` to `stop`, packed by a thread up to `ahead` steps early."""
+        """(step, data set, batch) of the steps from `start` to `stop`, packed by a thread up to `ahead` steps early."""
         ready: queue.Queue = queue.Queue(maxsize=ahead)
         stopped = threading.Event()
 

@@ -1,9 +1,9 @@
 """Which rows a step trains on: computed from (seed, step), never stored, in memory that grows with the number of data
 sets alone. A resume needs the step number and nothing else.
 
-Each step takes its rows from one data set. The order of the batches in an epoch is a pseudo-random permutation of all of
-them, so data sets are drawn in proportion to their batches and every row comes once per epoch. (The reference draws with
-the initial proportions, with replacement, until all data sets are used up: recipe 2.3.)
+Each step takes its rows from one data set. The order of the batches in an epoch is a pseudo-random permutation of all
+of them, so data sets are drawn in proportion to their batches and every row comes once per epoch. (The reference draws
+with the initial proportions, with replacement, until all data sets are used up: recipe 2.3.)
 """
 
 from collections.abc import Mapping, Sequence

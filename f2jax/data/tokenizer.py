@@ -1,7 +1,7 @@
 """Text → token ids that end with the end token: Hugging Face `tokenizer.json`, or a SentencePiece model.
 
-The end token is appended here and nowhere else, exactly once, and truncation keeps it (recipe 0.5, 2.3). A special token
-that stands literally in a text is read as that token, as in transformers.
+The end token is appended here and nowhere else, exactly once, and truncation keeps it (recipe 0.5, 2.3). A special
+token that stands literally in a text is read as that token, as in transformers.
 """
 
 import gzip
@@ -105,7 +105,9 @@ class HFTokenizer(Tokenizer):
         try:
             self._backend = Backend.from_str(text)
         except Exception as error:  # the library raises a bare Exception
-            raise UserError(f"{origin} is no tokenizer.json ({str(error)[:100]}); restore it from its origin.") from error
+            raise UserError(
+                f"{origin} is no tokenizer.json ({str(error)[:100]}); restore it from its origin."
+            ) from error
         self._backend.no_truncation()
         self._backend.no_padding()
         self.eos_id = self._special(end or END, origin)
@@ -129,7 +131,10 @@ class HFTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        names = {"eos_token": self._backend.id_to_token(self.eos_id), "pad_token": self._backend.id_to_token(self.pad_id)}
+        names = {
+            "eos_token": self._backend.id_to_token(self.eos_id),
+            "pad_token": self._backend.id_to_token(self.pad_id),
+        }
         (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
         (folder / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
 
@@ -248,9 +253,9 @@ def _token(value) -> str | None:
 def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: Path, seed: int = 0) -> Tokenizer:
     """Train a SentencePiece model on texts and keep it in `folder`.
 
-    Byte-pair pieces over raw text, bytes for what is rare: no text is unknown, nothing is normalized away, and the model
-    can be written as `tokenizer.json` with the same ids. White space ends a piece rather than beginning one, so that a
-    text has the same pieces with an instruction before it as without. The same texts and seed give the same bytes.
+    Byte-pair pieces over raw text, bytes for what is rare: no text is unknown, nothing is normalized away, and the
+    model can be written as `tokenizer.json` with the same ids. White space ends a piece rather than beginning one, so
+    that a text has the same pieces with an instruction before it as without. Same texts and seed, same bytes.
 
     Raises:
         UserError: the texts are too few for `vocab_size` pieces.
@@ -283,8 +288,8 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: Path, see
         )
     except RuntimeError as error:
         raise UserError(
-            f"{len(order):,} texts cannot give {vocab_size:,} pieces ({str(error).split(') ')[-1].strip()[:120]}); lower "
-            "tokenizer.train_vocab."
+            f"{len(order):,} texts cannot give {vocab_size:,} pieces ({str(error).split(') ')[-1].strip()[:120]}); "
+            "lower tokenizer.train_vocab."
         ) from error
     tokenizer = SentencePieceTokenizer(model.getvalue(), "the new model")
     tokenizer.save(folder)

@@ -6,23 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from f2jax.errors import UserError, nearest
-from f2jax.evaluation.task import RetrievalTask
-
-TASKS = ("cldr-names", "stdlib-code")
-
-
-def load_task(name: str) -> RetrievalTask:
-    """A built-in task by its name.
-
-    Raises:
-        UserError: there is no such task.
-    """
-    if name not in TASKS:
-        raise UserError(f"There is no built-in task '{name}'{nearest(name, TASKS)}")
-    from f2jax.data.sources import cldr, stdlib
-
-    return cldr.evaluation() if name == "cldr-names" else stdlib.evaluation()
+from f2jax.evaluation.tasks import TASKS, RetrievalTask, load_task
 
 
 def accuracy(similarity_qd: np.ndarray, answers: Iterable[set[int]]) -> float:

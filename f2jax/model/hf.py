@@ -150,7 +150,9 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
         sizes.update(dict.fromkeys(names, value.nbytes // len(names)))
     shard_of = _assign_shards(sizes, shard_bytes)
     count = max(shard_of.values()) + 1
-    names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    names = (
+        ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    )
     shard: dict[str, np.ndarray] = {}
     number = 0
     for name, array in _hf_tensors(params):
@@ -162,7 +164,9 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
     index = folder / "model.safetensors.index.json"
     if count > 1:
         weight_map = {name: names[i] for name, i in shard_of.items()}
-        index.write_text(json.dumps({"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}, indent=1))
+        index.write_text(
+            json.dumps({"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}, indent=1)
+        )
     else:
         index.unlink(missing_ok=True)
 

@@ -143,7 +143,9 @@ def logical_axes(config: Qwen3Config):
 def init_params(model: Qwen3, seed: int):
     """Fresh weights from a seed: normal(0.02) matrices, unit norms. A plain tree of arrays."""
     row_bt = jnp.ones((1, 8), jnp.int32)
-    return nn.meta.unbox(jax.jit(model.clone(kernel="xla").init)(jax.random.key(seed), row_bt, row_bt, row_bt)["params"])
+    return nn.meta.unbox(
+        jax.jit(model.clone(kernel="xla").init)(jax.random.key(seed), row_bt, row_bt, row_bt)["params"]
+    )
 
 
 def pool(hidden_btd, row_s, col_s):

@@ -22,12 +22,12 @@ from f2jax.data import dataset as datasets_lib
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
 from f2jax.errors import Interrupted, UserError
-from f2jax.model import workdir as workdir_lib
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.rules import ROWS, follow_params, param_shardings
 from f2jax.train import losses, optim
+from f2jax.train import workdir as workdir_lib
 from f2jax.train.checkpoint import Checkpoints, due
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.step import TrainState, eval_step, train_step

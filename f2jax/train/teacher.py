@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 
 from f2jax.errors import UserError
-from f2jax.model import workdir
 from f2jax.model.qwen3 import Qwen3
 from f2jax.parallel.rules import param_shardings
+from f2jax.train import workdir
 from f2jax.train.step import Teacher
 
 

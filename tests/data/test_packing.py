@@ -1,6 +1,6 @@
 """Packing loses, splits, doubles and reorders nothing, at any mix of lengths, and wastes little."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest

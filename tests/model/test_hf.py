@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints: bit-for-bit round trips, streaming, shardings, and one clear error for what does not fit."""
+"""Hugging Face checkpoints: bit-for-bit round trips, shardings, and one clear error for what does not fit."""
 
 import json
 import re
@@ -27,7 +27,9 @@ def write(folder, config=CONFIG, dtype=jnp.float32, **options):
 
 
 def same_bits(a, b) -> bool:
-    return jax.tree.all(jax.tree.map(lambda x, y: x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b))
+    return jax.tree.all(
+        jax.tree.map(lambda x, y: x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b)
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
@@ -85,7 +87,7 @@ def test_missing_files_are_named(tmp_path):
         hf.load(tmp_path)
     write(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="neither model.safetensors nor its index"):
+    with pytest.raises(UserError, match=r"neither model\.safetensors nor its index"):
         hf.load(tmp_path)
 
 

@@ -68,7 +68,7 @@ def oracle(x: dict, kind: str, config: LossConfig):
         if kind == "retrieval":
             total = total + weight * torch.stack(in_batch).mean()
     total.backward()
-    return total.item(), [t.grad.numpy() for t in (q, p, n)]
+    return total.item(), [np.zeros(t.shape) if t.grad is None else t.grad.numpy() for t in (q, p, n)]
 
 
 def ours(x: dict, kind: str, config: LossConfig):

@@ -51,7 +51,11 @@ def torch_losses(folder, settings) -> list[float]:
     model = transformers.Qwen3Model.from_pretrained(folder, dtype=torch.float32)
     model.train()
     tx = torch.optim.AdamW(
-        model.parameters(), lr=1.0, betas=(settings.b1, settings.b2), eps=settings.eps, weight_decay=settings.weight_decay
+        model.parameters(),
+        lr=1.0,
+        betas=(settings.b1, settings.b2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
     )
 
     def rate(step):

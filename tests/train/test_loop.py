@@ -1,4 +1,4 @@
-"""The training loop: it learns, resumes bit for bit, survives kill -9 and damage, and says what is wrong in one line."""
+"""The loop: it learns, resumes bit for bit, survives kill -9 and damage, and says in one line what is wrong."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from f2jax.errors import Interrupted, UserError
-from f2jax.model import workdir
+from f2jax.train import workdir
 from f2jax.train.loop import train
 from tests import tiny
 
@@ -30,7 +30,17 @@ def same_bits(a, b) -> bool:
 
 def command(folder, run, **changes) -> list[str]:
     config = str(tiny.ROOT / "configs/nano.py:stage=2")
-    return [sys.executable, "-m", "f2jax", "train", "--config", config, "--workdir", str(run), *tiny.overrides(folder, **changes)]
+    return [
+        sys.executable,
+        "-m",
+        "f2jax",
+        "train",
+        "--config",
+        config,
+        "--workdir",
+        str(run),
+        *tiny.overrides(folder, **changes),
+    ]
 
 
 def lines(run) -> list[dict]:
@@ -89,7 +99,9 @@ def test_kill_9_at_random_steps_and_restarts_give_the_same_parameters(finished, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, number):
     folder, _ = finished
-    process = subprocess.Popen(command(folder, tmp_path / "run"), env=os.environ | RUN, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(folder, tmp_path / "run"), env=os.environ | RUN, stderr=subprocess.PIPE, text=True
+    )
     while not (tmp_path / "run/metrics.jsonl").exists():
         time.sleep(0.05)
     process.send_signal(number)

@@ -89,7 +89,7 @@ def grads(embeddings, extra, kind, config):
 
 
 def test_without_passage_gradient_the_in_batch_term_trains_queries_alone():
-    """Masking all hard negatives leaves the in-batch term; the reference gives passages nothing from it (recipe 0.2)."""
+    """Masking all hard negatives leaves the in-batch term, which in the reference is for queries alone (recipe 0.2)."""
     embeddings, extra = batch()
     extra["n_mask_bj"] = jnp.zeros_like(extra["n_mask_bj"])
     q, p, _ = grads(embeddings, extra, "retrieval", LossConfig(passage_gradient=False))

@@ -1,7 +1,7 @@
 """Names in the Unicode CLDR: territories, languages, scripts and currencies, in more than 230 languages.
 
-Built-in data without a download: it comes with the `babel` package. Three tasks share one split: a string that is a test
-query appears nowhere in training, in no role.
+Built-in data without a download: it comes with the `babel` package. Three tasks share one split: a string that is a
+test query appears nowhere in training, in no role.
 """
 
 from collections import defaultdict
@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from f2jax.data.record import Record, stable_id
 from f2jax.errors import UserError, nearest
-from f2jax.evaluation.task import RetrievalTask
 
 KINDS = {"territories": "territory", "languages": "language", "scripts": "script", "currencies": "currency"}
 TASKS = ("translation", "kinds", "labels")
@@ -86,19 +85,6 @@ def read(task: str, split: str = "train") -> Iterator[Record]:
     if split not in ("train", "test"):
         raise UserError(f"There is no split '{split}'; splits are train and test.")
     return {"translation": _translation, "kinds": _kinds, "labels": _labels}[task](split == "test")
-
-
-def evaluation() -> RetrievalTask:
-    """Each test string once: which of all English names does it name? A string that names several has several answers."""
-    documents = sorted(set(english().values()))
-    number = {text: i for i, text in enumerate(documents)}
-    answers: dict[str, set[int]] = {}
-    languages: dict[str, str] = {}
-    for name in names():
-        if name.entity in english() and in_test(name.text):
-            answers.setdefault(name.text, set()).add(number[english()[name.entity]])
-            languages.setdefault(name.text, name.language)
-    return RetrievalTask("cldr-names", list(answers), documents, list(answers.values()), list(languages.values()))
 
 
 def _translation(test: bool) -> Iterator[Record]:

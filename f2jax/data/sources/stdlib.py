@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from f2jax.data.record import Record, stable_id
 from f2jax.errors import UserError
-from f2jax.evaluation.task import RetrievalTask
 
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "ensurepip", "turtledemo", "__pycache__"}
 FEWEST_WORDS = 4  # of a docstring that says something
@@ -92,15 +91,3 @@ def read(split: str = "train") -> Iterator[Record]:
         siblings = heapq.nsmallest(HARD_NEGATIVES + 1, modules[function.module], key=lambda other: other[0] ^ own)
         negatives = tuple(code for number, code in siblings if number != own)  # its own distance is 0, the smallest
         yield Record(function.summary, function.code, negatives, "retrieval", "code:python", "stdlib-code")
-
-
-def evaluation() -> RetrievalTask:
-    """Each held-out docstring once: which of the held-out functions does it describe?"""
-    held = [f for f in functions() if in_test(f)]
-    return RetrievalTask(
-        "stdlib-code",
-        [f.summary for f in held],
-        [f.code for f in held],
-        [{i} for i in range(len(held))],
-        ["code:python"] * len(held),
-    )

@@ -13,9 +13,10 @@ from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, nearest
 from f2jax.inference.encode import encode, make_embed
 from f2jax.inference.quantize import check_precision, quantize
-from f2jax.model import release, workdir
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
+from f2jax.release import package
+from f2jax.train import workdir
 
 DTYPES = ("float32", "bfloat16")
 
@@ -32,7 +33,7 @@ class Embedder:
         architecture: Qwen3Config,
         params,
         tokenizer: Tokenizer,
-        card: release.Card,
+        card: package.Card,
         dtype: str = "float32",
     ):
         """Raises UserError where tokenizer and architecture do not fit each other, or for an unknown dtype."""
@@ -54,7 +55,7 @@ class Embedder:
             raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
         path = files.find_model(name)
         architecture, params = workdir.load_weights(path, jnp.dtype(dtype))
-        card = release.read_card(path, architecture)
+        card = package.read_card(path, architecture)
         return cls(architecture, params, load_tokenizer(beside(path)), card, dtype)
 
     @property
@@ -141,7 +142,7 @@ class Embedder:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that sentence-transformers, transformers and this class load as it is."""
-        release.write(folder, self.architecture, self.params, self.tokenizer, self.card)
+        package.write(folder, self.architecture, self.params, self.tokenizer, self.card)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt is not None:
@@ -155,4 +156,3 @@ class Embedder:
     def _default(self, name: str, options: dict) -> dict:
         given = options.get("prompt") is not None or options.get("prompt_name") is not None
         return options if given or name not in self.prompts else options | {"prompt_name": name}
-

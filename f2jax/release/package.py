@@ -13,8 +13,9 @@ import jax
 from f2jax import files
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
-from f2jax.model import hf, workdir
+from f2jax.model import hf
 from f2jax.model.sizes import Qwen3Config
+from f2jax.train import workdir
 from f2jax.train.losses import matryoshka_dims
 
 
