@@ -55,18 +55,21 @@ def segment_mask(segments_bt):
 
 
 def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
-    batch, length, heads, head_dim = q_btnh.shape
+    """Heads before positions, and the queries of a group (g, t) as the rows r of one product: fastest on a CPU."""
+    batch, length, _, head_dim = q_btnh.shape
     kv_heads = k_btkh.shape[2]
     precision = "highest" if q_btnh.dtype == jnp.float32 else None
-    q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    logits_bkgts = jnp.einsum(
-        "btkgh,bskh->bkgts", q_btkgh, k_btkh, precision=precision, preferred_element_type=jnp.float32
-    )
+    q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, -1, head_dim)
+    q_bkrh = q_btkgh.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, head_dim)
+    k_bksh, v_bksh = k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
+    logits_bkrs = jnp.einsum("bkrh,bksh->bkrs", q_bkrh, k_bksh, precision=precision, preferred_element_type=jnp.float32)
+    logits_bkgts = logits_bkrs.reshape(batch, kv_heads, -1, length, length)
     mask_bts = segment_mask(segments_bt)
     logits_bkgts = jnp.where(mask_bts[:, None, None], logits_bkgts, jnp.finfo(jnp.float32).min)
     weights_bkgts = jax.nn.softmax(logits_bkgts, axis=-1).astype(q_btnh.dtype)
-    out_btkgh = jnp.einsum("bkgts,bskh->btkgh", weights_bkgts, v_btkh, precision=precision)
-    return out_btkgh.reshape(q_btnh.shape)
+    out_bkrh = jnp.einsum("bkrs,bksh->bkrh", weights_bkgts.reshape(logits_bkrs.shape), v_bksh, precision=precision)
+    out_bkgth = out_bkrh.reshape(batch, kv_heads, -1, length, head_dim)
+    return out_bkgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape)
 
 
 def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):

@@ -4,6 +4,7 @@ Each weight is declared once, with logical axis names (`layers`, `embed`, `q_hea
 `vocab`); sharding, pruning, Hugging Face conversion and the parameter table all follow from that declaration.
 """
 
+import math
 from dataclasses import field
 
 import flax.linen as nn
@@ -58,23 +59,22 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_btd, segments_bt, cos, sin):
         eps = self.config.rms_norm_eps
-        einsum = _einsum(self.dtype)
 
         with jax.named_scope("attention"):
             h_btd = rms_norm(x_btd, self.weight("attention_norm", ("embed",)), eps)
-            q_btnh = einsum("btd,dnh->btnh", h_btd, self.weight("query", ("embed", "q_heads", "head_dim")))
-            k_btkh = einsum("btd,dkh->btkh", h_btd, self.weight("key", ("embed", "kv_heads", "head_dim")))
-            v_btkh = einsum("btd,dkh->btkh", h_btd, self.weight("value", ("embed", "kv_heads", "head_dim")))
+            q_btnh = project("btd,dnh->btnh", h_btd, self.weight("query", ("embed", "q_heads", "head_dim")))
+            k_btkh = project("btd,dkh->btkh", h_btd, self.weight("key", ("embed", "kv_heads", "head_dim")))
+            v_btkh = project("btd,dkh->btkh", h_btd, self.weight("value", ("embed", "kv_heads", "head_dim")))
             q_btnh = rotate(rms_norm(q_btnh, self.weight("query_norm", ("head_dim",)), eps), cos, sin)
             k_btkh = rotate(rms_norm(k_btkh, self.weight("key_norm", ("head_dim",)), eps), cos, sin)
             a_btnh = attention(q_btnh, k_btkh, v_btkh, segments_bt, self.kernel)
-            x_btd += einsum("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
+            x_btd += project("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
 
         with jax.named_scope("mlp"):
             h_btd = rms_norm(x_btd, self.weight("mlp_norm", ("embed",)), eps)
-            gate_btf = einsum("btd,df->btf", h_btd, self.weight("gate", ("embed", "mlp")))
-            up_btf = einsum("btd,df->btf", h_btd, self.weight("up", ("embed", "mlp")))
-            x_btd += einsum("btf,fd->btd", nn.silu(gate_btf) * up_btf, self.weight("down", ("mlp", "embed")))
+            gate_btf = project("btd,df->btf", h_btd, self.weight("gate", ("embed", "mlp")))
+            up_btf = project("btd,df->btf", h_btd, self.weight("up", ("embed", "mlp")))
+            x_btd += project("btf,fd->btd", nn.silu(gate_btf) * up_btf, self.weight("down", ("mlp", "embed")))
         return x_btd, None
 
 
@@ -164,7 +164,16 @@ def _shape(config: Qwen3Config, axes: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(length[axis] for axis in axes)
 
 
-def _einsum(dtype):
-    """einsum whose float32 is float32 on every platform (a TPU or GPU would round it by default)."""
-    precision = "highest" if jnp.dtype(dtype) == jnp.float32 else None
-    return lambda spec, *arrays: jnp.einsum(spec, *arrays, precision=precision)
+def project(spec: str, x, weight):
+    """`jnp.einsum(spec, x, weight)` over the last axes of the activations and the first ones of the weight.
+
+    Taken as one product of two matrices: with more axes, XLA's backward pass on a CPU takes twice as long. float32 is
+    true float32 on every platform; a TPU or GPU would round it by default.
+    """
+    x_axes, weight_axes = spec.split("->")[0].split(",")
+    contracted = len(set(x_axes) & set(weight_axes))
+    rows, rest = x.shape[:-contracted], weight.shape[contracted:]
+    inner = math.prod(weight.shape[:contracted])
+    precision = "highest" if x.dtype == jnp.float32 else None
+    product = jnp.dot(x.reshape(-1, inner), weight.reshape(inner, -1), precision=precision)
+    return product.reshape(*rows, *rest)
