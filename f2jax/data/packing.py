@@ -55,8 +55,9 @@ def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
     1024
     """
     units = -(-max(rows, 1) // multiple)
-    step = max(1, (1 << (units - 1).bit_length() >> 1) // steps_per_octave)
-    return -(-units // step) * step * multiple
+    octave = 1 << (units - 1).bit_length()  # the next power of two is a step, whatever the number of steps
+    step = max(1, octave // 2 // steps_per_octave)
+    return min(-(-units // step) * step, octave) * multiple
 
 
 def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, row_count=ladder) -> Packed:

@@ -72,7 +72,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     workdir_lib.write_architecture(workdir, architecture)
     describe(architecture, loader, held_out, steps, skipped)
 
-    with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, mesh:
+    with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
         state = start_state(model, tx, mesh, config, init_path, checkpoints)
         teacher = load_teacher(config, architecture.width, architecture.vocab_size, mesh)
         shared = {"model": model, "config": loss_config(config.loss, architecture.width)}
