@@ -101,6 +101,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # such as a full disk in the middle of a run
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"f2jax: {where}{error.strerror or error}; mend that and run the same command again.", file=sys.stderr)
+        return 1
     return 0
 
 
