@@ -37,7 +37,8 @@ def get_config(text=None):
     config.data.sources = ("cldr:translation", "stdlib:code")
     if stage == 2:
         config.data.sources += ("cldr:kinds", "cldr:labels")
-    config.steps, config.optim.peak_lr = (210, 2e-3) if stage == 1 else (80, 1e-3)
+    config.epochs = 1
+    config.steps, config.optim.peak_lr = (0, 2e-3) if stage == 1 else (60, 1e-3)
     config.loss.passage_gradient = True
     config.optim.warmup_steps = 20
     config.checkpoint.every = 100
