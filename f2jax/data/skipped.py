@@ -8,17 +8,30 @@ MOST = 200  # characters of a text that are listed
 
 
 class SkipList(Counter):
-    """A counter of reasons that also writes a line of JSON for each row: the reason, where it was, what it held."""
+    """A counter of reasons that also writes a line of JSON for each row that it counts.
+
+    Readers count as in any counter, `skipped[reason] += 1`, after `at` has said which row they are at.
+    """
 
     def __init__(self, counts=(), listing: TextIO | None = None):
-        super().__init__(counts)
         self.listing = listing
+        self.row: tuple = ("", {})  # where it is, what it holds
+        super().__init__(counts)
+
+    def __setitem__(self, reason: str, count: int) -> None:
+        if self.listing and count > self[reason]:
+            where, content = self.row
+            short = {name: _short(value) for name, value in content.items()}
+            self.listing.write(json.dumps({"reason": reason, "where": where} | short, default=str) + "\n")
+        super().__setitem__(reason, count)
 
 
-def skip(skipped: Counter, reason: str, where: str, **content: object) -> None:
-    """Count a row that is left out; where `skipped` is a `SkipList` with a file, list it there."""
-    skipped[reason] += 1
-    listing = getattr(skipped, "listing", None)
-    if listing is not None:
-        short = {name: value[:MOST] if isinstance(value, str) else value for name, value in content.items()}
-        listing.write(json.dumps({"reason": reason, "where": where} | short) + "\n")
+def at(skipped: Counter, where: str, content: dict) -> None:
+    """Say which row a reader is at, in case that it leaves it out."""
+    if isinstance(skipped, SkipList):
+        skipped.row = (where, content)
+
+
+def _short(value: object) -> object:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return text[:MOST] if isinstance(text, str) else text

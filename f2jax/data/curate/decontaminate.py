@@ -150,7 +150,7 @@ def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
     """All texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
     wanted, bad, found = columns or TEXT_COLUMNS, Counter(), False
     for file in expand(path):
-        for _, row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
+        for row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
             for name in wanted:
                 value = row.get(name)
                 for text in value if isinstance(value, list) else [value]:

@@ -15,7 +15,7 @@ from f2jax.data.curate.decontaminate import Index, load_index
 from f2jax.data.curate.normalize import cut, normalize
 from f2jax.data.curate.options import Options
 from f2jax.data.record import Record
-from f2jax.data.skipped import skip
+from f2jax.data.skipped import at
 
 EXACT, NEAR = "exact duplicate", "near duplicate"
 
@@ -50,7 +50,8 @@ class Report:
 
     def drop(self, record: Record, reason: str) -> None:
         """Count, and list, a record that is left out."""
-        skip(self.skipped, reason, record.source, query=record.query, positive=record.positive)
+        at(self.skipped, record.source, {"query": record.query, "positive": record.positive})
+        self.skipped[reason] += 1
 
     def __add__(self, other: "Report") -> "Report":
         counters = (getattr(self, name) + getattr(other, name) for name in ("skipped", "noted", "languages"))

@@ -38,6 +38,11 @@ def open_source(spec: str, split: str, skipped: Counter) -> Iterator[Record]:
     return chain.from_iterable(_reader(path)(path, skipped) for path in expand(spec))
 
 
+def is_one(spec: str) -> bool:
+    """Is a source one thing, where others are as many as they have files?"""
+    return spec.startswith(("cldr:", "stdlib:", "beir:"))
+
+
 def expand(spec: str) -> list[str]:
     """The files that a path, a glob, a folder or a data set of the hub stands for, sorted.
 

@@ -7,12 +7,14 @@ judged are held in memory.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
 
 import fsspec
 
 from f2jax.data.record import Record
-from f2jax.data.skipped import skip
+from f2jax.data.skipped import at
 from f2jax.data.sources import hub
 from f2jax.data.sources.rows import ENDINGS, read_rows
 from f2jax.errors import UserError
@@ -46,11 +48,13 @@ def read(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
     source, good = PurePosixPath(folder.rstrip("/")).name, False
     for number, scores in scores_by_query.items():
         if number not in queries:
-            skip(skipped, "judged query is missing", folder, query_id=number)
+            at(skipped, folder, {"query": number})
+            skipped["judged query is missing"] += 1
             continue
-        missing = [document for document in scores if document not in documents]
-        for document in missing:
-            skip(skipped, "judged document is missing", folder, query_id=number, document_id=document)
+        for document in scores:
+            if document not in documents:
+                at(skipped, folder, {"query": number, "document": document})
+                skipped["judged document is missing"] += 1
         right = [document for document, score in scores.items() if score > 0 and document in documents]
         wrong = [document for document, score in scores.items() if score <= 0 and document in documents]
         query, language = queries[number]
@@ -93,16 +97,16 @@ def _of_split(found: dict[str, str], folder: str, split: str) -> list[str]:
 def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float]]:
     """Query id → document id → score, in the order of the files."""
     found: dict[str, dict[str, float]] = {}
-    for where, row in _rows(paths, (_QUERY, _DOCUMENT, _SCORE), skipped):
+    for row in _rows(paths, (_QUERY, _DOCUMENT, _SCORE), skipped):
         query, document, score = (_value(row, names) for names in (_QUERY, _DOCUMENT, _SCORE))
         try:
             score = float(score)
         except (TypeError, ValueError):
-            skip(skipped, "judgement without a number", where, **row)
+            skipped["judgement without a number"] += 1
             continue
         scores = found.setdefault(str(query), {})
         if str(document) in scores:
-            skip(skipped, "judgement repeated", where, **row)
+            skipped["judgement repeated"] += 1
         scores.setdefault(str(document), score)
     return found
 
@@ -110,34 +114,32 @@ def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float
 def _texts(paths: list[str], wanted: set[str], kind: str, skipped: Counter) -> dict[str, tuple[str, str]]:
     """Id → (text, language) of the wanted rows; of rows with one id the first."""
     found: dict[str, tuple[str, str]] = {}
-    for where, row in _rows(paths, (_ID, _TEXT), skipped):
+    for row in _rows(paths, (_ID, _TEXT), skipped):
         number = str(_value(row, _ID))
         if number not in wanted:
             continue
         parts = (row.get("title"), row.get("text"))
         text = " ".join(part for part in parts if isinstance(part, str)).strip()
         if number in found:
-            skip(skipped, f"{kind} id repeated", where, id=number, text=text)
+            skipped[f"{kind} id repeated"] += 1
         elif not text:
-            skip(skipped, f"empty {kind}", where, id=number)
+            skipped[f"empty {kind}"] += 1
         else:
             found[number] = (text, str(row.get("language") or "und"))
     return found
 
 
-def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: Counter) -> Iterator[tuple[str, dict]]:
-    """(place, row) of each row of some files, with the needed columns, each under one of its names."""
+def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: Counter) -> Iterator[dict]:
+    """The rows of some files, which have the needed columns, each under one of its names."""
     for path in paths:
+        yield from read_rows(path, skipped, partial(_columns, path, needed))
 
-        def columns(present: list[str], path: str = path) -> list[str]:
-            for names in needed:
-                if not set(names) & set(present):
-                    raise UserError(f"{path} has no column {names[0]}; it has {', '.join(present)}: rename one.")
-            every = [name for names in needed for name in names]
-            return [name for name in present if name in (*every, *_OPTIONAL)]
 
-        for number, row in read_rows(path, skipped, columns):
-            yield f"{path}:{number}", row
+def _columns(path: str, needed: tuple[tuple[str, ...], ...], present: list[str]) -> list[str]:
+    for names in needed:
+        if not set(names) & set(present):
+            raise UserError(f"{path} has no column {names[0]}; it has {', '.join(present)}: rename one.")
+    return [name for name in present if name in (*chain(*needed), *_OPTIONAL)]
 
 
 def _value(row: dict, names: tuple[str, ...]) -> object:
