@@ -49,6 +49,7 @@ parity = [
     "transformers>=5.0,<6",
     "sentence-transformers>=5.2,<7",
 ]
+tpu = ["jax[tpu]>=0.10,<0.13"]  # also a compiler: the tests compile for TPU topologies without a TPU
 
 setup(
     name="f2jax",
@@ -64,9 +65,9 @@ setup(
         "eval": evaluation,
         "curate": curate,
         "test-fast": test + evaluation + curate,
-        "test": test + evaluation + curate + parity,
+        "test": test + evaluation + curate + parity + tpu,
         "bench": evaluation + parity,
-        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
     },
     entry_points={"console_scripts": ["f2jax=f2jax.cli:main"]},

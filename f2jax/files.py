@@ -18,9 +18,21 @@ def join(folder: str | Path, name: str) -> str:
     return f"{str(folder).rstrip('/')}/{name}"
 
 
+def filesystem(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system that a path lies in, and its name there.
+
+    Raises:
+        UserError: the path's protocol is unknown, or its library is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(str(path))
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{path} cannot be opened ({error}); give a local path or a gs:// one.") from error
+
+
 def exists(path: str | Path) -> bool:
-    filesystem, name = fsspec.core.url_to_fs(str(path))
-    return filesystem.exists(name)
+    found, name = filesystem(path)
+    return found.exists(name)
 
 
 def open_file(path: str | Path, mode: str = "rb"):
@@ -29,12 +41,20 @@ def open_file(path: str | Path, mode: str = "rb"):
     Raises:
         UserError: it is missing, a folder, or may not be read.
     """
+    found, name = filesystem(path)
     try:
-        return fsspec.open(str(path), mode).open()
+        return found.open(name, mode)
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}; check the path.") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened ({error.strerror or 'it is no file'}); check the path.") from error
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a local file that is there whole or not at all, even if the process is killed meanwhile."""
+    part = Path(f"{path}.part")
+    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    part.replace(path)
 
 
 def read_json(path: str | Path):
@@ -60,8 +80,10 @@ def find_model(name: str | Path) -> str:
     if is_remote(text):
         return text
     path = Path(text).expanduser()
-    if path.exists():
+    if path.is_dir():
         return str(path)
+    if path.exists():
+        raise UserError(f"{text} is a file; give the folder that the model lies in.")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
     from huggingface_hub import snapshot_download

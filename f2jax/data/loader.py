@@ -13,7 +13,7 @@ from f2jax.data.mixture import Mixture, Spec
 from f2jax.data.packing import Batch, assemble
 from f2jax.data.record import Record
 from f2jax.data.sources import open_source
-from f2jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
 
 
@@ -22,7 +22,7 @@ def read_records(config, skipped: Counter) -> Iterator[Record]:
     if not config.data.sources:
         raise UserError("data.sources is empty; name files or built-in sets, e.g. 'cldr:translation'.")
     for spec in config.data.sources:
-        yield from open_source(spec, "train", skipped)
+        yield from open_source(spec, "train", skipped, config.data.kinds)
 
 
 def make_tokenizer(config, folder: Path, beside: str, records: list[Record]) -> Tokenizer:
@@ -31,7 +31,7 @@ def make_tokenizer(config, folder: Path, beside: str, records: list[Record]) -> 
     Raises:
         UserError: none is named, or the named one cannot be read.
     """
-    if folder.exists():
+    if any((folder / name).exists() for name in NAMES):
         return load_tokenizer(folder)
     if config.tokenizer.train_vocab:
         seen = (text for r in records for text in (add_instruction(r.query, _task(config, r)), r.positive))

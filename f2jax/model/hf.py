@@ -169,6 +169,8 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
         )
     else:
         index.unlink(missing_ok=True)
+    for stale in set(folder.glob("model*.safetensors")) - {folder / name for name in names}:
+        stale.unlink()  # of an earlier save; some loaders would prefer it
 
 
 def to_hf_matrix(path: tuple[str, ...], array):

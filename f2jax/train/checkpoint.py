@@ -55,7 +55,7 @@ class Checkpoints:
         """Start to write a checkpoint; training goes on meanwhile.
 
         Raises:
-            UserError: it could not be written, e.g. on a full disk. Earlier checkpoints stay as they are.
+            UserError: it or the one before it could not be written, e.g. on a full disk; earlier ones stay as they are.
         """
         step = int(state.step)
         if step in self.manager.all_steps():
@@ -64,15 +64,25 @@ class Checkpoints:
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items() if tree})
         try:
             self.manager.save(step, args=args, force=True)
-        except OSError as error:
-            raise UserError(f"The checkpoint of step {step} could not be written to {self.folder}: {error}.") from error
+        except (OSError, ValueError) as error:
+            raise self._unwritten(error) from error
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole on disk."""
         try:
             self.manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise UserError(f"A checkpoint could not be written to {self.folder}: {error}.") from error
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> UserError:
+        full = "No space left" in str(error)  # tensorstore says so inside a long message
+        reason = "the disk is full" if full else _short(error)
+        kept = (
+            f"checkpoints of steps {', '.join(map(str, self.steps()))} are whole" if self.steps() else "there is none"
+        )
+        return UserError(
+            f"A checkpoint could not be written to {self.folder}: {reason}; {kept}. Mend that and run the same command."
+        )
 
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())

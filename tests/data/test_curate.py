@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.curate import Options, Outcome, Report, curate, curate_record
@@ -28,7 +28,6 @@ records = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(records, max_size=10), st.randoms(use_true_random=False))
 def test_every_row_stays_or_is_counted_under_a_reason_whatever_the_order(rows, shuffle):
     report, other = Report(), Report()

@@ -4,11 +4,12 @@ import gzip
 import json
 import unicodedata
 from collections import Counter
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.curate import Options, Report, curate, curate_record
@@ -43,7 +44,6 @@ def test_words_are_letters_and_digits_without_case_and_accents(text, result):
     assert words(text) == result
 
 
-@settings(deadline=None)  # the first call lists all combining marks
 @given(st.text(max_size=40))
 def test_folding_keeps_what_python_calls_letters_and_digits(text):
     """Against the definition, character by character."""
@@ -76,7 +76,6 @@ def brute_force(text: str, evaluation: list[str], n: int) -> str | None:
 some_text = st.lists(st.sampled_from(WORDS[:3]), max_size=12).map(" ".join)
 
 
-@settings(deadline=None)
 @given(st.lists(some_text, max_size=5), some_text, st.integers(1, 6))
 def test_finding_is_that_of_brute_force(evaluation, text, n):
     hit = Index.build({"eval": evaluation}, ngram=n).find(text)
@@ -237,7 +236,7 @@ def test_real_evaluation_sets_are_not_in_training_rows(shared_data):
     rows = [row for row in open_source(f"{shared_data}/faquad/train.parquet", "train", Counter())]
     assert not any(index.find(row.query) or index.find(row.positive) for row in rows)
     found = Counter()
-    for row in open_source(f"{shared_data}/english-misc/train.parquet", "train", Counter()):
+    for row in islice(open_source(f"{shared_data}/english-misc/train.parquet", "train", Counter()), 0, None, 3):
         hit = index.find(row.query)
         found[hit and hit.how] += 1
     assert found["whole"] == 0 and 0 < found["13-gram"] < 0.01 * found[None]

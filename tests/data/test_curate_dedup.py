@@ -54,7 +54,7 @@ def likeness(one: Record, other: Record) -> float:
 # Exact duplicates
 
 
-@settings(deadline=None, max_examples=50)  # the first call loads a library
+@settings(max_examples=50)
 @given(st.lists(records, max_size=12), st.randoms(use_true_random=False))
 def test_what_stays_does_not_depend_on_order(rows, shuffle):
     moved = shuffle.sample(rows, len(rows))
@@ -62,7 +62,6 @@ def test_what_stays_does_not_depend_on_order(rows, shuffle):
         assert Counter(drop(rows)[0]) == Counter(drop(moved)[0])
 
 
-@settings(deadline=None)
 @given(st.lists(records, max_size=12))
 def test_grouping_by_key_gives_what_the_helper_in_memory_gives(rows):
     """The two halves that a distributed pipeline uses, against `drop_exact`."""
@@ -74,7 +73,6 @@ def test_grouping_by_key_gives_what_the_helper_in_memory_gives(rows):
     assert Counter(kept) + Counter(dropped) == Counter(rows)
 
 
-@settings(deadline=None)
 @given(st.lists(records, max_size=12))
 def test_one_row_stays_for_each_query_positive_and_kind(rows):
     kept, _ = drop_exact(rows)

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.curate import Options, Report, curate
@@ -73,7 +73,6 @@ def test_declared_and_found_languages_are_compared(declared, found, verdict):
     assert agrees(declared, found) is verdict
 
 
-@settings(deadline=None)  # the first call loads the model
 @given(st.text(st.characters(exclude_categories=[]), max_size=20), st.text(st.characters(exclude_categories=[])))
 def test_no_text_and_no_code_is_too_strange(declared, text):
     assert len(identify(text, 0.0)) == 3

@@ -7,10 +7,11 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.curate import Options, Report, curate
+from f2jax.data.record import Record
 from f2jax.data.skipped import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.rows import read_rows
@@ -74,10 +75,30 @@ def test_hostile_texts_pass_the_beir_reader(tmp_path, name, write):
     assert report.kept == len(texts) - 1 and report.skipped == {"empty query": 1}
 
 
+def test_names_are_cleaned_like_texts(tmp_path):
+    row = {
+        "query": "q",
+        "positive": "p",
+        "source": "s\0",
+        "label": "l\u200b",
+        "instruction": "i\r\n",
+        "language": "deu\u200e",
+    }
+    write_jsonl(tmp_path / "x.jsonl", [row])
+    (record,) = curate(open_source(str(tmp_path / "x.jsonl"), "train", Counter()), Options(), Report())
+    assert record == Record("q", "p", (), "retrieval", "deu", "s", "l", "i\n")
+
+
+def test_fields_that_are_no_text_become_text(tmp_path):
+    row = {"query": "q", "positive": "p", "source": 1, "label": ["l"], "instruction": {"a": 1}, "language": 5}
+    write_jsonl(tmp_path / "x.jsonl", [row])
+    (record,) = curate(open_source(str(tmp_path / "x.jsonl"), "train", Counter()), EVERYTHING, Report())
+    assert record == Record("q", "p", (), "retrieval", "5", "1", "['l']", "{'a': 1}")
+
+
 # Hostile files
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([".jsonl", ".jsonl.gz", ".parquet", ".tsv", ".tsv.gz", ".txt"]))
 def test_any_bytes_are_rows_or_one_clear_error(tmp_path_factory, content, ending):
     path = tmp_path_factory.mktemp("bytes") / f"x{ending}"
@@ -91,7 +112,6 @@ def test_any_bytes_are_rows_or_one_clear_error(tmp_path_factory, content, ending
 PARTS = [b'{"query": "q", "positive": "p"}', b"\n", b"\r\n", b"\r", b"\xff", b"[", b"\0", b"{}"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS)).map(b"".join))
 def test_any_mix_of_lines_is_read_or_counted(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("lines") / "x.jsonl"

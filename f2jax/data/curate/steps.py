@@ -110,7 +110,9 @@ def clean(record: Record, options: Options, notes: list[str]) -> Record | str:
     """Normalize and cut the texts; leave out what cannot teach: empty texts, and the same text on both sides."""
     form, limit = options.unicode_form, options.max_characters
     texts = [record.query, record.positive, *record.negatives]
+    names = {name: getattr(record, name) for name in ("language", "source", "label", "instruction")}
     if form:
+        names = {name: text and normalize(text, form) for name, text in names.items()}
         normalized = [normalize(text, form) for text in texts]
         if normalized != texts:
             notes.append("text normalized")
@@ -130,7 +132,7 @@ def clean(record: Record, options: Options, notes: list[str]) -> Record | str:
         negatives = dict.fromkeys(text for text in negatives if text.strip() and text not in (query, positive))
         if len(negatives) < len(record.negatives):
             notes.append("empty, repeated or right negatives removed")
-    return _with(record, negatives, query=query, positive=positive)
+    return _with(record, negatives, query=query, positive=positive, **names)
 
 
 def check_language(record: Record, options: Options, notes: list[str]) -> tuple[str | None, Record | str]:
@@ -163,7 +165,7 @@ def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | st
     return _with(record, negatives)
 
 
-def _with(record: Record, negatives: Iterable[str], **changes: str) -> Record | str:
+def _with(record: Record, negatives: Iterable[str], **changes: str | None) -> Record | str:
     """The record with other negatives; all kinds but retrieval need some."""
     if record.kind != "retrieval" and not negatives:
         return f"{record.kind} without negatives"

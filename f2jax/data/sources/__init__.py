@@ -1,11 +1,10 @@
 """Readers: one module for each origin, each yields `Record`s. To add one, write `read(...)` and name it here."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
-import fsspec
-
+from f2jax import files
 from f2jax.data.record import Record
 from f2jax.data.sources import beir, cldr, hub, jsonl, parquet, stdlib
 from f2jax.errors import UserError, nearest
@@ -14,13 +13,14 @@ BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None
 READERS = {".jsonl": jsonl.read, ".jsonl.gz": jsonl.read, ".parquet": parquet.read}
 
 
-def open_source(spec: str, split: str, skipped: Counter) -> Iterator[Record]:
+def open_source(spec: str, split: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
     """Records of a source: a built-in set (`cldr:translation`), a file, a glob, a folder, local or gs://, a data set of
     the hub (`hub:org/name`), or a folder of queries, corpus and judgements (`beir:FOLDER`).
 
     Args:
         split: train or test; files have train alone.
         skipped: counts the rows that were left out, by reason.
+        kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind, as the released ones do not.
 
     Raises:
         UserError: there is no such set or file.
@@ -35,7 +35,7 @@ def open_source(spec: str, split: str, skipped: Counter) -> Iterator[Record]:
         return beir.read(spec.removeprefix("beir:"), split, skipped)
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
-    return chain.from_iterable(_reader(path)(path, skipped) for path in expand(spec))
+    return chain.from_iterable(_reader(path)(path, skipped, kinds) for path in expand(spec))
 
 
 def is_one(spec: str) -> bool:
@@ -51,13 +51,13 @@ def expand(spec: str) -> list[str]:
     """
     if spec.startswith("hub:"):
         return list(hub.fetch(spec, tuple(READERS)).values())
-    filesystem, path = fsspec.core.url_to_fs(spec)
+    filesystem, path = files.filesystem(spec)
     if filesystem.isdir(path):
         found = [name for name in filesystem.find(path) if name.endswith(tuple(READERS))]
-    elif any(c in path for c in "*?["):
-        found = filesystem.glob(path)
+    elif filesystem.exists(path):
+        found = [path]
     else:
-        found = [path] if filesystem.exists(path) else []
+        found = filesystem.glob(path) if any(c in path for c in "*?[") else []
     if not found:
         known = f" Built-in sets are {', '.join(BUILT_IN)}." if "/" not in spec else ""
         raise UserError(f"There is no data file {spec}; check data.sources.{known}")

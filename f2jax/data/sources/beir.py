@@ -11,8 +11,7 @@ from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
 
-import fsspec
-
+from f2jax import files
 from f2jax.data.record import Record
 from f2jax.data.skipped import at
 from f2jax.data.sources import hub
@@ -71,7 +70,7 @@ def _files(folder: str) -> dict[str, str]:
     """Path inside the folder → path, of its data files."""
     if folder.startswith("hub:"):
         return hub.fetch(folder, ENDINGS)
-    filesystem, root = fsspec.core.url_to_fs(folder)
+    filesystem, root = files.filesystem(folder)
     if not filesystem.isdir(root):
         raise UserError(f"There is no BEIR folder {folder}; check the path.")
     paths = sorted(path for path in filesystem.find(root) if path.endswith(ENDINGS))

@@ -1,7 +1,7 @@
 """Parquet files in either schema of `schema.py`, read in batches so that memory does not grow with the file."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pyarrow as pa
@@ -16,13 +16,13 @@ from f2jax.errors import UserError
 ROWS = 4_096  # of one read
 
 
-def read(path: str, skipped: Counter) -> Iterator[Record]:
+def read(path: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
     """Records of a parquet file, local or gs://; only the needed columns are read.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has no good row.
     """
-    return schema.to_records(path, rows(path, skipped, partial(schema.columns, path)), skipped)
+    return schema.to_records(path, rows(path, skipped, partial(schema.columns, path)), skipped, kinds)
 
 
 def rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:

@@ -11,15 +11,17 @@ from f2jax.errors import UserError
 UNUSABLE = "file cannot be used"
 
 
-def read_all(specs: Iterable[str], split: str, skipped: Counter) -> Iterator[Record]:
-    """Records of all sources, file by file. A file that is empty, cut short, or lacks a column gives what it can.
+def read_all(specs: Iterable[str], split: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
+    """Records of all sources, file by file; the arguments are those of `open_source`.
+
+    A file that is empty, cut short, or lacks a column gives what it can.
 
     Raises:
         UserError: there is nothing under one of the names.
     """
     for spec in specs:
         for part in [spec] if is_one(spec) else expand(spec):
-            records = open_source(part, split, skipped)
+            records = open_source(part, split, skipped, kinds)
             try:
                 yield from records
             except UserError as error:
