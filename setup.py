@@ -34,6 +34,11 @@ evaluation = [
     "scikit-learn>=1.5,<2",  # the TF-IDF baseline that stands beside each built-in score
     "matplotlib>=3.8,<4",
 ]
+curate = [
+    "rensa>=0.5,<0.6",  # MinHash in Rust, twenty times faster than datasketch; its values are versioned, hence the pin
+    "py3langid>=0.4,<0.5",  # 139 languages, the model inside the wheel, NumPy alone
+    "langcodes>=3.5,<4",  # which codes mean the same language; no dependencies
+]
 test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
@@ -58,8 +63,9 @@ setup(
     install_requires=core,
     extras_require={
         "eval": evaluation,
-        "test-fast": test + evaluation,
-        "test": test + evaluation + parity + tpu,
+        "curate": curate,
+        "test-fast": test + evaluation + curate,
+        "test": test + evaluation + curate + parity + tpu,
         "bench": evaluation + parity,
         "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

@@ -94,10 +94,10 @@ def to_record(row: dict, defaults: Defaults, skipped: Counter) -> Record | None:
         positive=positive,
         negatives=negatives,
         kind=kind,
-        language=row.get("language") or row.get("lang") or "und",
+        language=str(row.get("language") or row.get("lang") or "und"),
         source=str(row.get("source") or defaults.source),
         label=None if label is None or label == "" else str(label),
-        instruction=row.get("instruction") or None,
+        instruction=str(row["instruction"]) if row.get("instruction") else None,
         symmetric=bool(row.get("symmetric")),
     )
 
