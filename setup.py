@@ -34,6 +34,9 @@ evaluation = [
     "scikit-learn>=1.5,<2",  # the TF-IDF baseline that stands beside each built-in score
     "matplotlib>=3.8,<4",
 ]
+beam = [
+    "apache-beam>=2.60",  # `f2jax prepare` on Dataflow, Flink or Spark
+]
 test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
@@ -57,8 +60,9 @@ setup(
     install_requires=core,
     extras_require={
         "eval": evaluation,
-        "test-fast": test + evaluation,
-        "test": test + evaluation + parity,
+        "beam": beam,
+        "test-fast": test + evaluation + beam,
+        "test": test + evaluation + beam + parity,
         "bench": evaluation + parity,
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
