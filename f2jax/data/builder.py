@@ -1,7 +1,8 @@
 """The two TFDS data sets of a data set, in ArrayRecord and without TensorFlow: its documents and its rows.
 
-TFDS writes them shard by shard, in this process or on any runner of Apache Beam: a shard is a function of spilled files,
-so what is written does not depend on who writes it. TFDS's own shuffling writers would hold a data set in memory here.
+TFDS writes them shard by shard, in this process or on any runner of Apache Beam. A shard is a function of spilled
+files, so what is written does not depend on who writes it. (TFDS's shuffling writers hold a data set in memory where
+its order is given, and need TensorFlow above 1 GB.)
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from f2jax.data.corpus import VERSION
-from f2jax.data.spill import SPLITS, batches, documents_path, rows_path, unique_documents
+from f2jax.data.spill import SPLITS, WORK, batches, documents_path, rows_path, unique_documents
 from f2jax.data.tokenizer import load_tokenizer
 
 SHARD_ROWS = 65_536
@@ -157,5 +158,6 @@ def build(builder: type, name: str, folder: Path, shards: dict[str, list[Shard]]
     config = Config(name=name, version=VERSION, description=name, shards=shards)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of downloads; there are none
         made = builder(config=config, data_dir=str(folder), file_format="array_record")
-        made.download_and_prepare(download_config=tfds.download.DownloadConfig(**beam))
+        downloads = str(folder / WORK / "downloads")  # a folder that TFDS wants; it stays empty
+        made.download_and_prepare(download_dir=downloads, download_config=tfds.download.DownloadConfig(**beam))
     return {split: list(info.shard_lengths) for split, info in made.info.splits.items()}

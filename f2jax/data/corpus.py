@@ -174,6 +174,21 @@ class Corpus:
         self.tokenizer_folder = self.folder / TOKENIZER
         self._reader = Reader()
 
+    def check(self, max_length: int, use_instructions: bool) -> None:
+        """Raises UserError where a run with these options cannot use what was prepared with others."""
+        made = self.card["options"]
+        if made["max_length"] > max_length:
+            raise UserError(
+                f"{self.folder} has texts of up to {made['max_length']} tokens, above data.max_length={max_length}; "
+                "raise it, or prepare with a lower --max_length."
+            )
+        if made["instructions"]["enabled"] != use_instructions:
+            have, wanted = ("with", "--no-instructions") if not use_instructions else ("without", "--instructions")
+            raise UserError(
+                f"{self.folder} was prepared {have} instructions and data.use_instructions={use_instructions}; "
+                f"change that field, or prepare with {wanted}."
+            )
+
     def splits(self) -> list[tuple[StoredDataset, StoredDataset]]:
         """(training, held-out) rows of each data set."""
         return [

@@ -14,7 +14,7 @@ from f2jax.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as token ids (int32 arrays, end token included) and the ids of its documents: what a batch needs of it."""
+    """What a batch needs of a row: token ids (int32 arrays, end token included), and the ids of its documents."""
 
     query: np.ndarray
     positive: np.ndarray

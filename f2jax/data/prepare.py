@@ -4,8 +4,8 @@
 2. Spill the texts of inputs that share data sets (`spill.py`), write documents and rows (`builder.py`), describe them.
 3. Write `corpus.json`, the data card. It is there only when all that it names is whole.
 
-A data set that is finished, from the same inputs by the same options, is not made again. Memory grows with the documents
-of the largest data set alone (8 bytes each), and with the cap (8 bytes for each row and data set).
+A data set that is finished, from the same inputs by the same options, is not made again. Memory grows with the distinct
+documents of the largest data set (8 bytes each) and with the cap (8 bytes for each row of each data set), no further.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -30,12 +30,12 @@ from f2jax.data.corpus import CARD, TOKENIZER, VERSION
 from f2jax.data.dataset import dataset_names
 from f2jax.data.record import stable_id
 from f2jax.data.sources import BUILT_IN, expand
-from f2jax.data.spill import SHARD_BYTES, Options, Wanted, spill
+from f2jax.data.spill import SHARD_BYTES, WORK, Options, Wanted, spill
 from f2jax.data.survey import Key, Survey, limit, survey
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 
-SURVEYS, FINISHED, WORK = "survey", "finished", "work"  # folders beside the data sets; WORK goes when all is done
+SURVEYS, FINISHED = "survey", "finished"  # folders beside the data sets
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def prepare(
     sources: Sequence[str],
     output: str | Path,
     tokenizer: str | Path,
-    options: Options = Options(),
-    licences: Sequence[str] = (),
+    options: Options,
+    licences: Mapping[str, str] | None = None,
     jobs: int = 1,
     beam: dict | None = None,
 ) -> dict:
@@ -67,7 +67,7 @@ def prepare(
 
     Args:
         sources: as in `data.sources` of a training config.
-        licences: `NAME=LICENCE` patterns for the card.
+        licences: {name or pattern: licence}, for the card.
         jobs: processes; each makes data sets of its own.
         beam: `beam_runner` and `beam_options` of TFDS; None: no Beam.
 
@@ -102,7 +102,7 @@ def prepare(
         "tokenizer": fingerprint,
         "options": dataclasses.asdict(options),
         "skipped": dict(sorted(skipped.items())),
-        "datasets": [entry | {"licence": _licence(entry["name"], licences)} for entry in made],
+        "datasets": [entry | {"licence": _licence(entry["name"], licences or {})} for entry in made],
     }
     files.write_whole(output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
     return card
@@ -270,5 +270,32 @@ def _hash(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:32]
 
 
-def _licence(name: str, licences: Sequence[str]) -> str | None:
-    return next((text for pattern, _, text in (x.partition("=") for x in licences) if fnmatchcase(name, pattern)), None)
+def _licence(name: str, licences: Mapping[str, str]) -> str | None:
+    return next((text for pattern, text in licences.items() if fnmatchcase(name, pattern)), None)
+
+
+def beam_options(runner: str | None, options: str) -> dict | None:
+    """What `prepare` takes as `beam`, of a runner's name and `name=value,…`; None where no runner is named.
+
+    Raises:
+        UserError: Apache Beam is not installed.
+    """
+    if not runner:
+        return None
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise UserError("--beam_runner needs Apache Beam; install it with pip install 'f2jax[beam]'.") from error
+    return {"beam_runner": runner, "beam_options": PipelineOptions([f"--{x}" for x in options.split(",") if x])}
+
+
+def table(card: dict) -> str:
+    """The data card in lines: a row for each data set, and what was skipped."""
+    titles = ("rows", "held out", "documents", "negatives", "languages")
+    lines = [f"{'data set':<28} {'kind':<14}" + "".join(f" {title:>10}" for title in titles)]
+    for d in card["datasets"]:
+        most = d["max_negatives"]["train"]
+        counts = (d["rows"]["train"], d["rows"]["validation"], d["documents"], most, len(d["languages"]))
+        lines.append(f"{d['name']:<28} {d['kind']:<14}" + "".join(f" {count:>10,}" for count in counts))
+    lines += [f"Skipped {count:,} rows: {reason}." for reason, count in card["skipped"].items()]
+    return "\n".join(lines)

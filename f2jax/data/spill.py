@@ -1,6 +1,6 @@
 """Between the files that come in and the corpus that goes out: texts on disk, in buckets by the hash of the document.
 
-An input's records are read once and spilled for all its data sets; a bucket is then small enough to be sorted in memory.
+An input's records are read once and spilled for all its data sets; a bucket is then small enough to sort in memory.
 Files are streams of Arrow batches, one stream for each flush, so that few files are open and memory is bounded.
 """
 
@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from f2jax.data.survey import Key, row_hash
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
 SHARD_BYTES = 64 << 20  # of text in a bucket of documents, before equal ones are dropped
+WORK = "work"  # folder of a corpus for all that goes when it is whole
 SPLITS = ("train", "validation")
 DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary()})
 ROWS = pa.schema(
@@ -39,7 +40,7 @@ class Options:
     """What decides the content of a corpus, besides the inputs and the tokenizer."""
 
     max_length: int = 1024  # tokens of a text, end token included
-    instructions: Instructions = Instructions()
+    instructions: Instructions = field(default_factory=Instructions)
     validation_share: float = 0.01  # of each data set's queries
     seed: int = 0
     cap: int = 0  # rows of a data set at most; 0: all
@@ -127,7 +128,7 @@ class _Writer:
         for (name, schema), rows in self.waiting.items():
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema)]
+            columns = [pa.array(c, kind) for c, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
             with open(path, "ab") as file, pa.ipc.new_stream(file, schema) as stream:
                 stream.write_batch(pa.record_batch(columns, schema=schema))
         self.waiting.clear()
