@@ -46,7 +46,8 @@ class Plan:
     source_kind: Key
     inputs: tuple[str, ...]
     wanted: Wanted
-    fingerprint: str  # of all that decides its content
+    tokenizer: str  # its fingerprint
+    fingerprint: str  # of all that decides the content
 
     @property
     def key(self) -> str:
@@ -179,7 +180,7 @@ def plan_all(surveys: dict[str, Survey], inputs: dict[str, str], options: Option
         buckets = max(1, -(-int(share * sum(part.bytes for part in parts)) // SHARD_BYTES))
         decides = [VERSION, key, [(spec, inputs[spec]) for spec in specs], dataclasses.asdict(options), tokenizer]
         wanted = Wanted(folder_name(names[key]), limit(parts, options.cap), buckets)
-        plans.append(Plan(names[key], key, tuple(specs), wanted, _hash(decides)))
+        plans.append(Plan(names[key], key, tuple(specs), wanted, tokenizer, _hash(decides)))
     return plans
 
 
@@ -221,6 +222,7 @@ def make_group(plans: list[Plan], output: Path, options: Options, beam: dict, ru
             keys=str(work / "keys" / plan.key),
             buckets=plan.wanted.buckets,
             tokenizer=str(output / TOKENIZER),
+            fingerprint=plan.tokenizer,
             max_length=options.max_length,
         )
         cards.forget(output / FINISHED, plan.key)

@@ -20,9 +20,10 @@ from f2jax.data.sources import open_source
 from f2jax.data.survey import Key, row_hash
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
-SHARD_BYTES = 64 << 20  # of text in a bucket of documents, before equal ones are dropped
+SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 WORK = "work"  # folder of a corpus for all that goes when it is whole
 SPLITS = ("train", "validation")
+ROW_BYTES = 300  # of a row of a file in memory, besides its text
 DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary()})
 ROWS = pa.schema(
     {
@@ -120,7 +121,7 @@ class _Writer:
 
     def add(self, path: str, schema: pa.Schema, row: tuple, size: int) -> None:
         self.waiting[path, schema].append(row)
-        self.size += size + 100
+        self.size += size + ROW_BYTES
         if self.size > FLUSH:
             self.flush()
 
@@ -146,10 +147,9 @@ def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
                     yield from stream
 
 
-def unique_documents(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def unique_documents(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
     """(keys, ids, texts) of the distinct documents of a bucket, in the order of their keys."""
     table = pa.Table.from_batches(list(batches(paths)), DOCUMENTS)
     keys, first = np.unique(table["key"].to_numpy(), return_index=True)
     chosen = table.take(first)
-    texts = [text.as_py().decode("utf-8", "surrogatepass") for text in chosen["text"]]
-    return keys, chosen["id"].to_numpy(), texts
+    return keys, chosen["id"].to_numpy(), chosen["text"].to_pylist()

@@ -15,6 +15,7 @@ from f2jax import files
 from f2jax.data.record import Record, stable_id
 from f2jax.data.sources import open_source
 
+DOCUMENT_BYTES = 500  # of a document in memory, besides its text
 Key = tuple[str, str]  # (source, kind): one data set
 
 
@@ -23,7 +24,7 @@ class Part:
     """The rows that one input brings to one data set."""
 
     rows: int = 0
-    bytes: int = 0  # of the texts of all their documents
+    bytes: int = 0  # that all their documents take in memory
     smallest: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))  # hashes of the rows a cap may keep
 
 
@@ -72,7 +73,7 @@ def survey(spec: str, kinds: tuple[str, ...], cap: int, seed: int) -> Survey:
         key = (record.source, record.kind)
         part = parts.setdefault(key, Part())
         part.rows += 1
-        part.bytes += sum(len(text.encode("utf-8", "surrogatepass")) for text in (record.positive, *record.negatives))
+        part.bytes += sum(DOCUMENT_BYTES + len(text) for text in (record.positive, *record.negatives))
         if cap:
             new = hashes.setdefault(key, [])
             new.append(row_hash(record, seed))

@@ -88,7 +88,10 @@ def test_the_card_counts_what_is_there(folder):
 # Who writes it
 
 
-@pytest.mark.parametrize("options", ["", "direct_num_workers=2,direct_running_mode=multi_threading"])
+@pytest.mark.parametrize(
+    "options",
+    ["", pytest.param("direct_num_workers=2,direct_running_mode=multi_processing", marks=pytest.mark.slow)],
+)
 def test_beam_writes_the_same_bytes(folder, tmp_path, options):
     pytest.importorskip("apache_beam")
     beam = prepare.beam_options("DirectRunner", options)
