@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import common
+from f2jax import config as configs
 from f2jax.data import builder
 from f2jax.data.corpus import CARD, VERSION, Corpus
 from f2jax.data.dataset import Instructions
@@ -33,6 +33,7 @@ from f2jax.data.tokenizer import train_sentencepiece
 
 OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}
 LANGUAGES = 282
+CONFIG = Path(__file__).parents[1] / "configs/stage2.py"
 
 
 def peak_mib() -> float:
@@ -68,7 +69,7 @@ def start(folder: Path) -> None:
 def open_index(folder: Path) -> None:
     began, imported = time.process_time(), peak_mib()
     datasets = [training for training, _ in Corpus(folder).splits()]
-    loader = Loader(datasets, common.get_config(), 0)
+    loader = Loader(datasets, configs.load(str(CONFIG)), 0)
     rows = sum(map(len, datasets))
     for step in range(1000):
         loader.mixture.plan(step)
@@ -99,7 +100,7 @@ def make_loader(folder: Path, row_count: int = 20_000, pool: int = 100_000) -> L
         )
     ]
     write_card(folder, [entry("d", row_count, pool, *made)])
-    return Loader([training for training, _ in Corpus(folder).splits()], common.get_config(), 0)
+    return Loader([training for training, _ in Corpus(folder).splits()], configs.load(str(CONFIG)), 0)
 
 
 def batches(folder: Path, profile: bool) -> None:
