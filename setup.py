@@ -36,6 +36,7 @@ evaluation = [
 ]
 beam = [
     "apache-beam>=2.60",  # `f2jax prepare` on Dataflow, Flink or Spark
+    "sentencepiece<0.2.2",  # later ones need a protobuf 7, which Beam does not take yet
 ]
 test = [
     "pytest>=8,<10",
