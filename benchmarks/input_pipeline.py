@@ -26,9 +26,9 @@ from f2jax import config as configs
 from f2jax.data import builder
 from f2jax.data.corpus import CARD, VERSION, Corpus
 from f2jax.data.dataset import Instructions
+from f2jax.data.intake import Options
 from f2jax.data.loader import Loader
 from f2jax.data.prepare import prepare
-from f2jax.data.spill import Options
 from f2jax.data.tokenizer import train_sentencepiece
 
 OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}
@@ -125,7 +125,7 @@ def million(folder: Path, count: int = 1_000_000) -> None:
     rng = np.random.default_rng(0)
     with open(folder / "million.jsonl", "w") as file:
         for i in range(count):
-            texts = [" ".join(rng.choice(words, 12)) for _ in range(4)]
+            texts = [" ".join(words[k] for k in numbers) for numbers in rng.integers(0, len(words), (4, 12)).tolist()]
             file.write(json.dumps({"query": f"{texts[0]} {i}", "positive": texts[1], "negatives": texts[2:]}) + "\n")
     train_sentencepiece((" ".join(rng.choice(words, 9)) for _ in range(9999)), 2000, folder / "tokenizer")
     before, began = peak_mib(), time.process_time()

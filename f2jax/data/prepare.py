@@ -28,9 +28,10 @@ from f2jax import __version__, files
 from f2jax.data import card as cards
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
 from f2jax.data.dataset import dataset_names
+from f2jax.data.intake import Options
 from f2jax.data.record import stable_id
 from f2jax.data.sources import BUILT_IN, expand
-from f2jax.data.spill import SHARD_BYTES, WORK, Options, Wanted, spill
+from f2jax.data.spill import SHARD_BYTES, WORK, Wanted, spill
 from f2jax.data.survey import Key, Survey, limit, survey
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
@@ -93,9 +94,10 @@ def prepare(
         pass
     shutil.rmtree(output / WORK, ignore_errors=True)
 
-    skipped: Counter = Counter()
+    skipped, noted = Counter(), Counter()
     for found in surveys.values():
         skipped.update(found.skipped)
+        noted.update(found.noted)
     made = [cards.read(output / FINISHED, plan.key) for plan in plans]
     card = {
         "version": VERSION,
@@ -103,6 +105,7 @@ def prepare(
         "tokenizer": fingerprint,
         "options": dataclasses.asdict(options),
         "skipped": dict(sorted(skipped.items())),
+        "noted": dict(sorted(noted.items())),
         "datasets": [entry | {"licence": _licence(entry["name"], licences or {})} for entry in made],
     }
     files.write_whole(output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
@@ -145,7 +148,8 @@ def survey_all(inputs: dict[str, str], folder: Path, options: Options, run: Call
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for spec, signature in inputs.items():
-        decides = [spec, signature, options.kinds, options.cap, options.seed]
+        curate = dataclasses.asdict(options.curate) if options.curate else None
+        decides = [spec, signature, options.kinds, options.cap, options.seed, curate]
         paths[spec] = folder / f"{_hash(decides)}.npz"
     new = [(spec, str(path)) for spec, path in paths.items() if not path.exists()]
     for _ in tqdm(run(partial(_survey_one, options=options), new), "inputs", len(new), unit="file", disable=None):
@@ -155,7 +159,7 @@ def survey_all(inputs: dict[str, str], folder: Path, options: Options, run: Call
 
 def _survey_one(item: tuple[str, str], options: Options) -> None:
     spec, path = item
-    survey(spec, options.kinds, options.cap, options.seed).save(Path(path))
+    survey(spec, options).save(Path(path))
 
 
 def plan_all(surveys: dict[str, Survey], inputs: dict[str, str], options: Options, tokenizer: str) -> list[Plan]:
@@ -300,4 +304,5 @@ def table(card: dict) -> str:
         counts = (d["rows"]["train"], d["rows"]["validation"], d["documents"], most, len(d["languages"]))
         lines.append(f"{d['name']:<28} {d['kind']:<14}" + "".join(f" {count:>10,}" for count in counts))
     lines += [f"Skipped {count:,} rows: {reason}." for reason, count in card["skipped"].items()]
+    lines += [f"In {count:,} rows: {note}." for note, count in card["noted"].items()]
     return "\n".join(lines)

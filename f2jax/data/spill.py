@@ -8,15 +8,15 @@ import shutil
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from f2jax.data.dataset import Instructions, label_id
+from f2jax.data.dataset import label_id
+from f2jax.data.intake import Options, read
 from f2jax.data.record import Record, in_share, stable_id
-from f2jax.data.sources import open_source
 from f2jax.data.survey import Key, row_hash
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
@@ -34,18 +34,6 @@ ROWS = pa.schema(
         "language": pa.string(),
     }
 )
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides the content of a corpus, besides the inputs and the tokenizer."""
-
-    max_length: int = 1024  # tokens of a text, end token included
-    instructions: Instructions = field(default_factory=Instructions)
-    validation_share: float = 0.01  # of each data set's queries
-    seed: int = 0
-    cap: int = 0  # rows of a data set at most; 0: all
-    kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not say it
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ def spill(spec: str, folder: Path, wanted: dict[Key, Wanted], options: Options) 
     """Write the texts of an input's records to `folder`, which is there whole or not at all."""
     part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
     writer = _Writer(part)
-    for record in open_source(spec, "train", Counter(), options.kinds):
+    for record in read(spec, options, Counter(), Counter()):
         target = wanted.get((record.source, record.kind))
         if target and (target.limit < 0 or row_hash(record, options.seed) <= target.limit):
             _add(record, target, writer, options)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
+from f2jax.data.intake import Options, read
 from f2jax.data.record import Record, stable_id
-from f2jax.data.sources import open_source
 
 DOCUMENT_BYTES = 500  # of a document in memory, besides its text
 Key = tuple[str, str]  # (source, kind): one data set
@@ -32,10 +32,11 @@ class Part:
 class Survey:
     parts: dict[Key, Part]
     skipped: dict[str, int]  # reason → rows
+    noted: dict[str, int]  # what curation did or noticed → rows
 
     def save(self, path: Path) -> None:
         sets = [[*key, part.rows, part.bytes] for key, part in self.parts.items()]
-        text = json.dumps({"sets": sets, "skipped": self.skipped}).encode()
+        text = json.dumps({"sets": sets, "skipped": self.skipped, "noted": self.noted}).encode()
         content = io.BytesIO()
         hashes = {f"smallest_{i}": part.smallest for i, part in enumerate(self.parts.values())}
         np.savez(content, text=np.frombuffer(text, np.uint8), **hashes)
@@ -49,7 +50,7 @@ class Survey:
                 (source, kind): Part(rows, size, found[f"smallest_{i}"])
                 for i, (source, kind, rows, size) in enumerate(text["sets"])
             }
-        return cls(parts, text["skipped"])
+        return cls(parts, text["skipped"], text["noted"])
 
 
 def row_hash(record: Record, seed: int) -> int:
@@ -57,32 +58,29 @@ def row_hash(record: Record, seed: int) -> int:
     return stable_id("\n".join([f"cap {seed}", record.query, record.positive, *record.negatives]))
 
 
-def survey(spec: str, kinds: tuple[str, ...], cap: int, seed: int) -> Survey:
+def survey(spec: str, options: Options) -> Survey:
     """Read an input once.
-
-    Args:
-        cap: rows of a data set that stay at most; 0: all.
 
     Raises:
         UserError: the input cannot be read.
     """
-    skipped: Counter = Counter()
+    skipped, noted, cap = Counter(), Counter(), options.cap
     parts: dict[Key, Part] = {}
     hashes: dict[Key, list[int]] = {}
-    for record in open_source(spec, "train", skipped, kinds):
+    for record in read(spec, options, skipped, noted):
         key = (record.source, record.kind)
         part = parts.setdefault(key, Part())
         part.rows += 1
         part.bytes += sum(DOCUMENT_BYTES + len(text) for text in (record.positive, *record.negatives))
         if cap:
             new = hashes.setdefault(key, [])
-            new.append(row_hash(record, seed))
+            new.append(row_hash(record, options.seed))
             if len(new) >= cap:
                 part.smallest = _smallest(part.smallest, new, cap)
                 new.clear()
     for key, new in hashes.items():
         parts[key].smallest = _smallest(parts[key].smallest, new, cap)
-    return Survey(parts, dict(skipped))
+    return Survey(parts, dict(skipped), dict(noted))
 
 
 def _smallest(old: np.ndarray, new: list[int], cap: int) -> np.ndarray:

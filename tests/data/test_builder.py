@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,8 @@ import tensorflow_datasets as tfds
 
 from f2jax.data import builder, prepare, spill
 from f2jax.data.corpus import Corpus, Reader, parse_document, parse_row, row_details, shards_of
+from f2jax.data.dataset import Instructions
+from f2jax.data.intake import Outcome
 from f2jax.data.prepare import folder_name
 from f2jax.data.record import stable_id
 from f2jax.errors import UserError
@@ -137,6 +139,30 @@ def test_a_cap_keeps_the_same_rows_in_whatever_order_they_come(tmp_path):
     assert kept[0] == kept[1]
     other = corpora.make(tmp_path / "0", inputs, replace(corpora.OPTIONS, cap=40, seed=1))
     assert sum(other["datasets"][0]["rows"].values()) == 40 and sorted(queries(tmp_path / "0", "s")) != kept[0]
+
+
+@dataclass(frozen=True)
+class Shout:
+    """A step of curation: queries in capitals, none that are long."""
+
+    longest: int
+
+    def __call__(self, record):
+        if len(record.query) > self.longest:
+            return Outcome(None, "query is long")
+        return Outcome(replace(record, query=record.query.upper()), None, ("query in capitals",))
+
+
+def test_each_record_is_curated_and_counted(tmp_path):
+    given = corpora.rows(60)
+    stay = [row["query"].upper() for row in given if len(row["query"]) <= 8]
+    options = replace(corpora.OPTIONS, validation_share=0.0, curate=Shout(8), instructions=Instructions(enabled=False))
+    card = corpora.make(tmp_path, [corpora.write(tmp_path / "s.jsonl", given)], options)
+    assert queries(tmp_path, "s") == stay and 10 < len(stay) < 50
+    assert card["skipped"] == {"query is long": 60 - len(stay)} and card["noted"] == {"query in capitals": len(stay)}
+    assert card["options"]["curate"] == {"longest": 8}
+    again = corpora.make(tmp_path, [str(tmp_path / "s.jsonl")], replace(options, curate=Shout(20)))
+    assert again["skipped"]["query is long"] < 60 - len(stay)
 
 
 def test_data_sets_with_one_name_are_refused(tmp_path):

@@ -40,6 +40,7 @@ def test_every_option_reaches_the_card(folder, capsys):
         "seed": 4,
         "cap": 30,
         "kinds": ["x=clustering"],
+        "curate": None,
         "instructions": {
             "enabled": False,
             "by_name": {"pairs": "Find it.", "retrieval": "Find."},
