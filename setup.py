@@ -39,6 +39,10 @@ curate = [
     "py3langid>=0.4,<0.5",  # 139 languages, the model inside the wheel, NumPy alone
     "langcodes>=3.5,<4",  # which codes mean the same language; no dependencies
 ]
+beam = [
+    "apache-beam>=2.60",  # `f2jax prepare` on Dataflow, Flink or Spark
+    "sentencepiece<0.2.2",  # later ones need a protobuf 7, which Beam does not take yet
+]
 test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
@@ -64,8 +68,9 @@ setup(
     extras_require={
         "eval": evaluation,
         "curate": curate,
-        "test-fast": test + evaluation + curate,
-        "test": test + evaluation + curate + parity + tpu,
+        "beam": beam,
+        "test-fast": test + evaluation + curate + beam,
+        "test": test + evaluation + curate + beam + parity + tpu,
         "bench": evaluation + parity,
         "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

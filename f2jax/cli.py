@@ -8,7 +8,7 @@ import sys
 from f2jax import __version__
 from f2jax.errors import Interrupted, UserError, nearest
 
-PLANNED = ("prepare", "mine", "prune", "cache_teacher", "merge", "search", "plan")  # named in the design, not built
+PLANNED = ("mine", "prune", "cache_teacher", "merge", "search", "plan")  # named in the design, not built
 
 
 def train(argv: list[str]) -> None:
@@ -25,6 +25,64 @@ def train(argv: list[str]) -> None:
     from f2jax.train import loop
 
     loop.train(config.load(args.config, overrides), args.workdir)
+
+
+def prepare(argv: list[str]) -> None:
+    parser = _parser("prepare", "Tokenize data into a corpus that training reads; the same command goes on.")
+    parser.add_argument("--input", nargs="+", required=True, help="files, folders, globs or built-in sets")
+    parser.add_argument("--output", required=True, help="folder of the corpus")
+    parser.add_argument(
+        "--tokenizer", required=True, help="tokenizer.json or SentencePiece model, or a folder with one"
+    )
+    parser.add_argument("--kinds", nargs="*", default=[], help="SOURCE=KIND for files whose rows do not say it")
+    parser.add_argument("--cap", type=int, default=0, help="rows of a data set at most, chosen by the seed; 0: all")
+    parser.add_argument("--max-length", type=int, default=1024, help="tokens of a text, end token included")
+    parser.add_argument("--validation-share", type=float, default=0.01, help="of each data set's queries, held out")
+    parser.add_argument("--seed", type=int, default=0, help="of the cap, the held-out share and the instructions")
+    parser.add_argument(
+        "--instructions", action=argparse.BooleanOptionalAction, default=True, help="tasks before queries: stage 2"
+    )
+    parser.add_argument("--tasks", nargs="*", default=[], help="NAME=SENTENCE: the task of a source or a kind")
+    parser.add_argument("--symmetric-share", type=float, default=0.3, help="of symmetric documents that carry the task")
+    parser.add_argument("--symmetric-sources", nargs="*", default=[], help="sources whose tasks are symmetric")
+    parser.add_argument("--licences", nargs="*", default=[], help="NAME=LICENCE for the data card; patterns")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, where there are several data sets")
+    parser.add_argument("--beam_runner", help="a runner of Apache Beam, e.g. DirectRunner, FlinkRunner")
+    parser.add_argument("--beam_options", default="", help="its options: name=value,name=value")
+    args = parser.parse_args(argv)
+
+    from f2jax.data import prepare as lib
+    from f2jax.data.dataset import Instructions
+
+    instructions = Instructions(
+        enabled=args.instructions,
+        by_name=_pairs(args.tasks, "--tasks"),
+        symmetric_share=args.symmetric_share,
+        symmetric_sources=tuple(args.symmetric_sources),
+        seed=args.seed,
+    )
+    names = ("max_length", "validation_share", "seed", "cap")
+    options = {name: getattr(args, name) for name in names}
+    card = lib.prepare(
+        args.input,
+        args.output,
+        args.tokenizer,
+        lib.Options(instructions=instructions, kinds=tuple(args.kinds), **options),
+        _pairs(args.licences, "--licences"),
+        args.jobs,
+        lib.beam_options(args.beam_runner, args.beam_options),
+    )
+    print(lib.table(card))
+    print(f"{args.output}: train from it with --config.data.sources=\"('corpus:{args.output}',)\".")
+
+
+def _pairs(texts: list[str], option: str) -> dict[str, str]:
+    """NAME=VALUE, several times."""
+    found = [text.partition("=") for text in texts]
+    wrong = [text for text, parts in zip(texts, found, strict=True) if not all(parts)]
+    if wrong:
+        raise UserError(f"'{wrong[0]}' in {option} should be NAME=VALUE.")
+    return {name: value for name, _, value in found}
 
 
 def encode(argv: list[str]) -> None:
@@ -81,7 +139,7 @@ def evaluate(argv: list[str]) -> None:
         print(f"Table and plot: {args.output}")
 
 
-COMMANDS = {"train": train, "encode": encode, "export": export, "evaluate": evaluate}
+COMMANDS = {"train": train, "prepare": prepare, "encode": encode, "export": export, "evaluate": evaluate}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,6 +187,7 @@ def _usage() -> str:
 
 _SUMMARY = {
     "train": "train a model as a config says",
+    "prepare": "tokenize data into a corpus for training",
     "encode": "embed the texts of a file",
     "export": "write a folder that other embedding tools load",
     "evaluate": "score a model on the built-in held-out tasks",
