@@ -55,7 +55,8 @@ def mine(argv: list[str]) -> None:
     parser.add_argument("--input", nargs="+", required=True, help="files, globs, folders or built-in sets of rows")
     parser.add_argument("--output", help=".parquet: the rows with negatives, in the order of the input")
     parser.add_argument("--corpus", help="further documents: .txt (a text a line), .jsonl or .parquet with 'text'")
-    parser.add_argument("--kinds", nargs="+", help="of the rows to mine for, default: all; others stay as they are")
+    parser.add_argument("--kinds", nargs="+", default=[], help="SOURCE=KIND for files whose rows do not say their kind")
+    parser.add_argument("--only", nargs="+", help="the kinds to mine for, default: all; other rows stay as they are")
     parser.add_argument("--across-sources", action="store_true", help="documents of all sources, not the row's own")
     parser.add_argument(
         "--replace", action="store_true", help="forget negatives that rows bring; else these come first"
@@ -85,17 +86,17 @@ def mine(argv: list[str]) -> None:
 
     from f2jax.inference import mine_file
 
-    rows = args.input, args.corpus, args.kinds
+    given = mine_file.Input(args.input, args.corpus, args.kinds, args.only or mine_file.KINDS)
     if args.list_queries or args.list_documents:
-        print(mine_file.list_texts(*rows, args.list_queries, args.list_documents))
+        print(mine_file.list_texts(given, args.list_queries, args.list_documents))
         return
     if not args.output:
         raise UserError("f2jax mine needs --output, or a --list option.")
     options = mine_file.Options(**{name: getattr(args, name) for name in mine_file.Options.__dataclass_fields__})
-    source = mine_file.source(
+    vectors = mine_file.choose_vectors(
         args.model, args.dtype, args.prompt_name, args.batch_size, args.query_embeddings, args.document_embeddings
     )
-    print(mine_file.mine_file(*rows, source, args.output, options, args.across_sources, args.replace))
+    print(mine_file.mine_file(given, vectors, args.output, options, args.across_sources, args.replace))
 
 
 def export(argv: list[str]) -> None:

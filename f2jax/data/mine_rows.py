@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -29,30 +29,32 @@ class Rows:
     skipped: Counter  # rows that could not be read, by reason
 
 
-def read_rows(inputs: Iterable[str], corpus: Iterable[str] = (), kinds: Iterable[str] = KINDS) -> Rows:
+def read_rows(
+    sources: Iterable[str], corpus: Iterable[str] = (), kinds: Sequence[str] = (), only: Sequence[str] = KINDS
+) -> Rows:
     """Rows of files, globs, folders and built-in sets.
 
     Args:
         corpus: texts that are documents of every set.
-        kinds: of the rows to mine for; the texts of other rows are neither queries nor documents.
+        kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind.
+        only: the kinds to mine for; the texts of other rows are neither queries nor documents.
 
     Raises:
         UserError: an input cannot be read, a kind is unknown, or no row is to be mined.
     """
-    kinds = tuple(kinds)
-    unknown = next((kind for kind in kinds if kind not in KINDS), None)
+    unknown = next((kind for kind in only if kind not in KINDS), None)
     if unknown is not None:
         raise UserError(f"There is no kind '{unknown}'{nearest(unknown, KINDS)}")
     skipped: Counter = Counter()
     queries, documents = _Numbers(), _Numbers()
     records, query_r, positive_r = [], [], []
-    for record in chain.from_iterable(open_source(spec, "train", skipped, bare=True) for spec in inputs):
-        record, mined = _encodable(record), record.kind in kinds
+    for record in chain.from_iterable(open_source(spec, "train", skipped, kinds, bare=True) for spec in sources):
+        record, mined = _encodable(record), record.kind in only
         records.append(record)
         query_r.append(queries[add_instruction(record.query, record.instruction)] if mined else -1)
         positive_r.append(documents[record.positive] if mined else -1)
     if not queries:
-        raise UserError(f"No row of the input is of the kind {' or '.join(kinds)}; choose others.")
+        raise UserError(f"No row of the input is of the kind {' or '.join(only)}; choose others.")
     extra = [documents[SURROGATES.sub("\ufffd", text)] for text in corpus if text.strip()]
     return Rows(records, list(queries), list(documents), query_r, positive_r, extra, skipped)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,15 @@ def read_progress(path: Path, call: dict) -> dict:
     return state
 
 
+def open_array(path: Path, dtype, shape: tuple[int, ...], new: bool) -> np.memmap:
+    """A .npy file as an array; a new one reserves its place, since a disk that is full later kills the process."""
+    array = np.lib.format.open_memmap(path, "w+" if new else "r+", dtype, shape)
+    if new and hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
 def embed_into(
     path: Path, texts: list[str], embed: Callable[[list[str]], np.ndarray], call: dict, name: str | None = None
 ) -> np.ndarray:
@@ -99,7 +109,7 @@ def embed_into(
     """
     done = read_progress(path, call).get("done", 0)
     shape = len(texts), embed(texts[:1]).shape[1]
-    vectors = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float32, shape)
+    vectors = open_array(path, np.float32, shape, new=not done)
     with tqdm(total=len(texts), initial=done, desc=name, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
         for start in range(done, len(texts), PIECE):
             piece = texts[start : start + PIECE]

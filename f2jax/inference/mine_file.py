@@ -26,33 +26,42 @@ from f2jax.data.mine_rows import Group, Rows, group_rows, read_rows
 from f2jax.data.record import KINDS, Record
 from f2jax.errors import UserError, nearest
 from f2jax.inference.embedder import Embedder
-from f2jax.inference.encode_file import digest, embed_into, progress_of, read_progress, read_texts
+from f2jax.inference.encode_file import digest, embed_into, open_array, progress_of, read_progress, read_texts
 
 ROWS = 4_096  # of a row group of the output
 TYPES = {bool: pa.bool_(), tuple[str, ...]: pa.list_(pa.string())}
 SCHEMA = pa.schema([(f.name, TYPES.get(f.type, pa.string())) for f in dataclasses.fields(Record)])
 
 
+@dataclass(frozen=True)
+class Input:
+    """Which rows are mined, against what."""
+
+    sources: Sequence[str]  # files, globs, folders or built-in sets
+    corpus: str | None = None  # a file of texts (`read_texts`) that are documents of every set
+    kinds: Sequence[str] = ()  # SOURCE=KIND patterns for files whose rows do not say their kind
+    only: Sequence[str] = KINDS  # the kinds to mine for
+
+    def read(self) -> Rows:
+        """Raises UserError where `read_rows` does, or where the corpus cannot be read."""
+        return read_rows(self.sources, read_texts(self.corpus) if self.corpus else (), self.kinds, self.only)
+
+
 def mine_file(
-    inputs: Sequence[str],
-    corpus: str | None,
-    kinds: Sequence[str] | None,
-    source: "Embedded | Given",
+    given: Input,
+    vectors: "Embedded | Given",
     output: str,
     options: Options,
     across_sources: bool = False,
     replace: bool = False,
     blocks: Blocks = BLOCKS,
 ) -> "Summary":
-    """Write the rows of `inputs` with their negatives as parquet that `f2jax.data.sources` reads, in their order.
+    """Write the rows with their negatives as parquet that `f2jax.data.sources` reads, in their order.
 
     A row's own negatives come first and mined ones fill up to `options.keep`. Rows of kinds that are not mined stay as
     they are. The same call after an interruption goes on from the last whole block and writes the same bytes.
 
     Args:
-        inputs: files, globs, folders or built-in sets.
-        corpus: a file of texts (`read_texts`) that are documents of every set.
-        kinds: of the rows to mine for; None: all.
         across_sources: mine all sources of a kind together, not each against its own documents.
         replace: forget the rows' own negatives.
 
@@ -62,13 +71,13 @@ def mine_file(
     """
     if Path(output).suffix != ".parquet" or files.is_remote(output):
         raise UserError(f"{output} should be a local path that ends in .parquet.")
-    rows = _read(inputs, corpus, kinds)
+    rows = given.read()
     groups = group_rows(rows, across_sources)
     folder, whole = Path(f"{output}.partial"), Path(f"{output}.whole")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        queries, documents = source.vectors(rows, folder)
-        negatives, counts = _mine_groups(rows, groups, queries, documents, source.call, options, blocks, folder)
+        queries, documents = vectors.of(rows, folder)
+        negatives, counts = _mine_groups(rows, groups, queries, documents, vectors.call, options, blocks, folder)
         summary = Summary(output, len(rows.records), skipped=rows.skipped, counts=counts)
         _write(whole, _finished(rows, groups, negatives, options, replace, summary))
         if not summary.written:
@@ -82,13 +91,7 @@ def mine_file(
     return summary
 
 
-def list_texts(
-    inputs: Sequence[str],
-    corpus: str | None,
-    kinds: Sequence[str] | None,
-    queries: str | None,
-    documents: str | None,
-) -> str:
+def list_texts(given: Input, queries: str | None, documents: str | None) -> str:
     """Write the texts for another tool to embed: a JSON object {"text": …} a line, in the order that `Given` wants.
 
     Returns what was written, for the user.
@@ -100,7 +103,7 @@ def list_texts(
     for path in filter(None, targets.values()):
         if Path(path).suffix != ".jsonl":
             raise UserError(f"{path} should end in .jsonl; a text may hold line ends.")
-    rows, lines = _read(inputs, corpus, kinds), []
+    rows, lines = given.read(), []
     for kind, path in targets.items():
         if path:
             texts = getattr(rows, kind)
@@ -112,14 +115,10 @@ def list_texts(
     return "\n".join(lines)
 
 
-def _read(inputs: Sequence[str], corpus: str | None, kinds: Sequence[str] | None) -> Rows:
-    return read_rows(inputs, read_texts(corpus) if corpus else (), kinds or KINDS)
-
-
 # Vectors: by a model, or from files
 
 
-def source(
+def choose_vectors(
     model: str | None,
     dtype: str,
     prompt_name: str | None,
@@ -163,7 +162,7 @@ class Embedded:
     def call(self) -> dict:
         return {"model": self.embedder.fingerprint, "prompt": self.prompt}
 
-    def vectors(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """float32 [queries, e] and [documents, e], in files of `folder`."""
         options = {"batch_size": self.batch_size, "show_progress_bar": False}
 
@@ -191,7 +190,7 @@ class Given:
         stats = [Path(path).stat() for path in (self.queries, self.documents)]
         return {"files": [[stat.st_size, stat.st_mtime_ns] for stat in stats]}
 
-    def vectors(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """The arrays of both files, which stay on disk. Raises UserError where they do not fit the rows."""
         return _load(self.queries, len(rows.queries), "queries"), _load(
             self.documents, len(rows.documents), "documents"
@@ -256,7 +255,7 @@ def _mine_groups(
     state = read_progress(path, call)
     done, counts = state.get("done", 0), Counter(state.get("counts"))
     ends = np.cumsum([len(group.queries) for group in groups])
-    out = np.lib.format.open_memmap(path, "r+" if done else "w+", np.int32, (int(ends[-1]), options.keep))
+    out = open_array(path, np.int32, (int(ends[-1]), options.keep), new=not done)
     with tqdm(total=len(out), initial=done, desc="mining", unit="query", unit_scale=True, dynamic_ncols=True) as bar:
         for group, end in zip(groups, ends, strict=True):
             first = int(end) - len(group.queries)

@@ -112,7 +112,7 @@ def test_a_query_is_known_by_its_text_and_instruction(tmp_path):
 
 def test_rows_of_other_kinds_bring_neither_queries_nor_documents(tmp_path):
     path = write(tmp_path / "one.jsonl", ("q", "a"), ("t", "animal", {"kind": "classification", "negatives": ["food"]}))
-    rows = read_rows([path], kinds=["retrieval"])
+    rows = read_rows([path], only=["retrieval"])
     assert (rows.queries, rows.documents, rows.query_r) == (["q"], ["a"], [0, -1])
     assert [group.rows for group in group_rows(rows)] == [[0]]
     assert len(rows.records) == 2
@@ -139,7 +139,7 @@ def test_bad_rows_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kinds,message",
+    "only,message",
     [
         (["retreival"], "There is no kind 'retreival'; did you mean 'retrieval'?"),
         (
@@ -148,7 +148,7 @@ def test_bad_rows_are_counted(tmp_path):
         ),
     ],
 )
-def test_kinds_that_are_not_there(tmp_path, kinds, message):
+def test_kinds_that_are_not_there(tmp_path, only, message):
     with pytest.raises(UserError) as error:
-        read_rows([write(tmp_path / "one.jsonl", ("q", "a"))], kinds=kinds)
+        read_rows([write(tmp_path / "one.jsonl", ("q", "a"))], only=only)
     assert str(error.value) == message

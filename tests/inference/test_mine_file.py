@@ -1,6 +1,8 @@
 """`f2jax mine`: rows in, the same rows with hard negatives out; interruptions, choices, and what is refused."""
 
+import errno
 import json
+import os
 import re
 
 import numpy as np
@@ -9,13 +11,13 @@ import pytest
 
 from f2jax.cli import main
 from f2jax.data.mine import Blocks, Options
-from f2jax.data.record import Record
+from f2jax.data.record import KINDS, Record
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
 from f2jax.inference import encode_file as encode_module
 from f2jax.inference import mine_file as module
 from f2jax.inference.encode_file import encode_file
-from f2jax.inference.mine_file import Embedded, Given, list_texts, mine_file
+from f2jax.inference.mine_file import Embedded, Given, Input, list_texts, mine_file
 from tests.data.test_mine import exact_vectors, oracle
 
 BLOCKS = Blocks(queries=16, documents=32)
@@ -53,9 +55,9 @@ def inputs(tmp_path) -> list[str]:
     return [write(tmp_path / "one.jsonl", pairs[:35]), write(tmp_path / "two.jsonl", pairs[35:])]
 
 
-def mined(inputs, output, options=FEW, embedder=None, corpus=None, kinds=None, **more):
-    source = Embedded(embedder or FakeEmbedder())
-    return mine_file(inputs, corpus, kinds, source, str(output), options, blocks=BLOCKS, **more)
+def mined(inputs, output, options=FEW, embedder=None, corpus=None, only=KINDS, **more):
+    given, vectors = Input(inputs, corpus, only=only), Embedded(embedder or FakeEmbedder())
+    return mine_file(given, vectors, str(output), options, blocks=BLOCKS, **more)
 
 
 def read(path) -> list[Record]:
@@ -134,7 +136,7 @@ def test_rows_of_other_kinds_stay_as_they_are(tmp_path):
     rows[4]["kind"] = "classification"
     options = Options(top=20, skip=0, keep=4, max_score=None, relative=None)
     summary = mined(
-        [write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options, kinds=["retrieval"], replace=True
+        [write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options, only=["retrieval"], replace=True
     )
     found = read(tmp_path / "out.parquet")
     assert found[4].negatives == ("x",) and summary.own == 1
@@ -221,7 +223,7 @@ def test_a_model_puts_its_prompts_before_the_texts(tmp_path):
     for name, prompt in ((None, "Find: "), ("other", "Other: ")):
         embedder = FakeEmbedder(prompts=PROMPTS)
         options = Options(top=3, skip=0, keep=3, max_score=None, relative=None)
-        mine_file([path], None, None, Embedded(embedder, name), str(tmp_path / "out.parquet"), options)
+        mine_file(Input([path]), Embedded(embedder, name), str(tmp_path / "out.parquet"), options)
         asked = [f"{prompt}q0", "Instruct: Find it.\nQuery: q1", "Instruct: Say.\nQuery: q2", f"{prompt}q3"]
         assert list(dict.fromkeys(embedder.seen)) == asked + documents
     with pytest.raises(UserError, match="no prompt named 'qurey'; did you mean 'query'"):
@@ -233,12 +235,12 @@ def test_vectors_of_another_tool_give_the_same_bytes(inputs, tmp_path):
     (tmp_path / "corpus.txt").write_text("extra\n")
     corpus = str(tmp_path / "corpus.txt")
     mined(inputs, tmp_path / "model.parquet", corpus=corpus)
-    listed = list_texts(inputs, corpus, None, str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
+    listed = list_texts(Input(inputs, corpus), str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
     assert listed.splitlines() == [f"{tmp_path}/q.jsonl: 48 queries.", f"{tmp_path}/d.jsonl: 61 documents."]
     for name in "qd":
         encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"))
     given = Given(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
-    mine_file(inputs, corpus, None, given, str(tmp_path / "given.parquet"), FEW, blocks=BLOCKS)
+    mine_file(Input(inputs, corpus), given, str(tmp_path / "given.parquet"), FEW, blocks=BLOCKS)
     assert (tmp_path / "given.parquet").read_bytes() == (tmp_path / "model.parquet").read_bytes()
 
 
@@ -333,6 +335,15 @@ def test_where_no_row_is_left_other_rules_may_be_tried(inputs, tmp_path):
 # What is refused
 
 
+def test_a_disk_that_is_too_full_is_said_before_the_work(inputs, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"out\.parquet cannot be written: No space left on device\."):
+        mined(inputs, tmp_path / "out.parquet")
+
+
 NOT_FLOATS = "should be a .npy file of floats, with a row for each text."
 
 
@@ -359,7 +370,7 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(message)):
-        mine_file(inputs, None, None, Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out.parquet", FEW)
+        mine_file(Input(inputs), Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out.parquet", FEW)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +386,8 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--query-embeddings": None, "--document-embeddings": None, "--model": "nowhere"}, "There is no model folder"),
         ({"--input": "nothing.jsonl"}, "There is no data file nothing.jsonl"),
         ({"--corpus": "nothing.txt"}, "There is no file nothing.txt; check the path."),
-        ({"--kinds": "retreival"}, "There is no kind 'retreival'; did you mean 'retrieval'?"),
+        ({"--kinds": "one=retreival"}, "'one=retreival' in data.kinds should be SOURCE=KIND"),
+        ({"--only": "retreival"}, "There is no kind 'retreival'; did you mean 'retrieval'?"),
         ({"--max-score": "high"}, "argument --max-score: 'high' is neither a number nor off"),
         ({"--relative": "-1"}, "relative=-1.0 should be a number from 0 on."),
         ({"--keep": "many"}, "argument --keep: invalid int value: 'many'"),

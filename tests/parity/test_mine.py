@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.data.mine import Answers, Blocks, Options, mine
-from f2jax.inference.mine_file import Given, mine_file
+from f2jax.inference.mine_file import Given, Input, mine_file
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("datasets")
@@ -119,7 +119,7 @@ def test_the_command_writes_the_rows_of_sentence_transformers(tmp_path, most_rig
     np.save(tmp_path / "d.npy", d[order])
     given = Given(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
     output = tmp_path / "out.parquet"
-    mine_file([str(tmp_path / "rows.jsonl")], str(tmp_path / "corpus.txt"), None, given, str(output), options)
+    mine_file(Input([str(tmp_path / "rows.jsonl")], str(tmp_path / "corpus.txt")), given, str(output), options)
 
     found = pq.read_table(output, columns=["query", "positive", "negatives"]).to_pylist()
     expected = [
