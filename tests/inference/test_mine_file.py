@@ -18,6 +18,7 @@ from f2jax.inference import encode_file as encode_module
 from f2jax.inference import mine_file as module
 from f2jax.inference.encode_file import encode_file
 from f2jax.inference.mine_file import Embedded, Given, Input, list_texts, mine_file
+from tests import tiny_model
 from tests.data.test_mine import exact_vectors, oracle
 
 BLOCKS = Blocks(queries=16, documents=32)
@@ -427,3 +428,20 @@ def test_the_command_mines_with_files_of_vectors(capsys, inputs, tmp_path):
     options = Options(top=20, skip=2, keep=3, max_score=0.4, relative=None, fewer="random", seed=7)
     mined(inputs, tmp_path / "expected.parquet", options)
     assert read(tmp_path / "out.parquet") == read(tmp_path / "expected.parquet")
+
+
+def test_the_command_mines_with_a_model(capsys, inputs, tmp_path):
+    """Vectors are those of `encode_query` and `encode_document`."""
+    embedder = tiny_model.make_embedder(tmp_path / "tokenizer")
+    embedder.save_pretrained(tmp_path / "model")
+    rules = ["--keep", "3", "--max-score", "off", "--relative", "off"]
+    argv = ["mine", "--input", *inputs, "--model", f"{tmp_path}/model", "--output", f"{tmp_path}/model.parquet", *rules]
+    assert main(argv) == 0
+    assert "60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
+
+    rows = Input(inputs).read()
+    np.save(tmp_path / "q.npy", embedder.encode_query(rows.queries))
+    np.save(tmp_path / "d.npy", embedder.encode_document(rows.documents))
+    given, options = Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), Options(keep=3, max_score=None, relative=None)
+    mine_file(Input(inputs), given, f"{tmp_path}/given.parquet", options)
+    assert read(tmp_path / "model.parquet") == read(tmp_path / "given.parquet")
