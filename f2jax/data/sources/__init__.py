@@ -13,7 +13,9 @@ BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None
 READERS = {".jsonl": jsonl.read, ".jsonl.gz": jsonl.read, ".parquet": parquet.read}
 
 
-def open_source(spec: str, split: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
+def open_source(
+    spec: str, split: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = False
+) -> Iterator[Record]:
     """Records of a source: a built-in set (`cldr:translation`), a file, a glob, a folder, local or gs://, a data set of
     the hub (`hub:org/name`), or a folder of queries, corpus and judgements (`beir:FOLDER`).
 
@@ -21,6 +23,7 @@ def open_source(spec: str, split: str, skipped: Counter, kinds: Iterable[str] = 
         split: train or test; files have train alone.
         skipped: counts the rows that were left out, by reason.
         kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind, as the released ones do not.
+        bare: take rows of every kind without negatives, to mine for; else retrieval's alone.
 
     Raises:
         UserError: there is no such set or file.
@@ -35,7 +38,7 @@ def open_source(spec: str, split: str, skipped: Counter, kinds: Iterable[str] = 
         return beir.read(spec.removeprefix("beir:"), split, skipped)
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
-    return chain.from_iterable(_reader(path)(path, skipped, kinds) for path in expand(spec))
+    return chain.from_iterable(_reader(path)(path, skipped, kinds, bare) for path in expand(spec))
 
 
 def is_one(spec: str) -> bool:

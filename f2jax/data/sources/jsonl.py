@@ -14,13 +14,13 @@ from f2jax.data.sources import schema
 from f2jax.errors import UserError
 
 
-def read(path: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
+def read(path: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = False) -> Iterator[Record]:
     """Records of a .jsonl or .jsonl.gz file; a line that is no JSON object is counted in `skipped`.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has no good row.
     """
-    return schema.to_records(path, rows(path, skipped, partial(schema.columns, path)), skipped, kinds)
+    return schema.to_records(path, rows(path, skipped, partial(schema.columns, path)), skipped, kinds, bare)
 
 
 def rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:

@@ -16,13 +16,13 @@ from f2jax.errors import UserError
 ROWS = 4_096  # of one read
 
 
-def read(path: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
+def read(path: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = False) -> Iterator[Record]:
     """Records of a parquet file, local or gs://; only the needed columns are read.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has no good row.
     """
-    return schema.to_records(path, rows(path, skipped, partial(schema.columns, path)), skipped, kinds)
+    return schema.to_records(path, rows(path, skipped, partial(schema.columns, path)), skipped, kinds, bare)
 
 
 def rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:
