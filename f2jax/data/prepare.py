@@ -90,8 +90,10 @@ def prepare(
         (output / CARD).unlink(missing_ok=True)
         shutil.rmtree(output / WORK, ignore_errors=True)
     make = partial(make_group, output=output, options=options, beam=beam or {}, run=run if beam else _here)
-    for _ in (map if beam else run)(make, groups(todo)):
-        pass
+    work = groups(todo)
+    with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
+        for plans_made, _ in zip(work, (map if beam else run)(make, work), strict=True):
+            bar.update(len(plans_made))
     shutil.rmtree(output / WORK, ignore_errors=True)
 
     skipped, noted = Counter(), Counter()
