@@ -90,8 +90,10 @@ def prepare(
         (output / CARD).unlink(missing_ok=True)
         shutil.rmtree(output / WORK, ignore_errors=True)
     make = partial(make_group, output=output, options=options, beam=beam or {}, run=run if beam else _here)
-    for _ in (map if beam else run)(make, groups(todo)):
-        pass
+    work = groups(todo)
+    with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
+        for plans_made, _ in zip(work, (map if beam else run)(make, work), strict=True):
+            bar.update(len(plans_made))
     shutil.rmtree(output / WORK, ignore_errors=True)
 
     skipped, noted = Counter(), Counter()
@@ -266,9 +268,16 @@ def _on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
     """Results stay in files: a runner hands none back."""
     import apache_beam
 
-    if items:
+    if not items:
+        return
+    try:
         with apache_beam.Pipeline(runner=beam["beam_runner"], options=beam["beam_options"]) as pipeline:
-            _ = pipeline | apache_beam.Create(items) | apache_beam.Reshuffle() | apache_beam.Map(function)
+            _ = pipeline | apache_beam.Create(items) | apache_beam.Reshuffle() | "read" >> apache_beam.Map(function)
+    except RuntimeError as error:  # a worker in another process hands its error over as text
+        found = re.search(r"UserError: (.+)", str(error))
+        if not found:
+            raise
+        raise UserError(found[1]) from error
     yield from items
 
 
@@ -284,14 +293,19 @@ def beam_options(runner: str | None, options: str) -> dict | None:
     """What `prepare` takes as `beam`, of a runner's name and `name=value,…`; None where no runner is named.
 
     Raises:
-        UserError: Apache Beam is not installed.
+        UserError: Apache Beam is not installed, or has no such runner.
     """
     if not runner:
         return None
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.runners import create_runner
     except ImportError as error:
         raise UserError("--beam_runner needs Apache Beam; install it with pip install 'f2jax[beam]'.") from error
+    try:
+        create_runner(runner)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--beam_runner {runner}: {str(error).splitlines()[0]}") from error
     return {"beam_runner": runner, "beam_options": PipelineOptions([f"--{x}" for x in options.split(",") if x])}
 
 

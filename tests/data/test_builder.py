@@ -102,6 +102,23 @@ def test_beam_writes_the_same_bytes(folder, tmp_path, options):
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["", pytest.param("direct_num_workers=2,direct_running_mode=multi_processing", marks=pytest.mark.slow)],
+)
+def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
+    pytest.importorskip("apache_beam")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"^\S+cut.parquet is damaged, cut short or no parquet file"):
+        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=prepare.beam_options("DirectRunner", options))
+
+
+def test_an_unknown_runner_is_refused():
+    pytest.importorskip("apache_beam")
+    with pytest.raises(UserError, match="--beam_runner NoRunner: Unexpected pipeline runner"):
+        prepare.beam_options("NoRunner", "")
+
+
 def test_two_processes_write_the_same_bytes(folder, tmp_path):
     found = corpora.make(tmp_path, inputs=inputs_of(folder), jobs=2)
     assert contents(found) == contents(Corpus(folder / "corpus").card)
