@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 
-import fsspec
-
+from f2jax import files
 from f2jax.data.record import Record
 from f2jax.data.sources import cldr, jsonl, parquet, stdlib
 from f2jax.errors import UserError, nearest
@@ -41,14 +40,16 @@ def expand(spec: str) -> list[str]:
     Raises:
         UserError: there are none.
     """
-    filesystem, path = fsspec.core.url_to_fs(spec)
-    if filesystem.isdir(path):
-        found = [name for name in filesystem.find(path) if name.endswith(tuple(READERS))]
-    elif any(c in path for c in "*?["):
-        found = filesystem.glob(path)
-    else:
-        found = [path] if filesystem.exists(path) else []
+    filesystem, path = files.filesystem(spec)
+    with files.explained(spec):
+        if filesystem.isdir(path):
+            found = [name for name in filesystem.find(path) if name.endswith(tuple(READERS))]
+        elif filesystem.exists(path):
+            found = [path]
+        else:
+            found = filesystem.glob(path) if any(c in path for c in "*?[") else []
     if not found:
+        files.check_bucket(spec)
         known = f" Built-in sets are {', '.join(BUILT_IN)}." if "/" not in spec else ""
         raise UserError(f"There is no data file {spec}; check data.sources.{known}")
     return [filesystem.unstrip_protocol(name).removeprefix("file://") for name in sorted(found)]
