@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+
 from f2jax import files
 from f2jax.data.dataset import Dataset, Instructions
 from f2jax.data.instructions import add_instruction
@@ -13,7 +15,7 @@ from f2jax.data.mixture import Mixture, Spec
 from f2jax.data.packing import Batch, assemble
 from f2jax.data.record import Record
 from f2jax.data.sources import open_source
-from f2jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
 
 
@@ -25,22 +27,26 @@ def read_records(config, skipped: Counter) -> Iterator[Record]:
         yield from open_source(spec, "train", skipped)
 
 
-def make_tokenizer(config, folder: Path, beside: str, records: list[Record]) -> Tokenizer:
+def make_tokenizer(config, folder: str | Path, beside: str, records: list[Record]) -> Tokenizer:
     """The tokenizer of a run, kept in `folder`: the one there, a new one, the configured one, or `beside` the weights.
+
+    Every process makes the same; the first one keeps it.
 
     Raises:
         UserError: none is named, or the named one cannot be read.
     """
-    if folder.exists():
+    if any(files.exists(files.join(folder, name)) for name in NAMES):
         return load_tokenizer(folder)
+    keeps = jax.process_index() == 0
     if config.tokenizer.train_vocab:
         seen = (text for r in records for text in (add_instruction(r.query, _task(config, r)), r.positive))
-        return train_sentencepiece(seen, config.tokenizer.train_vocab, folder, config.seed)
+        return train_sentencepiece(seen, config.tokenizer.train_vocab, folder if keeps else None, config.seed)
     path = config.tokenizer.path or beside
     if not path:
         raise UserError("No tokenizer: set tokenizer.path, tokenizer.train_vocab, or init_from.")
     tokenizer = load_tokenizer(path)
-    tokenizer.save(folder)
+    if keeps:
+        tokenizer.save(folder)
     return tokenizer
 
 

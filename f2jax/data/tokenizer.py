@@ -20,6 +20,7 @@ from f2jax.errors import UserError
 
 END, PAD = "<|im_end|>", "<|endoftext|>"  # Qwen3's names (ids 151645 and 151643); trained models use them too
 UNKNOWN = "<unk>"
+NAMES = ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model")  # in a folder, the first one there counts
 SURROGATES = re.compile("[\ud800-\udfff]")  # halves of UTF-16 pairs: no backend takes them
 SAMPLE = 200_000  # texts that a new SentencePiece model sees at most
 
@@ -59,7 +60,7 @@ class Tokenizer(ABC):
         """The text of ids, without special tokens."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write what `load_tokenizer(folder)` reads."""
 
     @abstractmethod
@@ -129,14 +130,13 @@ class HFTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def save(self, folder: str | Path) -> None:
         names = {
             "eos_token": self._backend.id_to_token(self.eos_id),
             "pad_token": self._backend.id_to_token(self.pad_id),
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
-        (folder / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
+        files.write_whole(files.join(folder, "tokenizer_config.json"), json.dumps(names))
+        files.write_whole(files.join(folder, "tokenizer.json"), self._backend.to_str())
 
     def _hf(self):
         from tokenizers import Tokenizer as Backend
@@ -173,9 +173,8 @@ class SentencePieceTokenizer(Tokenizer):
         special = {self.eos_id, self.pad_id}
         return self._backend.decode([int(i) for i in ids if int(i) not in special])
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.model").write_bytes(self._model)
+    def save(self, folder: str | Path) -> None:
+        files.write_whole(files.join(folder, "tokenizer.model"), self._model)
 
     @cached_property
     def _pieces(self) -> list[str]:
@@ -226,7 +225,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         UserError: there is none, or it cannot be read.
     """
     path = str(path)
-    for name in ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model"):
+    for name in NAMES:
         if files.exists(files.join(path, name)):
             path = files.join(path, name)
             break
@@ -250,8 +249,8 @@ def _token(value) -> str | None:
     return value.get("content") if isinstance(value, dict) else value
 
 
-def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: Path, seed: int = 0) -> Tokenizer:
-    """Train a SentencePiece model on texts and keep it in `folder`.
+def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Path | None, seed: int = 0) -> Tokenizer:
+    """Train a SentencePiece model on texts and keep it in `folder`, local or gs://, if one is given.
 
     Byte-pair pieces over raw text, bytes for what is rare: no text is unknown, nothing is normalized away, and the
     model can be written as `tokenizer.json` with the same ids. White space ends a piece rather than beginning one, so
@@ -292,5 +291,6 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: Path, see
             "lower tokenizer.train_vocab."
         ) from error
     tokenizer = SentencePieceTokenizer(model.getvalue(), "the new model")
-    tokenizer.save(folder)
+    if folder:
+        tokenizer.save(folder)
     return tokenizer

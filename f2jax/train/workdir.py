@@ -25,8 +25,8 @@ def is_workdir(path: str | Path) -> bool:
     return files.exists(files.join(path, MODEL_FILE))
 
 
-def write_architecture(workdir: Path, config: Qwen3Config) -> None:
-    (workdir / MODEL_FILE).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+def write_architecture(workdir: str | Path, config: Qwen3Config) -> None:
+    files.write_whole(files.join(workdir, MODEL_FILE), json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def read_architecture(path: str | Path) -> Qwen3Config:

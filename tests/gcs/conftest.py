@@ -1,14 +1,17 @@
 """A real GCS protocol server on this machine (fake-gcs-server), started once; each test has a bucket there."""
 
+import json
 import os
 import re
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
 from urllib.parse import unquote
@@ -115,3 +118,34 @@ def downloads(server, monkeypatch) -> list[tuple[str, int]]:
 
     monkeypatch.setattr(GCSFileSystem, "_request", counted)
     return found
+
+
+@pytest.fixture
+def refusing(server, monkeypatch) -> Iterator[Callable[[int, str], None]]:
+    """A server that answers each request with one error, in the form of Google's; give it status and message."""
+    answer = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.dumps({"error": {"code": answer["status"], "message": answer["message"]}}).encode()
+            self.send_response(answer["status"])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    def start(status: int, message: str) -> None:
+        answer.update(status=status, message=message)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{refuser.server_port}")
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as refuser:
+        thread = threading.Thread(target=refuser.serve_forever, args=(0.01,))
+        thread.start()
+        yield start
+        refuser.shutdown()
+        thread.join()

@@ -1,9 +1,5 @@
 """gs:// paths: what is there is read, by range where asked, what is written is whole, and each failure is one line."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
 import fsspec
 import pytest
 
@@ -11,37 +7,6 @@ from f2jax import files
 from f2jax.errors import UserError
 
 TEXT = '{"name": "кошка"}'
-
-
-@pytest.fixture
-def refusing(monkeypatch):
-    """A server that answers each request with one error, in the form of Google's; give it status and message."""
-    answer = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = json.dumps({"error": {"code": answer["status"], "message": answer["message"]}}).encode()
-            self.send_response(answer["status"])
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_GET
-
-        def log_message(self, *_):
-            """Say nothing."""
-
-    def start(status: int, message: str) -> None:
-        answer.update(status=status, message=message)
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield start
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("name", ["x.json", "a/b/x.json", "ключ +%#&?/x y.json"])
