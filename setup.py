@@ -45,6 +45,7 @@ parity = [
     "transformers>=5.0,<6",
     "sentence-transformers>=5.2,<7",
 ]
+tpu = ["jax[tpu]>=0.10,<0.13"]  # also a compiler: the tests compile for TPU topologies without a TPU
 
 setup(
     name="f2jax",
@@ -59,9 +60,9 @@ setup(
     extras_require={
         "eval": evaluation,
         "test-fast": test + evaluation,
-        "test": test + evaluation + parity,
+        "test": test + evaluation + parity + tpu,
         "bench": evaluation + parity,
-        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
     },
     entry_points={"console_scripts": ["f2jax=f2jax.cli:main"]},

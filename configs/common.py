@@ -58,6 +58,7 @@ def get_config(text: str | None = None) -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.sources = ()  # files, globs, or built-in sets such as "cldr:translation" (f2jax/data/sources)
+    d.kinds = ()  # "SOURCE=KIND" for files whose rows do not say it, e.g. ("massive_*=clustering",); else retrieval
     d.batch_size = 512  # queries in a step, over all devices
     d.max_length = 1024  # tokens of one text, end token included; longer ones are truncated
     d.row_length = 1024  # tokens of one packed row (T); at least max_length

@@ -26,19 +26,19 @@ def get_config(text=None):
 
     config.data.max_length = 64
     config.data.row_length = 64
+    config.data.row_steps = 10  # each program takes seconds to compile
     config.data.use_instructions = stage == 2
     config.data.instructions.update(INSTRUCTIONS)
     if stage == 2:
         config.prompts.update({name: add_instruction("", task) for name, task in INSTRUCTIONS.items()})
         config.prompts.query = config.prompts["cldr-names"]
-    config.data.negatives.retrieval = 1 if stage == 2 else 0
+    config.data.negatives.retrieval = 0 if stage == 1 else 1
     config.data.negatives.clustering = 2
     config.data.sources = ("cldr:translation", "stdlib:code")
     if stage == 2:
         config.data.sources += ("cldr:kinds", "cldr:labels")
-    config.steps = 130 if stage == 2 else 0  # stage 1: one epoch
     config.epochs = 1
-    config.optim.peak_lr = 1e-3 if stage == 2 else 2e-3
+    config.steps, config.optim.peak_lr = (0, 2e-3) if stage == 1 else (60, 1e-3)
     config.loss.passage_gradient = True
     config.optim.warmup_steps = 20
     config.checkpoint.every = 100

@@ -1,6 +1,7 @@
 """The `f2jax` command. Each command imports what it needs when it runs, so that `--help` is quick."""
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -45,7 +46,7 @@ def encode(argv: list[str]) -> None:
     names = ("prompt", "prompt_name", "truncate_dim", "precision", "batch_size")
     options = {name: getattr(args, name) for name in names}
     embedder = Embedder.from_pretrained(args.model, args.dtype)
-    rows, dim = encode_file(embedder, args.model, args.input, args.output, args.column, **options)
+    rows, dim = encode_file(embedder, args.input, args.output, args.column, **options)
     print(f"{args.output}: {rows:,} vectors of {dim} x {args.precision}.")
 
 
@@ -85,19 +86,9 @@ COMMANDS = {"train": train, "encode": encode, "export": export, "evaluate": eval
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0, or 1 after one line that says what to change, or 130 after an interruption."""
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-        return 0
-    if argv[0] == "--version":
-        print(f"f2jax {__version__}")
-        return 0
     try:
-        if argv[0] in PLANNED:
-            raise UserError(f"'f2jax {argv[0]}' is not built yet; built are {', '.join(COMMANDS)}.")
-        if argv[0] not in COMMANDS:
-            raise UserError(f"There is no command '{argv[0]}'{nearest(argv[0], COMMANDS)}")
-        COMMANDS[argv[0]](argv[1:])
+        _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
     except UserError as error:
         print(f"f2jax: {error}", file=sys.stderr)
         return 1
@@ -107,10 +98,28 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("f2jax: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever reads the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # such as a full disk in the middle of a run
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"f2jax: {where}{error.strerror or error}; mend that and run the same command again.", file=sys.stderr)
+        return 1
     return 0
+
+
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+    elif argv[0] == "--version":
+        print(f"f2jax {__version__}")
+    elif argv[0] in PLANNED:
+        raise UserError(f"'f2jax {argv[0]}' is not built yet; built are {', '.join(COMMANDS)}.")
+    elif argv[0] not in COMMANDS:
+        raise UserError(f"There is no command '{argv[0]}'{nearest(argv[0], COMMANDS)}")
+    else:
+        with contextlib.suppress(SystemExit):  # argparse leaves so after --help
+            COMMANDS[argv[0]](argv[1:])
 
 
 def _usage() -> str:
@@ -127,6 +136,16 @@ _SUMMARY = {
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are `UserError`s; an unknown option names the nearest known one."""
+
+    def parse_args(self, argv: list[str]) -> argparse.Namespace:
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            name = unknown[0].split("=", 1)[0]
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            raise UserError(f"{self.prog} has no option '{name}'{nearest(name, known)}")
+        return args
+
     def error(self, message: str):
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help.")
 

@@ -127,6 +127,17 @@ def read_range(path: str | Path, start: int, stop: int) -> bytes:
         return found.cat_file(name, start, stop)
 
 
+def names(folder: str | Path) -> list[str]:
+    """The names of what lies in a folder.
+
+    Raises:
+        UserError: it is missing or may not be read.
+    """
+    found, name = filesystem(folder)
+    with explained(folder):
+        return [path.rstrip("/").rsplit("/", 1)[-1] for path in found.ls(name, detail=False)]
+
+
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """A local file to write to. After the block its content is at `path`, whole or not at all, even at a kill.
@@ -195,8 +206,10 @@ def find_model(name: str | Path) -> str:
     if is_remote(text):
         return text
     path = Path(text).expanduser()
-    if path.exists():
+    if path.is_dir():
         return str(path)
+    if path.exists():
+        raise UserError(f"{text} is a file; give the folder that the model lies in.")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
     from huggingface_hub import snapshot_download

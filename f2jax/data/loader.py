@@ -24,7 +24,7 @@ def read_records(config, skipped: Counter) -> Iterator[Record]:
     if not config.data.sources:
         raise UserError("data.sources is empty; name files or built-in sets, e.g. 'cldr:translation'.")
     for spec in config.data.sources:
-        yield from open_source(spec, "train", skipped)
+        yield from open_source(spec, "train", skipped, config.data.kinds)
 
 
 def make_tokenizer(config, folder: str | Path, beside: str, records: list[Record]) -> Tokenizer:

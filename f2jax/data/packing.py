@@ -63,6 +63,8 @@ def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
 def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, row_count=ladder) -> Packed:
     """Pack sequences by best fit, longest first; the same input gives the same rows.
 
+    Equal sequences share one segment: an embedding depends on its tokens alone, and data sets repeat their documents.
+
     Args:
         sequences: int32 token ids each; None is an absent sequence, which takes no tokens.
         row_length: T.
@@ -71,27 +73,30 @@ def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, r
     Raises:
         UserError: a sequence is empty or longer than a row.
     """
-    lengths = np.array([0 if ids is None else len(ids) for ids in sequences])
-    absent = np.array([ids is None for ids in sequences], bool)
-    wrong = np.flatnonzero(~absent & ((lengths < 1) | (lengths > row_length)))
-    if len(wrong):
-        raise UserError(
-            f"Sequence {wrong[0]} has {lengths[wrong[0]]} tokens; a row takes 1 to {row_length}: "
-            "raise row_length or lower max_length."
-        )
-    order = np.argsort(-lengths, kind="stable")[: int((~absent).sum())]
-    row_s, start_s, segment_s, rows = _best_fit(lengths, order, row_length)
+    for s, ids in enumerate(sequences):
+        if ids is not None and not 1 <= len(ids) <= row_length:
+            raise UserError(
+                f"Sequence {s} has {len(ids)} tokens; a row takes 1 to {row_length}: "
+                "raise row_length or lower max_length."
+            )
+    distinct: dict[bytes, int] = {}  # u, numbers of distinct sequences
+    u_s = np.array([-1 if x is None else distinct.setdefault(x.tobytes(), len(distinct)) for x in sequences], np.int32)
+    unique = [np.frombuffer(ids, np.int32) for ids in distinct]
+    lengths = np.array([len(ids) for ids in unique], np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    row_u, start_u, segment_u, rows = _best_fit(lengths, order, row_length)
 
     shape = (row_count(max(rows, 1)), row_length)
     tokens_bt = np.full(shape, pad_id, np.int32)
     segments_bt, positions_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     counting = np.arange(row_length, dtype=np.int32)
-    for s in order:
-        row, start, stop = row_s[s], start_s[s], start_s[s] + lengths[s]
-        tokens_bt[row, start:stop] = sequences[s]
-        segments_bt[row, start:stop] = segment_s[s]
+    for u in order:
+        row, start, stop = row_u[u], start_u[u], start_u[u] + lengths[u]
+        tokens_bt[row, start:stop] = unique[u]
+        segments_bt[row, start:stop] = segment_u[u]
         positions_bt[row, start:stop] = counting[: stop - start]
-    col_s = np.where(absent, 0, start_s + lengths - 1).astype(np.int32)
+    end_u = (start_u + lengths - 1).astype(np.int32)
+    row_s, col_s = (np.append(x, np.int32(0))[u_s] for x in (row_u, end_u))  # number -1, absent, finds the 0
     return Packed(tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths.sum()))
 
 
@@ -145,7 +150,11 @@ def assemble(
         negative_ids_bj[b, : len(picks)] = [row.negative_ids[c] for c in picks]
     sequences += [None] * (len(missing) * negatives)
 
-    packed = pack(sequences, row_length, pad_id, lambda n: ladder(n, steps_per_octave, multiple))
+    def row_count(n: int) -> int:
+        """That of a full batch even for the last one of an epoch, which is not worth a program of its own."""
+        return ladder(-(-n * batch_size // max(len(rows), 1)), steps_per_octave, multiple)
+
+    packed = pack(sequences, row_length, pad_id, row_count)
     positive_ids_b = np.zeros(batch_size, np.int64)
     positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
     documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])

@@ -8,9 +8,9 @@ import gzip
 import io
 import json
 import re
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,11 @@ from f2jax.errors import UserError
 
 END, PAD = "<|im_end|>", "<|endoftext|>"  # Qwen3's names (ids 151645 and 151643); trained models use them too
 UNKNOWN = "<unk>"
-NAMES = ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model")  # in a folder, the first one there counts
+SPACE = "▁"  # SentencePiece's mark of a space
 SURROGATES = re.compile("[\ud800-\udfff]")  # halves of UTF-16 pairs: no backend takes them
 SAMPLE = 200_000  # texts that a new SentencePiece model sees at most
+EXCERPT = 1_000  # characters of each: SentencePiece passes over texts above 4,192 bytes
+NAMES = ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model")  # in a folder, the first one there counts
 
 
 class Tokenizer(ABC):
@@ -80,8 +82,6 @@ class Tokenizer(ABC):
             single=f"$A {end}", pair=f"$A {end} $B:1 {end}:1", special_tokens=[(end, self.eos_id)]
         )
         hf.post_processor = template
-        hf.no_truncation()
-        hf.no_padding()
         return hf.to_str(pretty=False)
 
     def hf_config(self, max_length: int) -> dict:
@@ -111,7 +111,10 @@ class HFTokenizer(Tokenizer):
             ) from error
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.eos_id = self._special(end or END, origin)
+        appended = self._backend.encode("").ids  # what the file's own post-processor adds: that is its end token
+        if len(appended) > 1:
+            raise UserError(f"{origin} adds {len(appended)} special tokens to a text; only an end token can be kept.")
+        self.eos_id = appended[0] if appended else self._special(end or END, origin)
         self.pad_id = self._special(pad or PAD, origin)
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
@@ -151,7 +154,8 @@ class SentencePieceTokenizer(Tokenizer):
         import sentencepiece
 
         try:
-            self._backend = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self._backend = sentencepiece.SentencePieceProcessor()
+            self._backend.LoadFromSerializedProto(model)
         except RuntimeError as error:
             raise UserError(f"{origin} is no SentencePiece model; restore it from its origin.") from error
         self._model = model
@@ -171,51 +175,56 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         special = {self.eos_id, self.pad_id}
-        return self._backend.decode([int(i) for i in ids if int(i) not in special])
+        text = self._backend.decode([int(i) for i in ids if int(i) not in special])
+        return text.replace(SPACE, " ")  # a model without a piece for the space spells it in bytes
 
     def save(self, folder: str | Path) -> None:
         files.write_whole(files.join(folder, "tokenizer.model"), self._model)
-
-    @cached_property
-    def _pieces(self) -> list[str]:
-        return [self._backend.id_to_piece(i) for i in range(self.vocab_size)]
 
     def _hf(self):
         """Byte-pair merges rebuilt from the pieces: a pair merges where both halves and the whole are pieces."""
         from tokenizers import AddedToken, decoders, models, normalizers
         from tokenizers import Tokenizer as Backend
 
-        self._check_convertible()
-        numbers = {piece: i for i, piece in enumerate(self._pieces)}
-        plain = [
-            piece
-            for i, piece in enumerate(self._pieces)
-            if not (self._backend.is_byte(i) or self._backend.is_control(i) or self._backend.is_unknown(i))
-            and piece not in (END, PAD)
-        ]
-        known = set(plain)
+        pieces = self._convertible()
+        normal = sorted((piece for piece in pieces if piece.type == piece.NORMAL), key=lambda piece: -piece.score)
+        known = {piece.piece for piece in normal}
         merges = []
-        for piece in sorted(plain, key=lambda p: -self._backend.get_score(numbers[p])):
+        for piece in (piece.piece for piece in normal):
             halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-            halves = [(a, b) for a, b in halves if a in known and b in known]
-            merges += sorted(halves, key=lambda pair: (numbers[pair[0]], numbers[pair[1]]))
-        backend = Backend(models.BPE(numbers, merges, unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True))
-        backend.normalizer = normalizers.Replace(" ", "▁")
-        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-        backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, END)])
+            merges += [(a, b) for a, b in halves if a in known and b in known]
+        numbers = {piece.piece: i for i, piece in enumerate(pieces)}
+        unknown = pieces[self._backend.unk_id()].piece
+        backend = Backend(models.BPE(numbers, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+        backend.normalizer = normalizers.Replace(" ", SPACE)
+        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace(SPACE, " ")])
+        special = [pieces[number].piece for number in (self.pad_id, self.eos_id)]
+        backend.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in special])
         return backend
 
-    def _check_convertible(self) -> None:
+    def _convertible(self) -> list:
+        """The pieces of the model, if it has no feature that byte-pair merges in a `tokenizer.json` lack."""
         from sentencepiece import sentencepiece_model_pb2
 
         spec = sentencepiece_model_pb2.ModelProto.FromString(self._model)
-        normal = spec.normalizer_spec
-        bpe = spec.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
-        if not bpe or normal.precompiled_charsmap or normal.add_dummy_prefix or normal.remove_extra_whitespaces:
+        pieces, trainer, normalizer = spec.pieces, spec.trainer_spec, spec.normalizer_spec
+        literal = {i for i, piece in enumerate(pieces) if piece.type == piece.USER_DEFINED}
+        if (
+            trainer.model_type != trainer.BPE
+            or not trainer.byte_fallback
+            or normalizer.precompiled_charsmap
+            or normalizer.add_dummy_prefix
+            or normalizer.remove_extra_whitespaces
+            or not normalizer.escape_whitespaces
+            or literal != {self.eos_id, self.pad_id}
+            or any(piece.type == piece.UNUSED for piece in pieces)
+        ):
             raise UserError(
-                "This SentencePiece model cannot be written as tokenizer.json with the same ids; only byte-pair models "
-                "without normalization and dummy prefix can, such as f2jax trains."
+                "This SentencePiece model cannot be written as tokenizer.json with the same ids; only a byte-pair "
+                "model with byte fallback can, without normalization, dummy prefix or symbols of its own, as f2jax "
+                "trains."
             )
+        return list(pieces)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -237,16 +246,20 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         return SentencePieceTokenizer(content, path)
     try:
         text = (gzip.decompress(content) if path.endswith(".gz") else content).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it from its origin.") from error
-    beside = files.join(path.rsplit("/", 1)[0] if "/" in path else ".", "tokenizer_config.json")
-    names = files.read_json(beside) if files.exists(beside) else {}
-    end, pad = (_token(names.get(key)) for key in ("eos_token", "pad_token"))
+    end, pad = _end_and_pad(files.join(path.rsplit("/", 1)[0] if "/" in path else ".", "tokenizer_config.json"))
     return HFTokenizer(text, path, end, pad)
 
 
-def _token(value) -> str | None:
-    return value.get("content") if isinstance(value, dict) else value
+def _end_and_pad(path: str) -> list[str | None]:
+    """The end and padding tokens that a `tokenizer_config.json` names, as texts or as objects with a `content`."""
+    names = files.read_json(path) if files.exists(path) else {}
+    found = [names.get(key) if isinstance(names, dict) else names for key in ("eos_token", "pad_token")]
+    found = [token.get("content") if isinstance(token, dict) else token for token in found]
+    if not all(token is None or isinstance(token, str) for token in found):
+        raise UserError(f"{path} does not name eos_token and pad_token as texts; mend it or take it away.")
+    return found
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Path | None, seed: int = 0) -> Tokenizer:
@@ -257,16 +270,19 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Pat
     that a text has the same pieces with an instruction before it as without. Same texts and seed, same bytes.
 
     Raises:
-        UserError: the texts are too few for `vocab_size` pieces.
+        UserError: there are no texts, or `vocab_size` pieces are more than they give or fewer than their bytes and
+            characters take.
     """
     import sentencepiece
 
     distinct = [text for text in dict.fromkeys(texts) if text.strip() and "\0" not in text]
     order = np.random.default_rng(seed).permutation(len(distinct))[:SAMPLE]
+    if not distinct:
+        raise UserError("There is no text to train a tokenizer on; check data.sources.")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(SURROGATES.sub("\ufffd", distinct[i]) for i in order),
+            sentence_iterator=(SURROGATES.sub("\ufffd", distinct[i][:EXCERPT]) for i in order),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -286,11 +302,20 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Pat
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(
-            f"{len(order):,} texts cannot give {vocab_size:,} pieces ({str(error).split(') ')[-1].strip()[:120]}); "
-            "lower tokenizer.train_vocab."
-        ) from error
+        raise UserError(_why_untrained(str(error), len(order), vocab_size)) from error
     tokenizer = SentencePieceTokenizer(model.getvalue(), "the new model")
     if folder:
         tokenizer.save(folder)
     return tokenizer
+
+
+def _why_untrained(reason: str, texts: int, vocab_size: int) -> str:
+    """SentencePiece's reason in a sentence that says what to change."""
+    if most := re.search(r"to a value <= (\d+)", reason):
+        return f"{texts:,} texts give at most {int(most[1]):,} pieces, not {vocab_size:,}; lower tokenizer.train_vocab."
+    if least := re.search(r"required_chars\. -?\d+ vs (\d+)", reason):
+        return (
+            f"{vocab_size:,} pieces are too few: the bytes and characters of the texts take {int(least[1]):,}; "
+            "raise tokenizer.train_vocab."
+        )
+    return f"No tokenizer of {vocab_size:,} pieces could be trained ({reason}); change tokenizer.train_vocab."

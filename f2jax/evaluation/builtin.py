@@ -1,11 +1,13 @@
 """Evaluation on the built-in held-out sets: accuracy@1 at every dimension, beside character n-gram TF-IDF."""
 
+import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from f2jax.errors import UserError
 from f2jax.evaluation.tasks import TASKS, RetrievalTask, load_task
 
 
@@ -16,11 +18,13 @@ def accuracy(similarity_qd: np.ndarray, answers: Iterable[set[int]]) -> float:
 
 
 def scores(embedder, task: RetrievalTask) -> dict[int, float]:
-    """Accuracy@1 at each Matryoshka dimension, from one encoding of queries and documents."""
+    """Accuracy@1 at each Matryoshka dimension, from one encoding of queries and documents.
+
+    Queries carry the prompt that has the task's name, else the one named `query`, where the model has one.
+    """
     prompt = task.name if task.name in embedder.prompts else None
-    raw = {"normalize_embeddings": False}
-    q_qe = embedder.encode(task.queries, prompt_name=prompt, **raw)
-    d_de = embedder.encode(task.documents, **raw)
+    q_qe = embedder.encode_query(task.queries, prompt_name=prompt, normalize_embeddings=False)
+    d_de = embedder.encode_document(task.documents, normalize_embeddings=False)
     return {
         dim: accuracy(embedder.similarity(q_qe[:, :dim], d_de[:, :dim]), task.answers)
         for dim in sorted(embedder.matryoshka_dims)
@@ -38,17 +42,22 @@ def tfidf_score(task: RetrievalTask) -> float:
 
 
 def evaluate(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:
-    """Results by task: `dims` {dimension: accuracy}, `tfidf`, and the numbers of queries and documents."""
-    results = {}
-    for name in names:
-        task = load_task(name)
-        results[name] = {
+    """Results by task: `dims` {dimension: accuracy}, `tfidf`, and the numbers of queries and documents.
+
+    Raises:
+        UserError: there is no such task, or the `eval` extra is not installed.
+    """
+    if not all(importlib.util.find_spec(module) for module in ("sklearn", "matplotlib")):
+        raise UserError("Evaluation needs scikit-learn and matplotlib; install them with pip install 'f2jax[eval]'.")
+    return {
+        task.name: {
             "queries": len(task.queries),
             "documents": len(task.documents),
             "tfidf": tfidf_score(task),
             "dims": scores(embedder, task),
         }
-    return results
+        for task in [load_task(name) for name in names]
+    }
 
 
 def table(results: dict[str, dict]) -> str:
@@ -90,9 +99,16 @@ def plot(results: dict[str, dict], path: str | Path) -> None:
 
 
 def write(results: dict[str, dict], folder: str | Path) -> None:
-    """Write `results.json`, `results.txt` and `dimensions.png` into a folder."""
+    """Write `results.json`, `results.txt` and `dimensions.png` into a folder.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (folder / "results.txt").write_text(table(results) + "\n")
-    plot(results, folder / "dimensions.png")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        (folder / "results.txt").write_text(table(results) + "\n")
+        plot(results, folder / "dimensions.png")
+    except OSError as error:
+        raise UserError(f"Table and plot cannot be written to {folder}: {error.strerror or error}.") from error

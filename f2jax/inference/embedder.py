@@ -1,8 +1,10 @@
 """`Embedder`: texts in, vectors out. Argument names are those of sentence-transformers."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +21,7 @@ from f2jax.release import package
 from f2jax.train import workdir
 
 DTYPES = ("float32", "bfloat16")
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the first that a model has, as in sentence-transformers
 
 
 class Embedder:
@@ -75,11 +78,20 @@ class Embedder:
 
     @property
     def prompts(self) -> dict[str, str]:
+        """Texts to put before a text, by name."""
         return self.card.prompts
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of card, dtype and a few values of every weight: one more training step changes it."""
+        digest = hashlib.sha256(repr((self.card, self.model.dtype)).encode())
+        for weight in jax.tree.leaves(self.params):
+            digest.update(np.asarray(weight[(0,) * (weight.ndim - 1)]).tobytes())
+        return digest.hexdigest()
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         prompt: str | None = None,
         prompt_name: str | None = None,
         batch_size: int = 1_024,
@@ -113,6 +125,9 @@ class Embedder:
             raise UserError(f"batch_size={batch_size} should be at least 1.")
         check_precision(precision)
         prompt = self._prompt(prompt, prompt_name)
+        if not isinstance(texts, Iterable):
+            raise UserError(f"The texts are of type {type(texts).__name__}; give a string or a list of strings.")
+        texts = list(texts)
         bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if bad is not None:
             raise UserError(f"Text number {bad} is of type {type(texts[bad]).__name__}; give strings.")
@@ -128,11 +143,11 @@ class Embedder:
 
     def encode_query(self, texts, **options) -> np.ndarray:
         """`encode` with the prompt named `query`, where there is one and no other prompt is given."""
-        return self.encode(texts, **self._default("query", options))
+        return self.encode(texts, **self._with_prompt(("query",), options))
 
     def encode_document(self, texts, **options) -> np.ndarray:
-        """`encode` with the prompt named `document`, where there is one and no other prompt is given."""
-        return self.encode(texts, **self._default("document", options))
+        """`encode` with the prompt named `document` (or `passage`, or `corpus`), where no other prompt is given."""
+        return self.encode(texts, **self._with_prompt(DOCUMENT_PROMPTS, options))
 
     def similarity(self, a, b) -> np.ndarray:
         """Cosine similarities [n, m] of embeddings [n, dim] and [m, dim]."""
@@ -153,6 +168,7 @@ class Embedder:
             raise UserError(f"The model has no prompt named '{prompt_name}'{nearest(prompt_name, self.prompts)}")
         return self.prompts[prompt_name]
 
-    def _default(self, name: str, options: dict) -> dict:
+    def _with_prompt(self, names: tuple[str, ...], options: dict) -> dict:
         given = options.get("prompt") is not None or options.get("prompt_name") is not None
-        return options if given or name not in self.prompts else options | {"prompt_name": name}
+        name = next((name for name in names if name in self.prompts), None)
+        return options if given or name is None else options | {"prompt_name": name}

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from f2jax import files
+from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
-from f2jax.inference.quantize import check_precision, quantize, ranges_of
+from f2jax.inference.quantize import check_precision, quantize
 
 PIECE = 8_192  # texts between two points from which an interrupted run goes on
 
@@ -31,14 +32,16 @@ def read_texts(path: str, column: str = "text") -> list[str]:
                     names = ", ".join(table.schema_arrow.names)
                     raise UserError(f"{path} has no column '{column}' but {names}; choose one with --column.")
                 texts = table.read([column]).column(0).to_pylist()
-            except pa.ArrowException as error:
-                raise UserError(f"{path} is no readable parquet file ({error}); restore it.") from error
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{path} is no readable parquet file ({reason}); restore it.") from error
     elif kind in (".txt", ".jsonl"):
         with files.open_file(path) as file:
             try:
-                lines = file.read().decode("utf-8").removesuffix("\n").split("\n")
+                content = file.read().decode("utf-8-sig").replace("\r\n", "\n")
             except UnicodeDecodeError as error:
                 raise UserError(f"{path} is not UTF-8 at byte {error.start}; convert it.") from error
+        lines = content.removesuffix("\n").split("\n") if content else []
         texts = lines if kind == ".txt" else [_field(path, i, line, column) for i, line in enumerate(lines, 1)]
     else:
         raise UserError(f"{path} should end in .txt, .jsonl or .parquet.")
@@ -56,7 +59,7 @@ def _field(path: str, number: int, line: str, column: str) -> str | None:
 
 
 def encode_file(
-    embedder, model_name: str, source: str, output: str, column: str = "text", precision: str = "float32", **options
+    embedder, source: str, output: str, column: str = "text", precision: str = "float32", **options
 ) -> tuple[int, int]:
     """Embed the texts of `source` into `output` (.npy, or .parquet with the columns text and embedding).
 
@@ -67,35 +70,40 @@ def encode_file(
         options: of `Embedder.encode`.
 
     Raises:
-        UserError: input or output cannot be used, or `.partial` belongs to a call with other options.
+        UserError: input or output cannot be used, or `.partial` belongs to a call with another model, other texts or
+            other options.
     """
     target = Path(output)
-    if target.suffix not in (".npy", ".parquet"):
-        raise UserError(f"{output} should end in .npy or .parquet.")
+    if target.suffix not in (".npy", ".parquet") or files.is_remote(output):
+        raise UserError(f"{output} should be a local path that ends in .npy or .parquet.")
     check_precision(precision)
     texts = read_texts(source, column)
-    if not texts or texts == [""]:
+    if not texts:
         raise UserError(f"{source} holds no texts.")
     partial, progress = Path(f"{output}.partial"), Path(f"{output}.partial.json")
-    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
-    call = {"model": str(model_name), "texts": digest, "options": {k: str(v) for k, v in options.items()}}
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    call = {"model": embedder.fingerprint, "texts": digest, "options": {k: str(v) for k, v in options.items()}}
 
     done = 0
     if progress.exists() and partial.exists():
         state = files.read_json(progress)
         if state["call"] != call:
-            raise UserError(f"{partial} is the rest of a call with other options; delete it to start anew.")
+            raise UserError(
+                f"{partial} belongs to another model, other texts or other options; delete it to start anew."
+            )
         done = state["done"]
     width = embedder.encode(texts[:1], **options).shape[1]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if not done:
+            progress.unlink(missing_ok=True)  # it may tell of another `.partial`
         vectors = np.lib.format.open_memmap(partial, "r+" if done else "w+", np.float32, (len(texts), width))
         with tqdm(total=len(texts), initial=done, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
             for start in range(done, len(texts), PIECE):
                 piece = texts[start : start + PIECE]
                 vectors[start : start + len(piece)] = embedder.encode(piece, show_progress_bar=False, **options)
                 vectors.flush()
-                _replace(progress, json.dumps({"call": call, "done": start + len(piece)}))
+                files.write_whole(progress, json.dumps({"call": call, "done": start + len(piece)}))
                 bar.update(len(piece))
         shape = _finish(target, vectors, texts, precision)
     except OSError as error:
@@ -105,21 +113,16 @@ def encode_file(
     return shape
 
 
-def _replace(path: Path, text: str) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    new.replace(path)
-
-
 def _finish(target: Path, vectors: np.ndarray, texts: list[str], precision: str) -> tuple[int, int]:
     """Quantize and write the result; it gets its name when it is whole."""
     whole = target.with_suffix(f"{target.suffix}.whole")
-    result = quantize(vectors, precision, ranges_of(vectors) if precision.endswith("int8") else None)
+    result = quantize(vectors, precision)
     if target.suffix == ".npy":
         with whole.open("wb") as file:
             np.save(file, result)
     else:
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(result.reshape(-1)), result.shape[1])
-        pq.write_table(pa.table({"text": texts, "embedding": embedding}), whole)
+        clean = [SURROGATES.sub("\ufffd", text) for text in texts]  # parquet takes no half of a UTF-16 pair
+        pq.write_table(pa.table({"text": clean, "embedding": embedding}), whole)
     whole.replace(target)
     return result.shape

@@ -17,6 +17,7 @@ import jax
 import ml_dtypes
 import numpy as np
 from flax import linen as nn
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from f2jax import files
@@ -174,6 +175,9 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
         files.write_whole(index, json.dumps(content, indent=1))
     else:
         files.remove(index)
+    for name in files.names(folder):
+        if name.startswith("model") and name.endswith(".safetensors") and name not in names:
+            files.remove(files.join(folder, name))  # of an earlier save; some loaders would prefer it
 
 
 def to_hf_matrix(path: tuple[str, ...], array):
@@ -221,7 +225,10 @@ def _assign_shards(sizes: dict[str, int], shard_bytes: int) -> dict[str, int]:
 
 def _write(path: str, tensors: dict[str, np.ndarray]) -> None:
     with files.whole(path) as part:
-        save_file(tensors, part, metadata={"format": "pt"})
+        try:
+            save_file(tensors, part, metadata={"format": "pt"})
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be written ({error}); check the path and the room on the disk.") from error
 
 
 @dataclass(frozen=True)

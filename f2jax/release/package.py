@@ -18,6 +18,8 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.train import workdir
 from f2jax.train.losses import matryoshka_dims
 
+LAST = ("config.json", "modules.json")  # the files that make the folder a model and a package
+
 
 @dataclass(frozen=True)
 class Card:
@@ -29,7 +31,11 @@ class Card:
 
 
 def read_card(path: str, architecture: Qwen3Config) -> Card:
-    """The card of a training workdir (from its config) or of a released folder (from its metadata)."""
+    """The card of a training workdir (from its config) or of a released folder (from its metadata).
+
+    Raises:
+        UserError: the folder says that its vectors are pooled in another way than from the last token.
+    """
     if workdir.is_workdir(path):
         config = files.read_json(files.join(path, "config.json"))
         dims = (architecture.width,)
@@ -40,6 +46,12 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
     def optional(name: str) -> dict:
         return files.read_json(files.join(path, name)) if files.exists(files.join(path, name)) else {}
 
+    pooling = optional("1_Pooling/config.json")
+    modes = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on] or pooling.get(
+        "pooling_mode"
+    )
+    if modes not in (None, "lasttoken", ["lasttoken"], ["pooling_mode_lasttoken"]):
+        raise UserError(f"{path} pools by {modes} in 1_Pooling/config.json; only pooling of the last token is built.")
     limits = (
         optional("sentence_bert_config.json").get("max_seq_length"),
         optional("tokenizer_config.json").get("model_max_length"),
@@ -53,27 +65,32 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
 
 
 def write(folder: str | Path, architecture: Qwen3Config, params, tokenizer: Tokenizer, card: Card) -> None:
-    """Write the package; `modules.json`, which makes it one, comes last.
+    """Write the package, to a local folder or gs://.
+
+    `config.json` and `modules.json` come last: without them nothing loads the folder.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or is a training workdir.
     """
-    folder = Path(folder)
-    try:
-        _write(folder, architecture, params, tokenizer, card)
-    except OSError as error:
-        raise UserError(f"The package cannot be written to {folder}: {error.strerror or error}.") from error
-
-
-def _write(folder: Path, architecture: Qwen3Config, params, tokenizer: Tokenizer, card: Card) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "modules.json").unlink(missing_ok=True)
-    hf.save(folder, params)
+    if workdir.is_workdir(folder):
+        raise UserError(f"{folder} is a training workdir; choose another folder for the package.")
     dtype = str(jax.tree.leaves(params)[0].dtype)
+    texts = _texts(architecture, dtype, tokenizer, card)  # before the folder is touched: not every tokenizer converts
+    for name in LAST:
+        files.remove(files.join(folder, name))
+    hf.save(folder, params)
+    if not files.is_remote(folder):  # where a folder without files cannot be
+        Path(folder, "2_Normalize").mkdir(exist_ok=True)
+    for name, text in texts.items():
+        files.write_whole(files.join(folder, name), text)
+
+
+def _texts(architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: Card) -> dict[str, str]:
+    """The content of all files but the weights, in the order of writing."""
+    dims = list(card.matryoshka_dims)
     config = hf.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id)
-    config |= {"is_matryoshka": len(card.matryoshka_dims) > 1, "matryoshka_dimensions": list(card.matryoshka_dims)}
+    config |= {"is_matryoshka": len(dims) > 1, "matryoshka_dimensions": dims}
     contents = {
-        "config.json": config,
         "tokenizer_config.json": tokenizer.hf_config(card.max_length),
         "sentence_bert_config.json": {"max_seq_length": card.max_length, "do_lower_case": False},
         "config_sentence_transformers.json": {
@@ -81,7 +98,7 @@ def _write(folder: Path, architecture: Qwen3Config, params, tokenizer: Tokenizer
             "prompts": card.prompts,
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
-            "matryoshka_dimensions": list(card.matryoshka_dims),
+            "matryoshka_dimensions": dims,
         },
         "1_Pooling/config.json": {
             "word_embedding_dimension": architecture.width,
@@ -93,18 +110,17 @@ def _write(folder: Path, architecture: Qwen3Config, params, tokenizer: Tokenizer
             "pooling_mode_lasttoken": True,
             "include_prompt": True,
         },
+        "config.json": config,
         "modules.json": [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
             {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ],
     }
-    (folder / "tokenizer.json").write_text(tokenizer.to_hf_json(), encoding="utf-8")
-    (folder / "README.md").write_text(_readme(architecture, card), encoding="utf-8")
-    (folder / "2_Normalize").mkdir(exist_ok=True)
-    for name, content in contents.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    plain = {"tokenizer.json": tokenizer.to_hf_json(), "README.md": _readme(architecture, card)}
+    return plain | {
+        name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in contents.items()
+    }
 
 
 def _readme(architecture: Qwen3Config, card: Card) -> str:

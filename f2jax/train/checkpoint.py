@@ -62,7 +62,7 @@ class Checkpoints:
         """Start to write a checkpoint; training goes on meanwhile.
 
         Raises:
-            UserError: it could not be written, e.g. on a full disk. Earlier checkpoints stay as they are.
+            UserError: it or the one before it could not be written, e.g. on a full disk; earlier ones stay as they are.
         """
         step = int(state.step)
         if step in self.manager.all_steps():
@@ -72,15 +72,24 @@ class Checkpoints:
         try:
             self.manager.save(step, args=args, force=True)
         except self.errors as error:
-            what = f"The checkpoint of step {step} could not be written to {self.folder}"
-            raise UserError(f"{what}: {_short(error)}.") from error
+            raise self._unwritten(error) from error
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole on disk."""
         try:
             self.manager.wait_until_finished()
         except self.errors as error:
-            raise UserError(f"A checkpoint could not be written to {self.folder}: {_short(error)}.") from error
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> UserError:
+        full = "No space left" in str(error)  # tensorstore says so inside a long message
+        reason = "the disk is full" if full else _short(error)
+        kept = (
+            f"checkpoints of steps {', '.join(map(str, self.steps()))} are whole" if self.steps() else "there is none"
+        )
+        return UserError(
+            f"A checkpoint could not be written to {self.folder}: {reason}; {kept}. Mend that and run the same command."
+        )
 
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())

@@ -3,7 +3,9 @@
 `train(config, workdir)` resumes by itself: the newest checkpoint's step number decides all the rest.
 """
 
+import resource
 import signal
+import sys
 import time
 from collections import Counter, defaultdict
 from functools import partial
@@ -94,6 +96,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
             report = Report(writer, optim.schedule(config.optim, steps))
             for step, name, batch in loader.batches(start, steps):
                 state, metrics = step_fn(state, put(batch), teacher, kind=batch.kind)
+                report.wait()  # for the step before: one runs, one is ready; more would only hold memory
                 report.add(step + 1, name, batch, metrics)
                 bar.update()
                 done = step + 1
@@ -112,6 +115,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                     values |= validate(eval_fn, state, teacher, held_out, config, tokenizer.pad_id, loader.shards, put)
                     writer.write(done, {k: v for k, v in values.items() if k.startswith("validation/")})
         checkpoints.wait()
+        print(report.summary())
     return values
 
 
@@ -212,10 +216,16 @@ class Report:
     def __init__(self, writer: MetricsWriter, schedule):
         self.writer, self.schedule = writer, schedule
         self.pending: list[tuple] = []
-        self.since = time.perf_counter()
+        self.steps = self.useful = self.total = 0
+        self.since = self.started = time.perf_counter()
 
     def add(self, step: int, name: str, batch, metrics) -> None:
         self.pending.append((step, name, batch.useful_tokens, batch.tokens_bt.size, metrics))
+
+    def wait(self) -> None:
+        """Wait until the last step that was added has run."""
+        if self.pending:
+            jax.block_until_ready(self.pending[-1][-1])
 
     def flush(self) -> dict[str, float]:
         """Means since the last report, also per data set; writes them.
@@ -241,6 +251,8 @@ class Report:
         values = {key: float(np.mean(group)) for key, group in groups.items()}
         now = time.perf_counter()
         useful, total = (sum(column) for column in list(zip(*self.pending, strict=True))[2:4])
+        self.steps += len(self.pending)
+        self.useful, self.total = self.useful + useful, self.total + total
         last = self.pending[-1][0]
         values |= {
             "tokens_per_second": useful / (now - self.since),
@@ -256,6 +268,16 @@ class Report:
         return (
             f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
             f"{values['useful_share']:.1%} useful"
+        )
+
+    def summary(self) -> str:
+        """What this process did: steps, time, tokens, and the most memory it held."""
+        seconds = time.perf_counter() - self.started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+        share = self.useful / max(self.total, 1)
+        return (
+            f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of those in the batches; "
+            f"peak memory {peak:.1f} GiB."
         )
 
 

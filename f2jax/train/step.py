@@ -68,7 +68,7 @@ def train_step(state: TrainState, batch, teacher=None, *, model, kind: str, conf
     (_, metrics), grads = grad_fn(state.params, batch, teacher)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

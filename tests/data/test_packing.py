@@ -42,6 +42,22 @@ def test_every_sequence_comes_back_whole(case):
     assert (packed.tokens_bt[padding] == PAD).all() and (packed.positions_bt[padding] == 0).all()
 
 
+@given(st.lists(st.one_of(st.none(), st.lists(st.integers(0, 2), min_size=1, max_size=4)), max_size=40))
+def test_equal_sequences_share_one_segment(ids):
+    """Few tokens and short sequences, so that many are equal."""
+    sequences = [None if x is None else np.array(x, np.int32) for x in ids]
+    packed = pack(sequences, 4, PAD)
+    place = {}
+    for s, x in enumerate(ids):
+        if x is None:
+            continue
+        row, col = packed.row_s[s], packed.col_s[s]
+        columns = packed.segments_bt[row] == packed.segments_bt[row, col]
+        assert packed.tokens_bt[row, columns].tolist() == x and np.flatnonzero(columns)[-1] == col
+        assert place.setdefault(tuple(x), (row, col)) == (row, col)
+    assert packed.useful_tokens == sum(len(x) for x in place)
+
+
 @given(st.lists(st.integers(0, 30), max_size=40))
 def test_the_same_sequences_give_the_same_rows(lengths):
     a, b = pack(numbered(lengths), 30, PAD), pack(numbered(lengths), 30, PAD)
@@ -109,7 +125,15 @@ def test_a_batch_lays_out_queries_positives_then_negatives():
     assert batch.negative_mask_bj.tolist() == [[True, True], [True, False], [False, False]]
     assert [sequence(batch, s) for s in (6, 7, 8)] == [[7], [4], [3]], "columns in order, those that the row has"
     assert batch.label_b.tolist() == [3, -1, -1]
-    assert batch.useful_tokens == 2 + 1 + 1 + 2 + 1 + 1 + 1
+    assert batch.useful_tokens == 2 + 1 + 1 + 2 + 1 + 1, "[3] takes its token once, as positive and as negative"
+
+
+@pytest.mark.parametrize("rows", [1, 5, 33, 64])
+def test_the_last_batch_of_an_epoch_has_as_many_packed_rows_as_a_full_one(rows):
+    """Equal lengths fill rows evenly: 64 queries and 64 positives of 4 tokens are 64 rows of 8."""
+    some = [FakeRow(tokens(i, 2, 3, 4), tokens(i, 6, 7, 8), [], i, []) for i in range(rows)]
+    batch = assemble(some, [], 0, kind="retrieval", batch_size=64, row_length=8, pad_id=0)
+    assert batch.tokens_bt.shape == (64, 8) and batch.useful_tokens == 8 * rows
 
 
 def test_documents_keep_their_identity_in_32_bits():

@@ -43,10 +43,12 @@ def test_a_round_trip_keeps_every_bit(tmp_path, dtype, shard_bytes):
     assert same_bits(params, loaded)
 
 
-def test_writing_again_with_fewer_shards_leaves_no_stale_index(tmp_path):
-    write(tmp_path, shard_bytes=5_000)
-    params = write(tmp_path)
-    assert not (tmp_path / "model.safetensors.index.json").exists()
+@pytest.mark.parametrize("before,after", [(5_000, 2**30), (2**30, 5_000), (5_000, 10_000)])
+def test_writing_again_leaves_no_stale_index_and_no_stale_weights(tmp_path, before, after):
+    write(tmp_path, shard_bytes=before)
+    params = write(tmp_path, shard_bytes=after)
+    write(tmp_path / "fresh", shard_bytes=after)
+    assert {p.name for p in tmp_path.glob("model*")} == {p.name for p in (tmp_path / "fresh").glob("model*")}
     assert same_bits(params, hf.load(tmp_path)[1])
 
 

@@ -95,14 +95,20 @@ def torch_losses(folder, settings) -> list[float]:
     return losses
 
 
-def test_fifty_steps_follow_pytorch(tmp_path):
+def optimizer_settings():
     settings = common.get_config("size=0.6b").optim
     settings.update(peak_lr=2e-3, end_lr=1e-5, warmup_steps=5)
-    params = init_params(Qwen3(CONFIG), 0)
-    hf.save(tmp_path, params)
-    (tmp_path / "config.json").write_text(json.dumps(hf.config_to_hf(CONFIG, "float32", 1, 0)))
-    expected = torch_losses(tmp_path, settings)
+    return settings
 
+
+def saved(folder, params):
+    hf.save(folder, params)
+    (folder / "config.json").write_text(json.dumps(hf.config_to_hf(CONFIG, "float32", 1, 0)))
+    return folder
+
+
+def our_losses(params, settings) -> list[float]:
+    """The same steps with packed batches."""
     tx = optim.optimizer(settings, STEPS)
     options = {"model": Qwen3(CONFIG), "config": LossConfig(matryoshka_dims=matryoshka_dims(CONFIG.width)), "tx": tx}
     step_fn = jax.jit(lambda state, batch, kind: train_step(state, batch, kind=kind, **options), static_argnames="kind")
@@ -114,6 +120,12 @@ def test_fifty_steps_follow_pytorch(tmp_path):
         )
         state, metrics = step_fn(state, batch.arrays(), kind=batch.kind)
         found.append(float(metrics["loss"]))
+    return found
 
+
+def test_fifty_steps_follow_pytorch(tmp_path):
+    settings, params = optimizer_settings(), init_params(Qwen3(CONFIG), 0)
+    expected = torch_losses(saved(tmp_path, params), settings)
+    found = our_losses(params, settings)
     assert np.abs(np.array(found) - expected).max() <= 1e-3
     assert expected[-1] < 0.8 * expected[0], "the test trains"

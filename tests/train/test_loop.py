@@ -176,8 +176,8 @@ def test_types_of_parameters_state_and_compute_are_set_separately(tmp_path, type
 
 
 def test_too_small_a_tokenizer_table_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"ids up to 699, but the model's token table has 512 rows"):
-        train(tiny.config(tmp_path, **{"tokenizer.train_vocab": 700}), tmp_path / "run")
+    with pytest.raises(UserError, match=r"ids up to 549, but the model's token table has 512 rows"):
+        train(tiny.config(tmp_path, **{"tokenizer.train_vocab": 550}), tmp_path / "run")
 
 
 def test_interrupted_is_no_user_error():

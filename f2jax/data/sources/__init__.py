@@ -1,7 +1,7 @@
 """Readers: one module for each origin, each yields `Record`s. To add one, write `read(...)` and name it here."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from f2jax import files
@@ -13,12 +13,13 @@ BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None
 READERS = {".jsonl": jsonl.read, ".jsonl.gz": jsonl.read, ".parquet": parquet.read}
 
 
-def open_source(spec: str, split: str, skipped: Counter) -> Iterator[Record]:
+def open_source(spec: str, split: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
     """Records of a source: a built-in set (`cldr:translation`), a file, a glob, or a folder, local or gs://.
 
     Args:
         split: train or test; files have train alone.
         skipped: counts the rows that were left out, by reason.
+        kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind, as the released ones do not.
 
     Raises:
         UserError: there is no such set or file.
@@ -31,7 +32,7 @@ def open_source(spec: str, split: str, skipped: Counter) -> Iterator[Record]:
         raise UserError(f"There is no built-in set '{spec}'{nearest(spec, BUILT_IN)}")
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
-    return chain.from_iterable(_reader(path)(path, skipped) for path in expand(spec))
+    return chain.from_iterable(_reader(path)(path, skipped, kinds) for path in expand(spec))
 
 
 def expand(spec: str) -> list[str]:

@@ -6,7 +6,8 @@ test query appears nowhere in training, in no role.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from f2jax.data.record import Record, stable_id
@@ -17,6 +18,8 @@ TASKS = ("translation", "kinds", "labels")
 TEST_SHARE = 20  # one distinct string in so many is a test query
 SAMPLE = 8  # the tasks besides translation take one name in so many
 HARD_NEGATIVES = 7
+WRONG_CLASSES = 3  # negatives of a clustering row
+STRIDE = 0x9E3779B185EBCA87  # a prime, so that steps of it reach each member of any pool
 
 
 class Name(NamedTuple):
@@ -69,6 +72,7 @@ def _key(text: str) -> str:
     return text.casefold().strip()
 
 
+@cache  # every task asks for every name
 def in_test(text: str) -> bool:
     """Is this string a test query? English names are documents and never are."""
     return stable_id("test " + _key(text)) % TEST_SHARE == 0 and _key(text) not in _english_strings()
@@ -93,48 +97,67 @@ def _translation(test: bool) -> Iterator[Record]:
     for name in names():
         if name.entity in english():
             right[_key(name.text)].add(english()[name.entity])
-    pool: dict[str, list[str]] = defaultdict(list)
+    pool: dict[str, dict[str, None]] = defaultdict(dict)  # kind → its distinct English names
     for entity, text in english().items():
-        pool[entity.split(":")[0]].append(text)
+        pool[entity.split(":")[0]][text] = None
+    pools = {kind: list(texts) for kind, texts in pool.items()}
     seen = set()
     for name in names():
-        if name.entity not in english() or in_test(name.text) != test or (name.text, name.entity) in seen:
+        if name.entity not in english() or in_test(name.text) != test:
             continue
-        seen.add((name.text, name.entity))
         answer = english()[name.entity]
-        if name.text == answer:
+        if name.text == answer or (name.text, answer) in seen:
             continue
-        negatives = _choose(pool[name.kind], name, HARD_NEGATIVES, right[_key(name.text)] | {name.text})
+        seen.add((name.text, answer))
+        excluded = right[_key(name.text)] | {name.text}
+        wrong = (text for text in _walk(pools[name.kind], name) if text not in excluded)
+        negatives = tuple(islice(wrong, HARD_NEGATIVES))
         yield Record(
             name.text, answer, negatives, "retrieval", name.language, "cldr-names", name.entity, symmetric=True
         )
 
 
 def _kinds(test: bool) -> Iterator[Record]:
-    """A name → another name of the same class: the kind of thing, and the continent where there is one."""
-    classes: dict[str, list[str]] = defaultdict(list)
+    """A name → another name of the same class: the kind of thing, and the continent where there is one.
+
+    Negatives are names of other classes that share no class with any meaning of the query.
+    """
+    classes: dict[str, set[str]] = defaultdict(set)  # of a string: one string may name several things
+    distinct: dict[str, dict[str, None]] = defaultdict(dict)
     for name in names():
+        classes[_key(name.text)].add(_class(name))
         if in_test(name.text) == test:
-            classes[_class(name)].append(name.text)
-    others = sorted(classes)
+            distinct[_class(name)][name.text] = None
+    members = {kind: list(texts) for kind, texts in sorted(distinct.items())}
+    every = list(members)
     for name in names():
         if in_test(name.text) != test or stable_id("kinds " + name.text) % SAMPLE:
             continue
-        own = _class(name)
-        positive = _choose(classes[own], name, 1, {name.text})
-        wrong = _choose(others, name, 3, {own})
-        negatives = tuple(text for c in wrong for text in _choose(classes[c], name, 1, {name.text, *positive}))
+        key, label = _key(name.text), _class(name)
+        positive = next((text for text in _walk(members[label], name) if _key(text) != key), None)
+        others = islice((kind for kind in _walk(every, name) if kind not in classes[key]), WRONG_CLASSES)
+        negatives: list[str] = []
+        for kind in others:
+            unlike = (t for t in _walk(members[kind], name) if classes[key].isdisjoint(classes[_key(t)]))
+            negatives += islice(unlike, 1)
         if positive and negatives:
-            yield Record(name.text, positive[0], negatives, "clustering", name.language, "cldr-kinds", own)
+            yield Record(name.text, positive, tuple(negatives), "clustering", name.language, "cldr-kinds", label)
 
 
 def _labels(test: bool) -> Iterator[Record]:
-    """A name → the word for its kind, with a wrong word as the negative."""
-    kinds = sorted(KINDS.values())
+    """A name → the word for its kind; the negative is the word for a kind of which nothing has this name."""
+    kinds: dict[str, set[str]] = defaultdict(set)
     for name in names():
-        if in_test(name.text) == test and stable_id("labels " + name.text) % SAMPLE == 0:
-            wrong = _choose(kinds, name, 1, {name.kind})
-            yield Record(name.text, name.kind, wrong, "classification", name.language, "cldr-labels", name.kind)
+        kinds[_key(name.text)].add(name.kind)
+    seen = set()
+    for name in names():
+        if in_test(name.text) != test or stable_id("labels " + name.text) % SAMPLE or (name.text, name.kind) in seen:
+            continue
+        seen.add((name.text, name.kind))
+        wrong = (kind for kind in _walk(sorted(KINDS.values()), name) if kind not in kinds[_key(name.text)])
+        negatives = tuple(islice(wrong, 1))
+        if negatives:
+            yield Record(name.text, name.kind, negatives, "classification", name.language, "cldr-labels", name.kind)
 
 
 @lru_cache(maxsize=1)
@@ -150,14 +173,7 @@ def _class(name: Name) -> str:
     return f"{name.kind} {continent}" if continent else name.kind
 
 
-def _choose(pool: list[str], name: Name, count: int, excluded: set[str]) -> tuple[str, ...]:
-    """`count` distinct members of `pool` outside `excluded`, chosen by a hash of the name."""
-    chosen: dict[str, None] = {}
+def _walk(pool: list[str], name: Name) -> Iterator[str]:
+    """Each member of `pool` once, from where a hash of the name says."""
     start = stable_id("|".join(name))
-    for step in range(8 * count):
-        text = pool[(start + step * 0x9E3779B97F4A7C15) % len(pool)]
-        if text not in excluded:
-            chosen[text] = None
-        if len(chosen) == count:
-            break
-    return tuple(chosen)
+    return (pool[(start + step * STRIDE) % len(pool)] for step in range(len(pool)))

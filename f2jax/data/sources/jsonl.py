@@ -2,8 +2,9 @@
 
 import gzip
 import json
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from f2jax import files
 from f2jax.data.record import Record
@@ -11,13 +12,13 @@ from f2jax.data.sources import schema
 from f2jax.errors import UserError
 
 
-def read(path: str, skipped: Counter) -> Iterator[Record]:
+def read(path: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
     """Records of a .jsonl or .jsonl.gz file; a line that is no JSON object is counted in `skipped`.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has no good row.
     """
-    return schema.to_records(path, _rows(path, skipped), skipped)
+    return schema.to_records(path, _rows(path, skipped), skipped, kinds)
 
 
 def _rows(path: str, skipped: Counter) -> Iterator[dict]:
@@ -29,7 +30,7 @@ def _rows(path: str, skipped: Counter) -> Iterator[dict]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line.decode("utf-8"))
+                    row = json.loads(line.decode("utf-8-sig"))
                 except UnicodeDecodeError:
                     skipped["line is not UTF-8"] += 1
                     continue
@@ -43,5 +44,5 @@ def _rows(path: str, skipped: Counter) -> Iterator[dict]:
                     schema.columns(path, row)
                     checked = True
                 yield row
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path} is cut short or not gzip ({error}); fetch it again.") from error

@@ -1,7 +1,7 @@
 """Parquet files in either schema of `schema.py`, read in batches so that memory does not grow with the file."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,13 +14,13 @@ from f2jax.errors import UserError
 ROWS = 4_096  # of one read
 
 
-def read(path: str, skipped: Counter) -> Iterator[Record]:
+def read(path: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
     """Records of a parquet file, local or gs://; only the needed columns are read.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has no good row.
     """
-    return schema.to_records(path, _rows(path), skipped)
+    return schema.to_records(path, _rows(path), skipped, kinds)
 
 
 def _rows(path: str) -> Iterator[dict]:
@@ -29,6 +29,6 @@ def _rows(path: str) -> Iterator[dict]:
             table = pq.ParquetFile(file)
             for batch in table.iter_batches(ROWS, columns=schema.columns(path, table.schema_arrow.names)):
                 yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is cut short or no parquet file ({reason}); fetch it again.") from error
+            raise UserError(f"{path} is damaged, cut short or no parquet file ({reason}); fetch it again.") from error

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from f2jax.data.record import KINDS, Record
@@ -25,10 +26,23 @@ class Defaults:
     kind: str = "retrieval"
 
     @classmethod
-    def of(cls, path: str) -> "Defaults":
-        """The source is the file's name; `X_part2` belongs to `X`."""
-        stem = PurePosixPath(path).name.split(".")[0]
-        return cls(re.sub(r"_part\d+$", "", stem))
+    def of(cls, path: str, kinds: Iterable[str] = ()) -> "Defaults":
+        """The source is the file's name; `X_part2` belongs to `X`. The first of `kinds` that fits it gives the kind.
+
+        >>> Defaults.of("corpus/massive_intent_part2.parquet", ["massive_*=clustering"])
+        Defaults(source='massive_intent', kind='clustering')
+
+        Raises:
+            UserError: an item of `kinds` is no `SOURCE=KIND`.
+        """
+        source = re.sub(r"_part\d+$", "", PurePosixPath(path.removesuffix(".gz")).stem)
+        for item in kinds:
+            pattern, _, kind = item.rpartition("=")
+            if not pattern or kind not in KINDS:
+                raise UserError(f"'{item}' in data.kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
+            if fnmatchcase(source, pattern):
+                return cls(source, kind)
+        return cls(source)
 
 
 def columns(path: str, present: Iterable[str]) -> list[str]:
@@ -42,7 +56,7 @@ def columns(path: str, present: Iterable[str]) -> list[str]:
     if "query" not in present or passage is None:
         missing = "query" if "query" not in present else "positive (or passage)"
         raise UserError(f"{path} has no column {missing}; it has {', '.join(present) or 'none'}: rename one.")
-    numbered = sorted((name for name in present if NEGATIVE.match(name)), key=lambda n: int(NEGATIVE.match(n)[1]))
+    numbered = [name for name in present if NEGATIVE.match(name)]
     return ["query", passage, *numbered, *(name for name in OPTIONAL if name in present)]
 
 
@@ -64,6 +78,9 @@ def to_record(row: dict, defaults: Defaults, skipped: Counter) -> Record | None:
     if listed is None:
         numbered = (key for key in row if NEGATIVE.match(key))
         listed = [row[key] for key in sorted(numbered, key=lambda key: int(NEGATIVE.match(key)[1]))]
+    if not isinstance(listed, list):
+        skipped["negatives are no list"] += 1
+        return None
     negatives = tuple(text for text in listed if isinstance(text, str) and text.strip())
     kind = row.get("kind") or defaults.kind
     if kind not in KINDS:
@@ -78,20 +95,20 @@ def to_record(row: dict, defaults: Defaults, skipped: Counter) -> Record | None:
         negatives=negatives,
         kind=kind,
         language=row.get("language") or row.get("lang") or "und",
-        source=row.get("source") or defaults.source,
+        source=str(row.get("source") or defaults.source),
         label=None if label is None or label == "" else str(label),
         instruction=row.get("instruction") or None,
         symmetric=bool(row.get("symmetric")),
     )
 
 
-def to_records(path: str, rows: Iterable[dict], skipped: Counter) -> Iterator[Record]:
-    """The good rows of a file.
+def to_records(path: str, rows: Iterable[dict], skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
+    """The good rows of a file; `kinds` as in `Defaults.of`.
 
     Raises:
         UserError: not one row is good.
     """
-    defaults, before, good = Defaults.of(path), skipped.copy(), 0
+    defaults, before, good = Defaults.of(path, kinds), skipped.copy(), 0
     for row in rows:
         record = to_record(row, defaults, skipped)
         if record is not None:

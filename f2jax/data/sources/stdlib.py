@@ -6,7 +6,6 @@ The set depends on the Python version, and so do scores on it.
 import ast
 import heapq
 import sysconfig
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
@@ -52,13 +51,18 @@ def _documented(path: Path) -> Iterator[tuple[str, str]]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, OSError):  # some installations ship files that are no Python
         return
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the parser counts; splitlines would break lines at form feeds too
     for node in _functions(tree):
         summary = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
         docstring = node.body[0]
         if len(summary.split()) >= FEWEST_WORDS and docstring.lineno > node.lineno:
             code = lines[node.lineno - 1 : docstring.lineno - 1] + lines[docstring.end_lineno : node.end_lineno]
-            yield summary, textwrap.dedent("\n".join(filter(str.strip, code)))
+            yield summary, "\n".join(_dedented(line, node.col_offset) for line in code if line.strip())
+
+
+def _dedented(line: str, indent: int) -> str:
+    """The line without its indentation; text that stands further left, such as that of a long string, stays."""
+    return line if line[:indent].strip() else line[indent:]
 
 
 def _functions(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -1,0 +1,217 @@
+"""From a config to batches: a batch is a function of (seed, step), and the thread that packs ahead hides nothing."""
+
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from f2jax.data import loader as loader_lib
+from f2jax.data.dataset import build
+from f2jax.data.loader import Loader, make_tokenizer, read_records
+from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
+from f2jax.errors import UserError
+from tests import tiny
+
+
+def make_loader(folder, shards=1, **changes) -> Loader:
+    config = tiny.config(folder, **changes)
+    records = list(read_records(config, Counter()))
+    tokenizer = make_tokenizer(config, folder / "tokenizer", "", records)
+    datasets = build(records, tokenizer, config.data.max_length, loader_lib.instructions(config))
+    return Loader(datasets, config, tokenizer.pad_id, shards)
+
+
+@pytest.fixture(scope="module")
+def loader(tmp_path_factory):
+    return make_loader(tmp_path_factory.mktemp("loader"))
+
+
+def same(a, b) -> bool:
+    """(name, batch) and (name, batch): equal in every array and word."""
+    arrays = [batch.arrays() for _, batch in (a, b)]
+    words = [(name, batch.kind, batch.useful_tokens) for name, batch in (a, b)]
+    return words[0] == words[1] and all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0])
+
+
+def packing_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "batches"]
+
+
+# Batches
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(loader, tmp_path):
+    again, other = make_loader(tmp_path), make_loader(tmp_path, seed=1)
+    steps = range(2 * loader.steps_per_epoch)
+    backwards = {step: again.batch(step) for step in reversed(steps)}
+    assert all(same(loader.batch(step), backwards[step]) for step in steps)
+    assert not all(same(loader.batch(step), other.batch(step)) for step in steps)
+
+
+def test_an_epoch_brings_each_row_once(loader):
+    """96 pairs and 96 colours in batches of 16."""
+    assert loader.steps_per_epoch == 12
+    names = Counter()
+    for step in range(12):
+        name, batch = loader.batch(step)
+        names[name] += int(batch.row_mask_b.sum())
+    assert names == {"pairs": 96, "colours": 96}
+
+
+def test_a_batch_holds_the_rows_that_the_mixture_plans(loader):
+    for step in range(4):
+        plan, (name, batch) = loader.mixture.plan(step), loader.batch(step)
+        dataset = loader.datasets[plan.dataset]
+        assert (name, batch.kind) == (dataset.name, dataset.kind)
+        for b, i in enumerate(plan.rows):
+            row, col = batch.row_s[b], batch.col_s[b]
+            query = batch.tokens_bt[row, batch.segments_bt[row] == batch.segments_bt[row, col]]
+            assert query.tolist() == dataset.row(i).query.tolist()
+
+
+def test_rows_divide_among_the_shards(tmp_path):
+    loader = make_loader(tmp_path, shards=6)
+    assert {loader.batch(step)[1].tokens_bt.shape[0] % 6 for step in range(12)} == {0}
+
+
+def test_a_row_length_below_the_length_of_a_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"data\.row_length=16 is below data\.max_length=32; raise it"):
+        make_loader(tmp_path, **{"data.row_length": 16})
+
+
+# The thread that packs ahead
+
+
+@pytest.mark.parametrize("start,stop", [(0, 13), (5, 13), (12, 13), (13, 13), (14, 13)])
+def test_batches_from_any_start_are_those_of_their_steps(loader, start, stop):
+    found = list(loader.batches(start, stop))
+    assert [step for step, _, _ in found] == list(range(start, stop))
+    assert all(same((name, batch), loader.batch(step)) for step, name, batch in found)
+    assert not packing_threads()
+
+
+def test_the_thread_packs_a_few_steps_ahead_and_no_more(loader, monkeypatch):
+    packed, enough = [], threading.Event()
+
+    def batch(step):
+        packed.append(step)
+        if step == 4:
+            enough.set()
+        return "name", step
+
+    monkeypatch.setattr(loader, "batch", batch)
+    batches = loader.batches(0, 100, ahead=3)
+    assert next(batches) == (0, "name", 0)
+    assert enough.wait(10), "1, 2 and 3 are ready, 4 waits for room"
+    assert packed == [0, 1, 2, 3, 4]
+    batches.close()
+    assert packed == [0, 1, 2, 3, 4]
+
+
+def test_an_error_in_the_thread_reaches_the_consumer_after_the_batches_before_it(loader, monkeypatch):
+    error = UserError("The row is broken.")
+
+    def batch(step):
+        if step == 3:
+            raise error
+        return "name", step
+
+    monkeypatch.setattr(loader, "batch", batch)
+    batches = loader.batches(1, 9)
+    assert [next(batches)[0] for _ in range(2)] == [1, 2]
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    assert caught.value is error and not packing_threads()
+
+
+def test_closing_early_ends_the_thread(loader):
+    batches = loader.batches(0, 10**9)
+    next(batches)
+    assert packing_threads()
+    batches.close()
+    assert not packing_threads()
+
+
+def test_an_error_of_the_consumer_ends_the_thread(loader):
+    def consume():
+        for step, _, _ in loader.batches(0, 10**9):
+            if step == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        consume()
+    assert not packing_threads()
+
+
+# Records and tokenizer of a config
+
+
+def test_records_come_source_by_source_and_bad_rows_are_counted(tmp_path):
+    config = tiny.config(tmp_path)
+    pairs, _ = config.data.sources
+    with open(pairs, "a") as file:
+        file.write('{"query": "", "passage": "p"}\n')
+    skipped = Counter()
+    records = list(read_records(config, skipped))
+    assert [record.source for record in records] == ["pairs"] * 96 + ["colours"] * 96
+    assert skipped == {"empty query": 1}
+
+
+def test_no_sources_are_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"data\.sources is empty"):
+        list(read_records(tiny.config(tmp_path, **{"data.sources": "()"}), Counter()))
+
+
+def words(tokenizer) -> list[int]:
+    return tokenizer.encode(["red river", "small stone"], 99)[0].tolist()
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A tokenizer folder that is there already."""
+    folder = tmp_path_factory.mktemp("ready")
+    train_sentencepiece([f"red river {i} small" for i in range(99)], 300, folder)
+    return folder
+
+
+def test_a_tokenizer_is_trained_on_the_records_and_kept(tmp_path):
+    config = tiny.config(tmp_path)
+    records = list(read_records(config, Counter()))
+    made = make_tokenizer(config, tmp_path / "kept", "", records)
+    assert made.vocab_size == 400
+    assert words(load_tokenizer(tmp_path / "kept")) == words(made)
+    assert words(make_tokenizer(config, tmp_path / "kept", "", [])) == words(made), "a resumed run does not train again"
+
+
+def test_a_configured_tokenizer_comes_before_the_one_beside_the_weights(tmp_path, ready):
+    config = tiny.config(tmp_path, **{"tokenizer.train_vocab": 0, "tokenizer.path": str(ready)})
+    made = make_tokenizer(config, tmp_path / "kept", "nowhere", [])
+    assert words(made) == words(load_tokenizer(ready)) == words(load_tokenizer(tmp_path / "kept"))
+
+
+def test_the_tokenizer_beside_the_weights_serves_where_none_is_configured(tmp_path, ready):
+    config = tiny.config(tmp_path, **{"tokenizer.train_vocab": 0})
+    assert words(make_tokenizer(config, tmp_path / "kept", str(ready), [])) == words(load_tokenizer(ready))
+
+
+def test_without_any_tokenizer_the_error_says_what_to_set(tmp_path):
+    config = tiny.config(tmp_path, **{"tokenizer.train_vocab": 0})
+    with pytest.raises(UserError, match=r"set tokenizer\.path, tokenizer\.train_vocab, or init_from"):
+        make_tokenizer(config, tmp_path / "kept", "", [])
+
+
+def test_a_run_killed_before_its_tokenizer_was_kept_makes_it_again(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/tokenizer.model.part").write_bytes(b"half")
+    config = tiny.config(tmp_path)
+    made = make_tokenizer(config, tmp_path / "kept", "", list(read_records(config, Counter())))
+    assert words(load_tokenizer(tmp_path / "kept")) == words(made)
+
+
+@pytest.mark.parametrize("inside,expected", [(True, "{folder}/tokenizer"), (False, "{folder}")])
+def test_the_tokenizer_of_a_workdir_lies_in_a_folder_of_its_own(tmp_path, inside, expected):
+    if inside:
+        (tmp_path / "tokenizer").mkdir()
+    assert loader_lib.beside(str(tmp_path)) == expected.format(folder=tmp_path)
+    assert loader_lib.beside("") == ""

@@ -1,0 +1,178 @@
+"""Scores on small tasks worked out by hand, and the files that are written."""
+
+import json
+import math
+import re
+from collections import Counter
+from importlib import util
+
+import numpy as np
+import pytest
+
+from f2jax.errors import UserError
+from f2jax.evaluation import builtin
+from f2jax.evaluation.tasks import TASKS, RetrievalTask, load_task
+from tests import tiny_model
+
+NAMES = {
+    "Kenia": "Kenya", "Brasilien": "Brazil", "Köln": "Cologne", "Deutschland": "Germany", "Norwegen": "Norway",
+    "Ungarn": "Hungary", "Italie": "Italy", "Suède": "Sweden", "Grèce": "Greece", "Allemagne": "Germany",
+    "Nueva Zelanda": "New Zealand", "Corea del Norte": "North Korea", "Nieuw-Zeeland": "New Zealand", "日本": "Japan",
+}  # fmt: skip
+
+
+def names_task(name="names") -> RetrievalTask:
+    documents = sorted(set(NAMES.values()))
+    answers = [{documents.index(right)} for right in NAMES.values()]
+    return RetrievalTask(name, list(NAMES), documents, answers, ["und"] * len(NAMES))
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    return tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def small_tasks(monkeypatch):
+    for name in ("names", "more-names"):
+        monkeypatch.setitem(TASKS, name, lambda name=name: names_task(name))
+
+
+# Scores
+
+
+def test_accuracy_is_the_share_of_queries_whose_best_document_is_right():
+    similarity_qd = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.1], [0.0, 0.5, 0.6], [0.7, 0.1, 0.8]])
+    assert builtin.accuracy(similarity_qd, [{0}, {1}, {2}, {2}]) == 1.0
+    assert builtin.accuracy(similarity_qd, [{1}, {1}, {2}, {0}]) == 0.5
+    assert builtin.accuracy(similarity_qd, [{1, 0}, {0, 2}, {0, 1}, {1, 2}]) == 0.5, "any right answer will do"
+
+
+def test_one_encoding_scores_as_separate_encodings_of_each_dimension_do(embedder):
+    task = names_task()
+    expected = {}
+    for dim in embedder.matryoshka_dims:
+        queries = embedder.encode_query(task.queries, truncate_dim=dim)
+        documents = embedder.encode_document(task.documents, truncate_dim=dim)
+        expected[dim] = builtin.accuracy(queries @ documents.T, task.answers)
+    found = builtin.scores(embedder, task)
+    assert found == expected
+    assert list(found) == [8, 16, 32, 64]
+    assert len(set(found.values())) > 1, "the dimensions differ, or the test could not fail"
+
+
+@pytest.mark.parametrize("task,prompt", [("cldr-names", "cldr-names"), ("names", "query")])
+def test_queries_carry_the_prompt_of_the_task_or_that_of_queries(embedder, monkeypatch, task, prompt):
+    seen = []
+    encode = embedder.tokenizer.encode
+    monkeypatch.setattr(embedder.tokenizer, "encode", lambda texts, length: seen.append(texts) or encode(texts, length))
+    builtin.scores(embedder, names_task(task))
+    assert seen[0] == [embedder.prompts[prompt] + text for text in NAMES]
+    assert seen[1] == [embedder.prompts["document"] + text for text in sorted(set(NAMES.values()))]
+
+
+def grams(text: str) -> Counter:
+    """Character n-grams of 1 to 4 inside words that have a space on either side; words shorter than n count once."""
+    found = Counter()
+    for word in re.split(r"\s+", text.lower()):
+        padded = f" {word} "
+        for n in range(1, 5):
+            found.update([padded] if len(padded) < n else [padded[i : i + n] for i in range(len(padded) - n + 1)])
+    return found
+
+
+def tfidf(texts: list[str], documents: list[str]) -> list[dict[str, float]]:
+    """(1 + log tf) · (1 + log((1 + N) / (1 + df))) of the n-grams that the documents have, at length 1."""
+    frequency = Counter(gram for text in documents for gram in grams(text))
+    rows = []
+    for text in texts:
+        known = {gram: count for gram, count in grams(text).items() if gram in frequency}
+        row = {
+            gram: (1 + math.log(count)) * (1 + math.log((1 + len(documents)) / (1 + frequency[gram])))
+            for gram, count in known.items()
+        }
+        length = math.sqrt(sum(value**2 for value in row.values())) or 1.0
+        rows.append({gram: value / length for gram, value in row.items()})
+    return rows
+
+
+def test_the_tfidf_baseline_is_the_textbook_formula():
+    """On a share of the real names, where every change of the formula changes some answer."""
+    whole = load_task("cldr-names")
+    every = slice(None, None, 40)
+    task = RetrievalTask("t", whole.queries[every], whole.documents, whole.answers[every], whole.languages[every])
+    queries, documents = (tfidf(texts, task.documents) for texts in (task.queries, task.documents))
+    similarity_qd = np.array([[sum(v * d.get(g, 0) for g, v in q.items()) for d in documents] for q in queries])
+    assert builtin.tfidf_score(task) == builtin.accuracy(similarity_qd, task.answers)
+
+
+def test_the_tfidf_baseline_on_a_task_that_can_be_seen_through():
+    """Each query shares n-grams with one document at most; with none, the first document is taken."""
+    task = RetrievalTask("t", ["abc", "zz", "xyz"], ["abd", "zzz"], [{0}, {1}, {1}], ["und"] * 3)
+    assert builtin.tfidf_score(task) == 1.0
+    task = RetrievalTask("t", ["abc", "zz", "123"], ["abd", "zzz"], [{0}, {0}, {1}], ["und"] * 3)
+    assert builtin.tfidf_score(task) == pytest.approx(1 / 3)
+
+
+# The built-in tasks
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_built_in_task_has_distinct_texts_and_an_answer_to_each_query(name):
+    task = load_task(name)
+    assert task.name == name
+    assert len(set(task.queries)) == len(task.queries) == len(task.answers) == len(task.languages) > 300
+    assert len(set(task.documents)) == len(task.documents) > 300
+    assert all(answers and answers <= set(range(len(task.documents))) for answers in task.answers)
+
+
+# Results
+
+
+def test_results_by_task_and_their_table(embedder, small_tasks):
+    results = builtin.evaluate(embedder, ["names", "more-names"])
+    assert list(results) == ["names", "more-names"]
+    one = results["names"]
+    assert (one["queries"], one["documents"]) == (14, 12)
+    assert one["tfidf"] == builtin.tfidf_score(names_task())
+    assert one["dims"] == builtin.scores(embedder, names_task())
+    head, rule, first, second = builtin.table(results).splitlines()
+    assert head.split() == ["accuracy@1", "queries", "docs", "TF-IDF", "8", "16", "32", "64"]
+    assert set(rule) == {"-"}
+    percent = [f"{value:.1%}" for value in (one["tfidf"], *one["dims"].values())]
+    assert first.split() == ["names", "14", "12", *percent]
+    assert second.split()[0] == "more-names"
+    assert len({len(line) for line in (head, rule, first, second)}) == 1, "the columns stand under each other"
+
+
+def test_table_plot_and_numbers_are_written(embedder, small_tasks, tmp_path):
+    results = builtin.evaluate(embedder, ["names", "more-names"])
+    builtin.write(results, tmp_path / "new/results")
+    folder = tmp_path / "new/results"
+    assert {path.name for path in folder.iterdir()} == {"results.json", "results.txt", "dimensions.png"}
+    assert (folder / "dimensions.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert (folder / "results.txt").read_text() == builtin.table(results) + "\n"
+    stored = json.loads((folder / "results.json").read_text())
+    assert stored["names"]["dims"] == {str(dim): score for dim, score in results["names"]["dims"].items()}
+
+
+# What is refused
+
+
+def test_an_unknown_task_names_the_nearest_before_any_work():
+    with pytest.raises(UserError, match="no built-in task 'cldr-nmaes'; did you mean 'cldr-names'"):
+        builtin.evaluate(None, ["cldr-names", "cldr-nmaes"])
+
+
+@pytest.mark.parametrize("missing", ["sklearn", "matplotlib"])
+def test_without_the_extra_it_says_what_to_install(monkeypatch, missing):
+    find_spec = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == missing else find_spec(name))
+    with pytest.raises(UserError, match=r"pip install 'f2jax\[eval\]'"):
+        builtin.evaluate(None, ["cldr-names"])
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written to \S+/file: File exists\.$"):
+        builtin.write({}, tmp_path / "file")

@@ -1,0 +1,311 @@
+"""`Embedder` as a user sees it: order, prompts, truncation, limits, and one clear sentence for each mistake."""
+
+import copy
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from f2jax import Embedder
+from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.errors import UserError
+from f2jax.inference.quantize import quantize
+from f2jax.model.qwen3 import Qwen3
+from f2jax.model.sizes import size
+from f2jax.release.package import Card
+from tests import tiny_model
+
+TEXTS = tiny_model.TEXTS
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory) -> Embedder:
+    return tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def folder(embedder, tmp_path_factory):
+    """The same embedder, exported."""
+    path = tmp_path_factory.mktemp("model")
+    embedder.save_pretrained(path)
+    return path
+
+
+def normalized(e_se):
+    return e_se / np.linalg.norm(e_se, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def one_by_one(embedder):
+    """Token ids → the final state of the last one, from the bare backbone: one text in a row, nothing before it."""
+    forward = jax.jit(Qwen3(embedder.architecture).apply)
+    positions_bt = jnp.arange(embedder.max_length)[None]
+
+    def states(ids: np.ndarray) -> np.ndarray:
+        tokens_bt = np.resize(ids, positions_bt.shape)  # what follows cannot matter to a causal model
+        hidden_btd = forward({"params": embedder.params}, tokens_bt, jnp.ones_like(positions_bt), positions_bt)
+        return np.asarray(hidden_btd[0, len(ids) - 1])
+
+    return states
+
+
+# What comes back
+
+
+def test_vectors_are_float32_of_unit_length_and_differ(embedder):
+    found = embedder.encode(TEXTS)
+    assert found.shape == (len(TEXTS), embedder.dim) and found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert (found @ found.T - 2 * np.eye(len(TEXTS))).max() < 0.9
+
+
+def test_each_vector_is_the_final_state_of_the_end_token(embedder, one_by_one):
+    raw = embedder.encode(TEXTS, normalize_embeddings=False)
+    for text, vector in zip(TEXTS, raw, strict=True):
+        ids = embedder.tokenizer.encode([text], embedder.max_length)[0]
+        np.testing.assert_allclose(vector, one_by_one(ids), atol=TOLERANCE * np.abs(vector).max())
+
+
+def test_rows_come_in_the_order_of_the_texts(embedder):
+    order = np.random.default_rng(0).permutation(len(TEXTS))
+    shuffled = embedder.encode([TEXTS[i] for i in order])
+    np.testing.assert_allclose(shuffled, embedder.encode(TEXTS)[order], atol=TOLERANCE)
+
+
+def test_one_string_gives_one_vector(embedder):
+    found = embedder.encode("a red river")
+    assert found.shape == (embedder.dim,)
+    np.testing.assert_allclose(found, embedder.encode(["a red river"])[0], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "ubinary"])
+def test_no_texts_give_no_rows(embedder, precision):
+    width = embedder.dim // 8 if precision == "ubinary" else embedder.dim
+    assert embedder.encode([], precision=precision).shape == (0, width)
+    assert embedder.encode([], truncate_dim=16).shape == (0, 16)
+
+
+def test_an_empty_text_is_its_end_token_alone(embedder, one_by_one):
+    end = np.array([embedder.tokenizer.eos_id])
+    np.testing.assert_allclose(embedder.encode([""])[0], normalized(one_by_one(end)[None])[0], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("texts", [tuple(TEXTS), np.array(TEXTS), iter(TEXTS)], ids=["tuple", "array", "iterator"])
+def test_any_iterable_of_strings_will_do(embedder, texts):
+    np.testing.assert_array_equal(embedder.encode(texts), embedder.encode(TEXTS))
+
+
+# Independence
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 1_024])
+def test_batch_size_does_not_change_the_result(embedder, batch_size):
+    np.testing.assert_allclose(embedder.encode(TEXTS, batch_size=batch_size), embedder.encode(TEXTS), atol=TOLERANCE)
+
+
+def test_other_texts_of_the_call_do_not_change_the_result(embedder):
+    together = embedder.encode(TEXTS + [f"river {i} " * (i % 7) for i in range(60)])[: len(TEXTS)]
+    alone = np.stack([embedder.encode(text) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=TOLERANCE)
+
+
+def test_a_long_text_is_cut_but_keeps_its_end_token(embedder, one_by_one):
+    long = TEXTS[-1]
+    whole = embedder.tokenizer.encode([long], 10_000)[0]
+    assert len(whole) > embedder.max_length == 96
+    cut = np.array([*whole[:95], embedder.tokenizer.eos_id])
+    expected = one_by_one(cut)
+    found = embedder.encode([long], normalize_embeddings=False)[0]
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max())
+    np.testing.assert_allclose(embedder.encode(long), embedder.encode(long + " and so on"), atol=TOLERANCE)
+
+
+# Truncation, normalization, precision
+
+
+@pytest.mark.parametrize("dim", [1, 5, 8, 32, 64])
+def test_vectors_are_truncated_first_and_normalized_then(embedder, dim):
+    raw = embedder.encode(TEXTS, normalize_embeddings=False)
+    expected = normalized(raw[:, :dim])
+    np.testing.assert_allclose(embedder.encode(TEXTS, truncate_dim=dim), expected, atol=TOLERANCE)
+    np.testing.assert_array_equal(embedder.encode(TEXTS, truncate_dim=dim, normalize_embeddings=False), raw[:, :dim])
+
+
+@pytest.mark.parametrize("dim", [0, -1, 65])
+def test_a_dimension_out_of_range_is_refused(embedder, dim):
+    with pytest.raises(UserError, match=f"^truncate_dim={dim} is out of range; this model has 1 to 64 dimensions.$"):
+        embedder.encode(TEXTS, truncate_dim=dim)
+
+
+@pytest.mark.parametrize("precision,dtype,width", [
+    ("float32", np.float32, 32), ("int8", np.int8, 32), ("uint8", np.uint8, 32),
+    ("binary", np.int8, 4), ("ubinary", np.uint8, 4),
+])  # fmt: skip
+def test_precision_is_applied_after_truncation(embedder, precision, dtype, width):
+    found = embedder.encode(TEXTS, truncate_dim=32, precision=precision)
+    assert found.dtype == dtype and found.shape == (len(TEXTS), width)
+    np.testing.assert_array_equal(found, quantize(embedder.encode(TEXTS, truncate_dim=32), precision))
+
+
+def test_similarity_is_the_cosine_of_every_pair(embedder):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 8)), rng.normal(size=(4, 8))
+    expected = [[u @ v / np.linalg.norm(u) / np.linalg.norm(v) for v in b] for u in a]
+    np.testing.assert_allclose(embedder.similarity(a, b), expected, atol=1e-6)
+    np.testing.assert_allclose(embedder.similarity(a[0], b), expected[:1], atol=1e-6)
+    assert not embedder.similarity(np.zeros((1, 8)), b).any()
+
+
+# Prompts
+
+
+def test_a_prompt_stands_before_each_text(embedder):
+    expected = embedder.encode(["Name: " + text for text in TEXTS])
+    for options in ({"prompt": "Name: "}, {"prompt_name": "cldr-names"}):
+        np.testing.assert_array_equal(embedder.encode(TEXTS, **options), expected)
+    assert np.abs(expected - embedder.encode(TEXTS)).max() > 0.1
+
+
+def test_a_prompt_is_stronger_than_a_prompt_name(embedder):
+    found = embedder.encode(TEXTS, prompt="", prompt_name="query")
+    np.testing.assert_array_equal(found, embedder.encode(TEXTS))
+
+
+def test_queries_and_documents_carry_their_prompts(embedder):
+    for encode, name in ((embedder.encode_query, "query"), (embedder.encode_document, "document")):
+        np.testing.assert_array_equal(encode(TEXTS), embedder.encode(TEXTS, prompt=embedder.prompts[name]))
+        np.testing.assert_array_equal(encode(TEXTS, prompt=""), embedder.encode(TEXTS))
+        np.testing.assert_array_equal(encode(TEXTS, prompt_name="cldr-names"), embedder.encode(TEXTS, prompt="Name: "))
+        assert encode("one", truncate_dim=8).shape == (8,)
+
+
+@pytest.mark.parametrize("prompts,used", [
+    ({}, ""), ({"passage": "p: "}, "p: "), ({"corpus": "c: ", "passage": "p: "}, "p: "),
+    ({"corpus": "c: "}, "c: "), ({"passage": "p: ", "document": "d: "}, "d: "),
+])  # fmt: skip
+def test_the_prompt_of_documents_has_the_names_of_sentence_transformers(embedder, prompts, used):
+    other = copy.copy(embedder)
+    other.card = Card(embedder.max_length, prompts)
+    np.testing.assert_array_equal(other.encode_document(TEXTS[:2]), other.encode(TEXTS[:2], prompt=used))
+    np.testing.assert_array_equal(other.encode_query(TEXTS[:2]), other.encode(TEXTS[:2]))
+
+
+# What a user gets wrong
+
+
+@pytest.mark.parametrize(
+    "texts,options,message",
+    [
+        (["a", None], {}, "Text number 1 is of type NoneType; give strings."),
+        (["a", "b", 3], {}, "Text number 2 is of type int; give strings."),
+        ([["a"]], {}, "Text number 0 is of type list; give strings."),
+        ([b"a"], {}, "Text number 0 is of type bytes; give strings."),
+        (None, {}, "The texts are of type NoneType; give a string or a list of strings."),
+        (["a"], {"prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
+        (["a"], {"precision": "int4"}, "There is no precision 'int4'; did you mean 'int8'?"),
+        (
+            ["a"],
+            {"precision": "int8"},
+            "One vector alone gives no ranges for int8; give ranges, or more texts at once.",
+        ),
+        (["a"], {"batch_size": 0}, "batch_size=0 should be at least 1."),
+    ],
+)
+def test_a_mistake_gets_one_sentence(embedder, texts, options, message):
+    with pytest.raises(UserError) as error:
+        embedder.encode(texts, **options)
+    assert str(error.value) == message
+
+
+def test_half_a_character_is_read_as_the_sign_for_it(embedder):
+    """A lone surrogate, as JSON may hold one, is no text for any tokenizer."""
+    np.testing.assert_array_equal(embedder.encode(["a \ud83d"]), embedder.encode(["a \ufffd"]))
+
+
+def test_unknown_types_are_refused(embedder, folder):
+    with pytest.raises(UserError, match="no dtype 'float16'; choose float32 or bfloat16"):
+        Embedder.from_pretrained(folder, dtype="float16")
+    with pytest.raises(UserError, match="no dtype 'float16'; choose float32 or bfloat16"):
+        Embedder(embedder.architecture, {}, embedder.tokenizer, embedder.card, "float16")
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(embedder, folder, tmp_path):
+    message = r"has ids up to 399, but the model's token table has 300 rows; use the tokenizer"
+    with pytest.raises(UserError, match=message):
+        Embedder(size("tiny", vocab_size=300), {}, embedder.tokenizer, embedder.card)
+    words = (f"word{i} and number {i * i}" for i in range(400))
+    larger = train_sentencepiece(words, 600, tmp_path / "tokenizer")
+    embedder.save_pretrained(tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").write_text(larger.to_hf_json())
+    with pytest.raises(UserError, match=r"has ids up to 599, but the model's token table has 512 rows"):
+        Embedder.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_without_a_needed_file_is_refused_and_the_file_named(embedder, tmp_path, missing):
+    embedder.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / missing).unlink()
+    with pytest.raises(UserError, match=missing):
+        Embedder.from_pretrained(tmp_path / "model")
+
+
+def test_a_name_without_a_folder_is_refused():
+    with pytest.raises(UserError, match="no model folder nowhere; give a folder"):
+        Embedder.from_pretrained("nowhere")
+
+
+# From a folder
+
+
+def test_what_a_model_says_of_itself(embedder, folder):
+    for model in (embedder, Embedder.from_pretrained(folder)):
+        assert model.dim == 64
+        assert model.max_length == 96
+        assert model.matryoshka_dims == (64, 32, 16, 8)
+        assert model.prompts == tiny_model.PROMPTS
+
+
+def test_an_exported_folder_gives_the_same_vectors(embedder, folder):
+    np.testing.assert_array_equal(Embedder.from_pretrained(folder).encode(TEXTS), embedder.encode(TEXTS))
+
+
+def test_bfloat16_is_close_to_float32(embedder, folder):
+    half = Embedder.from_pretrained(folder, dtype="bfloat16")
+    assert {str(x.dtype) for x in half.params["layers"].values()} == {"bfloat16"}
+    found = half.encode(TEXTS)
+    assert found.dtype == np.float32
+    cosine = (found * embedder.encode(TEXTS)).sum(axis=1)
+    assert 0.99 < cosine.min() < 1 - 1e-6, "close, but not computed in float32"
+
+
+def test_a_training_workdir_and_its_export_give_the_same_vectors(embedder, tmp_path):
+    tiny_model.write_workdir(tmp_path / "run", embedder)
+    trained = Embedder.from_pretrained(tmp_path / "run")
+    trained.save_pretrained(tmp_path / "release")
+    released = Embedder.from_pretrained(tmp_path / "release")
+    assert (trained.max_length, trained.matryoshka_dims) == (96, (64, 32, 16, 8))
+    assert trained.prompts["query"] == tiny_model.PROMPTS["query"]
+    assert released.card == trained.card
+    for model in (trained, released):
+        np.testing.assert_array_equal(model.encode(TEXTS), embedder.encode(TEXTS))
+
+
+def test_a_workdir_without_a_checkpoint_is_refused(embedder, tmp_path):
+    tiny_model.write_workdir(tmp_path / "run", embedder)
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    with pytest.raises(UserError, match="has no checkpoint yet; train a little longer"):
+        Embedder.from_pretrained(tmp_path / "run")
+
+
+def test_the_fingerprint_tells_models_apart(embedder, folder):
+    assert Embedder.from_pretrained(folder).fingerprint == embedder.fingerprint
+    moved = dict(embedder.params, final_norm=embedder.params["final_norm"] * 1.01)
+    others = [
+        Embedder(embedder.architecture, moved, embedder.tokenizer, embedder.card),
+        Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.card, "bfloat16"),
+        Embedder(embedder.architecture, embedder.params, embedder.tokenizer, Card(95, embedder.prompts)),
+    ]
+    assert len({model.fingerprint for model in [embedder, *others]}) == 4

@@ -1,0 +1,304 @@
+"""A file of texts → a file of vectors: every format, interruptions, and what is refused."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from f2jax.errors import UserError
+from f2jax.inference import encode_file as module
+from f2jax.inference.encode_file import encode_file, read_texts
+from f2jax.inference.quantize import quantize
+from tests import tiny_model
+
+TEXTS = [f"text {i}" for i in range(20)]
+PIECES = 3  # texts to a piece in the tests of interruptions
+
+
+class FakeEmbedder:
+    """Vectors that depend on the text alone; stops once, after so many texts, as a lost machine would."""
+
+    fingerprint = "fake"
+
+    def __init__(self, stops_after: int | None = None):
+        self.stops_after, self.seen = stops_after, []
+
+    def encode(self, texts, truncate_dim=None, show_progress_bar=None):
+        if self.stops_after is not None and len(self.seen) >= self.stops_after:
+            raise KeyboardInterrupt
+        self.seen += texts
+        vectors = [np.random.default_rng(list(text.encode())).normal(size=8) for text in texts]
+        return np.array(vectors, np.float32)[:, :truncate_dim]
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    return tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def source(tmp_path) -> str:
+    path = tmp_path / "in.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return str(path)
+
+
+def write(path, texts, column="text") -> str:
+    """The texts in the format that the path's ending names."""
+    if path.suffix == ".txt":
+        path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"id": 1, column: text}) + "\n" for text in texts))
+    else:
+        pq.write_table(pa.table({"id": list(range(len(texts))), column: texts}), path, row_group_size=3)
+    return str(path)
+
+
+def vectors_in(path) -> np.ndarray:
+    if path.suffix == ".npy":
+        return np.load(path)
+    return np.array(pq.read_table(path)["embedding"].to_pylist())
+
+
+def left_over(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if "partial" in path.name or "whole" in path.name)
+
+
+# Formats
+
+
+@pytest.mark.parametrize("column", ["text", "body"])
+@pytest.mark.parametrize("target", ["out.npy", "out.parquet"])
+@pytest.mark.parametrize("origin", ["in.jsonl", "in.parquet"])
+def test_files_give_the_vectors_of_embedder_encode(embedder, tmp_path, origin, target, column):
+    source = write(tmp_path / origin, tiny_model.TEXTS, column)
+    options = {"prompt_name": "document", "truncate_dim": 16}
+    shape = encode_file(embedder, source, str(tmp_path / target), column, **options)
+    expected = embedder.encode(tiny_model.TEXTS, **options)
+    assert shape == expected.shape == (len(tiny_model.TEXTS), 16)
+    np.testing.assert_array_equal(vectors_in(tmp_path / target).astype(np.float32), expected)
+    if target == "out.parquet":
+        assert pq.read_table(tmp_path / target)["text"].to_pylist() == tiny_model.TEXTS
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content,texts",
+    [
+        (b"one\ntwo\n", ["one", "two"]),
+        (b"one\ntwo", ["one", "two"]),
+        (b"one\r\ntwo\r\n", ["one", "two"]),
+        (b"\xef\xbb\xbfone\n", ["one"]),
+        (b"one\n\n two \n\n", ["one", "", " two ", ""]),
+        ("Köln\u2028am Rhein\x0b!\n".encode(), ["Köln\u2028am Rhein\x0b!"]),
+        (b"\n", [""]),
+    ],
+    ids=["newline", "no_last_newline", "windows", "byte_order_mark", "blank_lines", "odd_separators", "one_empty"],
+)
+def test_a_text_file_has_a_text_on_each_line(tmp_path, content, texts):
+    (tmp_path / "in.txt").write_bytes(content)
+    assert read_texts(str(tmp_path / "in.txt")) == texts
+
+
+def test_the_output_folder_is_made(tmp_path, source):
+    encode_file(FakeEmbedder(), source, str(tmp_path / "new/folder/out.npy"))
+    assert (tmp_path / "new/folder/out.npy").exists()
+
+
+@pytest.mark.parametrize("target", ["out.npy", "out.parquet"])
+@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+def test_quantization_looks_at_the_whole_file(tmp_path, source, monkeypatch, precision, target):
+    """The ranges of int8 come from all pieces, not from one."""
+    monkeypatch.setattr(module, "PIECE", PIECES)
+    shape = encode_file(FakeEmbedder(), source, str(tmp_path / target), precision=precision)
+    expected = quantize(FakeEmbedder().encode(TEXTS), precision)
+    found = vectors_in(tmp_path / target)
+    assert found.shape == shape == expected.shape
+    np.testing.assert_array_equal(found.astype(expected.dtype), expected)
+    if target == "out.npy":
+        assert found.dtype == expected.dtype
+
+
+def test_half_a_character_does_not_stop_the_output(tmp_path):
+    source = write(tmp_path / "in.jsonl", ["a \ud83d", "b"])
+    encode_file(FakeEmbedderOfHalves(), source, str(tmp_path / "out.parquet"))
+    assert pq.read_table(tmp_path / "out.parquet")["text"].to_pylist() == ["a \ufffd", "b"]
+
+
+class FakeEmbedderOfHalves(FakeEmbedder):
+    def encode(self, texts, **options):
+        return super().encode([text.replace("\ud83d", "?") for text in texts], **options)
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("stops_after", [0, 1, 4, 7, 19])
+@pytest.mark.parametrize("target", ["out.npy", "out.parquet"])
+def test_an_interrupted_call_goes_on_from_the_last_whole_piece(tmp_path, source, monkeypatch, stops_after, target):
+    monkeypatch.setattr(module, "PIECE", PIECES)
+    encode_file(FakeEmbedder(), source, str(tmp_path / f"reference-{target}"))
+    with pytest.raises(KeyboardInterrupt):
+        encode_file(FakeEmbedder(stops_after), source, str(tmp_path / target))
+    assert not (tmp_path / target).exists()
+
+    second = FakeEmbedder()
+    encode_file(second, source, str(tmp_path / target))
+
+    whole_pieces = max(stops_after - 1, 0) // PIECES  # the first text is embedded once more, for its width
+    assert second.seen == [TEXTS[0], *TEXTS[PIECES * whole_pieces :]]
+    assert (tmp_path / target).read_bytes() == (tmp_path / f"reference-{target}").read_bytes()
+    assert left_over(tmp_path) == []
+
+
+def interrupt(source, output, **options):
+    with pytest.raises(KeyboardInterrupt):
+        encode_file(FakeEmbedder(stops_after=8), source, output, **options)
+
+
+def test_a_rest_of_other_options_is_refused(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", PIECES)
+    output = str(tmp_path / "out.npy")
+    interrupt(source, output)
+    other_model = FakeEmbedder()
+    other_model.fingerprint = "another"
+    other_texts = write(tmp_path / "other.txt", TEXTS[:-1])
+    calls = [
+        (FakeEmbedder(), source, {"truncate_dim": 4}),
+        (other_model, source, {}),
+        (FakeEmbedder(), other_texts, {}),
+    ]
+    for model, texts, options in calls:
+        with pytest.raises(
+            UserError, match=r"out\.npy\.partial belongs to another model, other texts or other options"
+        ):
+            encode_file(model, texts, output, **options)
+    encode_file(FakeEmbedder(), source, output)
+    np.testing.assert_array_equal(np.load(output), FakeEmbedder().encode(TEXTS))
+
+
+def test_the_rest_may_be_finished_in_another_precision(tmp_path, source, monkeypatch):
+    """What lies in `.partial` is float32 always."""
+    monkeypatch.setattr(module, "PIECE", PIECES)
+    output = str(tmp_path / "out.npy")
+    interrupt(source, output, precision="ubinary")
+    encode_file(FakeEmbedder(), source, output, precision="int8")
+    np.testing.assert_array_equal(np.load(output), quantize(FakeEmbedder().encode(TEXTS), "int8"))
+
+
+def test_after_the_rest_is_deleted_all_is_made_anew(tmp_path, source, monkeypatch):
+    """The message says to delete `.partial` alone; what still tells of its progress must not be believed later."""
+    monkeypatch.setattr(module, "PIECE", PIECES)
+    output = str(tmp_path / "out.npy")
+    interrupt(source, output)
+    (tmp_path / "out.npy.partial").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        encode_file(FakeEmbedder(stops_after=1), source, output)  # stops before its first piece is whole
+    encode_file(FakeEmbedder(), source, output)
+    np.testing.assert_array_equal(np.load(output), FakeEmbedder().encode(TEXTS))
+
+
+def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", PIECES)
+    output = tmp_path / "out.npy"
+    np.save(output, np.zeros((2, 2)))
+    interrupt(source, str(output))
+    assert np.load(output).shape == (2, 2)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "name,content,message",
+    [
+        ("in.jsonl", '{"text": "a"}\n{"text": \n', "line 2: no JSON object with the field 'text'; mend it."),
+        ("in.jsonl", '{"text": "a"}\n{"body": "b"}\n', "line 2: no JSON object with the field 'text'; mend it."),
+        ("in.jsonl", '{"text": "a"}\n["b"]\n', "line 2: no JSON object with the field 'text'; mend it."),
+        ("in.jsonl", '{"text": "a"}\n\n{"text": "c"}\n', "line 2: no JSON object with the field 'text'; mend it."),
+        (
+            "in.jsonl",
+            '{"text": "a"}\n{"text": 5}\n',
+            "row 2 has no text in 'text'; mend it or choose another --column.",
+        ),
+        ("in.jsonl", "", "holds no texts."),
+        ("in.txt", "", "holds no texts."),
+        ("in.csv", "text\na\n", "should end in .txt, .jsonl or .parquet."),
+        ("in.parquet", "no parquet", "is no readable parquet file"),
+        ("in.txt", b"good\nb\xffd\n", "is not UTF-8 at byte 6; convert it."),
+    ],
+)
+def test_bad_input_is_named_in_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        encode_file(FakeEmbedder(), str(path), str(tmp_path / "out.npy"))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == [name], "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    "table,message",
+    [
+        ({"body": ["a"], "id": [1]}, "has no column 'text' but body, id; choose one with --column."),
+        ({"text": ["a", None]}, "row 2 has no text in 'text'; mend it or choose another --column."),
+        ({"text": [1, 2]}, "row 1 has no text in 'text'; mend it or choose another --column."),
+        ({"text": pa.array([], pa.string())}, "holds no texts."),
+    ],
+)
+def test_a_bad_table_is_named_in_one_line(tmp_path, table, message):
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    with pytest.raises(UserError, match=re.escape(message)):
+        encode_file(FakeEmbedder(), str(tmp_path / "in.parquet"), str(tmp_path / "out.npy"))
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.99], ids=["half", "almost_whole"])
+def test_a_parquet_file_that_was_cut_short_is_refused(tmp_path, keep):
+    path = tmp_path / "in.parquet"
+    write(path, TEXTS)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(UserError, match="is no readable parquet file"):
+        read_texts(str(path))
+
+
+def test_a_parquet_file_with_damaged_pages_is_refused(tmp_path):
+    path = tmp_path / "in.parquet"
+    write(path, TEXTS)
+    content = bytearray(path.read_bytes())
+    content[4:200] = b"\xff" * 196
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is no readable parquet file"):
+        read_texts(str(path))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"There is no file .*nothing\.txt; check the path"):
+        read_texts(str(tmp_path / "nothing.txt"))
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(UserError, match=r"folder\.txt cannot be"):
+        read_texts(str(tmp_path / "folder.txt"))
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out", "gs://bucket/out.npy"])
+def test_an_output_of_another_kind_is_refused(source, output):
+    with pytest.raises(UserError, match=r"should be a local path that ends in \.npy or \.parquet"):
+        encode_file(FakeEmbedder(), source, output)
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, source):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"out\.npy cannot be written: (Not a directory|File exists)"):
+        encode_file(FakeEmbedder(), source, str(tmp_path / "file/out.npy"))
+    (tmp_path / "taken.npy").mkdir()
+    with pytest.raises(UserError, match=r"taken\.npy cannot be written: Is a directory"):
+        encode_file(FakeEmbedder(), source, str(tmp_path / "taken.npy"))
+
+
+def test_an_unknown_precision_is_refused_before_any_work(tmp_path, source):
+    model = FakeEmbedder()
+    with pytest.raises(UserError, match="did you mean 'ubinary'"):
+        encode_file(model, source, str(tmp_path / "out.npy"), precision="ubinray")
+    assert model.seen == []

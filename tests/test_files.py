@@ -1,0 +1,136 @@
+"""Paths, local and remote: what is there is opened, what is not is named in one clear line."""
+
+import os
+import subprocess
+import sys
+
+import fsspec
+import pytest
+
+from f2jax import files
+from f2jax.errors import UserError
+from tests import tiny
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    """A folder with a file `x.json`, here or far away."""
+    folder = str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}"
+    filesystem, name = fsspec.core.url_to_fs(folder)
+    filesystem.makedirs(f"{name}/sub", exist_ok=True)
+    filesystem.pipe(f"{name}/x.json", '{"name": "кошка"}'.encode())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "folder,expected",
+    [
+        ("a", "a/x"),
+        ("a/", "a/x"),
+        ("/a/b", "/a/b/x"),
+        ("gs://bucket", "gs://bucket/x"),
+        ("gs://bucket/a/", "gs://bucket/a/x"),
+    ],
+)
+def test_join(folder, expected):
+    assert files.join(folder, "x") == expected
+
+
+def test_a_path_with_a_protocol_is_remote(tmp_path):
+    assert files.is_remote("gs://bucket/x") and files.is_remote("memory://x")
+    assert not files.is_remote("org/name") and not files.is_remote(tmp_path)
+
+
+def test_files_and_folders_exist_or_do_not(root):
+    assert files.exists(files.join(root, "x.json")) and files.exists(root)
+    assert not files.exists(files.join(root, "y.json")) and not files.exists(files.join(root, "no/folder"))
+
+
+def test_a_file_opens_as_bytes_and_reads_as_json(root):
+    with files.open_file(files.join(root, "x.json")) as file:
+        assert file.read() == '{"name": "кошка"}'.encode()
+    assert files.read_json(files.join(root, "x.json")) == {"name": "кошка"}
+
+
+@pytest.mark.parametrize("read", [files.open_file, files.read_json])
+@pytest.mark.parametrize(
+    "name,word",
+    [
+        ("y.json", r"There is no file .*y\.json; check the path"),
+        ("no/folder/y.json", r"There is no file .*y\.json; check the path"),
+        ("sub", "sub cannot be opened .*; check the path"),
+        ("x.json/y.json", r"x\.json/y\.json cannot be opened .*; check the path"),
+    ],
+)
+def test_what_is_no_file_is_named(root, read, name, word):
+    with pytest.raises(UserError, match=word):
+        read(files.join(root, name))
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe", b"{} {}"])
+def test_broken_json_is_named(root, content):
+    filesystem, name = fsspec.core.url_to_fs(files.join(root, "broken.json"))
+    filesystem.pipe(name, content)
+    with pytest.raises(UserError, match=r"broken\.json is not valid JSON .*; restore it"):
+        files.read_json(files.join(root, "broken.json"))
+
+
+@pytest.mark.parametrize("call", [files.exists, files.open_file, files.read_json])
+def test_an_unknown_protocol_is_named(call):
+    with pytest.raises(UserError, match=r"nowhere://x cannot be opened .*give a local path or a gs:// one"):
+        call("nowhere://x")
+
+
+@pytest.mark.parametrize("content", ["text: кошка\n", b"\0\xff"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, content):
+    path = tmp_path / "x"
+    files.write_whole(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_whole(path, "another")
+    assert path.read_bytes() != b"another"
+
+
+# Models by name
+
+
+def test_a_folder_here_is_a_model_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org/name").mkdir(parents=True)
+    assert files.find_model(tmp_path) == str(tmp_path)
+    assert files.find_model("org/name") == "org/name", "a folder comes before a hub id"
+    assert files.find_model("~/org") == str(tmp_path / "org")
+
+
+def test_a_remote_model_is_read_where_it_lies():
+    assert files.find_model("gs://bucket/model") == "gs://bucket/model"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./org/name", "../name", "/no/where", "~/nowhere", "a/b/c"])
+def test_a_wrong_path_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"There is no model folder {name}; give a folder, a gs:// path or a hub id"):
+        files.find_model(name)
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="is a file; give the folder"):
+        files.find_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-org/no such model"])
+def test_a_hub_id_that_cannot_be_fetched_is_one_clear_line(tmp_path, name):
+    """In a process of its own: the hub's library reads its settings when it is imported."""
+    program = f"from f2jax import files\ntry: files.find_model({name!r})\nexcept files.UserError as e: print(e)"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(tiny.ROOT)}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert found.stderr == ""
+    (line,) = found.stdout.splitlines()
+    assert line.startswith(f"{name} is no folder here and could not be fetched from the Hugging Face hub")
