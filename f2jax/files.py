@@ -1,6 +1,13 @@
-"""Where things lie: a local path, `gs://…`, or the id of a Hugging Face hub repository."""
+"""Where things lie: a local path, `gs://…`, or the id of a Hugging Face hub repository.
+
+Remote paths go through fsspec, gs:// ones through gcsfs.
+"""
 
 import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -8,6 +15,9 @@ import fsspec
 from f2jax.errors import UserError
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
+
+# No listing of a bucket is remembered: other processes write there too, and TensorStore does so past gcsfs.
+fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
 
 
 def is_remote(path: str | Path) -> bool:
@@ -24,15 +34,64 @@ def filesystem(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         UserError: the path's protocol is unknown, or its library is not installed.
     """
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of each error that it raises
     try:
         return fsspec.core.url_to_fs(str(path))
     except (ValueError, ImportError) as error:
         raise UserError(f"{path} cannot be opened ({error}); give a local path or a gs:// one.") from error
 
 
+@contextmanager
+def explained(path: str | Path, verb: str = "opened") -> Iterator[None]:
+    """Whatever goes wrong with `path` inside the block, in a sentence that says what to change.
+
+    Raises:
+        UserError: it is not there, may not be used, or its bucket cannot be reached.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        check_bucket(path)
+        raise UserError(f"There is no file {path}; check the path.") from error
+    except Exception as error:
+        if is_remote(path) or isinstance(error, OSError):  # for gs:// each library below has classes of its own
+            raise UserError(_refused(path, verb, error)) from error
+        raise
+
+
+def check_bucket(path: str | Path) -> None:
+    """Raises UserError where `path` is on gs:// and its bucket is not there."""
+    bucket = "/".join(str(path).split("/")[:3])
+    if bucket.startswith("gs://") and not exists(bucket):
+        raise UserError(f"There is no bucket {bucket}; check its name, or create it.")
+
+
+def _refused(path: str | Path, verb: str, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
+    if getattr(error, "code", None) == 401 or type(error).__module__.startswith("google.auth"):
+        advice = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+    elif isinstance(error, OSError) and str(error).startswith("Forbidden"):
+        advice = "ask the owner of the bucket for the right to it"
+    else:
+        advice = "check the path and the connection" if is_remote(path) else "check the path"
+    return f"{path} cannot be {verb} ({reason}); {advice}."
+
+
 def exists(path: str | Path) -> bool:
+    """Is there a file or a folder?
+
+    Raises:
+        UserError: that cannot be told, e.g. without the right to read the bucket.
+    """
     found, name = filesystem(path)
-    return found.exists(name)
+    with explained(path):
+        try:
+            found.info(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
 
 def open_file(path: str | Path, mode: str = "rb"):
@@ -42,19 +101,86 @@ def open_file(path: str | Path, mode: str = "rb"):
         UserError: it is missing, a folder, or may not be read.
     """
     found, name = filesystem(path)
-    try:
+    with explained(path):
         return found.open(name, mode)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}; check the path.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened ({error.strerror or 'it is no file'}); check the path.") from error
+
+
+def size(path: str | Path) -> int:
+    """The bytes of a file.
+
+    Raises:
+        UserError: it is missing or may not be read.
+    """
+    found, name = filesystem(path)
+    with explained(path):
+        return found.size(name)
+
+
+def read_range(path: str | Path, start: int, stop: int) -> bytes:
+    """The bytes `start` to `stop` of a file, and not one more over the network.
+
+    Raises:
+        UserError: it is missing or may not be read.
+    """
+    found, name = filesystem(path)
+    with explained(path):
+        return found.cat_file(name, start, stop)
+
+
+def names(folder: str | Path) -> list[str]:
+    """The names of what lies in a folder.
+
+    Raises:
+        UserError: it is missing or may not be read.
+    """
+    found, name = filesystem(folder)
+    with explained(folder):
+        return [path.rstrip("/").rsplit("/", 1)[-1] for path in found.ls(name, detail=False)]
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A local file to write to. After the block its content is at `path`, whole or not at all, even at a kill.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    if is_remote(path):
+        found, name = filesystem(path)
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part"
+            yield part
+            with explained(path, "written"):
+                found.put_file(str(part), name)
+    else:
+        part = Path(f"{path}.part")
+        with explained(path, "written"):
+            part.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with explained(path, "written"):
+            part.replace(path)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a local file that is there whole or not at all, even if the process is killed meanwhile."""
-    part = Path(f"{path}.part")
-    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    part.replace(path)
+    """Write a file that is there whole or not at all, even if the process is killed meanwhile.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with whole(path) as part, explained(path, "written"):
+        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        UserError: it may not be deleted.
+    """
+    if exists(path):
+        found, name = filesystem(path)
+        with explained(path, "deleted"):
+            found.rm_file(name)
 
 
 def read_json(path: str | Path):

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
+
 from f2jax import files
 from f2jax.data.dataset import Dataset, Instructions, build
 from f2jax.data.instructions import add_instruction
@@ -21,7 +23,7 @@ CORPUS = "corpus:"  # a source that `f2jax prepare` wrote
 
 
 def load_data(
-    config, folder: Path, beside: str, vocab_size: int, skipped: Counter
+    config, folder: str | Path, beside: str, vocab_size: int, skipped: Counter
 ) -> tuple[Tokenizer, list[tuple[Dataset, Dataset]]]:
     """The tokenizer of a run, and (training, held-out) rows of each data set that it selects.
 
@@ -50,19 +52,19 @@ def load_data(
     return tokenizer, [splits[i] for i in chosen]
 
 
-def _open_corpus(path: str, config, folder: Path, beside: str):
+def _open_corpus(path: str, config, folder: str | Path, beside: str):
     from f2jax.data.corpus import Corpus  # needs TFDS's messages; runs without a corpus do not
 
     corpus = Corpus(path)
     corpus.check(config.data.max_length, config.data.use_instructions)
-    kept = any((folder / name).exists() for name in NAMES)
-    named = str(folder) if kept else config.tokenizer.path or beside
+    named = str(folder) if _is_kept(folder) else config.tokenizer.path or beside
     if named and load_tokenizer(named).fingerprint() != corpus.card["tokenizer"]:
         raise UserError(
             f"The corpus {path} was made with another tokenizer than {named}; prepare it with --tokenizer {named}."
         )
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
-    tokenizer.save(folder)
+    if jax.process_index() == 0:
+        tokenizer.save(folder)
     return tokenizer, corpus.splits()
 
 
@@ -81,23 +83,31 @@ def read_records(config, skipped: Counter) -> Iterator[Record]:
         yield from open_source(spec, "train", skipped, config.data.kinds)
 
 
-def make_tokenizer(config, folder: Path, beside: str, records: list[Record]) -> Tokenizer:
+def make_tokenizer(config, folder: str | Path, beside: str, records: list[Record]) -> Tokenizer:
     """The tokenizer of a run, kept in `folder`: the one there, a new one, the configured one, or `beside` the weights.
+
+    Every process makes the same; the first one keeps it.
 
     Raises:
         UserError: none is named, or the named one cannot be read.
     """
-    if any((folder / name).exists() for name in NAMES):
+    if _is_kept(folder):
         return load_tokenizer(folder)
+    keeps = jax.process_index() == 0
     if config.tokenizer.train_vocab:
         seen = (text for r in records for text in (add_instruction(r.query, _task(config, r)), r.positive))
-        return train_sentencepiece(seen, config.tokenizer.train_vocab, folder, config.seed)
+        return train_sentencepiece(seen, config.tokenizer.train_vocab, folder if keeps else None, config.seed)
     path = config.tokenizer.path or beside
     if not path:
         raise UserError("No tokenizer: set tokenizer.path, tokenizer.train_vocab, or init_from.")
     tokenizer = load_tokenizer(path)
-    tokenizer.save(folder)
+    if keeps:
+        tokenizer.save(folder)
     return tokenizer
+
+
+def _is_kept(folder: str | Path) -> bool:
+    return any(files.exists(files.join(folder, name)) for name in NAMES)
 
 
 def _task(config, record: Record) -> str | None:

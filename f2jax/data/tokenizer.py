@@ -72,7 +72,7 @@ class Tokenizer(ABC):
         """The text of ids, without special tokens."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write what `load_tokenizer(folder)` reads."""
 
     @abstractmethod
@@ -146,14 +146,13 @@ class HFTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def save(self, folder: str | Path) -> None:
         names = {
             "eos_token": self._backend.id_to_token(self.eos_id),
             "pad_token": self._backend.id_to_token(self.pad_id),
         }
-        files.write_whole(folder / "tokenizer_config.json", json.dumps(names))
-        files.write_whole(folder / "tokenizer.json", self._backend.to_str())
+        files.write_whole(files.join(folder, "tokenizer_config.json"), json.dumps(names))
+        files.write_whole(files.join(folder, "tokenizer.json"), self._backend.to_str())
 
     def _hf(self):
         from tokenizers import Tokenizer as Backend
@@ -195,9 +194,8 @@ class SentencePieceTokenizer(Tokenizer):
         text = self._backend.decode([int(i) for i in ids if int(i) not in special])
         return text.replace(SPACE, " ")  # a model without a piece for the space spells it in bytes
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_whole(folder / "tokenizer.model", self._model)
+    def save(self, folder: str | Path) -> None:
+        files.write_whole(files.join(folder, "tokenizer.model"), self._model)
 
     def _hf(self):
         """Byte-pair merges rebuilt from the pieces: a pair merges where both halves and the whole are pieces."""
@@ -280,8 +278,8 @@ def _end_and_pad(path: str) -> list[str | None]:
     return found
 
 
-def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: Path, seed: int = 0) -> Tokenizer:
-    """Train a SentencePiece model on texts and keep it in `folder`.
+def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Path | None, seed: int = 0) -> Tokenizer:
+    """Train a SentencePiece model on texts and keep it in `folder`, local or gs://, if one is given.
 
     Byte-pair pieces over raw text, bytes for what is rare: no text is unknown, nothing is normalized away, and the
     model can be written as `tokenizer.json` with the same ids. White space ends a piece rather than beginning one, so
@@ -322,7 +320,8 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: Path, see
     except RuntimeError as error:
         raise UserError(_why_untrained(str(error), len(order), vocab_size)) from error
     tokenizer = SentencePieceTokenizer(model.getvalue(), "the new model")
-    tokenizer.save(folder)
+    if folder:
+        tokenizer.save(folder)
     return tokenizer
 
 

@@ -1,13 +1,15 @@
 """Hugging Face checkpoints ⇄ our parameters: safetensors in and out, streamed weight by weight.
 
-Reading never holds more than one weight beside the result: files are memory-mapped (or read by range on gs://), and
-each device asks for its own slice alone. Writing goes shard by shard. Values pass through bit for bit.
+Reading never holds more than one weight beside the result: files are memory-mapped, or read by range on gs://, where
+each process fetches the rows that its devices need, once. Writing goes shard by shard. Values pass through bit for bit.
 """
 
 import json
 import math
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import flax
@@ -15,6 +17,7 @@ import jax
 import ml_dtypes
 import numpy as np
 from flax import linen as nn
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from f2jax import files
@@ -116,7 +119,7 @@ def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qw
     Args:
         folder: holds `config.json` and `model.safetensors`, or an index and its shards.
         param_dtype: type of the result; the stored type may be float32, bfloat16 or float16.
-        shardings: a tree of `jax.sharding.Sharding` like the parameters; default: the first device.
+        shardings: a tree of `jax.sharding.Sharding` like the parameters; default: the first device of this process.
 
     Raises:
         UserError: a file is missing or cut short; weights are missing, surplus or of the wrong shape (all are named).
@@ -126,7 +129,7 @@ def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qw
     boxes = flax.traverse_util.flatten_dict(abstract_params(config, param_dtype))
     _check(folder, config, tensors, boxes)
     if shardings is None:
-        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         flat_shardings = dict.fromkeys(boxes, one)
     else:
         flat_shardings = flax.traverse_util.flatten_dict(shardings)
@@ -141,9 +144,13 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
     """Write parameters as safetensors under Hugging Face names, in their own type, in shards of at most `shard_bytes`.
 
     Weights are fetched from the devices one at a time; a shard is complete before its final name appears.
+
+    Args:
+        folder: local or gs://.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     sizes = {}
     for path, value in flax.traverse_util.flatten_dict(params).items():
         names = _hf_names(path, value.shape[0])
@@ -157,32 +164,37 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
     number = 0
     for name, array in _hf_tensors(params):
         if shard_of[name] != number:
-            _write(folder / names[number], shard)
+            _write(files.join(folder, names[number]), shard)
             shard, number = {}, shard_of[name]
         shard[name] = np.ascontiguousarray(array)
-    _write(folder / names[number], shard)
-    index = folder / "model.safetensors.index.json"
+    _write(files.join(folder, names[number]), shard)
+    index = files.join(folder, "model.safetensors.index.json")
     if count > 1:
         weight_map = {name: names[i] for name, i in shard_of.items()}
-        index.write_text(
-            json.dumps({"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}, indent=1)
-        )
+        content = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        files.write_whole(index, json.dumps(content, indent=1))
     else:
-        index.unlink(missing_ok=True)
-    for stale in set(folder.glob("model*.safetensors")) - {folder / name for name in names}:
-        stale.unlink()  # of an earlier save; some loaders would prefer it
+        files.remove(index)
+    for name in files.names(folder):
+        if name.startswith("model") and name.endswith(".safetensors") and name not in names:
+            files.remove(files.join(folder, name))  # of an earlier save; some loaders would prefer it
 
 
 def to_hf_matrix(path: tuple[str, ...], array):
     """One layer's weight as Hugging Face stores it: [out, in]; norms and the token table unchanged."""
-    if array.ndim == 1 or path[-1] == "token_table":
-        return array
-    inputs = 2 if path[-1] == "output" else 1  # leading axes that are summed over
-    return array.reshape(math.prod(array.shape[:inputs]), -1).T
+    inputs = _inputs(path, array.ndim)
+    return array.reshape(math.prod(array.shape[:inputs]), -1).T if inputs else array
 
 
 def _from_hf_matrix(path, matrix, shape):
-    return matrix if matrix.ndim == 1 or path[-1] == "token_table" else matrix.T.reshape(shape)
+    return matrix.T.reshape(shape) if _inputs(path, len(shape)) else matrix
+
+
+def _inputs(path: tuple[str, ...], axes: int) -> int:
+    """How many leading axes of one layer's weight are summed over; 0 where Hugging Face stores it as it is."""
+    if axes == 1 or path[-1] == "token_table":
+        return 0
+    return 2 if path[-1] == "output" else 1
 
 
 def _hf_names(path: tuple[str, ...], layers: int) -> list[str]:
@@ -211,17 +223,31 @@ def _assign_shards(sizes: dict[str, int], shard_bytes: int) -> dict[str, int]:
     return result
 
 
-def _write(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(path)
+def _write(path: str, tensors: dict[str, np.ndarray]) -> None:
+    with files.whole(path) as part:
+        try:
+            save_file(tensors, part, metadata={"format": "pt"})
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be written ({error}); check the path and the room on the disk.") from error
 
 
+@dataclass(frozen=True)
 class _Tensor:
-    """A weight that still lies in its file: shape, and a function that reads it."""
+    """A weight that still lies in its file."""
 
-    def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
-        self.shape, self.read = shape, read
+    path: str
+    offset: int  # of its first byte in the file
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The rows `start` to `stop`: mapped where the file is local, else fetched."""
+        shape = (stop - start, *self.shape[1:])
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        begin, end = self.offset + start * row_bytes, self.offset + stop * row_bytes
+        if not files.is_remote(self.path):
+            return np.memmap(self.path, self.dtype, "r", begin, shape)
+        return np.frombuffer(files.read_range(self.path, begin, end), self.dtype).reshape(shape)
 
 
 def _open_tensors(folder) -> dict[str, _Tensor]:
@@ -243,17 +269,14 @@ def _open_tensors(folder) -> dict[str, _Tensor]:
 def _open_shard(path: str) -> Iterator[tuple[str, _Tensor]]:
     """The safetensors layout: 8 bytes of header length, a JSON header with offsets, then the raw arrays."""
     broken = UserError(f"{path} is cut short or no safetensors file; fetch it again.")
-    with files.open_file(path) as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length + 8 > size:
-            raise broken
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise broken from error
+    size = files.size(path)
+    length = struct.unpack("<Q", files.read_range(path, 0, 8))[0] if size >= 8 else size
+    if length + 8 > size:
+        raise broken
+    try:
+        header = json.loads(files.read_range(path, 8, 8 + length))
+    except ValueError as error:
+        raise broken from error
     header.pop("__metadata__", None)
     offset = 8 + length
     if any(offset + entry["data_offsets"][1] > size for entry in header.values()):
@@ -261,16 +284,8 @@ def _open_shard(path: str) -> Iterator[tuple[str, _Tensor]]:
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise UserError(f"{path} stores {name} as {entry['dtype']}; convert it to one of {', '.join(DTYPES)}.")
-        dtype, shape, begin = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"][0]
-
-        def read(dtype=dtype, shape=shape, at=offset + begin):
-            if not files.is_remote(path):
-                return np.memmap(path, dtype, "r", at, shape)
-            with files.open_file(path) as remote:
-                remote.seek(at)
-                return np.frombuffer(remote.read(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
-
-        yield name, _Tensor(shape, read)
+        dtype = np.dtype(DTYPES[entry["dtype"]])
+        yield name, _Tensor(path, offset + entry["data_offsets"][0], dtype, tuple(entry["shape"]))
 
 
 def _check(folder, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> None:
@@ -278,8 +293,7 @@ def _check(folder, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> N
     expected = {}
     for path, box in boxes.items():
         shape = box.value.shape[1:] if path[0] == "layers" else box.value.shape
-        inputs = 2 if path[-1] == "output" else 1
-        if len(shape) > 1 and path[-1] != "token_table":
+        if inputs := _inputs(path, len(shape)):
             shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
         expected.update(dict.fromkeys(_hf_names(path, config.layers), shape))
     missing = sorted(expected.keys() - tensors.keys())
@@ -298,19 +312,31 @@ def _check(folder, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> N
         raise UserError(f"The weights in {folder} do not fit its config.json; {'; '.join(problems)}.")
 
 
-def _reader(path, box: nn.Partitioned, tensors: dict[str, _Tensor], dtype):
+def _reader(path: tuple[str, ...], box: nn.Partitioned, tensors: dict[str, _Tensor], dtype) -> Callable:
     """A callback for `jax.make_array_from_callback`: the slice of our weight that a device asks for."""
-    shape = box.value.shape
+    layers = path[0] == "layers"
+    names = _hf_names(path, box.value.shape[0])
+    shape = box.value.shape[1:] if layers else box.value.shape
+    axis = _inputs(path, len(shape))  # the one that runs over the rows of the Hugging Face matrix
+    rows_each = math.prod(shape[axis + 1 :]) if axis else 1
+
+    @cache  # devices that need the same rows share one fetch, which goes with the weight
+    def fetch(name: str, start: int, stop: int) -> np.ndarray:
+        return tensors[name].rows(start * rows_each, stop * rows_each)
+
+    def read_one(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[axis].indices(shape[axis])
+        part = (*shape[:axis], stop - start, *shape[axis + 1 :])
+        return _from_hf_matrix(path, fetch(name, start, stop), part)[(*index[:axis], slice(None), *index[axis + 1 :])]
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
-        if path[0] != "layers":
-            return np.asarray(tensors[TOP_NAMES[path[0]]].read()[index], dtype)
-        layer_index, rest = index[0], index[1:]
-        names = _hf_names(path, shape[0])[layer_index]
-        first = _from_hf_matrix(path, tensors[names[0]].read(), shape[1:])[rest]
-        out = np.empty((len(names), *first.shape), dtype)
-        for i, name in enumerate(names):
-            out[i] = _from_hf_matrix(path, tensors[name].read(), shape[1:])[rest]
+        if not layers:
+            return np.asarray(read_one(names[0], index), dtype)
+        chosen = names[index[0]]
+        first = read_one(chosen[0], index[1:])
+        out = np.empty((len(chosen), *first.shape), dtype)
+        for i, name in enumerate(chosen):
+            out[i] = read_one(name, index[1:])
         return out
 
     return read

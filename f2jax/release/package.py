@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
-from safetensors import SafetensorError
 
 from f2jax import files
 from f2jax.data.tokenizer import Tokenizer
@@ -66,34 +65,24 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
 
 
 def write(folder: str | Path, architecture: Qwen3Config, params, tokenizer: Tokenizer, card: Card) -> None:
-    """Write the package. `config.json` and `modules.json` come last: without them nothing loads the folder.
+    """Write the package, to a local folder or gs://.
+
+    `config.json` and `modules.json` come last: without them nothing loads the folder.
 
     Raises:
         UserError: the folder cannot be written, or is a training workdir.
     """
-    if files.is_remote(folder):
-        raise UserError(f"The package cannot be written to {folder}; write it to a local folder and copy that.")
     if workdir.is_workdir(folder):
         raise UserError(f"{folder} is a training workdir; choose another folder for the package.")
-    folder = Path(folder)
-    try:
-        _write(folder, architecture, params, tokenizer, card)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"The package cannot be written to {folder}: {reason}.") from error
-
-
-def _write(folder: Path, architecture: Qwen3Config, params, tokenizer: Tokenizer, card: Card) -> None:
     dtype = str(jax.tree.leaves(params)[0].dtype)
     texts = _texts(architecture, dtype, tokenizer, card)  # before the folder is touched: not every tokenizer converts
-    folder.mkdir(parents=True, exist_ok=True)
     for name in LAST:
-        (folder / name).unlink(missing_ok=True)
+        files.remove(files.join(folder, name))
     hf.save(folder, params)
-    (folder / "2_Normalize").mkdir(exist_ok=True)
+    if not files.is_remote(folder):  # where a folder without files cannot be
+        Path(folder, "2_Normalize").mkdir(exist_ok=True)
     for name, text in texts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        files.write_whole(folder / name, text)
+        files.write_whole(files.join(folder, name), text)
 
 
 def _texts(architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: Card) -> dict[str, str]:

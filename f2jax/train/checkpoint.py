@@ -1,4 +1,8 @@
-"""Checkpoints with Orbax: written in the background, visible only when whole, restored into the target sharding."""
+"""Checkpoints with Orbax: written in the background, visible only when whole, restored into the target sharding.
+
+A local checkpoint gets its name when it is whole. On gs://, where nothing can be renamed, it counts once the marker
+`commit_success.txt` lies in it, which is written last.
+"""
 
 import logging
 from pathlib import Path
@@ -7,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from f2jax import files
 from f2jax.errors import UserError
 from f2jax.train.step import TrainState
 
@@ -33,14 +38,16 @@ class Checkpoints:
             policies = [keep.LatestN(max(config.keep_last, 1)), keep.CustomSteps(sorted(tail(steps, config)))]
             if config.keep_every:
                 policies.append(keep.EveryNSteps(config.keep_every))
-        root = str(workdir) if "://" in str(workdir) else str(Path(workdir).resolve())
-        self.folder = f"{root.rstrip('/')}/checkpoints"
+        remote = files.is_remote(workdir)
+        self.folder = files.join(workdir if remote else Path(workdir).resolve(), "checkpoints")
+        self.errors = Exception if remote else (OSError, ValueError, KeyError)  # gcsfs has classes of its own
         self.manager = ocp.CheckpointManager(
             self.folder,
             item_names=("params", "opt_state"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep.AnyPreservationPolicy(policies) if policies else None,
                 create=config is not None,
+                cleanup_tmp_directories=config is not None,  # what is left of writes that were cut off
                 read_only=config is None,
             ),
         )
@@ -64,14 +71,14 @@ class Checkpoints:
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items() if tree})
         try:
             self.manager.save(step, args=args, force=True)
-        except (OSError, ValueError) as error:
+        except self.errors as error:
             raise self._unwritten(error) from error
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole on disk."""
         try:
             self.manager.wait_until_finished()
-        except (OSError, ValueError) as error:
+        except self.errors as error:
             raise self._unwritten(error) from error
 
     def _unwritten(self, error: Exception) -> UserError:
@@ -93,7 +100,7 @@ class Checkpoints:
         A checkpoint that was cut short is passed over, with a warning, for the one before it.
 
         Raises:
-            UserError: there are checkpoints, but none can be read.
+            UserError: there are checkpoints, but none can be read, or the folder itself cannot.
         """
         failed = []
         for step in reversed(self.steps()):
@@ -102,7 +109,8 @@ class Checkpoints:
                 args["opt_state"] = ocp.args.StandardRestore(like.opt_state)
             try:
                 items = self.manager.restore(step, args=ocp.args.Composite(**args))
-            except (ValueError, OSError, KeyError) as error:
+            except self.errors as error:
+                files.exists(self.folder)  # raises where the bucket is at fault, and not the checkpoint
                 failed.append(step)
                 warn(f"The checkpoint of step {step} cannot be read and is passed over ({_short(error)}).")
                 continue

@@ -45,13 +45,13 @@ def train(config, workdir: str | Path) -> dict[str, float]:
         UserError: the config, the data or the workdir cannot be used; a loss is not finite (the step is named).
         Interrupted: SIGINT or SIGTERM came; the state was saved first.
     """
-    workdir = prepare_workdir(config, workdir)
+    prepare_workdir(config, workdir)
     init_path = files.find_model(config.init_from) if config.init_from else ""
 
     skipped: Counter = Counter()
     architecture = choose_architecture(config, init_path)
     tokenizer, splits = loader_lib.load_data(
-        config, workdir / "tokenizer", loader_lib.beside(init_path), architecture.vocab_size, skipped
+        config, files.join(workdir, "tokenizer"), loader_lib.beside(init_path), architecture.vocab_size, skipped
     )
     training = [data for data, _ in splits]
     held_out = [held for _, held in splits if len(held)]
@@ -69,7 +69,8 @@ def train(config, workdir: str | Path) -> dict[str, float]:
         unroll=config.model.unroll,
     )
     tx = optim.optimizer(config.optim, steps)
-    workdir_lib.write_architecture(workdir, architecture)
+    if jax.process_index() == 0:
+        workdir_lib.write_architecture(workdir, architecture)
     describe(architecture, loader, held_out, steps, skipped)
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
@@ -79,14 +80,16 @@ def train(config, workdir: str | Path) -> dict[str, float]:
         step_fn = jax.jit(partial(train_step, tx=tx, **shared), static_argnames="kind", donate_argnums=0)
         eval_fn = jax.jit(partial(eval_step, **shared), static_argnames="kind")
         put = partial(to_device, mesh=mesh)
-        writer = MetricsWriter(workdir, int(state.step), config.log.tensorboard)
-        report = Report(writer, optim.schedule(config.optim, steps))
-
         start = int(state.step)
         if start:
             print(f"Resuming after step {start} of {steps}.")
         values: dict[str, float] = {}
-        with StopSignal() as stop, tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True) as bar:
+        with (
+            StopSignal() as stop,
+            MetricsWriter(workdir, start, config.log.tensorboard) as writer,
+            tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True) as bar,
+        ):
+            report = Report(writer, optim.schedule(config.optim, steps))
             for step, name, batch in loader.batches(start, steps):
                 state, metrics = step_fn(state, put(batch), teacher, kind=batch.kind)
                 report.wait()  # for the step before: one runs, one is ready; more would only hold memory
@@ -98,6 +101,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                     values = report.flush()
                     bar.set_postfix_str(report.line(values))
                 if saves:
+                    writer.publish()  # first: a resume needs the lines up to its checkpoint
                     checkpoints.save(state)
                 if stop.requested:
                     checkpoints.wait()
@@ -107,34 +111,26 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                     values |= validate(eval_fn, state, teacher, held_out, config, tokenizer.pad_id, loader.shards, put)
                     writer.write(done, {k: v for k, v in values.items() if k.startswith("validation/")})
         checkpoints.wait()
-        writer.close()
         print(report.summary())
     return values
 
 
-def prepare_workdir(config, workdir: str | Path) -> Path:
-    """Make the folder and keep the config in it; a folder of another run is refused.
+def prepare_workdir(config, workdir: str | Path) -> None:
+    """Make the folder, local or gs://, and keep the config in it; a folder of another run is refused.
 
     Raises:
         UserError: the folder was made by a config that differs, or cannot be written.
     """
-    if files.is_remote(workdir):
-        raise UserError(f"--workdir {workdir}: training writes to a local folder; remote workdirs are not built yet.")
-    folder = Path(workdir)
-    path = folder / "config.json"
-    if path.exists():
+    path = files.join(workdir, "config.json")
+    if files.exists(path):
         changed = configs.differences(files.read_json(path), config.to_dict(), MAY_CHANGE)
         if changed:
             raise UserError(
-                f"{folder} holds a run whose config differs in {', '.join(changed)}; give the same config to resume "
+                f"{workdir} holds a run whose config differs in {', '.join(changed)}; give the same config to resume "
                 "it, or another --workdir."
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(configs.to_json(config))
-    except OSError as error:
-        raise UserError(f"The workdir {folder} cannot be written: {error.strerror}.") from error
-    return folder
+    if jax.process_index() == 0:
+        files.write_whole(path, configs.to_json(config))
 
 
 def choose_architecture(config, init_path: str) -> Qwen3Config:

@@ -1,25 +1,55 @@
 """Metrics on disk: one JSON line per report, and TensorBoard event files beside it."""
 
 import json
+import tempfile
+import time
 from pathlib import Path
+
+import jax
+
+from f2jax import files
+
+NAME = "metrics.jsonl"
+PUBLISH_SECONDS = 60  # gs:// is at most so far behind, and one report
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` in a workdir; lines after the step of a resume are dropped first."""
+    """Writes `metrics.jsonl` and `tensorboard/` of a workdir; lines after the step of a resume are dropped first.
 
-    def __init__(self, workdir: Path, resume_step: int, tensorboard: bool):
-        self.path = workdir / "metrics.jsonl"
-        if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines(keepends=True) if _step(line) <= resume_step]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(kept))
-            partial.replace(self.path)
-        self.file = self.path.open("a")
+    An object on gs:// cannot be appended to. There the files lie in a local folder of their own and are uploaded whole
+    by `publish`: before each checkpoint, at the end, and at a report once a minute. A kill loses what came after, and a
+    resume from the last checkpoint writes it again. Of several processes only the first one's files stay.
+    """
+
+    def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool):
+        first = jax.process_index() == 0
+        self.target = str(workdir) if files.is_remote(workdir) and first else None
+        self.temporary = None if first and not self.target else tempfile.TemporaryDirectory()
+        self.folder = Path(self.temporary.name if self.temporary else workdir)
+        self.published: dict[Path, int] = {}
+        self.publish_time = time.monotonic()
+
+        kept = [line for line in _lines(files.join(workdir, NAME)) if _step(line) <= resume_step]
+        files.write_whole(self.folder / NAME, "".join(kept))
+        self.file = (self.folder / NAME).open("a")
         self.board = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        if self.board:
+            self.board.close()
+        try:
+            self.publish()
+        finally:
+            if self.temporary:
+                self.temporary.cleanup()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line: the step, then the values; keys with a slash are groups, e.g. `validation/stdlib-code/loss`."""
@@ -28,11 +58,32 @@ class MetricsWriter:
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+        if time.monotonic() - self.publish_time > PUBLISH_SECONDS:
+            self.publish()
 
-    def close(self) -> None:
-        self.file.close()
+    def publish(self) -> None:
+        """Bring what is on gs:// up to date; a local workdir always is.
+
+        Raises:
+            UserError: the workdir cannot be written.
+        """
+        if not self.target:
+            return
         if self.board:
-            self.board.close()
+            self.board.flush()
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path.stat().st_size != self.published.get(path):  # they only grow
+                content = path.read_bytes()
+                files.write_whole(files.join(self.target, path.relative_to(self.folder).as_posix()), content)
+                self.published[path] = len(content)
+        self.publish_time = time.monotonic()
+
+
+def _lines(path: str) -> list[str]:
+    if not files.exists(path):
+        return []
+    with files.open_file(path) as file:
+        return file.read().decode("utf-8", "replace").splitlines(keepends=True)
 
 
 def _step(line: str) -> float:

@@ -25,8 +25,8 @@ def is_workdir(path: str | Path) -> bool:
     return files.exists(files.join(path, MODEL_FILE))
 
 
-def write_architecture(workdir: Path, config: Qwen3Config) -> None:
-    (workdir / MODEL_FILE).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+def write_architecture(workdir: str | Path, config: Qwen3Config) -> None:
+    files.write_whole(files.join(workdir, MODEL_FILE), json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def read_architecture(path: str | Path) -> Qwen3Config:
@@ -43,7 +43,7 @@ def load_weights(
     """Architecture and parameters of whatever `name` stands for.
 
     Args:
-        shardings: gives the sharding of each weight for an architecture; default: the first device.
+        shardings: gives the sharding of each weight for an architecture; default: the first device of this process.
 
     Raises:
         UserError: nothing is there, or it cannot be read.
@@ -57,7 +57,7 @@ def load_weights(
     from f2jax.train.checkpoint import Checkpoints
     from f2jax.train.step import TrainState
 
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = nn.meta.unbox(abstract_params(architecture, param_dtype))
     tree = tree or jax.tree.map(lambda _: one, shapes)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, tree)

@@ -55,13 +55,15 @@ def expand(spec: str) -> list[str]:
     if spec.startswith("hub:"):
         return list(hub.fetch(spec, tuple(READERS)).values())
     filesystem, path = files.filesystem(spec)
-    if filesystem.isdir(path):
-        found = [name for name in filesystem.find(path) if name.endswith(tuple(READERS))]
-    elif filesystem.exists(path):
-        found = [path]
-    else:
-        found = filesystem.glob(path) if any(c in path for c in "*?[") else []
+    with files.explained(spec):
+        if filesystem.isdir(path):
+            found = [name for name in filesystem.find(path) if name.endswith(tuple(READERS))]
+        elif filesystem.exists(path):
+            found = [path]
+        else:
+            found = filesystem.glob(path) if any(c in path for c in "*?[") else []
     if not found:
+        files.check_bucket(spec)
         known = f" Built-in sets are {', '.join(BUILT_IN)}." if "/" not in spec else ""
         raise UserError(f"There is no data file {spec}; check data.sources.{known}")
     return [filesystem.unstrip_protocol(name).removeprefix("file://") for name in sorted(found)]
