@@ -249,7 +249,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_to_train(capsys, tmp_path):
 
 def test_a_workdir_that_cannot_be_written(capsys, tmp_path):
     source = write_jsonl(tmp_path / "names.jsonl", GOOD)
-    assert "names.jsonl cannot be written: " in complaint(capsys, *train_arguments(source, source))
+    assert "names.jsonl/config.json cannot be written (" in complaint(capsys, *train_arguments(source, source))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
     found = complaint(capsys, "evaluate", "--model", model, "--tasks", "stdlib-cod")
     assert "There is no built-in task 'stdlib-cod'; did you mean 'stdlib-code'?" in found
     found = complaint(capsys, "export", "--model", model, "--output", tmp_path / "file")
-    assert "The package cannot be written to" in found
+    assert "model.safetensors cannot be written (" in found
 
 
 def test_an_interruption_is_one_line_and_exit_code_130(capsys, monkeypatch):
