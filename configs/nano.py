@@ -24,8 +24,8 @@ def get_config(text=None):
     config.model.unroll = 3
     config.tokenizer.train_vocab = 8_192 if stage == 1 else 0
 
-    config.data.max_length = 64
-    config.data.row_length = 64
+    config.data.max_length = 48
+    config.data.row_length = 48
     config.data.row_steps = 10  # each program takes seconds to compile
     config.data.use_instructions = stage == 2
     config.data.instructions.update(INSTRUCTIONS)
@@ -38,7 +38,7 @@ def get_config(text=None):
     if stage == 2:
         config.data.sources += ("cldr:kinds", "cldr:labels")
     config.epochs = 1
-    config.steps, config.optim.peak_lr = (0, 2e-3) if stage == 1 else (60, 5e-4)
+    config.steps, config.optim.peak_lr = (0, 2e-3) if stage == 1 else (45, 5e-4)
     config.loss.passage_gradient = True
     config.optim.warmup_steps = 20 if stage == 1 else 5
     config.checkpoint.every = 100
