@@ -116,6 +116,19 @@ def test_joiners_and_tags_without_a_meaning_go(text, result):
     assert normalize(text) == result
 
 
+def test_compatibility_forms_are_settled_before_joiners():
+    """Ⓜ is a pictograph, and the M that NFKC makes of it is none."""
+    assert normalize(f"Ⓜ{ZWJ}👩") == f"Ⓜ{ZWJ}👩"
+    assert normalize(f"Ⓜ{ZWJ}👩", "NFKC") == "M👩"
+
+
+@pytest.mark.parametrize(
+    "text,length,result", [(f"👩{ZWJ}💻", 2, "👩"), (f"می{ZWNJ}خواهم", 3, "می"), ("abc", 3, "abc")]
+)
+def test_a_cut_leaves_no_joiner_at_the_end(text, length, result):
+    assert cut(text, length) == result
+
+
 def test_real_text_keeps_its_words(shared_data):
     """Persian, Sinhala and emoji files keep their joiners; apart from joiners no letter, mark or digit is lost."""
     import pyarrow.parquet as pq

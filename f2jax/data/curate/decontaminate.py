@@ -34,7 +34,7 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """What evaluation sets hold, as sorted hashes: 16 bytes for each distinct text or stretch, rounded up."""
+    """What evaluation sets hold, as sorted hashes: 12 bytes for each distinct text or stretch."""
 
     names: tuple[str, ...]
     ngram: int
@@ -102,14 +102,14 @@ def _stretches(found: list[tuple[str, int]], ngram: int) -> list[int]:
     """Hash of the shortest stretch from each unit that weighs `ngram` words."""
     if not ngram:
         return []
-    # Stretches are slices of one string; ends_ and sums_ say where each unit ends, and what weighs all up to there.
+    # Stretches are slices of one string: unit u starts at starts_u[u], and all units before it weigh sums_u[u].
     text = " ".join(unit for unit, _ in found)
-    ends_u = np.cumsum([0, *(len(unit) + 1 for unit, _ in found)])
+    starts_u = np.cumsum([0, *(len(unit) + 1 for unit, _ in found)])
     sums_u = np.cumsum([0, *(weight for _, weight in found)])
     lasts_u = np.searchsorted(sums_u, sums_u + ngram * WEIGHT_OF_WORD)
     count = np.searchsorted(lasts_u, len(sums_u))  # from there on too little text is left
     return [
-        stable_id(text[start : end - 1]) for start, end in zip(ends_u[:count], ends_u[lasts_u[:count]], strict=True)
+        stable_id(text[start : end - 1]) for start, end in zip(starts_u[:count], starts_u[lasts_u[:count]], strict=True)
     ]
 
 
@@ -141,9 +141,8 @@ def _open(spec: str) -> tuple[str, Iterator[str]]:
     if not rest or "/" in name:  # an = further on belongs to the path
         name, rest = "", spec
     path, _, columns = rest.partition("#")
-    return name or PurePosixPath(path.rstrip("/")).name.split(".")[0], _texts(
-        path, tuple(filter(None, columns.split(",")))
-    )
+    name = name or PurePosixPath(path.rstrip("/")).name.split(".")[0]
+    return name, _texts(path, tuple(filter(None, columns.split(","))))
 
 
 def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
