@@ -34,6 +34,15 @@ evaluation = [
     "scikit-learn>=1.5,<2",  # the TF-IDF baseline that stands beside each built-in score
     "matplotlib>=3.8,<4",
 ]
+curate = [
+    "rensa>=0.5,<0.6",  # MinHash in Rust, twenty times faster than datasketch; its values are versioned, hence the pin
+    "py3langid>=0.4,<0.5",  # 139 languages, the model inside the wheel, NumPy alone
+    "langcodes>=3.5,<4",  # which codes mean the same language; no dependencies
+]
+beam = [
+    "apache-beam>=2.60",  # `f2jax prepare` on Dataflow, Flink or Spark
+    "sentencepiece<0.2.2",  # later ones need a protobuf 7, which Beam does not take yet
+]
 test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
@@ -59,8 +68,10 @@ setup(
     install_requires=core,
     extras_require={
         "eval": evaluation,
-        "test-fast": test + evaluation,
-        "test": test + evaluation + parity + tpu,
+        "curate": curate,
+        "beam": beam,
+        "test-fast": test + evaluation + curate + beam,
+        "test": test + evaluation + curate + beam + parity + tpu,
         "bench": evaluation + parity,
         "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

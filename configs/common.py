@@ -57,8 +57,12 @@ def get_config(text: str | None = None) -> ConfigDict:
     t.train_vocab = 0  # pieces of a SentencePiece model to train on the data first; 0: do not train one
 
     c.data = d = ConfigDict()
-    d.sources = ()  # files, globs, or built-in sets such as "cldr:translation" (f2jax/data/sources)
+    d.sources = ()  # files, globs, built-in sets such as "cldr:translation", or one "corpus:FOLDER" of f2jax prepare
     d.kinds = ()  # "SOURCE=KIND" for files whose rows do not say it, e.g. ("massive_*=clustering",); else retrieval
+    d.include = ()  # names of data sets, or patterns; (): all
+    d.exclude = ()  # names or patterns of data sets that are left out
+    d.weights = ()  # "PATTERN=FACTOR": how often the batches of these data sets come, e.g. ("nli*=2", "code=0.5")
+    d.language_temperature = 0.0  # balance languages: shares p become p^(1/temperature); 0: off, 1: as they are
     d.batch_size = 512  # queries in a step, over all devices
     d.max_length = 1024  # tokens of one text, end token included; longer ones are truncated
     d.row_length = 1024  # tokens of one packed row (T); at least max_length

@@ -38,9 +38,9 @@ def get_config(text=None):
     if stage == 2:
         config.data.sources += ("cldr:kinds", "cldr:labels")
     config.epochs = 1
-    config.steps, config.optim.peak_lr = (0, 2e-3) if stage == 1 else (60, 1e-3)
+    config.steps, config.optim.peak_lr = (0, 2e-3) if stage == 1 else (60, 5e-4)
     config.loss.passage_gradient = True
-    config.optim.warmup_steps = 20
+    config.optim.warmup_steps = 20 if stage == 1 else 5
     config.checkpoint.every = 100
     config.checkpoint.keep_every = 0
     config.checkpoint.tail_steps = 0

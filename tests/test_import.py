@@ -28,8 +28,12 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not loaded & {"numpy", "pyarrow", "f2jax.inference.embedder"}
 
 
-@pytest.mark.parametrize("argv", [["--help"], [], ["--version"], ["train", "--help"], ["encode", "--help"],
-                                  ["export", "--help"], ["evaluate", "--help"], ["trian"]], ids=str)  # fmt: skip
+COMMANDS = ("train", "prepare", "encode", "export", "evaluate")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], [], ["--version"], ["trian"], *([command, "--help"] for command in COMMANDS)], ids=str
+)
 def test_help_imports_no_framework(argv):
     code = f"from f2jax.cli import main; main({argv}); print(); print(json.dumps(modules()))"
     assert not set(fresh(code)) & HEAVY

@@ -1,7 +1,7 @@
 """A tokenized data set in memory, with random access: each distinct text is stored once."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +14,14 @@ from f2jax.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as token ids (int32 arrays, end token included) and the ids of its documents."""
+    """What a batch needs of a row: token ids (int32 arrays, end token included), and the ids of its documents."""
 
     query: np.ndarray
     positive: np.ndarray
     negatives: list[np.ndarray]
     positive_id: int
     negative_ids: list[int]
-    label_id: int  # -1: none
+    label_id: int  # stable id of the label; -1: none
 
 
 @dataclass(frozen=True)
@@ -49,37 +49,47 @@ class Instructions:
 
 
 class Dataset:
-    """Rows of one source and kind. `dataset.row(i)` costs no tokenization."""
+    """Rows of one source and kind. Reading them costs no tokenization."""
 
-    def __init__(self, name: str, kind: str, texts: "_Texts", rows: list[tuple], labels: np.ndarray):
+    def __init__(self, name: str, kind: str, texts: "_Texts", rows: list[tuple]):
         self.name, self.kind = name, kind
-        self._texts, self._rows, self._labels = texts, rows, labels
-        self.max_negatives = max((len(negatives) for _, _, negatives in rows), default=0)
+        self._texts, self._rows = texts, rows
+        self.max_negatives = max((len(row[2]) for row in rows), default=0)
+        self.languages = dict(Counter(row[4] for row in rows))
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def row(self, i: int) -> Row:
-        query, positive, negatives = self._rows[i]
+    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]:
+        """The rows of the given numbers.
+
+        Args:
+            columns: an order of all negative columns.
+            negatives: each row takes the first so many of them that it has.
+        """
+        return [self._row(i, columns, negatives) for i in indices]
+
+    def _row(self, i: int, columns: Sequence[int], negatives: int) -> Row:
+        query, positive, others, label, _ = self._rows[i]
+        chosen = [others[c] for c in columns if c < len(others)][:negatives]
         texts = self._texts
         return Row(
             texts.tokens(query),
             texts.tokens(positive),
-            [texts.tokens(n) for n in negatives],
+            [texts.tokens(n) for n in chosen],
             texts.ids[positive],
-            [texts.ids[n] for n in negatives],
-            int(self._labels[i]),
+            [texts.ids[n] for n in chosen],
+            label,
         )
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
         """(training, held-out) rows: a `share` of the distinct queries, by a hash of seed and query, is held out."""
         ids = self._texts.ids
-        held = np.array([in_share(ids[query], share, "held out", seed) for query, _, _ in self._rows], bool)
+        held = np.array([in_share(ids[query], share, "held out", seed) for query, *_ in self._rows], bool)
         return self._take(np.flatnonzero(~held)), self._take(np.flatnonzero(held))
 
     def _take(self, indices: np.ndarray) -> "Dataset":
-        rows = [self._rows[i] for i in indices]
-        return Dataset(self.name, self.kind, self._texts, rows, self._labels[indices])
+        return Dataset(self.name, self.kind, self._texts, [self._rows[i] for i in indices])
 
 
 class _Texts:
@@ -115,20 +125,32 @@ def build(
     Raises:
         UserError: there are no records.
     """
-    groups: dict[tuple[str, str], tuple[_Texts, list, list, dict]] = {}
+    groups: dict[tuple[str, str], tuple[_Texts, list]] = {}
     for record in records:
-        texts, rows, labels, label_ids = groups.setdefault((record.source, record.kind), (_Texts(), [], [], {}))
+        texts, rows = groups.setdefault((record.source, record.kind), (_Texts(), []))
         query = texts.add(instructions.query(record), record.query)
         positive = texts.add(instructions.document(record.positive, record), record.positive)
         negatives = tuple(texts.add(instructions.document(text, record), text) for text in record.negatives)
-        rows.append((query, positive, negatives))
-        labels.append(-1 if record.label is None else label_ids.setdefault(record.label, len(label_ids)))
+        rows.append((query, positive, negatives, label_id(record), record.language))
     if not groups:
         raise UserError("The data sources hold no rows; check data.sources.")
-    kinds = Counter(source for source, _ in groups)
-    datasets = []
-    for (source, kind), (texts, rows, labels, _) in groups.items():
+    for texts, _ in groups.values():
         texts.tokenize(tokenizer, max_length)
-        name = source if kinds[source] == 1 else f"{source}-{kind}"
-        datasets.append(Dataset(name, kind, texts, rows, np.array(labels, np.int64)))
-    return datasets
+    names = dataset_names(groups)
+    return [Dataset(names[key], key[1], texts, rows) for key, (texts, rows) in groups.items()]
+
+
+def label_id(record: Record) -> int:
+    """The stable id of a record's label; -1 where it has none."""
+    return -1 if record.label is None else stable_id(record.label)
+
+
+def dataset_names(groups: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """A name for each (source, kind): the source, with the kind where the source has several.
+
+    >>> dataset_names([("a", "retrieval"), ("b", "retrieval"), ("b", "clustering")])
+    {('a', 'retrieval'): 'a', ('b', 'retrieval'): 'b-retrieval', ('b', 'clustering'): 'b-clustering'}
+    """
+    groups = list(groups)
+    kinds = Counter(source for source, _ in groups)
+    return {(source, kind): source if kinds[source] == 1 else f"{source}-{kind}" for source, kind in groups}

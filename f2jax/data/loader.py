@@ -3,20 +3,76 @@
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 
 from f2jax import files
-from f2jax.data.dataset import Dataset, Instructions
+from f2jax.data.dataset import Dataset, Instructions, build
 from f2jax.data.instructions import add_instruction
 from f2jax.data.mixture import Mixture, Spec
 from f2jax.data.packing import Batch, assemble
 from f2jax.data.record import Record
+from f2jax.data.selection import language_weights, pattern_weights, select
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
+
+CORPUS = "corpus:"  # a source that `f2jax prepare` wrote
+
+
+def load_data(
+    config, folder: str | Path, beside: str, vocab_size: int, skipped: Counter
+) -> tuple[Tokenizer, list[tuple[Dataset, Dataset]]]:
+    """The tokenizer of a run, and (training, held-out) rows of each data set that it selects.
+
+    Args:
+        folder: keeps the tokenizer.
+        beside: the tokenizer of the starting weights; "": none.
+        vocab_size: rows of the model's token table.
+        skipped: counts the rows that were left out, by reason.
+
+    Raises:
+        UserError: the data, the tokenizer or the selection cannot be used.
+    """
+    data = config.data
+    if any(spec.startswith(CORPUS) for spec in data.sources):
+        if len(data.sources) > 1:
+            raise UserError("data.sources names a corpus and more; give the corpus alone, with all data in it.")
+        tokenizer, splits = _open_corpus(data.sources[0].removeprefix(CORPUS), config, folder, beside)
+        tokenizer.check_vocab(vocab_size)
+    else:
+        records = list(read_records(config, skipped))
+        tokenizer = make_tokenizer(config, folder, beside, records)
+        tokenizer.check_vocab(vocab_size)
+        datasets = build(records, tokenizer, data.max_length, instructions(config))
+        splits = [dataset.split(data.validation_share, config.seed) for dataset in datasets]
+    chosen = select([training.name for training, _ in splits], data.include, data.exclude)
+    return tokenizer, [splits[i] for i in chosen]
+
+
+def _open_corpus(path: str, config, folder: str | Path, beside: str):
+    from f2jax.data.corpus import Corpus  # needs TFDS's messages; runs without a corpus do not
+
+    corpus = Corpus(path)
+    corpus.check(config.data.max_length, config.data.use_instructions)
+    named = str(folder) if _is_kept(folder) else config.tokenizer.path or beside
+    if named and load_tokenizer(named).fingerprint() != corpus.card["tokenizer"]:
+        raise UserError(
+            f"The corpus {path} was made with another tokenizer than {named}; prepare it with --tokenizer {named}."
+        )
+    tokenizer = load_tokenizer(corpus.tokenizer_folder)
+    if jax.process_index() == 0:
+        tokenizer.save(folder)
+    return tokenizer, corpus.splits()
+
+
+def weights(datasets: Sequence[Dataset], config) -> list[float]:
+    """How often the batches of each data set come: its patterns in the config, times the balance of languages."""
+    by_name = pattern_weights([dataset.name for dataset in datasets], config.data.weights)
+    by_language = language_weights([dataset.languages for dataset in datasets], config.data.language_temperature)
+    return [a * b for a, b in zip(by_name, by_language, strict=True)]
 
 
 def read_records(config, skipped: Counter) -> Iterator[Record]:
@@ -35,7 +91,7 @@ def make_tokenizer(config, folder: str | Path, beside: str, records: list[Record
     Raises:
         UserError: none is named, or the named one cannot be read.
     """
-    if any(files.exists(files.join(folder, name)) for name in NAMES):
+    if _is_kept(folder):
         return load_tokenizer(folder)
     keeps = jax.process_index() == 0
     if config.tokenizer.train_vocab:
@@ -48,6 +104,10 @@ def make_tokenizer(config, folder: str | Path, beside: str, records: list[Record
     if keeps:
         tokenizer.save(folder)
     return tokenizer
+
+
+def _is_kept(folder: str | Path) -> bool:
+    return any(files.exists(files.join(folder, name)) for name in NAMES)
 
 
 def _task(config, record: Record) -> str | None:
@@ -69,17 +129,26 @@ class Loader:
     """Batches by step: `loader.batch(step)` is a function of (seed, step) alone.
 
     Args:
-        datasets: tokenized data sets.
+        datasets: tokenized data sets, in memory or in a corpus.
         shards: the number of packed rows of a batch is a multiple of this (devices that share the rows).
+        weights: how often the batches of each data set come; None: as often as they hold every row once.
     """
 
-    def __init__(self, datasets: list[Dataset], config, pad_id: int, shards: int = 1):
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        config,
+        pad_id: int,
+        shards: int = 1,
+        weights: Sequence[float] | None = None,
+    ):
         data = config.data
         if data.row_length < data.max_length:
             raise UserError(f"data.row_length={data.row_length} is below data.max_length={data.max_length}; raise it.")
         self.datasets, self.pad_id, self.shards = datasets, pad_id, shards
         self.batch_size, self.row_length, self.row_steps = data.batch_size, data.row_length, data.row_steps
-        specs = [Spec(d.name, d.kind, len(d), d.max_negatives) for d in datasets]
+        weights = weights or [1.0] * len(datasets)
+        specs = [Spec(d.name, d.kind, len(d), d.max_negatives, w) for d, w in zip(datasets, weights, strict=True)]
         self.mixture = Mixture(specs, data.batch_size, dict(data.negatives), config.seed)
 
     @property
@@ -90,10 +159,8 @@ class Loader:
         """(name of the data set, packed batch) of a step."""
         plan = self.mixture.plan(step)
         dataset = self.datasets[plan.dataset]
-        rows = [dataset.row(i) for i in plan.rows]
         batch = assemble(
-            rows,
-            plan.columns,
+            dataset.rows(plan.rows, plan.columns, plan.negatives),
             plan.negatives,
             kind=dataset.kind,
             batch_size=self.batch_size,

@@ -2,8 +2,9 @@
 sets alone. A resume needs the step number and nothing else.
 
 Each step takes its rows from one data set. The order of the batches in an epoch is a pseudo-random permutation of all
-of them, so data sets are drawn in proportion to their batches and every row comes once per epoch. (The reference draws
-with the initial proportions, with replacement, until all data sets are used up: recipe 2.3.)
+of them, so data sets are drawn in proportion to their batches and every row comes once per epoch. A weight multiplies
+the batches of a data set: 2 brings every row twice per epoch, 0.5 once in two epochs. (The reference draws with the
+initial proportions, with replacement, until all data sets are used up: recipe 2.3.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ class Spec:
     kind: str
     rows: int
     max_negatives: int
+    weight: float = 1.0  # how often its batches come
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Mixture:
         negatives: slots by kind; a data set with fewer negatives has as many slots as it has negatives.
 
     Raises:
-        UserError: no data sets, an empty one, an unknown kind, or a batch size below 1.
+        UserError: no data sets, an empty one, an unknown kind, a weight of 0, or a batch size below 1.
     """
 
     def __init__(self, specs: Sequence[Spec], batch_size: int, negatives: Mapping[str, int] = NEGATIVES, seed: int = 0):
@@ -61,9 +63,13 @@ class Mixture:
                 raise UserError(f"The data set {spec.name} has no training rows; remove it or lower validation_share.")
             if spec.kind not in KINDS:
                 raise UserError(f"The data set {spec.name} is of unknown kind '{spec.kind}'{nearest(spec.kind, KINDS)}")
+            if not 0 < spec.weight < float("inf"):
+                raise UserError(f"The data set {spec.name} has weight {spec.weight}; give one above 0, or exclude it.")
         self.specs, self.batch_size, self.seed = tuple(specs), batch_size, seed
         self._slots = [min(negatives[spec.kind], spec.max_negatives) for spec in specs]
-        self._ends = np.cumsum([-(-spec.rows // batch_size) for spec in specs])
+        self._whole = [-(-spec.rows // batch_size) for spec in specs]  # batches that hold every row once
+        self._drawn = [max(1, round(n * spec.weight)) for n, spec in zip(self._whole, specs, strict=True)]  # per epoch
+        self._ends = np.cumsum(self._drawn)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,18 +81,21 @@ class Mixture:
         number = int(permute(position, self.steps_per_epoch, _key(self.seed, epoch)))
         dataset = int(np.searchsorted(self._ends, number, side="right"))
         spec = self.specs[dataset]
-        start = (number - (self._ends[dataset - 1] if dataset else 0)) * self.batch_size
+        drawn = self._drawn[dataset]
+        before = epoch * drawn + number - int(self._ends[dataset] - drawn)  # batches of this data set, in all epochs
+        times, batch = divmod(before, self._whole[dataset])
+        start = batch * self.batch_size
         index = np.arange(start, min(start + self.batch_size, spec.rows))
-        rows = permute(index, spec.rows, _key(self.seed, epoch, dataset))
+        rows = permute(index, spec.rows, _key(self.seed, times, dataset))
         columns = permute(np.arange(spec.max_negatives), spec.max_negatives, _key(self.seed, step, "columns"))
         return BatchPlan(epoch, dataset, rows, columns, self._slots[dataset])
 
     def table(self) -> list[dict]:
-        """A row for each data set: name, kind, rows, batches per epoch and their share."""
-        batches = np.diff(self._ends, prepend=0)
+        """A row for each data set: name, kind, rows, weight, batches per epoch and their share."""
         return [
-            {"name": s.name, "kind": s.kind, "rows": s.rows, "batches": int(b), "share": b / self.steps_per_epoch}
-            for s, b in zip(self.specs, batches, strict=True)
+            {"name": s.name, "kind": s.kind, "rows": s.rows, "weight": s.weight}
+            | {"batches": count, "share": count / self.steps_per_epoch}
+            for s, count in zip(self.specs, self._drawn, strict=True)
         ]
 
 

@@ -37,7 +37,7 @@ class Batch:
     col_s: np.ndarray
     row_mask_b: np.ndarray  # bool; False: the last batch of an epoch has fewer rows
     negative_mask_bj: np.ndarray  # bool; False: the row has fewer negatives
-    label_b: np.ndarray  # int32 number of the label inside the data set, -1: none
+    label_b: np.ndarray  # int32 number of the label inside this batch, -1: none
     positive_b: np.ndarray  # int32 number of the positive document inside this batch
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
 
@@ -122,7 +122,6 @@ def _best_fit(lengths: np.ndarray, order: np.ndarray, row_length: int):
 
 def assemble(
     rows: Sequence,
-    columns: Sequence[int],
     negatives: int,
     *,
     kind: str,
@@ -136,18 +135,17 @@ def assemble(
 
     Args:
         rows: at most `batch_size` of them, as `dataset.Row`.
-        columns: an order of all negative columns; each row takes the first `negatives` of them that it has.
-        negatives: negative slots of a row.
+        negatives: negative slots of a row; it has at most so many.
     """
-    chosen = [[c for c in columns if c < len(row.negatives)][:negatives] for row in rows]
     missing = [None] * (batch_size - len(rows))
     sequences = [row.query for row in rows] + missing + [row.positive for row in rows] + missing
     negative_mask_bj = np.zeros((batch_size, negatives), bool)
     negative_ids_bj = np.zeros((batch_size, negatives), np.int64)
-    for b, (row, picks) in enumerate(zip(rows, chosen, strict=True)):
-        sequences += [row.negatives[c] for c in picks] + [None] * (negatives - len(picks))
-        negative_mask_bj[b, : len(picks)] = True
-        negative_ids_bj[b, : len(picks)] = [row.negative_ids[c] for c in picks]
+    for b, row in enumerate(rows):
+        count = len(row.negatives)
+        sequences += row.negatives + [None] * (negatives - count)
+        negative_mask_bj[b, :count] = True
+        negative_ids_bj[b, :count] = row.negative_ids
     sequences += [None] * (len(missing) * negatives)
 
     def row_count(n: int) -> int:
@@ -159,6 +157,7 @@ def assemble(
     positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
     documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])
     numbers = np.unique(documents, return_inverse=True)[1].astype(np.int32)  # 63-bit ids do not fit a device
+    labels = np.array([-1] + [row.label_id for row in rows] + [-1] * len(missing), np.int64)
     return Batch(
         kind=kind,
         useful_tokens=packed.useful_tokens,
@@ -169,7 +168,7 @@ def assemble(
         col_s=packed.col_s,
         row_mask_b=np.arange(batch_size) < len(rows),
         negative_mask_bj=negative_mask_bj,
-        label_b=np.array([row.label_id for row in rows] + [-1] * len(missing), np.int32),
+        label_b=np.unique(labels, return_inverse=True)[1][1:].astype(np.int32) - 1,
         positive_b=numbers[:batch_size],
         negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
     )

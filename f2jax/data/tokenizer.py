@@ -5,6 +5,7 @@ token that stands literally in a text is read as that token, as in transformers.
 """
 
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -52,6 +53,15 @@ class Tokenizer(ABC):
                 f"The tokenizer has ids up to {self.vocab_size - 1:,}, but the model's token table has {rows:,} rows; "
                 "use the tokenizer that the model was made with."
             )
+
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that were made alike: a hash of the model and of both special tokens."""
+        content = self._content() + f"{self.eos_id} {self.pad_id}".encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    @abstractmethod
+    def _content(self) -> bytes:
+        """The model as it is saved."""
 
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -127,6 +137,9 @@ class HFTokenizer(Tokenizer):
             )
         return number
 
+    def _content(self) -> bytes:
+        return self._backend.to_str().encode("utf-8")
+
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
@@ -169,6 +182,9 @@ class SentencePieceTokenizer(Tokenizer):
         if found == self._backend.unk_id():
             raise UserError(f"{origin} has neither a piece {token} nor one declared for its use; train it with one.")
         return found
+
+    def _content(self) -> bytes:
+        return self._model
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self._backend.encode(texts)

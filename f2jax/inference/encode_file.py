@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,66 @@ def _field(path: str, number: int, line: str, column: str) -> str | None:
         raise UserError(f"{path}, line {number}: no JSON object with the field '{column}'; mend it.") from error
 
 
+def digest(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def progress_of(path: Path) -> Path:
+    """The file that says whose work in `path` is, and how much of it is done."""
+    return Path(f"{path}.json")
+
+
+def read_progress(path: Path, call: dict) -> dict:
+    """What is known of the unfinished work in `path`: `done` and more; empty where there is none.
+
+    Raises:
+        UserError: it was begun by another call.
+    """
+    if not (path.exists() and progress_of(path).exists()):
+        progress_of(path).unlink(missing_ok=True)  # it may tell of another `path`
+        return {}
+    state = files.read_json(progress_of(path))
+    if state["call"] != call:
+        raise UserError(f"{path} belongs to another model, other texts or other options; delete it to start anew.")
+    return state
+
+
+def open_array(path: Path, dtype, shape: tuple[int, ...], new: bool) -> np.memmap:
+    """A .npy file as an array; a new one reserves its place, since a disk that is full later kills the process."""
+    array = np.lib.format.open_memmap(path, "w+" if new else "r+", dtype, shape)
+    if new and hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def embed_into(
+    path: Path, texts: list[str], embed: Callable[[list[str]], np.ndarray], call: dict, name: str | None = None
+) -> np.ndarray:
+    """Vectors of texts in the .npy file `path`, float32 [n, dim], a piece after the other.
+
+    The same call after an interruption goes on from the last whole piece.
+
+    Args:
+        call: what the vectors depend on.
+        name: of the texts, for the progress bar.
+
+    Raises:
+        UserError: `path` belongs to another call.
+    """
+    done = read_progress(path, call).get("done", 0)
+    shape = len(texts), embed(texts[:1]).shape[1]
+    vectors = open_array(path, np.float32, shape, new=not done)
+    with tqdm(total=len(texts), initial=done, desc=name, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
+        for start in range(done, len(texts), PIECE):
+            piece = texts[start : start + PIECE]
+            vectors[start : start + len(piece)] = embed(piece)
+            vectors.flush()
+            files.write_whole(progress_of(path), json.dumps({"call": call, "done": start + len(piece)}))
+            bar.update(len(piece))
+    return vectors
+
+
 def encode_file(
     embedder, source: str, output: str, column: str = "text", precision: str = "float32", **options
 ) -> tuple[int, int]:
@@ -80,35 +142,17 @@ def encode_file(
     texts = read_texts(source, column)
     if not texts:
         raise UserError(f"{source} holds no texts.")
-    partial, progress = Path(f"{output}.partial"), Path(f"{output}.partial.json")
-    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    call = {"model": embedder.fingerprint, "texts": digest, "options": {k: str(v) for k, v in options.items()}}
-
-    done = 0
-    if progress.exists() and partial.exists():
-        state = files.read_json(progress)
-        if state["call"] != call:
-            raise UserError(
-                f"{partial} belongs to another model, other texts or other options; delete it to start anew."
-            )
-        done = state["done"]
-    width = embedder.encode(texts[:1], **options).shape[1]
+    partial = Path(f"{output}.partial")
+    call = {"model": embedder.fingerprint, "texts": digest(texts), "options": {k: str(v) for k, v in options.items()}}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not done:
-            progress.unlink(missing_ok=True)  # it may tell of another `.partial`
-        vectors = np.lib.format.open_memmap(partial, "r+" if done else "w+", np.float32, (len(texts), width))
-        with tqdm(total=len(texts), initial=done, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
-            for start in range(done, len(texts), PIECE):
-                piece = texts[start : start + PIECE]
-                vectors[start : start + len(piece)] = embedder.encode(piece, show_progress_bar=False, **options)
-                vectors.flush()
-                files.write_whole(progress, json.dumps({"call": call, "done": start + len(piece)}))
-                bar.update(len(piece))
+        vectors = embed_into(
+            partial, texts, lambda some: embedder.encode(some, show_progress_bar=False, **options), call
+        )
         shape = _finish(target, vectors, texts, precision)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
-    progress.unlink()
+    progress_of(partial).unlink()
     partial.unlink()
     return shape
 

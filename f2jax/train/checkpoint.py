@@ -55,8 +55,12 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.manager.close()
+    def __exit__(self, kind, *_):
+        try:
+            self.manager.close()
+        except self.errors as error:
+            if kind is None:  # an error that is on its way already says what went wrong first
+                raise self._unwritten(error) from error
 
     def save(self, state: TrainState) -> None:
         """Start to write a checkpoint; training goes on meanwhile.

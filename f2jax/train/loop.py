@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from f2jax import config as configs
 from f2jax import files
-from f2jax.data import dataset as datasets_lib
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
 from f2jax.errors import Interrupted, UserError
@@ -50,19 +49,16 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     init_path = files.find_model(config.init_from) if config.init_from else ""
 
     skipped: Counter = Counter()
-    records = list(loader_lib.read_records(config, skipped))
-    tokenizer = loader_lib.make_tokenizer(
-        config, files.join(workdir, "tokenizer"), loader_lib.beside(init_path), records
-    )
     architecture = choose_architecture(config, init_path)
-    tokenizer.check_vocab(architecture.vocab_size)
-    everything = datasets_lib.build(records, tokenizer, config.data.max_length, loader_lib.instructions(config))
-    del records
-    splits = [data.split(config.data.validation_share, config.seed) for data in everything]
+    tokenizer, splits = loader_lib.load_data(
+        config, files.join(workdir, "tokenizer"), loader_lib.beside(init_path), architecture.vocab_size, skipped
+    )
+    training = [data for data, _ in splits]
     held_out = [held for _, held in splits if len(held)]
 
     mesh = make_mesh(**config.mesh)
-    loader = Loader([data for data, _ in splits], config, tokenizer.pad_id, mesh.shape["data"] * mesh.shape["fsdp"])
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    loader = Loader(training, config, tokenizer.pad_id, shards, loader_lib.weights(training, config))
     steps = config.steps or config.epochs * loader.steps_per_epoch
     model = Qwen3(
         architecture,
@@ -308,11 +304,11 @@ def describe(architecture: Qwen3Config, loader: Loader, held_out, steps: int, sk
     """Print what is about to be trained on what."""
     print(f"{architecture.parameters:,} parameters, {architecture.width} dimensions; {steps:,} steps.")
     held = {(data.name, data.kind): len(data) for data in held_out}
-    print(f"{'data set':<28} {'kind':<14} {'rows':>10} {'batches':>8} {'share':>7} {'held out':>9}")
+    print(f"{'data set':<28} {'kind':<14} {'rows':>10} {'weight':>7} {'batches':>8} {'share':>7} {'held out':>9}")
     for row in loader.mixture.table():
         print(
-            f"{row['name']:<28} {row['kind']:<14} {row['rows']:>10,} {row['batches']:>8,} {row['share']:>7.1%} "
-            f"{held.get((row['name'], row['kind']), 0):>9,}"
+            f"{row['name']:<28} {row['kind']:<14} {row['rows']:>10,} {row['weight']:>7.3g} {row['batches']:>8,} "
+            f"{row['share']:>7.1%} {held.get((row['name'], row['kind']), 0):>9,}"
         )
     for reason, count in sorted(skipped.items()):
         print(f"Skipped {count:,} rows: {reason}.")

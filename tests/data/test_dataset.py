@@ -49,8 +49,13 @@ def texts_of(row, tokenizer) -> tuple[str, str, list[str]]:
     return tokenizer.decode(row.query), tokenizer.decode(row.positive), [tokenizer.decode(n) for n in row.negatives]
 
 
+def all_rows(dataset) -> list:
+    """Every row, with all its negatives in order."""
+    return dataset.rows(range(len(dataset)), range(dataset.max_negatives), dataset.max_negatives)
+
+
 def contents(dataset, tokenizer) -> list:
-    return [texts_of(dataset.row(i), tokenizer) for i in range(len(dataset))]
+    return [texts_of(row, tokenizer) for row in all_rows(dataset)]
 
 
 # Rows
@@ -60,8 +65,7 @@ def test_a_row_gives_the_tokens_and_ids_of_its_texts(tokenizer):
     given = [*records(20, source="s"), Record("only a pair", "red", (), source="s")]
     (dataset,) = build(given, tokenizer, 64, PLAIN)
     assert (dataset.name, dataset.kind, len(dataset), dataset.max_negatives) == ("s", "retrieval", 21, 2)
-    for i, record in enumerate(given):
-        row = dataset.row(i)
+    for record, row in zip(given, all_rows(dataset), strict=True):
         query, positive, *negatives = tokenizer.encode([record.query, record.positive, *record.negatives], 64)
         assert row.query.tolist() == query.tolist() and row.positive.tolist() == positive.tolist()
         assert [n.tolist() for n in row.negatives] == [n.tolist() for n in negatives]
@@ -72,7 +76,7 @@ def test_a_row_gives_the_tokens_and_ids_of_its_texts(tokenizer):
 @pytest.mark.parametrize("max_length", [1, 2, 5])
 def test_tokens_are_cut_to_the_length_and_keep_the_end_token(tokenizer, max_length):
     (dataset,) = build(records(20), tokenizer, max_length, PLAIN)
-    for row in map(dataset.row, range(20)):
+    for row in all_rows(dataset):
         for ids in (row.query, row.positive, *row.negatives):
             assert 1 <= len(ids) <= max_length and ids[-1] == tokenizer.eos_id
 
@@ -82,14 +86,26 @@ def test_each_distinct_text_is_tokenized_and_stored_once(tokenizer):
     (dataset,) = build(given, counting, 64, PLAIN)
     distinct = {text for record in given for text in (record.query, record.positive, *record.negatives)}
     assert sorted(counting.texts) == sorted(distinct)
-    row, again = dataset.row(0), next(dataset.row(i) for i in range(1, 200) if given[i].positive == given[0].positive)
+    other = next(i for i in range(1, 200) if given[i].positive == given[0].positive)
+    row, again = dataset.rows([0, other], [], 0)
     assert row.positive.base is again.positive.base and row.positive.ctypes.data == again.positive.ctypes.data
 
 
-def test_labels_are_numbered_in_each_data_set(tokenizer):
+@pytest.mark.parametrize("columns,chosen", [([2, 0, 1], [2, 0]), ([0, 1, 2], [0, 1]), ([1], [1])])
+def test_a_row_takes_the_first_columns_that_it_has(tokenizer, columns, chosen):
+    given = [Record("q", "p", ("a", "b", "c")), Record("r", "p", ("a",))]
+    (dataset,) = build(given, tokenizer, 64, PLAIN)
+    many, one = dataset.rows([0, 1], columns, 2)
+    assert many.negative_ids == [stable_id("abc"[c]) for c in chosen]
+    assert [tokenizer.decode(text) for text in many.negatives] == ["abc"[c] for c in chosen]
+    assert one.negative_ids == [stable_id("a")] * (0 in columns)
+
+
+def test_equal_labels_have_equal_ids(tokenizer):
     given = [Record(f"q{i}", "p", ("n",), label=label) for i, label in enumerate(["b", "a", None, "b", ""])]
     (dataset,) = build(given, tokenizer, 64, PLAIN)
-    assert [dataset.row(i).label_id for i in range(5)] == [0, 1, -1, 0, 2]
+    b, a, empty = (stable_id(label) for label in ("b", "a", ""))
+    assert [row.label_id for row in all_rows(dataset)] == [b, a, -1, b, empty]
 
 
 def test_there_is_one_data_set_for_each_source_and_kind_in_the_order_in_which_they_come(tokenizer):
@@ -248,4 +264,5 @@ def test_a_document_with_and_without_instruction_is_one_document(tokenizer):
     record = Record("q", "red", ("red", "green"), "clustering", instruction=TASK)
     for share in (0.0, 1.0):
         (dataset,) = build([record], tokenizer, 64, Instructions(symmetric_share=share))
-        assert dataset.row(0).positive_id == dataset.row(0).negative_ids[0] == stable_id("red")
+        (row,) = all_rows(dataset)
+        assert row.positive_id == row.negative_ids[0] == stable_id("red")

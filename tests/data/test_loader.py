@@ -67,7 +67,7 @@ def test_a_batch_holds_the_rows_that_the_mixture_plans(loader):
         for b, i in enumerate(plan.rows):
             row, col = batch.row_s[b], batch.col_s[b]
             query = batch.tokens_bt[row, batch.segments_bt[row] == batch.segments_bt[row, col]]
-            assert query.tolist() == dataset.row(i).query.tolist()
+            assert query.tolist() == dataset.rows([i], [], 0)[0].query.tolist()
 
 
 def test_rows_divide_among_the_shards(tmp_path):

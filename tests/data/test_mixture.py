@@ -41,6 +41,14 @@ SPECS = [
 ]
 
 
+UNWEIGHTED = [
+    (0, 0, [764, 863, 133], [2, 21, 5]),
+    (0, 1, [38, 12, 2], [3, 0, 1]),
+    (1, 0, [530, 711, 592], [2, 20, 21]),
+    (2, 0, [379, 113, 286], [15, 12, 11]),
+]
+
+
 @pytest.mark.parametrize("seed", [0, 5])
 @pytest.mark.parametrize("epoch", [0, 1, 4])
 def test_every_row_comes_once_per_epoch(seed, epoch):
@@ -51,6 +59,37 @@ def test_every_row_comes_once_per_epoch(seed, epoch):
         rows = np.concatenate([plan.rows for plan in plans if plan.dataset == number])
         assert sorted(rows) == list(range(spec.rows))
         assert len([plan for plan in plans if plan.dataset == number]) == -(-spec.rows // 32)
+
+
+def test_a_mixture_without_weights_never_changes_between_versions():
+    """Resuming an old run depends on these very numbers."""
+    plans = [Mixture(SPECS, 32, seed=5).plan(step) for step in (0, 39, 40, 95)]
+    assert [(p.epoch, p.dataset, p.rows[:3].tolist(), p.columns[:3].tolist()) for p in plans] == UNWEIGHTED
+
+
+@pytest.mark.parametrize("weight,epochs", [(2.0, 1), (3.0, 1), (1.0, 1), (0.5, 2), (0.25, 4), (1.5, 2)])
+def test_a_weight_multiplies_how_often_each_row_comes(weight, epochs):
+    """In so many epochs, every row of the weighted data set comes equally often, every other one once an epoch."""
+    mixture = Mixture([Spec("a", "retrieval", 250, 24, weight), *SPECS[1:]], 32)  # 8 batches
+    plans = [mixture.plan(step) for step in range(epochs * mixture.steps_per_epoch)]
+    for number, spec in enumerate(mixture.specs):
+        rows = np.concatenate([plan.rows for plan in plans if plan.dataset == number])
+        assert Counter(rows.tolist()) == dict.fromkeys(range(spec.rows), epochs * spec.weight)
+
+
+def test_a_weighted_data_set_comes_in_another_order_each_time():
+    mixture = Mixture([Spec("a", "retrieval", 64, 0, 2.0)], 64)
+    assert mixture.steps_per_epoch == 2
+    orders = {tuple(mixture.plan(step).rows) for step in range(6)}
+    assert len(orders) == 6
+
+
+def test_a_small_weight_leaves_at_least_a_batch_an_epoch():
+    mixture = Mixture([Spec("a", "retrieval", 640, 0), Spec("b", "retrieval", 640, 0, 1e-6)], 64)
+    assert [row["batches"] for row in mixture.table()] == [10, 1]
+    seen = [mixture.plan(step) for step in range(11 * 10)]
+    rows = np.concatenate([plan.rows for plan in seen if plan.dataset == 1])
+    assert sorted(rows) == list(range(640)), "ten epochs bring all its batches"
 
 
 def test_a_plan_depends_on_seed_and_step_alone():
@@ -88,6 +127,8 @@ def test_the_table_gives_shares_that_add_up():
         ([Spec("x", "retrieval", 0, 1)], 8, "no training rows"),
         ([Spec("x", "retreival", 5, 1)], 8, "did you mean 'retrieval'"),
         ([Spec("x", "retrieval", 5, 1)], 0, "at least 1"),
+        ([Spec("x", "retrieval", 5, 1, 0.0)], 8, "has weight 0.0; give one above 0, or exclude it"),
+        ([Spec("x", "retrieval", 5, 1, float("nan"))], 8, "has weight nan"),
     ],
 )
 def test_bad_mixtures_are_refused(specs, batch_size, word):

@@ -106,9 +106,10 @@ def tokens(*ids):
 
 
 ROWS = [
-    FakeRow(tokens(1, 2), tokens(3), [tokens(4), tokens(5, 6), tokens(7)], 2**62, [10, 11, 12], 3),
+    FakeRow(tokens(1, 2), tokens(3), [tokens(7), tokens(4)], 2**62, [12, 10], 2**62),
     FakeRow(tokens(8), tokens(9, 9), [tokens(3)], 77, [2**62]),
 ]
+BARE = [FakeRow(row.query, row.positive, [], row.positive_id, []) for row in ROWS]
 
 
 def sequence(batch, s):
@@ -118,13 +119,13 @@ def sequence(batch, s):
 
 
 def test_a_batch_lays_out_queries_positives_then_negatives():
-    batch = assemble(ROWS, [2, 0, 1], 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0)
+    batch = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0)
     assert batch.row_mask_b.tolist() == [True, True, False]
     assert [sequence(batch, s) for s in (0, 1)] == [[1, 2], [8]]
     assert [sequence(batch, s) for s in (3, 4)] == [[3], [9, 9]]
     assert batch.negative_mask_bj.tolist() == [[True, True], [True, False], [False, False]]
-    assert [sequence(batch, s) for s in (6, 7, 8)] == [[7], [4], [3]], "columns in order, those that the row has"
-    assert batch.label_b.tolist() == [3, -1, -1]
+    assert [sequence(batch, s) for s in (6, 7, 8)] == [[7], [4], [3]]
+    assert batch.label_b.tolist() == [0, -1, -1]
     assert batch.useful_tokens == 2 + 1 + 1 + 2 + 1 + 1, "[3] takes its token once, as positive and as negative"
 
 
@@ -132,17 +133,17 @@ def test_a_batch_lays_out_queries_positives_then_negatives():
 def test_the_last_batch_of_an_epoch_has_as_many_packed_rows_as_a_full_one(rows):
     """Equal lengths fill rows evenly: 64 queries and 64 positives of 4 tokens are 64 rows of 8."""
     some = [FakeRow(tokens(i, 2, 3, 4), tokens(i, 6, 7, 8), [], i, []) for i in range(rows)]
-    batch = assemble(some, [], 0, kind="retrieval", batch_size=64, row_length=8, pad_id=0)
+    batch = assemble(some, 0, kind="retrieval", batch_size=64, row_length=8, pad_id=0)
     assert batch.tokens_bt.shape == (64, 8) and batch.useful_tokens == 8 * rows
 
 
 def test_documents_keep_their_identity_in_32_bits():
-    batch = assemble(ROWS, [2, 0, 1], 2, kind="retrieval", batch_size=2, row_length=8, pad_id=0)
+    batch = assemble(ROWS, 2, kind="retrieval", batch_size=2, row_length=8, pad_id=0)
     assert batch.positive_b.dtype == batch.negative_bj.dtype == np.int32
     assert batch.negative_bj[1, 0] == batch.positive_b[0], "the same document, 2**62, has one number"
     assert len({*batch.positive_b, *batch.negative_bj[0]}) == 4
 
 
 def test_a_batch_without_negatives_has_no_slots():
-    batch = assemble(ROWS, [], 0, kind="retrieval", batch_size=2, row_length=8, pad_id=0)
+    batch = assemble(BARE, 0, kind="retrieval", batch_size=2, row_length=8, pad_id=0)
     assert batch.negative_mask_bj.shape == (2, 0) and len(batch.row_s) == 4

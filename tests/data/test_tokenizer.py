@@ -250,7 +250,7 @@ def test_a_model_that_never_saw_a_space_spells_and_reads_it(tmp_path):
 
 LIKE_OURS = {
     "model_type": "bpe",
-    "vocab_size": 450,
+    "vocab_size": 400,
     "byte_fallback": True,
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
+from configs import common
+from f2jax.errors import UserError
 from f2jax.train import workdir
 from f2jax.train.checkpoint import Checkpoints
 from tests import tiny
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line_and_earlier_checkpoints_stay(small_disk, tmp_path):
     config = str(tiny.ROOT / "configs/nano.py:stage=2")
     command = [sys.executable, "-m", "f2jax", "train", "--config", config, "--workdir", str(small_disk / "run")]
@@ -33,9 +34,32 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_checkpoints_stay(small_disk
         [*command, *changes], env=os.environ | {"JAX_PLATFORMS": "cpu"}, cwd=tiny.ROOT, capture_output=True, text=True
     )
     assert run.returncode == 1
-    last = run.stderr.splitlines()[-1]
-    assert last.startswith("f2jax: ") and ("the disk is full" in last or "No space left on device" in last)
-    assert "run the same command" in last
+    said = [line for line in run.stderr.splitlines() if line.startswith("f2jax: ")]  # beside what Orbax's threads print
+    assert len(said) == 1
+    assert "the disk is full" in said[0] or "No space left on device" in said[0]
+    assert "run the same command" in said[0]
     with Checkpoints(small_disk / "run") as checkpoints:
         assert checkpoints.steps()
     assert workdir.load_weights(str(small_disk / "run"))
+
+
+def failing(checkpoints):
+    checkpoints.manager.close()
+
+    def close():
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    checkpoints.manager.close = close
+    return checkpoints
+
+
+def test_a_write_that_fails_at_the_very_end_is_said_too(tmp_path):
+    config = common.get_config().checkpoint
+    with pytest.raises(UserError, match="the disk is full"), failing(Checkpoints(tmp_path, config)):
+        pass
+
+
+def test_the_first_thing_that_went_wrong_is_the_one_that_is_said(tmp_path):
+    config = common.get_config().checkpoint
+    with pytest.raises(UserError, match="the first"), failing(Checkpoints(tmp_path, config)):
+        raise UserError("the first")

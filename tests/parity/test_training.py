@@ -115,9 +115,7 @@ def our_losses(params, settings) -> list[float]:
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
     found = []
     for step in range(STEPS):
-        batch = assemble(
-            rows_of(step), range(NEGATIVES), NEGATIVES, kind=kind_of(step), batch_size=BATCH, row_length=32, pad_id=0
-        )
+        batch = assemble(rows_of(step), NEGATIVES, kind=kind_of(step), batch_size=BATCH, row_length=32, pad_id=0)
         state, metrics = step_fn(state, batch.arrays(), kind=batch.kind)
         found.append(float(metrics["loss"]))
     return found

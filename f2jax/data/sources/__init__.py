@@ -6,20 +6,24 @@ from itertools import chain
 
 from f2jax import files
 from f2jax.data.record import Record
-from f2jax.data.sources import cldr, jsonl, parquet, stdlib
+from f2jax.data.sources import beir, cldr, hub, jsonl, parquet, stdlib
 from f2jax.errors import UserError, nearest
 
 BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None}
 READERS = {".jsonl": jsonl.read, ".jsonl.gz": jsonl.read, ".parquet": parquet.read}
 
 
-def open_source(spec: str, split: str, skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
-    """Records of a source: a built-in set (`cldr:translation`), a file, a glob, or a folder, local or gs://.
+def open_source(
+    spec: str, split: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = False
+) -> Iterator[Record]:
+    """Records of a source: a built-in set (`cldr:translation`), a file, a glob, a folder, local or gs://, a data set of
+    the hub (`hub:org/name`), or a folder of queries, corpus and judgements (`beir:FOLDER`).
 
     Args:
         split: train or test; files have train alone.
         skipped: counts the rows that were left out, by reason.
         kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind, as the released ones do not.
+        bare: take rows of every kind without negatives, to mine for; else retrieval's alone.
 
     Raises:
         UserError: there is no such set or file.
@@ -30,17 +34,26 @@ def open_source(spec: str, split: str, skipped: Counter, kinds: Iterable[str] = 
         return cldr.read(BUILT_IN[spec], split)
     if spec.startswith(("cldr:", "stdlib:")):
         raise UserError(f"There is no built-in set '{spec}'{nearest(spec, BUILT_IN)}")
+    if spec.startswith("beir:"):
+        return beir.read(spec.removeprefix("beir:"), split, skipped)
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
-    return chain.from_iterable(_reader(path)(path, skipped, kinds) for path in expand(spec))
+    return chain.from_iterable(_reader(path)(path, skipped, kinds, bare) for path in expand(spec))
+
+
+def is_one(spec: str) -> bool:
+    """Is a source one thing, where others are as many as they have files?"""
+    return spec.startswith(("cldr:", "stdlib:", "beir:"))
 
 
 def expand(spec: str) -> list[str]:
-    """The files that a path, a glob or a folder stands for, sorted.
+    """The files that a path, a glob, a folder or a data set of the hub stands for, sorted.
 
     Raises:
         UserError: there are none.
     """
+    if spec.startswith("hub:"):
+        return list(hub.fetch(spec, tuple(READERS)).values())
     filesystem, path = files.filesystem(spec)
     with files.explained(spec):
         if filesystem.isdir(path):

@@ -60,8 +60,11 @@ def columns(path: str, present: Iterable[str]) -> list[str]:
     return ["query", passage, *numbered, *(name for name in OPTIONAL if name in present)]
 
 
-def to_record(row: dict, defaults: Defaults, skipped: Counter) -> Record | None:
+def to_record(row: dict, defaults: Defaults, skipped: Counter, bare: bool = False) -> Record | None:
     """The record of a row; None, counted under a reason, where it cannot be trained on.
+
+    Args:
+        bare: take a row of any kind without negatives: they are to be mined.
 
     Raises:
         UserError: the row's kind is unknown.
@@ -85,7 +88,7 @@ def to_record(row: dict, defaults: Defaults, skipped: Counter) -> Record | None:
     kind = row.get("kind") or defaults.kind
     if kind not in KINDS:
         raise UserError(f"{defaults.source} has a row of unknown kind '{kind}'{nearest(str(kind), KINDS)}")
-    if kind != "retrieval" and not negatives:
+    if kind != "retrieval" and not negatives and not bare:
         skipped[f"{kind} without negatives"] += 1
         return None
     label = row.get("label")
@@ -94,23 +97,25 @@ def to_record(row: dict, defaults: Defaults, skipped: Counter) -> Record | None:
         positive=positive,
         negatives=negatives,
         kind=kind,
-        language=row.get("language") or row.get("lang") or "und",
+        language=str(row.get("language") or row.get("lang") or "und"),
         source=str(row.get("source") or defaults.source),
         label=None if label is None or label == "" else str(label),
-        instruction=row.get("instruction") or None,
+        instruction=str(row["instruction"]) if row.get("instruction") else None,
         symmetric=bool(row.get("symmetric")),
     )
 
 
-def to_records(path: str, rows: Iterable[dict], skipped: Counter, kinds: Iterable[str] = ()) -> Iterator[Record]:
-    """The good rows of a file; `kinds` as in `Defaults.of`.
+def to_records(
+    path: str, rows: Iterable[dict], skipped: Counter, kinds: Iterable[str] = (), bare: bool = False
+) -> Iterator[Record]:
+    """The good rows of a file; `kinds` as in `Defaults.of`, `bare` as in `to_record`.
 
     Raises:
         UserError: not one row is good.
     """
     defaults, before, good = Defaults.of(path, kinds), skipped.copy(), 0
     for row in rows:
-        record = to_record(row, defaults, skipped)
+        record = to_record(row, defaults, skipped, bare)
         if record is not None:
             good += 1
             yield record

@@ -1,0 +1,159 @@
+"""How fast and how small the input pipeline is: start-up over a large corpus, packed sequences a second of one core.
+
+    python benchmarks/input_pipeline.py start       # 500 data sets, 60 million rows, an index made up here
+    python benchmarks/input_pipeline.py batches     # the recipe's batch: 512 x (2 + 7) texts of 64 to 256 tokens
+    python benchmarks/input_pipeline.py profile     # the same, and where the time goes
+    python benchmarks/input_pipeline.py prepare     # peak memory and speed of `f2jax prepare`, a million rows
+
+Times are CPU seconds of this process, so that other work on the machine does not count.
+"""
+
+import argparse
+import cProfile
+import json
+import pstats
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from f2jax import config as configs
+from f2jax.data import builder
+from f2jax.data.corpus import CARD, VERSION, Corpus
+from f2jax.data.dataset import Instructions
+from f2jax.data.intake import Options
+from f2jax.data.loader import Loader
+from f2jax.data.prepare import prepare
+from f2jax.data.tokenizer import train_sentencepiece
+
+OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}
+LANGUAGES = 282
+CONFIG = Path(__file__).parents[1] / "configs/stage2.py"
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def entry(name: str, rows: int, documents: int, row_shards: list[int], document_shards: list[int]) -> dict:
+    languages = {f"l{i}": rows // LANGUAGES + 1 for i in range(LANGUAGES)}
+    return {
+        "name": name,
+        "kind": "retrieval",
+        "folder": name,
+        "rows": {"train": rows, "validation": 0},
+        "documents": documents,
+        "max_negatives": {"train": 24, "validation": 0},
+        "languages": languages,
+        "shards": {"documents": document_shards, "rows": {"train": row_shards, "validation": []}},
+    }
+
+
+def write_card(folder: Path, entries: list[dict]) -> None:
+    card = {"version": VERSION, "tokenizer": "", "options": OPTIONS, "datasets": entries}
+    (folder / CARD).write_text(json.dumps(card))
+
+
+def start(folder: Path) -> None:
+    """A process of its own opens the index, so that its memory is that of the pipeline alone."""
+    entries = [entry(f"d{i:03d}", 120_000, 180_000, [60_000] * 2, [60_000] * 3) for i in range(500)]
+    write_card(folder, entries)
+    subprocess.run([sys.executable, __file__, "open", "--folder", str(folder)], check=True)
+
+
+def open_index(folder: Path) -> None:
+    began, imported = time.process_time(), peak_mib()
+    datasets = [training for training, _ in Corpus(folder).splits()]
+    loader = Loader(datasets, configs.load(str(CONFIG)), 0)
+    rows = sum(map(len, datasets))
+    for step in range(1000):
+        loader.mixture.plan(step)
+    print(f"{len(datasets)} data sets, {rows:,} rows, {(folder / CARD).stat().st_size / 2**20:.1f} MiB of index")
+    seconds = time.process_time() - began
+    print(f"start and 1,000 plans: {seconds:.2f} s, peak {peak_mib():,.0f} MiB ({imported:,.0f} after the imports)")
+
+
+def documents(count: int, seed: int):
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        yield i, {"id": i, "tokens": rng.integers(0, 150_000, rng.integers(64, 257)).astype(np.int32)}
+
+
+def rows(count: int, pool: int, seed: int):
+    rng = np.random.default_rng(seed)
+    for i, (_, example) in enumerate(documents(count, seed)):
+        used = rng.integers(0, pool, 25)
+        yield i, {"query": example["tokens"], "documents": used, "label": -1, "id": i, "language": "en"}
+
+
+def make_loader(folder: Path, row_count: int = 20_000, pool: int = 100_000) -> Loader:
+    made = [
+        builder.build(kind, "d", folder, {"train": [partial(*shard)]}, {})["train"]
+        for kind, shard in (
+            (builder.Rows, (rows, row_count, pool, 0)),
+            (builder.Documents, (documents, pool, 1)),
+        )
+    ]
+    write_card(folder, [entry("d", row_count, pool, *made)])
+    return Loader([training for training, _ in Corpus(folder).splits()], configs.load(str(CONFIG)), 0)
+
+
+def batches(folder: Path, profile: bool) -> None:
+    loader = make_loader(folder)
+    for step in range(loader.steps_per_epoch):  # into the page cache
+        loader.batch(step)
+    profiler = cProfile.Profile()
+    began, count = time.process_time(), 40
+    if profile:
+        profiler.enable()
+    useful = sum(loader.batch(step)[1].useful_tokens for step in range(count))
+    profiler.disable()
+    seconds = time.process_time() - began
+    per_batch = seconds / count
+    print(f"{512 * 9 / per_batch:,.0f} sequences/s, {useful / seconds:,.0f} tokens/s, {per_batch:.3f} s a batch")
+    if profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+
+
+def million(folder: Path, count: int = 1_000_000) -> None:
+    words = [f"word{i}" for i in range(2000)]
+    rng = np.random.default_rng(0)
+    with open(folder / "million.jsonl", "w") as file:
+        for i in range(count):
+            texts = [" ".join(words[k] for k in numbers) for numbers in rng.integers(0, len(words), (4, 12)).tolist()]
+            file.write(json.dumps({"query": f"{texts[0]} {i}", "positive": texts[1], "negatives": texts[2:]}) + "\n")
+    train_sentencepiece((" ".join(rng.choice(words, 9)) for _ in range(9999)), 2000, folder / "tokenizer")
+    before, began = peak_mib(), time.process_time()
+    options = Options(instructions=Instructions(enabled=False))
+    prepare([str(folder / "million.jsonl")], folder / "corpus", folder / "tokenizer", options)
+    seconds = time.process_time() - began
+    print(
+        f"{count:,} rows, {3 * count:,} documents: {seconds:,.0f} s, peak {peak_mib():,.0f} MiB ({before:,.0f} before)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["start", "batches", "profile", "prepare", "open"])
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        if args.what == "start":
+            start(folder)
+        elif args.what == "open":
+            open_index(folder)
+        elif args.what == "prepare":
+            million(folder, args.rows)
+        else:
+            batches(folder, args.what == "profile")
+
+
+if __name__ == "__main__":
+    main()

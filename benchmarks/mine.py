@@ -1,0 +1,118 @@
+"""Mining hard negatives: seconds and memory of f2jax and of sentence-transformers, on the same vectors.
+
+python benchmarks/mine.py [--queries 20000] [--documents 20000] [--dim 256] [--rounds 3]
+
+Needs the `bench` extra. Both get vectors that are ready, apply the recipe's rules and return the texts. Times are taken
+in one process, by turns; memory is what each, alone in a process of its own, has at its highest above its imports and
+vectors.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers.util import mine_hard_negatives
+
+from f2jax.data.mine import Answers, Options, mine
+
+PEER = {"range_min": 5, "range_max": 100, "max_score": 0.8, "relative_margin": 0.05, "num_negatives": 24}
+
+
+class Vectors:
+    """What `mine_hard_negatives` asks of a model, answered with the vectors of the benchmark."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, queries: np.ndarray, documents: np.ndarray):
+        self.queries, self.documents = queries, documents
+
+    def encode_query(self, texts, **_):
+        return self.queries
+
+    def encode_document(self, texts, **_):
+        return self.documents
+
+    def similarity(self, a, b):
+        return torch.as_tensor(a) @ torch.as_tensor(b).T
+
+    def similarity_pairwise(self, a, b):
+        return (torch.as_tensor(a) * torch.as_tensor(b)).sum(-1)
+
+
+def vectors(queries: int, documents: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors: query i is near document i, the documents lie in loose clusters."""
+    rng = np.random.default_rng(0)
+
+    def unit(x):
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+    centres = rng.normal(size=(documents // 50 + 1, dim))
+    d = unit(centres[rng.integers(len(centres), size=documents)] + rng.normal(size=(documents, dim)))
+    return unit(d[np.arange(queries) % documents] + 0.06 * rng.normal(size=(queries, dim))), d
+
+
+def ours(q: np.ndarray, d: np.ndarray) -> int:
+    texts = [f"document {i}" for i in range(len(d))]
+    answers = Answers([[i % len(d)] for i in range(len(q))])
+    rows = [
+        [texts[number] for number in row]
+        for block in mine(q, d, answers, Options())
+        for row in block.documents_bk
+        if row[-1] >= 0
+    ]
+    return len(rows)
+
+
+def peer(q: np.ndarray, d: np.ndarray) -> int:
+    texts = [f"document {i}" for i in range(len(d))]
+    pairs = {"query": [f"query {i}" for i in range(len(q))], "positive": [texts[i % len(d)] for i in range(len(q))]}
+    model = Vectors(q, d)
+    found = mine_hard_negatives(
+        Dataset.from_dict(pairs), model, corpus=texts, **PEER, output_format="n-tuple", verbose=False
+    )
+    return len(found)
+
+
+CONTESTANTS = {"f2jax": ours, "sentence-transformers": peer}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--queries", type=int, default=20_000)
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory-of", choices=CONTESTANTS, help="run one alone and print its memory in MB")
+    args = parser.parse_args()
+    q, d = vectors(args.queries, args.documents, args.dim)
+
+    if args.memory_of:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        CONTESTANTS[args.memory_of](q, d)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+        return
+
+    seconds, rows = {name: [] for name in CONTESTANTS}, {}
+    for round_ in range(args.rounds + 1):
+        for name, run in CONTESTANTS.items():
+            start = time.perf_counter()
+            rows[name] = run(q, d)
+            if round_:  # the first compiles
+                seconds[name].append(time.perf_counter() - start)
+    print(f"{args.queries:,} queries x {args.documents:,} documents x {args.dim}, medians of {args.rounds}")
+    median = {name: statistics.median(some) for name, some in seconds.items()}
+    for name in CONTESTANTS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
+        memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        print(f"  {name:<24} {median[name]:7.2f} s  {int(memory):6,} MB  {rows[name]:,} rows of 24 negatives")
+    print(f"  ratio {median['sentence-transformers'] / median['f2jax']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A text in one Unicode form, without characters that nobody sees.
+
+What goes: NUL and the other control characters, lone surrogates, zero-width spaces, byte order marks, soft hyphens,
+bidirectional controls, tag characters outside flags. What stays, because it changes what is read:
+
+- The joiners U+200C and U+200D after a letter or mark of a cursive or Brahmic script (Persian میخواهم ≠ می‌خواهم; Indic
+  conjuncts and half forms; Malayalam chillus): Unicode 16, 9.2 and 12.1, and UAX #31, 2.3. Elsewhere they only
+  choose a ligature.
+- U+200D between pictographs (👩 + 💻 is another emoji than 👩‍💻), and tags that end a flag: UTS #51, 1.4.
+- Variation selectors and the Mongolian vowel separator, which choose a glyph.
+
+The zero-width space goes in Thai, Lao, Khmer and Burmese too: it marks a possible line break there, and most texts
+are written without it. Bidirectional controls order the line on a screen; the order of the characters is not theirs.
+"""
+
+import re
+import unicodedata
+
+FORMS = ("NFC", "NFKC")
+
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"  # controls besides tab and newlines
+    "\xad\u200b\u2060-\u2064\ufeff"  # zero width: soft hyphen, space, word joiner, invisible operators, BOM
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional controls
+    "\u206a-\u206f\ufff9-\ufffb"  # deprecated format controls, interlinear annotation
+    "\ud800-\udfff]"  # surrogates
+)
+_NEWLINES = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")  # the newline functions of Unicode 16, 5.8
+_TAGS = re.compile("(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]+\U000e007f)|[\U000e0000-\U000e007f]")
+_JOINERS = re.compile("[\u200c\u200d]+")
+_JOINING_SCRIPTS = re.compile(
+    "[\u0600-\u0dff"  # Arabic to Sinhala: Syriac, N'Ko, Mandaic and the scripts of India
+    "\u1000-\u109f\u1780-\u18af"  # Burmese, Khmer, Mongolian
+    "\u1a20-\u1bff\u1cd0-\u1cff\ua840-\ua8ff\ua980-\ua9df\uaa60-\uaa7f\uabc0-\uabff"  # Tai Tham to Meetei
+    "\ufb50-\ufdff\ufe70-\ufefc"  # Arabic presentation forms
+    "\U00010a00-\U00010aff\U00010d00-\U00010d3f\U00010ec0-\U00010fff\U00011000-\U00011fff\U0001e900-\U0001e95f]"
+)
+# Ranges, since the properties of single characters differ from one Python to the next.
+_PICTOGRAPHS = re.compile(
+    "[\xa9\xae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001fbff]"
+)
+_PICTOGRAPH_ENDS = re.compile("[\ufe0f\u20e3\U000e007f]")
+_SUSPECT = re.compile(  # any character that one of the patterns above is about
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_MARKS = 30  # in a row at most, UAX #15, 13; more makes normalization quadratic
+_MARK_RUNS = re.compile(rf"[^\w\s]{{{_MARKS + 1},}}")
+
+
+def normalize(text: str, form: str = "NFC") -> str:
+    """The text in the Unicode form NFC or NFKC, its newlines as \\n, and without invisible characters.
+
+    Idempotent. White space stays as it is.
+
+    >>> normalize("cafe\\u0301\\u200b\\r\\n\\ufeffbar\\0")
+    'café\\nbar'
+    """
+    if not _SUSPECT.search(text):
+        return _limit_marks(unicodedata.normalize(form, _limit_marks(text)))
+    if re.search("[\ud800-\udfff]", text):  # two halves that stand side by side are one character
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    text = unicodedata.normalize(form, _limit_marks(text))
+    text = _TAGS.sub(lambda found: found[1] or "", _INVISIBLE.sub("", text))
+    text = _NEWLINES.sub("\n", _JOINERS.sub(_kept_joiner, text))
+    return _limit_marks(unicodedata.normalize(form, _limit_marks(text)))
+
+
+def cut(text: str, length: int) -> str:
+    """The first `length` characters at most; a joiner that would end them has lost its right side."""
+    return text if len(text) <= length else text[:length].rstrip("\u200c\u200d")
+
+
+def _kept_joiner(found: re.Match) -> str:
+    """One joiner for a run of them where it has a meaning, else nothing."""
+    text, joiners = found.string, found[0]
+    before = text[found.start() - 1] if found.start() else ""
+    after = text[found.end() : found.end() + 1]
+    if _JOINING_SCRIPTS.match(before) and unicodedata.category(before)[0] in "LM":
+        return joiners[0]
+    between_pictographs = (_PICTOGRAPHS.match(before) or _PICTOGRAPH_ENDS.match(before)) and _PICTOGRAPHS.match(after)
+    return "\u200d" if between_pictographs and "\u200d" in joiners else ""
+
+
+def _limit_marks(text: str) -> str:
+    """At most 30 combining marks in a row."""
+    return _MARK_RUNS.sub(_shorten, text)
+
+
+def _shorten(found: re.Match) -> str:
+    kept, marks = [], 0
+    for character in found[0]:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= _MARKS:
+            kept.append(character)
+    return "".join(kept)

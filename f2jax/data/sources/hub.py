@@ -1,0 +1,51 @@
+"""Data files of a Hugging Face data set: downloaded once, no code of the repository is run."""
+
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from f2jax.errors import UserError
+
+_SPEC = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<pattern>.+))?$")
+
+
+def fetch(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
+    """Path in the repository → local path, of the data files that a spec names, sorted; they stay in the hub's cache.
+
+    Args:
+        spec: `hub:org/name` or `hub:org/name@revision`; behind it `/PATTERN` chooses a file, a folder or several.
+        endings: of data files.
+
+    Raises:
+        UserError: the spec is none, or there are no such files, or they cannot be fetched.
+    """
+    parts = _SPEC.match(spec)
+    if not parts:
+        raise UserError(f"{spec} names no data set of the hub; write hub:org/name or hub:org/name@revision/PATTERN.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = _patterns((parts["pattern"] or "").rstrip("/"), endings)
+    try:
+        folder = snapshot_download(
+            parts["name"], repo_type="dataset", revision=parts["revision"], allow_patterns=patterns
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{spec} could not be fetched from the Hugging Face hub ({type(error).__name__}); check the name and the "
+            "connection."
+        ) from error
+    inside = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+    found = {path: str(Path(folder, path)) for path in inside if any(fnmatchcase(path, p) for p in patterns)}
+    if not found:
+        raise UserError(f"{spec} holds no data file; they end in {', '.join(endings)}.")
+    return found
+
+
+def _patterns(chosen: str, endings: tuple[str, ...]) -> list[str]:
+    """Patterns of the data files that a file, a folder or a pattern stands for; a star reaches into folders."""
+    if not chosen:
+        return [f"*{ending}" for ending in endings]
+    if chosen.endswith(endings):
+        return [chosen]
+    return [f"{chosen}{rest}{ending}" for rest in ("", "/*") for ending in endings]

@@ -1,0 +1,260 @@
+"""`prepare`: what it writes is TFDS's, is the same whoever writes it, and is made once."""
+
+import json
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from f2jax.data import builder, prepare, spill
+from f2jax.data.corpus import Corpus, Reader, parse_document, parse_row, row_details, shards_of
+from f2jax.data.dataset import Instructions
+from f2jax.data.intake import Outcome
+from f2jax.data.prepare import folder_name
+from f2jax.data.record import stable_id
+from f2jax.errors import UserError
+from tests.data import corpora
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a corpus. Read only."""
+    folder = tmp_path_factory.mktemp("builder")
+    corpora.make(folder)
+    return folder
+
+
+def contents(card: dict) -> dict:
+    """{data set: hash over all its records in order}."""
+    return {entry["name"]: entry["content"] for entry in card["datasets"]}
+
+
+def entry(folder, name: str) -> dict:
+    return next(entry for entry in Corpus(folder / "corpus").card["datasets"] if entry["name"] == name)
+
+
+def raw(folder, name: str, part: str) -> list[bytes]:
+    shards = shards_of(folder / "corpus", entry(folder, name), part)
+    return shards.read(np.arange(sum(shards.lengths)), Reader())
+
+
+def queries(folder, name: str) -> list[str]:
+    tokenizer = corpora.make_tokenizer(folder / "tokenizer")
+    return [tokenizer.decode(parse_row(row)[0]) for row in raw(folder, name, "train")]
+
+
+# TFDS
+
+
+@pytest.mark.parametrize("name", ["pairs", "colours", "../hostile name"])
+def test_tfds_opens_the_folders_and_sees_the_same(folder, name):
+    inside = folder / "corpus"
+    rows = tfds.builder_from_directory(inside / f"rows/{folder_name(name)}/1.0.0")
+    documents = tfds.builder_from_directory(inside / f"documents/{folder_name(name)}/1.0.0")
+    for split in ("train", "validation"):
+        seen = list(rows.as_data_source(split=split))
+        records = raw(folder, name, split)
+        assert len(seen) == len(records) == rows.info.splits[split].num_examples > 0
+        for example, record in zip(seen, records, strict=True):
+            query, numbers, label = parse_row(record)
+            assert example["query"].tolist() == query.tolist() and example["documents"].tolist() == numbers.tolist()
+            assert (example["id"], example["language"].decode()) == row_details(record) and example["label"] == label
+    for example, record in zip(documents.as_data_source(split="train"), raw(folder, name, "documents"), strict=True):
+        assert (example["id"], example["tokens"].tolist()) == (
+            parse_document(record)[0],
+            parse_document(record)[1].tolist(),
+        )
+
+
+def test_each_document_is_stored_once_in_the_order_of_its_id(folder):
+    """`pairs` is not symmetric, so its documents carry no instruction: the key is the id."""
+    ids = [parse_document(record)[0] for record in raw(folder, "pairs", "documents")]
+    given = corpora.rows(80, 1) + corpora.rows(40, 2)
+    assert ids == sorted({stable_id(text) for row in given for text in (row["positive"], *row["negatives"])})
+
+
+def test_the_card_counts_what_is_there(folder):
+    card = Corpus(folder / "corpus").card
+    pairs = entry(folder, "pairs")
+    assert sum(pairs["rows"].values()) == 120 and pairs["rows"]["validation"] > 10
+    assert sum(pairs["languages"].values()) == pairs["rows"]["train"] and set(pairs["languages"]) == {"en", "de", "sw"}
+    lengths = sorted(len(parse_document(record)[1]) for record in raw(folder, "pairs", "documents"))
+    assert pairs["documents"] == len(lengths) and pairs["max_negatives"]["train"] == 4
+    assert pairs["tokens"]["document"]["p50"] == lengths[-(-len(lengths) // 2) - 1]
+    assert pairs["tokens"]["document"]["p100"] == lengths[-1]
+    assert card["skipped"] == {"empty query": 1}
+
+
+# Who writes it
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", pytest.param("direct_num_workers=2,direct_running_mode=multi_processing", marks=pytest.mark.slow)],
+)
+def test_beam_writes_the_same_bytes(folder, tmp_path, options):
+    pytest.importorskip("apache_beam")
+    beam = prepare.beam_options("DirectRunner", options)
+    assert contents(corpora.make(tmp_path, inputs=inputs_of(folder), beam=beam)) == contents(
+        Corpus(folder / "corpus").card
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", pytest.param("direct_num_workers=2,direct_running_mode=multi_processing", marks=pytest.mark.slow)],
+)
+def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
+    pytest.importorskip("apache_beam")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"^\S+cut.parquet is damaged, cut short or no parquet file"):
+        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=prepare.beam_options("DirectRunner", options))
+
+
+def test_an_unknown_runner_is_refused():
+    pytest.importorskip("apache_beam")
+    with pytest.raises(UserError, match="--beam_runner NoRunner: Unexpected pipeline runner"):
+        prepare.beam_options("NoRunner", "")
+
+
+def test_two_processes_write_the_same_bytes(folder, tmp_path):
+    found = corpora.make(tmp_path, inputs=inputs_of(folder), jobs=2)
+    assert contents(found) == contents(Corpus(folder / "corpus").card)
+
+
+def inputs_of(folder) -> list[str]:
+    return [str(folder / "in" / name) for name in ("pairs.jsonl", "pairs_part2.jsonl", "mixed.jsonl", "more.jsonl")]
+
+
+def test_many_shards_hold_what_one_holds(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(builder, "SHARD_ROWS", 7)
+    monkeypatch.setattr(builder, "CHUNK", 5)
+    monkeypatch.setattr(spill, "FLUSH", 500)
+    found = corpora.make(tmp_path, inputs=inputs_of(folder))
+    assert all(
+        len(data["shards"]["documents"]) > 2 < len(data["shards"]["rows"]["train"]) for data in found["datasets"]
+    )
+    assert contents(found) == contents(Corpus(folder / "corpus").card)
+
+
+# What it reads
+
+
+def test_a_cap_keeps_the_same_rows_in_whatever_order_they_come(tmp_path):
+    given = corpora.rows(90)
+    kept = []
+    for number, shuffled in enumerate([given, random.Random(0).sample(given, 90)]):
+        here = tmp_path / str(number)
+        here.mkdir()
+        inputs = [corpora.write(here / "s.jsonl", shuffled[:30]), corpora.write(here / "s_part2.jsonl", shuffled[30:])]
+        card = corpora.make(here, inputs, replace(corpora.OPTIONS, cap=40))
+        assert sum(card["datasets"][0]["rows"].values()) == 40
+        kept.append(sorted(queries(here, "s")))
+    assert kept[0] == kept[1]
+    other = corpora.make(tmp_path / "0", inputs, replace(corpora.OPTIONS, cap=40, seed=1))
+    assert sum(other["datasets"][0]["rows"].values()) == 40 and sorted(queries(tmp_path / "0", "s")) != kept[0]
+
+
+@dataclass(frozen=True)
+class Shout:
+    """A step of curation: queries in capitals, none that are long."""
+
+    longest: int
+
+    def __call__(self, record):
+        if len(record.query) > self.longest:
+            return Outcome(None, "query is long")
+        return Outcome(replace(record, query=record.query.upper()), None, ("query in capitals",))
+
+
+def test_each_record_is_curated_and_counted(tmp_path):
+    given = corpora.rows(60)
+    stay = [row["query"].upper() for row in given if len(row["query"]) <= 8]
+    options = replace(corpora.OPTIONS, validation_share=0.0, curate=Shout(8), instructions=Instructions(enabled=False))
+    card = corpora.make(tmp_path, [corpora.write(tmp_path / "s.jsonl", given)], options)
+    assert queries(tmp_path, "s") == stay and 10 < len(stay) < 50
+    assert card["skipped"] == {"query is long": 60 - len(stay)} and card["noted"] == {"query in capitals": len(stay)}
+    assert card["options"]["curate"] == {"longest": 8}
+    again = corpora.make(tmp_path, [str(tmp_path / "s.jsonl")], replace(options, curate=Shout(20)))
+    assert again["skipped"] == {} and sum(again["datasets"][0]["rows"].values()) == 60
+
+
+def test_data_sets_with_one_name_are_refused(tmp_path):
+    names = [("a", "retrieval"), ("a", "clustering"), ("a-clustering", "retrieval")]
+    given = [row for source, kind in names for row in corpora.rows(3, source=source, kind=kind)]
+    with pytest.raises(UserError, match="Two data sets would have the name a-clustering"):
+        corpora.make(tmp_path, [corpora.write(tmp_path / "x.jsonl", given)])
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "ä", "", "a b", "A" * 300, ".", "x:y"])
+def test_folder_names_are_safe_and_differ(name):
+    safe = folder_name(name)
+    assert safe.isascii() and "/" not in safe and not safe.startswith(".") and len(safe) < 110
+    assert safe != folder_name(name.replace("/", "_") + "_")
+
+
+def test_a_damaged_input_is_one_clear_error(tmp_path):
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"cut.parquet is damaged, cut short or no parquet file"):
+        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")])
+
+
+# Made once
+
+
+class Built:
+    """Which data sets were written, and an interruption before one of them."""
+
+    def __init__(self, monkeypatch):
+        self.names, self.stop_at, self._build = [], None, builder.build
+        monkeypatch.setattr(builder, "build", self)
+
+    def __call__(self, kind, name, *rest):
+        if (kind.__name__, name) == self.stop_at:
+            raise KeyboardInterrupt
+        self.names.append((kind.__name__, name))
+        return self._build(kind, name, *rest)
+
+
+@pytest.mark.parametrize("stop_at", [("Documents", "colours"), ("Rows", "colours"), ("Rows", "pairs")])
+def test_an_interrupted_run_goes_on_where_it_was(folder, tmp_path, monkeypatch, stop_at):
+    built = Built(monkeypatch)
+    inputs, built.stop_at = inputs_of(folder), stop_at
+    with pytest.raises(KeyboardInterrupt):
+        corpora.make(tmp_path, inputs)
+    finished = {name for kind, name in built.names if kind == "Rows"}
+    with pytest.raises(UserError, match=r"holds no corpus.json"):
+        Corpus(tmp_path / "corpus")
+    built.names.clear()
+    built.stop_at = None
+    card = corpora.make(tmp_path, inputs)
+    assert {name for _, name in built.names}.isdisjoint(finished)
+    assert contents(card) == contents(Corpus(folder / "corpus").card)
+    built.names.clear()
+    assert corpora.make(tmp_path, inputs) == card and built.names == []
+    assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == [
+        "corpus.json", "documents", "finished", "rows", "survey", "tokenizer",
+    ]  # fmt: skip
+
+
+def test_what_a_changed_input_feeds_is_made_again(tmp_path, monkeypatch):
+    inputs = corpora.write_inputs(tmp_path / "in")
+    before = contents(corpora.make(tmp_path, inputs))
+    built = Built(monkeypatch)
+    with open(inputs[1], "a") as file:
+        file.write(json.dumps(corpora.rows(1, 99)[0]) + "\n")
+    after = corpora.make(tmp_path, inputs)
+    assert built.names == [("Documents", "pairs"), ("Rows", "pairs")]
+    assert {name for name in before if before[name] != contents(after)[name]} == {"pairs"}
+    assert sum(entry(tmp_path, "pairs")["rows"].values()) == 121
+
+
+@pytest.mark.parametrize("changes", [{"max_length": 9}, {"validation_share": 0.5}, {"seed": 1}])
+def test_other_options_make_all_again(tmp_path, changes):
+    inputs = corpora.write_inputs(tmp_path / "in")[:1]
+    before = corpora.make(tmp_path, inputs)
+    after = corpora.make(tmp_path, inputs, replace(corpora.OPTIONS, **changes))
+    assert contents(before) != contents(after)

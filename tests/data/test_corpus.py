@@ -1,0 +1,181 @@
+"""A corpus on disk gives the rows and the batches that the same records give in memory."""
+
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from f2jax.data import corpus as lib
+from f2jax.data import loader as loader_lib
+from f2jax.data.corpus import Corpus, Reader
+from f2jax.data.dataset import Instructions, build
+from f2jax.data.loader import Loader
+from f2jax.data.sources import open_source
+from f2jax.data.tokenizer import load_tokenizer
+from f2jax.errors import UserError
+from tests import tiny
+from tests.data import corpora
+
+STAGES = {
+    "stage 1": replace(corpora.OPTIONS, instructions=Instructions(enabled=False)),
+    "stage 2": replace(corpora.OPTIONS, instructions=replace(corpora.OPTIONS.instructions, seed=3), seed=3),
+}
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def both(request, tmp_path_factory):
+    """(splits in memory, splits of a corpus) of the same files."""
+    folder, options = tmp_path_factory.mktemp("both"), STAGES[request.param]
+    inputs = corpora.write_inputs(folder / "in")
+    corpora.make(folder, inputs, options)
+    records = [record for path in inputs for record in open_source(path, "train", Counter())]
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    datasets = build(records, tokenizer, options.max_length, options.instructions)
+    in_memory = [dataset.split(options.validation_share, options.seed) for dataset in datasets]
+    return in_memory, Corpus(folder / "corpus").splits()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a corpus. Read only."""
+    folder = tmp_path_factory.mktemp("corpus")
+    corpora.make(folder)
+    return folder
+
+
+def plain(row) -> tuple:
+    negatives = [ids.tolist() for ids in row.negatives]
+    return row.query.tolist(), row.positive.tolist(), negatives, row.positive_id, row.negative_ids, row.label_id
+
+
+def test_data_sets_are_those_in_memory(both):
+    for expected, found in zip(*both, strict=True):
+        for a, b in zip(expected, found, strict=True):
+            assert (a.name, a.kind, len(a), a.max_negatives) == (b.name, b.kind, len(b), b.max_negatives)
+        assert expected[0].languages == found[0].languages
+
+
+@pytest.mark.parametrize("negatives", [0, 2, 9])
+def test_rows_are_those_in_memory_in_the_same_order(both, negatives):
+    rng = np.random.default_rng(negatives)
+    for expected, found in zip(*both, strict=True):
+        for a, b in zip(expected, found, strict=True):
+            numbers, columns = rng.permutation(len(a)), rng.permutation(a.max_negatives)
+            rows = [plain(row) for row in a.rows(numbers, columns, negatives)]
+            assert rows == [plain(row) for row in b.rows(numbers, columns, negatives)]
+            assert len(rows) == len(a) > 0
+
+
+def test_batches_are_those_in_memory(both, tmp_path):
+    config = tiny.config(tmp_path)
+    loaders = [Loader([training for training, _ in splits], config, 0) for splits in both]
+    for step in range(loaders[0].steps_per_epoch):
+        (name, a), (other, b) = (loader.batch(step) for loader in loaders)
+        assert (name, a.kind, a.useful_tokens) == (other, b.kind, b.useful_tokens)
+        assert all(np.array_equal(x, b.arrays()[key]) for key, x in a.arrays().items())
+
+
+# Files
+
+
+def test_opening_a_corpus_reads_its_card_alone(folder, tmp_path):
+    shutil.copy(folder / "corpus/corpus.json", tmp_path)
+    splits = Corpus(tmp_path).splits()
+    assert [len(training) for training, _ in splits] == [len(a) for a, _ in Corpus(folder / "corpus").splits()]
+    with pytest.raises(UserError, match=r"rows-train.array_record-00000-of-00001 is missing, damaged or cut short"):
+        splits[0][0].rows([0], [], 0)
+
+
+@pytest.mark.parametrize("size", [0, 100, 0.7])
+def test_a_file_that_is_cut_short_is_one_clear_error(folder, tmp_path, size):
+    shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    (path,) = (tmp_path / "corpus/documents/pairs/1.0.0").glob("*array_record*")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: size if size >= 1 or not size else int(size * len(whole))])
+    training, _ = Corpus(tmp_path / "corpus").splits()[0]
+    with pytest.raises(UserError, match=r"documents-train.*cut short .*prepare the corpus again"):
+        training.rows(range(len(training)), range(9), 9)
+
+
+def test_few_files_are_open_at_once(folder):
+    card = Corpus(folder / "corpus").card
+    reader = Reader(most=2)
+    datasets = [lib.StoredDataset(folder / "corpus", entry, "train", reader) for entry in card["datasets"]]
+    first = [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets]
+    assert [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets] == first
+    assert len(reader._open) == 2
+
+
+def test_a_folder_without_a_whole_corpus_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no corpus.json; run `f2jax prepare"):
+        Corpus(tmp_path)
+
+
+def test_a_corpus_of_another_version_is_refused(tmp_path):
+    (tmp_path / "corpus.json").write_text('{"version": "0.1"}')
+    with pytest.raises(UserError, match=r"of version 0.1"):
+        Corpus(tmp_path)
+
+
+# Training
+
+
+def load(folder, tmp_path, **changes):
+    sources = f"('corpus:{folder / 'corpus'}',)"
+    values = {"data.sources": sources, "tokenizer.train_vocab": 0, "data.validation_share": 0.5}
+    config = tiny.config(tmp_path, **(values | changes))
+    return config, loader_lib.load_data(config, tmp_path / "tokenizer", "", 10_000, Counter())
+
+
+def test_a_run_takes_data_and_tokenizer_from_its_corpus(folder, tmp_path):
+    _, (tokenizer, splits) = load(folder, tmp_path)
+    assert tokenizer.fingerprint() == load_tokenizer(tmp_path / "tokenizer").fingerprint()
+    assert [training.name for training, _ in splits] == ["pairs", "colours", "../hostile name"]
+    assert all(len(held) < len(training) for training, held in splits), "the corpus decides what is held out"
+
+
+@pytest.mark.parametrize("where", ["kept", "configured", "beside"])
+def test_a_corpus_of_another_tokenizer_is_refused(folder, tmp_path, where):
+    other = tmp_path / ("tokenizer" if where == "kept" else "other")
+    corpora.train_sentencepiece([f"another {i} text" for i in range(99)], 300, other)
+    changes = {"tokenizer.path": str(other)} if where == "configured" else {}
+    config = tiny.config(tmp_path, **{"data.sources": f"('corpus:{folder / 'corpus'}',)"} | changes)
+    with pytest.raises(UserError, match=f"made with another tokenizer than {other}; prepare it with --tokenizer"):
+        beside = str(other) if where == "beside" else ""
+        loader_lib.load_data(config, tmp_path / "tokenizer", beside, 10_000, Counter())
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"data.use_instructions": False}, "prepared with instructions and data.use_instructions=False"),
+        ({"data.max_length": 16}, "texts of up to 32 tokens, above data.max_length=16"),
+        ({"data.include": "('pears',)"}, r"No data set is named 'pears' \(data.include\); did you mean 'pairs'"),
+    ],
+)
+def test_a_run_that_does_not_fit_its_corpus_is_refused(folder, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load(folder, tmp_path, **changes)
+
+
+def test_a_corpus_stands_alone(folder, tmp_path):
+    with pytest.raises(UserError, match="names a corpus and more"):
+        load(folder, tmp_path, **{"data.sources": f"('cldr:labels', 'corpus:{folder / 'corpus'}')"})
+
+
+def test_a_model_with_a_small_token_table_is_refused(folder, tmp_path):
+    config = tiny.config(tmp_path, **{"data.sources": f"('corpus:{folder / 'corpus'}',)"})
+    with pytest.raises(UserError, match="token table has 7 rows"):
+        loader_lib.load_data(config, tmp_path / "tokenizer", "", 7, Counter())
+
+
+def test_a_run_trains_on_what_it_selects_as_often_as_it_weighs(folder, tmp_path):
+    config, (_, splits) = load(
+        folder, tmp_path, **{"data.exclude": "('*hostile*',)", "data.weights": "('pairs=3',)", "data.batch_size": 8}
+    )
+    datasets = [training for training, _ in splits]
+    loader = Loader(datasets, config, 0, weights=loader_lib.weights(datasets, config))
+    drawn = Counter(loader.batch(step)[0] for step in range(loader.steps_per_epoch))
+    assert drawn == {"pairs": 3 * -(-len(datasets[0]) // 8), "colours": -(-len(datasets[1]) // 8)}

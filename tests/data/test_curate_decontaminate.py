@@ -1,0 +1,242 @@
+"""Evaluation texts are found as wholes and by 13 words in a row, in any script, and as brute force finds them."""
+
+import gzip
+import json
+import unicodedata
+from collections import Counter
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from f2jax.data.curate import Options, Report, curate, curate_record
+from f2jax.data.curate.decontaminate import Hit, Index, load_index
+from f2jax.data.curate.fold import units, words
+from f2jax.data.record import Record
+from f2jax.data.sources import open_source
+from f2jax.errors import UserError
+
+WORDS = [f"w{i}" for i in range(40)]
+QUESTION = "Which of the rivers that rise in the highlands flow into the western lake?"
+
+
+# Letters and digits alone
+
+
+@pytest.mark.parametrize(
+    "text,result",
+    [
+        ("L'Été — No 5!", ["l", "ete", "no", "5"]),
+        ("ﬁn de siècle", ["fin", "de", "siecle"]),
+        ("STRASSE straße", ["strasse", "strasse"]),
+        ("snake_case", ["snake", "case"]),
+        ("शिक्षा", ["शकष"]),  # vowel signs are marks
+        ("می‌خواهم", ["میخواهم"]),
+        ("soft\u00adhyphen zero\u200bwidth", ["softhyphen", "zerowidth"]),
+        ("١٢٣ abc", ["١٢٣", "abc"]),
+        ("!?…", []),
+    ],
+)
+def test_words_are_letters_and_digits_without_case_and_accents(text, result):
+    assert words(text) == result
+
+
+@given(st.text(max_size=40))
+def test_folding_keeps_what_python_calls_letters_and_digits(text):
+    """Against the definition, character by character."""
+    decomposed = (c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c)[0] in "LN")
+    folded = "".join(decomposed).casefold()
+    assert "".join(words(text)) == "".join(c for c in folded if c.isalnum())
+
+
+def test_scripts_without_spaces_give_characters():
+    assert units("GPU 北京 ไทย かな 한국 1") == [
+        *[("gpu", 4), ("北", 2), ("京", 2)],
+        *[("ไ", 1), ("ท", 1), ("ย", 1), ("か", 2), ("な", 2)],
+        *[(unicodedata.normalize("NFD", "한국"), 4), ("1", 4)],
+    ]
+
+
+# Finding
+
+
+def brute_force(text: str, evaluation: list[str], n: int) -> str | None:
+    """Whole texts of 12 letters, then any n words in a row, of space-separated words."""
+    if any(text == other and len(text.replace(" ", "")) >= 12 for other in evaluation):
+        return "whole"
+    padded = [f" {other} " for other in evaluation]
+    have = text.split()
+    grams = (" " + " ".join(have[i : i + n]) + " " for i in range(len(have) - n + 1))
+    return f"{n}-gram" if any(gram in other for gram in grams for other in padded) else None
+
+
+some_text = st.lists(st.sampled_from(WORDS[:3]), max_size=12).map(" ".join)
+
+
+@given(st.lists(some_text, max_size=5), some_text, st.integers(1, 6))
+def test_finding_is_that_of_brute_force(evaluation, text, n):
+    hit = Index.build({"eval": evaluation}, ngram=n).find(text)
+    assert (hit.how if hit else None) == brute_force(text, evaluation, n)
+
+
+@pytest.mark.parametrize("shared,found", [(13, True), (12, False)])
+@pytest.mark.parametrize("place", [0, 5, 27])
+def test_thirteen_words_in_a_row_are_a_hit_wherever_they_stand(shared, found, place):
+    index = Index.build({"eval": [" ".join(WORDS)]})
+    inside = " ".join(["other", *WORDS[place : place + shared], "words"])
+    assert index.find(inside) == (Hit("eval", "13-gram") if found else None)
+
+
+@pytest.mark.parametrize(
+    "script,needed",
+    [
+        ("北京是中国的首都也是全国政治文化和国际交往中心科技创新", 26),
+        ("กขคงจฉชซฌญฎฏฐฑฒณดตถทธนบปผฝพฟภมยรลวศษสหฬอฮกคขงจชฉซญฌฏฎฑฐณฒตด", 52),
+    ],
+)
+def test_scripts_without_spaces_need_as_much_text_as_thirteen_words(script, needed):
+    assert len(script) >= needed
+    index = Index.build({"eval": [f"X{script}"]})
+    assert index.find(f"zz{script[:needed]}") == Hit("eval", "13-gram")
+    assert index.find(f"zz{script[: needed - 1]}") is None
+
+
+@pytest.mark.parametrize(
+    "text,found",
+    [
+        (QUESTION, True),
+        (QUESTION.upper().replace(" ", "  ").rstrip("?"), True),
+        (QUESTION.replace(" ", ""), True),  # letters and digits alone
+        (QUESTION.replace("western", "eastern"), False),
+        (f"{QUESTION} Two words", True),  # fourteen words, of which thirteen stand there
+        ("Yes, please.", False),  # it stands there, and is too short to mean anything
+        ("北京是中国的首都", True),  # an ideograph counts as two letters
+        ("北京大学", False),
+    ],
+)
+def test_whole_texts_are_found_by_their_letters(text, found):
+    index = Index.build({"eval": [QUESTION, "Yes, please.", "北京是中国的首都", "北京大学"]})
+    assert bool(index.find(text)) == found
+
+
+def test_the_first_of_several_sets_is_named():
+    index = Index.build({"b": [QUESTION], "a": [QUESTION, "another text of some length"]})
+    assert index.find(QUESTION).evaluation_set == "b"
+    assert index.find("another text of some length").evaluation_set == "a"
+
+
+# Records
+
+
+def test_rows_go_and_of_negatives_only_those_that_are_found(tmp_path):
+    (tmp_path / "quiz.txt").write_text(QUESTION + "\n", encoding="utf-8")
+    options = Options(evaluation_sets=(str(tmp_path / "quiz.txt"),))
+    rows = [
+        Record(QUESTION, "The Nzoia."),
+        Record("Which rivers?", f"You asked: {QUESTION}"),
+        Record("Which rivers?", "The Nzoia.", (QUESTION, "The Tana.")),
+        Record("Which rivers flow there?", "label", (QUESTION,), "classification"),
+    ]
+    report = Report()
+    assert list(curate(rows, options, report)) == [Record("Which rivers?", "The Nzoia.", ("The Tana.",))]
+    assert report.skipped == {
+        "query is in evaluation set quiz (whole)": 1,
+        "positive is in evaluation set quiz (13-gram)": 1,
+        "classification without negatives": 1,
+    }
+    assert report.noted == {"negatives in evaluation sets removed": 1}
+
+
+@pytest.mark.parametrize(
+    "source,stays", [("mkqa_deu", False), ("sib200", False), ("sib200-topics", False), ("webfaq", True)]
+)
+def test_sources_that_overlap_mteb_are_left_out_by_default(source, stays):
+    outcome = curate_record(Record("q", "p", source=source), Options())
+    assert (outcome.record is not None) == stays
+    assert outcome.reason == (None if stays else "source is excluded")
+    assert curate_record(Record("q", "p", source=source), Options(excluded_sources=())).record
+
+
+# Evaluation sets
+
+
+def write(path, rows):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+
+
+@pytest.mark.parametrize("name", ["quiz.parquet", "quiz.jsonl", "quiz.jsonl.gz"])
+def test_columns_of_text_are_read_and_others_are_not(tmp_path, name):
+    text = {
+        "text": "the text of an evaluation",
+        "sentences": ["a sentence in a list", None],
+        "label": "a label that is long",
+    }
+    write(tmp_path / name, [text])
+    index = load_index((str(tmp_path / name),), 13, 12)
+    assert index.find("The text of an evaluation!") == Hit("quiz", "whole")
+    assert index.find("a sentence in a list") and not index.find("a label that is long")
+    named = load_index((f"mine={tmp_path / name}#label",), 13, 12)
+    assert named.find("a label that is long") == Hit("mine", "whole") and not named.find("the text of an evaluation")
+
+
+def test_a_folder_stands_for_its_files_save_those_without_text(tmp_path):
+    write(tmp_path / "corpus.jsonl", [{"_id": "d", "title": "t", "text": "a document of the evaluation"}])
+    write(tmp_path / "queries.jsonl", [{"_id": "q", "text": "a question of the evaluation"}])
+    write(tmp_path / "qrels.parquet", [{"query_id": "q", "corpus_id": "d", "score": 1}])
+    index = load_index((f"{tmp_path}/",), 13, 12)
+    assert index.names == (tmp_path.name,)
+    assert index.find("a question of the evaluation") and index.find("a document of the evaluation")
+
+
+@pytest.mark.parametrize("name", ["cldr-names", "stdlib-code"])
+def test_built_in_test_splits_are_evaluation_sets(name):
+    index = load_index((name,), 13, 12)
+    source = {"cldr-names": "cldr:translation", "stdlib-code": "stdlib:code"}[name]
+    held = [record.query for record in open_source(source, "test", Counter())]
+    long = [text for text in held if sum(len(word) for word in words(text)) >= 12]
+    assert long and all(index.find(text).evaluation_set == name for text in long[:200])
+
+
+@pytest.mark.parametrize(
+    "spec,word",
+    [
+        ("nowhere.parquet", "no data file"),
+        ("empty.jsonl", r"empty\.jsonl holds no text in text, query, "),
+        ("empty.jsonl#answer", "holds no text in answer"),
+        ("broken.jsonl", r"broken\.jsonl has bad rows \(1 line is no JSON\)"),
+    ],
+)
+def test_a_set_that_cannot_be_checked_is_an_error(tmp_path, spec, word):
+    write(tmp_path / "empty.jsonl", [{"label": "nothing here"}])
+    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(UserError, match=word):
+        load_index((str(tmp_path / spec),), 13, 12)
+
+
+def test_two_sets_of_one_name_are_an_error(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "data.jsonl", [{"text": "t"}])
+    with pytest.raises(UserError, match="Two evaluation sets are called data"):
+        load_index(tuple(f"{tmp_path}/{folder}/data.jsonl" for folder in "ab"), 13, 12)
+
+
+def test_real_evaluation_sets_are_not_in_training_rows(shared_data):
+    """As their README says; Disfl-QA is written on questions of XQuAD, and its rows are found."""
+    index = load_index(tuple(f"{shared_data}/eval-{name}" for name in ("xquad", "humaneval-x")), 13, 12)
+    held = next(open_source(f"beir:{shared_data}/eval-xquad", "test", Counter()))
+    assert index.find(held.query).how == "whole" and index.find(held.positive).how == "13-gram"
+    rows = [row for row in open_source(f"{shared_data}/faquad/train.parquet", "train", Counter())]
+    assert not any(index.find(row.query) or index.find(row.positive) for row in rows)
+    found = Counter()
+    for row in islice(open_source(f"{shared_data}/english-misc/train.parquet", "train", Counter()), 0, None, 3):
+        hit = index.find(row.query)
+        found[hit and hit.how] += 1
+    assert found["whole"] == 0 and 0 < found["13-gram"] < 0.01 * found[None]

@@ -1,0 +1,447 @@
+"""`f2jax mine`: rows in, the same rows with hard negatives out; interruptions, choices, and what is refused."""
+
+import errno
+import json
+import os
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from f2jax.cli import main
+from f2jax.data.mine import Blocks, Options
+from f2jax.data.record import KINDS, Record
+from f2jax.data.sources import open_source
+from f2jax.errors import UserError
+from f2jax.inference import encode_file as encode_module
+from f2jax.inference import mine_file as module
+from f2jax.inference.encode_file import encode_file
+from f2jax.inference.mine_file import Embedded, Given, Input, list_texts, mine_file
+from tests import tiny_model
+from tests.data.test_mine import exact_vectors, oracle
+
+BLOCKS = Blocks(queries=16, documents=32)
+FEW = Options(top=12, skip=1, keep=4, max_score=0.5)
+PROMPTS = {"query": "Find: ", "document": "Text: ", "other": "Other: "}
+
+
+class FakeEmbedder:
+    """Exact unit vectors that depend on the text alone; stops once, after so many texts, as a lost machine would."""
+
+    fingerprint = "fake"
+
+    def __init__(self, stops_after: int | None = None, prompts: dict | None = None):
+        self.stops_after, self.seen, self.prompts = stops_after, [], prompts or {}
+
+    def encode(self, texts, batch_size=1, show_progress_bar=None):
+        if self.stops_after is not None and len(self.seen) >= self.stops_after:
+            raise KeyboardInterrupt
+        self.seen += texts
+        return np.concatenate([exact_vectors(1, seed=list(text.encode())) for text in texts])
+
+    def encode_document(self, texts, **options):
+        return self.encode([self.prompts.get("document", "") + text for text in texts], **options)
+
+
+def write(path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def inputs(tmp_path) -> list[str]:
+    """Sixty pairs of two sources; every fifth query has two right documents."""
+    pairs = [{"query": f"query {i - (i % 5 == 4)}", "positive": f"document {i}", "language": "eng"} for i in range(60)]
+    return [write(tmp_path / "one.jsonl", pairs[:35]), write(tmp_path / "two.jsonl", pairs[35:])]
+
+
+def mined(inputs, output, options=FEW, embedder=None, corpus=None, only=KINDS, **more):
+    given, vectors = Input(inputs, corpus, only=only), Embedded(embedder or FakeEmbedder())
+    return mine_file(given, vectors, str(output), options, blocks=BLOCKS, **more)
+
+
+def read(path) -> list[Record]:
+    return list(open_source(str(path), "train", {}))
+
+
+def expected(records: list[Record], options: Options) -> dict[str, list[str]]:
+    """query → negatives, of one source, by brute force."""
+    queries, documents = (
+        list(dict.fromkeys(texts)) for texts in zip(*((r.query, r.positive) for r in records), strict=True)
+    )
+    right = [
+        [n for n, text in enumerate(documents) if Record(q, text, source=records[0].source, language="eng") in records]
+        for q in queries
+    ]
+    encode = FakeEmbedder().encode
+    found = oracle(encode(queries), encode(documents), right, options)
+    return {query: [documents[n] for n in row] for query, row in zip(queries, found, strict=True)}
+
+
+# What is written
+
+
+@pytest.mark.parametrize("keep", [1, 4, 8])
+def test_rows_get_the_negatives_of_a_brute_force_search_in_their_own_source(inputs, tmp_path, keep):
+    options = Options(top=20, skip=1, keep=keep, max_score=0.5, relative=None)
+    mined(inputs, tmp_path / "out.parquet", options)
+    found = read(tmp_path / "out.parquet")
+    sources = [read(path) for path in inputs]
+    wanted = [(record, expected(some, options)[record.query]) for some in sources for record in some]
+    assert [(r.query, r.positive, r.source) for r in found] == [(r.query, r.positive, r.source) for r, _ in wanted]
+    assert [list(record.negatives) for record in found] == [negatives for _, negatives in wanted]
+
+
+def test_all_other_fields_of_a_row_stay(tmp_path):
+    full = {
+        "kind": "clustering",
+        "language": "swh",
+        "source": "topics",
+        "label": "7",
+        "instruction": "Group.",
+        "symmetric": True,
+    }
+    rows = [{"query": f"q{i}", "positive": f"p{i}"} | full | {"label": str(i)} for i in range(9)]
+    path = write(tmp_path / "rows.jsonl", [*rows, {"query": "q", "positive": "p", "negatives": list("abcde")}])
+    options = Options(top=20, skip=0, keep=2, max_score=None, relative=None)
+    mined([path], tmp_path / "out.parquet", options)
+    found = read(tmp_path / "out.parquet")
+    for record, row in zip(found, rows, strict=False):
+        assert {name: getattr(record, name) for name in row} == row
+        assert len(record.negatives) == 2
+    assert found[-1] == Record("q", "p", tuple("abcde"), source="rows")
+
+
+def test_the_rows_own_negatives_come_first_and_mined_ones_fill_up(tmp_path):
+    rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(9)]
+    rows[0]["negatives"] = ["own", "p3", "own"]
+    rows[1]["negatives"] = ["a", "b", "c", "d", "e"]
+    path = write(tmp_path / "rows.jsonl", rows)
+    options = Options(top=20, skip=0, keep=4, max_score=None, relative=None)
+    summary = mined([path], tmp_path / "out.parquet", options)
+    first, second, third, *_ = read(tmp_path / "out.parquet")
+    assert first.negatives[:2] == ("own", "p3") and len(set(first.negatives)) == 4
+    assert second.negatives == ("a", "b", "c", "d", "e"), "what a row has is not cut"
+    assert summary.own == 7 and summary.negatives == 9 * 4 + 1
+
+    mined([path], tmp_path / "replaced.parquet", options, replace=True)
+    replaced = read(tmp_path / "replaced.parquet")
+    assert all(len(record.negatives) == 4 and "own" not in record.negatives for record in replaced)
+    assert set(first.negatives[2:]) <= set(replaced[0].negatives)
+    assert third == replaced[2]
+
+
+def test_rows_of_other_kinds_stay_as_they_are(tmp_path):
+    rows = [{"query": f"q{i}", "positive": f"p{i}", "negatives": ["x"]} for i in range(9)]
+    rows[4]["kind"] = "classification"
+    options = Options(top=20, skip=0, keep=4, max_score=None, relative=None)
+    summary = mined(
+        [write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options, only=["retrieval"], replace=True
+    )
+    found = read(tmp_path / "out.parquet")
+    assert found[4].negatives == ("x",) and summary.own == 1
+    assert all(len(record.negatives) == 4 and "p4" not in record.negatives for i, record in enumerate(found) if i != 4)
+
+
+def test_two_rows_with_one_label_are_never_each_others_negatives(tmp_path):
+    rows = [{"query": f"q{i}", "positive": f"p{i}", "kind": "clustering", "label": i % 3} for i in range(30)]
+    options = Options(top=30, skip=0, keep=20, max_score=None, relative=None)
+    mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options)
+    for i, record in enumerate(read(tmp_path / "out.parquet")):
+        assert set(record.negatives) == {f"p{n}" for n in range(30) if n % 3 != i % 3}
+
+
+def test_documents_of_the_corpus_and_of_other_sources_may_be_negatives(inputs, tmp_path):
+    (tmp_path / "corpus.txt").write_text("".join(f"extra {i}\n" for i in range(50)))
+    options = Options(top=100, skip=0, keep=60, max_score=None, relative=None)
+    mined(inputs, tmp_path / "corpus.parquet", options, corpus=str(tmp_path / "corpus.txt"))
+    mined(
+        inputs,
+        tmp_path / "across.parquet",
+        Options(top=100, skip=0, keep=55, max_score=None, relative=None),
+        across_sources=True,
+    )
+    both = {f"extra {i}" for i in range(50)}
+    assert all(len(both & set(record.negatives)) > 20 for record in read(tmp_path / "corpus.parquet"))
+    one, *_, two = read(tmp_path / "across.parquet")
+    assert "document 59" in one.negatives and "document 0" in two.negatives
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_rows_with_too_few_negatives_are_dropped_and_counted(tmp_path, kind):
+    large = [{"query": f"q{i}", "positive": f"p{i}", "source": "large"} for i in range(40)]
+    small = [{"query": f"q{i}", "positive": f"s{i}", "source": "small"} for i in range(5)]
+    path = write(tmp_path / "rows.jsonl", [*large, *small, {"query": "", "positive": "x"}])
+    options = Options(top=20, skip=1, keep=8, max_score=0.1, relative=None)
+    summary = mined([path], tmp_path / "out.parquet", options)
+    found = read(tmp_path / "out.parquet")
+    passing = expected([Record(r["query"], r["positive"], source="large", language="eng") for r in large], options)
+    kept = [query for query, negatives in passing.items() if len(negatives) == 8]
+    assert [record.query for record in found] == kept and 0 < len(kept) < 40
+    assert summary.dropped == {
+        "fewer than 8 negatives, too few documents pass the thresholds": 40 - len(kept),
+        "fewer than 8 negatives, too few documents are in the set": 5,
+    }
+    assert (summary.read, summary.written, summary.negatives) == (45, len(kept), 8 * len(kept))
+    text = str(summary)
+    assert f"{len(kept)} of 45 rows, 8.0 negatives each" in text
+    assert "5 rows dropped: fewer than 8 negatives, too few documents are in the set" in text
+    assert "1 rows not read: empty query" in text and "near documents rejected" in text
+
+
+def test_rows_with_too_few_negatives_may_get_random_ones(tmp_path):
+    rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(40)]
+    rows.append({"query": "alone", "positive": "single", "source": "single"})
+    path = write(tmp_path / "rows.jsonl", rows)
+    options = Options(top=20, skip=1, keep=8, max_score=0.05, relative=None, fewer="random")
+    summary = mined([path], tmp_path / "out.parquet", options)
+    found = read(tmp_path / "out.parquet")
+    assert [record.query for record in found] == [f"q{i}" for i in range(40)]
+    assert all(len(set(record.negatives)) == 8 and record.positive not in record.negatives for record in found)
+    assert summary.dropped == {"fewer than 8 negatives, too few documents are in the set": 1}
+    assert f"{summary.counts['random']} negatives drawn at random" in str(summary)
+    mined([path], tmp_path / "seed.parquet", Options(**vars(options) | {"seed": 1}))
+    assert read(tmp_path / "seed.parquet") != found
+
+
+def test_a_large_result_is_written_in_row_groups(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ROWS", 7)
+    mined(inputs, tmp_path / "out.parquet", Options(top=20, skip=0, keep=2, max_score=None, relative=None))
+    file = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [7] * 8 + [4]
+
+
+# Vectors
+
+
+def test_a_model_puts_its_prompts_before_the_texts(tmp_path):
+    rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(4)]
+    rows[1]["query"] = "Instruct: Find it.\nQuery: q1"
+    rows[2]["instruction"] = "Say."
+    path = write(tmp_path / "rows.jsonl", rows)
+    documents = [f"Text: p{i}" for i in range(4)]
+    for name, prompt in ((None, "Find: "), ("other", "Other: ")):
+        embedder = FakeEmbedder(prompts=PROMPTS)
+        options = Options(top=3, skip=0, keep=3, max_score=None, relative=None)
+        mine_file(Input([path]), Embedded(embedder, name), str(tmp_path / "out.parquet"), options)
+        asked = [f"{prompt}q0", "Instruct: Find it.\nQuery: q1", "Instruct: Say.\nQuery: q2", f"{prompt}q3"]
+        assert list(dict.fromkeys(embedder.seen)) == asked + documents
+    with pytest.raises(UserError, match="no prompt named 'qurey'; did you mean 'query'"):
+        Embedded(FakeEmbedder(prompts=PROMPTS), "qurey")
+
+
+def test_vectors_of_another_tool_give_the_same_bytes(inputs, tmp_path):
+    """List the texts, embed them by `f2jax encode` or anything else, mine with the files."""
+    (tmp_path / "corpus.txt").write_text("extra\n")
+    corpus = str(tmp_path / "corpus.txt")
+    mined(inputs, tmp_path / "model.parquet", corpus=corpus)
+    listed = list_texts(Input(inputs, corpus), str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
+    assert listed.splitlines() == [f"{tmp_path}/q.jsonl: 48 queries.", f"{tmp_path}/d.jsonl: 61 documents."]
+    for name in "qd":
+        encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"))
+    given = Given(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
+    mine_file(Input(inputs, corpus), given, str(tmp_path / "given.parquet"), FEW, blocks=BLOCKS)
+    assert (tmp_path / "given.parquet").read_bytes() == (tmp_path / "model.parquet").read_bytes()
+
+
+# Interruptions
+
+
+class _Stops:
+    """`mine`, which stops after so many blocks of all sources."""
+
+    def __init__(self, after: int):
+        self.left, self.original, self.starts = after, module.mine, []
+
+    def __call__(self, queries, documents, answers, options, ids, start, blocks):
+        self.starts.append(start)
+        for block in self.original(queries, documents, answers, options, ids, start, blocks):
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield block
+
+
+@pytest.mark.parametrize("fewer", ["drop", "random"])
+@pytest.mark.parametrize("blocks,starts", [(0, [0, 0]), (1, [14, 0]), (2, [0]), (3, [10])])
+def test_mining_goes_on_from_the_last_whole_block(inputs, tmp_path, monkeypatch, blocks, starts, fewer):
+    """One source has 28 queries in two blocks of 14, the other 20 in two of 10."""
+    options = Options(top=12, skip=1, keep=4, max_score=0.1, fewer=fewer)
+    reference = mined(inputs, tmp_path / "reference.parquet", options)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "mine", _Stops(blocks))
+        with pytest.raises(KeyboardInterrupt):
+            mined(inputs, tmp_path / "out.parquet", options)
+    assert not (tmp_path / "out.parquet").exists()
+
+    second, embedder = _Stops(100), FakeEmbedder()
+    monkeypatch.setattr(module, "mine", second)
+    summary = mined(inputs, tmp_path / "out.parquet", options, embedder)
+    assert second.starts == starts
+    assert len(embedder.seen) == 2, "one text of each kind, for the width"
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "reference.parquet").read_bytes()
+    assert str(summary).replace("out.parquet", "reference.parquet") == str(reference)
+    assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out.parquet"]
+
+
+@pytest.mark.parametrize("stops_after", [0, 1, 30, 49, 50, 90])
+def test_embedding_goes_on_from_the_last_whole_piece(inputs, tmp_path, monkeypatch, stops_after):
+    monkeypatch.setattr(encode_module, "PIECE", 10)
+    mined(inputs, tmp_path / "reference.parquet")
+    with pytest.raises(KeyboardInterrupt):
+        mined(inputs, tmp_path / "out.parquet", embedder=FakeEmbedder(stops_after))
+    second = FakeEmbedder()
+    mined(inputs, tmp_path / "out.parquet", embedder=second)
+    assert len(second.seen) <= 48 + 60 + 2 - stops_after + 10
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "reference.parquet").read_bytes()
+
+
+def test_work_of_another_call_is_refused_and_its_vectors_are_kept(inputs, tmp_path, monkeypatch):
+    output = tmp_path / "out.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "mine", _Stops(1))
+        with pytest.raises(KeyboardInterrupt):
+            mined(inputs, output)
+    calls = [
+        (r"negatives\.npy", {"options": Options(top=12, skip=1, keep=4)}),
+        (r"negatives\.npy", {"across_sources": True}),
+        (r"queries\.npy", {"inputs": inputs[:1]}),
+    ]
+    for name, changes in calls:
+        with pytest.raises(
+            UserError, match=f"{name} belongs to another model, other texts or other options; delete it"
+        ):
+            mined(**{"inputs": inputs, "output": output} | changes)
+    (tmp_path / "out.parquet.partial/negatives.npy").unlink()
+    embedder = FakeEmbedder()
+    mined(inputs, output, Options(top=12, skip=1, keep=4), embedder)
+    assert len(embedder.seen) == 2
+
+
+def test_where_no_row_is_left_other_rules_may_be_tried(inputs, tmp_path):
+    output = tmp_path / "out.parquet"
+    with pytest.raises(UserError) as error:
+        mined(inputs, output, Options(keep=90))
+    assert str(error.value) == (
+        "No row is left: fewer than 90 negatives, too few documents are in the set; "
+        "lower --keep or --skip, or give --fewer random."
+    )
+    assert not output.exists()
+    embedder = FakeEmbedder()
+    mined(inputs, output, FEW, embedder)
+    assert len(embedder.seen) == 2 and output.exists()
+
+
+# What is refused
+
+
+def test_a_disk_that_is_too_full_is_said_before_the_work(inputs, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"out\.parquet cannot be written: No space left on device\."):
+        mined(inputs, tmp_path / "out.parquet")
+
+
+NOT_FLOATS = "should be a .npy file of floats, with a row for each text."
+
+
+@pytest.mark.parametrize(
+    "name,content,message",
+    [
+        ("q.npy", np.ones((47, 96)), "has 47 vectors, but the input has 48 distinct queries; embed the texts that"),
+        ("d.npy", np.ones((61, 96)), "has 61 vectors, but the input has 60 distinct documents; embed the texts that"),
+        ("q.npy", np.ones((48, 96), np.int8), NOT_FLOATS),
+        ("q.npy", np.ones(48), NOT_FLOATS),
+        ("d.npy", b"no numbers", "cannot be read: it is no .npy file of numbers."),
+        ("d.npy", None, "cannot be read: No such file or directory."),
+        ("d.npy", np.ones((60, 64)), "have 96 and 64 dimensions; embed both with one model."),
+        ("d.npy", np.full((60, 96), np.nan), "The vectors of the documents hold a value that is not finite"),
+    ],
+)  # fmt: skip
+def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
+    np.save(tmp_path / "q.npy", exact_vectors(48, 0))
+    np.save(tmp_path / "d.npy", exact_vectors(60, 1))
+    if isinstance(content, np.ndarray):
+        np.save(tmp_path / name, content)
+    elif content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        mine_file(Input(inputs), Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out.parquet", FEW)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"--output": None}, "f2jax mine needs --output, or a --list option."),
+        ({"--output": "out.jsonl"}, "out.jsonl should be a local path that ends in .parquet."),
+        ({"--output": "gs://bucket/out.parquet"}, "should be a local path that ends in .parquet."),
+        ({"--list-queries": "q.txt"}, "q.txt should end in .jsonl; a text may hold line ends."),
+        ({"--model": "runs/nano"}, "Give either --model, or both --query-embeddings and --document-embeddings."),
+        ({"--query-embeddings": None}, "Give either --model, or both --query-embeddings and --document-embeddings."),
+        ({"--query-embeddings": None, "--document-embeddings": None}, "Give either --model, or both"),
+        ({"--query-embeddings": None, "--document-embeddings": None, "--model": "nowhere"}, "There is no model folder"),
+        ({"--input": "nothing.jsonl"}, "There is no data file nothing.jsonl"),
+        ({"--corpus": "nothing.txt"}, "There is no file nothing.txt; check the path."),
+        ({"--kinds": "one=retreival"}, "'one=retreival' in data.kinds should be SOURCE=KIND"),
+        ({"--only": "retreival"}, "There is no kind 'retreival'; did you mean 'retrieval'?"),
+        ({"--max-score": "high"}, "argument --max-score: 'high' is neither a number nor off"),
+        ({"--relative": "-1"}, "relative=-1.0 should be a number from 0 on."),
+        ({"--keep": "many"}, "argument --keep: invalid int value: 'many'"),
+        ({"--top": "10"}, "top=10 should be at least skip + keep = 29."),
+        ({"--fewer": "keep"}, "There is no choice fewer=keep; known are drop, random"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_command_with_a_wrong_option(capsys, inputs, tmp_path, changes, message):
+    options = {"--input": inputs[0], "--output": f"{tmp_path}/out.parquet"}
+    options |= {"--query-embeddings": f"{tmp_path}/q.npy", "--document-embeddings": f"{tmp_path}/d.npy"} | changes
+    argv = ["mine", *(f"{name}={value}" for name, value in options.items() if value is not None)]
+    assert main(argv) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("f2jax") and err.count("\n") == 1 and message in err
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_the_command_mines_with_files_of_vectors(capsys, inputs, tmp_path):
+    listing = [
+        "mine",
+        "--input",
+        *inputs,
+        "--list-queries",
+        f"{tmp_path}/q.jsonl",
+        "--list-documents",
+        f"{tmp_path}/d.jsonl",
+    ]
+    assert main(listing) == 0
+    for name in "qd":
+        encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"))
+    vectors = ["--query-embeddings", f"{tmp_path}/q.npy", "--document-embeddings", f"{tmp_path}/d.npy"]
+    rules = ["--top", "20", "--skip", "2", "--keep", "3", "--max-score", "0.4", "--relative", "off"]
+    rules += ["--fewer", "random", "--seed", "7"]
+    assert main(["mine", "--input", *inputs, "--output", f"{tmp_path}/out.parquet", *vectors, *rules]) == 0
+    assert f"{tmp_path}/out.parquet: 60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
+    options = Options(top=20, skip=2, keep=3, max_score=0.4, relative=None, fewer="random", seed=7)
+    mined(inputs, tmp_path / "expected.parquet", options)
+    assert read(tmp_path / "out.parquet") == read(tmp_path / "expected.parquet")
+
+
+def test_the_command_mines_with_a_model(capsys, inputs, tmp_path):
+    """Vectors are those of `encode_query` and `encode_document`."""
+    embedder = tiny_model.make_embedder(tmp_path / "tokenizer")
+    embedder.save_pretrained(tmp_path / "model")
+    rules = ["--keep", "3", "--max-score", "off", "--relative", "off"]
+    argv = ["mine", "--input", *inputs, "--model", f"{tmp_path}/model", "--output", f"{tmp_path}/model.parquet", *rules]
+    assert main(argv) == 0
+    assert "60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
+
+    rows = Input(inputs).read()
+    np.save(tmp_path / "q.npy", embedder.encode_query(rows.queries))
+    np.save(tmp_path / "d.npy", embedder.encode_document(rows.documents))
+    given, options = Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), Options(keep=3, max_score=None, relative=None)
+    mine_file(Input(inputs), given, f"{tmp_path}/given.parquet", options)
+    assert read(tmp_path / "model.parquet") == read(tmp_path / "given.parquet")
