@@ -14,7 +14,7 @@ PLANNED = ("prune", "cache_teacher", "merge", "search", "plan")  # named in the 
 def train(argv: list[str]) -> None:
     parser = _parser("train", "Train a model; the same command resumes an interrupted run.")
     parser.add_argument("--config", required=True, help="config file with options: configs/nano.py:stage=1")
-    parser.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, tokenizer")
+    parser.add_argument("--workdir", required=True, help="folder of the run, local or gs://: checkpoints, metrics")
     parser.epilog = "Any field of the config: --config.optim.peak_lr=4e-5"
     args, overrides = parser.parse_known_args(argv)
     unknown = [text for text in overrides if not text.startswith("--config.")]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from f2jax import files
 from f2jax.errors import UserError
 from f2jax.evaluation.tasks import TASKS, RetrievalTask, load_task
 
@@ -94,21 +95,18 @@ def plot(results: dict[str, dict], path: str | Path) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, format="png")
     plt.close(figure)
 
 
 def write(results: dict[str, dict], folder: str | Path) -> None:
-    """Write `results.json`, `results.txt` and `dimensions.png` into a folder.
+    """Write `results.json`, `results.txt` and `dimensions.png` into a folder, local or gs://.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        (folder / "results.txt").write_text(table(results) + "\n")
-        plot(results, folder / "dimensions.png")
-    except OSError as error:
-        raise UserError(f"Table and plot cannot be written to {folder}: {error.strerror or error}.") from error
+    files.write_whole(files.join(folder, "results.json"), json.dumps(results, indent=2) + "\n")
+    files.write_whole(files.join(folder, "results.txt"), table(results) + "\n")
+    picture = files.join(folder, "dimensions.png")
+    with files.whole(picture) as part, files.explained(picture, "written"):
+        plot(results, part)

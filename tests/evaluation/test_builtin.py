@@ -174,5 +174,5 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, missing):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be written to \S+/file: File exists\.$"):
+    with pytest.raises(UserError, match=r"/file/results\.json cannot be written \(File exists\); check the path\.$"):
         builtin.write({}, tmp_path / "file")

@@ -79,8 +79,11 @@ def test_a_model_there_is_evaluated(embedder, tmp_path, bucket, monkeypatch, cap
     write_workdir(f"{bucket}/run", embedder, tmp_path)
     task = RetrievalTask("names", ["red", "old tree"], ["a red", "an old tree", "stone"], [{0}, {1}], ["eng"] * 2)
     monkeypatch.setattr(builtin, "load_task", lambda name: task)
-    assert cli.main(["evaluate", "--model", f"{bucket}/run", "--tasks", "names"]) == 0
+    options = ["--model", f"{bucket}/run", "--tasks", "names", "--output", f"{bucket}/scores"]
+    assert cli.main(["evaluate", *options]) == 0
     assert "names" in capsys.readouterr().out
+    assert files.read_json(f"{bucket}/scores/results.json")["names"]["queries"] == 2
+    assert files.read_range(f"{bucket}/scores/dimensions.png", 1, 4) == b"PNG"
 
 
 @pytest.mark.parametrize(
