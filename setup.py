@@ -53,6 +53,7 @@ parity = [
     "torch==2.13.0",  # the oracle; pinned, because its CPU build is a separate download
     "transformers>=5.0,<6",
     "sentence-transformers>=5.2,<7",
+    "datasets>=3,<6",  # its mining of hard negatives, the oracle of ours, takes and gives data sets
 ]
 tpu = ["jax[tpu]>=0.10,<0.13"]  # also a compiler: the tests compile for TPU topologies without a TPU
 

@@ -1,18 +1,19 @@
 """Mining hard negatives: seconds and memory of f2jax and of sentence-transformers, on the same vectors.
 
-python benchmarks/mine.py [--queries 20000] [--documents 20000] [--dim 256] [--rounds 3]
+python -m benchmarks.mine [--queries 20000] [--documents 20000] [--dim 256] [--rounds 3]
 
-Needs the `bench` extra. Both get vectors that are ready, apply the recipe's rules and return the texts. Times are taken
-in one process, by turns; memory is what each, alone in a process of its own, has at its highest above its imports and
-vectors.
+Needs the `bench` extra. Both get vectors that are ready, apply the recipe's rules and look up the texts. Times are
+taken in one process, by turns.
 """
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from sentence_transformers.util import mine_hard_negatives
 
 from f2jax.data.mine import Answers, Options, mine
 
+FILES = ("queries.npy", "documents.npy")
 PEER = {"range_min": 5, "range_max": 100, "max_score": 0.8, "relative_margin": 0.05, "num_negatives": 24}
 
 
@@ -82,22 +84,35 @@ def peer(q: np.ndarray, d: np.ndarray) -> int:
 CONTESTANTS = {"f2jax": ours, "sentence-transformers": peer}
 
 
+def peak() -> int:
+    """KB that this process had at its highest. (`ru_maxrss` counts the process that started it, too.)"""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def memory_of(name: str, folder: str) -> int:
+    """MB that one alone, in a process of its own, has at its highest above its imports and the vectors."""
+    command = [sys.executable, __file__, "--memory-of", name, "--vectors", folder]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return int(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-of", choices=CONTESTANTS, help="run one alone and print its memory in MB")
+    parser.add_argument("--memory-of", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--vectors", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    q, d = vectors(args.queries, args.documents, args.dim)
-
     if args.memory_of:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        q, d = (np.load(Path(args.vectors, name)) for name in FILES)
+        before = peak()
         CONTESTANTS[args.memory_of](q, d)
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+        print((peak() - before) // 1024)
         return
 
+    q, d = vectors(args.queries, args.documents, args.dim)
     seconds, rows = {name: [] for name in CONTESTANTS}, {}
     for round_ in range(args.rounds + 1):
         for name, run in CONTESTANTS.items():
@@ -105,12 +120,14 @@ def main() -> None:
             rows[name] = run(q, d)
             if round_:  # the first compiles
                 seconds[name].append(time.perf_counter() - start)
-    print(f"{args.queries:,} queries x {args.documents:,} documents x {args.dim}, medians of {args.rounds}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, x in zip(FILES, (q, d), strict=True):
+            np.save(Path(folder, name), x)
+        memory = {name: memory_of(name, folder) for name in CONTESTANTS}
     median = {name: statistics.median(some) for name, some in seconds.items()}
+    print(f"{args.queries:,} queries x {args.documents:,} documents x {args.dim}, medians of {args.rounds}")
     for name in CONTESTANTS:
-        command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
-        memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        print(f"  {name:<24} {median[name]:7.2f} s  {int(memory):6,} MB  {rows[name]:,} rows of 24 negatives")
+        print(f"  {name:<24} {median[name]:7.2f} s  {memory[name]:6,} MB  {rows[name]:,} rows of 24 negatives")
     print(f"  ratio {median['sentence-transformers'] / median['f2jax']:.2f}")
 
 

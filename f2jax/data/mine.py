@@ -2,16 +2,20 @@
 
 The defaults are the recipe's (3.2), the rules those of sentence-transformers' `mine_hard_negatives`, with which the
 authors mined. Of the `top` documents nearest to a query, beside its right answers, those below both thresholds pass;
-the first `skip` that pass are left out, the next `keep` are its negatives. Equal scores go by document number.
+the first `skip` that pass are left out, the next `keep` are its negatives. Equal scores go by document number. A score
+that equals a limit does not pass, as the recipe says (there it does).
 
-Documents pass the devices block by block, and only the nearest of each query stay: memory does not grow with the data.
+Documents pass the devices block by block, and only the nearest of each query stay: the memory of a device does not grow
+with the data.
 """
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Protocol
 
 import jax
@@ -26,6 +30,7 @@ from f2jax.errors import UserError, nearest
 FEWER = ("drop", "random")
 GROUP = 16  # documents whose highest score stands for them in the first round
 PAIRS = 8_192  # of query and document, scored at once on the host
+AHEAD = 2  # blocks of queries at work: while one sorts, which on a CPU keeps one core busy, the other multiplies
 WALK = 256  # documents that a random draw looks at, at once
 
 
@@ -63,12 +68,12 @@ class Options:
 class Blocks:
     """How much is worked on at once.
 
-    A device holds `queries` x `documents` scores (64 MiB by default) two or three times, a block of documents, and
-    up to `resident` bytes of documents that are then not read again for each block of queries.
+    For each of two blocks of queries a device holds `queries` x `documents` scores, 128 MiB by default, and as many
+    documents; and up to `resident` bytes of documents that are then not read again for each block of queries.
     """
 
     queries: int = 1_024  # of each device
-    documents: int = 16_384
+    documents: int = 32_768
     resident: int = 2**30
 
 
@@ -155,14 +160,14 @@ def mine(
         raise UserError(f"Vectors of queries and documents have {widths} dimensions; embed both with one model.")
     ids = range(queries.shape[0]) if ids is None else ids
     search = _Search(queries, documents, answers, options.top + answers.most, blocks)
-    waiting = None
-    for first in range(start, queries.shape[0], search.block):
-        found = search.nearest(first)
-        if waiting:  # chosen while the devices work on the next block
-            yield _choose(waiting, queries, documents, answers, options, ids)
-        waiting = found
-    if waiting:
-        yield _choose(waiting, queries, documents, answers, options, ids)
+    with ThreadPoolExecutor(AHEAD) as pool:
+        waiting: deque[Future] = deque()
+        for first in range(start, queries.shape[0], search.block):
+            waiting.append(pool.submit(search.nearest, first))
+            if len(waiting) > AHEAD:
+                yield _choose(waiting.popleft().result(), queries, documents, answers, options, ids)
+        while waiting:
+            yield _choose(waiting.popleft().result(), queries, documents, answers, options, ids)
 
 
 def unit(vectors: Vectors, index: slice | np.ndarray, kind: str) -> np.ndarray:
@@ -172,17 +177,16 @@ def unit(vectors: Vectors, index: slice | np.ndarray, kind: str) -> np.ndarray:
         UserError: one is not finite.
     """
     x_ne = np.asarray(vectors[index], np.float32)
-    if not np.isfinite(x_ne).all():
+    length_n = np.sqrt(np.einsum("ne,ne->n", x_ne, x_ne))
+    if not np.isfinite(length_n).all():
         raise UserError(f"The vectors of the {kind} hold a value that is not finite; embed them again.")
-    return x_ne / np.maximum(np.linalg.norm(x_ne, axis=1, keepdims=True), 1e-12)
+    return x_ne / np.maximum(length_n, 1e-12)[:, None]
 
 
 # On the devices
 
-SHARED, WHOLE = (
-    PartitionSpec("queries"),
-    PartitionSpec(),
-)  # an array's first axis over the devices, or all of it on each
+SHARED = PartitionSpec("queries")  # the first axis of an array is shared out over the devices
+WHOLE = PartitionSpec()  # each device has all of it
 
 
 class _Search:
@@ -198,35 +202,36 @@ class _Search:
         self._k, self._documents = k, _size(documents.shape[0], blocks.documents, GROUP)
         self._resident = blocks.resident // (self._documents * documents.shape[1] * 4)
         self._kept: dict[int, tuple] = {}
+        self._loading = Lock()
 
-    def nearest(self, first: int) -> tuple[int, int, jax.Array, jax.Array]:
-        """(first query, one past the last, scores and document numbers [a full block, k], highest first).
+    def nearest(self, first: int) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """(first query, one past the last, scores and document numbers [block, k], highest first).
 
-        The score is -inf where there is no further document. Returns while the devices are still at work.
+        The score is -inf where there is no further document.
         """
         stop = min(first + self.block, self.queries.shape[0])
         q_be = unit(self.queries, slice(first, stop), "queries")
-        labels_bl = self.answers.query_labels_ql[first:stop]
         rows = (
-            _filled(q_be, self.block, 0),
-            _filled(labels_bl, self.block, -1),
+            _filled(q_be, self.block),
+            _filled(_labels(self.answers.query_labels_ql, first, stop), self.block),
             np.full((self.block, self._k), -np.inf, np.float32),
             np.full((self.block, self._k), -1, np.int32),
         )
         q_qe, labels_ql, *best = jax.device_put(rows, self._shared)
         for offset in range(0, self.documents.shape[0], self._documents):
-            block = self._load(offset)
-            jax.block_until_ready(best)  # the devices have one block at work and one in waiting, no more
+            with self._loading:
+                block = self._load(offset)
+            jax.block_until_ready(best)  # one block of documents at work and one in waiting, no more
             best = self._merge(*best, q_qe, labels_ql, *block)
-        return first, stop, *best
+        return first, stop, *(np.asarray(x)[: stop - first] for x in best)
 
     def _load(self, offset: int) -> tuple:
         """A block of documents on the devices: vectors, labels, number of its first document and one past its last."""
         if offset not in self._kept:
             stop = min(offset + self._documents, self.documents.shape[0])
             d_de = unit(self.documents, slice(offset, stop), "documents")
-            labels_dl = self.answers.document_labels_dl[offset:stop]
-            grouped = (_grouped(_filled(d_de, self._documents, 0)), _grouped(_filled(labels_dl, self._documents, -2)))
+            labels_dl = _labels(self.answers.document_labels_dl, offset, stop)
+            grouped = [_grouped(_filled(x, self._documents)) for x in (d_de, labels_dl)]
             block = (*jax.device_put(grouped, self._whole), offset, stop)
             if len(self._kept) >= self._resident:
                 return block
@@ -241,8 +246,14 @@ def _size(n: int, most: int, multiple: int = 1) -> int:
     return -(-block // step) * step
 
 
-def _filled(x: np.ndarray, rows: int, value: int) -> np.ndarray:
-    return np.pad(x, ((0, rows - len(x)), (0, 0)), constant_values=value)
+def _labels(labels_nl: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """The labels from `start` to `stop`, [n, 0] where nothing has a label."""
+    return labels_nl[start:stop].reshape(stop - start, labels_nl.shape[1])
+
+
+def _filled(x: np.ndarray, rows: int) -> np.ndarray:
+    """As many rows as a full block has; the last is repeated."""
+    return x if len(x) == rows else np.pad(x, ((0, rows - len(x)), (0, 0)), mode="edge")
 
 
 def _grouped(x_de: np.ndarray) -> np.ndarray:
@@ -266,15 +277,20 @@ def _merge(best_qk, numbers_qk, q_qe, query_labels_ql, d_gne, document_labels_gn
     """
     (queries, k), (group, groups, _) = best_qk.shape, d_gne.shape
     scores_qgn = jnp.einsum("qe,gne->qgn", q_qe, d_gne, precision="highest")
-    numbers_gn = first + jnp.arange(groups) * group + jnp.arange(group)[:, None]
-    same = query_labels_ql[:, None, None, :, None] == document_labels_gnl[None, :, :, None, :]
-    scores_qgn = jnp.where(same.any((3, 4)) | (numbers_gn >= stop), -jnp.inf, scores_qgn)
+    if document_labels_gnl.shape[2]:
+        same = query_labels_ql[:, None, None, :, None] == document_labels_gnl[None, :, :, None, :]
+        scores_qgn = jnp.where(same.any((3, 4)), -jnp.inf, scores_qgn)
 
-    _, near_qn = jax.lax.top_k(scores_qgn.max(axis=1), min(k, groups))
+    starts_n = first + jnp.arange(groups) * group  # a group that is partly filled up repeats its own last document
+    highest_qn = jnp.where(starts_n < stop, scores_qgn.max(axis=1), -jnp.inf)
+    _, near_qn = jax.lax.top_k(highest_qn, min(k, groups))
     near_qn = jnp.sort(near_qn, axis=1)  # top_k takes the first of equals: they must stand by number
-    scores_qgn = jnp.take_along_axis(scores_qgn, near_qn[:, None, :], axis=2)
-    scores_qc = jnp.concatenate([best_qk, scores_qgn.swapaxes(1, 2).reshape(queries, -1)], axis=1)
-    numbers_qc = jnp.concatenate([numbers_qk, numbers_gn.T[near_qn].reshape(queries, -1)], axis=1)
+    scores_qng = jnp.take_along_axis(scores_qgn, near_qn[:, None, :], axis=2).swapaxes(1, 2)
+    numbers_qng = starts_n[near_qn][:, :, None] + jnp.arange(group)
+    scores_qng = jnp.where(numbers_qng < stop, scores_qng, -jnp.inf)
+
+    scores_qc = jnp.concatenate([best_qk, scores_qng.reshape(queries, -1)], axis=1)
+    numbers_qc = jnp.concatenate([numbers_qk, numbers_qng.reshape(queries, -1)], axis=1)
     best_qk, chosen_qk = jax.lax.top_k(scores_qc, k)
     return best_qk, jnp.take_along_axis(numbers_qc, chosen_qk, axis=1)
 
@@ -286,8 +302,7 @@ def _choose(
     found: tuple, queries: Vectors, documents: Vectors, answers: Answers, options: Options, ids: Sequence[int]
 ) -> Mined:
     """The negatives among the nearest documents of a block of queries."""
-    first, stop, *best = found
-    scores_bc, numbers_bc = (np.asarray(x)[: stop - first] for x in best)
+    first, stop, scores_bc, numbers_bc = found
     q_be = unit(queries, slice(first, stop), "queries")
     query_r, document_r = answers.right(first, stop)
     worst_b = np.full(stop - first, np.inf, np.float32)  # score of the worst right answer

@@ -59,7 +59,8 @@ def mine_file(
     """Write the rows with their negatives as parquet that `f2jax.data.sources` reads, in their order.
 
     A row's own negatives come first and mined ones fill up to `options.keep`. Rows of kinds that are not mined stay as
-    they are. The same call after an interruption goes on from the last whole block and writes the same bytes.
+    they are. A classification row that brings negatives is never dropped: one wrong label is all it needs (recipe 3.1).
+    The same call after an interruption goes on from the last whole block and writes the same bytes.
 
     Args:
         across_sources: mine all sources of a kind together, not each against its own documents.
@@ -328,7 +329,8 @@ def _finished(
         if place[row] >= 0:
             mined = (rows.documents[number] for number in negatives[place[row]] if number >= 0)
             texts = tuple(dict.fromkeys([*own, *mined]))[: max(options.keep, len(own))]
-            if not texts or (len(texts) < options.keep and options.fewer == "drop"):
+            fixed = record.kind == "classification" and own
+            if not texts or (len(texts) < options.keep and options.fewer == "drop" and not fixed):
                 what = "documents pass the thresholds" if enough[row] else "documents are in the set"
                 summary.dropped[f"fewer than {options.keep} negatives, too few {what}"] += 1
                 continue

@@ -116,6 +116,16 @@ def test_equal_scores_go_by_document_number():
         assert run(q, d, Answers([[right]]), options, blocks=SMALL)[0] == [expected]
 
 
+def test_what_fills_up_the_last_block_takes_no_place():
+    """All scores are below 0, which is what a filling of zeros would score."""
+    scores = np.full(200, -0.9)
+    scores[[5, 40, 100]] = -0.1, -0.2, -0.3
+    d = np.stack([scores, np.sqrt(1 - scores**2)], axis=1)
+    options = Options(top=2, skip=0, keep=2, max_score=None, relative=None)
+    for blocks in (SMALL, Blocks()):
+        assert run(np.array([[1.0, 0.0]]), d, Answers([[5]]), options, blocks=blocks)[0] == [[40, 100]]
+
+
 def test_documents_with_a_label_of_the_query_are_not_looked_at():
     rng = np.random.default_rng(3)
     q, d, right = example(40, 200, most_right=2)

@@ -205,6 +205,20 @@ def test_rows_with_too_few_negatives_may_get_random_ones(tmp_path):
     assert read(tmp_path / "seed.parquet") != found
 
 
+def test_a_classification_row_that_brings_its_wrong_label_is_not_dropped(tmp_path):
+    """Its set has as many documents as there are classes."""
+    rows = [
+        {"query": f"q{i}", "positive": f"class {i % 3}", "kind": "classification", "label": i % 3} for i in range(9)
+    ]
+    for row in rows[:6]:
+        row["negatives"] = ["wrong"]
+    summary = mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", Options())
+    assert [(record.query, record.negatives) for record in read(tmp_path / "out.parquet")] == [
+        (f"q{i}", ("wrong",)) for i in range(6)
+    ]
+    assert summary.dropped == {"fewer than 24 negatives, too few documents are in the set": 3}
+
+
 def test_a_large_result_is_written_in_row_groups(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROWS", 7)
     mined(inputs, tmp_path / "out.parquet", Options(top=20, skip=0, keep=2, max_score=None, relative=None))
