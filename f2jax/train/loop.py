@@ -8,14 +8,10 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from f2jax import config as configs
@@ -23,18 +19,16 @@ from f2jax import files
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
 from f2jax.errors import Interrupted, UserError
-from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.rules import ROWS, follow_params, param_shardings
-from f2jax.train import losses, optim
+from f2jax.train import optim
 from f2jax.train import workdir as workdir_lib
 from f2jax.train.checkpoint import Checkpoints, due
 from f2jax.train.metrics import MetricsWriter
-from f2jax.train.step import TrainState, eval_step, train_step
+from f2jax.train.program import Program
+from f2jax.train.step import TrainState
 from f2jax.train.teacher import load_teacher
 
-BY_ROW = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of a batch that the devices share
 MAY_CHANGE = ("log", "checkpoint", "mesh")  # groups of the config that a resumed run may change
 
 
@@ -60,26 +54,14 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     loader = Loader(training, config, tokenizer.pad_id, shards, loader_lib.weights(training, config))
     steps = config.steps or config.epochs * loader.steps_per_epoch
-    model = Qwen3(
-        architecture,
-        dtype=jnp.dtype(config.model.dtype),
-        param_dtype=jnp.dtype(config.model.param_dtype),
-        kernel=config.model.kernel,
-        remat=config.model.remat,
-        unroll=config.model.unroll,
-    )
-    tx = optim.optimizer(config.optim, steps)
+    program = Program(config, architecture, mesh, steps)
     if jax.process_index() == 0:
         workdir_lib.write_architecture(workdir, architecture)
     describe(architecture, loader, held_out, steps, skipped)
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
-        state = start_state(model, tx, mesh, config, init_path, checkpoints)
+        state = start_state(program, config.seed, init_path, checkpoints)
         teacher = load_teacher(config, architecture.width, architecture.vocab_size, mesh)
-        shared = {"model": model, "config": loss_config(config.loss, architecture.width)}
-        step_fn = jax.jit(partial(train_step, tx=tx, **shared), static_argnames="kind", donate_argnums=0)
-        eval_fn = jax.jit(partial(eval_step, **shared), static_argnames="kind")
-        put = partial(to_device, mesh=mesh)
         start = int(state.step)
         if start:
             print(f"Resuming after step {start} of {steps}.")
@@ -91,7 +73,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
         ):
             report = Report(writer, optim.schedule(config.optim, steps))
             for step, name, batch in loader.batches(start, steps):
-                state, metrics = step_fn(state, put(batch), teacher, kind=batch.kind)
+                state, metrics = program.step(state, program.put(batch), teacher, kind=batch.kind)
                 report.wait()  # for the step before: one runs, one is ready; more would only hold memory
                 report.add(step + 1, name, batch, metrics)
                 bar.update()
@@ -108,7 +90,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                     raise Interrupted(f"Stopped and saved after step {done} of {steps}; the same command goes on.")
                 every = config.log.validate_every
                 if done == steps or (every and done % every == 0):
-                    values |= validate(eval_fn, state, teacher, held_out, config, tokenizer.pad_id, loader.shards, put)
+                    values |= validate(program, state, teacher, held_out, config, tokenizer.pad_id, loader.shards)
                     writer.write(done, {k: v for k, v in values.items() if k.startswith("validation/")})
         checkpoints.wait()
         print(report.summary())
@@ -147,49 +129,19 @@ def choose_architecture(config, init_path: str) -> Qwen3Config:
     return found
 
 
-def start_state(model: Qwen3, tx, mesh, config, init_path: str, checkpoints: Checkpoints) -> TrainState:
-    """The newest checkpoint, or the weights of `init_from`, or fresh ones; each weight is born in its sharding."""
-    shardings = param_shardings(model.config, mesh)
-    shapes = nn.meta.unbox(abstract_params(model.config, model.param_dtype))
-    opt_shapes = jax.eval_shape(tx.init, shapes)
-    opt_shardings = follow_params(opt_shapes, shardings, mesh)
-
-    def placed(tree, where):
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
-
-    zero = jax.device_put(jnp.zeros((), jnp.int32), NamedSharding(mesh, PartitionSpec()))
-    like = TrainState(zero, placed(shapes, shardings), placed(opt_shapes, opt_shardings))
-    state = checkpoints.restore(like)
+def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkpoints) -> TrainState:
+    """The newest checkpoint, or the weights of `init_path`, or fresh ones; each weight is born in its sharding."""
+    state = checkpoints.restore(program.state)
     if state is not None:
         checkpoints.drop_after(int(state.step))
         return state
-    if init_path:
-        _, params = workdir_lib.load_weights(init_path, model.param_dtype, lambda _: shardings)
-    else:
-        params = jax.jit(partial(init_params, model), out_shardings=shardings)(config.seed)
-    return TrainState(zero, params, jax.jit(tx.init, out_shardings=opt_shardings)(params))
+    if not init_path:
+        return program.start(program.fresh_params(seed))
+    shardings = jax.tree.map(lambda x: x.sharding, program.state.params)
+    return program.start(workdir_lib.load_weights(init_path, program.model.param_dtype, lambda _: shardings)[1])
 
 
-def loss_config(config, width: int) -> losses.LossConfig:
-    dims = losses.matryoshka_dims(width, config.matryoshka_min) if config.matryoshka else (width,)
-    return losses.LossConfig(
-        temperature=config.temperature,
-        matryoshka_dims=dims,
-        matryoshka_weights=config.matryoshka_weights,
-        passage_gradient=config.passage_gradient,
-        mask_duplicates=config.mask_duplicates,
-        mask_margin=config.mask_margin if config.mask_margin >= 0 else None,
-        distill_weight=config.distill_weight,
-    )
-
-
-def to_device(batch, mesh) -> dict[str, jax.Array]:
-    """The arrays of a batch on the devices: packed rows shared, the small index arrays whole on each."""
-    rows, whole = NamedSharding(mesh, ROWS), NamedSharding(mesh, PartitionSpec())
-    return {name: jax.device_put(x, rows if name in BY_ROW else whole) for name, x in batch.arrays().items()}
-
-
-def validate(eval_fn, state, teacher, held_out, config, pad_id: int, shards: int, put) -> dict[str, float]:
+def validate(program: Program, state, teacher, held_out, config, pad_id: int, shards: int) -> dict[str, float]:
     """Mean metrics over the held-out share of each data set, as `validation/<name>/<metric>`."""
     values = {}
     for data in held_out:
@@ -197,7 +149,7 @@ def validate(eval_fn, state, teacher, held_out, config, pad_id: int, shards: int
         count = min(loader.steps_per_epoch, config.log.validation_batches or loader.steps_per_epoch)
         totals, rows = defaultdict(float), 0
         for _, name, batch in loader.batches(0, count):
-            metrics = jax.device_get(eval_fn(state.params, put(batch), teacher, kind=batch.kind))
+            metrics = jax.device_get(program.evaluate(state.params, program.put(batch), teacher, kind=batch.kind))
             size_of_batch = int(batch.row_mask_b.sum())
             rows += size_of_batch
             for key, value in metrics.items():

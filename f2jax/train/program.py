@@ -1,0 +1,92 @@
+"""What a run compiles: model, optimizer, shardings and the two jitted functions, from a config and a mesh.
+
+`train` runs it with arrays; a plan lowers the same functions with shapes.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from f2jax.data.packing import Batch
+from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
+from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel.rules import ROWS, follow_params, param_shardings
+from f2jax.train import losses, optim
+from f2jax.train.step import TrainState, eval_step, train_step
+
+BY_ROW = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of a batch that the devices share
+
+
+class Program:
+    """The compiled side of a run. Call its functions inside `jax.set_mesh(mesh)`.
+
+    Args:
+        config: of a training run, see configs/common.py.
+        steps: of the whole run; the learning rate follows from it.
+
+    Attributes:
+        state: a `TrainState` of `jax.ShapeDtypeStruct`, each with its sharding.
+        step: `(state, batch, teacher, kind=…) → (state, metrics)`; gives up the memory of the state that it takes.
+        evaluate: `(params, batch, teacher, kind=…) → metrics`.
+    """
+
+    def __init__(self, config, architecture: Qwen3Config, mesh: Mesh, steps: int):
+        self.mesh = mesh
+        self.model = Qwen3(
+            architecture,
+            dtype=jnp.dtype(config.model.dtype),
+            param_dtype=jnp.dtype(config.model.param_dtype),
+            kernel=config.model.kernel,
+            remat=config.model.remat,
+            unroll=config.model.unroll,
+        )
+        self.tx = optim.optimizer(config.optim, steps)
+        self.state = self._abstract_state()
+        shared = {"model": self.model, "config": loss_config(config.loss, architecture.width)}
+        self.step = jax.jit(partial(train_step, tx=self.tx, **shared), static_argnames="kind", donate_argnums=0)
+        self.evaluate = jax.jit(partial(eval_step, **shared), static_argnames="kind")
+
+    def _abstract_state(self) -> TrainState:
+        def placed(tree, where):
+            return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
+
+        shardings = param_shardings(self.model.config, self.mesh)
+        shapes = nn.meta.unbox(abstract_params(self.model.config, self.model.param_dtype))
+        opt_shapes = jax.eval_shape(self.tx.init, shapes)
+        opt_state = placed(opt_shapes, follow_params(opt_shapes, shardings, self.mesh))
+        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(self.mesh, PartitionSpec()))
+        return TrainState(step, placed(shapes, shardings), opt_state)
+
+    def fresh_params(self, seed: int):
+        """Fresh weights, each born in its sharding."""
+        return jax.jit(partial(init_params, self.model), out_shardings=_shardings(self.state.params))(seed)
+
+    def start(self, params) -> TrainState:
+        """The state before the first step."""
+        step = jax.device_put(jnp.zeros((), jnp.int32), self.state.step.sharding)
+        return TrainState(step, params, jax.jit(self.tx.init, out_shardings=_shardings(self.state.opt_state))(params))
+
+    def put(self, batch: Batch) -> dict[str, jax.Array]:
+        """The arrays of a batch on the devices: packed rows shared, the small index arrays whole on each."""
+        rows, whole = NamedSharding(self.mesh, ROWS), NamedSharding(self.mesh, PartitionSpec())
+        return {name: jax.device_put(x, rows if name in BY_ROW else whole) for name, x in batch.arrays().items()}
+
+
+def _shardings(tree):
+    return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def loss_config(config, width: int) -> losses.LossConfig:
+    dims = losses.matryoshka_dims(width, config.matryoshka_min) if config.matryoshka else (width,)
+    return losses.LossConfig(
+        temperature=config.temperature,
+        matryoshka_dims=dims,
+        matryoshka_weights=config.matryoshka_weights,
+        passage_gradient=config.passage_gradient,
+        mask_duplicates=config.mask_duplicates,
+        mask_margin=config.mask_margin if config.mask_margin >= 0 else None,
+        distill_weight=config.distill_weight,
+    )
