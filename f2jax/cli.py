@@ -8,7 +8,7 @@ import sys
 from f2jax import __version__
 from f2jax.errors import Interrupted, UserError, nearest
 
-PLANNED = ("prune", "cache_teacher", "merge", "search", "plan")  # named in the design, not built
+PLANNED = ("prune", "cache_teacher", "merge", "search")  # named in the design, not built
 
 
 def train(argv: list[str]) -> None:
@@ -188,6 +188,39 @@ def evaluate(argv: list[str]) -> None:
         print(f"Table and plot: {args.output}")
 
 
+def plan(argv: list[str]) -> None:
+    parser = _parser("plan", "Compile the train step for TPU slices, without a TPU: does it fit, how fast is it?")
+    parser.add_argument("--config", required=True, help="config file with options: configs/stage2.py:size=8b")
+    parser.add_argument("--topology", action="append", required=True, help="chip and shape: v5e:16x16; may be repeated")
+    parser.add_argument(
+        "--tokens-per-text", type=int, help="mean length of a text; default: the worst, data.max_length"
+    )
+    parser.add_argument("--rows", type=float, help="training rows of the stage; default: the recipe's 27e6 or 18e6")
+    parser.add_argument("--json", help="file for all figures")
+    parser.epilog = "Any field of the config: --config.mesh.fsdp=16 --config.model.remat=mlp"
+    args, overrides = parser.parse_known_args(argv)
+    unknown = [text for text in overrides if not text.startswith("--config.")]
+    if unknown:
+        raise UserError(f"plan has no option '{unknown[0]}'; fields of the config are set by --config.NAME=VALUE.")
+
+    import dataclasses
+    import json
+
+    from tqdm import tqdm
+
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: nothing runs here
+    from f2jax import config, files
+    from f2jax.parallel import plan as lib
+    from f2jax.parallel import plan_report
+
+    loaded = config.load(args.config, overrides)
+    topologies = tqdm(args.topology, unit="plan", dynamic_ncols=True)
+    plans = [lib.plan(loaded, topology, args.tokens_per_text, args.rows) for topology in topologies]
+    print(plan_report.table(plans))
+    if args.json:
+        files.write_whole(args.json, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")
+
+
 COMMANDS = {
     "train": train,
     "prepare": prepare,
@@ -195,6 +228,7 @@ COMMANDS = {
     "encode": encode,
     "export": export,
     "evaluate": evaluate,
+    "plan": plan,
 }
 
 
@@ -248,6 +282,7 @@ _SUMMARY = {
     "encode": "embed the texts of a file",
     "export": "write a folder that other embedding tools load",
     "evaluate": "score a model on the built-in held-out tasks",
+    "plan": "compile a training for a TPU slice, without one",
 }
 
 
