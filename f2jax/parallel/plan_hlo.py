@@ -6,7 +6,7 @@ The TPU compiler writes its own `estimated_cycles` beside each operation; a loop
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -159,22 +159,28 @@ def scope(x: Instruction) -> str:
     return f"{way} {part}"
 
 
-def _collectives(computations, x: Instruction, depth: int = 0):
+def _collectives(computations, x: Instruction, started: bool = False):
     """The collectives that an operation is or holds, each with a key that its other parts share."""
     base = x.op.removesuffix("-start")
     if base in COLLECTIVES:
-        chain = re.search(r'chain_id="(\d+)"|async_collective_name="([\w.-]+)"', x.rest)
-        channel = re.search(r"channel_id=(\d+)", x.rest)
-        key = f"{channel.group(1) if channel else ''}/{chain.group(0)}" if chain else x.name
-        moved = array_bytes(x.shape) // (2 if x.op == "all-gather-start" else 1)
-        yield Collective(base, moved, first_group(x.rest), chain is not None or x.op != base), key
-    elif x.op == "fusion" and depth == 0:
+        chain = re.search(r'chain_id="\d+"|async_collective_name="[\w.-]+"', x.rest)
+        channel = re.search(r"channel_id=\d+", x.rest)
+        key = f"{channel.group() if channel else ''} {chain.group()}" if chain else x.name
+        overlaps = started or chain is not None or x.op != base
+        yield Collective(base, _result_bytes(x), first_group(x.rest), overlaps), key
+    elif x.op in ("fusion", "async-start"):
         called = x.attribute("calls")
         for inner in computations.get(called, []):
-            for found, key in _collectives(computations, inner, 1):
-                if "all-reduce-scatter" in called:
-                    found = Collective("reduce-scatter", found.bytes, found.group, found.overlaps)
-                yield found, key
+            for found, key in _collectives(computations, inner, x.op == "async-start"):
+                yield replace(found, kind="reduce-scatter" if "all-reduce-scatter" in called else found.kind), key
+
+
+def _result_bytes(x: Instruction) -> int:
+    """Bytes that an exchange leaves; one that is only started lists what it takes before what it leaves."""
+    if x.op in ("all-gather-start", "collective-permute-start"):
+        both = [f"{kind}[{','.join(map(str, dims))}]" for kind, dims in arrays(x.shape) if dims]
+        return sum(array_bytes(shape) for shape in both[len(both) // 2 :])
+    return array_bytes(x.shape)
 
 
 def trip_count(computations: dict[str, list[Instruction]], condition: str) -> int:
