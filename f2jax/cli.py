@@ -196,6 +196,7 @@ def plan(argv: list[str]) -> None:
         "--tokens-per-text", type=int, help="mean length of a text; default: the worst, data.max_length"
     )
     parser.add_argument("--rows", type=float, help="training rows of the stage; default: the recipe's 27e6 or 18e6")
+    parser.add_argument("--search", action="store_true", help="choose mesh and remat: the first of a few that fits")
     parser.add_argument("--json", help="file for all figures")
     parser.epilog = "Any field of the config: --config.mesh.fsdp=16 --config.model.remat=mlp"
     args, overrides = parser.parse_known_args(argv)
@@ -210,12 +211,13 @@ def plan(argv: list[str]) -> None:
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: nothing runs here
     from f2jax import config, files
-    from f2jax.parallel import plan as lib
-    from f2jax.parallel import plan_report
+    from f2jax.parallel import plan_layout, plan_report
+    from f2jax.parallel.plan import plan as compile_plan
 
     loaded = config.load(args.config, overrides)
     topologies = tqdm(args.topology, unit="plan", dynamic_ncols=True)
-    plans = [lib.plan(loaded, topology, args.tokens_per_text, args.rows) for topology in topologies]
+    make = plan_layout.search if args.search else compile_plan
+    plans = [make(loaded, topology, args.tokens_per_text, args.rows) for topology in topologies]
     print(plan_report.table(plans))
     if args.json:
         files.write_whole(args.json, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")

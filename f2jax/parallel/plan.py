@@ -21,7 +21,7 @@ from f2jax.parallel import chips, plan_hlo, plan_time
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.rules import ROWS, param_shardings
 from f2jax.train import workdir
-from f2jax.train.program import BY_ROW, Program
+from f2jax.train.program import Program
 from f2jax.train.step import Teacher
 
 STAGE_ROWS = {1: 27e6, 2: 18e6}  # training rows of the recipe's stages (recipe 2.1)
@@ -102,6 +102,8 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     }
     held = {"parameters": bytes_on_device(program.state.params), "optimizer": bytes_on_device(program.state.opt_state)}
     held |= {"teacher": bytes_on_device(teacher), "batch": bytes_on_device(batch)}
+    if sum(held.values()) > chip.hbm:
+        return _too_large(known, held, sum(held.values()), config)
     with jax.set_mesh(mesh):
         lowered = program.step.lower(program.state, batch, teacher, kind="retrieval")
     try:
@@ -109,7 +111,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _too_large(known, held, str(error), config)
+        return _too_large(known, held, bytes_used(str(error)), config)
     memory, needed = memory_by_kind(compiled.memory_analysis(), held)
     cost = plan_hlo.cost(compiled.as_text())
     coordinates = [(*device.coords, device.core_on_chip) for device in mesh.devices.flat]
@@ -163,19 +165,25 @@ def sequences(config) -> int:
 def abstract_batch(config, mesh, tokens_per_text: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and shardings of a retrieval batch whose texts have a mean length and fill their rows."""
     shards = math.prod(mesh.shape[axis] for axis in ROWS[0])
-    full = math.ceil(sequences(config) * tokens_per_text / config.data.row_length)
-    rows = ladder(full, config.data.row_steps, shards)
+    chunk_rows = config.model.get("chunk_rows", 0)
     b, j, s = config.data.batch_size, config.data.negatives.retrieval, sequences(config)
-    shapes = {
-        **{name: ((rows, config.data.row_length), jnp.int32) for name in BY_ROW},
-        **{name: ((s,), jnp.int32) for name in ("row_s", "col_s")},
-        **{name: ((b,), jnp.int32) for name in ("label_b", "positive_b")},
-        "negative_bj": ((b, j), jnp.int32),
-        "row_mask_b": ((b,), jnp.bool_),
-        "negative_mask_bj": ((b, j), jnp.bool_),
-    }
-    where = {name: NamedSharding(mesh, ROWS if name in BY_ROW else PartitionSpec()) for name in shapes}
-    return {name: jax.ShapeDtypeStruct(*shape, sharding=where[name]) for name, shape in shapes.items()}
+    full = math.ceil(s * tokens_per_text / config.data.row_length)
+    rows = ladder(full, config.data.row_steps, shards * max(chunk_rows, 1))
+    integers = dict.fromkeys(("tokens_bt", "segments_bt", "positions_bt"), (rows, config.data.row_length))
+    integers |= dict.fromkeys(("row_s", "col_s"), (s,)) | dict.fromkeys(("label_b", "positive_b"), (b,))
+    integers |= {"negative_bj": (b, j)}
+    if chunk_rows:
+        chunks = rows // (shards * chunk_rows)
+        of_chunk = (chunks, -(-5 * s // (4 * chunks)))  # a quarter more than an even share of the texts
+        integers |= {"chunk_row_cm": of_chunk, "chunk_col_cm": of_chunk, "place_s": (s,)}
+    shapes = {name: (shape, jnp.int32) for name, shape in integers.items()}
+    shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
+
+    def one(name, shape, dtype):
+        where = ROWS if name.endswith("_bt") else PartitionSpec()
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, where))
+
+    return {name: one(name, *shape) for name, shape in shapes.items()}
 
 
 def teacher_size(path: str) -> str:
@@ -243,18 +251,30 @@ def limit(seconds: plan_time.Seconds, cost: plan_hlo.Cost) -> str:
     return "compute" if cost.products > 0.5 * cost.cycles else "memory"
 
 
-def _too_large(known: dict, held: dict[str, int], message: str, config) -> Plan:
-    """The plan of a step for which the compiler found no place."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    found = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", message)
-    needed = int(float(found.group(1)) * units[found.group(2)]) if found else 0
+def bytes_used(message: str) -> int:
+    """What a step would take of the memory, from the compiler's complaint; 0 where that does not say."""
+    found = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
+    scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    return int(float(found.group(1)) * scale[found.group(2)]) if found else 0
+
+
+def _too_large(known: dict, held: dict[str, int], needed: int, config) -> Plan:
+    """The plan of a step for which there is no room."""
     memory = held | {"temporaries": max(needed - sum(held.values()), 0)}
-    nothing = dict.fromkeys(("mfu", "tokens_per_second", "days", "chip_hours"), 0.0)
-    advice = what_to_change(known, memory, config)
     return Plan(
-        **known, **nothing, fits=False, memory=memory, needed=needed, collectives=[], seconds={}, limit="memory",
-        advice=advice,
-    )  # fmt: skip
+        **known,
+        fits=False,
+        memory=memory,
+        needed=needed,
+        collectives=[],
+        seconds={},
+        mfu=0.0,
+        tokens_per_second=0.0,
+        days=0.0,
+        chip_hours=0.0,
+        limit="memory",
+        advice=what_to_change(known, memory, config),
+    )
 
 
 def what_to_change(known: dict, memory: dict[str, int], config) -> str:
