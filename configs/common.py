@@ -70,7 +70,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.row_steps = 16  # compiled row counts per doubling: more waste fewer tokens, but compile more programs
     d.validation_share = 0.01  # of each dataset's queries, held out
     d.use_instructions = True  # put the task's instruction before each query (stage 2)
-    d.instructions = ConfigDict()  # {source or kind: task sentence}, for records that bring none
+    d.instructions = ConfigDict()  # {SOURCE-KIND, source or kind: task sentence}, for records that bring none
     d.symmetric_share = 0.3  # of the documents of symmetric tasks that carry the instruction too
     d.symmetric_sources = ()  # sources whose tasks are symmetric: STS, bitext, paraphrase; clustering always is
     d.negatives = n = ConfigDict()
