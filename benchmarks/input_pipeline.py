@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import config as configs
-from f2jax.data import builder
 from f2jax.data.corpus import CARD, VERSION, Corpus
 from f2jax.data.dataset import Instructions
-from f2jax.data.intake import Options
 from f2jax.data.loader import Loader
-from f2jax.data.prepare import prepare
+from f2jax.data.prepare import builder
+from f2jax.data.prepare.intake import Options
+from f2jax.data.prepare.pipeline import prepare
 from f2jax.data.tokenizer import train_sentencepiece
 
 OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}

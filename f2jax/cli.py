@@ -51,8 +51,8 @@ def prepare(argv: list[str]) -> None:
     parser.add_argument("--beam_options", default="", help="its options: name=value,name=value")
     args = parser.parse_args(argv)
 
-    from f2jax.data import prepare as lib
     from f2jax.data.dataset import Instructions
+    from f2jax.data.prepare import pipeline as lib
 
     instructions = Instructions(
         enabled=args.instructions,

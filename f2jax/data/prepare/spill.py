@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from f2jax.data.dataset import label_id
-from f2jax.data.intake import Options, read
+from f2jax.data.prepare.intake import Options, read
+from f2jax.data.prepare.survey import Key, row_hash
 from f2jax.data.record import Record, in_share, stable_id
-from f2jax.data.survey import Key, row_hash
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped

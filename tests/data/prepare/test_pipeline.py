@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from f2jax.data import builder, prepare, spill
 from f2jax.data.corpus import Corpus, Reader, parse_document, parse_row, row_details, shards_of
 from f2jax.data.dataset import Instructions
-from f2jax.data.intake import Outcome
-from f2jax.data.prepare import folder_name
+from f2jax.data.prepare import builder, pipeline, spill
+from f2jax.data.prepare.intake import Outcome
+from f2jax.data.prepare.pipeline import folder_name
 from f2jax.data.record import stable_id
 from f2jax.errors import UserError
 from tests.data import corpora
@@ -96,7 +96,7 @@ def test_the_card_counts_what_is_there(folder):
 )
 def test_beam_writes_the_same_bytes(folder, tmp_path, options):
     pytest.importorskip("apache_beam")
-    beam = prepare.beam_options("DirectRunner", options)
+    beam = pipeline.beam_options("DirectRunner", options)
     assert contents(corpora.make(tmp_path, inputs=inputs_of(folder), beam=beam)) == contents(
         Corpus(folder / "corpus").card
     )
@@ -110,13 +110,13 @@ def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
     pytest.importorskip("apache_beam")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"^\S+cut.parquet is damaged, cut short or no parquet file"):
-        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=prepare.beam_options("DirectRunner", options))
+        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=pipeline.beam_options("DirectRunner", options))
 
 
 def test_an_unknown_runner_is_refused():
     pytest.importorskip("apache_beam")
     with pytest.raises(UserError, match="--beam_runner NoRunner: Unexpected pipeline runner"):
-        prepare.beam_options("NoRunner", "")
+        pipeline.beam_options("NoRunner", "")
 
 
 def test_two_processes_write_the_same_bytes(folder, tmp_path):
@@ -129,7 +129,7 @@ def inputs_of(folder) -> list[str]:
 
 
 def test_many_shards_hold_what_one_holds(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(pipeline, "SHARD_BYTES", 1000)
     monkeypatch.setattr(builder, "SHARD_ROWS", 7)
     monkeypatch.setattr(builder, "CHUNK", 5)
     monkeypatch.setattr(spill, "FLUSH", 500)

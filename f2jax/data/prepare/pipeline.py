@@ -25,14 +25,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from f2jax import __version__, files
-from f2jax.data import card as cards
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
 from f2jax.data.dataset import dataset_names
-from f2jax.data.intake import Options
+from f2jax.data.prepare import card as cards
+from f2jax.data.prepare.intake import Options
+from f2jax.data.prepare.spill import SHARD_BYTES, WORK, Wanted, spill
+from f2jax.data.prepare.survey import Key, Survey, limit, survey
 from f2jax.data.record import stable_id
 from f2jax.data.sources import BUILT_IN, expand
-from f2jax.data.spill import SHARD_BYTES, WORK, Wanted, spill
-from f2jax.data.survey import Key, Survey, limit, survey
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 
@@ -213,7 +213,7 @@ def groups(plans: Sequence[Plan]) -> list[list[Plan]]:
 
 def make_group(plans: list[Plan], output: Path, options: Options, beam: dict, run: Callable) -> None:
     """Spill the inputs of some data sets, then write and describe each."""
-    from f2jax.data import builder
+    from f2jax.data.prepare import builder
 
     work = output / WORK / plans[0].key
     inputs = list(dict.fromkeys(spec for plan in plans for spec in plan.inputs))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
-from f2jax.data.intake import Options, read
+from f2jax.data.prepare.intake import Options, read
 from f2jax.data.record import Record, stable_id
 
 DOCUMENT_BYTES = 500  # of a document in memory, besides its text
