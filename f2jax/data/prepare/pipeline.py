@@ -1,59 +1,39 @@
-"""`f2jax prepare`: from source files to a corpus folder, data set by data set.
+"""`f2jax prepare`: from source files to a corpus folder.
 
-1. Survey each input: which data sets it feeds, with how many rows (`survey.py`).
-2. Spill the texts of inputs that share data sets (`spill.py`), write documents and rows (`builder.py`), describe them.
-3. Write `corpus.json`, the data card. It is there only when all that it names is whole.
-
-A data set that is finished, from the same inputs by the same options, is not made again. Memory grows with the distinct
-documents of the largest data set (8 bytes each) and with the cap (8 bytes for each row of each data set), no further.
+A data set that is finished, from the same rows by the same options, is not made again, and an input that was read is
+read again only where its texts are needed. Memory grows with the distinct documents of the largest data set (8 bytes
+each), with the rows of the corpus (1 byte each), and with those of the largest input (8 bytes each), no further.
 """
 
 import dataclasses
-import hashlib
 import json
-import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from f2jax import __version__, files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
-from f2jax.data.dataset import dataset_names
+from f2jax.data.curate.decontaminate import load_index, set_files
 from f2jax.data.prepare import card as cards
-from f2jax.data.prepare.intake import Options
-from f2jax.data.prepare.spill import SHARD_BYTES, WORK, Wanted, spill
-from f2jax.data.prepare.survey import Key, Survey, limit, survey
-from f2jax.data.record import stable_id
-from f2jax.data.sources import BUILT_IN, expand
+from f2jax.data.prepare.duplicates import REASONS, decide
+from f2jax.data.prepare.intake import Survey, Taken, take_in
+from f2jax.data.prepare.listing import list_duplicates, write_listing
+from f2jax.data.prepare.options import Options
+from f2jax.data.prepare.plan import Plan, digest, groups, plan_all
+from f2jax.data.prepare.runners import here, in_processes, on_beam
+from f2jax.data.prepare.spill import WORK, spill
+from f2jax.data.sources import expand, files_of, is_one
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 
 SURVEYS, FINISHED = "survey", "finished"  # folders beside the data sets
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One data set that is to be made."""
-
-    name: str
-    source_kind: Key
-    inputs: tuple[str, ...]
-    wanted: Wanted
-    tokenizer: str  # its fingerprint
-    fingerprint: str  # of all that decides the content
-
-    @property
-    def key(self) -> str:
-        """Its name on disk."""
-        return self.wanted.folder
+STATES, SETS = "states", "sets"  # in the folder for work: what becomes of each row of each input; texts of data sets
 
 
 def prepare(
@@ -64,50 +44,73 @@ def prepare(
     licences: Mapping[str, str] | None = None,
     jobs: int = 1,
     beam: dict | None = None,
+    listing: str | Path | None = None,
 ) -> dict:
     """Write a corpus of `sources` to the folder `output`; returns the data card.
 
     Args:
         sources: as in `data.sources` of a training config.
         licences: {name or pattern: licence}, for the card.
-        jobs: processes; each makes data sets of its own.
+        jobs: processes; each reads inputs and makes data sets of its own.
         beam: `beam_runner` and `beam_options` of TFDS; None: no Beam.
+        listing: a file for the skipped rows, as lines of JSON; None: they are counted alone.
 
     Raises:
-        UserError: an input, the tokenizer or an option cannot be used.
+        UserError: an input, the tokenizer or an option cannot be used, or no row is left.
     """
     if files.is_remote(output):
         raise UserError(f"--output {output}: a corpus is written to a local or mounted folder; copy it from there.")
     output = Path(output).resolve()
+    load_index.cache_clear()  # evaluation sets may have changed since an earlier call
     inputs = list_inputs(sources)
     fingerprint = keep_tokenizer(load_tokenizer(tokenizer), output / TOKENIZER)
-    run = partial(_on_beam, beam=beam) if beam else partial(_in_processes, jobs=jobs)
+    run = partial(on_beam, beam=beam) if beam else partial(in_processes, jobs=jobs)
 
-    surveys = survey_all(inputs, output / SURVEYS, options, run)
-    plans = plan_all(surveys, inputs, options, fingerprint)
+    taken = [Taken(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
+    wanted = ["survey.json", *(["skipped.jsonl"] if listing else [])]
+    take_all([one for one in taken if not all(one.path(name).exists() for name in wanted)], options, listing, run)
+    surveys = [one.survey() for one in taken]
+    states = decide(taken, [survey.rows for survey in surveys], options.curate)
+    skipped, noted, languages = count(surveys, states)
+    plans = plan_all(taken, [survey.parts for survey in surveys], states, options, fingerprint)
+    if not plans:
+        reasons = "; ".join(f"{number:,} x {reason}" for reason, number in skipped.items())
+        raise UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
+
     todo = [plan for plan in plans if not cards.is_finished(output / FINISHED, plan.key, plan.fingerprint)]
+    listings = listings_of(taken, states) if listing else {}
+    unlisted = [number for number, path in listings.items() if not path.exists()]
+    needed = sorted({*unlisted, *(number for plan in todo for number in plan.inputs)})
+    take_all([taken[number] for number in needed if not taken[number].records.exists()], options, listing, run)
     if todo:
         (output / CARD).unlink(missing_ok=True)
-        shutil.rmtree(output / WORK, ignore_errors=True)
-    make = partial(make_group, output=output, options=options, beam=beam or {}, run=run if beam else _here)
+    shutil.rmtree(output / WORK, ignore_errors=True)
+    (output / WORK / STATES).mkdir(parents=True)
+    for number in needed:
+        np.save(states_path(output, number), states[number])
+    items = [(taken[number].records, states_path(output, number), listings[number]) for number in unlisted]
+    for _ in run(_list_one, items):
+        pass
+
+    make = partial(make_group, output=output, taken=taken, options=options, beam=beam or {}, run=run if beam else here)
     work = groups(todo)
     with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
         for plans_made, _ in zip(work, (map if beam else run)(make, work), strict=True):
             bar.update(len(plans_made))
-    shutil.rmtree(output / WORK, ignore_errors=True)
 
-    skipped, noted = Counter(), Counter()
-    for found in surveys.values():
-        skipped.update(found.skipped)
-        noted.update(found.noted)
+    if listing:
+        parts = [path for number, one in enumerate(taken) for path in (one.listing, listings.get(number)) if path]
+        write_listing(parts, listing)
+    clear(output, taken, plans)
     made = [cards.read(output / FINISHED, plan.key) for plan in plans]
     card = {
         "version": VERSION,
         "f2jax": __version__,
         "tokenizer": fingerprint,
         "options": dataclasses.asdict(options),
-        "skipped": dict(sorted(skipped.items())),
-        "noted": dict(sorted(noted.items())),
+        "skipped": skipped,
+        "noted": noted,
+        "identified": languages,
         "datasets": [entry | {"licence": _licence(entry["name"], licences or {})} for entry in made],
     }
     files.write_whole(output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
@@ -122,17 +125,28 @@ def list_inputs(sources: Iterable[str]) -> dict[str, str]:
     """
     found = {}
     for spec in sources:
-        for name in [spec] if spec.startswith(("cldr:", "stdlib:")) else expand(spec):
-            found[name] = f"f2jax {__version__}" if name in BUILT_IN else _signature(name)
+        for name in [spec] if is_one(spec) else expand(spec):
+            found[name] = signature(files_of(name))
     if not found:
         raise UserError("There is nothing to prepare; name files or built-in sets with --input.")
     return found
 
 
-def _signature(path: str) -> str:
-    filesystem, name = files.filesystem(path)
-    info = filesystem.info(name)
-    return " ".join(str(info[key]) for key in ("size", "mtime", "md5Hash", "etag") if key in info)
+def signature(paths: Sequence[str]) -> str:
+    """Changes with the content of files; of no file, which is what a built-in set has, with the version of f2jax."""
+    found = []
+    for path in paths:
+        filesystem, name = files.filesystem(path)
+        info = filesystem.info(name)
+        found.append(" ".join(str(info[key]) for key in ("name", "size", "mtime", "md5Hash", "etag") if key in info))
+    return "\n".join(found) or f"f2jax {__version__}"
+
+
+def names_of(inputs: Mapping[str, str], options: Options) -> dict[str, str]:
+    """A name for each input, of all that decides which records it gives."""
+    curate = options.curate and dataclasses.asdict(options.curate)
+    sets = [signature(set_files(spec)) for spec in options.curate.evaluation_sets] if options.curate else []
+    return {spec: digest([spec, sign, options.kinds, options.seed, curate, sets]) for spec, sign in inputs.items()}
 
 
 def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
@@ -145,85 +159,61 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
     return tokenizer.fingerprint()
 
 
-def survey_all(inputs: dict[str, str], folder: Path, options: Options, run: Callable) -> dict[str, Survey]:
-    """The survey of each input; one that was made before is kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for spec, signature in inputs.items():
-        curate = dataclasses.asdict(options.curate) if options.curate else None
-        decides = [spec, signature, options.kinds, options.cap, options.seed, curate]
-        paths[spec] = folder / f"{_hash(decides)}.npz"
-    new = [(spec, str(path)) for spec, path in paths.items() if not path.exists()]
-    for _ in tqdm(run(partial(_survey_one, options=options), new), "inputs", len(new), unit="file", disable=None):
+def take_all(taken: Sequence[Taken], options: Options, listing: str | Path | None, run: Callable) -> None:
+    read = partial(take_in, options=options, listing=bool(listing))
+    for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None):
         pass
-    return {spec: Survey.load(path) for spec, path in paths.items()}
 
 
-def _survey_one(item: tuple[str, str], options: Options) -> None:
-    spec, path = item
-    survey(spec, options).save(Path(path))
+def count(surveys: Sequence[Survey], states: Sequence[np.ndarray]) -> tuple[dict, dict, dict]:
+    """Over all inputs: rows skipped by reason, rows by note, and rows and share of each language that was found.
 
-
-def plan_all(surveys: dict[str, Survey], inputs: dict[str, str], options: Options, tokenizer: str) -> list[Plan]:
-    """A plan for each data set, in the order in which they first come.
-
-    Raises:
-        UserError: two data sets would have one name.
+    Languages and notes are those of all rows that pass the steps for single rows: duplicates are among them.
     """
-    feeds: dict[Key, list[str]] = {}
-    for spec, found in surveys.items():
-        for key in found.parts:
-            feeds.setdefault(key, []).append(spec)
-    names = dataset_names(feeds)
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
-    if twice:
-        raise UserError(f"Two data sets would have the name {twice[0]}; give one of them another source.")
-    plans = []
-    for key, specs in feeds.items():
-        parts = [surveys[spec].parts[key] for spec in specs]
-        rows = sum(part.rows for part in parts)
-        share = min(1.0, options.cap / rows) if options.cap else 1.0
-        buckets = max(1, -(-int(share * sum(part.bytes for part in parts)) // SHARD_BYTES))
-        decides = [VERSION, key, [(spec, inputs[spec]) for spec in specs], dataclasses.asdict(options), tokenizer]
-        wanted = Wanted(folder_name(names[key]), limit(parts, options.cap), buckets)
-        plans.append(Plan(names[key], key, tuple(specs), wanted, tokenizer, _hash(decides)))
-    return plans
+    skipped, noted, languages = Counter(), Counter(), Counter()
+    for survey, state in zip(surveys, states, strict=True):
+        for total, found in ((skipped, survey.skipped), (noted, survey.noted), (languages, survey.languages)):
+            total.update(found)
+        for which, reason in REASONS.items():
+            skipped[reason] += int((state == which).sum())
+    shares = {code: {"rows": rows, "share": rows / languages.total()} for code, rows in sorted(languages.items())}
+    return dict(sorted((+skipped).items())), dict(sorted(noted.items())), shares
 
 
-def folder_name(name: str) -> str:
-    """A name that any file system takes, and no two data sets share.
-
-    >>> folder_name("nli")
-    'nli'
-    """
-    safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80] or "_"
-    return safe if safe == name else f"{safe}-{stable_id(name):x}"
+def states_path(output: Path, number: int) -> Path:
+    return output / WORK / STATES / f"{number:05d}.npy"
 
 
-def groups(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Data sets that share inputs, together: they are read once for all."""
-    found: list[tuple[set[str], list[Plan]]] = []
-    for plan in plans:
-        apart = [group for group in found if group[0].isdisjoint(plan.inputs)]
-        touching = [group for group in found if not group[0].isdisjoint(plan.inputs)]
-        inputs = set(plan.inputs).union(*(group[0] for group in touching))
-        found = [*apart, (inputs, [p for group in touching for p in group[1]] + [plan])]
-    return [plans for _, plans in found]
+def listings_of(taken: Sequence[Taken], states: Sequence[np.ndarray]) -> dict[int, Path]:
+    """Where the duplicates of each input that has some are listed."""
+    found = {}
+    for number, state in enumerate(states):
+        duplicates = np.isin(state, list(REASONS))
+        if duplicates.any():
+            found[number] = taken[number].path(f"duplicates-{digest(mask=duplicates)}.jsonl")
+    return found
 
 
-def make_group(plans: list[Plan], output: Path, options: Options, beam: dict, run: Callable) -> None:
+def _list_one(item: tuple[Path, Path, Path]) -> None:
+    list_duplicates(*item)
+
+
+def make_group(
+    plans: list[Plan], output: Path, taken: Sequence[Taken], options: Options, beam: dict, run: Callable
+) -> None:
     """Spill the inputs of some data sets, then write and describe each."""
     from f2jax.data.prepare import builder
 
-    work = output / WORK / plans[0].key
-    inputs = list(dict.fromkeys(spec for plan in plans for spec in plan.inputs))
-    folders = {spec: work / f"{number:05d}" for number, spec in enumerate(inputs)}
+    work = output / WORK / SETS / plans[0].key
+    folders = {number: work / f"{number:05d}" for plan in plans for number in plan.inputs}
     work.mkdir(parents=True)
-    for _ in run(partial(_spill_one, plans=plans, options=options), [(s, str(f)) for s, f in folders.items()]):
+    items = [(taken[number].records, states_path(output, number), folder) for number, folder in folders.items()]
+    wanted = {plan.source_kind: plan.wanted for plan in plans}
+    for _ in run(partial(_spill_one, wanted=wanted, options=options), items):
         pass
     for plan in plans:
         spilled = builder.Spilled(
-            inputs=tuple(str(folders[spec]) for spec in plan.inputs),
+            inputs=tuple(str(folders[number]) for number in plan.inputs),
             folder=plan.key,
             keys=str(work / "keys" / plan.key),
             buckets=plan.wanted.buckets,
@@ -244,79 +234,26 @@ def make_group(plans: list[Plan], output: Path, options: Options, beam: dict, ru
         }
         cards.write(output / FINISHED, plan.key, entry | cards.describe(output, entry, options.max_length))
     shutil.rmtree(work)
+    for number in folders:
+        taken[number].records.unlink()
 
 
-def _spill_one(item: tuple[str, str], plans: list[Plan], options: Options) -> None:
-    spec, folder = item
-    source_kind = {plan.source_kind: plan.wanted for plan in plans if spec in plan.inputs}
-    spill(spec, Path(folder), source_kind, options)
+def _spill_one(item: tuple[Path, Path, Path], wanted: dict, options: Options) -> None:
+    spill(*item, wanted, options)
 
 
-def _here(function: Callable, items: Iterable) -> Iterator:
-    return map(function, items)
-
-
-def _in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
-    if jobs == 1 or len(items) < 2:
-        yield from map(function, items)
-        return
-    with ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(function, items)
-
-
-def _on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
-    """Results stay in files: a runner hands none back."""
-    import apache_beam
-
-    if not items:
-        return
-    try:
-        with apache_beam.Pipeline(runner=beam["beam_runner"], options=beam["beam_options"]) as pipeline:
-            _ = pipeline | apache_beam.Create(items) | apache_beam.Reshuffle() | "read" >> apache_beam.Map(function)
-    except RuntimeError as error:  # a worker in another process hands its error over as text
-        found = re.search(r"UserError: (.+)", str(error))
-        if not found:
-            raise
-        raise UserError(found[1]) from error
-    yield from items
-
-
-def _hash(parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:32]
+def clear(output: Path, taken: Sequence[Taken], plans: Sequence[Plan]) -> None:
+    """Remove what is not needed once all data sets are whole, and what earlier runs made for others."""
+    shutil.rmtree(output / WORK, ignore_errors=True)
+    for one in taken:
+        one.records.unlink(missing_ok=True)
+    names = {plan.key for plan in plans}
+    keep = {SURVEYS: {one.folder.name for one in taken}, FINISHED: {f"{name}.json" for name in names}}
+    for folder, stays in (keep | {"documents": names, "rows": names}).items():
+        for path in (output / folder).iterdir():
+            if path.name not in stays:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _licence(name: str, licences: Mapping[str, str]) -> str | None:
     return next((text for pattern, text in licences.items() if fnmatchcase(name, pattern)), None)
-
-
-def beam_options(runner: str | None, options: str) -> dict | None:
-    """What `prepare` takes as `beam`, of a runner's name and `name=value,…`; None where no runner is named.
-
-    Raises:
-        UserError: Apache Beam is not installed, or has no such runner.
-    """
-    if not runner:
-        return None
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions
-        from apache_beam.runners import create_runner
-    except ImportError as error:
-        raise UserError("--beam_runner needs Apache Beam; install it with pip install 'f2jax[beam]'.") from error
-    try:
-        create_runner(runner)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"--beam_runner {runner}: {str(error).splitlines()[0]}") from error
-    return {"beam_runner": runner, "beam_options": PipelineOptions([f"--{x}" for x in options.split(",") if x])}
-
-
-def table(card: dict) -> str:
-    """The data card in lines: a row for each data set, and what was skipped."""
-    titles = ("rows", "held out", "documents", "negatives", "languages")
-    lines = [f"{'data set':<28} {'kind':<14}" + "".join(f" {title:>10}" for title in titles)]
-    for d in card["datasets"]:
-        most = d["max_negatives"]["train"]
-        counts = (d["rows"]["train"], d["rows"]["validation"], d["documents"], most, len(d["languages"]))
-        lines.append(f"{d['name']:<28} {d['kind']:<14}" + "".join(f" {count:>10,}" for count in counts))
-    lines += [f"Skipped {count:,} rows: {reason}." for reason, count in card["skipped"].items()]
-    lines += [f"In {count:,} rows: {note}." for note, count in card["noted"].items()]
-    return "\n".join(lines)
