@@ -55,10 +55,11 @@ def _mark_near(taken: Sequence[Taken], starts: np.ndarray, states: np.ndarray, o
         distinct = states[rows] != IS_EXACT
         keys, rows = keys[distinct], rows[distinct]
         order = np.argsort(keys, kind="stable")
-        borders = np.flatnonzero(np.diff(keys[order])) + 1
-        for group in np.split(rows[order], borders):
-            if len(group) > 1:
-                states[list(near_duplicates(map(sketch, group), options))] = IS_NEAR
+        edges = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
+        for start, stop in pairwise(edges):
+            if stop - start > 1:
+                group = map(sketch, rows[order[start:stop]])
+                states[list(near_duplicates(group, options))] = IS_NEAR
 
 
 def _entries(taken: Sequence[Taken], starts: np.ndarray, name: str, columns: int) -> Iterator[np.ndarray]:
