@@ -30,7 +30,7 @@ def open_source(
     Raises:
         UserError: there is no such set or file.
     """
-    origin, _, rest = spec.partition(":")
+    origin, rest = _split(spec)
     if origin in ("cldr", "stdlib"):
         _check_built_in(spec)
         return stdlib.read(split) if origin == "stdlib" else cldr.read(BUILT_IN[spec], split)
@@ -45,7 +45,7 @@ def open_source(
 
 def is_one(spec: str) -> bool:
     """Is a source one thing, where others are as many as they have files?"""
-    return spec.partition(":")[0] in ("cldr", "stdlib", "beir", *labelled.TASKS)
+    return _split(spec)[0] in ("cldr", "stdlib", "beir", *labelled.TASKS)
 
 
 def files_of(spec: str) -> list[str]:
@@ -54,13 +54,19 @@ def files_of(spec: str) -> list[str]:
     Raises:
         UserError: there is no such set or file.
     """
-    origin, _, rest = spec.partition(":")
+    origin, rest = _split(spec)
     if origin in ("cldr", "stdlib"):
         _check_built_in(spec)
         return []
     if origin == "beir":
         return beir.files_of(rest)
     return expand(_path(rest) if origin in labelled.TASKS else spec)
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """("beir", FOLDER) of `beir:FOLDER`; ("", PATH) of a path."""
+    origin, colon, rest = spec.partition(":")
+    return (origin, rest) if colon else ("", spec)
 
 
 def _check_built_in(spec: str) -> None:

@@ -1,4 +1,4 @@
-"""Files of labelled data → records, by the functions of `curate/convert.py`: one entry of `TASKS` for each.
+"""Files of labelled data → records, by the functions of `convert.py`: one entry of `TASKS` for each.
 
 Rows are converted language by language where they have a column `language` or `lang`, file parts of one source
 together. The labels of a source are held in memory with its texts.
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from f2jax.data.curate import convert
 from f2jax.data.record import Record
+from f2jax.data.sources import convert
 from f2jax.data.sources.rows import read_rows
 from f2jax.data.sources.schema import source_of
 from f2jax.errors import UserError

@@ -15,7 +15,7 @@ from f2jax.data.record import KINDS, Record
 from f2jax.errors import UserError, nearest
 
 NEGATIVE = re.compile(r"negative_(\d+)$")
-SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default", "part", "partial-train")
+SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default", "part")
 _PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
 _HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
 OPTIONAL = ("negatives", "kind", "language", "lang", "source", "label", "instruction", "symmetric")
