@@ -41,12 +41,14 @@ def prepare(argv: list[str]) -> None:
         "--tokenizer", required=True, help="tokenizer.json or SentencePiece model, or a folder with one"
     )
     parser.add_argument("--kinds", nargs="*", default=[], help="SOURCE=KIND for files whose rows do not say it")
-    parser.add_argument("--cap", type=int, default=0, help="rows of a data set at most, chosen by the seed; 0: all")
+    parser.add_argument("--cap", type=int, default=0, help="rows of a data set at most, by the seed; 0: all")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a text, end token included")
     parser.add_argument("--validation-share", type=float, default=0.01, help="of each data set's queries, held out")
     parser.add_argument("--seed", type=int, default=0, help="of the cap, the held-out share and the instructions")
     parser.add_argument("--licences", nargs="*", default=[], help="NAME=LICENCE for the data card; patterns")
-    parser.add_argument("--skipped", metavar="FILE.jsonl", help="list each skipped row with its reason and place")
+    parser.add_argument(
+        "--skipped", metavar="FILE.jsonl", help="list each skipped row with its reason and place, but for the cap's"
+    )
     _instruction_options(parser)
     _curation_options(parser)
     workers = parser.add_argument_group("workers", "Whoever works, the bytes are the same.")

@@ -61,37 +61,39 @@ def prepare(
     if files.is_remote(output):
         raise UserError(f"--output {output}: a corpus is written to a local or mounted folder; copy it from there.")
     output = Path(output).resolve()
-    load_index.cache_clear()  # evaluation sets may have changed since an earlier call
     inputs = list_inputs(sources)
+    if options.curate and any(map(set_files, options.curate.evaluation_sets)):
+        load_index.cache_clear()  # their files may have changed since an earlier call
+    if listing:
+        files.write_whole(listing, "")  # better now than after hours is it said that it cannot be written
     fingerprint = keep_tokenizer(load_tokenizer(tokenizer), output / TOKENIZER)
     run = partial(on_beam, beam=beam) if beam else partial(in_processes, jobs=jobs)
 
     taken = [Taken(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
+    read = partial(take_in, options=options, listing=bool(listing))
     wanted = ["survey.json", *(["skipped.jsonl"] if listing else [])]
-    take_all([one for one in taken if not all(one.path(name).exists() for name in wanted)], options, listing, run)
+    _with_bar(run, read, [one for one in taken if not all(one.path(name).exists() for name in wanted)])
     surveys = [one.survey() for one in taken]
     states = decide(taken, [survey.rows for survey in surveys], options.curate)
-    skipped, noted, languages = count(surveys, states)
+    counts = count(surveys, states)
     plans = plan_all(taken, [survey.parts for survey in surveys], states, options, fingerprint)
     if not plans:
-        reasons = "; ".join(f"{number:,} x {reason}" for reason, number in skipped.items())
+        reasons = "; ".join(f"{number:,} x {reason}" for reason, number in counts["skipped"].items())
         raise UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
 
     todo = [plan for plan in plans if not cards.is_finished(output / FINISHED, plan.key, plan.fingerprint)]
     listings = listings_of(taken, states) if listing else {}
     unlisted = [number for number, path in listings.items() if not path.exists()]
     needed = sorted({*unlisted, *(number for plan in todo for number in plan.inputs)})
-    take_all([taken[number] for number in needed if not taken[number].records.exists()], options, listing, run)
+    _with_bar(run, read, [taken[number] for number in needed if not taken[number].records.exists()])
     if todo:
         (output / CARD).unlink(missing_ok=True)
     shutil.rmtree(output / WORK, ignore_errors=True)
     (output / WORK / STATES).mkdir(parents=True)
     for number in needed:
         np.save(states_path(output, number), states[number])
-    items = [(taken[number].records, states_path(output, number), listings[number]) for number in unlisted]
-    for _ in run(_list_one, items):
+    for _ in run(_list_one, [(taken[n].records, states_path(output, n), listings[n]) for n in unlisted]):
         pass
-
     make = partial(make_group, output=output, taken=taken, options=options, beam=beam or {}, run=run if beam else here)
     work = groups(todo)
     with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
@@ -101,6 +103,7 @@ def prepare(
     if listing:
         parts = [path for number, one in enumerate(taken) for path in (one.listing, listings.get(number)) if path]
         write_listing(parts, listing)
+    (output / CARD).unlink(missing_ok=True)  # it names nothing that is removed now
     clear(output, taken, plans)
     made = [cards.read(output / FINISHED, plan.key) for plan in plans]
     card = {
@@ -108,13 +111,16 @@ def prepare(
         "f2jax": __version__,
         "tokenizer": fingerprint,
         "options": dataclasses.asdict(options),
-        "skipped": skipped,
-        "noted": noted,
-        "identified": languages,
+        **counts,
         "datasets": [entry | {"licence": _licence(entry["name"], licences or {})} for entry in made],
     }
     files.write_whole(output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
     return card
+
+
+def _with_bar(run: Callable, read: Callable, taken: Sequence[Taken]) -> None:
+    for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None):
+        pass
 
 
 def list_inputs(sources: Iterable[str]) -> dict[str, str]:
@@ -159,14 +165,8 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
     return tokenizer.fingerprint()
 
 
-def take_all(taken: Sequence[Taken], options: Options, listing: str | Path | None, run: Callable) -> None:
-    read = partial(take_in, options=options, listing=bool(listing))
-    for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None):
-        pass
-
-
-def count(surveys: Sequence[Survey], states: Sequence[np.ndarray]) -> tuple[dict, dict, dict]:
-    """Over all inputs: rows skipped by reason, rows by note, and rows and share of each language that was found.
+def count(surveys: Sequence[Survey], states: Sequence[np.ndarray]) -> dict[str, dict]:
+    """Over all inputs, for the card: rows skipped by reason, rows by note, rows and share of each language found.
 
     Languages and notes are those of all rows that pass the steps for single rows: duplicates are among them.
     """
@@ -176,8 +176,13 @@ def count(surveys: Sequence[Survey], states: Sequence[np.ndarray]) -> tuple[dict
             total.update(found)
         for which, reason in REASONS.items():
             skipped[reason] += int((state == which).sum())
-    shares = {code: {"rows": rows, "share": rows / languages.total()} for code, rows in sorted(languages.items())}
-    return dict(sorted((+skipped).items())), dict(sorted(noted.items())), shares
+    return {
+        "skipped": dict(sorted((+skipped).items())),
+        "noted": dict(sorted(noted.items())),
+        "identified": {
+            code: {"rows": rows, "share": rows / languages.total()} for code, rows in sorted(languages.items())
+        },
+    }
 
 
 def states_path(output: Path, number: int) -> Path:

@@ -46,7 +46,7 @@ class RecordWriter:
 
 def read_records(path: Path) -> Iterator[tuple[Record, str]]:
     """(record, place) of all that `RecordWriter` wrote, in order."""
-    with pa.ipc.open_stream(str(path)) as stream:
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:  # of a path it would map the whole file
         for batch in stream:
             columns = (column.to_pylist() for column in batch.columns)
             for *values, where in zip(*columns, strict=True):
