@@ -35,7 +35,7 @@ evaluation = [
     "matplotlib>=3.8,<4",
 ]
 mteb = [
-    "mteb>=2.10,<3",  # tasks, benchmarks, and the instructions of F2LLM-v2 for them
+    "mteb>=2.26,<3",  # tasks, benchmarks, and the instructions of F2LLM-v2 for them
 ]
 curate = [
     "rensa>=0.5,<0.6",  # MinHash in Rust, twenty times faster than datasketch; its values are versioned, hence the pin

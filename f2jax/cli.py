@@ -222,8 +222,7 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
 
 
 def _evaluate_with_mteb(args: argparse.Namespace) -> None:
-    if not importlib.util.find_spec("mteb"):
-        raise UserError("These tasks need mteb; install it with pip install 'f2jax[mteb]'.")
+    _need_mteb("f2jax evaluate on these tasks")
     if not args.output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
 
@@ -235,6 +234,23 @@ def _evaluate_with_mteb(args: argparse.Namespace) -> None:
     print(f"Results: {args.output}/results")
 
 
+def report(argv: list[str]) -> None:
+    parser = _parser("report", "Tables and curves of results as one HTML page, beside the published F2LLM-v2.")
+    parser.add_argument("results", nargs="+", help="folders: the --output of f2jax evaluate, or results of mteb")
+    parser.add_argument("--output", required=True, help="folder for index.html, the plots as PNG, and scores.csv")
+    args = parser.parse_args(argv)
+    _need_mteb("f2jax report")
+
+    from f2jax.evaluation import report as lib
+
+    print("\n".join(lib.report(args.results, args.output)))
+
+
+def _need_mteb(what: str) -> None:
+    if not importlib.util.find_spec("mteb"):
+        raise UserError(f"{what} needs mteb; install it with pip install 'f2jax[mteb]'.")
+
+
 COMMANDS = {
     "train": train,
     "prepare": prepare,
@@ -242,6 +258,7 @@ COMMANDS = {
     "encode": encode,
     "export": export,
     "evaluate": evaluate,
+    "report": report,
 }
 
 
@@ -295,6 +312,7 @@ _SUMMARY = {
     "encode": "embed the texts of a file",
     "export": "write a folder that other embedding tools load",
     "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
+    "report": "tables and curves of results",
 }
 
 

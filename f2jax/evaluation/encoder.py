@@ -10,6 +10,7 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.types import PromptType
 
+from f2jax import files
 from f2jax.evaluation.prompts import Prompts
 from f2jax.evaluation.variants import Variant
 from f2jax.evaluation.vectors import VectorCache
@@ -114,6 +115,4 @@ def write_settings(path: Path, record: dict) -> None:
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     kept = [line for line in old if line["task"] != record["task"]]
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in [*kept, record]]
-    part = path.with_suffix(".part")
-    part.write_text("".join(lines))
-    part.replace(path)
+    files.write_whole(path, "".join(lines))
