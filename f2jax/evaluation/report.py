@@ -169,14 +169,12 @@ def long_form(runs: Sequence[Run]) -> str:
     """Every score as a line of CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["model", "revision", "parameters", "dim", "precision", "task", "type", "split", "subset", "languages", "score"]
-    )
+    writer.writerow(CSV)
     for run in runs:
         left = (run.model, run.revision, run.parameters, run.variant.dim, run.variant.precision)
         for entry in run.entries:
             right = (results.task_type(entry.task), entry.split, entry.subset, " ".join(entry.languages), entry.score)
-            writer.writerow(CSV)
+            writer.writerow([*left, entry.task, *right])
     return text.getvalue()
 
 
