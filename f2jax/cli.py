@@ -182,32 +182,33 @@ def evaluate(argv: list[str]) -> None:
         f"Default: those in --data; without --data: built in are {', '.join(TASKS)}, for which nothing is installed or "
         "downloaded. All others run by mteb (pip install 'f2jax[mteb]').",
     )
-    which.add_argument("--tasks", nargs="+", default=[], help="names: built-in, local, or mteb's")
+    which.add_argument("--tasks", nargs="+", help="names: built-in, local, or mteb's")
     which.add_argument("--benchmark", help="english, multilingual, german …, or mteb's name: 'MTEB(eng, v2)'")
     which.add_argument("--data", help="folder of the local tasks' data")
-    which.add_argument("--languages", nargs="+", default=[], help="only these, as ISO 639-3 codes: deu fra")
+    which.add_argument("--languages", nargs="+", help="only these, as ISO 639-3 codes: deu fra")
     vectors = parser.add_argument_group("vectors", "Texts are encoded once, whatever is scored of them.")
-    vectors.add_argument("--dims", nargs="+", type=int, default=[], help="default: the model's Matryoshka dimensions")
-    vectors.add_argument(
-        "--precisions", nargs="*", default=["int8", "binary"], help="beside float32, at the largest dimension"
-    )
+    vectors.add_argument("--dims", nargs="+", type=int, help="default: the model's Matryoshka dimensions")
+    vectors.add_argument("--precisions", nargs="*", help="at the largest dimension, default: int8 binary; may be none")
     vectors.add_argument("--cache", help="folder of the vectors, default: OUTPUT/vectors; may be deleted at any time")
     prompts = parser.add_argument_group(
         "prompts", "Default: the instructions of F2LLM-v2 in mteb, after the template 'Instruct: … \\nQuery: '."
     )
     prompts.add_argument("--prompts", help="JSON file {task, type or query: instruction}, with 'template'; or: none")
-    prompts.add_argument("--prompt", nargs="+", default=[], help="NAME=INSTRUCTION in the place of one of these")
-    parser.add_argument("--baseline", nargs="+", default=[], help="also score: tfidf, or random (untrained weights)")
+    prompts.add_argument("--prompt", nargs="+", help="NAME=INSTRUCTION in the place of one of these")
+    parser.add_argument("--baseline", nargs="+", help="also score: tfidf, or random (untrained weights)")
     parser.add_argument("--name", help="of the model in the results, default: f2jax/ and its folder's name")
     args = parser.parse_args(argv)
 
-    if args.data or args.benchmark or args.baseline or not set(args.tasks) <= set(TASKS):
+    if args.data or args.benchmark or args.baseline or not set(args.tasks or ()) <= set(TASKS):
         _evaluate_with_mteb(args)
     else:
         _evaluate_built_in(args)
 
 
 def _evaluate_built_in(args: argparse.Namespace) -> None:
+    for name in ("languages", "dims", "precisions", "cache", "prompts", "prompt", "name"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is for other tasks than the built-in ones; give --tasks, --benchmark or --data.")
     if not args.model:
         raise UserError("f2jax evaluate needs --model.")
 
@@ -228,8 +229,9 @@ def _evaluate_with_mteb(args: argparse.Namespace) -> None:
 
     from f2jax.evaluation import command, run
 
-    fields = {name: getattr(args, name) for name in command.Options.__dataclass_fields__}
-    scores = command.evaluate(command.Options(**fields | {"prompt": _pairs(args.prompt, "--prompt")}))
+    args.prompt = _pairs(args.prompt or [], "--prompt")
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    scores = command.evaluate(command.Options(**given))
     print(run.table(scores))
     print(f"Results: {args.output}/results")
 

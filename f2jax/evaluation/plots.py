@@ -52,7 +52,8 @@ def _curve(panel, model: str, points: list, color: str, dashed: bool) -> None:
     if dashed and floats:
         panel.axhline(floats[-1][1], ls="--", lw=1.2, color=color, label=model)
         return
-    panel.plot(*zip(*floats, strict=True), "o-", ms=4, color=color, label=model) if floats else None
+    if floats:
+        panel.plot(*zip(*floats, strict=True), "o-", ms=4, color=color, label=model)
     for variant, value in points:
         if variant.precision != "float32":
             label = f"{model}, {variant.precision}"

@@ -7,6 +7,7 @@ from mteb.abstasks import AbsTask
 
 from f2jax.errors import UserError, nearest
 from f2jax.evaluation import local, published
+from f2jax.evaluation.tasks import TASKS as BUILT_IN
 
 
 def select(
@@ -45,6 +46,8 @@ def _task(name: str, data: str | None) -> AbsTask:
         if not data:
             raise UserError(f"{name} is a local task; name the folder of its data with --data.")
         return local.TASKS[name](data)
+    if name in BUILT_IN:
+        raise UserError(f"{name} is built in; give built-in tasks a command of their own, without --data.")
     try:
         return mteb.get_task(name)
     except KeyError as error:
