@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib
-import numpy as np
 
 from f2jax.evaluation import published
-from f2jax.evaluation.results import Run
+from f2jax.evaluation.results import ALL, Run, shared_tasks, task_type, with_dimensions
 
 if TYPE_CHECKING:
     from f2jax.evaluation.report import Benchmark
@@ -17,34 +16,36 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 MARKS = {"int8": "s", "uint8": "D", "binary": "^", "ubinary": "v"}
-ALL = "mean of tasks"
 
 
 def dimensions(runs: Sequence[Run]) -> bytes | None:
-    """A panel for each task type and for all tasks: a line for each model with several dimensions, marks for other
-    precisions, dashed lines for models with one; None where no model has several."""
-    lines = [model for model in _models(runs) if len({r.variant.dim for r in runs if r.model == model}) > 1]
-    if not lines:
+    """A panel for each task type and for all tasks, on the tasks that every model with several dimensions has.
+
+    A line for each of these models, marks for other precisions, dashed lines for models with one dimension. None where
+    there is nothing to draw.
+    """
+    several = with_dimensions(runs)
+    shared = shared_tasks(several)
+    if not shared:
         return None
-    kinds = [ALL, *sorted({kind for run in runs for kind in run.types()})]
+    drawn = [run for run in runs if shared <= set(run.tasks())]
+    kinds = [ALL, *sorted({task_type(task) for task in shared})]
     columns = min(3, len(kinds))
-    rows = -(-len(kinds) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), dpi=130, squeeze=False)
-    for panel, kind in zip(panels.flat, kinds, strict=False):
-        for number, model in enumerate(_models(runs)):
-            own = [run for run in runs if run.model == model]
-            points = [(run.variant, 100 * value) for run in own if (value := _value(run, kind)) is not None]
-            _curve(panel, model, points, f"C{number % 10}", dashed=model not in lines)
-        dims = sorted({run.variant.dim for run in runs if run.model in lines})
+    figure, panels = _panels(len(kinds), columns, (4.2, 3.2))
+    models = list(dict.fromkeys(run.model for run in drawn))
+    for panel, kind in zip(panels, kinds, strict=True):
+        for number, model in enumerate(models):
+            own = [(run.variant, 100 * run.types(shared)[kind]) for run in drawn if run.model == model]
+            _curve(panel, model, own, f"C{number % 10}", dashed=len(own) == 1)
+        dims = sorted({run.variant.dim for run in several})
         panel.set_title(kind, fontsize=10)
         panel.set_xscale("log", base=2)
-        panel.set_xticks(dims, [str(dim) for dim in dims], fontsize=8)
+        panel.set_xticks(dims, [str(dim) for dim in dims], fontsize=8, rotation=45)
         _tidy(panel)
-    for panel in list(panels.flat)[len(kinds) :]:
-        panel.axis("off")
     figure.supxlabel("dimensions kept (truncate, then normalize)", fontsize=10)
-    figure.supylabel("main score, %", fontsize=10)
-    return _png(figure, panels.flat[0])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=4)
+    return _png(figure)
 
 
 def _curve(panel, model: str, points: list, color: str, dashed: bool) -> None:
@@ -61,51 +62,48 @@ def _curve(panel, model: str, points: list, color: str, dashed: bool) -> None:
 
 
 def sizes(runs: Sequence[Run], benchmarks: "Sequence[Benchmark]") -> bytes | None:
-    """A panel for each benchmark with the published family as a line and our models as stars; without benchmarks, one
-    panel with the mean of the tasks that all our models share. None where no size is known."""
+    """A panel for each benchmark of which a model has all tasks: the published family as a line, ours as stars.
+
+    Without such a benchmark, one panel with the mean of the tasks that all our models share. None where there is none.
+    """
     ours = {run.model: run for run in runs if run.whole and run.parameters}
-    if not ours:
+    shared = shared_tasks(list(ours.values()))
+    stars = {one.name: {m: mean for m, (mean, n) in one.means.items() if n == one.tasks} for one in benchmarks}
+    stars = {name: own for name, own in stars.items() if set(own) & set(ours)}
+    if not stars and shared:
+        own = {model: run.types(shared)[ALL] for model, run in ours.items()}
+        stars = {f"mean of {len(shared)} shared tasks": own}
+    if not stars:
         return None
-    columns = min(3, max(1, len(benchmarks)))
-    rows = max(1, -(-len(benchmarks) // columns))
-    figure, panels = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.6 * rows), dpi=130, squeeze=False)
-    for panel, benchmark in zip(panels.flat, benchmarks, strict=False):
-        sizes_of, scores = published.load()["parameters"], published.benchmark_scores()
-        family = sorted((sizes_of[model], scores[model][benchmark.name]) for model in sizes_of)
-        panel.plot(*zip(*family, strict=True), "o-", ms=4, color="0.6", label="F2LLM-v2 (paper)")
-        for number, (model, run) in enumerate(ours.items()):
-            if model in benchmark.means:
-                mean, tasks = benchmark.means[model]
-                label = model if tasks == benchmark.tasks else f"{model}, {tasks} of {benchmark.tasks} tasks"
-                panel.plot(run.parameters, 100 * mean, "*", ms=11, color=f"C{number % 10}", label=label)
-        panel.set_title(benchmark.name, fontsize=10)
-    if not benchmarks:
-        shared = set.intersection(*(set(run.tasks()) for run in ours.values()))
-        for number, (model, run) in enumerate(ours.items()):
-            values = [value for task, value in run.tasks().items() if task in shared]
-            if values:
-                mean = 100 * float(np.mean(values))
-                panels.flat[0].plot(run.parameters, mean, "*", ms=11, color=f"C{number % 10}", label=model)
-        panels.flat[0].set_title(f"mean of {len(shared)} shared tasks", fontsize=10)
-    for panel in list(panels.flat)[: max(1, len(benchmarks))]:
+    figure, panels = _panels(len(stars), min(3, len(stars)), (5.2, 3.6))
+    for panel, (title, own) in zip(panels, stars.items(), strict=True):
+        scores = {model: one[title] for model, one in published.benchmark_scores().items() if title in one}
+        family = sorted((published.load()["parameters"][model], score) for model, score in scores.items())
+        if family:
+            panel.plot(*zip(*family, strict=True), "o-", ms=4, color="0.6", label="F2LLM-v2 (paper)")
+        for number, model in enumerate(ours):
+            if model in own:
+                color = f"C{number % 10}"
+                panel.plot(ours[model].parameters, 100 * own[model], "*", ms=11, color=color, label=model)
+        panel.set_title(title, fontsize=10)
         panel.set_xscale("log")
         panel.legend(frameon=False, fontsize=7)
         _tidy(panel)
-    for panel in list(panels.flat)[max(1, len(benchmarks)) :]:
-        panel.axis("off")
     figure.supxlabel("parameters", fontsize=10)
-    figure.supylabel("main score, %", fontsize=10)
     return _png(figure)
 
 
-def _models(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(run.model for run in runs))
-
-
-def _value(run: Run, kind: str) -> float | None:
-    if kind == ALL:
-        return float(np.mean(list(run.tasks().values()))) if run.tasks() else None
-    return run.types().get(kind)
+def _panels(number: int, columns: int, size: tuple[float, float]) -> tuple:
+    """A figure with so many panels in rows of `columns`, each of `size` inches."""
+    rows = -(-number // columns)
+    width, height = size
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), dpi=130, squeeze=False, layout="constrained"
+    )
+    for panel in grid.flat[number:]:
+        panel.axis("off")
+    figure.supylabel("main score, %", fontsize=10)
+    return figure, list(grid.flat[:number])
 
 
 def _tidy(panel) -> None:
@@ -114,11 +112,7 @@ def _tidy(panel) -> None:
     panel.grid(axis="y", alpha=0.3)
 
 
-def _png(figure, legend_of=None) -> bytes:
-    if legend_of is not None:
-        handles, labels = legend_of.get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
-    figure.set_layout_engine("constrained")
+def _png(figure) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png")
     plt.close(figure)

@@ -71,7 +71,7 @@ def tables(runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> list[Table]:
     made = [
         by_benchmark(benchmarks),
         *by_published_type(whole, benchmarks),
-        _by_model("Task types", "Mean of the tasks of a type.", whole, lambda run: run.types()),
+        _by_model("Task types", "Mean of the tasks that a model has of a type.", whole, lambda run: run.types()),
         by_task(whole),
         by_dimension(runs),
         _by_model("Languages", "Mean of the tasks in a language.", whole, lambda run: run.languages(), language_name),
@@ -135,14 +135,13 @@ def by_task(whole: dict[str, Run]) -> Table:
 
 def by_dimension(runs: Sequence[Run]) -> Table:
     """Models at each dimension and precision, by task type."""
-    several = [run for run in runs if sum(other.model == run.model for other in runs) > 1]
-    kinds = sorted({kind for run in several for kind in run.types()})
-    rows = [
-        (f"{run.model}, {run.variant}", [*(_percent(run.types().get(kind)) for kind in kinds), _mean(run)])
-        for run in several
-    ]
-    note = "All from one encoding: truncated, then normalized, then quantized."
-    return Table("Dimensions and precisions", note, [*kinds, "mean of tasks"], rows)
+    several = results.with_dimensions(runs)
+    shared = results.shared_tasks(several)
+    scores = {f"{run.model}, {run.variant}": run.types(shared) for run in several} if shared else {}
+    kinds = sorted({kind for own in scores.values() for kind in own}, key=lambda kind: (kind != results.ALL, kind))
+    note = f"The {len(shared)} tasks that all of these have; truncated, then normalized, then quantized."
+    rows = [(name, [_percent(own[kind]) for kind in kinds]) for name, own in scores.items()]
+    return Table("Dimensions and precisions", note, kinds, rows)
 
 
 def _by_model(title: str, note: str, whole: dict[str, Run], scores, name=lambda key: key) -> Table:
@@ -150,10 +149,6 @@ def _by_model(title: str, note: str, whole: dict[str, Run], scores, name=lambda 
     keys = sorted({key for values in own.values() for key in values})
     rows = [(name(key), [_percent(values.get(key)) for values in own.values()]) for key in keys]
     return Table(title, note, list(own), rows)
-
-
-def _mean(run: Run) -> float:
-    return 100 * float(np.mean(list(run.tasks().values())))
 
 
 def _percent(value: float | None) -> float | None:

@@ -14,6 +14,8 @@ from f2jax.errors import UserError
 from f2jax.evaluation import local
 from f2jax.evaluation.variants import Variant
 
+ALL = "mean of tasks"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -50,9 +52,12 @@ class Run:
                 scores[tag, entry.task].append(entry.score)
         return _means((tag, float(np.mean(values))) for (tag, _), values in scores.items())
 
-    def types(self) -> dict[str, float]:
-        """{task type: mean of its tasks}"""
-        return _means((task_type(task), score) for task, score in self.tasks().items())
+    def types(self, tasks: Iterable[str] | None = None) -> dict[str, float]:
+        """{task type: mean of its tasks}, of the given ones alone; ALL stands for the mean of all of these."""
+        scores = self.tasks()
+        kept = {task: scores[task] for task in (scores if tasks is None else tasks) if task in scores}
+        everything = ((ALL, score) for score in kept.values())
+        return _means([*((task_type(task), score) for task, score in kept.items()), *everything])
 
 
 def read(folders: Iterable[str | Path]) -> list[Run]:
@@ -120,6 +125,16 @@ def _distinct(runs: list[Run]) -> list[Run]:
     return sorted(
         named, key=lambda run: (run.model, not run.whole, run.variant.precision != "float32", -run.variant.dim)
     )
+
+
+def shared_tasks(runs: Sequence[Run]) -> set[str]:
+    """The tasks that every run has: means over these compare."""
+    return set.intersection(*(set(run.tasks()) for run in runs)) if runs else set()
+
+
+def with_dimensions(runs: Sequence[Run]) -> list[Run]:
+    """The runs of the models that were scored at more than one dimension or precision."""
+    return [run for run in runs if sum(other.model == run.model for other in runs) > 1]
 
 
 def _means(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
