@@ -91,10 +91,16 @@ def by_benchmark(benchmarks: Sequence[Benchmark]) -> Table:
 
 
 def _coverage(benchmark: Benchmark, model: str) -> float | str | None:
-    if model not in benchmark.means:
+    mean, tasks = benchmark.means.get(model, (0.0, 0))
+    return _partial([mean] * tasks, benchmark.tasks)
+
+
+def _partial(scores: Sequence[float], tasks: int) -> float | str | None:
+    """The mean in percent; with the number of scores where there should be more."""
+    if not scores:
         return None
-    mean, tasks = benchmark.means[model]
-    return 100 * mean if tasks == benchmark.tasks else f"{100 * mean:.2f} ({tasks} of {benchmark.tasks})"
+    mean = 100 * float(np.mean(scores))
+    return mean if len(scores) == tasks else f"{mean:.2f} ({len(scores)} of {tasks})"
 
 
 def by_published_type(whole: dict[str, Run], benchmarks: Sequence[Benchmark]) -> list[Table]:
@@ -104,17 +110,16 @@ def by_published_type(whole: dict[str, Run], benchmarks: Sequence[Benchmark]) ->
         types = published.load()["types"].get(benchmark.short)
         if not types:
             continue
-        names = {task.metadata.name for task in mteb.get_benchmark(benchmark.name).tasks}
+        tasks = [task.metadata.name for task in mteb.get_benchmark(benchmark.name).tasks]
+        groups = [[task for task in tasks if results.task_type(task) == kind] for kind in types["columns"]]
         rows = []
         for model, run in whole.items():
-            own = {task: score for task, score in run.tasks().items() if task in names}
-            cells = [
-                [score for task, score in own.items() if results.task_type(task) == kind] for kind in types["columns"]
-            ]
-            if own:
-                rows.append((model, [100 * float(np.mean(scores)) if scores else None for scores in cells]))
+            own = run.tasks()
+            scores = [([own[task] for task in group if task in own], len(group)) for group in groups]
+            if any(some for some, _ in scores):
+                rows.append((model, [_partial(some, number) for some, number in scores]))
         rows += [(f"{model} (paper)", values) for model, values in types.items() if model != "columns"]
-        note = "Mean of those tasks of a type that are there."
+        note = "Mean of the tasks of a type. Where some are missing, their number stands beside it."
         made.append(Table(f"{benchmark.name} by task type", note, types["columns"], rows))
     return made
 
