@@ -223,9 +223,9 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
 
 
 def _evaluate_with_mteb(args: argparse.Namespace) -> None:
-    _need_mteb("f2jax evaluate on these tasks")
     if not args.output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
+    _need_mteb("f2jax evaluate on these tasks")
 
     from f2jax.evaluation import command, run
 

@@ -68,7 +68,8 @@ def evaluate(
     except KeyboardInterrupt as stop:
         raise Interrupted(f"interrupted; the same command goes on from what lies in {output}.") from stop
     if failures:
-        raise UserError(f"{len(failures)} of {len(tasks)} tasks have no data: {'; '.join(failures)}.")
+        missing = f"{len(failures)} of {len(tasks)} tasks have no data: {'; '.join(failures)}"
+        raise UserError(f"{missing}; the scores of the others lie in {output}.")
     return scores
 
 
