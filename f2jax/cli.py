@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import sys
 
@@ -271,21 +272,85 @@ def export(argv: list[str]) -> None:
 
 
 def evaluate(argv: list[str]) -> None:
-    from f2jax.evaluation import builtin
+    from f2jax.evaluation.tasks import TASKS
 
-    parser = _parser("evaluate", "Score a model on built-in held-out tasks at every Matryoshka dimension.")
-    _model_options(parser)
-    parser.add_argument("--tasks", nargs="+", default=list(builtin.TASKS), help=f"of {', '.join(builtin.TASKS)}")
-    parser.add_argument("--output", help="folder for results.json, results.txt and dimensions.png")
+    parser = _parser("evaluate", "Score a model at every Matryoshka dimension; the same command goes on.")
+    _model_options(parser, required=False)
+    parser.add_argument("--output", help="folder of the results; tasks of mteb need it")
+    which = parser.add_argument_group(
+        "tasks",
+        f"Default: those in --data; without --data: built in are {', '.join(TASKS)}, for which nothing is installed or "
+        "downloaded. All others run by mteb (pip install 'f2jax[mteb]').",
+    )
+    which.add_argument("--tasks", nargs="+", help="names: built-in, local, or mteb's")
+    which.add_argument("--benchmark", help="english, multilingual, german …, or mteb's name: 'MTEB(eng, v2)'")
+    which.add_argument("--data", help="folder of the local tasks' data")
+    which.add_argument("--languages", nargs="+", help="only these, as ISO 639-3 codes: deu fra")
+    vectors = parser.add_argument_group("vectors", "Texts are encoded once, whatever is scored of them.")
+    vectors.add_argument("--dims", nargs="+", type=int, help="default: the model's Matryoshka dimensions")
+    vectors.add_argument("--precisions", nargs="*", help="at the largest dimension, default: int8 binary; may be none")
+    vectors.add_argument("--cache", help="folder of the vectors, default: OUTPUT/vectors; may be deleted at any time")
+    prompts = parser.add_argument_group(
+        "prompts", "Default: the instructions of F2LLM-v2 in mteb, after the template 'Instruct: … \\nQuery: '."
+    )
+    prompts.add_argument("--prompts", help="JSON file {task, type or query: instruction}, with 'template'; or: none")
+    prompts.add_argument("--prompt", nargs="+", help="NAME=INSTRUCTION in the place of one of these")
+    parser.add_argument("--baseline", nargs="+", help="also score: tfidf, or random (untrained weights)")
+    parser.add_argument("--name", help="of the model in the results, default: f2jax/ and its folder's name")
     args = parser.parse_args(argv)
 
-    from f2jax import Embedder
+    if args.data or args.benchmark or args.baseline or not set(args.tasks or ()) <= set(TASKS):
+        _evaluate_with_mteb(args)
+    else:
+        _evaluate_built_in(args)
 
-    results = builtin.evaluate(Embedder.from_pretrained(args.model, args.dtype), args.tasks)
+
+def _evaluate_built_in(args: argparse.Namespace) -> None:
+    for name in ("languages", "dims", "precisions", "cache", "prompts", "prompt", "name"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is for other tasks than the built-in ones; give --tasks, --benchmark or --data.")
+    if not args.model:
+        raise UserError("f2jax evaluate needs --model.")
+
+    from f2jax import Embedder
+    from f2jax.evaluation import builtin
+
+    results = builtin.evaluate(Embedder.from_pretrained(args.model, args.dtype), args.tasks or builtin.TASKS)
     print(builtin.table(results))
     if args.output:
         builtin.write(results, args.output)
         print(f"Table and plot: {args.output}")
+
+
+def _evaluate_with_mteb(args: argparse.Namespace) -> None:
+    if not args.output:
+        raise UserError("f2jax evaluate needs --output for these tasks.")
+    _need_mteb("f2jax evaluate on these tasks")
+
+    from f2jax.evaluation import command, run
+
+    args.prompt = _pairs(args.prompt or [], "--prompt")
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    scores = command.evaluate(command.Options(**given))
+    print(run.table(scores))
+    print(f"Results: {args.output}/results")
+
+
+def report(argv: list[str]) -> None:
+    parser = _parser("report", "Tables and curves of results as one HTML page, beside the published F2LLM-v2.")
+    parser.add_argument("results", nargs="+", help="folders: the --output of f2jax evaluate, or results of mteb")
+    parser.add_argument("--output", required=True, help="folder for index.html, the plots as PNG, and scores.csv")
+    args = parser.parse_args(argv)
+    _need_mteb("f2jax report")
+
+    from f2jax.evaluation import report as lib
+
+    print("\n".join(lib.report(args.results, args.output)))
+
+
+def _need_mteb(what: str) -> None:
+    if not importlib.util.find_spec("mteb"):
+        raise UserError(f"{what} needs mteb; install it with pip install 'f2jax[mteb]'.")
 
 
 COMMANDS = {
@@ -295,6 +360,7 @@ COMMANDS = {
     "encode": encode,
     "export": export,
     "evaluate": evaluate,
+    "report": report,
 }
 
 
@@ -347,7 +413,8 @@ _SUMMARY = {
     "mine": "give rows hard negatives",
     "encode": "embed the texts of a file",
     "export": "write a folder that other embedding tools load",
-    "evaluate": "score a model on the built-in held-out tasks",
+    "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
+    "report": "tables and curves of results",
 }
 
 
