@@ -1,10 +1,34 @@
 """A plan in words: a table with a column for each topology."""
 
+import dataclasses
+import json
 from collections.abc import Sequence
 
-from f2jax.parallel.plan import Plan
+from tqdm import tqdm
+
+from f2jax import files
+from f2jax.parallel.plan import Plan, plan
+from f2jax.parallel.plan_layout import search
 
 GIB = 2**30
+
+
+def report(config, topologies: Sequence[str], tokens_per_text=None, rows=None, searches=False, json_path=None) -> str:
+    """Plan a config for some topologies; the table, and all figures in the file `json_path`, a list of plans.
+
+    Args:
+        searches: choose mesh and remat, see `plan_layout.search`; else those of the config.
+
+    Raises:
+        UserError: see `plan.plan`.
+    """
+    make = search if searches else plan
+    plans = []
+    for topology in tqdm(topologies, unit="plan", dynamic_ncols=True):
+        plans.append(make(config, topology, tokens_per_text, rows))
+        if json_path:  # after each: one that is interrupted has not compiled for nothing
+            files.write_whole(json_path, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")
+    return table(plans)
 
 
 def table(plans: Sequence[Plan]) -> str:
