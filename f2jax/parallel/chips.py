@@ -7,7 +7,7 @@ from f2jax.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Chip:
-    """Figures of one device: a chip, or one of the two cores of a tpu7x chip.
+    """Figures of one device as the compiler lists them: a chip, or one of the two cores of a v4 or tpu7x chip.
 
     Peak, memory and bandwidth: https://cloud.google.com/tpu/docs/v4, …/v5e, …/v5p, …/v6e, …/tpu7x. The clock follows
     from the peak: matrix units x their sides x 2 operations in a cycle. Links: what one link carries one way, from
@@ -30,7 +30,7 @@ GIB = 2**30
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "v4", 275e12, 1.05e9, 32 * GIB, 1.2e12, 4.5e10, ring=4),  # 8 units
+        Chip("v4", "v4", 137.5e12, 1.05e9, 16 * GIB, 6e11, 2.25e10, ring=4, cores=2),  # 4 units
         Chip("v5e", "v5litepod", 197e12, 1.5e9, 16 * GIB, 8.1e11, 4.5e10, ring=16),  # 4 units
         Chip("v5p", "v5p", 459e12, 1.75e9, 95 * GIB, 2.765e12, 9e10, ring=4),  # 8 units
         Chip("v6e", "v6e", 918e12, 1.75e9, 32 * GIB, 1.6e12, 9e10, ring=16, unit=256),  # 4 units

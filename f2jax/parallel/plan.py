@@ -51,7 +51,7 @@ class Plan:
     memory: dict[str, int]  # bytes by kind: parameters, optimizer, teacher, batch, temporaries, code
     hbm: int  # bytes that the device has
     needed: int  # bytes in all
-    collectives: list[dict]  # kind, group, runs, bytes, overlaps
+    collectives: list[dict]  # kind, devices, overlaps, runs, bytes, largest; bytes are those of whole arrays
     seconds: dict[str, float]  # compute, links, exposed, step; {} where it does not fit
     mfu: float  # operations that the model needs, of those that the chips could do in a step
     tokens_per_second: float  # useful tokens, of each chip
@@ -150,8 +150,10 @@ def topology_devices(topology: str):
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
+    sides = [int(side) for side in re.findall(r"\d+", topology.partition(":")[2])]
+    host = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sides) == 1 else {}  # others have hosts of 2 x 2 chips
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **host).devices
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"The TPU compiler does not know the topology '{topology}': {reason}") from error
@@ -230,14 +232,20 @@ def memory_by_kind(stats, held: dict[str, int]) -> tuple[dict[str, int], int]:
 
 
 def collectives(cost: plan_hlo.Cost) -> list[dict]:
-    """Exchanges of a step, summed by kind and by number of devices; bytes are those of the whole arrays."""
-    sums: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    """Exchanges of a step by kind and number of devices: how many, their bytes in all, and those of the largest one."""
+    sums: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for one in cost.collectives:
-        total = sums[one.kind, len(one.group), one.overlaps]
-        total[0] += one.runs
-        total[1] += one.runs * one.bytes
-    names = ("kind", "devices", "overlaps", "runs", "bytes")
-    return [dict(zip(names, (*key, round(runs), round(moved)), strict=True)) for key, (runs, moved) in sums.items()]
+        runs, moved, largest = sums[one.kind, len(one.group), one.overlaps]
+        sums[one.kind, len(one.group), one.overlaps] = [
+            runs + one.runs,
+            moved + one.runs * one.bytes,
+            max(largest, one.bytes),
+        ]
+    keys, values = ("kind", "devices", "overlaps"), ("runs", "bytes", "largest")
+    return [
+        dict(zip(keys, key, strict=True)) | {name: round(x) for name, x in zip(values, total, strict=True)}
+        for key, total in sums.items()
+    ]
 
 
 def limit(seconds: plan_time.Seconds, cost: plan_hlo.Cost) -> str:

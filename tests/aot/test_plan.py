@@ -1,7 +1,10 @@
 """Small train steps compiled by the TPU compiler for slices of several chips; no TPU needed."""
 
+import functools
 import importlib.util
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -24,16 +27,18 @@ TINY = [
 ]
 
 
-def make_plan(folder, topology: str, *overrides: str) -> dict:
-    path = folder / "plan.json"
-    argv = ["--config", f"{ROOT}/configs/stage2.py:size=80m,teacher=none", "--topology", topology, "--json", str(path)]
-    assert cli.main(["plan", *argv, *TINY, *overrides]) == 0
-    return json.loads(path.read_text())[0]
+@functools.cache
+def make_plan(topology: str, *overrides: str) -> dict:
+    """What the command writes with --json; each is compiled once."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/plan.json"
+        argv = ["--config", f"{ROOT}/configs/stage2.py:size=80m,teacher=none", "--topology", topology, "--json", path]
+        assert cli.main(["plan", *argv, *TINY, *overrides]) == 0
+        return json.loads(Path(path).read_text())[0]
 
 
-def test_weights_shared_by_four_chips_lie_there_in_quarters_and_are_gathered_layer_by_layer(tmp_path, capsys):
-    found = make_plan(tmp_path, "v5e:2x2", "--config.mesh.fsdp=4")
-    assert "limited by" in capsys.readouterr().out
+def test_weights_shared_by_four_chips_lie_there_in_quarters_and_are_gathered_layer_by_layer():
+    found = make_plan("v5e:2x2", "--config.mesh.fsdp=4")
     assert found["fits"] and found["chips"] == 4 and found["rows"] == 64
     whole = 4 * (2 * 2 * 64 + 64 + 2 * 2 * 32)  # norms, at most
     assert found["memory"]["parameters"] <= size("tiny").parameters + whole  # of four bytes, a quarter
@@ -42,12 +47,19 @@ def test_weights_shared_by_four_chips_lie_there_in_quarters_and_are_gathered_lay
     twice_in_bfloat16, tokens = 2 * 2 * layers, 64 * 64 * 4
     assert sum(one["runs"] for one in gathers) >= 2 * 2 * 7  # 7 weights in 2 layers, forward and backward
     gathered = sum(one["bytes"] for one in gathers)
-    assert twice_in_bfloat16 <= gathered < 1.05 * (twice_in_bfloat16 + tokens)  # the table is not among them
+    assert 0.95 * twice_in_bfloat16 <= gathered < 1.05 * (twice_in_bfloat16 + tokens)  # without the table
     assert 0 < found["mfu"] < 1 and found["seconds"]["step"] > 0
 
 
-def test_a_step_without_room_is_an_answer(tmp_path, capsys):
-    huge = ["--config.data.batch_size=262144", "--config.mesh.data=1"]
-    found = make_plan(tmp_path, "v5e:1x1", *huge)
+@pytest.mark.parametrize("layout", [["fsdp=4"], ["fsdp=2", "tensor=2"]], ids=" ".join)
+def test_no_chip_gathers_the_token_table_or_the_activations(layout):
+    found = make_plan("v5e:2x2", *(f"--config.mesh.{axis}" for axis in layout))
+    a_layer_weight, tokens, half_a_table = 2 * 64 * 160, 4 * 64 * 64, 2 * 512 * 64 // 2
+    largest = max(one["largest"] for one in found["collectives"] if one["kind"] == "all-gather")
+    assert largest <= max(a_layer_weight, tokens) < half_a_table
+
+
+def test_a_step_without_room_is_an_answer(capsys):
+    found = make_plan("v5e:1x1", "--config.data.batch_size=131072")
     assert not found["fits"] and found["needed"] > found["hbm"]
     assert "does not fit; " in capsys.readouterr().out
