@@ -5,7 +5,9 @@ import importlib.util
 import math
 import os
 import re
+import threading
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -107,7 +109,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     with jax.set_mesh(mesh):
         lowered = program.step.lower(program.state, batch, teacher, kind="retrieval")
     try:
-        compiled = lowered.compile()
+        compiled = interruptible(lowered.compile)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -135,6 +137,25 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
         limit=limit(seconds, cost),
         advice="",
     )
+
+
+def interruptible(function: Callable):
+    """The result of `function()`, which another thread runs, so that Ctrl-C need not wait for the compiler."""
+    outcome: dict = {}
+
+    def work():
+        try:
+            outcome["value"] = function()
+        except Exception as error:  # handed to the caller
+            outcome["error"] = error
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
 
 
 def topology_devices(topology: str):
