@@ -40,7 +40,7 @@ class Plan:
 
     topology: str
     size: str
-    teacher: str  # size of the teacher; "": none
+    teacher: str  # size of the teacher, or its path; "": none
     chips: int
     mesh: dict[str, int]
     remat: str
@@ -55,6 +55,7 @@ class Plan:
     needed: int  # bytes in all
     collectives: list[dict]  # kind, devices, overlaps, runs, bytes, largest; bytes are those of whole arrays
     seconds: dict[str, float]  # compute, links, exposed, step; {} where it does not fit
+    scopes: dict[str, float]  # seconds of compute by direction and part of a layer, without attention kernels
     mfu: float  # operations that the model needs, of those that the chips could do in a step
     tokens_per_second: float  # useful tokens, of each chip
     days: float
@@ -91,7 +92,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     known = {
         "topology": topology,
         "size": config.model.size,
-        "teacher": teacher_size(config.teacher.path),
+        "teacher": teacher_size(config.teacher.path) or config.teacher.path,
         "chips": len(devices) // chip.cores,
         "mesh": dict(mesh.shape),
         "remat": config.model.remat,
@@ -130,6 +131,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
         needed=needed,
         collectives=collectives(cost),
         seconds=dataclasses.asdict(seconds) | {"step": seconds.step},
+        scopes={name: cycles / chip.clock for name, cycles in sorted(cost.by_scope.items())},
         mfu=operations / (seconds.step * chip.peak * len(devices)),
         tokens_per_second=tokens / seconds.step / known["chips"],
         days=days,
@@ -297,6 +299,7 @@ def _too_large(known: dict, held: dict[str, int], needed: int, config) -> Plan:
         needed=needed,
         collectives=[],
         seconds={},
+        scopes={},
         mfu=0.0,
         tokens_per_second=0.0,
         days=0.0,

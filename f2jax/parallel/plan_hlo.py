@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) (?P<op>[a-z][\w-]*)\((?P<rest>.*)$")
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
 _ARRAY = re.compile(r"\b([a-z]\w*?)\[([\d,]*)\](\{[^{}]*\})?")
@@ -63,9 +62,7 @@ class Cost:
         for scope, cycles in other.by_scope.items():
             self.by_scope[scope] += times * cycles
         self.kernels += [(name, shape, times * runs) for name, shape, runs in other.kernels]
-        self.collectives += [
-            Collective(c.kind, c.bytes, c.group, c.overlaps, times * c.runs) for c in other.collectives
-        ]
+        self.collectives += [replace(one, runs=times * one.runs) for one in other.collectives]
         self.moved += times * other.moved
 
 
@@ -123,8 +120,8 @@ def _computation(computations: dict[str, list[Instruction]], name: str) -> Cost:
 
 
 def _operation(total: Cost, computations, x: Instruction) -> None:
-    if x.op == "custom-call" and 'custom_call_target="tpu_custom_call"' in x.rest:
-        total.kernels.append((x.name, _queries(x), 1))
+    if _is_kernel(x) and (queries := _queries(x)):
+        total.kernels.append((x.name, queries, 1))
     elif x.cycles is not None:
         total.cycles += x.cycles
         total.products += x.cycles if _is_product(computations, x) else 0
@@ -135,7 +132,11 @@ def _operation(total: Cost, computations, x: Instruction) -> None:
 
 def _is_irregular(x: Instruction) -> bool:
     """Does it read or write at places that are data? The compiler gives no cycles for that."""
-    return x.op in ("gather", "scatter", "sort") or (x.op == "fusion" and "kind=kCustom" in x.rest)
+    return x.op in ("gather", "scatter", "sort") or _is_kernel(x) or (x.op == "fusion" and "kind=kCustom" in x.rest)
+
+
+def _is_kernel(x: Instruction) -> bool:
+    return x.op == "custom-call" and 'custom_call_target="tpu_custom_call"' in x.rest
 
 
 def _is_product(computations, x: Instruction) -> bool:
@@ -144,10 +145,10 @@ def _is_product(computations, x: Instruction) -> bool:
 
 
 def _queries(x: Instruction) -> tuple[int, ...]:
-    """The largest array of four axes that an attention kernel reads: its queries (rows, heads, T, H)."""
+    """The largest array of four axes that a kernel reads, queries (rows, heads, T, H); () if it is not for attention."""
     operands = re.search(r"operand_layout_constraints=\{(.*?)\}, \w+=", x.rest)
     shapes = [dims for _, dims in arrays(operands.group(1) if operands else "") if len(dims) == 4]
-    return max(shapes, key=math.prod, default=(0, 0, 0, 0))
+    return max(shapes, key=math.prod, default=())
 
 
 def scope(x: Instruction) -> str:

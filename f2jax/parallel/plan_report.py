@@ -67,6 +67,7 @@ def _column(plan: Plan) -> dict[str, str]:
         rows[name] = f"{one['runs']:,} x, {one['bytes'] / GIB:,.2f} GiB"
     if plan.fits:
         rows |= {f"{name}, s": f"{value:,.3f}" for name, value in plan.seconds.items()}
+        rows |= {f"  {name}, s": f"{value:,.3f}" for name, value in plan.scopes.items()}
         rows |= {
             "limited by": plan.limit,
             "MFU": f"{plan.mfu:.1%}",

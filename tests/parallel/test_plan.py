@@ -157,6 +157,7 @@ FITS = Plan(
     needed=4 * GIB,
     collectives=[{"kind": "all-gather", "devices": 2, "overlaps": True, "runs": 28, "bytes": GIB}],
     seconds={"compute": 0.5, "links": 0.1, "exposed": 0.0, "step": 0.5},
+    scopes={"forward mlp": 0.2},
     mfu=0.515,
     tokens_per_second=1234.5,
     days=0.1,
