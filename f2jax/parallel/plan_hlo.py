@@ -145,7 +145,7 @@ def _is_product(computations, x: Instruction) -> bool:
 
 
 def _queries(x: Instruction) -> tuple[int, ...]:
-    """The largest array of four axes that a kernel reads, queries (rows, heads, T, H); () if it is not for attention."""
+    """The largest array of four axes that a kernel reads: queries (rows, heads, T, H); () for other kernels."""
     operands = re.search(r"operand_layout_constraints=\{(.*?)\}, \w+=", x.rest)
     shapes = [dims for _, dims in arrays(operands.group(1) if operands else "") if len(dims) == 4]
     return max(shapes, key=math.prod, default=())
