@@ -25,7 +25,7 @@ usage() {
 
 settings() {
     local file=${F2JAX_ENV:-$LAUNCH/env.sh}
-    # shellcheck source=launch/env.example.sh
+    # shellcheck source=env.example.sh
     if [ -f "$file" ]; then . "$file"; else . "$LAUNCH/env.example.sh"; fi
     [ -n "$PROJECT" ] || die "PROJECT is not set; copy launch/env.example.sh to launch/env.sh and fill it in."
     [ -n "$ZONE" ] || die "ZONE is not set; give it in launch/env.sh."

@@ -110,7 +110,9 @@ work() { # NUMBER OF THE SLICE, from 0
             *) say "$name failed (exit code $code): $logs/$name.log" ;;
         esac
     done
-    [ "$slices" -eq 1 ] || "$LAUNCH/delete.sh" --yes >>"$logs/$TPU_NAME.log" 2>&1
+    local log=/dev/stderr
+    [ -n "$DRY_RUN" ] || log=$logs/$TPU_NAME.log
+    [ "$slices" -eq 1 ] || "$LAUNCH/delete.sh" --yes >>"$log" 2>&1
 }
 
 trap 'say "Not followed any more: what runs goes on by itself, and slices stay. The same command follows it."

@@ -20,7 +20,9 @@ def test_create_makes_a_cluster_with_the_slices(launch, settings, flags):
 
 
 def test_run_sends_this_commit_and_restarts_what_a_restart_can_mend(launch):
-    launch.program(launch.cloud / "bin/xpk", 'printf "%s\\n" "$@" >"$CLOUD/xpk"; cp -r "${5#*=}" "$CLOUD/sent"')
+    keep = 'for word; do case $word in --script-dir=*) cp -r "${word#*=}" "$CLOUD/sent" ;; esac; done'
+    launch.program(launch.cloud / "bin/xpk", f'printf "%s\\n" "$@" >"$CLOUD/xpk"; {keep}')
+    (launch.checkout / "runs").mkdir()  # ignored by git
     assert launch("gke.sh", "run", "nano-1", *TRAIN, WORKER_ENV="A=1").returncode == 0
     words = launch.read("xpk")
     assert {"--workload=nano-1", "--max-restarts=2", "--restart-on-exit-codes=70,75"} <= set(words)
@@ -28,8 +30,9 @@ def test_run_sends_this_commit_and_restarts_what_a_restart_can_mend(launch):
         "--command=pip install -q '.[tpu,eval]' || exit 75; exec env A=1 f2jax train --config configs/nano.py:stage=1"
         " --workdir gs://b/x '--config.x=('\\''it'\\'''\\''s'\\'',)'"
     )
-    sent = next(word for word in words if word.startswith("--script-dir="))
-    assert sent != f"--script-dir={launch.checkout}"  # an export of the commit, without what lies beside it
+    sent = launch.cloud / "sent"
+    assert (sent / "COMMIT").read_text().strip() == launch.git("rev-parse", "HEAD")
+    assert (sent / "configs/nano.py").exists() and not (sent / "runs").exists()
 
 
 def test_status_logs_and_stop_ask_for_one_workload(launch):

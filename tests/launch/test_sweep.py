@@ -18,19 +18,12 @@ def test_each_combination_is_trained_once_in_a_workdir_of_its_own(launch):
     launch.plan(*4 * ["0"])
     done = launch(*SWEEP, *GRID, "--", "--config.steps=9", TPU_TYPE="v5p-8")
     assert done.returncode == 0
-    assert launch.f2jax_calls() == [
-        [
-            "0",
-            "train",
-            "--config",
-            "configs/nano.py:stage=1",
-            "--workdir",
-            f"gs://bucket/sweep/optim.peak_lr={lr},seed={s}",
-        ]
-        + ["--config.steps=9", f"--config.optim.peak_lr={lr}", f"--config.seed={s}"]
-        for lr in ("1e-3", "2e-3")
-        for s in (0, 1)
-    ]
+    expected = []
+    for lr, seed in (("1e-3", 0), ("1e-3", 1), ("2e-3", 0), ("2e-3", 1)):
+        workdir = f"gs://bucket/sweep/optim.peak_lr={lr},seed={seed}"
+        overrides = ["--config.steps=9", f"--config.optim.peak_lr={lr}", f"--config.seed={seed}"]
+        expected.append(["0", "train", "--config", "configs/nano.py:stage=1", "--workdir", workdir, *overrides])
+    assert launch.f2jax_calls() == expected
     assert done.stdout.count("done  gs://bucket/sweep/") == 4
 
 
@@ -88,7 +81,7 @@ def test_a_mistake_in_one_combination_stops_all_before_anything_is_paid_for(laun
         ([*SWEEP, "--grid", "seed"], "'seed' should be FIELD=VALUE,VALUE."),
         (
             [*SWEEP, "--grid", "x=a/b,a-b"],
-            "two runs would be called x=a-b; give values that differ in letters and digits.",
+            "two runs would be called x=a-b; give values that differ in letters",
         ),
         ([*SWEEP, "--grid_file", "none.txt"], "there is no file none.txt."),
         ([*SWEEP, *GRID, "--slices", "all"], "--slices should be a number from 1."),
