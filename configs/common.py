@@ -17,6 +17,7 @@ HYPER_PARAMETERS = {
     "8b": (6e-6, 2, ""),
     "14b": (5e-6, 2, ""),
     "nano": (2e-3, 1, ""),
+    "mini": (2e-3, 1, ""),
     "tiny": (2e-3, 1, ""),
 }
 
@@ -69,7 +70,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.row_steps = 16  # compiled row counts per doubling: more waste fewer tokens, but compile more programs
     d.validation_share = 0.01  # of each dataset's queries, held out
     d.use_instructions = True  # put the task's instruction before each query (stage 2)
-    d.instructions = ConfigDict()  # {source or kind: task sentence}, for records that bring none
+    d.instructions = ConfigDict()  # {SOURCE-KIND, source or kind: task sentence}, for records that bring none
     d.symmetric_share = 0.3  # of the documents of symmetric tasks that carry the instruction too
     d.symmetric_sources = ()  # sources whose tasks are symmetric: STS, bitext, paraphrase; clustering always is
     d.negatives = n = ConfigDict()

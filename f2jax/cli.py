@@ -43,7 +43,7 @@ def prepare(argv: list[str]) -> None:
     parser.add_argument(
         "--instructions", action=argparse.BooleanOptionalAction, default=True, help="tasks before queries: stage 2"
     )
-    parser.add_argument("--tasks", nargs="*", default=[], help="NAME=SENTENCE: the task of a source or a kind")
+    parser.add_argument("--tasks", nargs="*", default=[], help="NAME=SENTENCE, of SOURCE-KIND, source or kind")
     parser.add_argument("--symmetric-share", type=float, default=0.3, help="of symmetric documents that carry the task")
     parser.add_argument("--symmetric-sources", nargs="*", default=[], help="sources whose tasks are symmetric")
     parser.add_argument("--licences", nargs="*", default=[], help="NAME=LICENCE for the data card; patterns")
