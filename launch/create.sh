@@ -50,7 +50,10 @@ DRY_STATE=NONE
 asked=
 state=$(slice_state)
 case $state in
-    UNKNOWN) die "Google Cloud did not say whether $TPU_NAME exists; its reason is above." ;;
+    UNKNOWN)
+        say "launch: Google Cloud did not say whether $TPU_NAME exists; its reason is above."
+        exit "$TEMPORARY"
+        ;;
     ACTIVE) say "Slice $TPU_NAME is there." && exit 0 ;;
     NONE) request && asked=1 ;;
     SUSPENDED | FAILED) remake && asked=1 ;;

@@ -50,6 +50,7 @@ else
     corpus=$CHECKOUT/runs/family/corpus configs=configs # a worker runs in its copy of the checkout
     train=("$LAUNCH/run.sh") once=("$LAUNCH/run.sh" --one)
 fi
+need hf "PyPI: pip install huggingface-hub"
 marks=$CHECKOUT/runs/family/$(printf '%s' "$output" | tr -c 'A-Za-z0-9.-' '-') # one empty file for each step that is done
 
 step() { # NAME COMMAND…

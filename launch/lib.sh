@@ -111,7 +111,7 @@ quoted() {
         if [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
             printf ' %s' "$word"
         else
-            printf " '%s'" "${word//"'"/"'\\''"}"
+            printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"
         fi
     done
 }

@@ -136,6 +136,9 @@ follow() {
 trap 'say "Not followed any more: a run goes on by itself. The same command follows it, launch/stop.sh stops it."
       exit 130' INT TERM
 
+# At the start a question without an answer is a wrong project or a login; later on it is the network, which comes back.
+[ "$(QUIET=1 slice_state)" != UNKNOWN ] || die "Google Cloud does not say whether $TPU_NAME exists; its reason is above."
+
 failures=0
 while :; do
     began=$(date +%s)

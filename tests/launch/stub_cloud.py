@@ -8,6 +8,7 @@ usage: stub_cloud.py PROGRAM ARGUMENT…   with CLOUD, a folder:
     machines/N/      the home of worker N; a command over ssh runs there, for real
     unreachable      workers that do not answer, one a line
     workers          how many machines a slice has
+    trouble          why `describe` does not answer, a line each time
 """
 
 import json
@@ -47,6 +48,10 @@ def create(argv: list[str]) -> None:
 
 
 def describe(argv: list[str]) -> None:
+    trouble = lines("trouble")
+    if trouble:
+        (cloud / "trouble").write_text("".join(f"{line}\n" for line in trouble[1:]))
+        fail(trouble[0])
     states = lines("states")
     if not states:
         fail("NOT_FOUND: Resource 'queuedResources/f2jax' was not found")

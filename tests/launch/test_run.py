@@ -181,6 +181,26 @@ def test_a_setup_that_fails_is_tried_again(launch):
     assert process.returncode == 0
 
 
+def test_an_answer_that_the_cloud_owes_at_the_start_is_a_sentence(launch):
+    launch.write("trouble", "PERMISSION_DENIED: Cloud TPU API has not been used in project 123 before.")
+    done = launch("run.sh", *COMMAND)
+    assert done.returncode == 1
+    assert "PERMISSION_DENIED" in done.stderr
+    assert done.stderr.endswith("Google Cloud does not say whether f2jax exists; its reason is above.\n")
+
+
+def test_a_cloud_that_does_not_answer_for_a_while_ends_nothing(launch):
+    launch.plan("hang 0")
+    process = launch.start("run.sh", *COMMAND)
+    wait_for(lambda: len(launch.f2jax_calls()) == 2, process)
+    launch.write("trouble", *3 * ["UNAVAILABLE: try again"])
+    wait_for(lambda: not launch.read("trouble"), process)
+    launch("stop.sh")
+    process.communicate("")
+    assert process.returncode == 130
+    assert launch.verbs("describe", "ssh") == ["create", "scp"] and len(launch.f2jax_calls()) == 2
+
+
 def test_no_quota_is_not_tried_again(launch):
     launch.write("refusal", "Quota limit exceeded")
     assert launch("run.sh", *COMMAND).returncode == 1

@@ -101,10 +101,10 @@ def test_create_leaves_a_slice_alone_that_is_there(launch):
     assert launch.verbs("describe") == ["create"]
 
 
-@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])
-def test_create_makes_a_slice_anew_that_was_taken_away(launch, state):
+@pytest.mark.parametrize("states", [["SUSPENDED"], ["SUSPENDING", "SUSPENDED"], ["FAILED"]], ids="-".join)
+def test_create_makes_a_slice_anew_that_was_taken_away(launch, states):
     launch("create.sh")
-    launch.write("states", state)
+    launch.write("states", *states)
     assert launch("create.sh").returncode == 0
     assert launch.verbs("describe") == ["create", "delete", "create"]
 
