@@ -33,6 +33,7 @@ case $verb in
             die "a workload has a name of small letters, digits and -, at most 40: launch/gke.sh $verb NAME."
         ;;
 esac
+export ON_GKE=1
 settings
 need xpk "PyPI: pip install xpk"
 need_gcloud

@@ -55,7 +55,10 @@ tpu_type() {
         v5e) RUNTIME=v2-alpha-tpuv5-lite ;;
         v5p) RUNTIME=v2-alpha-tpuv5 cores=2 ;;
         v6e) RUNTIME=v2-alpha-tpuv6e ;;
-        tpu7x | v7x) die "TPU_TYPE=$TPU_TYPE is to be had on GKE alone: launch/gke.sh." ;;
+        tpu7x)
+            [ -n "${ON_GKE:-}" ] || die "TPU_TYPE=$TPU_TYPE is to be had on GKE alone: launch/gke.sh."
+            RUNTIME=
+            ;;
         *) die "TPU_TYPE=$TPU_TYPE is unknown; write v6e:4x4, or v6e-16; there are v4, v5e, v5p and v6e." ;;
     esac
     [[ $shape =~ ^[0-9]+(x[0-9]+)*$ ]] || die "TPU_TYPE=$TPU_TYPE has no size; write $generation:4x4, or $generation-16."
@@ -64,6 +67,7 @@ tpu_type() {
     [ "$chips" -ge 1 ] || die "TPU_TYPE=$TPU_TYPE has less than one chip."
     case $generation in
         v5e) ACCELERATOR=v5litepod-$chips ;;
+        tpu7x) ACCELERATOR=tpu7x-$shape ;; # as xpk says it
         *) ACCELERATOR=$generation-$((chips * cores)) ;;
     esac
     WORKERS=$(((chips + 3) / 4))

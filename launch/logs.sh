@@ -7,7 +7,11 @@ while [ $# -gt 0 ]; do
     case $1 in
         --dry_run) DRY_RUN=1 ;;
         --follow | -f) follow=' -F' ;;
-        --lines) lines=${2:-} && shift ;;
+        --lines)
+            [ $# -gt 1 ] || die "--lines needs a number."
+            lines=$2
+            shift
+            ;;
         --lines=*) lines=${1#*=} ;;
         -h | --help) usage ;;
         -*) die "logs.sh has no option '$1'; see launch/logs.sh --help." ;;

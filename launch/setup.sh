@@ -34,6 +34,9 @@ if [ -z "$DRY_RUN" ] && ready; then
     say "$WORKERS workers have ${commit:0:12} ($(head -1 "$SCRATCH/reports" | cut -d' ' -f6))."
     exit 0
 fi
+if [ -z "$DRY_RUN" ] && grep -q ' running ' "$SCRATCH/reports"; then
+    die "a run is going on with other code; launch/stop.sh saves and stops it."
+fi
 
 say "Putting ${commit:0:12} on $WORKERS workers."
 git archive --format=tar.gz --output="$SCRATCH/f2jax.tar.gz" HEAD

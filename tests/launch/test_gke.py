@@ -12,11 +12,13 @@ TRAIN = ["train", "--config", "configs/nano.py:stage=1", "--workdir", "gs://b/x"
         ({}, ["--num-slices=1", "--spot"]),
         ({"SLICES": "4", "CAPACITY": "on_demand"}, ["--num-slices=4", "--on-demand"]),
         ({"CAPACITY": "reserved", "GKE_RESERVATION": "mine"}, ["--num-slices=1", "--reservation=mine"]),
+        ({"TPU_TYPE": "tpu7x:2x2x4"}, ["--num-slices=1", "--spot"]),
     ],
 )
 def test_create_makes_a_cluster_with_the_slices(launch, settings, flags):
+    kind = settings.get("TPU_TYPE", "v5p-16").replace(":", "-")
     assert launch("gke.sh", "create", **settings).returncode == 0
-    assert launch.calls("xpk") == [["cluster", "create", "--tpu-type=v5p-16", *flags, *WHERE]]
+    assert launch.calls("xpk") == [["cluster", "create", f"--tpu-type={kind}", *flags, *WHERE]]
 
 
 def test_run_sends_this_commit_and_restarts_what_a_restart_can_mend(launch):

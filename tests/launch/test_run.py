@@ -126,6 +126,11 @@ def test_the_same_command_follows_a_run_that_goes_on_and_another_is_refused(laun
         "launch: slice f2jax runs another command; launch/status.sh shows it, launch/stop.sh stops it.\n"
     )
 
+    launch.commit()
+    new_code = launch("setup.sh")  # would put it under the run
+    assert new_code.returncode == 1
+    assert new_code.stderr.endswith("a run is going on with other code; launch/stop.sh saves and stops it.\n")
+
     second = launch.start("run.sh", *COMMAND)
     wait_for(lambda: second.poll() is not None or "following" in second.stderr.readline(), second)
     launch("stop.sh")
@@ -244,6 +249,7 @@ def test_logs_are_of_all_workers_or_of_one_and_name_the_machine(launch):
     launch("run.sh", *COMMAND)
     assert launch("logs.sh").stdout.splitlines()[-1] == "1: f2jax: the message of 0"
     assert launch("logs.sh", "--lines", "1", "0").stdout == "0: f2jax: the message of 0\n"
+    assert launch("logs.sh", "--lines").stderr == "launch: --lines needs a number.\n"
     assert launch("logs.sh", "zero").stderr == "launch: a worker is a number from 0, or SLICE/WORKER.\n"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("ipykernel")
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 
@@ -17,13 +18,14 @@ TINY = {
     "data.batch_size": 16,
     "data.validation_share": 0.0,
     "optim.warmup_steps": 0,
+    "loss.matryoshka_min": 32,
     "log.every": 1,
 }
 
 
 def parameters(folder: Path) -> str:
     """The cell that takes the place of the one tagged `parameters`: a few rows in the place of the built-in sets."""
-    names = {"Kenia": "Kenya", "Schweden": "Sweden", "日本": "Japan", "Pérou": "Peru", "Кения": "Kenya", "Ghána": "Ghana"}
+    names = {"Kenia": "Kenya", "Schweden": "Sweden", "日本": "Japan", "Pérou": "Peru", "Кения": "Kenya"}
     rows = [{"query": a, "passage": b, "negative_1": "Chad", "negative_2": "Mali"} for a, b in names.items()]
     source = folder / "names.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in 20 * rows))
@@ -34,17 +36,25 @@ def parameters(folder: Path) -> str:
     return "\n".join(f"{name} = {value!r}" for name, value in values.items())
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Shared, as on a user's machine: the notebook that comes first makes the model, the others find it."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
+def test_a_notebook_runs_from_top_to_bottom(path, folder, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))  # they compile the same programs
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     notebook = nbformat.read(path, as_version=4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    given = parameters(tmp_path)
+    given = parameters(folder)
     assert {line.split(" = ")[0] for line in cell.source.splitlines()} <= {
         line.split(" = ")[0] for line in given.splitlines()
     }
     cell.source = given
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}})
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}})
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
