@@ -25,6 +25,7 @@ esac""",
     "python": 'cat "$CLOUD/versions-$(hostname)" 2>/dev/null || echo f2jax=1,jax=2,libtpu=3',
     "f2jax": """
 echo x >>"$CLOUD/starts-$(hostname)"
+ps -o pgid= -p $$ >>"$CLOUD/groups"
 { printf '%s' "$(hostname)" && printf '\\t%s' "$@" && echo; } >>"$CLOUD/f2jax-calls"
 word=$(sed -n "$(wc -l <"$CLOUD/starts-$(hostname)")p" "$CLOUD/plan-$(hostname)")
 echo "f2jax: the message of $word"
@@ -101,9 +102,16 @@ class Launch:
         return subprocess.Popen(command, env=environment, cwd=self.checkout, text=True, **pipes)
 
     def __call__(self, *argv: str, answer: str = "", **settings: str) -> subprocess.CompletedProcess:
-        process = self.start(*argv, **settings)
-        out, err = process.communicate(answer, timeout=300)
-        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+        return self.end(self.start(*argv, **settings), answer)
+
+    def end(self, process: subprocess.Popen, answer: str = "") -> subprocess.CompletedProcess:
+        """Wait for a script that was started; one that does not end is killed, and the test fails."""
+        try:
+            out, err = process.communicate(answer, timeout=300)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def calls(self, program: str = "gcloud") -> list[list[str]]:
         """The calls of a program so far; those about the slice by their verb alone: [create, …]."""
@@ -126,6 +134,5 @@ def launch(tmp_path) -> Launch:
         pytest.skip("workers of a slice run Linux")
     stand = Launch(tmp_path)
     yield stand
-    if (stand.cloud / "machines").exists():  # runs are detached: end those that are left
-        environment = os.environ | {"CLOUD": str(stand.cloud)}
-        subprocess.run([stand.cloud / "bin/gcloud", "compute", "tpus", "queued-resources", "delete"], env=environment)
+    for group in stand.read("groups"):  # runs are detached: end those that are left
+        subprocess.run(["kill", "-KILL", "--", f"-{group.strip()}"], stderr=subprocess.DEVNULL)

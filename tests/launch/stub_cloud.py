@@ -6,6 +6,7 @@ usage: stub_cloud.py PROGRAM ARGUMENT…   with CLOUD, a folder:
     granted          the states after `create`; default: ACTIVE
     refusal          what `create` says when it fails
     machines/N/      the home of worker N; a command over ssh runs there, for real
+    groups           process groups of the runs on the machines
     unreachable      workers that do not answer, one a line
     workers          how many machines a slice has
     trouble          why `describe` does not answer, a line each time
@@ -63,10 +64,9 @@ def describe(argv: list[str]) -> None:
 def delete(argv: list[str]) -> None:
     (cloud / "states").unlink()
     (cloud / "unreachable").unlink(missing_ok=True)
-    for machine in machines("all"):  # what runs on a machine ends with it
-        pid = machine / "f2jax-run/pid"
-        if pid.exists():
-            subprocess.run(["kill", "-KILL", "--", f"-{pid.read_text().strip()}"], stderr=subprocess.DEVNULL)
+    for group in lines("groups"):  # what runs on a machine ends with it
+        subprocess.run(["kill", "-KILL", "--", f"-{group.strip()}"], stderr=subprocess.DEVNULL)
+    (cloud / "groups").unlink(missing_ok=True)
     shutil.rmtree(cloud / "machines")
 
 

@@ -8,10 +8,12 @@ import pytest
 COMMAND = ["train", "--config", "configs/nano.py:stage=1", "--workdir", "gs://bucket/a run", "--config.x=('it''s', )"]
 
 
-def wait_for(condition, process=None) -> None:
+def wait_for(condition, process) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline, process and process.communicate("")
+        if time.monotonic() > deadline:
+            process.kill()
+            pytest.fail("the script did not come so far")
         time.sleep(0.02)
 
 
@@ -94,9 +96,9 @@ def test_a_slice_with_a_lost_machine_is_made_anew(launch):
     wait_for(lambda: len(launch.f2jax_calls()) == 2, process)
     (launch.cloud / "machines/0/f2jax-run/exit").write_text("134\n")
     launch.write("unreachable", "1")
-    err = process.communicate("")[1]
-    assert process.returncode == 0
-    assert "the slice has lost machines; restart 1 of 2" in err
+    done = launch.end(process)
+    assert done.returncode == 0
+    assert "the slice has lost machines; restart 1 of 2" in done.stderr
     assert launch.verbs("describe", "ssh") == ["create", "scp", "delete", "create", "scp"]
 
 
@@ -106,9 +108,9 @@ def test_workers_that_run_are_left_alone_when_others_do_not_answer(launch):
     process = launch.start("run.sh", *COMMAND)
     wait_for(lambda: len(launch.f2jax_calls()) == 2, process)
     launch.write("unreachable", "1")
-    err = process.communicate("")[1]
-    assert process.returncode == 75
-    assert "1 of 2 workers do not answer, though the slice is ACTIVE" in err
+    done = launch.end(process)
+    assert done.returncode == 75
+    assert "1 of 2 workers do not answer, though the slice is ACTIVE" in done.stderr
     assert "delete" not in launch.verbs()
 
 
@@ -117,8 +119,8 @@ def test_the_same_command_follows_a_run_that_goes_on_and_another_is_refused(laun
     first = launch.start("run.sh", *COMMAND)
     wait_for(lambda: len(launch.f2jax_calls()) == 2, first)
     first.terminate()
-    assert "a run goes on by itself" in first.communicate("")[1]
-    assert first.returncode == 130
+    left = launch.end(first)
+    assert left.returncode == 130 and "a run goes on by itself" in left.stderr
 
     other = launch("run.sh", *COMMAND, "--config.seed=1")
     assert other.returncode == 1
@@ -134,8 +136,7 @@ def test_the_same_command_follows_a_run_that_goes_on_and_another_is_refused(laun
     second = launch.start("run.sh", *COMMAND)
     wait_for(lambda: second.poll() is not None or "following" in second.stderr.readline(), second)
     launch("stop.sh")
-    second.communicate("")
-    assert second.returncode == 130
+    assert launch.end(second).returncode == 130
     assert len(launch.f2jax_calls()) == 2  # it was started once
 
 
@@ -144,9 +145,9 @@ def test_stop_saves_and_ends_the_run_without_a_restart(launch):
     process = launch.start("run.sh", *COMMAND)
     wait_for(lambda: len(launch.f2jax_calls()) == 2, process)
     assert launch("stop.sh").returncode == 0
-    err = process.communicate("")[1]
-    assert process.returncode == 130
-    assert err.endswith("stopped and saved; the same command goes on.\n")
+    done = launch.end(process)
+    assert done.returncode == 130
+    assert done.stderr.endswith("stopped and saved; the same command goes on.\n")
     for number in "01":
         assert (launch.cloud / f"machines/{number}/f2jax-run/log").read_text().endswith("saved\n")
 
@@ -157,9 +158,9 @@ def test_a_machine_that_was_restarted_counts_as_a_crash(launch):
     wait_for(lambda: len(launch.f2jax_calls()) == 2, process)
     for number in "01":
         (launch.cloud / f"machines/{number}/f2jax-run/boot").write_text("another\n")
-    err = process.communicate("")[1]
-    assert process.returncode == 0
-    assert "the workers ended with 2 x lost; restart 1 of 2" in err
+    done = launch.end(process)
+    assert done.returncode == 0
+    assert "the workers ended with 2 x lost; restart 1 of 2" in done.stderr
 
 
 def test_one_runs_on_the_first_worker_alone_without_its_chips(launch):
@@ -182,8 +183,7 @@ def test_a_setup_that_fails_is_tried_again(launch):
     process = launch.start("run.sh", *COMMAND)
     wait_for(lambda: "set-up failed" in process.stdout.readline(), process)
     (launch.cloud / "uv-fails-on-1").unlink()
-    process.communicate("")
-    assert process.returncode == 0
+    assert launch.end(process).returncode == 0
 
 
 def test_an_answer_that_the_cloud_owes_at_the_start_is_a_sentence(launch):
@@ -201,8 +201,7 @@ def test_a_cloud_that_does_not_answer_for_a_while_ends_nothing(launch):
     launch.write("trouble", *3 * ["UNAVAILABLE: try again"])
     wait_for(lambda: not launch.read("trouble"), process)
     launch("stop.sh")
-    process.communicate("")
-    assert process.returncode == 130
+    assert launch.end(process).returncode == 130
     assert launch.verbs("describe", "ssh") == ["create", "scp"] and len(launch.f2jax_calls()) == 2
 
 
