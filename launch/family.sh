@@ -2,7 +2,7 @@
 # How the family is made: every model of F2LLM-v2 in order, from raw files to released packages. Each step is one f2jax
 # command; a step that is done is skipped, and one that was cut off goes on, by the same command.
 #     launch/family.sh [--dry_run] [--local] --stage1 FILES --stage2 FILES --output FOLDER [--sizes "80m 0.6b …"]
-#         --stage1, --stage2  globs of training files for the two stages
+#         --stage1, --stage2  globs of training files for the two stages; the first on gs:// where a slice trains
 #         --output            on gs://, or with --local a folder: corpora, workdirs, results, packages
 #         --sizes             default: all eight. A size whose teacher is not among them is trained without.
 #         --local             f2jax on this machine in the place of the slice
@@ -36,6 +36,9 @@ for size in 80m 160m 330m; do
     ! wanted $size || wanted 0.6b || die "$size is pruned from 0.6b: add that to --sizes."
 done
 
+IFS=' ' read -ra input1 <<<"$stage1" # f2jax expands the globs
+IFS=' ' read -ra input2 <<<"$stage2"
+
 if [ -n "$here" ]; then
     case $output in gs://*) die "--local writes to a folder, not to $output." ;; esac
     need f2jax "this checkout: pip install -e $CHECKOUT"
@@ -45,6 +48,9 @@ else
     settings
     case $output in gs://*) ;; *) die "a slice writes to a bucket: --output gs://bucket/family." ;; esac
     [ "${DATA%/}" = "$output/corpus" ] || die "set DATA=$output/corpus in launch/env.sh, so that the workers get it."
+    for file in "${input1[@]}"; do
+        case $file in gs://*) ;; *) die "a worker measures what to prune on the files of --stage1: put $file on gs://." ;; esac
+    done
     need f2jax "this checkout: pip install -e $CHECKOUT"
     need_gcloud
     corpus=$CHECKOUT/runs/family/corpus configs=configs # a worker runs in its copy of the checkout
@@ -78,8 +84,6 @@ sources() { # STAGE: where the workers, or this machine, read the corpus
 
 # Recipe 2.1: stage 1 on raw pairs; stage 2 with instructions, 80,000 queries a data set at most. Qwen3's tokenizer.
 step tokenizer hf download Qwen/Qwen3-0.6B tokenizer.json --local-dir "$corpus/tokenizer"
-IFS=' ' read -ra input1 <<<"$stage1" # f2jax expands the globs
-IFS=' ' read -ra input2 <<<"$stage2"
 step prepare-1 f2jax prepare --input "${input1[@]}" --output "$corpus/1" --tokenizer "$corpus/tokenizer" --no-instructions
 step prepare-2 f2jax prepare --input "${input2[@]}" --output "$corpus/2" --tokenizer "$corpus/tokenizer" --cap 80000
 [ -n "$here" ] || step upload gcloud storage rsync --recursive "$corpus" "$output/corpus"
@@ -90,9 +94,10 @@ for size in 14b 8b 4b 1.7b 0.6b; do
         --workdir "$output/$size-1" --config.init_from="Qwen/Qwen3-$(printf '%s' $size | tr b B)" "$(sources 1)"
 done
 
-# The small sizes are cut from the 0.6B as stage 1 left it (recipe 1).
+# The small sizes are cut from the 0.6B as stage 1 left it, by its activations on texts of that stage (recipe 1).
 for size in 330m 160m 80m; do
-    ! wanted $size || step "prune-$size" "${once[@]}" prune --model "$output/0.6b-1" --size $size --output "$output/$size-1"
+    ! wanted $size || step "prune-$size" "${once[@]}" prune --model "$output/0.6b-1" --size $size \
+        --data "${input1[@]}" --output "$output/$size-1"
 done
 
 # Stage 2, teachers before students: 4B -> 1.7B -> 0.6B -> 330M, 160M, 80M (recipe 2.2).

@@ -8,6 +8,7 @@ from f2jax import config
 from tests.launch.conftest import ROOT
 
 FAMILY = ["family.sh", "--local", "--stage1", "raw1/*.parquet", "--stage2", "raw2/*.parquet"]
+SLICE = ["family.sh", "--stage1", "gs://raw1/*.parquet", "--stage2", "raw2/*.parquet"]
 SIZES = ("14b", "8b", "4b", "1.7b", "0.6b", "330m", "160m", "80m")
 # The F2LLM-v2 paper: table 1 (teachers), section 3.3 (which sizes are cut from the 0.6B).
 TEACHERS = {"1.7b": "4b", "0.6b": "1.7b", "330m": "0.6b", "160m": "0.6b", "80m": "0.6b"}
@@ -54,8 +55,8 @@ def test_models_start_and_are_taught_as_in_the_paper(commands):
         assert second["--config.init_from"] == f"/out/{size}-1"
         assert (f"/out/{size}-1" in trained) == (size not in PRUNED)
     pruned = [values(command) for command in commands if command[0] == "prune"]
-    assert [(p["--model"], p["--size"], p["--output"]) for p in pruned] == [
-        ("/out/0.6b-1", size, f"/out/{size}-1") for size in PRUNED
+    assert [(p["--model"], p["--size"], p["--data"], p["--output"]) for p in pruned] == [
+        ("/out/0.6b-1", size, "raw1/*.parquet", f"/out/{size}-1") for size in PRUNED
     ]
 
 
@@ -86,13 +87,22 @@ def test_steps_that_are_done_are_skipped_and_a_failed_one_is_tried_again(launch)
 
 
 def test_on_a_slice_trainings_run_on_all_workers_and_the_rest_on_one(launch):
-    argv = [word for word in FAMILY if word != "--local"]
     launch.program(launch.cloud / "bin/f2jax", "true")
-    done = launch(*argv, "--dry_run", "--output", "gs://b/family", "--sizes", "0.6b 80m", DATA="gs://b/family/corpus")
+    where = ["--output", "gs://b/family", "--sizes", "0.6b 80m"]
+    done = launch(*SLICE, "--dry_run", *where, DATA="gs://b/family/corpus")
     lines = [line.split("run.sh ")[1].split()[:2] for line in done.stderr.splitlines() if "run.sh " in line]
     assert [words[0] for words in lines].count("train") == 3
     assert {words[1] for words in lines if words[0] == "--one"} == {"prune", "evaluate", "export"}
     assert "('\\''corpus:/tmp/f2jax-data/1'\\'',)" in done.stderr
+
+
+def test_what_workers_read_lies_in_the_bucket(launch):
+    launch.program(launch.cloud / "bin/f2jax", "true")
+    argv = ["family.sh", "--stage1", "raw1/*.parquet", "--stage2", "raw2/*.parquet", "--output", "gs://b/x"]
+    done = launch(*argv, DATA="gs://b/x/corpus")
+    assert done.stderr == (
+        "launch: a worker measures what to prune on the files of --stage1: put raw1/*.parquet on gs://.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,8 +112,8 @@ def test_on_a_slice_trainings_run_on_all_workers_and_the_rest_on_one(launch):
         ([*FAMILY, "--output", "/out", "--sizes", "7b"], "there is no size '7b'."),
         ([*FAMILY, "--output", "/out", "--sizes", "80m"], "80m is pruned from 0.6b: add that to --sizes."),
         ([*FAMILY, "--output", "gs://b/x"], "--local writes to a folder, not to gs://b/x."),
-        ([*FAMILY[:1], *FAMILY[2:], "--output", "/out"], "a slice writes to a bucket: --output gs://bucket/family."),
-        ([*FAMILY[:1], *FAMILY[2:], "--output", "gs://b/x"], "set DATA=gs://b/x/corpus in launch/env.sh"),
+        ([*SLICE, "--output", "/out"], "a slice writes to a bucket: --output gs://bucket/family."),
+        ([*SLICE, "--output", "gs://b/x"], "set DATA=gs://b/x/corpus in launch/env.sh"),
     ],
 )
 def test_a_wrong_order_is_one_sentence(launch, argv, sentence):
