@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import flax
@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from f2jax import files
 from f2jax.errors import UserError
+from f2jax.model.lazy import Lazy
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 
@@ -124,10 +125,7 @@ def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qw
     Raises:
         UserError: a file is missing or cut short; weights are missing, surplus or of the wrong shape (all are named).
     """
-    config = config_from_hf(files.read_json(files.join(folder, "config.json")), files.join(folder, "config.json"))
-    tensors = _open_tensors(folder)
-    boxes = flax.traverse_util.flatten_dict(abstract_params(config, param_dtype))
-    _check(folder, config, tensors, boxes)
+    config, tensors, boxes = _open(folder, param_dtype)
     if shardings is None:
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         flat_shardings = dict.fromkeys(boxes, one)
@@ -140,10 +138,33 @@ def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qw
     return config, flax.traverse_util.unflatten_dict(params)
 
 
+def open_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ...], Lazy]]:
+    """Configuration of a checkpoint folder, and its weights by path in float32, each read when it is asked for.
+
+    Raises:
+        UserError: as `load`.
+    """
+    config, tensors, boxes = _open(folder, np.float32)
+    weights = {}
+    for path, box in boxes.items():
+        shape, everything = box.value.shape, (slice(None),) * box.value.ndim
+        weights[path] = Lazy(shape, np.dtype(np.float32), partial(_reader(path, box, tensors, np.float32), everything))
+    return config, weights
+
+
+def _open(folder: str | Path, dtype) -> tuple[Qwen3Config, dict[str, "_Tensor"], dict[tuple[str, ...], nn.Partitioned]]:
+    """Configuration, the weights in their files, and what they should be; all are checked."""
+    config = config_from_hf(files.read_json(files.join(folder, "config.json")), files.join(folder, "config.json"))
+    tensors = _open_tensors(folder)
+    boxes = flax.traverse_util.flatten_dict(abstract_params(config, dtype))
+    _check(folder, config, tensors, boxes)
+    return config, tensors, boxes
+
+
 def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
     """Write parameters as safetensors under Hugging Face names, in their own type, in shards of at most `shard_bytes`.
 
-    Weights are fetched from the devices one at a time; a shard is complete before its final name appears.
+    Weights, arrays or `Lazy`, are fetched one at a time; a shard is complete before its final name appears.
 
     Args:
         folder: local or gs://.
