@@ -14,7 +14,7 @@ from f2jax.data.packing import Batch
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.rules import ROWS, follow_params, param_shardings
-from f2jax.train import losses, optim
+from f2jax.train import distill, losses, optim
 from f2jax.train.step import TrainState, eval_step, train_step
 
 BY_ROW = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of a batch that the devices share
@@ -80,6 +80,12 @@ def _shardings(tree):
 
 
 def loss_config(config, width: int) -> losses.LossConfig:
+    """The loss of a run, from the group `loss` of its config.
+
+    Raises:
+        UserError: unknown name of a distillation loss.
+    """
+    distill.check_distance(config.distill)
     dims = losses.matryoshka_dims(width, config.matryoshka_min) if config.matryoshka else (width,)
     return losses.LossConfig(
         temperature=config.temperature,
@@ -88,5 +94,11 @@ def loss_config(config, width: int) -> losses.LossConfig:
         passage_gradient=config.passage_gradient,
         mask_duplicates=config.mask_duplicates,
         mask_margin=config.mask_margin if config.mask_margin >= 0 else None,
+        spread_weight=config.spread_weight,
+        distill=config.distill,
         distill_weight=config.distill_weight,
+        distill_matryoshka=config.distill_matryoshka,
+        distill_hard_weight=config.distill_hard_weight,
+        distill_in_batch_weight=config.distill_in_batch_weight,
+        distill_temperature=config.distill_temperature,
     )
