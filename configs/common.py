@@ -89,6 +89,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     lo.spread_weight = 0.0  # of the spread-out term: mean squared cosine of pairs of queries, and of positives
     lo.distill = "mse"  # distance of embeddings to the teacher's: mse (raw states, the reference's) or cosine
     lo.distill_weight = 1.0  # of that term; it and all below are read where a teacher is set
+    lo.distill_projection = False  # train a matrix from the student's to all of the teacher's dimensions, for that term
     lo.distill_matryoshka = False  # take the distillation terms at the nested dimensions too
     lo.distill_hard_weight = 0.0  # of the KL divergence of scores over each row's positive and negatives
     lo.distill_in_batch_weight = 0.0  # of the KL divergence of scores over the positives of the batch

@@ -110,9 +110,11 @@ class Checkpoints:
         """
         failed = []
         for step in reversed(self.steps()):
-            args = {"params": ocp.args.StandardRestore(like.params)}
-            if like.opt_state is not None:
-                args["opt_state"] = ocp.args.StandardRestore(like.opt_state)
+            if like.opt_state is None:  # the model alone, without what else was trained beside it
+                how = ocp.checkpoint_utils.construct_restore_args(like.params)
+                args = {"params": ocp.args.PyTreeRestore(like.params, how, partial_restore=True)}
+            else:
+                args = {name: ocp.args.StandardRestore(getattr(like, name)) for name in ("params", "opt_state")}
             try:
                 items = self.manager.restore(step, args=ocp.args.Composite(**args))
             except self.errors as error:

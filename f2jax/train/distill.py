@@ -23,7 +23,14 @@ def cosine_distance(student_be, teacher_be):
     return 1 - jnp.sum(normalize(student_be) * normalize(teacher_be), axis=-1)
 
 
+PROJECTION = "distill_projection"  # its name among the trained weights; no model has it
+
 DISTANCES = {"mse": squared_error, "cosine": cosine_distance}
+
+
+def fresh_projection(width: int, teacher_width: int, dtype):
+    """[E, T]: the identity, so that training begins as the recipe's term on the coordinates that both have."""
+    return jnp.eye(width, teacher_width, dtype=dtype)
 
 
 def check_distance(name: str) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from f2jax.model.qwen3 import Qwen3, pool
-from f2jax.train.distill import distill_loss
+from f2jax.train.distill import PROJECTION, distill_loss
 from f2jax.train.losses import LossConfig, contrastive_loss
 
 
@@ -67,6 +67,7 @@ def loss_fn(params, batch, teacher: Teacher | None, *, model: Qwen3, kind: str, 
             config=config,
             n_mask_bj=batch["negative_mask_bj"],
             row_mask_b=batch["row_mask_b"],
+            projection_et=params.get(PROJECTION),
         )
         loss, metrics = loss + distill, metrics | values
     return loss, metrics | {"loss": loss}

@@ -15,6 +15,7 @@ from f2jax.data.vectors import Vectors
 from f2jax.errors import UserError
 from f2jax.inference.cache_teacher import by_model, cache_teacher, from_file
 from f2jax.model.sizes import size
+from f2jax.train.checkpoint import read_weight
 from f2jax.train.loop import train
 from tests import tiny, tiny_model
 from tests.data import corpora
@@ -50,10 +51,10 @@ def cached(folder, corpus):
 
 def first_loss(folder, run, **changes) -> dict[str, float]:
     """Metrics of a step with a learning rate of 0, and of the validation after it."""
-    changes |= {"init_from": str(folder / "student"), "tokenizer.train_vocab": 0, "steps": 1, "optim.warmup_steps": 0}
-    changes |= {"data.sources": f"('corpus:{folder / 'corpus'}',)", "optim.peak_lr": 1e-30, "optim.end_lr": 0}
-    changes |= {"loss.distill_hard_weight": 1.0, "loss.distill_in_batch_weight": 1.0, "data.max_length": 64}
-    return train(tiny.config(run, **changes), run / "run")
+    defaults = {"init_from": str(folder / "student"), "tokenizer.train_vocab": 0, "steps": 1, "optim.warmup_steps": 0}
+    defaults |= {"data.sources": f"('corpus:{folder / 'corpus'}',)", "optim.peak_lr": 1e-30, "optim.end_lr": 0}
+    defaults |= {"loss.distill_hard_weight": 1.0, "loss.distill_in_batch_weight": 1.0}
+    return train(tiny.config(run, **(defaults | changes)), run / "run")
 
 
 @pytest.mark.slow
@@ -139,6 +140,26 @@ def test_any_tool_can_be_the_teacher(cached, corpus, tmp_path, capsys):
             for ids, vector in zip([row.query, row.positive, *row.negatives], row.vectors, strict=True):
                 text = tokenizer.decode(ids[:-1])
                 assert vector.tolist() == [len(text), text.count("e"), text.count("r"), 1, 2]
+
+
+@pytest.mark.slow
+def test_a_projection_is_trained_beside_the_model_and_is_no_part_of_it(cached, tmp_path):
+    """It begins as the identity and moves; a model of 32 dimensions teaches one of 64; a resume goes on with it."""
+    narrow, corpus = tmp_path / "narrow", Corpus(cached / "corpus")
+    cache_teacher(corpus, narrow, by_model(str(cached / "teacher"), "float32", corpus), width=32)
+    how = {
+        "teacher.cache": str(narrow),
+        "loss.distill_projection": True,
+        "optim.peak_lr": 1e-3,
+        "optim.schedule": "constant",
+    }
+    first_loss(cached, tmp_path, **how, steps=2, **{"checkpoint.every": 1, "checkpoint.keep_last": 2})
+    begin, like = np.eye(64, 32, dtype=np.float32), np.zeros((64, 32), np.float32)
+    found = [read_weight(tmp_path / "run", step, ("distill_projection",), like) for step in (1, 2)]
+    assert 0 < np.abs(found[0] - begin).max() < np.abs(found[1] - begin).max() < 0.01
+    model = Embedder.from_pretrained(tmp_path / "run")
+    assert set(model.params) == {"token_table", "layers", "final_norm"}
+    assert model.encode("red").shape == (64,)
 
 
 # Mistakes
