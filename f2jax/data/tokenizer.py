@@ -138,7 +138,10 @@ class HFTokenizer(Tokenizer):
         return number
 
     def _content(self) -> bytes:
-        return self._backend.to_str().encode("utf-8")
+        """Without the post-processor, which a released package has and its origin may not: its end token is hashed."""
+        bare = self._hf()
+        bare.post_processor = None
+        return bare.to_str().encode("utf-8")
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]

@@ -59,6 +59,13 @@ def test_trimming_again_takes_nothing_away(trimmed):
     assert again.fingerprint() == small.fingerprint()
 
 
+def test_a_package_has_the_tokenizer_that_it_was_made_with(trimmed, tmp_path):
+    """So a student that was exported or pruned trains on the corpus of its origin: what it adds is the end token."""
+    small, _ = trimmed
+    (tmp_path / "tokenizer.json").write_text(small.to_hf_json())
+    assert load_tokenizer(tmp_path).fingerprint() == small.fingerprint()
+
+
 def test_the_order_of_merges_decides_what_a_token_passes_through():
     """Rank 0 takes `bc` first, so that `ab` never comes: it may go, though `ab` + `c` would give the token too."""
     ranks = {("b", "c"): 0, ("a", "b"): 1, ("ab", "c"): 2, ("a", "bc"): 3}

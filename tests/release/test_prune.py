@@ -1,4 +1,4 @@
-"""The command: a pruned package can be used and trained on, and a trimmed vocabulary changes no vector of its corpus."""
+"""The command: a pruned package can be used and trained on, and trimming its vocabulary changes no vector."""
 
 import json
 
