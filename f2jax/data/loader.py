@@ -60,11 +60,11 @@ def _open_corpus(path: str, config, folder: str | Path, beside: str):
     corpus = Corpus(path)
     corpus.check(config.data.max_length, config.data.use_instructions)
     named = str(folder) if _is_kept(folder) else config.tokenizer.path or beside
-    if named and load_tokenizer(named).fingerprint() != corpus.card["tokenizer"]:
+    tokenizer = load_tokenizer(corpus.tokenizer_folder)
+    if named and not load_tokenizer(named).is_same(tokenizer):
         raise UserError(
             f"The corpus {path} was made with another tokenizer than {named}; prepare it with --tokenizer {named}."
         )
-    tokenizer = load_tokenizer(corpus.tokenizer_folder)
     if jax.process_index() == 0:
         tokenizer.save(folder)
     vectors = None

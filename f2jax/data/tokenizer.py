@@ -59,6 +59,15 @@ class Tokenizer(ABC):
         content = self._content() + f"{self.eos_id} {self.pad_id}".encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
+    def is_same(self, other: "Tokenizer") -> bool:
+        """Made alike, or of one released form: a package holds a `tokenizer.json`, whatever it was made from."""
+        if self.fingerprint() == other.fingerprint():
+            return True
+        try:
+            return self.to_hf_json() == other.to_hf_json()
+        except UserError:  # a SentencePiece model without such a form
+            return False
+
     @abstractmethod
     def _content(self) -> bytes:
         """The model as it is saved."""
@@ -138,10 +147,7 @@ class HFTokenizer(Tokenizer):
         return number
 
     def _content(self) -> bytes:
-        """Without the post-processor, which a released package has and its origin may not: its end token is hashed."""
-        bare = self._hf()
-        bare.post_processor = None
-        return bare.to_str().encode("utf-8")
+        return self._backend.to_str().encode("utf-8")
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]

@@ -10,13 +10,11 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.corpus import Corpus, Reader
-from f2jax.data.tokenizer import Tokenizer, load_tokenizer
+from f2jax.data.tokenizer import load_tokenizer
 from f2jax.data.vectors import DTYPES, Card, Piece, begin, pieces, texts
 from f2jax.errors import UserError, nearest
 from f2jax.inference.embedder import Embedder
 from f2jax.inference.mine_file import load_vectors
-
-PROBES = 200  # texts on which two tokenizers must agree
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,11 @@ def by_model(name: str, dtype: str, corpus: Corpus, batch_size: int = 1_024) -> 
         UserError: the model cannot be loaded, or has another tokenizer.
     """
     embedder = Embedder.from_pretrained(name, dtype)
-    _check_tokenizer(name, embedder.tokenizer, corpus)
+    if not embedder.tokenizer.is_same(load_tokenizer(corpus.tokenizer_folder)):
+        raise UserError(
+            f"The teacher {name} has another tokenizer than the corpus {corpus.folder}; embed the texts of "
+            "--list-texts, and give --vectors."
+        )
     return Source(
         embedder.fingerprint,
         embedder.dim,
@@ -104,17 +106,3 @@ def list_texts(corpus: Corpus, path: str) -> int:
             file.write(json.dumps({"text": tokenizer.decode(ids[:-1])}) + "\n")
             count += 1
     return count
-
-
-def _check_tokenizer(name: str, tokenizer: Tokenizer, corpus: Corpus) -> None:
-    """Raises UserError where the teacher would read other tokens than those in the corpus."""
-    own = load_tokenizer(corpus.tokenizer_folder)
-    first = pieces("", corpus)[0]
-    probes = Piece("", first.source, first.part, 0, min(PROBES, first.stop), 0).tokens(Reader())
-    probes = [own.decode(ids[:-1]) for ids in probes]
-    pairs = zip(*(t.encode(probes, 1 << 20) for t in (own, tokenizer)), strict=True)
-    if any(a.tolist() != b.tolist() for a, b in pairs):
-        raise UserError(
-            f"The teacher {name} has another tokenizer than the corpus {corpus.folder}; embed the texts of "
-            "--list-texts, and give --vectors."
-        )

@@ -145,7 +145,7 @@ def merge(
     opened = [workdir.open_weights(model.path, model.step) for model in models]
     architecture = _same_shape(models, [found for found, _ in opened])
     tokenizers = [load_tokenizer(beside(path)) for path in dict.fromkeys(model.path for model in models)]
-    if len({tokenizer.fingerprint() for tokenizer in tokenizers}) > 1:
+    if not all(tokenizer.is_same(tokenizers[-1]) for tokenizer in tokenizers):
         raise UserError("The models have different tokenizers; only models with one tokenizer can be merged.")
 
     readers = [weights for _, weights in opened]

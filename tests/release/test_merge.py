@@ -141,8 +141,8 @@ def test_the_result_may_be_bfloat16(folders, tmp_path):
 
 
 def test_one_weight_is_read_at_a_time(folders, tmp_path, monkeypatch):
-    """All models' tensors of one name, then of the next."""
-    order = []
+    """All models' tensors of one name; these are on disk before those of the next are read."""
+    order, written = [], []
     open_weights = workdir.open_weights
 
     def watched(path, step):
@@ -151,6 +151,7 @@ def test_one_weight_is_read_at_a_time(folders, tmp_path, monkeypatch):
         def watch(name, weight):
             def make():
                 order.append((name, path))
+                written.append(sum(part.stat().st_size for part in tmp_path.glob("*.part")))
                 return weight.make()
 
             return type(weight)(weight.shape, weight.dtype, make)
@@ -160,6 +161,7 @@ def test_one_weight_is_read_at_a_time(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "open_weights", watched)
     merge(sources(folders), tmp_path)
     assert len(order) == 3 * 13 and order == [(name, f) for name, _ in order[::3] for f in folders]
+    assert written == sorted(written) and len(set(written)) == 13
 
 
 # Mistakes
