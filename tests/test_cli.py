@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from importlib import util
 from io import StringIO
 from pathlib import Path
 
@@ -306,6 +307,29 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
     assert "There is no built-in task 'stdlib-cod'; did you mean 'stdlib-code'?" in found
     found = complaint(capsys, "export", "--model", model, "--output", tmp_path / "file")
     assert "model.safetensors cannot be written (" in found
+
+
+@pytest.mark.parametrize(
+    "argv,expected",
+    [
+        (["evaluate"], "f2jax evaluate needs --model."),
+        (["evaluate", "--model", "m", "--dims", "8"], "--dims is for other tasks than the built-in ones; give --tasks"),
+        (["evaluate", "--model", "m", "--prompt", "query=Find it."], "--prompt is for other tasks than the built-in"),
+        (["evaluate", "--model", "m", "--benchmark", "english"], "f2jax evaluate needs --output for these tasks."),
+        (
+            ["evaluate", "--model", "m", "--tasks", "STS12", "--output", "o"],
+            "install it with pip install 'f2jax[mteb]'",
+        ),
+        (
+            ["report", "scores", "--output", "page"],
+            "f2jax report needs mteb; install it with pip install 'f2jax[mteb]'",
+        ),
+    ],
+)
+def test_what_an_evaluation_lacks_is_told_before_a_model_is_looked_for(capsys, monkeypatch, argv, expected):
+    find_spec = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "mteb" else find_spec(name))
+    assert expected in complaint(capsys, *argv)
 
 
 def test_an_interruption_is_one_line_and_exit_code_130(capsys, monkeypatch):

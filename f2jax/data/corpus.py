@@ -142,7 +142,7 @@ def chosen_documents(documents: np.ndarray, columns: Sequence[int], negatives: i
 
 
 def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
-    """(query tokens, document numbers, label) of a record of `builder.Rows`, a tf.train.Example."""
+    """(query tokens, document numbers, label) of a record of `prepare.builder.Rows`, a tf.train.Example."""
     feature = _features(raw)
     query = np.frombuffer(feature["query"].bytes_list.value[0], np.int32)
     documents = np.frombuffer(feature["documents"].bytes_list.value[0], np.int64)
@@ -150,13 +150,13 @@ def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def parse_document(raw: bytes) -> tuple[int, np.ndarray]:
-    """(id, tokens) of a record of `builder.Documents`."""
+    """(id, tokens) of a record of `prepare.builder.Documents`."""
     feature = _features(raw)
     return feature["id"].int64_list.value[0], np.frombuffer(feature["tokens"].bytes_list.value[0], np.int32)
 
 
 def row_details(raw: bytes) -> tuple[int, str]:
-    """(id of the query, language) of a record of `builder.Rows`."""
+    """(id of the query, language) of a record of `prepare.builder.Rows`."""
     feature = _features(raw)
     return feature["id"].int64_list.value[0], feature["language"].bytes_list.value[0].decode("utf-8")
 
