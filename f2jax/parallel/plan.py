@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax.data.packing import ladder
+from f2jax.data.vectors import read_card
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import SIZES, Qwen3Config, size
@@ -40,7 +41,7 @@ class Plan:
 
     topology: str
     size: str
-    teacher: str  # size of the teacher, or its path; "": none
+    teacher: str  # size of the teacher, its path or its cache; "": none
     chips: int
     mesh: dict[str, int]
     remat: str
@@ -87,12 +88,13 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     steps = config.steps or config.epochs * math.ceil(stage_rows / config.data.batch_size)
     batch = abstract_batch(config, mesh, length)
     teacher = abstract_teacher(config, mesh)
-    program = Program(config, architecture, mesh, steps)
+    teacher_width = teacher.model.config.width if teacher else cached_width(config)
+    program = Program(config, architecture, mesh, steps, teacher_width)
     packed_rows, row_length = batch["tokens_bt"].shape
     known = {
         "topology": topology,
         "size": config.model.size,
-        "teacher": teacher_size(config.teacher.path) or config.teacher.path,
+        "teacher": teacher_size(config.teacher.path) or config.teacher.path or config.teacher.cache,
         "chips": len(devices) // chip.cores,
         "mesh": dict(mesh.shape),
         "remat": config.model.remat,
@@ -202,6 +204,9 @@ def abstract_batch(config, mesh, tokens_per_text: int) -> dict[str, jax.ShapeDty
         of_chunk = (chunks, -(-5 * s // (4 * chunks)))  # a quarter more than an even share of the texts
         integers |= {"chunk_row_cm": of_chunk, "chunk_col_cm": of_chunk, "place_s": (s,)}
     shapes = {name: (shape, jnp.int32) for name, shape in integers.items()}
+    if config.teacher.cache:
+        card = read_card(config.teacher.cache)
+        shapes["teacher_se"] = ((s, card.width), jnp.dtype(card.dtype))
     shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
 
     def one(name, shape, dtype):
@@ -215,6 +220,11 @@ def teacher_size(path: str) -> str:
     """The size that a teacher's path ends in, such as `…/F2LLM-v2-1.7B`; "" where the path names none."""
     found = re.search(r"(?:^|[-/])(\d+(?:\.\d+)?[mb])$", path.lower())
     return found.group(1) if found and found.group(1) in SIZES else ""
+
+
+def cached_width(config) -> int:
+    """Dimensions of the teacher's vectors that `config.teacher.cache` holds; 0 where it names none."""
+    return read_card(config.teacher.cache).width if config.teacher.cache else 0
 
 
 def abstract_teacher(config, mesh) -> Teacher | None:

@@ -12,6 +12,7 @@ import pytest
 
 from f2jax import cli
 from f2jax import config as configs
+from f2jax.data.vectors import Card, begin
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.parallel import plan_report
@@ -41,15 +42,19 @@ def config(options: str = "size=tiny,teacher=none", *overrides: str):
     return configs.load(f"{STAGE2}:{options}", list(overrides))
 
 
+def one_device():
+    return make_mesh(devices=jax.devices()[:1])
+
+
 @pytest.mark.parametrize("name,parameters", [("80m", 80_084_288), ("14b", 13_990_394_880)])
 def test_the_bytes_of_weights_and_moments_are_exact(name, parameters):
-    program = Program(config(f"size={name},teacher=none"), size(name), make_mesh(devices=jax.devices()[:1]), 1000)
+    program = Program(config(f"size={name},teacher=none"), size(name), one_device(), 1000)
     assert bytes_on_device(program.state.params) == 4 * parameters
     assert bytes_on_device(program.state.opt_state) == 2 * 4 * parameters + 2 * 4  # two moments, two counters
 
 
 def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = one_device()
     worst = abstract_batch(config(), mesh, 1024)
     assert worst["tokens_bt"].shape == (512 * 9, 1024)
     assert worst["row_s"].shape == (512 * 9,)
@@ -66,8 +71,15 @@ def test_the_size_of_a_teacher_is_read_from_its_name(path, name):
 
 
 def test_a_teacher_costs_its_weights_in_its_own_type():
-    teacher = abstract_teacher(config("size=80m,teacher=auto"), make_mesh(devices=jax.devices()[:1]))
+    teacher = abstract_teacher(config("size=80m,teacher=auto"), one_device())
     assert bytes_on_device(teacher) == 2 * 596_049_920
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cached_teacher_is_a_vector_for_each_text_of_the_batch(tmp_path, dtype):
+    begin(tmp_path, Card("hash", 48, dtype))
+    batch = abstract_batch(config("size=tiny,teacher=none", f"--config.teacher.cache={tmp_path}"), one_device(), 64)
+    assert (batch["teacher_se"].shape, batch["teacher_se"].dtype) == ((512 * 9, 48), dtype)
 
 
 def test_memory_is_split_by_kind_and_adds_up_to_what_the_compiler_says():
