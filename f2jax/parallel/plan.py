@@ -131,7 +131,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
         fits=True,
         memory=memory,
         needed=needed,
-        collectives=collectives(cost),
+        collectives=collectives(cost, len(devices)),
         seconds=dataclasses.asdict(seconds) | {"step": seconds.step},
         scopes={name: cycles / chip.clock for name, cycles in sorted(cost.by_scope.items())},
         mfu=operations / (seconds.step * chip.peak * len(devices)),
@@ -264,16 +264,13 @@ def memory_by_kind(stats, held: dict[str, int]) -> tuple[dict[str, int], int]:
     return memory, sum(memory.values())
 
 
-def collectives(cost: plan_hlo.Cost) -> list[dict]:
+def collectives(cost: plan_hlo.Cost, devices: int) -> list[dict]:
     """Exchanges of a step by kind and number of devices: how many, their bytes in all, and those of the largest one."""
     sums: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for one in cost.collectives:
-        runs, moved, largest = sums[one.kind, len(one.group), one.overlaps]
-        sums[one.kind, len(one.group), one.overlaps] = [
-            runs + one.runs,
-            moved + one.runs * one.bytes,
-            max(largest, one.bytes),
-        ]
+        key = one.kind, len(one.group) or devices, one.overlaps
+        runs, moved, largest = sums[key]
+        sums[key] = [runs + one.runs, moved + one.runs * one.bytes, max(largest, one.bytes)]
     keys, values = ("kind", "devices", "overlaps"), ("runs", "bytes", "largest")
     return [
         dict(zip(keys, key, strict=True)) | {name: round(x) for name, x in zip(values, total, strict=True)}

@@ -6,6 +6,7 @@ The TPU compiler writes its own `estimated_cycles` beside each operation; a loop
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
@@ -13,6 +14,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) (?P<op>[a-z][\w-]*)\((?P<rest>.*)$")
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
 _ARRAY = re.compile(r"\b([a-z]\w*?)\[([\d,]*)\](\{[^{}]*\})?")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^()]*(?:\([\d,]+\))?)\))? ?\{([^}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Collective:
 
     kind: str
     bytes: int  # of the whole array: gathered, reduced or exchanged, per device
-    group: tuple[int, ...]  # the devices of the first group, by their place in the mesh
+    group: tuple[int, ...]  # the devices of the first group, by their place in the mesh; (): all
     overlaps: bool  # runs beside the computation
     runs: float = 1  # in one run of the program
 
@@ -215,27 +217,40 @@ def array_bytes(shape: str) -> int:
 
 
 def first_group(text: str) -> tuple[int, ...]:
-    """The devices of the first of the `replica_groups`, in any of the notations for them."""
-    found = re.search(r"replica_groups=\{\{([\d,]+)\}", text)
-    if found:
-        return tuple(int(device) for device in found.group(1).split(","))
-    found = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text)
-    if found:
+    """The devices of the first of the `replica_groups`, in any of the notations for them.
+
+    `{{0,1},{2,3}}` lists them; `[2,4]<=[4,2]T(1,0)` cuts a transposed grid of all devices into 2 groups of 4;
+    `mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}` names axes of a mesh, which may stand on such a grid.
+    (): all devices, or a notation that is not known.
+    """
+    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", text):
+        return _numbers(found.group(1))
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text):
+        return _grid(found.group(2))[: _numbers(found.group(1))[-1]]
+    if found := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^()]*(?:\([\d,]+\))?)\))? ?\{([^}]*)\}", text
+    ):
         sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", found.group(1))}
-        return _strided(
-            list(sizes.values()), [list(sizes).index(name) for name in re.findall(r"'([^']+)'", found.group(2))]
-        )
-    found = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
-    if found:
-        sizes = [int(n) for n in found.group(2).split(",")]
-        order = [int(n) for n in found.group(3).split(",")] if found.group(3) else list(range(len(sizes)))
-        devices = _strided(sizes, order)
-        return devices[: int(found.group(1).split(",")[-1])]
-    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text)
-    return tuple(int(device) for device in pairs.groups()) if pairs else (0,)
+        axes = [list(sizes).index(name) for name in re.findall(r"'([^']+)'", found.group(3))]
+        devices = _grid(found.group(2)) if found.group(2) else range(math.prod(sizes.values()))
+        return tuple(devices[place] for place in _strided(list(sizes.values()), axes))
+    return ()
 
 
-def _strided(sizes: list[int], axes: list[int]) -> tuple[int, ...]:
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def _grid(text: str) -> tuple[int, ...]:
+    """The devices of `[4,2]T(1,0)`, a grid read along its transposed axes, or of a plain list."""
+    found = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if not found:
+        return _numbers(text)
+    sizes = _numbers(found.group(1))
+    return _strided(sizes, _numbers(found.group(2)) if found.group(2) else range(len(sizes)))
+
+
+def _strided(sizes: Sequence[int], axes: Iterable[int]) -> tuple[int, ...]:
     """Places in a grid of `sizes` along `axes`, the last one fastest, at 0 on the other axes."""
     places = [0]
     for axis in axes:

@@ -41,7 +41,10 @@ def with_layout(config, layout: dict):
 
 
 def candidates(config, topology: str, tokens_per_text: int | None = None) -> Iterator[dict]:
-    """Layouts that fit on paper: as little sharing of weights as there is room for, then ever fewer activations."""
+    """Layouts that fit on paper: as little sharing of weights as there is room for, then ever fewer activations.
+
+    The last one, the most frugal, is there whatever the paper says.
+    """
     chip, devices = chips.chip(topology), topology_devices(topology)
     architecture = size(config.model.size)
     named = teacher_size(config.teacher.path)
@@ -54,14 +57,13 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     rows = all_rows // len(devices)
     room = ROOM * chip.hbm - weights / fsdp
     base = {"mesh.data": -1, "mesh.fsdp": fsdp, "mesh.tensor": 1}
-    for remat in ("dots", "mlp", "full"):
-        if kept_bytes(architecture, remat, rows * length) < room:
-            yield base | {"model.remat": remat}
-    chunk = rows // 2 if "chunk_rows" in config.model else 0
-    while chunk:
-        if kept_bytes(architecture, "full", chunk * length) < room:
-            yield base | {"model.remat": "full", "model.chunk_rows": chunk}
-        chunk //= 2
+    chunks = [0]  # all rows at once
+    if "chunk_rows" in config.model:
+        chunks += [rows >> i for i in range(1, rows.bit_length())]
+    layouts = [("dots", 0), ("mlp", 0), *(("full", chunk) for chunk in chunks)]
+    for remat, chunk in layouts:
+        if kept_bytes(architecture, remat, (chunk or rows) * length) < room or (remat, chunk) == layouts[-1]:
+            yield base | {"model.remat": remat} | ({"model.chunk_rows": chunk} if chunk else {})
 
 
 def share_of_weights(weights: int, width: int, hbm: int, devices: int) -> int | None:

@@ -59,7 +59,7 @@ def collective_seconds(collective: Collective, chip: Chip, coordinates: Sequence
     a ring of n passes n / 4 of each chip's bytes over each of its links
     (https://jax-ml.github.io/scaling-book/sharding).
     """
-    group = [coordinates[device] for device in collective.group]
+    group = [coordinates[device] for device in collective.group or range(len(coordinates))]
     spread = [len(set(places)) for places in zip(*group, strict=True)]
     slice_sizes = [len(set(places)) for places in zip(*coordinates, strict=True)]
     n = len(group)

@@ -15,7 +15,7 @@ from f2jax import config as configs
 from f2jax.data.vectors import Card, begin
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.parallel import plan_report
+from f2jax.parallel import plan_layout, plan_report
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.plan import (
     Plan,
@@ -143,6 +143,20 @@ def test_weights_are_shared_as_little_as_there_is_room_for():
 def test_the_activations_that_a_remat_policy_keeps_of_each_layer(remat, of_a_token):
     more, fewer = (kept_bytes(size("14b", layers=layers), remat, tokens=1024) for layers in (40, 39))
     assert more - fewer == 2 * 1024 * of_a_token
+
+
+@pytest.mark.parametrize(
+    "tokens_per_text,remats",
+    [
+        (1024, ["full"]),  # 4,608 rows on a chip: more than there is room for on paper, and tried all the same
+        (8, ["dots", "mlp", "full"]),
+    ],
+)
+def test_the_layouts_to_try_keep_ever_fewer_activations(monkeypatch, tokens_per_text, remats):
+    monkeypatch.setattr(plan_layout, "topology_devices", lambda topology: jax.devices()[:1])
+    found = list(plan_layout.candidates(config("size=80m,teacher=none"), "v5e:1x1", tokens_per_text))
+    assert list(dict.fromkeys(layout["model.remat"] for layout in found)) == remats
+    assert all(layout["mesh.fsdp"] == 1 for layout in found)
 
 
 def test_a_layout_changes_a_copy_of_the_config():

@@ -30,6 +30,7 @@ LINE = CUBE.index((0, 0, 1)), CUBE.index((0, 1, 0)), CUBE.index((1, 0, 0))
         ("all-to-all", range(4), 4 / 4 / (2 * V5P.link), 2),
         ("collective-permute", (0, 1), 1 / V5P.link, 1),
         ("all-gather", (0,), 0, 0),  # alone
+        ("all-gather", (), 63 / 64 / (6 * V5P.link), 6),  # all devices
     ],
 )
 def test_an_exchange_takes_its_bytes_over_the_links_of_its_axes(kind, group, moving, hops):
