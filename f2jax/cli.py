@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import traceback
 
 from f2jax import __version__
 from f2jax.errors import Interrupted, UserError, nearest
@@ -475,7 +476,11 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0, or 1 after one line that says what to change, or 130 after an interruption."""
+    """Run a command and return its exit code.
+
+    0: done. 1: one line says what to change. 130: interrupted, and what was to save is saved. 75: the network failed.
+    70: a crash, with its traceback. Whoever starts commands again (launch/run.sh) does so after the last three.
+    """
     try:
         _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -491,10 +496,16 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (ConnectionError, TimeoutError) as error:
+        print(f"f2jax: the network failed ({error}); run the same command again.", file=sys.stderr)
+        return 75
     except OSError as error:  # such as a full disk in the middle of a run
         where = f"{error.filename}: " if error.filename else ""
         print(f"f2jax: {where}{error.strerror or error}; mend that and run the same command again.", file=sys.stderr)
         return 1
+    except Exception:
+        traceback.print_exc()
+        return 70
     return 0
 
 

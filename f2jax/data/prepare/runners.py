@@ -1,9 +1,12 @@
 """Who does the work: this process, several, or Apache Beam. Each maps a function over items and keeps their order."""
 
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import active_children, get_context
 
 from f2jax.errors import UserError
 
@@ -13,11 +16,27 @@ def here(function: Callable, items: Iterable) -> Iterator:
 
 
 def in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
+    """An interruption ends the processes at once.
+
+    Raises:
+        UserError: a process was killed.
+    """
     if jobs == 1 or len(items) < 2:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(function, items)
+    others = set(active_children())
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches them too: they go without a word
+    with ProcessPoolExecutor(min(jobs, len(items)), get_context("spawn"), default) as pool:
+        try:
+            yield from pool.map(function, items)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process was killed, perhaps for want of memory; run the same command again, with fewer --jobs."
+            ) from error
+        except (KeyboardInterrupt, GeneratorExit):
+            for process in set(active_children()) - others:
+                process.terminate()
+            raise
 
 
 def on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
