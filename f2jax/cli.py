@@ -395,7 +395,9 @@ def evaluate(argv: list[str]) -> None:
     which.add_argument("--data", help="folder of the local tasks' data")
     which.add_argument("--languages", nargs="+", help="only these, as ISO 639-3 codes: deu fra")
     vectors = parser.add_argument_group("vectors", "Texts are encoded once, whatever is scored of them.")
-    vectors.add_argument("--dims", nargs="+", type=int, help="default: the model's Matryoshka dimensions")
+    vectors.add_argument(
+        "--dims", nargs="+", type=_dim, help="numbers, or all; default: every second Matryoshka dimension"
+    )
     vectors.add_argument("--precisions", nargs="*", help="at the largest dimension, default: int8 binary; may be none")
     vectors.add_argument("--cache", help="folder of the vectors, default: OUTPUT/vectors; may be deleted at any time")
     prompts = parser.add_argument_group(
@@ -570,6 +572,13 @@ def _limit(text: str) -> float | None:
         return None if text == "off" else float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor off") from error
+
+
+def _dim(text: str) -> int | str:
+    try:
+        return text if text == "all" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor all") from error
 
 
 def _numbers(text: str) -> tuple[int, ...]:
