@@ -10,7 +10,7 @@ import traceback
 from f2jax import __version__
 from f2jax.errors import Interrupted, UserError, nearest
 
-PLANNED = ("search", "plan")  # named in the design, not built
+PLANNED = ("search",)  # named in the design, not built
 
 
 def train(argv: list[str]) -> None:
@@ -432,6 +432,30 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
         print(f"Table and plot: {args.output}")
 
 
+def plan(argv: list[str]) -> None:
+    parser = _parser("plan", "Compile the train step for TPU slices, without a TPU: does it fit, how fast is it?")
+    parser.add_argument("--config", required=True, help="config file with options: configs/stage2.py:size=8b")
+    parser.add_argument("--topology", action="append", required=True, help="chip and shape: v5e:16x16; may be repeated")
+    parser.add_argument(
+        "--tokens-per-text", type=int, help="mean length of a text; default: the worst, data.max_length"
+    )
+    parser.add_argument("--rows", type=float, help="training rows of the stage; default: the recipe's 27e6 or 18e6")
+    parser.add_argument("--search", action="store_true", help="choose mesh and remat: the first of a few that fits")
+    parser.add_argument("--json", help="file for all figures")
+    parser.epilog = "Any field of the config: --config.mesh.fsdp=16 --config.model.remat=mlp"
+    args, overrides = parser.parse_known_args(argv)
+    unknown = [text for text in overrides if not text.startswith("--config.")]
+    if unknown:
+        raise UserError(f"plan has no option '{unknown[0]}'; fields of the config are set by --config.NAME=VALUE.")
+
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: nothing runs here
+    from f2jax import config
+    from f2jax.parallel import plan_report
+
+    loaded = config.load(args.config, overrides)
+    print(plan_report.report(loaded, args.topology, args.tokens_per_text, args.rows, args.search, args.json))
+
+
 def _evaluate_with_mteb(args: argparse.Namespace) -> None:
     if not args.output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
@@ -473,6 +497,7 @@ COMMANDS = {
     "merge": merge,
     "export": export,
     "evaluate": evaluate,
+    "plan": plan,
     "report": report,
 }
 
@@ -539,6 +564,7 @@ _SUMMARY = {
     "cache_teacher": "embed a corpus by a teacher, once for all trainings",
     "merge": "average checkpoints into one model",
     "export": "write a folder that other embedding tools load",
+    "plan": "compile a training for a TPU slice, without one",
     "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
     "report": "tables and curves of results",
 }
