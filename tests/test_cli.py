@@ -336,7 +336,7 @@ def test_an_interruption_is_one_line_and_exit_code_130(capsys, monkeypatch):
     def stop(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "encode", stop)
+    monkeypatch.setattr("f2jax.commands.encode.main", stop)
     assert run(capsys, "encode") == (130, "", "f2jax: interrupted.\n")
 
 
@@ -386,7 +386,7 @@ def test_what_a_restart_may_mend_has_other_exit_codes_than_a_user_error(monkeypa
     def fail(argv):
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "encode", fail)
+    monkeypatch.setattr("f2jax.commands.encode.main", fail)
     found, _, err = run(capsys, "encode")
     assert found == code
     assert err.startswith(message)
