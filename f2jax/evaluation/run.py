@@ -83,7 +83,9 @@ def _evaluate_task(encoders: Sequence[Encoder], task: AbsTask, results: Results,
         if bar is not None:
             bar.set_description(f"{task.metadata.name} {encoder.variant}")
         meta = encoder.mteb_model_meta
-        if not _complete(results.load_task_result(task.metadata.name, meta), task):
+        old = results.load_task_result(task.metadata.name, meta)
+        fits = old is None or old.is_mergeable(task)  # else the data has changed since
+        if old is None or not fits or old.get_missing_evaluations(task):
             with _quiet():
                 _load(task)
                 task.rng_state, task.np_rng = copy.deepcopy(random)  # each encoder is given the same samples
@@ -92,6 +94,7 @@ def _evaluate_task(encoders: Sequence[Encoder], task: AbsTask, results: Results,
                     encoder,
                     task,
                     cache=results,
+                    overwrite_strategy="only-missing" if fits else "always",
                     co2_tracker=False,
                     encode_kwargs={"batch_size": TEXTS, "show_progress_bar": False},
                     show_progress_bar=False,
@@ -102,10 +105,6 @@ def _evaluate_task(encoders: Sequence[Encoder], task: AbsTask, results: Results,
             bar.update(1)
         yield _score(encoder, task, results.load_task_result(task.metadata.name, meta))
     task.dataset, task.data_loaded = None, False
-
-
-def _complete(result: TaskResult | None, task: AbsTask) -> bool:
-    return result is not None and result.is_mergeable(task) and not result.get_missing_evaluations(task)
 
 
 def _load(task: AbsTask) -> None:

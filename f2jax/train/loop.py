@@ -27,7 +27,7 @@ from f2jax.train.checkpoint import Checkpoints, due
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.program import Program
 from f2jax.train.step import TrainState
-from f2jax.train.teacher import load_teacher
+from f2jax.train.teacher import load_teacher, teacher_width
 
 MAY_CHANGE = ("log", "checkpoint", "mesh")  # groups of the config that a resumed run may change
 
@@ -54,7 +54,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     loader = Loader(training, config, tokenizer.pad_id, shards, loader_lib.weights(training, config))
     steps = config.steps or config.epochs * loader.steps_per_epoch
-    program = Program(config, architecture, mesh, steps)
+    program = Program(config, architecture, mesh, steps, teacher_width(config))
     if jax.process_index() == 0:
         workdir_lib.write_architecture(workdir, architecture)
     describe(architecture, loader, held_out, steps, skipped)
@@ -137,8 +137,8 @@ def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkp
         return state
     if not init_path:
         return program.start(program.fresh_params(seed))
-    shardings = jax.tree.map(lambda x: x.sharding, program.state.params)
-    return program.start(workdir_lib.load_weights(init_path, program.model.param_dtype, lambda _: shardings)[1])
+    weights = workdir_lib.load_weights(init_path, program.model.param_dtype, lambda _: program.model_shardings)[1]
+    return program.start(weights)
 
 
 def validate(program: Program, state, teacher, held_out, config, pad_id: int, shards: int) -> dict[str, float]:

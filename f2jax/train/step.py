@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from f2jax.model.qwen3 import Qwen3, pool
-from f2jax.train.losses import LossConfig, contrastive_loss, distill_mse
+from f2jax.train.distill import PROJECTION, distill_loss
+from f2jax.train.losses import LossConfig, contrastive_loss
 
 
 @flax.struct.dataclass
@@ -32,13 +33,19 @@ def embed(model: Qwen3, params, batch):
     """Raw (not normalized) embeddings of a packed batch: q [B, D], p [B, D], n [B, J, D]."""
     hidden_btd = model.apply({"params": params}, batch["tokens_bt"], batch["segments_bt"], batch["positions_bt"])
     e_sd = pool(hidden_btd, batch["row_s"], batch["col_s"]).astype(jnp.float32)
+    return by_role(e_sd, batch)
+
+
+def by_role(e_sd, batch):
+    """Vectors [S, D] of all sequences → q [B, D], p [B, D], n [B, J, D]."""
     rows, slots = batch["negative_mask_bj"].shape
     q_bd, p_bd, n_sd = jnp.split(e_sd, [rows, 2 * rows])
     return q_bd, p_bd, n_sd.reshape(rows, slots, e_sd.shape[-1])
 
 
 def loss_fn(params, batch, teacher: Teacher | None, *, model: Qwen3, kind: str, config: LossConfig):
-    """Loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation where there is a teacher."""
+    """Loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation where there is a
+    teacher, or its cached vectors in the batch."""
     q_be, p_be, n_bje = embed(model, params, batch)
     loss, metrics = contrastive_loss(
         q_be,
@@ -52,13 +59,17 @@ def loss_fn(params, batch, teacher: Teacher | None, *, model: Qwen3, kind: str, 
         positive_b=batch["positive_b"],
         negative_bj=batch["negative_bj"],
     )
-    if teacher is not None:
-        states = embed(teacher.model, teacher.params, batch)
-        masks = (batch["row_mask_b"], batch["row_mask_b"], batch["negative_mask_bj"])
-        parts = zip((q_be, p_be, n_bje), jax.lax.stop_gradient(states), masks, strict=True)
-        distill = sum(distill_mse(student, target, mask) for student, target, mask in parts)
-        metrics["loss_distill"] = distill
-        loss += config.distill_weight * distill
+    cached = "teacher_se" in batch
+    if cached or teacher is not None:
+        distill, values = distill_loss(
+            (q_be, p_be, n_bje),
+            by_role(batch["teacher_se"], batch) if cached else embed(teacher.model, teacher.params, batch),
+            config=config,
+            n_mask_bj=batch["negative_mask_bj"],
+            row_mask_b=batch["row_mask_b"],
+            projection_et=params.get(PROJECTION),
+        )
+        loss, metrics = loss + distill, metrics | values
     return loss, metrics | {"loss": loss}
 
 

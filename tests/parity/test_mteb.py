@@ -1,5 +1,6 @@
 """Our model inside mteb: scores against those of the exported model in sentence-transformers, run by mteb itself."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def release(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("model")
     tiny_model.make_embedder(folder / "tokenizer").save_pretrained(folder / "tiny")
     return str(folder / "tiny")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """One embedder for all tests of a folder, so that its programs are compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Embedder, "from_pretrained", functools.cache(Embedder.from_pretrained))
+        yield
 
 
 def head(table: pa.Table, rows: int, *columns: str) -> pa.Table:
