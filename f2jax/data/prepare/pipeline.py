@@ -119,7 +119,7 @@ def prepare(
 
 
 def _with_bar(run: Callable, read: Callable, taken: Sequence[Taken]) -> None:
-    for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None):
+    for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None if taken else True):
         pass
 
 
