@@ -1,6 +1,7 @@
 """Sequences of a batch → rows of fixed length with segment ids, so that no token is spent on padding to the longest.
 
-The number of rows is rounded up on a short ladder: XLA compiles few programs, and little is wasted.
+The number of rows is rounded up on a short ladder: XLA compiles few programs, and little is wasted. Which sequence
+stands where is the same on any number of devices and hosts; each host fills the rows of its own devices alone.
 """
 
 from bisect import bisect_left, insort
@@ -11,25 +12,47 @@ import numpy as np
 
 from f2jax.errors import UserError
 
+PACKED = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of packed rows
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a batch that this process holds: of `parts` equal parts, one a device, those numbered `own`."""
+
+    parts: int = 1
+    own: tuple[int, ...] = (0,)
+
+    def rows(self, count: int) -> np.ndarray:
+        """Numbers of the own rows among `count`, a multiple of `parts`."""
+        return np.arange(count).reshape(self.parts, -1)[list(self.own)].ravel()
+
+
+WHOLE = Share()
+
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows of T tokens, and where each sequence's end token stands."""
+    """Rows of T tokens, and where each sequence's end token stands. Of the rows, only those of a `Share` are there."""
 
+    rows: int  # of all processes
     tokens_bt: np.ndarray  # int32; the pad id where the segment is 0
     segments_bt: np.ndarray  # int32; 1 … in the order of the row, 0 is padding
     positions_bt: np.ndarray  # int32; from 0 in each segment
-    row_s: np.ndarray  # int32; row of each sequence's end token, 0 where the sequence is absent
+    row_s: np.ndarray  # int32; row of each sequence's end token among all rows, 0 where the sequence is absent
     col_s: np.ndarray  # int32; its column
-    useful_tokens: int  # tokens that are no padding
+    useful_tokens: int  # tokens of all processes that are no padding
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed training batch of one data set. Sequences stand as [queries][positives][negatives, row by row]."""
+    """A packed training batch of one data set. Sequences stand as [queries][positives][negatives, row by row].
+
+    Of the packed rows, a process holds its share; the other arrays are whole on each.
+    """
 
     kind: str  # routes the loss
-    useful_tokens: int
+    rows: int  # packed rows of all processes
+    useful_tokens: int  # of all processes
     tokens_bt: np.ndarray
     segments_bt: np.ndarray
     positions_bt: np.ndarray
@@ -40,6 +63,9 @@ class Batch:
     label_b: np.ndarray  # int32 number of the label inside this batch, -1: none
     positive_b: np.ndarray  # int32 number of the positive document inside this batch
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
+    chunk_row_cm: np.ndarray | None = None  # see `Chunks`; None: all rows are encoded at once
+    chunk_col_cm: np.ndarray | None = None
+    place_s: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name: what goes to the devices."""
@@ -60,7 +86,9 @@ def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
     return min(-(-units // step) * step, octave) * multiple
 
 
-def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, row_count=ladder) -> Packed:
+def pack(
+    sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, row_count=ladder, share: Share = WHOLE
+) -> Packed:
     """Pack sequences by best fit, longest first; the same input gives the same rows.
 
     Equal sequences share one segment: an embedding depends on its tokens alone, and data sets repeat their documents.
@@ -69,6 +97,7 @@ def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, r
         sequences: int32 token ids each; None is an absent sequence, which takes no tokens.
         row_length: T.
         row_count: rounds the number of rows up.
+        share: the rows to fill.
 
     Raises:
         UserError: a sequence is empty or longer than a row.
@@ -86,18 +115,24 @@ def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, r
     order = np.argsort(-lengths, kind="stable")
     row_u, start_u, segment_u, rows = _best_fit(lengths, order, row_length)
 
-    shape = (row_count(max(rows, 1)), row_length)
+    count = row_count(max(rows, 1))
+    own = share.rows(count)
+    filled = np.full(count, -1)  # where each row stands among the own ones
+    filled[own] = np.arange(len(own))
+    shape = (len(own), row_length)
     tokens_bt = np.full(shape, pad_id, np.int32)
     segments_bt, positions_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     counting = np.arange(row_length, dtype=np.int32)
     for u in order:
-        row, start, stop = row_u[u], start_u[u], start_u[u] + lengths[u]
+        row, start, stop = filled[row_u[u]], start_u[u], start_u[u] + lengths[u]
+        if row < 0:
+            continue
         tokens_bt[row, start:stop] = unique[u]
         segments_bt[row, start:stop] = segment_u[u]
         positions_bt[row, start:stop] = counting[: stop - start]
     end_u = (start_u + lengths - 1).astype(np.int32)
     row_s, col_s = (np.append(x, np.int32(0))[u_s] for x in (row_u, end_u))  # number -1, absent, finds the 0
-    return Packed(tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths.sum()))
+    return Packed(count, tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths.sum()))
 
 
 def _best_fit(lengths: np.ndarray, order: np.ndarray, row_length: int):
@@ -120,6 +155,40 @@ def _best_fit(lengths: np.ndarray, order: np.ndarray, row_length: int):
     return row_s, start_s, segment_s, len(segments)
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """Where the end tokens stand when the rows of a batch are encoded in C chunks, one after the other.
+
+    Row r of a batch is row r // C of chunk r % C: so each chunk has rows of every device, as many of each.
+    """
+
+    chunk_row_cm: np.ndarray  # int32 [C, M]: row, inside its chunk, of each end token; 0 where a chunk has fewer than M
+    chunk_col_cm: np.ndarray  # int32 [C, M]: its column
+    place_s: np.ndarray  # int32 [S]: where in the flattened [C, M] each sequence is; any place where it is absent
+
+
+def chunk(row_s: np.ndarray, col_s: np.ndarray, present_s: np.ndarray, chunks: int) -> Chunks:
+    """Share the end tokens out to `chunks`. M is a quarter above an even share, doubled until it holds the fullest
+    chunk, so that nearly all batches run one program. Sequences that share a segment share a place.
+    """
+    row_s, col_s = np.where(present_s, row_s, -1), np.where(present_s, col_s, -1)
+    ends_u, number_s = np.unique(np.stack([row_s, col_s], 1), axis=0, return_inverse=True)
+    ends_u, number_s = (ends_u[1:], number_s.ravel() - 1) if (ends_u[0] < 0).all() else (ends_u, number_s.ravel())
+    chunk_u = ends_u[:, 0] % chunks
+    order = np.argsort(chunk_u, kind="stable")
+    counts = np.bincount(chunk_u, minlength=chunks)
+    slot_u = np.zeros(len(ends_u), np.int64)
+    slot_u[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    width = -(-5 * len(row_s) // (4 * chunks))
+    while width < counts.max():
+        width *= 2
+    chunk_row_cm, chunk_col_cm = (np.zeros((chunks, width), np.int32) for _ in range(2))
+    chunk_row_cm[chunk_u, slot_u] = ends_u[:, 0] // chunks
+    chunk_col_cm[chunk_u, slot_u] = ends_u[:, 1]
+    place_u = np.append(chunk_u * width + slot_u, 0).astype(np.int32)  # number -1, absent, finds the 0
+    return Chunks(chunk_row_cm, chunk_col_cm, place_u[number_s])
+
+
 def assemble(
     rows: Sequence,
     negatives: int,
@@ -129,13 +198,16 @@ def assemble(
     row_length: int,
     pad_id: int,
     steps_per_octave: int = 16,
-    multiple: int = 1,
+    share: Share = WHOLE,
+    chunk_rows: int = 0,
 ) -> Batch:
     """Rows of one data set → a packed batch.
 
     Args:
         rows: at most `batch_size` of them, as `dataset.Row`.
         negatives: negative slots of a row; it has at most so many.
+        share: the packed rows to fill; their number is a multiple of its parts.
+        chunk_rows: packed rows that a part encodes at once; 0: all.
     """
     missing = [None] * (batch_size - len(rows))
     sequences = [row.query for row in rows] + missing + [row.positive for row in rows] + missing
@@ -150,9 +222,14 @@ def assemble(
 
     def row_count(n: int) -> int:
         """That of a full batch even for the last one of an epoch, which is not worth a program of its own."""
-        return ladder(-(-n * batch_size // max(len(rows), 1)), steps_per_octave, multiple)
+        together = share.parts * max(chunk_rows, 1)
+        return ladder(-(-n * batch_size // max(len(rows), 1)), steps_per_octave, together)
 
-    packed = pack(sequences, row_length, pad_id, row_count)
+    packed = pack(sequences, row_length, pad_id, row_count, share)
+    chunks = {}
+    if chunk_rows:
+        present_s = np.array([ids is not None for ids in sequences])
+        chunks = vars(chunk(packed.row_s, packed.col_s, present_s, packed.rows // (share.parts * chunk_rows)))
     positive_ids_b = np.zeros(batch_size, np.int64)
     positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
     documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])
@@ -160,6 +237,7 @@ def assemble(
     labels = np.array([-1] + [row.label_id for row in rows] + [-1] * len(missing), np.int64)
     return Batch(
         kind=kind,
+        rows=packed.rows,
         useful_tokens=packed.useful_tokens,
         tokens_bt=packed.tokens_bt,
         segments_bt=packed.segments_bt,
@@ -171,4 +249,5 @@ def assemble(
         label_b=np.unique(labels, return_inverse=True)[1][1:].astype(np.int32) - 1,
         positive_b=numbers[:batch_size],
         negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
+        **chunks,
     )

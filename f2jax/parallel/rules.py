@@ -1,5 +1,7 @@
 """One table: which mesh axis each logical axis of the weights is split over."""
 
+import math
+
 import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -7,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel.mesh import ROW_AXES
 
 RULES: dict[str, str | None] = {
     "layers": None,
@@ -17,7 +20,7 @@ RULES: dict[str, str | None] = {
     "head_dim": None,
     "mlp": "tensor",
 }
-ROWS = PartitionSpec(("data", "fsdp"))  # of a batch: both axes share the rows
+ROWS = PartitionSpec(ROW_AXES)  # of a batch
 
 
 def param_shardings(config: Qwen3Config, mesh: Mesh, rules: dict[str, str | None] = RULES):
@@ -55,3 +58,11 @@ def follow_params(tree, params_shardings, mesh: Mesh):
         return next((by_path[keys[i:]] for i in range(len(keys)) if keys[i:] in by_path), whole)
 
     return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def by_rows(x, axis: int = 0):
+    """`x` with `axis` split over the devices that share the rows; whole without a mesh, or where it does not divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[axis] % math.prod(mesh.shape[name] for name in ROW_AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, ROW_AXES))

@@ -18,9 +18,10 @@ from f2jax import config as configs
 from f2jax import files
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
+from f2jax.data.packing import Share
 from f2jax.errors import Interrupted, UserError
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.parallel.mesh import make_mesh
+from f2jax.parallel.mesh import make_mesh, own_share
 from f2jax.train import optim
 from f2jax.train import workdir as workdir_lib
 from f2jax.train.checkpoint import Checkpoints, due
@@ -29,7 +30,8 @@ from f2jax.train.program import Program
 from f2jax.train.step import TrainState
 from f2jax.train.teacher import load_teacher
 
-MAY_CHANGE = ("log", "checkpoint", "mesh")  # groups of the config that a resumed run may change
+# Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
+MAY_CHANGE = ("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows")
 
 
 def train(config, workdir: str | Path) -> dict[str, float]:
@@ -51,8 +53,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     held_out = [held for _, held in splits if len(held)]
 
     mesh = make_mesh(**config.mesh)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    loader = Loader(training, config, tokenizer.pad_id, shards, loader_lib.weights(training, config))
+    loader = Loader(training, config, tokenizer.pad_id, own_share(mesh), loader_lib.weights(training, config))
     steps = config.steps or config.epochs * loader.steps_per_epoch
     program = Program(config, architecture, mesh, steps)
     if jax.process_index() == 0:
@@ -90,7 +91,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                     raise Interrupted(f"Stopped and saved after step {done} of {steps}; the same command goes on.")
                 every = config.log.validate_every
                 if done == steps or (every and done % every == 0):
-                    values |= validate(program, state, teacher, held_out, config, tokenizer.pad_id, loader.shards)
+                    values |= validate(program, state, teacher, held_out, config, tokenizer.pad_id, loader.share)
                     writer.write(done, {k: v for k, v in values.items() if k.startswith("validation/")})
         checkpoints.wait()
         print(report.summary())
@@ -141,11 +142,11 @@ def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkp
     return program.start(workdir_lib.load_weights(init_path, program.model.param_dtype, lambda _: shardings)[1])
 
 
-def validate(program: Program, state, teacher, held_out, config, pad_id: int, shards: int) -> dict[str, float]:
+def validate(program: Program, state, teacher, held_out, config, pad_id: int, share: Share) -> dict[str, float]:
     """Mean metrics over the held-out share of each data set, as `validation/<name>/<metric>`."""
     values = {}
     for data in held_out:
-        loader = Loader([data], config, pad_id, shards)
+        loader = Loader([data], config, pad_id, share)
         count = min(loader.steps_per_epoch, config.log.validation_batches or loader.steps_per_epoch)
         totals, rows = defaultdict(float), 0
         for _, name, batch in loader.batches(0, count):
@@ -168,7 +169,7 @@ class Report:
         self.since = self.started = time.perf_counter()
 
     def add(self, step: int, name: str, batch, metrics) -> None:
-        self.pending.append((step, name, batch.useful_tokens, batch.tokens_bt.size, metrics))
+        self.pending.append((step, name, batch.useful_tokens, batch.rows * batch.tokens_bt.shape[1], metrics))
 
     def wait(self) -> None:
         """Wait until the last step that was added has run."""
