@@ -72,6 +72,11 @@ class Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
+    @property
+    def program(self) -> tuple:
+        """Batches of equal `program` run the same compiled step."""
+        return (self.kind, self.rows, *(value.shape for value in self.arrays().values()))
+
 
 def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
     """The smallest allowed number of rows ≥ `rows`: multiples of `multiple`, at most `steps_per_octave` sizes in each

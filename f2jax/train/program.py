@@ -45,7 +45,12 @@ class Program:
         self.tx = optim.optimizer(config.optim, steps)
         self.state = self._abstract_state()
         shared = {"model": self.model, "config": loss_config(config.loss, architecture.width)}
-        self.step = jax.jit(partial(train_step, tx=self.tx, **shared), static_argnames="kind", donate_argnums=0)
+        self.step = jax.jit(
+            partial(train_step, tx=self.tx, **shared),
+            static_argnames="kind",
+            donate_argnums=0,
+            out_shardings=(_shardings(self.state), NamedSharding(mesh, PartitionSpec())),
+        )
         self.evaluate = jax.jit(partial(eval_step, **shared), static_argnames="kind")
 
     def _abstract_state(self) -> TrainState:
