@@ -26,7 +26,8 @@ def train(argv: list[str]) -> None:
     from f2jax.train import loop
 
     hosts.start()
-    loop.train(config.load(args.config, overrides), args.workdir)
+    with hosts.explained():
+        loop.train(config.load(args.config, overrides), args.workdir)
 
 
 def prepare(argv: list[str]) -> None:

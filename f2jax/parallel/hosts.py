@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -22,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import f2jax
 from f2jax.errors import UserError
+from f2jax.parallel import maintenance
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the others end
 START_SECONDS = 300  # that processes wait for each other at the start
@@ -69,9 +72,30 @@ def _number(variable: int) -> int:
 
 
 def _in_cluster() -> bool:
+    return _on_tpu() or any(name in os.environ for name in CLUSTER_VARIABLES)
+
+
+def _on_tpu() -> bool:
     chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
-    on_tpu = chips > 0 and os.environ.get("JAX_PLATFORMS") != "cpu"
-    return on_tpu or any(name in os.environ for name in CLUSTER_VARIABLES)
+    return chips > 0 and os.environ.get("JAX_PLATFORMS") != "cpu"
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Where another process of the job has gone, say so.
+
+    Raises:
+        UserError: a computation that several processes share failed inside the block, not for want of memory.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise UserError(
+            f"Process {jax.process_index()} cannot go on without the others ({str(error).splitlines()[0][:200]}); run "
+            "the same command on all hosts again: it goes on from the last checkpoint."
+        ) from error
 
 
 def is_first() -> bool:
@@ -150,7 +174,8 @@ def unlike(hosts: list[tuple[str, dict[str, str]]]) -> str:
 class StopSignal:
     """SIGTERM or the first Ctrl-C on any host asks all to stop after the running step; a second Ctrl-C stops at once.
 
-    A context manager; the handlers before it come back at its end.
+    On a TPU machine an announced preemption or maintenance asks too. A context manager; the handlers before it come
+    back at its end.
     """
 
     def __init__(self, mesh: Mesh):
@@ -181,13 +206,20 @@ class StopSignal:
                 self.previous[number] = signal.signal(number, self._ask)
             except ValueError:  # not in the main thread: signals stay with whoever runs it
                 break
+        self.watch = maintenance.Watch(self.ask) if _on_tpu() else None
         return self
+
+    def ask(self) -> None:
+        """Ask all to stop."""
+        self.requested = True
 
     def _ask(self, number, frame) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.ask()
 
     def __exit__(self, *_):
+        if self.watch:
+            self.watch.end()
         for number, handler in self.previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python
