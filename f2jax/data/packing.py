@@ -176,9 +176,9 @@ def chunk(row_s: np.ndarray, col_s: np.ndarray, present_s: np.ndarray, chunks: i
     """Share the end tokens out to `chunks`. M is a quarter above an even share, doubled until it holds the fullest
     chunk, so that nearly all batches run one program. Sequences that share a segment share a place.
     """
-    row_s, col_s = np.where(present_s, row_s, -1), np.where(present_s, col_s, -1)
-    ends_u, number_s = np.unique(np.stack([row_s, col_s], 1), axis=0, return_inverse=True)
-    ends_u, number_s = (ends_u[1:], number_s.ravel() - 1) if (ends_u[0] < 0).all() else (ends_u, number_s.ravel())
+    ends = np.where(present_s[:, None], np.stack([row_s, col_s], 1), -1)
+    ends_u, number_s = np.unique(np.concatenate([[[-1, -1]], ends]), axis=0, return_inverse=True)
+    ends_u, number_s = ends_u[1:], number_s.ravel()[1:] - 1  # the first, of absent sequences, gets number -1
     chunk_u = ends_u[:, 0] % chunks
     order = np.argsort(chunk_u, kind="stable")
     counts = np.bincount(chunk_u, minlength=chunks)

@@ -16,7 +16,8 @@ CASES = ["plain, fsdp", "full, chunks on slices"]
 
 def run(monkeypatch, command: list[str], processes: int, devices: int = 1) -> list[tuple[int, str]]:
     """(exit code, output) of each process of a job."""
-    monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
+    for name, value in ({"PYTHONPATH": str(tiny.ROOT)} | steps.QUICK).items():
+        monkeypatch.setenv(name, value)
     started = launch(command, processes, devices, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         return [(process.wait(300), process.stdout.read()) for process in started]

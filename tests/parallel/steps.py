@@ -8,9 +8,12 @@ from functools import partial
 
 import jax
 import numpy as np
+from flax import linen as nn
+from jax.experimental import multihost_utils
 
 from configs import common
 from f2jax.data.packing import assemble
+from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
 from f2jax.parallel.mesh import make_mesh, own_share
@@ -27,6 +30,7 @@ LAYOUTS = {
     "slices of data and fsdp": ONE | {"replica": 2, "data": -1, "fsdp": 2},
     "slices of fsdp and tensor": ONE | {"replica": 2, "fsdp": -1, "tensor": 2},
 }
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # of the compiler: these programs run once
 PLAIN = {"passage_gradient": False, "teacher": False}
 FULL = {"passage_gradient": True, "teacher": True}
 # name: (what is computed, mesh, rows of a chunk)
@@ -70,16 +74,27 @@ def measure(mesh, chunk_rows: int, passage_gradient: bool, teacher: bool) -> dic
     with jax.set_mesh(mesh):
         program = Program(config, SHAPE, mesh, steps=1)
         model, where = program.model, jax.tree.map(lambda x: x.sharding, program.state.params)
+        frozen = Teacher(placed(1, where), model) if teacher else None
         function = partial(loss_fn, model=model, kind="retrieval", config=loss_config(config.loss, SHAPE.width))
-        arrays = program.put(batch)
-        frozen = Teacher(program.fresh_params(1), model) if teacher else None
         split = jax.jit(jax.value_and_grad(function, has_aux=True), out_shardings=(None, where))
-        (loss, _), gradient = split(program.fresh_params(0), arrays, frozen)
-        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        gather = jax.jit(lambda x: x, out_shardings=whole)
-        gradient, tokens_bt = jax.device_get(gather((gradient, arrays["tokens_bt"])))
-    vector = np.concatenate([x.ravel() for x in jax.tree.leaves(gradient)])
-    return {"loss": np.asarray(loss), "gradient": vector, "tokens": tokens_bt, "filled": np.array(len(batch.tokens_bt))}
+        arrays = program.put(batch)
+        (loss, _), gradient = split(placed(0, where), arrays, frozen)
+    vector = np.concatenate([whole(x).ravel() for x in jax.tree.leaves(gradient)])
+    tokens_bt = whole(arrays["tokens_bt"])
+    return {"loss": whole(loss), "gradient": vector, "tokens": tokens_bt, "filled": np.array(len(batch.tokens_bt))}
+
+
+def placed(seed: int, where):
+    """Random weights, each process giving the pieces of its own devices."""
+    shapes = nn.meta.unbox(abstract_params(SHAPE))
+    rng = np.random.default_rng(seed)
+    values = jax.tree.map(lambda x: rng.normal(len(x.shape) < 3, 0.2, x.shape).astype(np.float32), shapes)
+    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]), values, where)
+
+
+def whole(x: jax.Array) -> np.ndarray:
+    """All of an array that several processes hold."""
+    return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
 
 
 def main(path: str, names: list[str]) -> None:

@@ -28,7 +28,7 @@ def one_device() -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def eight_devices(tmp_path_factory):
     path = tmp_path_factory.mktemp("layouts") / "found.npz"
-    run = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(tiny.ROOT)}
+    run = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(tiny.ROOT)} | steps.QUICK
     subprocess.run([sys.executable, "-m", "tests.parallel.steps", path, *steps.CASES], env=os.environ | run, check=True)
     return np.load(path)
 
