@@ -24,3 +24,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is not at {folder}; set F2JAX_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def one_device(tmp_path_factory):
+    """Loss and gradient of a batch on one device: the oracle of many devices and processes."""
+    from tests.parallel import steps
+
+    return steps.run(tmp_path_factory.mktemp("one") / "found.npz", steps.ONE_DEVICE, devices=1)

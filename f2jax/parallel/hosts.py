@@ -13,7 +13,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -52,6 +52,7 @@ def start() -> None:
         named = {}
     else:
         return
+    before = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(
             **named,
@@ -61,6 +62,8 @@ def start() -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"The processes of the job did not find each other: {str(error).splitlines()[0]}") from error
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, before)  # JAX's handler would swallow it until training looks for it
 
 
 def _number(variable: int) -> int:
@@ -222,4 +225,4 @@ class StopSignal:
         if self.watch:
             self.watch.end()
         for number, handler in self.previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python
+            signal.signal(number, handler)

@@ -9,7 +9,7 @@ from f2jax.parallel import hosts
 from f2jax.parallel.local import launch
 from tests import tiny
 from tests.parallel import steps
-from tests.parallel.test_layouts import check, one_device  # noqa: F401
+from tests.parallel.test_layouts import check
 
 CASES = ["plain, fsdp", "full, chunks on slices"]
 
@@ -37,7 +37,7 @@ def found(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_processes_give_the_loss_gradient_and_rows_of_one_device(case, one_device, found):  # noqa: F811
+def test_processes_give_the_loss_gradient_and_rows_of_one_device(case, one_device, found):
     check(case, one_device, found[1])
 
 

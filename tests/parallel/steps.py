@@ -3,6 +3,8 @@
 python -m tests.parallel.steps OUT.npz CASE…
 """
 
+import os
+import subprocess
 import sys
 from functools import partial
 
@@ -19,6 +21,7 @@ from f2jax.parallel import hosts
 from f2jax.parallel.mesh import make_mesh, own_share
 from f2jax.train.program import Program, loss_config
 from f2jax.train.step import Teacher, loss_fn
+from tests import tiny
 from tests.data.test_packing import FakeRow
 
 SHAPE = Qwen3Config(32, 64, 2, 4, 2, head_dim=8, vocab_size=64, max_length=64)
@@ -32,6 +35,7 @@ LAYOUTS = {
 }
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # of the compiler: these programs run once
 PLAIN = {"passage_gradient": False, "teacher": False}
+LEARNING = {"passage_gradient": True, "teacher": False}
 FULL = {"passage_gradient": True, "teacher": True}
 # name: (what is computed, mesh, rows of a chunk)
 CASES = {f"plain, {name}": (PLAIN, mesh, 0) for name, mesh in LAYOUTS.items()}
@@ -41,6 +45,7 @@ CASES |= {
     "full, chunks on fsdp": (FULL, LAYOUTS["fsdp"], 1),
     "full, chunks on slices": (FULL, LAYOUTS["slices of fsdp and tensor"], 2),
 }
+ONE_DEVICE = {"plain": (PLAIN, ONE, 0), "learning": (LEARNING, ONE, 0), "full": (FULL, ONE, 0)}
 ROWS, NEGATIVES, ROW_LENGTH = 24, 3, 16
 
 
@@ -97,11 +102,18 @@ def whole(x: jax.Array) -> np.ndarray:
     return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
 
 
+def run(path, names, devices: int) -> np.lib.npyio.NpzFile:
+    """The cases, measured by one process with so many devices."""
+    job = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(tiny.ROOT)} | QUICK
+    subprocess.run([sys.executable, "-m", "tests.parallel.steps", path, *names], env=os.environ | job, check=True)
+    return np.load(path)
+
+
 def main(path: str, names: list[str]) -> None:
     hosts.start()
     found = {}
     for name in names:
-        what, sizes, chunk_rows = CASES[name]
+        what, sizes, chunk_rows = (CASES | ONE_DEVICE)[name]
         found |= {f"{name}/{key}": value for key, value in measure(make_mesh(**sizes), chunk_rows, **what).items()}
     if hosts.is_first():
         np.savez(path, **found)

@@ -168,7 +168,7 @@ def test_when_no_checkpoint_can_be_read_it_is_an_error(copied):
 
 def test_a_run_says_what_lies_where_and_where_its_time_went(finished, tmp_path, capsys):
     folder, _ = finished
-    changes = {"steps": 2, "log.validation_batches": 1, "model.chunk_rows": 1}
+    changes = {"steps": 2, "optim.warmup_steps": 0, "log.validation_batches": 1, "model.chunk_rows": 1}
     train(tiny.config(folder, **changes), tmp_path / "run")
     out = capsys.readouterr().out
     assert re.search(r"token_table +512 × 64 +tensor, fsdp +0\.13\n", out), "512 · 64 · 4 bytes"
