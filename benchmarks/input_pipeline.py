@@ -1,9 +1,9 @@
 """How fast and how small the input pipeline is: start-up over a large corpus, packed sequences a second of one core.
 
-    python benchmarks/input_pipeline.py start       # 500 data sets, 60 million rows, an index made up here
-    python benchmarks/input_pipeline.py batches     # the recipe's batch: 512 x (2 + 7) texts of 64 to 256 tokens
-    python benchmarks/input_pipeline.py profile     # the same, and where the time goes
-    python benchmarks/input_pipeline.py prepare     # peak memory and speed of `f2jax prepare`, a million rows
+    python -m benchmarks.input_pipeline start       # 500 data sets, 60 million rows, an index made up here
+    python -m benchmarks.input_pipeline batches     # the recipe's batch: 512 x (2 + 7) texts of 64 to 256 tokens
+    python -m benchmarks.input_pipeline profile     # the same, and where the time goes
+    python -m benchmarks.input_pipeline prepare     # peak memory and speed of `f2jax prepare`, curation off and on
 
 Times are CPU seconds of this process, so that other work on the machine does not count.
 """
@@ -23,16 +23,18 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import config as configs
-from f2jax.data import builder
 from f2jax.data.corpus import CARD, VERSION, Corpus
+from f2jax.data.curate import Options as Curation
 from f2jax.data.dataset import Instructions
-from f2jax.data.intake import Options
 from f2jax.data.loader import Loader
-from f2jax.data.prepare import prepare
+from f2jax.data.prepare import builder
+from f2jax.data.prepare.options import Options
+from f2jax.data.prepare.pipeline import prepare
 from f2jax.data.tokenizer import train_sentencepiece
 
 OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}
 LANGUAGES = 282
+CURATIONS = {"off": None, "on": Curation(excluded_sources=())}  # normalization, trivial rows, exact duplicates
 CONFIG = Path(__file__).parents[1] / "configs/stage2.py"
 
 
@@ -120,28 +122,43 @@ def batches(folder: Path, profile: bool) -> None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
 
 
-def million(folder: Path, count: int = 1_000_000) -> None:
+def million(folder: Path, count: int) -> None:
+    """Rows of which each hundredth comes again; each setting in a process of its own."""
     words = [f"word{i}" for i in range(2000)]
     rng = np.random.default_rng(0)
     with open(folder / "million.jsonl", "w") as file:
         for i in range(count):
-            texts = [" ".join(words[k] for k in numbers) for numbers in rng.integers(0, len(words), (4, 12)).tolist()]
-            file.write(json.dumps({"query": f"{texts[0]} {i}", "positive": texts[1], "negatives": texts[2:]}) + "\n")
+            if i % 100:
+                numbers = rng.integers(0, len(words), (4, 12)).tolist()
+                texts = [" ".join(words[k] for k in some) for some in numbers]
+                line = json.dumps({"query": f"{texts[0]} {i}", "positive": texts[1], "negatives": texts[2:]})
+            else:
+                line = json.dumps({"query": "the same", "positive": f"row {i // 500}", "negatives": ["other"]})
+            file.write(line + "\n")
     train_sentencepiece((" ".join(rng.choice(words, 9)) for _ in range(9999)), 2000, folder / "tokenizer")
-    before, began = peak_mib(), time.process_time()
-    options = Options(instructions=Instructions(enabled=False))
-    prepare([str(folder / "million.jsonl")], folder / "corpus", folder / "tokenizer", options)
-    seconds = time.process_time() - began
+    for curation in CURATIONS:
+        command = [sys.executable, __file__, "prepared", "--folder", str(folder), "--curation", curation]
+        subprocess.run(command, check=True)
+
+
+def prepare_once(folder: Path, curation: str) -> None:
+    before, began, clock = peak_mib(), time.process_time(), time.perf_counter()
+    options = Options(instructions=Instructions(enabled=False), curate=CURATIONS[curation])
+    card = prepare([str(folder / "million.jsonl")], folder / curation, folder / "tokenizer", options)
+    seconds, wall = time.process_time() - began, time.perf_counter() - clock
+    rows = sum(sum(found["rows"].values()) for found in card["datasets"])
     print(
-        f"{count:,} rows, {3 * count:,} documents: {seconds:,.0f} s, peak {peak_mib():,.0f} MiB ({before:,.0f} before)"
+        f"curation {curation}: {rows:,} rows, {card['datasets'][0]['documents']:,} documents, {card['skipped']}: "
+        f"{seconds:,.0f} CPU s ({wall:,.0f} s), peak {peak_mib():,.0f} MiB ({before:,.0f} before)"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["start", "batches", "profile", "prepare", "open"])
+    parser.add_argument("what", choices=["start", "batches", "profile", "prepare", "open", "prepared"])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--curation", choices=list(CURATIONS), default="off")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
@@ -151,6 +168,8 @@ def main() -> None:
             open_index(folder)
         elif args.what == "prepare":
             million(folder, args.rows)
+        elif args.what == "prepared":
+            prepare_once(folder, args.curation)
         else:
             batches(folder, args.what == "profile")
 

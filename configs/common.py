@@ -17,6 +17,7 @@ HYPER_PARAMETERS = {
     "8b": (6e-6, 2, ""),
     "14b": (5e-6, 2, ""),
     "nano": (2e-3, 1, ""),
+    "mini": (2e-3, 1, ""),
     "tiny": (2e-3, 1, ""),
 }
 
@@ -70,7 +71,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.row_steps = 16  # compiled row counts per doubling: more waste fewer tokens, but compile more programs
     d.validation_share = 0.01  # of each dataset's queries, held out
     d.use_instructions = True  # put the task's instruction before each query (stage 2)
-    d.instructions = ConfigDict()  # {source or kind: task sentence}, for records that bring none
+    d.instructions = ConfigDict()  # {SOURCE-KIND, source or kind: task sentence}, for records that bring none
     d.symmetric_share = 0.3  # of the documents of symmetric tasks that carry the instruction too
     d.symmetric_sources = ()  # sources whose tasks are symmetric: STS, bitext, paraphrase; clustering always is
     d.negatives = n = ConfigDict()
@@ -86,10 +87,18 @@ def get_config(text: str | None = None) -> ConfigDict:
     lo.passage_gradient = False  # let passages learn from the in-batch term; the multi-GPU reference does not
     lo.mask_duplicates = False  # a candidate equal to the row's positive is no negative
     lo.mask_margin = -1.0  # drop negatives that score above the positive plus this margin; below 0: off
-    lo.distill_weight = 1.0  # of the distillation term; read where a teacher is set
+    lo.spread_weight = 0.0  # of the spread-out term: mean squared cosine of pairs of queries, and of positives
+    lo.distill = "mse"  # distance of embeddings to the teacher's: mse (raw states, the reference's) or cosine
+    lo.distill_weight = 1.0  # of that term; it and all below are read where a teacher is set
+    lo.distill_projection = False  # train a matrix from the student's to all of the teacher's dimensions, for that term
+    lo.distill_matryoshka = False  # take the distillation terms at the nested dimensions too
+    lo.distill_hard_weight = 0.0  # of the KL divergence of scores over each row's positive and negatives
+    lo.distill_in_batch_weight = 0.0  # of the KL divergence of scores over the positives of the batch
+    lo.distill_temperature = 0.05  # of the softmaxes over these scores
 
     c.teacher = te = ConfigDict()
     te.path = ""  # folder, hub id, gs:// or workdir of the teacher; "": no distillation
+    te.cache = ""  # in its place, vectors that f2jax cache_teacher wrote for the corpus in data.sources
     te.dtype = "bfloat16"  # of the teacher's weights and matmuls
 
     c.optim = o = ConfigDict()

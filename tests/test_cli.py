@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from importlib import util
 from io import StringIO
 from pathlib import Path
 
@@ -308,6 +309,29 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
     assert "model.safetensors cannot be written (" in found
 
 
+@pytest.mark.parametrize(
+    "argv,expected",
+    [
+        (["evaluate"], "f2jax evaluate needs --model."),
+        (["evaluate", "--model", "m", "--dims", "8"], "--dims is for other tasks than the built-in ones; give --tasks"),
+        (["evaluate", "--model", "m", "--prompt", "query=Find it."], "--prompt is for other tasks than the built-in"),
+        (["evaluate", "--model", "m", "--benchmark", "english"], "f2jax evaluate needs --output for these tasks."),
+        (
+            ["evaluate", "--model", "m", "--tasks", "STS12", "--output", "o"],
+            "install it with pip install 'f2jax[mteb]'",
+        ),
+        (
+            ["report", "scores", "--output", "page"],
+            "f2jax report needs mteb; install it with pip install 'f2jax[mteb]'",
+        ),
+    ],
+)
+def test_what_an_evaluation_lacks_is_told_before_a_model_is_looked_for(capsys, monkeypatch, argv, expected):
+    find_spec = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "mteb" else find_spec(name))
+    assert expected in complaint(capsys, *argv)
+
+
 def test_an_interruption_is_one_line_and_exit_code_130(capsys, monkeypatch):
     def stop(argv):
         raise KeyboardInterrupt
@@ -348,3 +372,21 @@ def test_a_reader_that_has_gone_is_no_traceback(argv, unbuffered):
     done = subprocess_run(*argv, PYTHONUNBUFFERED=unbuffered, stdout=write)
     os.close(write)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ConnectionResetError("reset by peer"), 75, "f2jax: the network failed (reset by peer); run the same command"),
+        (TimeoutError("timed out"), 75, "f2jax: the network failed (timed out); run the same command again.\n"),
+        (RuntimeError("a bug"), 70, "Traceback (most recent call last):\n"),
+    ],
+)
+def test_what_a_restart_may_mend_has_other_exit_codes_than_a_user_error(monkeypatch, capsys, error, code, message):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "encode", fail)
+    found, _, err = run(capsys, "encode")
+    assert found == code
+    assert err.startswith(message)

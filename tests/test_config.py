@@ -39,6 +39,20 @@ def test_only_the_sizes_of_the_recipe_have_a_teacher():
     assert config.load(str(ROOT / "configs/stage2.py:size=80m,teacher=runs/x")).teacher.path == "runs/x"
 
 
+def test_an_ablation_of_distillation_is_one_option():
+    path = str(ROOT / "configs/distill.py:size=80m,teacher=runs/x,objective=")
+    recipe, projected = config.load(f"{path}recipe"), config.load(f"{path}projected")
+    changed = config.differences(recipe.to_dict(), projected.to_dict())
+    assert changed == ["loss.distill", "loss.distill_projection"]
+    plain = config.load(str(ROOT / "configs/stage2.py:size=80m,teacher=runs/x"))
+    assert config.differences(recipe.to_dict(), plain.to_dict()) == []
+
+
+def test_a_cache_stands_in_the_place_of_the_teacher():
+    loaded = config.load(str(ROOT / "configs/distill.py:size=80m,cache=vectors"))
+    assert (loaded.teacher.path, loaded.teacher.cache) == ("", "vectors")
+
+
 def test_any_leaf_can_be_overridden_and_keeps_its_type():
     loaded = config.load(
         str(ROOT / "configs/nano.py:stage=2"),
@@ -56,6 +70,7 @@ def test_any_leaf_can_be_overridden_and_keeps_its_type():
         ("nano.py:stagee=1", [], "did you mean 'stage'"),
         ("nano.py:stage=one", [], "should be of type int"),
         ("stage2.py:size=90m", [], "no size '90m'"),
+        ("distill.py:objective=cosin", [], "did you mean 'cosine'"),
         ("nano.py", ["--config.optim.peak_lr=fast"], "peak_lr"),
         ("nothing.py", [], "no config file"),
     ],

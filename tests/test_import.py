@@ -28,7 +28,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not loaded & {"numpy", "pyarrow", "f2jax.inference.embedder"}
 
 
-COMMANDS = ("train", "prepare", "encode", "export", "evaluate")
+COMMANDS = ("train", "prepare", "encode", "export", "evaluate", "report")
 
 
 @pytest.mark.parametrize(

@@ -86,14 +86,15 @@ class StoredDataset:
     Args:
         card: its entry in corpus.json.
         split: train or validation.
+        vectors: of a teacher, that come with the rows (`vectors.Vectors`).
     """
 
-    def __init__(self, folder: str | Path, card: dict, split: str, reader: Reader):
+    def __init__(self, folder: str | Path, card: dict, split: str, reader: Reader, vectors=None):
         self.name, self.kind = card["name"], card["kind"]
         self.max_negatives = card["max_negatives"][split]
         self.languages = card["languages"] if split == "train" else {}
         self._rows, self._documents = (shards_of(folder, card, part) for part in (split, "documents"))
-        self._reader = reader
+        self._reader, self._vectors, self._card, self._split = reader, vectors, card, split
 
     def __len__(self) -> int:
         return sum(self._rows.lengths)
@@ -109,6 +110,7 @@ class StoredDataset:
         numbers = np.unique(np.concatenate([np.zeros(0, np.int64), *used]))
         found = [parse_document(raw) for raw in self._documents.read(numbers, self._reader)]
         places = [np.searchsorted(numbers, documents).tolist() for documents in used]
+        vectors = self._teacher(indices, numbers, places)
         return [
             Row(
                 query,
@@ -117,9 +119,18 @@ class StoredDataset:
                 found[positive][0],
                 [found[place][0] for place in others],
                 label,
+                of_teacher,
             )
-            for (query, _, label), (positive, *others) in zip(rows, places, strict=True)
+            for (query, _, label), (positive, *others), of_teacher in zip(rows, places, vectors, strict=True)
         ]
+
+    def _teacher(self, indices: Sequence[int], numbers: np.ndarray, places: list[list[int]]) -> list:
+        """The vectors of each row: of its query, and of its documents at `places` among the `numbers`."""
+        if self._vectors is None:
+            return [None] * len(places)
+        query_be = self._vectors.read(self._card, self._split, np.asarray(indices, np.int64))
+        document_ue = self._vectors.read(self._card, "documents", numbers)
+        return [np.concatenate([q_e[None], document_ue[place]]) for q_e, place in zip(query_be, places, strict=True)]
 
 
 def chosen_documents(documents: np.ndarray, columns: Sequence[int], negatives: int) -> np.ndarray:
@@ -131,7 +142,7 @@ def chosen_documents(documents: np.ndarray, columns: Sequence[int], negatives: i
 
 
 def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
-    """(query tokens, document numbers, label) of a record of `builder.Rows`, a tf.train.Example."""
+    """(query tokens, document numbers, label) of a record of `prepare.builder.Rows`, a tf.train.Example."""
     feature = _features(raw)
     query = np.frombuffer(feature["query"].bytes_list.value[0], np.int32)
     documents = np.frombuffer(feature["documents"].bytes_list.value[0], np.int64)
@@ -139,13 +150,13 @@ def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def parse_document(raw: bytes) -> tuple[int, np.ndarray]:
-    """(id, tokens) of a record of `builder.Documents`."""
+    """(id, tokens) of a record of `prepare.builder.Documents`."""
     feature = _features(raw)
     return feature["id"].int64_list.value[0], np.frombuffer(feature["tokens"].bytes_list.value[0], np.int32)
 
 
 def row_details(raw: bytes) -> tuple[int, str]:
-    """(id of the query, language) of a record of `builder.Rows`."""
+    """(id of the query, language) of a record of `prepare.builder.Rows`."""
     feature = _features(raw)
     return feature["id"].int64_list.value[0], feature["language"].bytes_list.value[0].decode("utf-8")
 
@@ -189,9 +200,9 @@ class Corpus:
                 f"change that field, or prepare with {wanted}."
             )
 
-    def splits(self) -> list[tuple[StoredDataset, StoredDataset]]:
-        """(training, held-out) rows of each data set."""
+    def splits(self, vectors=None) -> list[tuple[StoredDataset, StoredDataset]]:
+        """(training, held-out) rows of each data set, with a teacher's `vectors.Vectors` where they are given."""
         return [
-            tuple(StoredDataset(self.folder, card, split, self._reader) for split in ("train", "validation"))
+            tuple(StoredDataset(self.folder, card, split, self._reader, vectors) for split in ("train", "validation"))
             for card in self.card["datasets"]
         ]

@@ -22,6 +22,7 @@ class Row:
     positive_id: int
     negative_ids: list[int]
     label_id: int  # stable id of the label; -1: none
+    vectors: np.ndarray | None = None  # of a cached teacher [2 + negatives, e]: query, positive, negatives
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,15 @@ class Instructions:
     """Which texts carry a task's instruction (recipe 2.1): every query, and a share of symmetric tasks' documents."""
 
     enabled: bool = True
-    by_name: dict[str, str] | None = None  # source or kind → task sentence
+    by_name: dict[str, str] | None = None  # SOURCE-KIND, source or kind → task sentence; the closest counts
     symmetric_share: float = 0.3
     symmetric_sources: tuple[str, ...] = ()
     seed: int = 0
 
     def task(self, record: Record) -> str | None:
         names = self.by_name or {}
-        return record.instruction or names.get(record.source) or names.get(record.kind)
+        closest = (f"{record.source}-{record.kind}", record.source, record.kind)
+        return record.instruction or next((names[name] for name in closest if name in names), None)
 
     def query(self, record: Record) -> str:
         return add_instruction(record.query, self.task(record)) if self.enabled else record.query

@@ -43,6 +43,8 @@ def load_data(
         tokenizer, splits = _open_corpus(data.sources[0].removeprefix(CORPUS), config, folder, beside)
         tokenizer.check_vocab(vocab_size)
     else:
+        if config.teacher.cache:
+            raise UserError("teacher.cache needs a prepared corpus; name one in data.sources: 'corpus:FOLDER'.")
         records = list(read_records(config, skipped))
         tokenizer = make_tokenizer(config, folder, beside, records)
         tokenizer.check_vocab(vocab_size)
@@ -58,14 +60,19 @@ def _open_corpus(path: str, config, folder: str | Path, beside: str):
     corpus = Corpus(path)
     corpus.check(config.data.max_length, config.data.use_instructions)
     named = str(folder) if _is_kept(folder) else config.tokenizer.path or beside
-    if named and load_tokenizer(named).fingerprint() != corpus.card["tokenizer"]:
+    tokenizer = load_tokenizer(corpus.tokenizer_folder)
+    if named and not load_tokenizer(named).is_same(tokenizer):
         raise UserError(
             f"The corpus {path} was made with another tokenizer than {named}; prepare it with --tokenizer {named}."
         )
-    tokenizer = load_tokenizer(corpus.tokenizer_folder)
     if jax.process_index() == 0:
         tokenizer.save(folder)
-    return tokenizer, corpus.splits()
+    vectors = None
+    if config.teacher.cache:
+        from f2jax.data.vectors import Vectors
+
+        vectors = Vectors(config.teacher.cache, corpus)
+    return tokenizer, corpus.splits(vectors)
 
 
 def weights(datasets: Sequence[Dataset], config) -> list[float]:

@@ -63,6 +63,7 @@ class Batch:
     label_b: np.ndarray  # int32 number of the label inside this batch, -1: none
     positive_b: np.ndarray  # int32 number of the positive document inside this batch
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
+    teacher_se: np.ndarray | None = None  # a cached teacher's vectors, float32 or bfloat16; 0 where one is absent
     chunk_row_cm: np.ndarray | None = None  # see `Chunks`; None: all rows are encoded at once
     chunk_col_cm: np.ndarray | None = None
     place_s: np.ndarray | None = None
@@ -231,10 +232,15 @@ def assemble(
         return ladder(-(-n * batch_size // max(len(rows), 1)), steps_per_octave, together)
 
     packed = pack(sequences, row_length, pad_id, row_count, share)
+    present_s = np.array([ids is not None for ids in sequences])
     chunks = {}
     if chunk_rows:
-        present_s = np.array([ids is not None for ids in sequences])
         chunks = vars(chunk(packed.row_s, packed.col_s, present_s, packed.rows // (share.parts * chunk_rows)))
+    teacher_se = None
+    if rows[0].vectors is not None:
+        teacher_se = np.zeros((len(sequences), rows[0].vectors.shape[1]), rows[0].vectors.dtype)
+        parts = [[row.vectors[0] for row in rows], [row.vectors[1] for row in rows], *(row.vectors[2:] for row in rows)]
+        teacher_se[present_s] = np.concatenate([part for part in parts if len(part)])
     positive_ids_b = np.zeros(batch_size, np.int64)
     positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
     documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])
@@ -254,5 +260,6 @@ def assemble(
         label_b=np.unique(labels, return_inverse=True)[1][1:].astype(np.int32) - 1,
         positive_b=numbers[:batch_size],
         negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
+        teacher_se=teacher_se,
         **chunks,
     )

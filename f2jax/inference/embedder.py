@@ -1,7 +1,7 @@
 """`Embedder`: texts in, vectors out. Argument names are those of sentence-transformers."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -135,11 +135,21 @@ class Embedder:
         sequences = self.tokenizer.encode([prompt + text for text in texts], self.max_length)
         show = len(texts) >= 1_000 if show_progress_bar is None else show_progress_bar
         with tqdm(total=len(texts), unit="text", unit_scale=True, disable=not show, dynamic_ncols=True) as bar:
-            e_sd = encode(self._embed, self.params, sequences, self.dim, self.tokenizer.pad_id, batch_size, bar.update)
+            e_sd = self.encode_tokens(sequences, batch_size, bar.update)
         e_se = e_sd[:, :dim]
         if normalize_embeddings:
             e_se = e_se / np.maximum(np.linalg.norm(e_se, axis=1, keepdims=True), 1e-12)
         return quantize(e_se, precision)
+
+    def encode_tokens(
+        self, sequences: Sequence[np.ndarray], batch_size: int = 1_024, progress: Callable[[int], None] = lambda _: None
+    ) -> np.ndarray:
+        """Raw states, float32 [n, dim], of int32 token sequences that end with the end token.
+
+        Args:
+            progress: is told after each batch how many more are done.
+        """
+        return encode(self._embed, self.params, sequences, self.dim, self.tokenizer.pad_id, batch_size, progress)
 
     def encode_query(self, texts, **options) -> np.ndarray:
         """`encode` with the prompt named `query`, where there is one and no other prompt is given."""

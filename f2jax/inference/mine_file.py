@@ -193,12 +193,17 @@ class Given:
 
     def of(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """The arrays of both files, which stay on disk. Raises UserError where they do not fit the rows."""
-        return _load(self.queries, len(rows.queries), "queries"), _load(
+        return load_vectors(self.queries, len(rows.queries), "queries"), load_vectors(
             self.documents, len(rows.documents), "documents"
         )
 
 
-def _load(path: str, count: int, kind: str) -> np.ndarray:
+def load_vectors(path: str, count: int, kind: str) -> np.ndarray:
+    """The array of a .npy file, which stays on disk.
+
+    Raises:
+        UserError: it cannot be read, or is no array of floats with `count` rows.
+    """
     try:
         vectors = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:

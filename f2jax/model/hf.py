@@ -1,15 +1,17 @@
 """Hugging Face checkpoints ⇄ our parameters: safetensors in and out, streamed weight by weight.
 
 Reading never holds more than one weight beside the result: files are memory-mapped, or read by range on gs://, where
-each process fetches the rows that its devices need, once. Writing goes shard by shard. Values pass through bit for bit.
+each process fetches the rows that its devices need, once. Writing, too, goes weight by weight. Values pass through bit
+for bit.
 """
 
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 
 import flax
@@ -17,11 +19,10 @@ import jax
 import ml_dtypes
 import numpy as np
 from flax import linen as nn
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from f2jax import files
 from f2jax.errors import UserError
+from f2jax.model.lazy import Lazy
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 
@@ -42,6 +43,7 @@ LAYER_NAMES = {
 }
 IGNORED = {"lm_head.weight"}  # an encoder has no language-model head
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
 def config_from_hf(hf: dict, origin: str = "config.json") -> Qwen3Config:
@@ -124,10 +126,7 @@ def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qw
     Raises:
         UserError: a file is missing or cut short; weights are missing, surplus or of the wrong shape (all are named).
     """
-    config = config_from_hf(files.read_json(files.join(folder, "config.json")), files.join(folder, "config.json"))
-    tensors = _open_tensors(folder)
-    boxes = flax.traverse_util.flatten_dict(abstract_params(config, param_dtype))
-    _check(folder, config, tensors, boxes)
+    config, tensors, boxes = _open(folder, param_dtype)
     if shardings is None:
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         flat_shardings = dict.fromkeys(boxes, one)
@@ -140,10 +139,33 @@ def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qw
     return config, flax.traverse_util.unflatten_dict(params)
 
 
+def open_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ...], Lazy]]:
+    """Configuration of a checkpoint folder, and its weights by path in float32, each read when it is asked for.
+
+    Raises:
+        UserError: as `load`.
+    """
+    config, tensors, boxes = _open(folder, np.float32)
+    weights = {}
+    for path, box in boxes.items():
+        shape, everything = box.value.shape, (slice(None),) * box.value.ndim
+        weights[path] = Lazy(shape, np.dtype(np.float32), partial(_reader(path, box, tensors, np.float32), everything))
+    return config, weights
+
+
+def _open(folder: str | Path, dtype) -> tuple[Qwen3Config, dict[str, "_Tensor"], dict[tuple[str, ...], nn.Partitioned]]:
+    """Configuration, the weights in their files, and what they should be; all are checked."""
+    config = config_from_hf(files.read_json(files.join(folder, "config.json")), files.join(folder, "config.json"))
+    tensors = _open_tensors(folder)
+    boxes = flax.traverse_util.flatten_dict(abstract_params(config, dtype))
+    _check(folder, config, tensors, boxes)
+    return config, tensors, boxes
+
+
 def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
     """Write parameters as safetensors under Hugging Face names, in their own type, in shards of at most `shard_bytes`.
 
-    Weights are fetched from the devices one at a time; a shard is complete before its final name appears.
+    Weights, arrays or `Lazy`, are fetched one at a time; a shard is complete before its final name appears.
 
     Args:
         folder: local or gs://.
@@ -151,27 +173,27 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    sizes = {}
+    entries = {}
     for path, value in flax.traverse_util.flatten_dict(params).items():
         names = _hf_names(path, value.shape[0])
-        sizes.update(dict.fromkeys(names, value.nbytes // len(names)))
-    shard_of = _assign_shards(sizes, shard_bytes)
+        shape = _hf_shape(path, value.shape[1:] if path[0] == "layers" else value.shape)
+        entries.update(dict.fromkeys(names, _Entry(np.dtype(value.dtype), shape)))
+    shard_of = _assign_shards({name: entry.nbytes for name, entry in entries.items()}, shard_bytes)
     count = max(shard_of.values()) + 1
     names = (
         ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     )
-    shard: dict[str, np.ndarray] = {}
-    number = 0
-    for name, array in _hf_tensors(params):
-        if shard_of[name] != number:
-            _write(files.join(folder, names[number]), shard)
-            shard, number = {}, shard_of[name]
-        shard[name] = np.ascontiguousarray(array)
-    _write(files.join(folder, names[number]), shard)
+    tensors = _hf_tensors(params)
+    for number, name in enumerate(names):
+        inside = {key: entry for key, entry in entries.items() if shard_of[key] == number}
+        _write(files.join(folder, name), inside, islice(tensors, len(inside)))
     index = files.join(folder, "model.safetensors.index.json")
     if count > 1:
         weight_map = {name: names[i] for name, i in shard_of.items()}
-        content = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        content = {
+            "metadata": {"total_size": sum(entry.nbytes for entry in entries.values())},
+            "weight_map": weight_map,
+        }
         files.write_whole(index, json.dumps(content, indent=1))
     else:
         files.remove(index)
@@ -195,6 +217,12 @@ def _inputs(path: tuple[str, ...], axes: int) -> int:
     if axes == 1 or path[-1] == "token_table":
         return 0
     return 2 if path[-1] == "output" else 1
+
+
+def _hf_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of what `to_hf_matrix` gives for one layer's weight of this shape."""
+    inputs = _inputs(path, len(shape))
+    return (math.prod(shape[inputs:]), math.prod(shape[:inputs])) if inputs else tuple(shape)
 
 
 def _hf_names(path: tuple[str, ...], layers: int) -> list[str]:
@@ -223,11 +251,34 @@ def _assign_shards(sizes: dict[str, int], shard_bytes: int) -> dict[str, int]:
     return result
 
 
-def _write(path: str, tensors: dict[str, np.ndarray]) -> None:
+@dataclass(frozen=True)
+class _Entry:
+    """A weight in the header of a safetensors file."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _write(path: str, entries: dict[str, _Entry], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """The layout that `_open_shard` reads; each tensor is written before the next one is made."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, entry in entries.items():
+        begin, end = end, end + entry.nbytes
+        header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     with files.whole(path) as part:
         try:
-            save_file(tensors, part, metadata={"format": "pt"})
-        except (OSError, SafetensorError) as error:
+            with part.open("wb") as file:
+                file.write(struct.pack("<Q", len(text)) + text)
+                for _, array in tensors:
+                    file.write(np.ascontiguousarray(array).view(np.uint8))
+                    file.flush()
+        except OSError as error:
             raise UserError(f"{path} cannot be written ({error}); check the path and the room on the disk.") from error
 
 
@@ -292,9 +343,7 @@ def _check(folder, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> N
     """One error that names every weight that is missing, surplus or of the wrong shape."""
     expected = {}
     for path, box in boxes.items():
-        shape = box.value.shape[1:] if path[0] == "layers" else box.value.shape
-        if inputs := _inputs(path, len(shape)):
-            shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+        shape = _hf_shape(path, box.value.shape[1:] if path[0] == "layers" else box.value.shape)
         expected.update(dict.fromkeys(_hf_names(path, config.layers), shape))
     missing = sorted(expected.keys() - tensors.keys())
     surplus = sorted(tensors.keys() - expected.keys() - IGNORED)

@@ -42,6 +42,19 @@ def rotate(x_btnh, cos, sin):
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_btnh.dtype)
 
 
+def moments(x_btf, segments_bt):
+    """Means of |x|, x and x² of each channel over the tokens of each row, float32 [B, 3, F]; padding does not count."""
+    x_btf, mask_bt = x_btf.astype(jnp.float32), segments_bt > 0
+    sums = [jnp.einsum("btf,bt->bf", f(x_btf), mask_bt, precision="highest") for f in (jnp.abs, jnp.array, jnp.square)]
+    return jnp.stack(sums, axis=1) / jnp.maximum(mask_bt.sum(axis=1), 1)[:, None, None]
+
+
+def observe(module: nn.Module, name: str, x_btf, segments_bt) -> None:
+    """Offer the `moments` of an activation to `apply(…, mutable=["moments"])`, as pruning calls it; else nothing."""
+    if module.is_mutable_collection("moments") and not module.is_initializing():
+        module.sow("moments", name, moments(x_btf, segments_bt), reduce_fn=lambda _, new: new, init_fn=lambda: None)
+
+
 class Block(nn.Module):
     """One pre-norm decoder layer: attention with per-head RMSNorm on q and k, then SwiGLU."""
 
@@ -61,7 +74,9 @@ class Block(nn.Module):
         eps = self.config.rms_norm_eps
 
         with jax.named_scope("attention"):
+            observe(self, "attention_stream", x_btd, segments_bt)
             h_btd = rms_norm(x_btd, self.weight("attention_norm", ("embed",)), eps)
+            observe(self, "attention_input", h_btd, segments_bt)
             q_btnh = project("btd,dnh->btnh", h_btd, self.weight("query", ("embed", "q_heads", "head_dim")))
             k_btkh = project("btd,dkh->btkh", h_btd, self.weight("key", ("embed", "kv_heads", "head_dim")))
             v_btkh = project("btd,dkh->btkh", h_btd, self.weight("value", ("embed", "kv_heads", "head_dim")))
@@ -71,10 +86,14 @@ class Block(nn.Module):
             x_btd += project("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
 
         with jax.named_scope("mlp"):
+            observe(self, "mlp_stream", x_btd, segments_bt)
             h_btd = rms_norm(x_btd, self.weight("mlp_norm", ("embed",)), eps)
+            observe(self, "mlp_input", h_btd, segments_bt)
             gate_btf = project("btd,df->btf", h_btd, self.weight("gate", ("embed", "mlp")))
             up_btf = project("btd,df->btf", h_btd, self.weight("up", ("embed", "mlp")))
-            x_btd += project("btf,fd->btd", nn.silu(gate_btf) * up_btf, self.weight("down", ("mlp", "embed")))
+            inner_btf = nn.silu(gate_btf) * up_btf
+            observe(self, "mlp_inner", inner_btf, segments_bt)
+            x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))
         return x_btd, None
 
 
@@ -114,7 +133,7 @@ class Qwen3(nn.Module):
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         layers = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "moments": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
             length=config.layers,
@@ -125,7 +144,10 @@ class Qwen3(nn.Module):
 
         norm_init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
         scale_d = self.param("final_norm", norm_init, (config.width,), self.param_dtype)
-        return rms_norm(x_btd, scale_d, config.rms_norm_eps)
+        observe(self, "final_stream", x_btd, segments_bt)
+        x_btd = rms_norm(x_btd, scale_d, config.rms_norm_eps)
+        observe(self, "final_output", x_btd, segments_bt)
+        return x_btd
 
 
 def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from f2jax import files
@@ -109,9 +110,11 @@ class Checkpoints:
         """
         failed = []
         for step in reversed(self.steps()):
-            args = {"params": ocp.args.StandardRestore(like.params)}
-            if like.opt_state is not None:
-                args["opt_state"] = ocp.args.StandardRestore(like.opt_state)
+            if like.opt_state is None:  # the model alone, without what else was trained beside it
+                how = ocp.checkpoint_utils.construct_restore_args(like.params)
+                args = {"params": ocp.args.PyTreeRestore(like.params, how, partial_restore=True)}
+            else:
+                args = {name: ocp.args.StandardRestore(getattr(like, name)) for name in ("params", "opt_state")}
             try:
                 items = self.manager.restore(step, args=ocp.args.Composite(**args))
             except self.errors as error:
@@ -130,6 +133,24 @@ class Checkpoints:
         for later in self.steps():
             if later > step:
                 self.manager.delete(later)
+
+
+def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> np.ndarray:
+    """One weight of a checkpoint, alone, in the shape and type of `like`.
+
+    Raises:
+        UserError: the checkpoint cannot be read.
+    """
+    folder = files.join(workdir if files.is_remote(workdir) else Path(workdir).resolve(), f"checkpoints/{step}/params")
+    nest = {path: like}, {path: ocp.ArrayRestoreArgs(restore_type=np.ndarray, dtype=like.dtype)}
+    item, restore_args = (unflatten_dict(flat) for flat in nest)
+    args = ocp.args.PyTreeRestore(item, restore_args, partial_restore=True)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            found = flatten_dict(checkpointer.restore(folder, args=args))[path]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} cannot be read ({_short(error)}); leave that checkpoint out.") from error
+    return found
 
 
 def _short(error: Exception) -> str:

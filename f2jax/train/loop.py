@@ -29,7 +29,7 @@ from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.program import Program
 from f2jax.train.step import TrainState
-from f2jax.train.teacher import load_teacher
+from f2jax.train.teacher import load_teacher, teacher_width
 
 # Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
 MAY_CHANGE = ("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows")
@@ -61,7 +61,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     mesh = make_mesh(**config.mesh)
     loader = Loader(training, config, tokenizer.pad_id, own_share(mesh), loader_lib.weights(training, config))
     steps = config.steps or config.epochs * loader.steps_per_epoch
-    program = Program(config, architecture, mesh, steps)
+    program = Program(config, architecture, mesh, steps, teacher_width(config))
     if hosts.is_first():
         workdir_lib.write_architecture(workdir, architecture)
     hosts.say(describe(architecture, loader, held_out, steps, skipped))
@@ -174,8 +174,8 @@ def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkp
         return state
     if not init_path:
         return program.start(program.fresh_params(seed))
-    shardings = jax.tree.map(lambda x: x.sharding, program.state.params)
-    return program.start(workdir_lib.load_weights(init_path, program.model.param_dtype, lambda _: shardings)[1])
+    weights = workdir_lib.load_weights(init_path, program.model.param_dtype, lambda _: program.model_shardings)[1]
+    return program.start(weights)
 
 
 def validate(

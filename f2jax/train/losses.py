@@ -1,4 +1,4 @@
-"""Losses as pure functions on embeddings (recipe 2.4, 2.5). All compute in float32.
+"""Contrastive losses as pure functions on embeddings (recipe 2.4). All compute in float32. Distillation: `distill`.
 
 Letters: b rows (queries), c in-batch candidates, j hard-negative slots of a row, e embedding dimensions.
 """
@@ -25,7 +25,13 @@ class LossConfig:
     passage_gradient: bool = False  # passages learn from the in-batch term too (recipe 0.2)
     mask_duplicates: bool = False  # a candidate equal to the row's positive is no negative
     mask_margin: float | None = None  # drop negatives that score above the positive plus this
-    distill_weight: float = 1.0  # of the distillation term
+    spread_weight: float = 0.0  # of the spread-out term
+    distill: str = "mse"  # distance of embeddings to the teacher's, a name in distill.DISTANCES
+    distill_weight: float = 1.0  # of that term
+    distill_matryoshka: bool = False  # take it, and the score terms, at the nested sizes too
+    distill_hard_weight: float = 0.0  # of the teacher's scores over each row's own candidates
+    distill_in_batch_weight: float = 0.0  # of its scores over the positives of the batch
+    distill_temperature: float = 0.05  # of the softmaxes over scores
 
 
 def normalize(x, eps: float = 1e-12):
@@ -145,14 +151,12 @@ def matryoshka(loss: Callable, embeddings: Sequence, dims: Sequence[int], weight
     return sum(weight * term for weight, term in zip(weights, terms, strict=True))
 
 
-def distill_mse(student_be, teacher_be, mask_b):
-    """Mean squared error of raw states over the rows in the mask; the teacher is cut to the student's width.
+def spread_out(x_be, mask_bc):
+    """Mean squared cosine of the pairs in the mask: near 1 / E where vectors fill the sphere (GOR, recipe 6.3, 6.4).
 
-    Any shape of rows: [B, E] with a mask [B], [B, J, E] with a mask [B, J]. 0 where the mask is empty.
+    x_be: unit vectors.
     """
-    target = teacher_be[..., : student_be.shape[-1]].astype(jnp.float32)
-    error = jnp.mean(jnp.square(student_be.astype(jnp.float32) - target), axis=-1)
-    return masked_mean(error, mask_b)
+    return masked_mean(jnp.square(similarity("be,ce->bc", x_be, x_be)), mask_bc)
 
 
 def masked_mean(x, mask):
@@ -166,8 +170,9 @@ def contrastive_loss(
     """The loss of a batch, routed by its kind (recipe 2.4), and its metrics.
 
     `retrieval`: own negatives plus in-batch; `clustering`, `classification`: own negatives alone. Mean over the rows.
-    Metrics, all at the full width: `loss_hard`, `loss_in_batch` (retrieval) and `accuracy`, the share of rows whose
-    positive scores above all other positives (retrieval) or above the row's negatives (the other kinds).
+    With a weight for it, queries and positives are spread out: pairs of rows that share no label and no positive.
+    Metrics, all at the full width: `loss_hard`, `loss_in_batch` (retrieval), `loss_spread` and `accuracy`, the share of
+    rows whose positive scores above all other positives (retrieval) or above the row's negatives (the other kinds).
 
     Args:
         q_be, p_be, n_bje: raw embeddings of queries, positives and negatives.
@@ -199,5 +204,13 @@ def contrastive_loss(
         loss += matryoshka(in_batch, (q_be, p_be), dims, weights)
         logits = in_batch_logits(q_unit, p_unit, target_b, mask_bc, **options)
         metrics["loss_in_batch"] = in_batch(q_unit, p_unit)
+    if config.spread_weight:
+        apart_bc = row_mask_b[:, None] & mask_bc & duplicate_mask(positive_b, positive_b[None, :])
+
+        def spread(q_be, p_be):
+            return spread_out(q_be, apart_bc) + spread_out(p_be, apart_bc)
+
+        loss += config.spread_weight * matryoshka(spread, (q_be, p_be), dims, weights)
+        metrics["loss_spread"] = spread(q_unit, p_unit)
     metrics["accuracy"] = masked_mean(ranked_first(*logits), row_mask_b)
     return loss, metrics

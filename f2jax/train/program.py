@@ -15,7 +15,7 @@ from f2jax.data.packing import PACKED, Batch
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.rules import ROWS, follow_params, param_shardings
-from f2jax.train import losses, optim
+from f2jax.train import distill, losses, optim
 from f2jax.train.step import TrainState, eval_step, train_step
 
 
@@ -25,6 +25,7 @@ class Program:
     Args:
         config: of a training run, see configs/common.py.
         steps: of the whole run; the learning rate follows from it.
+        teacher_width: dimensions of the teacher; read where a projection on it is trained.
 
     Attributes:
         state: a `TrainState` of `jax.ShapeDtypeStruct`, each with its sharding.
@@ -32,8 +33,14 @@ class Program:
         evaluate: `(params, batch, teacher, kind=…) → metrics`.
     """
 
-    def __init__(self, config, architecture: Qwen3Config, mesh: Mesh, steps: int):
+    def __init__(self, config, architecture: Qwen3Config, mesh: Mesh, steps: int, teacher_width: int = 0):
         self.mesh = mesh
+        self.extra = {}  # trained weights that are not the model's: how each is made
+        if config.loss.distill_projection:
+            sizes = architecture.width, teacher_width
+            self.extra[distill.PROJECTION] = partial(
+                distill.fresh_projection, *sizes, jnp.dtype(config.model.param_dtype)
+            )
         self.model = Qwen3(
             architecture,
             dtype=jnp.dtype(config.model.dtype),
@@ -59,17 +66,27 @@ class Program:
 
         shardings = param_shardings(self.model.config, self.mesh)
         shapes = nn.meta.unbox(abstract_params(self.model.config, self.model.param_dtype))
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        shapes |= {name: jax.eval_shape(make) for name, make in self.extra.items()}
+        shardings |= dict.fromkeys(self.extra, whole)
         opt_shapes = jax.eval_shape(self.tx.init, shapes)
         opt_state = placed(opt_shapes, follow_params(opt_shapes, shardings, self.mesh))
-        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(self.mesh, PartitionSpec()))
+        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
         return TrainState(step, placed(shapes, shardings), opt_state)
 
+    @property
+    def model_shardings(self):
+        """The sharding of each weight of the model."""
+        return {name: _shardings(tree) for name, tree in self.state.params.items() if name not in self.extra}
+
     def fresh_params(self, seed: int):
-        """Fresh weights, each born in its sharding."""
-        return jax.jit(partial(init_params, self.model), out_shardings=_shardings(self.state.params))(seed)
+        """Fresh weights of the model, each born in its sharding."""
+        return jax.jit(partial(init_params, self.model), out_shardings=self.model_shardings)(seed)
 
     def start(self, params) -> TrainState:
-        """The state before the first step."""
+        """The state before the first step, from the weights of the model."""
+        made = {n: jax.jit(make, out_shardings=self.state.params[n].sharding)() for n, make in self.extra.items()}
+        params = params | made
         step = jax.make_array_from_process_local_data(self.state.step.sharding, np.zeros((), np.int32))
         return TrainState(step, params, jax.jit(self.tx.init, out_shardings=_shardings(self.state.opt_state))(params))
 
@@ -91,6 +108,12 @@ def _shardings(tree):
 
 
 def loss_config(config, width: int) -> losses.LossConfig:
+    """The loss of a run, from the group `loss` of its config.
+
+    Raises:
+        UserError: unknown name of a distillation loss.
+    """
+    distill.check_distance(config.distill)
     dims = losses.matryoshka_dims(width, config.matryoshka_min) if config.matryoshka else (width,)
     return losses.LossConfig(
         temperature=config.temperature,
@@ -99,5 +122,11 @@ def loss_config(config, width: int) -> losses.LossConfig:
         passage_gradient=config.passage_gradient,
         mask_duplicates=config.mask_duplicates,
         mask_margin=config.mask_margin if config.mask_margin >= 0 else None,
+        spread_weight=config.spread_weight,
+        distill=config.distill,
         distill_weight=config.distill_weight,
+        distill_matryoshka=config.distill_matryoshka,
+        distill_hard_weight=config.distill_hard_weight,
+        distill_in_batch_weight=config.distill_in_batch_weight,
+        distill_temperature=config.distill_temperature,
     )

@@ -14,7 +14,8 @@ import optax
 from f2jax.data.packing import PACKED
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.rules import by_rows
-from f2jax.train.losses import LossConfig, contrastive_loss, distill_mse
+from f2jax.train.distill import PROJECTION, distill_loss
+from f2jax.train.losses import LossConfig, contrastive_loss
 
 
 @flax.struct.dataclass
@@ -37,7 +38,11 @@ class Teacher:
 def embed(model: Qwen3, params, batch):
     """Raw (not normalized) embeddings of a packed batch: q [B, D], p [B, D], n [B, J, D]."""
     encode = encode_chunks if "place_s" in batch else encode_all
-    e_sd = encode(model, params, batch)
+    return by_role(encode(model, params, batch), batch)
+
+
+def by_role(e_sd, batch):
+    """Vectors [S, D] of all sequences → q [B, D], p [B, D], n [B, J, D], each device its rows of them."""
     rows, slots = batch["negative_mask_bj"].shape
     q_bd, p_bd, n_sd = jnp.split(e_sd, [rows, 2 * rows])
     return by_rows(q_bd), by_rows(p_bd), by_rows(n_sd.reshape(rows, slots, e_sd.shape[-1]))
@@ -66,7 +71,8 @@ def encode_chunks(model: Qwen3, params, batch):
 
 
 def loss_fn(params, batch, teacher: Teacher | None, *, model: Qwen3, kind: str, config: LossConfig):
-    """Loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation where there is a teacher."""
+    """Loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation where there is a
+    teacher, or its cached vectors in the batch."""
     q_be, p_be, n_bje = embed(model, params, batch)
     loss, metrics = contrastive_loss(
         q_be,
@@ -80,13 +86,17 @@ def loss_fn(params, batch, teacher: Teacher | None, *, model: Qwen3, kind: str, 
         positive_b=batch["positive_b"],
         negative_bj=batch["negative_bj"],
     )
-    if teacher is not None:
-        states = embed(teacher.model, teacher.params, batch)
-        masks = (batch["row_mask_b"], batch["row_mask_b"], batch["negative_mask_bj"])
-        parts = zip((q_be, p_be, n_bje), jax.lax.stop_gradient(states), masks, strict=True)
-        distill = sum(distill_mse(student, target, mask) for student, target, mask in parts)
-        metrics["loss_distill"] = distill
-        loss += config.distill_weight * distill
+    cached = "teacher_se" in batch
+    if cached or teacher is not None:
+        distill, values = distill_loss(
+            (q_be, p_be, n_bje),
+            by_role(batch["teacher_se"], batch) if cached else embed(teacher.model, teacher.params, batch),
+            config=config,
+            n_mask_bj=batch["negative_mask_bj"],
+            row_mask_b=batch["row_mask_b"],
+            projection_et=params.get(PROJECTION),
+        )
+        loss, metrics = loss + distill, metrics | values
     return loss, metrics | {"loss": loss}
 
 

@@ -2,6 +2,8 @@
 
 import jax.numpy as jnp
 
+from f2jax import files
+from f2jax.data.vectors import read_card
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3
 from f2jax.parallel.rules import param_shardings
@@ -9,23 +11,41 @@ from f2jax.train import workdir
 from f2jax.train.step import Teacher
 
 
-def load_teacher(config, student_width: int, vocab_size: int, mesh) -> Teacher | None:
-    """The teacher that `config.teacher.path` names, sharded like a student; None where no path is set.
+def teacher_width(config) -> int:
+    """Dimensions of the teacher, online or cached; 0 where there is none.
 
     Raises:
-        UserError: it cannot be loaded, is narrower than the student, or has another token table.
+        UserError: it cannot be found, both kinds are named, or a projection on it is to be trained and there is none.
     """
+    if config.teacher.cache and config.teacher.path:
+        raise UserError("Give either teacher.path or teacher.cache; the cache is in the place of the model.")
+    if config.teacher.cache:
+        return read_card(config.teacher.cache).width
+    if config.teacher.path:
+        return workdir.read_architecture(files.find_model(config.teacher.path)).width
+    if config.loss.distill_projection:
+        raise UserError("loss.distill_projection is on and there is no teacher; set teacher.path or teacher.cache.")
+    return 0
+
+
+def load_teacher(config, student_width: int, vocab_size: int, mesh) -> Teacher | None:
+    """The teacher that `config.teacher.path` names, sharded like a student; None where none is set, or one is cached.
+
+    Raises:
+        UserError: it cannot be loaded, has another token table, or is narrower than the student without a projection.
+    """
+    width = teacher_width(config)
+    if width and width < student_width and not config.loss.distill_projection:
+        raise UserError(
+            f"The teacher {config.teacher.cache or config.teacher.path} has {width} dimensions, fewer than the "
+            f"student's {student_width}; take one at least as wide, or set loss.distill_projection."
+        )
     if not config.teacher.path:
         return None
     dtype = jnp.dtype(config.teacher.dtype)
     shape, params = workdir.load_weights(
         config.teacher.path, dtype, shardings=lambda architecture: param_shardings(architecture, mesh)
     )
-    if shape.width < student_width:
-        raise UserError(
-            f"The teacher {config.teacher.path} has {shape.width} dimensions, fewer than the student's "
-            f"{student_width}; take a teacher at least as wide."
-        )
     if shape.vocab_size != vocab_size:
         raise UserError(
             f"The teacher {config.teacher.path} has a token table of {shape.vocab_size} rows and the student of "

@@ -6,15 +6,18 @@ A workdir holds `config.json` (of the run), `model.json` (the architecture), `to
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from f2jax import files
 from f2jax.errors import UserError
 from f2jax.model import hf
+from f2jax.model.lazy import Lazy
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 
@@ -35,6 +38,43 @@ def read_architecture(path: str | Path) -> Qwen3Config:
         return Qwen3Config(**files.read_json(files.join(path, MODEL_FILE)))
     name = files.join(path, "config.json")
     return hf.config_from_hf(files.read_json(name), name)
+
+
+def steps(path: str | Path) -> list[int]:
+    """The steps of a workdir's checkpoints.
+
+    Raises:
+        UserError: there are none yet.
+    """
+    from f2jax.train.checkpoint import Checkpoints
+
+    with Checkpoints(path) as checkpoints:
+        found = checkpoints.steps()
+    if not found:
+        raise UserError(f"The workdir {path} has no checkpoint yet; train a little longer.")
+    return found
+
+
+def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[tuple[str, ...], Lazy]]:
+    """Architecture of a folder or workdir, and its weights by path, each read when it is asked for.
+
+    Args:
+        step: of the checkpoint of a workdir; None: the newest.
+
+    Raises:
+        UserError: nothing is there, or it cannot be read.
+    """
+    if not is_workdir(path):
+        return hf.open_weights(path)
+
+    from f2jax.train.checkpoint import read_weight
+
+    architecture, step = read_architecture(path), steps(path)[-1] if step is None else step
+    shapes = flatten_dict(nn.meta.unbox(abstract_params(architecture)))
+    return architecture, {
+        name: Lazy(shape.shape, shape.dtype, partial(read_weight, path, step, name, shape))
+        for name, shape in shapes.items()
+    }
 
 
 def load_weights(

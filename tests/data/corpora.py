@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from f2jax.data.dataset import Instructions
-from f2jax.data.intake import Options
-from f2jax.data.prepare import prepare
+from f2jax.data.prepare.options import Options
+from f2jax.data.prepare.pipeline import prepare
 from f2jax.data.tokenizer import train_sentencepiece
 from tests.tiny import WORDS
 

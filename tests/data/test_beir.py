@@ -197,9 +197,9 @@ def hub_with(monkeypatch, tmp_path):
     [
         ("hub:org/name/mmarco_deu.parquet", ["mmarco_deu"]),
         ("hub:org/name/mmarco_*", ["mmarco_deu", "mmarco_fra"]),
-        ("hub:org/name/data", ["train"]),
-        ("hub:org/name/data/", ["train"]),
-        ("hub:org/name", ["train", "mmarco_deu", "mmarco_fra"]),
+        ("hub:org/name/data", ["rivers"]),
+        ("hub:org/name/data/", ["rivers"]),
+        ("hub:org/name", ["rivers", "mmarco_deu", "mmarco_fra"]),
     ],
 )
 def test_files_of_the_hub_read_as_local_ones(hub_with, spec, sources):

@@ -248,12 +248,14 @@ def test_a_released_row_that_has_its_instruction_gets_no_second(tokenizer):
     [
         (Record("q", "p", source="s", instruction="own"), {"s": "source", "retrieval": "kind"}, "own"),
         (Record("q", "p", source="s"), {"s": "source", "retrieval": "kind"}, "source"),
+        (Record("q", "p", source="s"), {"s": "source", "s-retrieval": "both"}, "both"),
+        (Record("q", "p", source="s"), {"s": "source", "s-clustering": "both"}, "source"),
         (Record("q", "p", source="other"), {"s": "source", "retrieval": "kind"}, "kind"),
         (Record("q", "p", source="other"), {"s": "source", "clustering": "kind"}, None),
         (Record("q", "p"), None, None),
     ],
 )
-def test_the_instruction_of_the_record_comes_before_that_of_its_source_and_of_its_kind(record, by_name, task):
+def test_the_instruction_of_the_record_comes_first_then_of_source_and_kind_then_of_either(record, by_name, task):
     instructions = Instructions(by_name=by_name)
     assert instructions.task(record) == task
     assert instructions.query(record) == (f"Instruct: {task}\nQuery: q" if task else "q")

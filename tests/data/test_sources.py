@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.data.record import Record
-from f2jax.data.sources import expand, jsonl, open_source, parquet
+from f2jax.data.sources import expand, jsonl, open_source, parquet, schema
 from f2jax.errors import UserError
 
 FORMATS = ["jsonl", "jsonl.gz", "parquet"]
@@ -337,3 +337,26 @@ def test_a_pattern_without_source_or_kind_is_refused(tmp_path, item):
     path = write(tmp_path / "x.jsonl", [PAIR])
     with pytest.raises(UserError, match=r"in data\.kinds should be SOURCE=KIND"):
         list(open_source(str(path), "train", Counter(), (item,)))
+
+
+@pytest.mark.parametrize(
+    "path,source",
+    [
+        ("corpus/webfaq_eng.parquet", "webfaq_eng"),
+        ("corpus/webfaq_eng_part12.jsonl.gz", "webfaq_eng"),
+        ("corpus/webfaq-00000-of-00005.parquet", "webfaq"),
+        ("nli/train-00000-of-00005.parquet", "nli"),
+        ("nli/data/train-00000-of-00005.parquet", "nli"),
+        ("gs://bucket/nli/train.parquet", "nli"),
+        ("gs://bucket/train.parquet", "bucket"),
+        ("train.parquet", "train"),
+        ("/train.parquet", "train"),
+        ("/h/datasets--org--squad/snapshots/0a1b/data/train-00000-of-00001.parquet", "squad"),
+        ("/h/datasets--org--xnli/snapshots/0a1b/de/train-00000-of-00001.parquet", "xnli-de"),
+        ("/h/datasets--org--xnli/snapshots/0a1b/train.jsonl", "xnli"),
+        ("/h/datasets--org--f2llm/snapshots/0a1b/mkqa_deu.parquet", "mkqa_deu"),
+        ("x_part2_of_it.jsonl", "x_part2_of_it"),
+    ],
+)
+def test_a_source_has_the_name_of_the_file_or_of_what_holds_it(path, source):
+    assert schema.source_of(path) == source

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from f2jax.train.losses import LossConfig, contrastive_loss, distill_mse, matryoshka_dims
+from f2jax.train.losses import LossConfig, contrastive_loss, matryoshka_dims
 
 torch = pytest.importorskip("torch")
 F = pytest.importorskip("torch.nn.functional")
@@ -120,19 +120,26 @@ def test_temperatures_and_weights(temperature, scheme):
     assert_equal(example(20, J), "retrieval", config)
 
 
-@pytest.mark.parametrize("student,teacher", [(8, 8), (20, 64)])
-@pytest.mark.parametrize("slots", [0, 4])
-def test_distillation_is_the_mean_squared_error_of_raw_states(student, teacher, slots):
-    rng = np.random.default_rng(0)
-    shape = (B, slots) if slots else (B,)
-    s, t = rng.normal(size=(*shape, student)), rng.normal(size=(*shape, teacher))
-    s, t = s.astype(np.float32), t.astype(np.float32)
-    mask = rng.random(shape) < 0.6
+@pytest.mark.parametrize("kind", ["retrieval", "clustering"])
+@pytest.mark.parametrize("dims", [(20,), (20, 16, 8)])
+def test_spreading_out_counts_pairs_without_a_common_label_or_positive(kind, dims):
+    x = example(20, J)
+    plain, spread = (LossConfig(matryoshka_dims=dims, spread_weight=weight) for weight in (0.0, 3.0))
+    (base, base_grads), (value, grads) = ours(x, kind, plain), ours(x, kind, spread)
 
-    value, grad = jax.value_and_grad(distill_mse)(jnp.asarray(s), jnp.asarray(t), jnp.asarray(mask))
-
-    torch_s = torch.tensor(s, requires_grad=True)
-    expected = F.mse_loss(torch_s[torch.tensor(mask)], torch.tensor(t)[..., :student][torch.tensor(mask)])
-    expected.backward()
-    assert float(value) == pytest.approx(expected.item(), rel=1e-5)
-    assert np.abs(np.asarray(grad) - torch_s.grad.numpy()).max() <= 1e-5
+    q, p = (torch.tensor(x[name], requires_grad=True) for name in "qp")
+    pairs = [
+        (b, c)
+        for b, c in itertools.permutations(range(B - 1), 2)
+        if not (x["label_b"][b] >= 0 and x["label_b"][b] == x["label_b"][c])
+        and x["positive_b"][b] != x["positive_b"][c]
+    ]
+    assert 0 < len(pairs) < (B - 1) * (B - 2)
+    total = 0.0
+    for rank, dim in enumerate(dims, 1):
+        for unit in (F.normalize(t[:, :dim], dim=1) for t in (q, p)):
+            total = total + 3 * (dim / 20) ** 0.5 / rank * sum((unit[b] @ unit[c]) ** 2 for b, c in pairs) / len(pairs)
+    total.backward()
+    assert value - base == pytest.approx(total.item(), rel=1e-4)
+    for ours_, before, theirs in zip(grads, base_grads, (q.grad, p.grad), strict=False):
+        np.testing.assert_allclose(np.asarray(ours_) - np.asarray(before), theirs, atol=2e-5)

@@ -9,7 +9,6 @@ from f2jax.errors import UserError
 from f2jax.train.losses import (
     LossConfig,
     contrastive_loss,
-    distill_mse,
     in_batch_infonce,
     label_mask,
     matryoshka_dims,
@@ -135,8 +134,3 @@ def test_bfloat16_embeddings_are_compared_in_float32():
     exact = tuple(x.astype(jnp.float32) for x in rounded)
     a, b = (contrastive_loss(*e, kind="retrieval", config=LossConfig(), **extra)[0] for e in (rounded, exact))
     assert a.dtype == jnp.float32 and a == b
-
-
-def test_distillation_with_an_empty_mask_is_zero():
-    assert distill_mse(jnp.ones((2, 0, 4)), jnp.ones((2, 0, 4)), jnp.ones((2, 0), bool)) == 0
-    assert distill_mse(jnp.ones((2, 4)), jnp.zeros((2, 8)), jnp.zeros(2, bool)) == 0

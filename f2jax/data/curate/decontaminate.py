@@ -132,17 +132,32 @@ def load_index(specs: tuple[str, ...], ngram: int, fewest_letters: int) -> Index
     return Index.build(sets, ngram, fewest_letters)
 
 
+def set_files(spec: str) -> list[str]:
+    """The files of an evaluation set; none where it is built in.
+
+    Raises:
+        UserError: it is missing.
+    """
+    return [] if spec in BUILT_IN else expand(_parse(spec)[1])
+
+
 def _open(spec: str) -> tuple[str, Iterator[str]]:
     """(name, texts) of an evaluation set."""
     if spec in BUILT_IN:
         source, roles = BUILT_IN[spec]
         return spec, (getattr(record, role) for record in open_source(source, "test", Counter()) for role in roles)
+    name, path, columns = _parse(spec)
+    return name, _texts(path, columns)
+
+
+def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
+    """(name, path, columns) of `NAME=PATH#COLUMN,…`."""
     name, _, rest = spec.partition("=")
     if not rest or "/" in name:  # an = further on belongs to the path
         name, rest = "", spec
     path, _, columns = rest.partition("#")
     name = name or PurePosixPath(path.rstrip("/")).name.split(".")[0]
-    return name, _texts(path, tuple(filter(None, columns.split(","))))
+    return name, path, tuple(filter(None, columns.split(",")))
 
 
 def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:

@@ -6,8 +6,8 @@ overlap (Broder 1997), and only rows that agree in a whole band of values are co
 Mining of Massive Datasets, 3.4). A band holds values of the query and of the positive, so that rows with one query and
 many positives do not meet.
 
-On Beam: group `exact_key(record)` → `survivor(group)`; then for each `sketch(record)` group its `band_keys(sketch)` →
-`near_duplicates(group)`, and drop the records whose `record_id` any group names.
+A corpus that is larger than memory takes the same steps on disk (`f2jax/data/prepare/duplicates.py`): group by
+`exact_key`, of each group the smallest `rank` stays; then group by `band_keys`, and drop `near_duplicates(group)`.
 """
 
 import json
@@ -23,6 +23,7 @@ from f2jax.data.curate.options import Options
 from f2jax.data.record import Record, stable_id
 
 _SEED = 1  # of MinHash: sketches of one corpus must share it
+MOST_NEGATIVES = (1 << 16) - 1  # that a rank tells apart
 _BLOCK = 256  # better rows that a row is compared with at once
 _FIELDS = tuple(field.name for field in fields(Record))
 
@@ -30,7 +31,8 @@ _FIELDS = tuple(field.name for field in fields(Record))
 class Sketch(NamedTuple):
     """What near duplicates are found by: about 1 kB with 128 permutations."""
 
-    rank: tuple[int, int]  # of the record: the smallest stays; its second half is the record's id
+    rank: int  # of the record: the smallest stays
+    id: int  # of the record, among those that are compared
     values: bytes  # uint32 MinHash values of the query, then of the positive
 
 
@@ -39,9 +41,9 @@ def record_id(record: Record) -> int:
     return stable_id(json.dumps([getattr(record, name) for name in _FIELDS]))
 
 
-def rank(record: Record) -> tuple[int, int]:
-    """Of duplicates the one with the smallest rank stays: the most negatives, then the smallest id."""
-    return -len(record.negatives), record_id(record)
+def rank(record: Record) -> int:
+    """Of duplicates the one with the smallest rank stays: the most negatives, then the smallest id. Below 2^63."""
+    return (MOST_NEGATIVES - min(len(record.negatives), MOST_NEGATIVES)) << 47 | record_id(record) >> 16
 
 
 def exact_key(record: Record) -> int:
@@ -70,7 +72,7 @@ def sketch(record: Record, options: Options) -> Sketch:
         made = rensa.RMinHash(options.permutations, _SEED)
         made.update(list(shingles(text, options.shingle)))
         values += made.digest()
-    return Sketch(rank(record), np.array(values, "<u4").tobytes())
+    return Sketch(rank(record), record_id(record), np.array(values, "<u4").tobytes())
 
 
 def band_keys(made: Sketch, options: Options) -> list[int]:
@@ -92,7 +94,7 @@ def near_duplicates(group: Iterable[Sketch], options: Options) -> Iterator[int]:
         for start in range(0, i, _BLOCK):
             alike_m = (values_n2p[start : min(i, start + _BLOCK)] == values_n2p[i]).sum(-1).min(-1)
             if (alike_m >= fewest).any():
-                yield made.rank[1]
+                yield made.id
                 break
 
 

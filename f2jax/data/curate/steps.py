@@ -38,19 +38,19 @@ class Report:
     noted: Counter = field(default_factory=Counter)  # note → rows that stay
     languages: Counter = field(default_factory=Counter)  # found ISO 639-3 code → rows that stay, duplicates included
 
-    def add(self, outcome: Outcome, original: Record) -> None:
-        """Count the outcome of a record."""
+    def add(self, outcome: Outcome, original: Record, where: str | None = None) -> None:
+        """Count the outcome of a record, which comes from `where`; None: its source."""
         if outcome.record is None:
-            self.drop(original, outcome.reason)
+            self.drop(original, outcome.reason, where)
             return
         self.kept += 1
         self.noted.update(outcome.notes)
         if outcome.language is not None:
             self.languages[outcome.language] += 1
 
-    def drop(self, record: Record, reason: str) -> None:
+    def drop(self, record: Record, reason: str, where: str | None = None) -> None:
         """Count, and list, a record that is left out."""
-        at(self.skipped, record.source, {"query": record.query, "positive": record.positive})
+        at(self.skipped, where or record.source, {"query": record.query, "positive": record.positive})
         self.skipped[reason] += 1
 
     def __add__(self, other: "Report") -> "Report":
@@ -101,8 +101,9 @@ def curate_record(record: Record, options: Options) -> Outcome:
 
 def check_source(record: Record, options: Options) -> Record | str:
     """Leave out the sources that overlap evaluation sets."""
-    if any(fnmatchcase(record.source, pattern) for pattern in options.excluded_sources):
-        return "source is excluded"
+    for pattern in options.excluded_sources:
+        if fnmatchcase(record.source, pattern):
+            return f"source {record.source} is among the excluded sources ({pattern})"
     return record
 
 

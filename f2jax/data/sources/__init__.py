@@ -6,7 +6,7 @@ from itertools import chain
 
 from f2jax import files
 from f2jax.data.record import Record
-from f2jax.data.sources import beir, cldr, hub, jsonl, parquet, stdlib
+from f2jax.data.sources import beir, cldr, hub, jsonl, labelled, parquet, stdlib
 from f2jax.errors import UserError, nearest
 
 BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None}
@@ -17,7 +17,9 @@ def open_source(
     spec: str, split: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = False
 ) -> Iterator[Record]:
     """Records of a source: a built-in set (`cldr:translation`), a file, a glob, a folder, local or gs://, a data set of
-    the hub (`hub:org/name`), or a folder of queries, corpus and judgements (`beir:FOLDER`).
+    the hub (`hub:org/name`), a folder of queries, corpus and judgements (`beir:FOLDER`), or labelled data that becomes
+    rows of a kind (`clustering:`, `classification:`, `sts:` or `nli:` before a file, glob or folder; behind it
+    `#COLUMN,COLUMN` where its columns have other names than `labelled.TASKS` knows).
 
     Args:
         split: train or test; files have train alone.
@@ -28,22 +30,56 @@ def open_source(
     Raises:
         UserError: there is no such set or file.
     """
-    if spec == "stdlib:code":
-        return stdlib.read(split)
-    if spec in BUILT_IN:
-        return cldr.read(BUILT_IN[spec], split)
-    if spec.startswith(("cldr:", "stdlib:")):
-        raise UserError(f"There is no built-in set '{spec}'{nearest(spec, BUILT_IN)}")
-    if spec.startswith("beir:"):
-        return beir.read(spec.removeprefix("beir:"), split, skipped)
+    origin, rest = _split(spec)
+    if origin in ("cldr", "stdlib"):
+        _check_built_in(spec)
+        return stdlib.read(split) if origin == "stdlib" else cldr.read(BUILT_IN[spec], split)
+    if origin == "beir":
+        return beir.read(rest, split, skipped)
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
+    if origin in labelled.TASKS:
+        return labelled.read(origin, expand(_path(rest)), _columns(rest), skipped)
     return chain.from_iterable(_reader(path)(path, skipped, kinds, bare) for path in expand(spec))
 
 
 def is_one(spec: str) -> bool:
     """Is a source one thing, where others are as many as they have files?"""
-    return spec.startswith(("cldr:", "stdlib:", "beir:"))
+    return _split(spec)[0] in ("cldr", "stdlib", "beir", *labelled.TASKS)
+
+
+def files_of(spec: str) -> list[str]:
+    """The files whose content is that of a source; none where it is built in.
+
+    Raises:
+        UserError: there is no such set or file.
+    """
+    origin, rest = _split(spec)
+    if origin in ("cldr", "stdlib"):
+        _check_built_in(spec)
+        return []
+    if origin == "beir":
+        return beir.files_of(rest)
+    return expand(_path(rest) if origin in labelled.TASKS else spec)
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """("beir", FOLDER) of `beir:FOLDER`; ("", PATH) of a path."""
+    origin, colon, rest = spec.partition(":")
+    return (origin, rest) if colon else ("", spec)
+
+
+def _check_built_in(spec: str) -> None:
+    if spec not in BUILT_IN:
+        raise UserError(f"There is no built-in set '{spec}'{nearest(spec, BUILT_IN)}")
+
+
+def _path(rest: str) -> str:
+    return rest.partition("#")[0]
+
+
+def _columns(rest: str) -> tuple[str, ...]:
+    return tuple(filter(None, rest.partition("#")[2].split(",")))
 
 
 def expand(spec: str) -> list[str]:

@@ -66,6 +66,11 @@ def read(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
         raise UserError(f"{folder} has no query with a right document; check that its ids are those of its qrels.")
 
 
+def files_of(folder: str) -> list[str]:
+    """All data files of the folder; raises UserError where there is none."""
+    return list(_files(folder).values())
+
+
 def _files(folder: str) -> dict[str, str]:
     """Path inside the folder → path, of its data files."""
     if folder.startswith("hub:"):

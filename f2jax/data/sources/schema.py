@@ -15,6 +15,9 @@ from f2jax.data.record import KINDS, Record
 from f2jax.errors import UserError, nearest
 
 NEGATIVE = re.compile(r"negative_(\d+)$")
+SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default", "part")
+_PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
+_HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
 OPTIONAL = ("negatives", "kind", "language", "lang", "source", "label", "instruction", "symmetric")
 
 
@@ -27,7 +30,7 @@ class Defaults:
 
     @classmethod
     def of(cls, path: str, kinds: Iterable[str] = ()) -> "Defaults":
-        """The source is the file's name; `X_part2` belongs to `X`. The first of `kinds` that fits it gives the kind.
+        """The source is named as `source_of` says. The first of `kinds` that fits it gives the kind.
 
         >>> Defaults.of("corpus/massive_intent_part2.parquet", ["massive_*=clustering"])
         Defaults(source='massive_intent', kind='clustering')
@@ -35,7 +38,7 @@ class Defaults:
         Raises:
             UserError: an item of `kinds` is no `SOURCE=KIND`.
         """
-        source = re.sub(r"_part\d+$", "", PurePosixPath(path.removesuffix(".gz")).stem)
+        source = source_of(path)
         for item in kinds:
             pattern, _, kind = item.rpartition("=")
             if not pattern or kind not in KINDS:
@@ -43,6 +46,29 @@ class Defaults:
             if fnmatchcase(source, pattern):
                 return cls(source, kind)
         return cls(source)
+
+
+def source_of(path: str) -> str:
+    """The source that a file belongs to: its name, without the number of a part or shard.
+
+    A name that says nothing, such as `train-00000-of-00005`, gives way to that of the folder, or of the data set of
+    the hub whose cache it lies in, with its subset where there is one.
+
+    >>> source_of("corpus/massive_intent_part2.parquet"), source_of("nli/train-00000-of-00005.parquet")
+    ('massive_intent', 'nli')
+    >>> source_of("hub/datasets--org--squad/snapshots/0a1b/plain/train-00000-of-00001.parquet")
+    'squad-plain'
+    """
+    path = PurePosixPath(path.removesuffix(".gz"))
+    name = _PART.sub("", path.stem)
+    if name not in SAYS_NOTHING:
+        return name
+    folders = [folder for folder in path.parts[:-1] if folder not in SAYS_NOTHING]
+    start = max((i for i, folder in enumerate(folders) if folder.startswith(_HUB)), default=None)
+    if start is not None:  # datasets--ORG--NAME/snapshots/REVISION/SUBSET
+        return "-".join([folders[start].split("--")[-1], *folders[start + 3 :]])
+    folder = folders[-1].strip("/:") if folders else ""
+    return folder or name
 
 
 def columns(path: str, present: Iterable[str]) -> list[str]:

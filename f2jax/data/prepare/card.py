@@ -1,4 +1,4 @@
-"""The data card's entry for one data set: counted from what was written, whoever wrote it."""
+"""The data card: an entry for each data set, counted from what was written, whoever wrote it; and how it prints."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ from f2jax.data.corpus import Reader, Shards, parse_document, parse_row, row_det
 
 CHUNK = 4_096  # records that are read at once
 PERCENTILES = (50, 90, 99, 100)
+LANGUAGES = 10  # that are printed
 
 
 def is_finished(folder: Path, key: str, fingerprint: str) -> bool:
@@ -72,3 +73,20 @@ def percentiles(counts: np.ndarray) -> dict[str, int]:
     """{"p50": …} of lengths, from how often each length comes."""
     below = np.cumsum(counts)
     return {f"p{p}": int(np.searchsorted(below, below[-1] * p / 100)) for p in PERCENTILES}
+
+
+def table(card: dict) -> str:
+    """The data card in lines: a row for each data set, what was skipped and noted, and the languages found."""
+    titles = ("rows", "held out", "documents", "negatives", "languages")
+    lines = [f"{'data set':<28} {'kind':<14}" + "".join(f" {title:>10}" for title in titles)]
+    for d in card["datasets"]:
+        most = d["max_negatives"]["train"]
+        counts = (d["rows"]["train"], d["rows"]["validation"], d["documents"], most, len(d["languages"]))
+        lines.append(f"{d['name']:<28} {d['kind']:<14}" + "".join(f" {count:>10,}" for count in counts))
+    lines += [f"Skipped {count:,} rows: {reason}." for reason, count in card["skipped"].items()]
+    lines += [f"In {count:,} rows: {note}." for note, count in card["noted"].items()]
+    if card["identified"]:
+        ranked = sorted(card["identified"].items(), key=lambda found: -found[1]["rows"])
+        shares = ", ".join(f"{code} {found['share']:.1%}" for code, found in ranked[:LANGUAGES])
+        lines.append(f"Queries were identified as {shares}{', …' if len(ranked) > LANGUAGES else ''}.")
+    return "\n".join(lines)

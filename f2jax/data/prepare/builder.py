@@ -19,7 +19,7 @@ from tensorflow_datasets.core.writer import ExampleWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from f2jax.data.corpus import VERSION
-from f2jax.data.spill import SPLITS, WORK, batches, documents_path, rows_path, unique_documents
+from f2jax.data.prepare.spill import SPLITS, WORK, batches, documents_path, rows_path, unique_documents
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 
 SHARD_ROWS = 65_536

@@ -1,12 +1,12 @@
 """Between the files that come in and the corpus that goes out: texts on disk, in buckets by the hash of the document.
 
-An input's records are read once and spilled for all its data sets; a bucket is then small enough to sort in memory.
+An input's records are spilled together for all its data sets; a bucket is then small enough to sort in memory.
 Files are streams of Arrow batches, one stream for each flush, so that few files are open and memory is bounded.
 """
 
 import shutil
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow as pa
 
 from f2jax.data.dataset import label_id
-from f2jax.data.intake import Options, read
+from f2jax.data.prepare.duplicates import STAYS
+from f2jax.data.prepare.options import Key, Options
+from f2jax.data.prepare.records import RECORD_BYTES, read_records
 from f2jax.data.record import Record, in_share, stable_id
-from f2jax.data.survey import Key, row_hash
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 WORK = "work"  # folder of a corpus for all that goes when it is whole
 SPLITS = ("train", "validation")
-ROW_BYTES = 300  # of a row of a file in memory, besides its text
 DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary()})
 ROWS = pa.schema(
     {
@@ -41,7 +41,6 @@ class Wanted:
     """A data set that records are spilled for."""
 
     folder: str  # its name on disk
-    limit: int  # rows with a larger hash are left out; -1: none is
     buckets: int
 
 
@@ -55,13 +54,17 @@ def bucket_of(key: int, buckets: int) -> int:
     return key * buckets >> 63
 
 
-def spill(spec: str, folder: Path, wanted: dict[Key, Wanted], options: Options) -> None:
-    """Write the texts of an input's records to `folder`, which is there whole or not at all."""
+def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], options: Options) -> None:
+    """Write the texts of an input's rows that stay to `folder`, which is there whole or not at all.
+
+    Args:
+        states: what becomes of each record, an array in a file.
+    """
     part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
     writer = _Writer(part)
-    for record in read(spec, options, Counter(), Counter()):
+    for (record, _), state in zip(read_records(records), np.load(states).tolist(), strict=True):
         target = wanted.get((record.source, record.kind))
-        if target and (target.limit < 0 or row_hash(record, options.seed) <= target.limit):
+        if target and state == STAYS:
             _add(record, target, writer, options)
     writer.flush()
     shutil.rmtree(folder, ignore_errors=True)
@@ -109,7 +112,7 @@ class _Writer:
 
     def add(self, path: str, schema: pa.Schema, row: tuple, size: int) -> None:
         self.waiting[path, schema].append(row)
-        self.size += size + ROW_BYTES
+        self.size += size + RECORD_BYTES
         if self.size > FLUSH:
             self.flush()
 

@@ -2,17 +2,15 @@
 
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from f2jax.data import builder, prepare, spill
 from f2jax.data.corpus import Corpus, Reader, parse_document, parse_row, row_details, shards_of
-from f2jax.data.dataset import Instructions
-from f2jax.data.intake import Outcome
-from f2jax.data.prepare import folder_name
+from f2jax.data.prepare import builder, plan, runners, spill
+from f2jax.data.prepare.plan import folder_name
 from f2jax.data.record import stable_id
 from f2jax.errors import UserError
 from tests.data import corpora
@@ -96,7 +94,7 @@ def test_the_card_counts_what_is_there(folder):
 )
 def test_beam_writes_the_same_bytes(folder, tmp_path, options):
     pytest.importorskip("apache_beam")
-    beam = prepare.beam_options("DirectRunner", options)
+    beam = runners.beam_options("DirectRunner", options)
     assert contents(corpora.make(tmp_path, inputs=inputs_of(folder), beam=beam)) == contents(
         Corpus(folder / "corpus").card
     )
@@ -110,13 +108,13 @@ def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
     pytest.importorskip("apache_beam")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"^\S+cut.parquet is damaged, cut short or no parquet file"):
-        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=prepare.beam_options("DirectRunner", options))
+        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=runners.beam_options("DirectRunner", options))
 
 
 def test_an_unknown_runner_is_refused():
     pytest.importorskip("apache_beam")
     with pytest.raises(UserError, match="--beam_runner NoRunner: Unexpected pipeline runner"):
-        prepare.beam_options("NoRunner", "")
+        runners.beam_options("NoRunner", "")
 
 
 def test_two_processes_write_the_same_bytes(folder, tmp_path):
@@ -129,7 +127,7 @@ def inputs_of(folder) -> list[str]:
 
 
 def test_many_shards_hold_what_one_holds(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(plan, "SHARD_BYTES", 1000)
     monkeypatch.setattr(builder, "SHARD_ROWS", 7)
     monkeypatch.setattr(builder, "CHUNK", 5)
     monkeypatch.setattr(spill, "FLUSH", 500)
@@ -156,30 +154,6 @@ def test_a_cap_keeps_the_same_rows_in_whatever_order_they_come(tmp_path):
     assert kept[0] == kept[1]
     other = corpora.make(tmp_path / "0", inputs, replace(corpora.OPTIONS, cap=40, seed=1))
     assert sum(other["datasets"][0]["rows"].values()) == 40 and sorted(queries(tmp_path / "0", "s")) != kept[0]
-
-
-@dataclass(frozen=True)
-class Shout:
-    """A step of curation: queries in capitals, none that are long."""
-
-    longest: int
-
-    def __call__(self, record):
-        if len(record.query) > self.longest:
-            return Outcome(None, "query is long")
-        return Outcome(replace(record, query=record.query.upper()), None, ("query in capitals",))
-
-
-def test_each_record_is_curated_and_counted(tmp_path):
-    given = corpora.rows(60)
-    stay = [row["query"].upper() for row in given if len(row["query"]) <= 8]
-    options = replace(corpora.OPTIONS, validation_share=0.0, curate=Shout(8), instructions=Instructions(enabled=False))
-    card = corpora.make(tmp_path, [corpora.write(tmp_path / "s.jsonl", given)], options)
-    assert queries(tmp_path, "s") == stay and 10 < len(stay) < 50
-    assert card["skipped"] == {"query is long": 60 - len(stay)} and card["noted"] == {"query in capitals": len(stay)}
-    assert card["options"]["curate"] == {"longest": 8}
-    again = corpora.make(tmp_path, [str(tmp_path / "s.jsonl")], replace(options, curate=Shout(20)))
-    assert again["skipped"] == {} and sum(again["datasets"][0]["rows"].values()) == 60
 
 
 def test_data_sets_with_one_name_are_refused(tmp_path):

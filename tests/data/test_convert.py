@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.curate.convert import classification, clustering, nli, sts
 from f2jax.data.record import Record
+from f2jax.data.sources.convert import classification, clustering, nli, sts
 
 labelled = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["x", "y", "z"])), max_size=12)
 

@@ -1,0 +1,78 @@
+"""What each way of pruning leaves of a model's function, before any training: cosines to the original's vectors.
+
+python -m benchmarks.prune --model demo/stage2 --width 128 --mlp 384 --layers 3
+
+The texts are other ones than those that importance is measured on. A vector is compared with the original's in the kept
+coordinates; `neighbours` is the share of texts whose nearest other text stays the same.
+"""
+
+import argparse
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from f2jax import Embedder
+from f2jax.data.sample import draw
+from f2jax.inference.encode import encode, make_embed
+from f2jax.model.importance import Scoring, calibrate
+from f2jax.model.prune import Choice, choose, cut, target
+from f2jax.model.qwen3 import Qwen3
+
+SETTINGS = {
+    "Minitron's scores, rescaled (default)": {},
+    "not rescaled": {"rescale": False},
+    "scores: l2 over tokens": {"scoring": Scoring(tokens="l2")},
+    "scores: variance over tokens": {"scoring": Scoring(tokens="variance")},
+    "channels by the residual stream": {"scoring": Scoring(measure="stream")},
+    "channels by the final output": {"scoring": Scoring(measure="final")},
+    "first channels": {"choice": Choice(channels="first")},
+    "random channels and neurons": {"choice": Choice(channels="random", neurons="random")},
+    "layers by change of the norm": {"choice": Choice(layers="norm_change")},
+    "even layers": {"choice": Choice(layers="even")},
+}
+
+
+def nearest(e_se: np.ndarray) -> np.ndarray:
+    similarity = e_se @ e_se.T
+    np.fill_diagonal(similarity, -2)
+    return similarity.argmax(axis=1)
+
+
+def unit(e_se: np.ndarray) -> np.ndarray:
+    return e_se / np.linalg.norm(e_se, axis=1, keepdims=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", nargs="+", default=["cldr:translation", "stdlib:code"])
+    parser.add_argument("--samples", type=int, default=1024)
+    for name in ("width", "mlp", "layers"):
+        parser.add_argument(f"--{name}", type=int, default=0)
+    args = parser.parse_args()
+
+    embedder = Embedder.from_pretrained(args.model)
+    old = embedder.architecture
+    new = target(old, args.width, args.mlp, args.layers)
+    texts, others = draw(args.data, args.samples, seed=0), draw(args.data, args.samples, seed=1)
+    seen, unseen = (
+        embedder.tokenizer.encode(some, embedder.max_length) for some in (texts, sorted({*others} - {*texts}))
+    )
+    original, embed = embedder.encode_tokens(unseen), make_embed(Qwen3(new))
+    print(f"{old.parameters:,} -> {new.parameters:,} parameters, {len(unseen):,} texts\n{'':<40} cosine  neighbours")
+    measured = {}
+    for name, how in tqdm(SETTINGS.items(), leave=False):
+        scoring, choice = how.get("scoring", Scoring()), how.get("choice", Choice())
+        if scoring not in measured:
+            measured[scoring] = calibrate(embedder.model, embedder.params, seen, scoring)
+        kept = choose(old, new, choice, measured[scoring])
+        params = cut(old, embedder.params, kept, measured[scoring] if how.get("rescale", True) else None)
+        found = encode(embed, params, unseen, new.width, embedder.tokenizer.pad_id)
+        cosine = float(jnp.mean(jnp.sum(unit(found) * unit(original[:, kept.embed]), axis=1)))
+        same = np.mean(nearest(unit(found)) == nearest(unit(original)))
+        tqdm.write(f"{name:<40} {cosine:6.3f}  {same:9.1%}")
+
+
+if __name__ == "__main__":
+    main()

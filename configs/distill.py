@@ -1,0 +1,35 @@
+"""Stage 2 by another distillation objective than the recipe's, or by a cached teacher; the ablations are this file's.
+
+The chain is 4b → 1.7b → 0.6b → 330m, 160m, 80m: each finished model is the next one's teacher, and the three small
+students begin as a pruned 0.6b of stage 1 (`f2jax prune --size 330m`).
+
+f2jax train --config configs/distill.py:size=330m,teacher=runs/0.6b-2,objective=cosine --workdir DIR \\
+    --config.init_from=330m-pruned --config.data.sources='("corpus:prepared",)'
+"""
+
+from configs import common, stage2
+from f2jax.errors import UserError, nearest
+
+OBJECTIVES = {
+    "recipe": {},  # mean squared error of raw states
+    "none": {"distill_weight": 0.0},  # the same run without distillation
+    "cosine": {"distill": "cosine"},
+    "projected": {"distill": "cosine", "distill_projection": True},  # jina-embeddings-v5's (recipe 6.4)
+    "nested": {"distill_matryoshka": True},
+    "scores": {"distill_hard_weight": 1.0},  # and the recipe's
+    "in_batch": {"distill_in_batch_weight": 1.0},  # and the recipe's
+    "spread": {"spread_weight": 1.0},  # and the recipe's
+}
+
+
+def get_config(text=None):
+    """Options: size; teacher (as in stage2.py) or cache (of f2jax cache_teacher); objective."""
+    options = common.options(text, size="330m", teacher="auto", cache="", objective="recipe")
+    objective = options["objective"]
+    if objective not in OBJECTIVES:
+        raise UserError(f"There is no objective '{objective}'{nearest(objective, OBJECTIVES)}")
+    teacher = "none" if options["cache"] else options["teacher"]
+    config = stage2.get_config(f"size={options['size']},teacher={teacher}")
+    config.teacher.cache = options["cache"]
+    config.loss.update(OBJECTIVES[objective])
+    return config

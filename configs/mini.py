@@ -1,0 +1,40 @@
+"""A small multilingual model from scratch on prepared corpora, in two stages: within an hour on two CPU cores.
+
+f2jax train --config configs/mini.py:stage=1 --workdir runs/mini-1 --config.data.sources='("corpus:corpus-1",)'
+f2jax train --config configs/mini.py:stage=2 --workdir runs/mini-2 --config.data.sources='("corpus:corpus-2",)' \\
+    --config.init_from=runs/mini-1
+"""
+
+from configs import common
+from f2jax.data.instructions import add_instruction
+
+QUERY_TASK = "Given a question, retrieve passages that can help answer the question."  # recipe 2.6
+
+
+def get_config(text=None):
+    """Option: stage, 1 (retrieval without instructions) or 2 (all kinds, with instructions and hard negatives)."""
+    stage = common.options(text, stage=1)["stage"]
+    config = common.get_config("size=mini")
+    config.model.dtype = "float32"
+    config.model.remat = "none"
+    config.model.unroll = 4
+    config.data.max_length = 128
+    config.data.row_length = 128
+    config.data.row_steps = 6  # each program takes seconds to compile
+    config.data.use_instructions = stage == 2
+    config.data.batch_size = 256 if stage == 1 else 128
+    config.data.negatives.retrieval = 0 if stage == 1 else 1
+    config.data.negatives.clustering = 2
+    config.data.language_temperature = 2.0
+    if stage == 2:
+        config.prompts.query = add_instruction("", QUERY_TASK)
+    config.steps = 600 if stage == 1 else 400
+    config.optim.peak_lr = 2e-3 if stage == 1 else 5e-4
+    config.optim.warmup_steps = 30
+    config.loss.passage_gradient = True
+    config.checkpoint.every = 100
+    config.checkpoint.keep_every = 0
+    config.checkpoint.tail_steps = 0
+    config.log.validate_every = 0
+    config.log.validation_batches = 1
+    return config

@@ -1,0 +1,132 @@
+"""A teacher's vectors for the texts of a prepared corpus: one for each document, and for the query of each row.
+
+`f2jax cache_teacher` writes them, piece by piece; each piece is an ArrayRecord file whose records are bare numbers.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from f2jax import files
+from f2jax.data.corpus import Corpus, Reader, Shards, parse_document, parse_row, shards_of
+from f2jax.errors import UserError
+
+CARD = "vectors.json"
+PARTS = ("documents", "train", "validation")  # documents, and the queries of both splits
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+PIECE = 65_536  # vectors of a file
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the vectors of a folder are."""
+
+    teacher: str  # hash of the model, or of where the vectors came from
+    width: int  # numbers of a vector: the teacher's first ones
+    dtype: str  # a name in DTYPES
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some texts of a corpus, and the file of their vectors."""
+
+    path: str
+    source: Shards  # of the corpus
+    part: str  # a name in PARTS
+    start: int  # number of the first text in the part
+    stop: int
+    first: int  # its number among all texts of the corpus
+
+    def tokens(self, reader: Reader) -> list[np.ndarray]:
+        """Token ids of each text. Raises UserError where the corpus is damaged."""
+        raw = self.source.read(np.arange(self.start, self.stop), reader)
+        return [parse_document(record)[1] if self.part == "documents" else parse_row(record)[0] for record in raw]
+
+    def exists(self) -> bool:
+        return Path(self.path).exists()
+
+    def write(self, vectors: np.ndarray, dtype: str) -> None:
+        """The file is there whole or not at all."""
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        with files.whole(self.path) as part:
+            writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")  # read at random; noise does not shrink
+            for vector in vectors.astype(DTYPES[dtype]):
+                writer.write(vector.tobytes())
+            writer.close()
+
+
+def pieces(folder: str | Path, corpus: Corpus) -> list[Piece]:
+    """All pieces, in the order of the texts: each data set's documents, then the queries of its rows."""
+    found, first = [], 0
+    for entry in corpus.card["datasets"]:
+        for part in PARTS:
+            source = shards_of(corpus.folder, entry, part)
+            start = 0
+            for path, length in zip(_shards(folder, entry, part).paths(), _lengths(sum(source.lengths)), strict=True):
+                found.append(Piece(path, source, part, start, start + length, first + start))
+                start += length
+            first += start
+    return found
+
+
+def texts(folder: str | Path, corpus: Corpus, reader: Reader) -> Iterator[np.ndarray]:
+    """Token ids of all texts, in the order of `pieces`."""
+    for piece in pieces(folder, corpus):
+        yield from piece.tokens(reader)
+
+
+class Vectors:
+    """What `f2jax cache_teacher` wrote for a corpus.
+
+    Raises:
+        UserError: the folder holds none, or not those of all texts of this corpus.
+    """
+
+    def __init__(self, folder: str | Path, corpus: Corpus):
+        self.folder, self.card = folder, read_card(folder)
+        missing = next((piece.path for piece in pieces(folder, corpus) if not piece.exists()), None)
+        if missing:
+            raise UserError(
+                f"{missing} is missing: {folder} does not hold the vectors of all texts of {corpus.folder} as it "
+                "is now; run f2jax cache_teacher to the end."
+            )
+        self._reader = Reader()
+
+    def read(self, entry: dict, part: str, numbers: np.ndarray) -> np.ndarray:
+        """[n, width] of the texts of these numbers in one part of a data set, whose entry in corpus.json is `entry`."""
+        raw = _shards(self.folder, entry, part).read(numbers, self._reader)
+        return np.frombuffer(b"".join(raw), DTYPES[self.card.dtype]).reshape(len(numbers), self.card.width)
+
+
+def read_card(folder: str | Path) -> Card:
+    """Raises UserError where there is none."""
+    path = Path(folder) / CARD
+    if not path.exists():
+        raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache_teacher wrote.")
+    return Card(**files.read_json(path))
+
+
+def begin(folder: str | Path, card: Card) -> None:
+    """Keep the card in the folder.
+
+    Raises:
+        UserError: the folder holds vectors of another kind.
+    """
+    if (Path(folder) / CARD).exists() and read_card(folder) != card:
+        raise UserError(f"{folder} holds vectors of another teacher, width or dtype; delete it or name another folder.")
+    files.write_whole(Path(folder) / CARD, json.dumps(asdict(card), indent=1) + "\n")
+
+
+def _shards(folder: str | Path, entry: dict, part: str) -> Shards:
+    """The files of one part. Their folder is named by the content of the data set, so that a new one gets new files."""
+    count = entry["documents"] if part == "documents" else entry["rows"][part]
+    return Shards(f"{folder}/{entry['folder']}/{entry['content']}/{part}", tuple(_lengths(count)))
+
+
+def _lengths(count: int) -> list[int]:
+    return [min(PIECE, count - start) for start in range(0, count, PIECE)]

@@ -1,0 +1,17 @@
+"""The published scores of F2LLM-v2, from `published.json` (recipe 4.2 and 4.4)."""
+
+import json
+from functools import cache
+from importlib import resources
+
+
+@cache
+def load() -> dict:
+    """`benchmarks` {short name: mteb's name}, `parameters`, `scores` in the order of `benchmarks`, `types`, `tasks`."""
+    return json.loads(resources.files("f2jax.evaluation").joinpath("published.json").read_text())
+
+
+def benchmark_scores() -> dict[str, dict[str, float]]:
+    """{model: {mteb's name of a benchmark: mean of its tasks, in percent}}"""
+    names = list(load()["benchmarks"].values())
+    return {model: dict(zip(names, values, strict=True)) for model, values in load()["scores"].items()}

@@ -1,0 +1,72 @@
+"""Names of tasks and benchmarks → tasks of mteb."""
+
+from collections.abc import Sequence
+
+import mteb
+from mteb.abstasks import AbsTask
+
+from f2jax.errors import UserError, nearest
+from f2jax.evaluation import local, published
+from f2jax.evaluation.tasks import TASKS as BUILT_IN
+
+
+def select(
+    names: Sequence[str] = (), benchmark: str | None = None, data: str | None = None, languages: Sequence[str] = ()
+) -> list[AbsTask]:
+    """The tasks in the order given, each once: those of a benchmark, then the named ones.
+
+    Args:
+        names: of local tasks or of mteb's; with `data` and neither names nor a benchmark: all local tasks.
+        benchmark: a short name such as `english` (recipe 4.1), or mteb's own.
+        data: folder of the local tasks.
+        languages: keep only these ISO 639-3 languages; tasks without them are left out.
+
+    Raises:
+        UserError: a name is unknown, a local task has no `data`, or no task is left.
+    """
+    if data and not names and not benchmark:
+        names = list(local.TASKS)
+    tasks = list(_benchmark(benchmark)) if benchmark else []
+    tasks += [_task(name, data) for name in names]
+    tasks = list({task.metadata.name: task for task in tasks}.values())
+    return _of_languages(tasks, languages) if languages else tasks
+
+
+def _benchmark(name: str) -> Sequence[AbsTask]:
+    short = published.load()["benchmarks"]
+    try:
+        return mteb.get_benchmark(short.get(name, name)).tasks
+    except KeyError as error:
+        known = [*short, *(benchmark.name for benchmark in mteb.get_benchmarks())]
+        raise UserError(f"There is no benchmark '{name}'{nearest(name, known)}") from error
+
+
+def _task(name: str, data: str | None) -> AbsTask:
+    if name in local.TASKS:
+        if not data:
+            raise UserError(f"{name} is a local task; name the folder of its data with --data.")
+        return local.TASKS[name](data)
+    if name in BUILT_IN:
+        raise UserError(f"{name} is built in; give built-in tasks a command of their own, without --data.")
+    try:
+        return mteb.get_task(name)
+    except KeyError as error:
+        known = [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks())]
+        close = nearest(name, known)
+        hint = close if close.startswith("; did") else "; see mteb.get_tasks() for the names."
+        raise UserError(f"There is no task '{name}'{hint}") from error
+
+
+def _of_languages(tasks: list[AbsTask], languages: Sequence[str]) -> list[AbsTask]:
+    kept = []
+    for task in tasks:
+        wanted = {
+            subset
+            for subset, tags in task.metadata.hf_subsets_to_langscripts.items()
+            if any(tag.partition("-")[0] in languages for tag in tags)
+        }
+        if wanted:
+            kept.append(task.filter_languages(None, hf_subsets=[name for name in task.hf_subsets if name in wanted]))
+    if not kept:
+        raise UserError(f"No task has the languages {', '.join(languages)}; give ISO 639-3 codes such as deu.")
+    return kept

@@ -1,0 +1,89 @@
+"""Vectors on disk by prompt and text, so that no text is encoded twice for one model."""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from f2jax.errors import UserError
+
+PIECE = 4_096  # texts encoded between two writes: what an interruption loses at most
+ASKED = 900  # keys of one SELECT; SQLite takes 999 variables in its oldest builds
+
+
+class VectorCache:
+    """A SQLite file with a float32 vector for each (prompt, text) of one model.
+
+    A write is whole or not there at all, whenever the process is killed; several processes may share the file.
+
+    Raises:
+        UserError: the file cannot be opened, or is no such cache.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.database = sqlite3.connect(self.path, timeout=600)
+            self.database.execute("PRAGMA journal_mode=WAL")
+            self.database.execute("PRAGMA synchronous=NORMAL")
+            self.database.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"{path} cannot be used to keep vectors ({error}); delete it or choose --cache.") from error
+
+    def vectors(
+        self,
+        prompt: str,
+        texts: Sequence[str],
+        encode: Callable[[list[str]], np.ndarray],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        """float32 [n, dim] in the order of `texts`.
+
+        Args:
+            encode: makes float32 [m, dim] of the texts that are not there yet; it is given prompt + text.
+            progress: is told after each piece how many texts were encoded.
+        """
+        keys = [_key(prompt, text) for text in texts]
+        self._fill({key: prompt + text for key, text in zip(keys, texts, strict=True)}, encode, progress)
+        return self._read(keys)
+
+    def _fill(self, text_of: dict[bytes, str], encode: Callable, progress: Callable[[int], None]) -> None:
+        keys = list(text_of)
+        there = {key for some in _pieces(keys, ASKED) for (key,) in self._select("key", some)}
+        missing = sorted((key for key in keys if key not in there), key=lambda key: len(text_of[key]))
+        for some in _pieces(missing, PIECE):
+            vectors = encode([text_of[key] for key in some]).astype(np.float32)
+            rows = [(key, vector.tobytes()) for key, vector in zip(some, vectors, strict=True)]
+            with self.database:
+                self.database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+            progress(len(some))
+
+    def _read(self, keys: list[bytes]) -> np.ndarray:
+        places: dict[bytes, list[int]] = {}
+        for i, key in enumerate(keys):
+            places.setdefault(key, []).append(i)
+        out = None
+        for some in _pieces(list(places), ASKED):
+            for key, blob in self._select("key, vector", some):
+                vector = np.frombuffer(blob, np.float32)
+                if out is None:
+                    out = np.empty((len(keys), len(vector)), np.float32)
+                out[places[key]] = vector
+        return np.empty((0, 0), np.float32) if out is None else out
+
+    def _select(self, columns: str, keys: list[bytes]):
+        marks = ",".join("?" * len(keys))
+        return self.database.execute(f"SELECT {columns} FROM vectors WHERE key IN ({marks})", keys)
+
+
+def _key(prompt: str, text: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=16, person=b"f2jax-vectors")
+    digest.update(f"{len(prompt)}:".encode() + (prompt + text).encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+def _pieces(items: list, size: int):
+    return (items[i : i + size] for i in range(0, len(items), size))

@@ -1,0 +1,149 @@
+"""Which channels, neurons and layers of a model matter: activations over a calibration set, in one forward pass.
+
+The method is Minitron's (https://arxiv.org/abs/2407.14679): each channel gets a score for each text (over its tokens),
+then one over all texts. The pass keeps a few numbers for each channel, whatever the number of texts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from f2jax.errors import UserError, nearest
+from f2jax.model.qwen3 import Qwen3
+
+TOKENS = 2_048  # of one device batch
+TOKEN_SCORES = ("mean", "l2", "variance")
+TEXT_SCORES = ("l2", "mean", "variance")
+MEASURES = ("norms", "stream", "final")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How activations become scores; the defaults are Minitron's (the reference's are not known, recipe 1).
+
+    Raises:
+        UserError: unknown name.
+    """
+
+    tokens: str = "mean"  # over the tokens of a text: mean of |x|, l2 (root of the mean square), or variance
+    texts: str = "l2"  # over the texts: l2 (root of the mean square), mean, or variance
+    measure: str = (
+        "norms"  # channels at: the RMSNorm outputs before attention and MLP, the residual stream, the final output
+    )
+
+    def __post_init__(self):
+        for title, name, known in (
+            ("token score", self.tokens, TOKEN_SCORES),
+            ("text score", self.texts, TEXT_SCORES),
+            ("measure", self.measure, MEASURES),
+        ):
+            if name not in known:
+                raise UserError(f"There is no {title} '{name}'{nearest(name, known)}")
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What the calibration pass found. Streams are the inputs of the RMSNorms, before attention and before the MLP."""
+
+    channels_ld: np.ndarray  # score of each channel of the width in each layer; a single row where it has no layers
+    neurons_lf: np.ndarray  # score of each neuron of the MLP
+    attention_energy_ld: np.ndarray  # mean square of each channel of the stream
+    mlp_energy_ld: np.ndarray
+    final_energy_d: np.ndarray
+
+    @property
+    def norm_change_l(self) -> np.ndarray:
+        """How much each layer changes the norm of the stream, relative to it."""
+        norm_l = np.sqrt([*self.attention_energy_ld.sum(axis=1), self.final_energy_d.sum()])
+        return np.abs(np.diff(norm_l)) / norm_l[:-1]
+
+
+class _Running:
+    """Mean and mean square over texts of an array for each text, in float64."""
+
+    def __init__(self):
+        self.count, self.total, self.squares = 0, 0.0, 0.0
+
+    def add(self, x_s) -> None:
+        """x_s: texts first."""
+        x_s = np.asarray(x_s, np.float64)
+        self.count += len(x_s)
+        self.total = self.total + x_s.sum(axis=0)
+        self.squares = self.squares + np.square(x_s).sum(axis=0)
+
+    def result(self, score: str) -> np.ndarray:
+        mean, square = self.total / self.count, self.squares / self.count
+        return {"mean": mean, "l2": np.sqrt(square), "variance": np.maximum(square - mean**2, 0)}[score]
+
+
+def token_score(moments_bf3, score: str):
+    """Scores of texts from `qwen3.moments`, whose axis of moments is the one before the last."""
+    size, mean, square = (moments_bf3[..., i, :] for i in range(3))
+    return {"mean": size, "l2": np.sqrt(square), "variance": np.maximum(square - mean**2, 0)}[score]
+
+
+def calibrate(
+    model: Qwen3, params, sequences: Sequence[np.ndarray], scoring: Scoring, progress: Callable = lambda done: None
+) -> Importance:
+    """Run the texts through the model once, and score its channels and neurons.
+
+    Args:
+        sequences: int32 token ids of each text.
+        progress: is told after each batch how many more texts are done.
+
+    Raises:
+        UserError: there are no texts.
+    """
+    if not sequences:
+        raise UserError("There are no calibration texts; name other sources with --data.")
+
+    @jax.jit
+    def observe(params, tokens_bt, segments_bt, positions_bt):
+        return model.apply({"params": params}, tokens_bt, segments_bt, positions_bt, mutable=["moments"])[1]["moments"]
+
+    measured = {
+        "norms": ("layers/attention_input", "layers/mlp_input"),
+        "stream": ("layers/attention_stream", "layers/mlp_stream"),
+        "final": ("final_output",),
+    }[scoring.measure]
+    streams = ("layers/attention_stream", "layers/mlp_stream", "final_stream")
+    scores = {name: _Running() for name in (*measured, "layers/mlp_inner")}
+    energies = {name: _Running() for name in streams}
+    for batch in _batches(sequences):
+        count = len(batch)
+        found = flatten_dict(jax.device_get(observe(params, *_pad(batch))), sep="/")
+        found = {k: np.moveaxis(v, 1, 0) if k.startswith("layers/") else v for k, v in found.items()}  # texts first
+        for name, running in scores.items():
+            running.add(token_score(found[name][:count], scoring.tokens))
+        for name, running in energies.items():
+            running.add(found[name][:count, ..., 2, :])
+        progress(count)
+    total = sum(np.atleast_2d(scores[name].result(scoring.texts)) for name in measured)
+    neurons = scores["layers/mlp_inner"].result(scoring.texts)
+    return Importance(total, neurons, *(energies[name].result("mean") for name in streams))
+
+
+def _batches(sequences: Sequence[np.ndarray]):
+    """Texts of like length together, longest first."""
+    order = sorted(sequences, key=len, reverse=True)
+    while order:
+        count = max(1, TOKENS // _power_of_two(len(order[0])))
+        yield order[:count]
+        order = order[count:]
+
+
+def _pad(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, segments and positions: one text a row, in one of few shapes; rows that are left over are empty."""
+    length = _power_of_two(len(batch[0]))
+    shape = (max(1, TOKENS // length), length)
+    tokens_bt, segments_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for b, ids in enumerate(batch):
+        tokens_bt[b, : len(ids)], segments_bt[b, : len(ids)] = ids, 1
+    return tokens_bt, segments_bt, np.broadcast_to(np.arange(length, dtype=np.int32), shape)
+
+
+def _power_of_two(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())

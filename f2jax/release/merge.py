@@ -1,0 +1,179 @@
+"""`f2jax merge`: several checkpoints of one shape → one, written as a released package.
+
+A weight is read, mixed and written before the next one is read, so that memory holds two of them, not two models.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from f2jax import files
+from f2jax.data.loader import beside
+from f2jax.data.tokenizer import load_tokenizer
+from f2jax.errors import UserError, nearest
+from f2jax.model.lazy import Lazy
+from f2jax.model.sizes import Qwen3Config
+from f2jax.release import package
+from f2jax.train import workdir
+
+METHODS = ("average", "slerp")
+MAY_DIFFER = ("max_length", "tie_word_embeddings")  # fields of the architecture that say nothing about the weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the models that are merged."""
+
+    path: str
+    step: int | None = None  # of a workdir's checkpoint; None: the newest, or no workdir
+
+    def __str__(self) -> str:
+        return self.path if self.step is None else f"{self.path}@{self.step}"
+
+
+def sources(names: Sequence[str], last: int | None = None) -> list[Source]:
+    """The checkpoints that the names stand for: folders, hub ids, workdirs, `WORKDIR@STEP`.
+
+    Args:
+        last: take all kept checkpoints of each workdir's last so many steps, oldest first.
+
+    Raises:
+        UserError: one is not there, or `last` is given for something that is no workdir.
+    """
+    found: list[Source] = []
+    for name in names:
+        step = re.fullmatch(r"(.+)@(\d+)", name)
+        path = files.find_model(step[1] if step else name)
+        if not workdir.is_workdir(path):
+            if step or last is not None:
+                raise UserError(f"{path} is no training workdir, and has no steps; name it alone.")
+            found.append(Source(path))
+            continue
+        steps = workdir.steps(path)
+        if step:
+            if int(step[2]) not in steps:
+                raise UserError(f"{path} has no checkpoint of step {step[2]}; it has {', '.join(map(str, steps))}.")
+            steps = [int(step[2])]
+        else:
+            steps = [n for n in steps if n >= steps[-1] - (last or 0)]
+        found += [Source(path, n) for n in steps]
+    return found
+
+
+def shares(count: int, weights: Sequence[float] | None = None, decay: float | None = None) -> list[float]:
+    """The share of each of `count` models, 1 in all: equal, in proportion to `weights`, or falling by `decay` from the
+    last one to the first.
+
+    >>> shares(3, decay=0.5)
+    [0.14285714285714285, 0.2857142857142857, 0.5714285714285714]
+
+    Raises:
+        UserError: there are not as many weights as models, one is negative, all are 0, or `decay` is not in 0 … 1.
+    """
+    if weights and decay is not None:
+        raise UserError("Give either --weights or --decay.")
+    if decay is not None:
+        if not 0 < decay <= 1:
+            raise UserError(f"--decay {decay} should be above 0 and at most 1.")
+        weights = [decay ** (count - 1 - i) for i in range(count)]
+    weights = list(weights or [1.0] * count)
+    if len(weights) != count:
+        raise UserError(f"There are {len(weights)} weights for {count} models; give one for each.")
+    if min(weights) < 0 or not sum(weights):
+        raise UserError("The weights should be positive, or 0 for some.")
+    return [weight / sum(weights) for weight in weights]
+
+
+def average(tensors: Iterable[np.ndarray], shares: Sequence[float]) -> np.ndarray:
+    """Weighted sum, in float64."""
+    total = 0.0
+    for share, x in zip(shares, tensors, strict=True):
+        total = total + share * x.astype(np.float64)
+    return total
+
+
+def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    """The point at `t` on the arc from `a` (0) to `b` (1) as vectors, in float64 (Shoemake 1985); a line where they are
+    parallel. The angle is between their directions, and lengths go along.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    angle = np.arccos(np.clip(np.sum(a * b) / lengths, -1, 1)) if lengths else 0.0
+    if np.sin(angle) < 1e-6:
+        return (1 - t) * a + t * b
+    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+
+
+def slerp_all(tensors: Iterable[np.ndarray], shares: Sequence[float], stacked: bool) -> np.ndarray:
+    """From one model to the next, each as far as its share of those so far; layer by layer where they are stacked."""
+    total, so_far = None, 0.0
+    for share, x in zip(shares, tensors, strict=True):
+        so_far += share
+        t = share / so_far if so_far else 0.0
+        if total is None:
+            total = x
+        elif stacked:
+            total = np.stack([slerp(a, b, t) for a, b in zip(total, x, strict=True)])
+        else:
+            total = slerp(total, x, t)
+    return total
+
+
+def merge(
+    models: Sequence[Source],
+    output: str | Path,
+    method: str = "average",
+    weights: Sequence[float] | None = None,
+    decay: float | None = None,
+    dtype: str = "float32",
+) -> tuple[Qwen3Config, list[float]]:
+    """Merge models and write a package with tokenizer, prompts and context of the last one; returns architecture and
+    shares.
+
+    Raises:
+        UserError: the models differ in shape or tokenizer, or an option cannot be used.
+    """
+    if method not in METHODS:
+        raise UserError(f"There is no method '{method}'{nearest(method, METHODS)}")
+    of_each = shares(len(models), weights, decay)
+    opened = [workdir.open_weights(model.path, model.step) for model in models]
+    architecture = _same_shape(models, [found for found, _ in opened])
+    tokenizers = [load_tokenizer(beside(path)) for path in dict.fromkeys(model.path for model in models)]
+    if not all(tokenizer.is_same(tokenizers[-1]) for tokenizer in tokenizers):
+        raise UserError("The models have different tokenizers; only models with one tokenizer can be merged.")
+
+    readers = [weights for _, weights in opened]
+    bar = tqdm(total=len(readers[0]), unit="weight", dynamic_ncols=True)
+
+    def made(path: tuple[str, ...]) -> np.ndarray:
+        tensors = (read[path].make() for read in readers)
+        bar.update()
+        return average(tensors, of_each) if method == "average" else slerp_all(tensors, of_each, path[0] == "layers")
+
+    params = {
+        path: Lazy(weight.shape, np.dtype(jnp.dtype(dtype)), lambda path=path: made(path))
+        for path, weight in readers[0].items()
+    }
+    with bar:
+        card = package.read_card(models[-1].path, architecture)
+        package.write(output, architecture, flax.traverse_util.unflatten_dict(params), tokenizers[-1], card)
+    return architecture, of_each
+
+
+def _same_shape(models: Sequence[Source], found: Sequence[Qwen3Config]) -> Qwen3Config:
+    """Raises UserError where two architectures differ."""
+    for model, other in zip(models, found, strict=True):
+        wrong = [
+            f"{name} {value}, not {getattr(found[-1], name)}"
+            for name, value in asdict(other).items()
+            if name not in MAY_DIFFER and value != getattr(found[-1], name)
+        ]
+        if wrong:
+            raise UserError(f"{model} cannot be merged with {models[-1]}: it has {'; '.join(wrong)}.")
+    return found[-1]

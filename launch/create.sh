@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Make the slice of launch/env.sh, and wait until it is there. A slice that is there is left alone; one that was taken
+# away (spot) or failed is deleted and asked for again.
+#     launch/create.sh [--dry_run]
+# Exit code: 0 it is there, 1 something to mend (no quota, a wrong zone), 75 worth another try (no capacity, preempted).
+. "$(dirname "$0")/lib.sh"
+for option in "$@"; do
+    case $option in
+        --dry_run) DRY_RUN=1 ;;
+        -h | --help) usage ;;
+        *) die "create.sh has no option '$option'; see launch/create.sh --help." ;;
+    esac
+done
+settings
+need_gcloud
+
+request() {
+    local flags=("--accelerator-type=$ACCELERATOR" "--runtime-version=$RUNTIME" "--valid-until-duration=$WAIT")
+    if [ "$SLICES" -gt 1 ]; then
+        flags+=("--node-count=$SLICES" "--node-prefix=$TPU_NAME")
+    else
+        flags+=("--node-id=$TPU_NAME")
+    fi
+    case $CAPACITY in
+        spot) flags+=(--spot) ;;
+        reserved) flags+=(--reserved) ;;
+    esac
+    # shellcheck disable=SC2206  # CREATE_FLAGS is a list of words
+    flags+=($CREATE_FLAGS)
+    say "Asking for $SLICES x $ACCELERATOR ($CAPACITY): $CHIPS chips on $WORKERS machines in $ZONE."
+    tpus create "$TPU_NAME" "${flags[@]}" 2>"$SCRATCH/error" && return
+    cat "$SCRATCH/error" >&2
+    if grep -qi 'already.exists' "$SCRATCH/error"; then
+        say "The request is there already."
+    elif grep -qi 'quota' "$SCRATCH/error"; then
+        die "no quota for $CHIPS chips of $TPU_TYPE ($CAPACITY) in $ZONE; ask for it at" \
+            "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT, or change ZONE, TPU_TYPE or CAPACITY."
+    else
+        die "the slice could not be asked for; Google Cloud's reason is above."
+    fi
+}
+
+remake() {
+    say "Slice $TPU_NAME is $state; it is made anew."
+    tpus delete "$TPU_NAME" --force
+    request
+}
+
+DRY_STATE=NONE
+asked=
+state=$(slice_state)
+case $state in
+    UNKNOWN)
+        say "launch: Google Cloud did not say whether $TPU_NAME exists; its reason is above."
+        exit "$TEMPORARY"
+        ;;
+    ACTIVE) say "Slice $TPU_NAME is there." && exit 0 ;;
+    NONE) request && asked=1 ;;
+    SUSPENDED | FAILED) remake && asked=1 ;;
+esac
+
+DRY_STATE=ACTIVE
+before=
+while :; do
+    state=$(slice_state)
+    [ "$state" = "$before" ] || say "$(date '+%F %T') slice $TPU_NAME: $state"
+    before=$state
+    case $state in
+        ACTIVE) exit 0 ;;
+        SUSPENDED | FAILED | NONE) # NONE: it was being deleted when this began
+            if [ -n "$asked" ]; then
+                say "launch: no $ACCELERATOR was to be had ($state); the same command asks again."
+                exit "$TEMPORARY"
+            fi
+            unset QUIET
+            if [ "$state" = NONE ]; then request; else remake; fi
+            asked=1
+            ;;
+    esac
+    export QUIET=1 # the question is printed once, its answers when they change
+    sleep "$POLL"
+done

@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# How the family is made: every model of F2LLM-v2 in order, from raw files to released packages. Each step is one f2jax
+# command; a step that is done is skipped, and one that was cut off goes on, by the same command.
+#     launch/family.sh [--dry_run] [--local] --stage1 FILES --stage2 FILES --output FOLDER [--sizes "80m 0.6b …"]
+#         --stage1, --stage2  globs of training files for the two stages; the first on gs:// where a slice trains
+#         --output            on gs://, or with --local a folder: corpora, workdirs, results, packages
+#         --sizes             default: all eight. A size whose teacher is not among them is trained without.
+#         --local             f2jax on this machine in the place of the slice
+# On a slice: corpora are made here and copied to the bucket; set DATA to FOLDER/corpus in launch/env.sh, and set-up
+# brings it to the workers. One TPU_TYPE for all is simple, not cheap: `f2jax plan` says which slice each size wants;
+# run the script for some --sizes at a time, the large ones first.
+. "$(dirname "$0")/lib.sh"
+stage1='' stage2='' output='' here='' sizes='14b 8b 4b 1.7b 0.6b 330m 160m 80m'
+value_of() { [ $# -gt 1 ] || die "$1 needs a value."; }
+while [ $# -gt 0 ]; do
+    case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
+    case $1 in
+        --dry_run) DRY_RUN=1 ;;
+        --local) here=1 ;;
+        --stage1) value_of "$@" && stage1=$2 && shift ;;
+        --stage2) value_of "$@" && stage2=$2 && shift ;;
+        --output) value_of "$@" && output=${2%/} && shift ;;
+        --sizes) value_of "$@" && sizes=$2 && shift ;;
+        -h | --help) usage ;;
+        *) die "family.sh has no option '$1'; see launch/family.sh --help." ;;
+    esac
+    shift
+done
+[ -n "$stage1" ] && [ -n "$stage2" ] && [ -n "$output" ] ||
+    die "say what to train on and where to: --stage1 'raw1/*.parquet' --stage2 'raw2/*.parquet' --output FOLDER"
+for size in $sizes; do
+    case $size in 80m | 160m | 330m | 0.6b | 1.7b | 4b | 8b | 14b) ;; *) die "there is no size '$size'." ;; esac
+done
+wanted() { case " $sizes " in *" $1 "*) ;; *) return 1 ;; esac; }
+for size in 80m 160m 330m; do
+    ! wanted $size || wanted 0.6b || die "$size is pruned from 0.6b: add that to --sizes."
+done
+
+IFS=' ' read -ra input1 <<<"$stage1" # f2jax expands the globs
+IFS=' ' read -ra input2 <<<"$stage2"
+
+if [ -n "$here" ]; then
+    case $output in gs://*) die "--local writes to a folder, not to $output." ;; esac
+    need f2jax "this checkout: pip install -e $CHECKOUT"
+    corpus=$output/corpus configs=$CHECKOUT/configs
+    train=(f2jax) once=(f2jax)
+else
+    settings
+    case $output in gs://*) ;; *) die "a slice writes to a bucket: --output gs://bucket/family." ;; esac
+    [ "${DATA%/}" = "$output/corpus" ] || die "set DATA=$output/corpus in launch/env.sh, so that the workers get it."
+    for file in "${input1[@]}"; do
+        case $file in gs://*) ;; *) die "a worker measures what to prune on the files of --stage1: put $file on gs://." ;; esac
+    done
+    need f2jax "this checkout: pip install -e $CHECKOUT"
+    need_gcloud
+    corpus=$CHECKOUT/runs/family/corpus configs=configs # a worker runs in its copy of the checkout
+    train=("$LAUNCH/run.sh") once=("$LAUNCH/run.sh" --one)
+fi
+need hf "PyPI: pip install huggingface-hub"
+marks=$CHECKOUT/runs/family/$(printf '%s' "$output" | tr -c 'A-Za-z0-9.-' '-') # one empty file for each step that is done
+
+step() { # NAME COMMAND…
+    local name=$1
+    shift
+    if [ -f "$marks/$name" ]; then
+        say "$name: done"
+        return
+    fi
+    say "$name"
+    if [ -n "$DRY_RUN" ]; then
+        printf '+%s\n' "$(quoted "$@")" >&3
+        return
+    fi
+    "$@" || die "$name has not ended well (exit code $?); the same command goes on from here."
+    mkdir -p "$marks"
+    touch "$marks/$name"
+}
+
+sources() { # STAGE: where the workers, or this machine, read the corpus
+    local folder=$corpus
+    [ -n "$here" ] || folder=$DATA_DIR
+    printf "%s=('corpus:%s/%s',)" --config.data.sources "$folder" "$1"
+}
+
+# Recipe 2.1: stage 1 on raw pairs; stage 2 with instructions, 80,000 queries a data set at most. Qwen3's tokenizer.
+step tokenizer hf download Qwen/Qwen3-0.6B tokenizer.json --local-dir "$corpus/tokenizer"
+step prepare-1 f2jax prepare --input "${input1[@]}" --output "$corpus/1" --tokenizer "$corpus/tokenizer" --no-instructions
+step prepare-2 f2jax prepare --input "${input2[@]}" --output "$corpus/2" --tokenizer "$corpus/tokenizer" --cap 80000
+[ -n "$here" ] || step upload gcloud storage rsync --recursive "$corpus" "$output/corpus"
+
+# Stage 1 starts from Qwen3's language models; the three small sizes have none.
+for size in 14b 8b 4b 1.7b 0.6b; do
+    ! wanted $size || step "train-$size-1" "${train[@]}" train --config "$configs/stage1.py:size=$size" \
+        --workdir "$output/$size-1" --config.init_from="Qwen/Qwen3-$(printf '%s' $size | tr b B)" "$(sources 1)"
+done
+
+# The small sizes are cut from the 0.6B as stage 1 left it, by its activations on texts of that stage (recipe 1).
+for size in 330m 160m 80m; do
+    ! wanted $size || step "prune-$size" "${once[@]}" prune --model "$output/0.6b-1" --size $size \
+        --data "${input1[@]}" --output "$output/$size-1"
+done
+
+# Stage 2, teachers before students: 4B -> 1.7B -> 0.6B -> 330M, 160M, 80M (recipe 2.2).
+for pair in 14b:none 8b:none 4b:none 1.7b:4b 0.6b:1.7b 330m:0.6b 160m:0.6b 80m:0.6b; do
+    size=${pair%:*} teacher=${pair#*:}
+    wanted "$size" || continue
+    if wanted "$teacher"; then teacher=$output/$teacher-2; else teacher=none; fi
+    step "train-$size-2" "${train[@]}" train --config "$configs/stage2.py:size=$size,teacher=$teacher" \
+        --workdir "$output/$size-2" --config.init_from="$output/$size-1" "$(sources 2)"
+    step "evaluate-$size" "${once[@]}" evaluate --model "$output/$size-2" --output "$output/results/$size"
+    step "export-$size" "${once[@]}" export --model "$output/$size-2" --output "$output/release/$size"
+done
+say "Packages: $output/release"

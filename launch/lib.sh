@@ -1,0 +1,174 @@
+# shellcheck shell=bash
+# What the scripts share: settings, messages, cloud calls that are printed before they run, the state of a slice.
+set -euo pipefail
+
+LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+CHECKOUT=$(dirname "$LAUNCH")
+export TEMPORARY=75 # exit code of what may go well on another try (sysexits.h); 1 is what a person must mend
+export DRY_RUN=${DRY_RUN:-}
+exec 3>&2 # where cloud calls are printed, also while stderr is caught
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "launch: $*"
+    exit 1
+}
+
+# The comment at the head of a script is its help.
+usage() {
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+}
+
+# ---- settings ----------------------------------------------------------------
+
+settings() {
+    local file=${F2JAX_ENV:-$LAUNCH/env.sh}
+    # shellcheck source=env.example.sh
+    if [ -f "$file" ]; then . "$file"; else . "$LAUNCH/env.example.sh"; fi
+    [ -n "$PROJECT" ] || die "PROJECT is not set; copy launch/env.example.sh to launch/env.sh and fill it in."
+    [ -n "$ZONE" ] || die "ZONE is not set; give it in launch/env.sh."
+    case $CAPACITY in
+        spot | reserved | on_demand) ;;
+        *) die "CAPACITY=$CAPACITY is unknown; it is spot, reserved or on_demand." ;;
+    esac
+    is_number "$SLICES" && [ "$SLICES" -ge 1 ] || die "SLICES=$SLICES should be a number from 1."
+    tpu_type
+}
+
+is_number() { [[ $1 =~ ^[0-9]+$ ]]; }
+
+# From TPU_TYPE, in either spelling: ACCELERATOR (Google's), CHIPS and WORKERS of all slices, RUNTIME (the image).
+# Suffixes of v4 and v5p count TensorCores, two a chip, the others chips; a machine of a multi-host slice has 4 chips.
+# https://cloud.google.com/tpu/docs/v5e, …/v5p, …/v6e; images: https://cloud.google.com/tpu/docs/runtimes
+tpu_type() {
+    local generation shape chips cores=1
+    case $TPU_TYPE in
+        *:*) generation=${TPU_TYPE%%:*} shape=${TPU_TYPE#*:} ;;
+        v5litepod-*) generation=v5e shape=${TPU_TYPE#*-} ;;
+        *-*) generation=${TPU_TYPE%%-*} shape=${TPU_TYPE#*-} ;;
+        *) generation='' shape='' ;;
+    esac
+    case $generation in
+        v4) RUNTIME=tpu-ubuntu2204-base cores=2 ;;
+        v5e) RUNTIME=v2-alpha-tpuv5-lite ;;
+        v5p) RUNTIME=v2-alpha-tpuv5 cores=2 ;;
+        v6e) RUNTIME=v2-alpha-tpuv6e ;;
+        tpu7x)
+            [ -n "${ON_GKE:-}" ] || die "TPU_TYPE=$TPU_TYPE is to be had on GKE alone: launch/gke.sh."
+            RUNTIME=
+            ;;
+        *) die "TPU_TYPE=$TPU_TYPE is unknown; write v6e:4x4, or v6e-16; there are v4, v5e, v5p and v6e." ;;
+    esac
+    [[ $shape =~ ^[0-9]+(x[0-9]+)*$ ]] || die "TPU_TYPE=$TPU_TYPE has no size; write $generation:4x4, or $generation-16."
+    chips=$((${shape//x/*}))
+    case $TPU_TYPE in *:*) ;; *) chips=$((chips / cores)) ;; esac
+    [ "$chips" -ge 1 ] || die "TPU_TYPE=$TPU_TYPE has less than one chip."
+    case $generation in
+        v5e) ACCELERATOR=v5litepod-$chips ;;
+        tpu7x) ACCELERATOR=tpu7x-$shape ;; # as xpk says it
+        *) ACCELERATOR=$generation-$((chips * cores)) ;;
+    esac
+    WORKERS=$(((chips + 3) / 4))
+    case $generation in v5e | v6e) [ "$chips" -gt 8 ] || WORKERS=1 ;; esac # 1, 4 and 8 chips are one machine there
+    CHIPS=$((chips * SLICES))
+    WORKERS=$((WORKERS * SLICES))
+    export ACCELERATOR RUNTIME CHIPS WORKERS
+}
+
+# A config with a mistake costs nothing here, and a slice for minutes there. What f2jax says about it is the message.
+check_config() { # --config FILE:OPTIONS … --config.NAME=VALUE …
+    local python=${PYTHON:-python3}
+    (cd "$CHECKOUT" && "$python" -c 'import f2jax.config') 2>/dev/null || return 0 # f2jax is not installed here
+    (cd "$CHECKOUT" && "$python" - "$@") <<'PYTHON' || exit 1
+import argparse
+import sys
+
+from f2jax import config
+from f2jax.errors import UserError
+
+parser = argparse.ArgumentParser(allow_abbrev=False)
+parser.add_argument("--config")
+args, rest = parser.parse_known_args()
+try:
+    if not args.config:
+        raise UserError("train needs a --config, such as configs/stage2.py:size=80m.")
+    config.load(args.config, [text for text in rest if text.startswith("--config.")])
+except UserError as error:
+    sys.exit(f"launch: {error}")
+PYTHON
+}
+
+need() { # PROGRAM WHERE
+    [ -n "$DRY_RUN" ] || command -v "$1" >/dev/null || die "$1 is not installed; get it from $2."
+}
+
+need_gcloud() { need gcloud https://cloud.google.com/sdk/docs/install; }
+
+# ---- cloud calls -------------------------------------------------------------
+
+# Words as a shell, here or on a worker, takes them: " train '--config.data.sources=('\''x'\'',)'".
+quoted() {
+    local word
+    for word in "$@"; do
+        if [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
+            printf ' %s' "$word"
+        else
+            printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"
+        fi
+    done
+}
+
+# Print a command as it could be typed, then run it; with --dry_run print only.
+cloud() {
+    [ -n "${QUIET:-}" ] || printf '+%s\n' "$(quoted "$@")" >&3
+    [ -n "$DRY_RUN" ] || "$@"
+}
+
+tpus() { # VERB ARGUMENT…
+    cloud gcloud compute tpus queued-resources "$@" --project="$PROJECT" --zone="$ZONE" --quiet
+}
+
+# Run a shell command on all workers of all slices at once, or where ONE is set on the first alone.
+on_workers() { # COMMAND
+    local where=all
+    [ -z "${ONE:-}" ] || where=0
+    tpus ssh "$TPU_NAME" --node="$where" --worker="$where" --batch-size=all --command="$1"
+}
+
+# The state of the request for the slice: ACTIVE, SUSPENDED, …; NONE where there is none; UNKNOWN without an answer.
+# States: https://cloud.google.com/tpu/docs/queued-resources
+slice_state() {
+    local state
+    if state=$(tpus describe "$TPU_NAME" --format='value(state.state)' 2>"$SCRATCH/error"); then
+        if [ -n "$DRY_RUN" ]; then echo "${DRY_STATE:-ACTIVE}"; else echo "$state"; fi
+    elif grep -qi 'not.found' "$SCRATCH/error"; then
+        echo NONE
+    else
+        cat "$SCRATCH/error" >&2
+        echo UNKNOWN
+    fi
+}
+
+# One line from each worker that answers (see worker.sh): f2jax-worker HOST STATE COMMAND COMMIT VERSIONS
+worker_reports() {
+    { on_workers 'bash ~/f2jax/launch/worker.sh report' 2>"$SCRATCH/ssh" || true; } | grep '^f2jax-worker ' || true
+}
+
+need_slice() {
+    local state
+    state=$(slice_state)
+    [ "$state" = ACTIVE ] || die "slice $TPU_NAME is not there (state $state); launch/create.sh makes it."
+}
+
+confirm() { # QUESTION
+    [ -z "$DRY_RUN" ] || return 0
+    local answer=
+    printf '%s [y/N] ' "$1" >&2
+    read -r answer || true
+    case $answer in y | Y | yes) ;; *) die "nothing was done." ;; esac
+}
+
+SCRATCH=$(mktemp -d)
+trap 'rm -rf "$SCRATCH"' EXIT

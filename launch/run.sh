@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# Run one f2jax command on all workers of the slice until it is done, whatever happens to the slice in between.
+#     launch/run.sh [--dry_run] [--one] [--then_delete] train --config configs/stage2.py:size=80m --workdir gs://…
+#         --one           on the first worker alone, on its CPU where the slice has more: prune, merge, export
+#         --then_delete   delete the slice once the run has ended, well or badly
+#
+# The run is detached on the workers: closing the laptop does not end it, the same command follows it again. As long as
+# this script runs, what ends a run is answered so:
+#     exit code 0                  done
+#     exit code 1                  a person must mend something (f2jax says what in one line): stop, print it
+#     any other                    start again after a pause that doubles, RETRIES times in a row at most
+#     a slice taken away (spot),   make it, set it up, start again: f2jax goes on from its last checkpoint
+#     or with lost machines
+#     launch/stop.sh               saved and stopped, 130
+. "$(dirname "$0")/lib.sh"
+delete=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --dry_run) DRY_RUN=1 ;;
+        --one) ONE=1 ;;
+        --then_delete) delete=1 ;;
+        -h | --help) usage ;;
+        -*) die "run.sh has no option '$1'; options of f2jax come after its command: launch/run.sh train --config …" ;;
+        *) break ;;
+    esac
+    shift
+done
+[ $# -gt 0 ] || die "say what to run: launch/run.sh train --config … --workdir …"
+[ "$1" != f2jax ] || shift
+settings
+need_gcloud
+if [ "$1" = train ]; then
+    case " $*" in
+        *" --workdir gs://"* | *" --workdir=gs://"*) ;;
+        *) die "a slice can be taken away with its disks: give train a --workdir on gs://." ;;
+    esac
+    check_config "${@:2}"
+fi
+
+# shellcheck disable=SC2206  # WORKER_ENV is a list of words
+command=($WORKER_ENV)
+if [ -n "${ONE:-}" ] && [ "$WORKERS" -gt 1 ]; then
+    command+=(JAX_PLATFORMS=cpu) # the chips of a slice start together or not at all
+fi
+[ -z "${ONE:-}" ] || WORKERS=1
+command+=(f2jax "$@")
+name=$(printf '%s' "${command[*]}" | cksum | cut -d' ' -f1)
+
+finish() { # CODE
+    [ -z "$delete" ] || "$LAUNCH/delete.sh" --yes
+    exit "$1"
+}
+
+stop_all() { # SECONDS
+    on_workers "bash ~/f2jax/launch/worker.sh stop $1" || true
+}
+
+last_lines() {
+    say "The end of the logs:"
+    on_workers 'bash ~/f2jax/launch/worker.sh log -n 15' >&2 || true
+}
+
+# The states of the workers for this command, from their reports: "running running exit:137".
+states() { awk -v name="$name" '$4 == name {print $3}' "$SCRATCH/reports"; }
+
+# Bring everything to a running command. 0: it runs.
+start() {
+    if [ "$(slice_state)" = ACTIVE ] && worker_reports >"$SCRATCH/reports" && grep -q ' running ' "$SCRATCH/reports"; then
+        grep ' running ' "$SCRATCH/reports" | awk -v name="$name" '$4 != name {other = 1} END {exit !other}' &&
+            die "slice $TPU_NAME runs another command; launch/status.sh shows it, launch/stop.sh stops it."
+        if [ "$(states | grep -c running)" -eq "$WORKERS" ]; then
+            say "The command runs already; following it."
+            return 0
+        fi
+        stop_all "$GRACE" # some of an attempt that broke
+    fi
+    "$LAUNCH/create.sh" || return $?
+    "$LAUNCH/setup.sh" || return $?
+    say "$(date '+%F %T') starting on $WORKERS workers."
+    on_workers "bash ~/f2jax/launch/worker.sh start$(quoted "${command[@]}")" || return "$TEMPORARY"
+}
+
+# Look at the workers until the run has ended; sets outcome.
+follow() {
+    local state broken_since='' silent=0 seen=''
+    while :; do
+        sleep "$POLL"
+        state=$(slice_state)
+        export QUIET=1 # the two questions are printed once
+        case $state in
+            ACTIVE) ;;
+            UNKNOWN) continue ;; # no answer from the cloud says nothing about the run
+            *)
+                outcome="the slice is $state"
+                return
+                ;;
+        esac
+        worker_reports >"$SCRATCH/reports"
+        local now codes running
+        codes=$(states | sort | uniq -c | awk '{printf "%s%s x %s", sep, $1, $2; sep = ", "}')
+        [ "$codes" = "$seen" ] || say "$(date '+%F %T') workers: ${codes:-no answer}"
+        seen=$codes
+        running=$(states | grep -c '^running$' || true)
+        if states | grep -q '^exit:1$'; then
+            outcome=mend
+            return
+        elif states | grep -q '^stopped:'; then
+            outcome=stopped
+            return
+        elif [ "$(states | wc -l)" -lt "$WORKERS" ]; then
+            silent=$((silent + 1))
+            [ "$silent" -lt "$SILENCE" ] && continue
+            outcome="$((WORKERS - $(states | wc -l))) of $WORKERS workers do not answer"
+            if [ -s "$SCRATCH/reports" ] && [ "$running" -eq 0 ]; then
+                outcome="the slice has lost machines" # the others have ended for want of them
+                tpus delete "$TPU_NAME" --force
+            fi
+            return
+        elif [ "$(states | grep -c '^exit:0$' || true)" -eq "$WORKERS" ]; then
+            outcome='done'
+            return
+        fi
+        silent=0
+        [ "$(states | grep -cE '^(running|exit:0)$' || true)" -lt "$WORKERS" ] || continue
+        # Some ended badly; the others notice by themselves, save if they can, and end: they get GRACE for it.
+        now=$(date +%s)
+        broken_since=${broken_since:-$now}
+        if [ "$running" -eq 0 ] || [ $((now - broken_since)) -ge "$GRACE" ]; then
+            outcome="the workers ended with $codes"
+            [ "$running" -eq 0 ] || stop_all 10
+            return
+        fi
+    done
+}
+
+trap 'say "Not followed any more: a run goes on by itself. The same command follows it, launch/stop.sh stops it."
+      exit 130' INT TERM
+
+# At the start a question without an answer is a wrong project or a login; later on it is the network, which comes back.
+[ "$(QUIET=1 slice_state)" != UNKNOWN ] || die "Google Cloud does not say whether $TPU_NAME exists; its reason is above."
+
+failures=0
+while :; do
+    began=$(date +%s)
+    unset QUIET
+    code=0
+    start || code=$?
+    case $code in
+        0)
+            if [ -n "$DRY_RUN" ]; then
+                worker_reports
+                say "… and look at the workers every $POLL seconds, until the run has ended."
+                finish 0
+            fi
+            follow
+            ;;
+        1) finish 1 ;; # create.sh or setup.sh has said what to mend
+        *) outcome="the slice was not made ready" ;;
+    esac
+    unset QUIET
+    case $outcome in
+        'done')
+            say "$(date '+%F %T') done."
+            finish 0
+            ;;
+        mend)
+            last_lines
+            stop_all 60
+            say "launch: f2jax says above what to change (exit code 1); then run the same command again."
+            finish 1
+            ;;
+        stopped)
+            say "$(date '+%F %T') stopped and saved; the same command goes on."
+            finish 130
+            ;;
+        *answer)
+            last_lines
+            say "launch: $outcome, though the slice is ACTIVE; see launch/status.sh, and if it is broken launch/delete.sh it:" \
+                "the same command then makes it anew and goes on."
+            exit "$TEMPORARY"
+            ;;
+    esac
+    case $outcome in the\ workers*) last_lines ;; esac
+    [ $(($(date +%s) - began)) -lt "$HEALTHY" ] || failures=0
+    failures=$((failures + 1))
+    if [ "$failures" -gt "$RETRIES" ]; then
+        say "launch: $outcome; given up after $RETRIES restarts that each ended within $HEALTHY seconds."
+        finish "$TEMPORARY"
+    fi
+    pause=$((BACKOFF * (1 << (failures - 1 > 9 ? 9 : failures - 1))))
+    [ "$pause" -le 900 ] || pause=900
+    say "$(date '+%F %T') $outcome; restart $failures of $RETRIES in $pause seconds."
+    sleep "$pause"
+done

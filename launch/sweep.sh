@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Train once for each combination of values, each in a workdir of its own; the same command goes on and skips what is
+# done. Before anything is paid for, every combination is checked, listed and asked about.
+#     launch/sweep.sh [--dry_run] [--yes] [--slices N] --config FILE:OPTIONS --workdir gs://bucket/sweep \
+#         --grid optim.peak_lr=2e-5,4e-5 --grid seed=0,1 [--grid_file FILE] [-- --config.steps=1000 …]
+#     --grid FIELD=V1,V2   a field of the config and its values; values with commas in them are parted by |
+#     --grid_file FILE     the same, one a line; # begins a comment
+#     --slices N           1, the default: one run after another on the slice TPU_NAME, which stays
+#                          N: slices TPU_NAME-1 … TPU_NAME-N, made for this, sharing the runs; each is deleted when its
+#                          runs have ended
+# Logs lie in runs/<name of the workdir>/, one a run. Exit code 1 if a run has failed.
+. "$(dirname "$0")/lib.sh"
+config='' workdir='' slices=1 yes=''
+axes=() fixed=()
+value_of() { [ $# -gt 1 ] || die "$1 needs a value."; }
+while [ $# -gt 0 ]; do
+    case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
+    case $1 in
+        --dry_run) DRY_RUN=1 ;;
+        --yes) yes=1 ;;
+        --config) value_of "$@" && config=$2 && shift ;;
+        --workdir) value_of "$@" && workdir=${2%/} && shift ;;
+        --slices) value_of "$@" && slices=$2 && shift ;;
+        --grid) value_of "$@" && axes+=("$2") && shift ;;
+        --grid_file)
+            value_of "$@"
+            [ -f "$2" ] || die "there is no file $2."
+            while IFS= read -r line || [ -n "$line" ]; do
+                line=$(printf '%s' "${line%%#*}" | tr -d '[:space:]')
+                [ -z "$line" ] || axes+=("$line")
+            done <"$2"
+            shift
+            ;;
+        --)
+            fixed=("${@:2}")
+            break
+            ;;
+        -h | --help) usage ;;
+        *) die "sweep.sh has no option '$1'; see launch/sweep.sh --help." ;;
+    esac
+    shift
+done
+[ -n "$config" ] || die "say what to train: --config configs/stage2.py:size=80m"
+case $workdir in gs://*/*) ;; *) die "--workdir should be a folder of a bucket: gs://bucket/sweep." ;; esac
+[ "${#axes[@]}" -gt 0 ] || die "say what to vary: --grid optim.peak_lr=2e-5,4e-5"
+is_number "$slices" && [ "$slices" -ge 1 ] || die "--slices should be a number from 1."
+settings
+need_gcloud
+
+# All combinations; each is its overrides, one a line.
+runs=('')
+for axis in "${axes[@]}"; do
+    field=${axis%%=*} values=${axis#*=}
+    [[ $axis =~ ^[A-Za-z0-9_.]+=.+ ]] || die "'$axis' should be FIELD=VALUE,VALUE."
+    separator=,
+    case $values in *\|*) separator='|' ;; esac
+    longer=()
+    for run in "${runs[@]}"; do
+        rest=$values$separator
+        while [ -n "$rest" ]; do
+            longer+=("$run--config.$field=${rest%%"$separator"*}"$'\n')
+            rest=${rest#*"$separator"}
+        done
+    done
+    runs=("${longer[@]}")
+done
+
+overrides_of() { # RUN: sets overrides
+    overrides=(${fixed[@]+"${fixed[@]}"})
+    local line
+    while IFS= read -r line; do [ -z "$line" ] || overrides+=("$line"); done <<<"$1"
+}
+
+name_of() { # RUN: optim.peak_lr=2e-5,seed=0, a name that a bucket and a shell take
+    printf '%s' "$1" | sed 's/^--config\.//' | paste -s -d, - | tr -c 'A-Za-z0-9_.,=\n-' '-'
+}
+
+twice=$(for run in "${runs[@]}"; do name_of "$run"; done | sort | uniq -d | head -1)
+[ -z "$twice" ] || die "two runs would be called $twice; give values that differ in letters and digits."
+
+logs=$CHECKOUT/runs/$(basename "$workdir")
+for run in "${runs[@]}"; do
+    overrides_of "$run"
+    check_config --config "$config" "${overrides[@]}"
+    mark=
+    [ ! -f "$logs/$(name_of "$run").done" ] || mark=' (done)'
+    say "$workdir/$(name_of "$run")$mark"
+done
+say "${#runs[@]} runs on $slices x $CHIPS chips of $TPU_TYPE ($CAPACITY)."
+[ -n "$yes" ] || confirm "Start?"
+[ -n "$DRY_RUN" ] || mkdir -p "$logs"
+
+# The runs that fall to a slice, one after another.
+work() { # NUMBER OF THE SLICE, from 0
+    local index run name code
+    for ((index = $1; index < ${#runs[@]}; index += slices)); do
+        run=${runs[index]} name=$(name_of "${runs[index]}") code=0
+        [ ! -f "$logs/$name.done" ] || continue
+        overrides_of "$run"
+        say "$(date '+%F %T') $TPU_NAME: $name"
+        if [ -n "$DRY_RUN" ]; then
+            "$LAUNCH/run.sh" train --config "$config" --workdir "$workdir/$name" "${overrides[@]}"
+            continue
+        fi
+        "$LAUNCH/run.sh" train --config "$config" --workdir "$workdir/$name" "${overrides[@]}" >>"$logs/$name.log" 2>&1 ||
+            code=$?
+        case $code in
+            0) touch "$logs/$name.done" ;;
+            130) return 130 ;;
+            *) say "$name failed (exit code $code): $logs/$name.log" ;;
+        esac
+    done
+    local log=/dev/stderr
+    [ -n "$DRY_RUN" ] || log=$logs/$TPU_NAME.log
+    [ "$slices" -eq 1 ] || "$LAUNCH/delete.sh" --yes >>"$log" 2>&1
+}
+
+trap 'say "Not followed any more: what runs goes on by itself, and slices stay. The same command follows it."
+      kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
+if [ "$slices" -eq 1 ]; then
+    work 0
+else
+    base=$TPU_NAME
+    for ((slice = 0; slice < slices && slice < ${#runs[@]}; slice++)); do
+        export TPU_NAME=$base-$((slice + 1))
+        work "$slice" &
+    done
+    wait
+fi
+
+failed=0
+for run in "${runs[@]}"; do
+    name=$(name_of "$run") state='done'
+    [ -f "$logs/$name.done" ] || { state='not done' && failed=1; }
+    echo "$state  $workdir/$name"
+done
+[ -n "$DRY_RUN" ] || exit "$failed"

@@ -1,0 +1,216 @@
+"""`prepare` with curation: as the library does it in memory, over all inputs, counted once, listed on demand."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from f2jax.data.corpus import Corpus, Reader, parse_row, row_details, shards_of
+from f2jax.data.curate import Options as Curation
+from f2jax.data.curate import Report, curate
+from f2jax.data.dataset import Instructions
+from f2jax.data.prepare import intake, pipeline, runners, runs
+from f2jax.data.sources import open_source
+from f2jax.data.tokenizer import load_tokenizer
+from f2jax.errors import UserError
+from tests.data import corpora
+
+PLAIN = replace(corpora.OPTIONS, instructions=Instructions(enabled=False), validation_share=0.0)
+CURATED = replace(PLAIN, curate=Curation(excluded_sources=("sib200*",)))
+NEAR = replace(PLAIN, curate=Curation(excluded_sources=("sib200*",), near_duplicates=0.6, band=2))
+
+
+def write_inputs(folder) -> list[str]:
+    """Three files and data sets that share rows, exactly and nearly, one excluded source, and rows without a text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    a, b, c = (corpora.rows(30, seed) for seed in range(3))
+    poorer = [row | {"negatives": []} for row in a[:12]]
+    spaced = [row | {"query": f"  {row['query']}", "negatives": []} for row in b[:6]]
+    shouted = [row | {"query": row["query"].upper(), "positive": f"{row['positive']}!"} for row in a[20:]]
+    excluded = [row | {"source": "sib200-bitext"} for row in c[:5]]
+    return [
+        corpora.write(folder / "a.jsonl", [*a, a[0], {"query": "", "positive": "p"}, *shouted]),
+        corpora.write(folder / "b.jsonl", [*poorer, *b, {"query": "same", "positive": "same"}]),
+        corpora.write(folder / "c.jsonl", [*c, *spaced, *excluded, {"query": "cafe\u0301", "positive": "p"}]),
+    ]
+
+
+def queries(folder) -> Counter:
+    """(data set, query, negatives, language) of each row of a corpus."""
+    corpus, reader = Corpus(folder / "corpus"), Reader()
+    tokenizer, found = load_tokenizer(corpus.tokenizer_folder), Counter()
+    for entry in corpus.card["datasets"]:
+        shards = shards_of(corpus.folder, entry, "train")
+        for raw in shards.read(np.arange(sum(shards.lengths)), reader):
+            query, documents, _ = parse_row(raw)
+            found[
+                entry["name"], " ".join(tokenizer.decode(query).split()), len(documents) - 1, row_details(raw)[1]
+            ] += 1
+    return found
+
+
+def in_memory(inputs: list[str], options) -> tuple[Counter, Report]:
+    skipped = Counter()
+    report = Report(skipped=skipped)
+    rows = [record for path in inputs for record in open_source(path, "train", skipped)]
+    kept = curate(rows, options.curate, report)
+    return Counter((r.source, " ".join(r.query.split()), len(r.negatives), r.language) for r in kept), report
+
+
+def contents(card: dict) -> dict:
+    return {entry["name"]: entry["content"] for entry in card["datasets"]}
+
+
+@pytest.fixture(params=[CURATED, NEAR], ids=["exact", "near"])
+def options(request):
+    if request.param is NEAR:
+        pytest.importorskip("rensa")
+    return request.param
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(runs, "RUN", 16)
+    monkeypatch.setattr(runs, "AT_ONCE", 64)
+
+
+def test_the_rows_are_those_that_the_library_keeps_in_memory(tmp_path, options, small):
+    inputs = write_inputs(tmp_path / "in")
+    card = corpora.make(tmp_path, inputs, options)
+    rows, report = in_memory(inputs, options)
+    assert queries(tmp_path) == rows
+    assert card["skipped"] == report.skipped and card["skipped"]["exact duplicate"] == 1 + 12 + 6
+    assert card["noted"] == report.noted | {"text normalized": 1}
+    assert (options is NEAR) == (card["skipped"].get("near duplicate", 0) >= 8)
+    assert card["skipped"]["source sib200-bitext is among the excluded sources (sib200*)"] == 5
+
+
+def test_the_order_of_inputs_does_not_matter(tmp_path, options):
+    """Which of two equal rows stays, and in which data set, is decided by what they hold."""
+    inputs = write_inputs(tmp_path / "in")
+    card = corpora.make(tmp_path, inputs, options)
+    turned = corpora.make(tmp_path / "turned", inputs[::-1], options)
+    assert contents(turned) == contents(card) and turned["skipped"] == card["skipped"]
+
+
+@pytest.mark.parametrize("how", ["jobs", pytest.param("beam", marks=pytest.mark.slow)])
+def test_whoever_works_the_bytes_and_counts_and_lists_are_the_same(tmp_path, how):
+    if how == "beam":
+        pytest.importorskip("apache_beam")
+    workers = {"jobs": 2} if how == "jobs" else {"beam": runners.beam_options("DirectRunner", "")}
+    inputs = write_inputs(tmp_path / "in")
+    card = corpora.make(tmp_path, inputs, CURATED, listing=tmp_path / "one.jsonl")
+    other = corpora.make(tmp_path / "other", inputs, CURATED, listing=tmp_path / "other.jsonl", **workers)
+    assert other == card
+    assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "other.jsonl").read_text() != ""
+
+
+def test_a_cap_counts_rows_that_are_no_duplicates(tmp_path):
+    rows = corpora.rows(40)
+    inputs = [corpora.write(tmp_path / "s.jsonl", rows + rows + rows)]
+    card = corpora.make(tmp_path, inputs, replace(CURATED, cap=25))
+    assert sum(card["datasets"][0]["rows"].values()) == 25 and set(queries(tmp_path).values()) == {1}
+
+
+# Counted once, and listed
+
+
+def test_every_input_is_read_once(tmp_path, monkeypatch):
+    read = []
+
+    def opened(spec, *rest):
+        read.append(spec)
+        return open_source(spec, *rest)
+
+    monkeypatch.setattr(intake, "open_source", opened)
+    inputs = write_inputs(tmp_path / "in")
+    card = corpora.make(tmp_path, inputs, CURATED)
+    assert read == inputs
+    assert corpora.make(tmp_path, inputs, CURATED) == card and read == inputs
+
+
+def test_skipped_rows_are_listed_with_reason_and_place(tmp_path):
+    inputs = write_inputs(tmp_path / "in")
+    card = corpora.make(tmp_path, inputs, CURATED, listing=tmp_path / "skipped.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert Counter(line["reason"] for line in lines) == card["skipped"]
+    places = {line["where"]: line["reason"] for line in lines}
+    assert len(places) == len(lines)
+    assert places[f"{inputs[0]}:32"] == "empty query" and places[f"{inputs[0]}:31"] == "exact duplicate"
+    assert places[f"{inputs[1]}:43"] == "query is its own positive"
+    assert {f"{inputs[1]}:{i}" for i in range(1, 13)} <= places.keys(), "they have fewer negatives than those in a"
+
+
+def test_a_finished_corpus_can_still_be_listed(tmp_path):
+    inputs = write_inputs(tmp_path / "in")
+    card = corpora.make(tmp_path, inputs, CURATED)
+    assert corpora.make(tmp_path, inputs, CURATED, listing=tmp_path / "late.jsonl") == card
+    corpora.make(tmp_path / "other", inputs, CURATED, listing=tmp_path / "early.jsonl")
+    assert (tmp_path / "late.jsonl").read_text() == (tmp_path / "early.jsonl").read_text()
+    (tmp_path / "late.jsonl").unlink()
+    assert corpora.make(tmp_path, inputs, CURATED, listing=tmp_path / "late.jsonl") == card
+    assert (tmp_path / "late.jsonl").exists()
+
+
+def test_languages_are_counted_with_their_shares(tmp_path):
+    pytest.importorskip("py3langid")
+    german = "Der Hund läuft schnell durch den Wald und bellt dabei laut."
+    english = "The weather was so nice that we went out for a long walk."
+    rows = [{"query": f"{text} {i}", "positive": f"p{i}"} for text in (german, english, english) for i in range(9)]
+    inputs = [
+        corpora.write(tmp_path / "s.jsonl", [row | {"query": f"{row['query']}{i}"} for i, row in enumerate(rows)])
+    ]
+    card = corpora.make(tmp_path, inputs, replace(PLAIN, curate=Curation(identify_language=True)))
+    assert card["identified"]["deu"] == {"rows": 9, "share": 1 / 3} and card["identified"]["eng"]["rows"] == 18
+    assert card["datasets"][0]["languages"] == {"deu": 9, "eng": 18} and card["noted"] == {"language set": 27}
+
+
+# Made again where it must be
+
+
+def finished(folder) -> dict:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "corpus" / "finished").iterdir()}
+
+
+def test_another_input_makes_those_data_sets_again_that_lose_rows_to_it(tmp_path):
+    inputs = write_inputs(tmp_path / "in")
+    corpora.make(tmp_path, inputs, CURATED)
+    before = finished(tmp_path)
+    richer = [row | {"negatives": ["n", "m", "k", "l", "o", "r"]} for row in corpora.rows(30, 1)[:3]]
+    card = corpora.make(tmp_path, [*inputs, corpora.write(tmp_path / "in/d.jsonl", richer)], CURATED)
+    after = finished(tmp_path)
+    assert {name for name in before if before[name] != after[name]} == {"b.json"}
+    assert card["skipped"]["exact duplicate"] == 1 + 12 + 6 + 3
+    assert not any(path.name == "records.arrow" for path in (tmp_path / "corpus").rglob("*"))
+
+
+def test_evaluation_texts_go_and_another_set_is_noticed(tmp_path):
+    rows = corpora.rows(30)
+    inputs = [corpora.write(tmp_path / "s.jsonl", rows)]
+    held = list({row["query"]: None for row in rows})[:4]
+    options = replace(PLAIN, curate=Curation(fewest_letters=3, evaluation_sets=(f"mine={tmp_path}/eval.txt",)))
+    for count in (2, 4):
+        (tmp_path / "eval.txt").write_text("\n".join(held[:count]))
+        card = corpora.make(tmp_path, inputs, options)
+        assert not set(held[:count]) & {query for _, query, *_ in queries(tmp_path)}
+        assert card["skipped"]["query is in evaluation set mine (whole)"] >= count
+
+
+def test_a_data_set_that_is_renamed_leaves_nothing_behind(tmp_path):
+    one = [corpora.write(tmp_path / "x.jsonl", corpora.rows(9, source="s"))]
+    corpora.make(tmp_path, one, PLAIN)
+    two = [*one, corpora.write(tmp_path / "y.jsonl", corpora.rows(9, 1, source="s", kind="clustering"))]
+    card = corpora.make(tmp_path, two, PLAIN)
+    names = {entry["folder"] for entry in card["datasets"]}
+    assert names == {"s-retrieval", "s-clustering"}
+    for folder in ("documents", "rows", "finished"):
+        assert {path.name.removesuffix(".json") for path in (tmp_path / "corpus" / folder).iterdir()} == names
+    assert len(list((tmp_path / "corpus" / pipeline.SURVEYS).iterdir())) == 2
+
+
+def test_no_row_left_is_one_clear_error(tmp_path):
+    inputs = [corpora.write(tmp_path / "sib200.jsonl", corpora.rows(5))]
+    with pytest.raises(UserError, match=r"No row is left \(5 x source sib200 is among the excluded sources"):
+        corpora.make(tmp_path, inputs, CURATED)

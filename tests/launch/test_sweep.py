@@ -1,0 +1,94 @@
+"""A sweep: all combinations, a workdir each, one slice or several."""
+
+import sys
+
+import pytest
+
+SWEEP = ["sweep.sh", "--yes", "--config", "configs/nano.py:stage=1", "--workdir", "gs://bucket/sweep"]
+GRID = ["--grid", "optim.peak_lr=1e-3,2e-3", "--grid", "seed=0,1"]
+
+
+def names(launch) -> list[str]:
+    """The workdirs of the trainings that were started, by their last part."""
+    return [call[call.index("--workdir") + 1].removeprefix("gs://bucket/sweep/") for call in launch.f2jax_calls()]
+
+
+def test_each_combination_is_trained_once_in_a_workdir_of_its_own(launch):
+    launch.machines(1)
+    launch.plan(*4 * ["0"])
+    done = launch(*SWEEP, *GRID, "--", "--config.steps=9", TPU_TYPE="v5p-8")
+    assert done.returncode == 0
+    expected = []
+    for lr, seed in (("1e-3", 0), ("1e-3", 1), ("2e-3", 0), ("2e-3", 1)):
+        workdir = f"gs://bucket/sweep/optim.peak_lr={lr},seed={seed}"
+        overrides = ["--config.steps=9", f"--config.optim.peak_lr={lr}", f"--config.seed={seed}"]
+        expected.append(["0", "train", "--config", "configs/nano.py:stage=1", "--workdir", workdir, *overrides])
+    assert launch.f2jax_calls() == expected
+    assert done.stdout.count("done  gs://bucket/sweep/") == 4
+
+
+def test_a_run_that_failed_is_reported_and_tried_again_while_the_others_are_skipped(launch):
+    launch.machines(1)
+    launch.plan("0", "1", "0")
+    first = launch(*SWEEP, "--grid", "seed=0,1", TPU_TYPE="v5p-8")
+    assert first.returncode == 1
+    assert first.stdout.splitlines() == ["done  gs://bucket/sweep/seed=0", "not done  gs://bucket/sweep/seed=1"]
+    assert (launch.checkout / "runs/sweep/seed=1.log").read_text().count("the message of 1")
+
+    assert launch(*SWEEP, "--grid", "seed=0,1", TPU_TYPE="v5p-8").returncode == 0
+    assert names(launch) == ["seed=0", "seed=1", "seed=1"]
+
+
+def test_a_grid_may_come_from_a_file_and_values_may_have_commas(launch):
+    (launch.checkout / "runs").mkdir()
+    grid = launch.checkout / "runs/grid.txt"
+    grid.write_text("# what is varied\ndata.weights=('a=1',)|('b=2','c=3')   # two mixtures\n\nseed=7\n")
+    done = launch(*SWEEP, "--dry_run", "--grid_file", str(grid))
+    assert done.returncode == 0
+    assert "gs://bucket/sweep/data.weights=--a=1-,-,seed=7" in done.stderr
+    assert "\n2 runs on 1 x 8 chips of v5p-16 (spot).\n" in done.stderr
+
+
+def test_several_slices_share_the_runs_and_are_deleted_when_theirs_have_ended(launch):
+    done = launch(*SWEEP, "--dry_run", "--grid", "seed=0,1,2", "--slices", "2")
+    assert done.returncode == 0
+    calls = [line for line in done.stderr.splitlines() if line.startswith("+ ")]
+    for name, seeds in (("f2jax-1", "02"), ("f2jax-2", "1")):
+        own = [call for call in calls if f" {name} " in call and ("worker.sh start" in call or " delete " in call)]
+        assert [call.split("seed=")[1][0] for call in own[:-1]] == list(seeds)
+        assert f" delete {name} --force" in own[-1]
+
+
+def test_nothing_starts_without_a_yes(launch):
+    done = launch(*[word for word in SWEEP if word != "--yes"], *GRID, answer="n\n")
+    assert done.returncode == 1
+    assert "4 runs on 1 x 8 chips of v5p-16 (spot).\nStart? [y/N] launch: nothing was done.\n" in done.stderr
+    assert launch.calls() == []
+
+
+def test_a_mistake_in_one_combination_stops_all_before_anything_is_paid_for(launch):
+    done = launch(*SWEEP, "--grid", "optim.peak_l=1", PYTHON=sys.executable)
+    assert done.returncode == 1
+    assert done.stderr == "launch: The config has no field 'optim.peak_l'; did you mean 'optim.peak_lr'?\n"
+    assert launch.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["sweep.sh"], "say what to train: --config configs/stage2.py:size=80m"),
+        (SWEEP, "say what to vary: --grid optim.peak_lr=2e-5,4e-5"),
+        ([*SWEEP, "--grid", "seed"], "'seed' should be FIELD=VALUE,VALUE."),
+        (
+            [*SWEEP, "--grid", "x=a/b,a-b"],
+            "two runs would be called x=a-b; give values that differ in letters",
+        ),
+        ([*SWEEP, "--grid_file", "none.txt"], "there is no file none.txt."),
+        ([*SWEEP, *GRID, "--slices", "all"], "--slices should be a number from 1."),
+        (["sweep.sh", "--config", "x", "--workdir", "here"], "--workdir should be a folder of a bucket"),
+    ],
+)
+def test_a_wrong_sweep_is_one_sentence(launch, argv, sentence):
+    done = launch(*argv)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"launch: {sentence}") and done.stderr.count("\n") == 1

@@ -1,0 +1,200 @@
+"""Merging: exact against NumPy, by every way to name the models, and one weight in memory at a time."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from f2jax import Embedder
+from f2jax.cli import main
+from f2jax.errors import UserError
+from f2jax.model import hf
+from f2jax.model.sizes import size
+from f2jax.release.merge import Source, merge, shares, slerp, sources
+from f2jax.release.package import read_card
+from f2jax.train import workdir
+from f2jax.train.checkpoint import Checkpoints
+from f2jax.train.step import TrainState
+from tests import tiny_model
+
+STEPS = {1000: 0.5, 7500: 1.0, 8000: -2.0, 10_000: 3.0}  # step: what the weights of that checkpoint are multiplied by
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory) -> Embedder:
+    return tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def run(embedder, tmp_path_factory):
+    """A workdir with four checkpoints, after the one of step 1 that `write_workdir` makes."""
+    folder = tmp_path_factory.mktemp("merge") / "run"
+    tiny_model.write_workdir(folder, embedder)
+    config = json.loads((folder / "config.json").read_text())["checkpoint"]
+    with Checkpoints(folder, type("Config", (), config | {"keep_last": 9}), steps=10_000) as checkpoints:
+        for step, factor in STEPS.items():
+            params = jax.tree.map(lambda x, factor=factor: x * factor, embedder.params)
+            checkpoints.save(TrainState(np.int32(step), params, None))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(embedder, tmp_path_factory) -> list[str]:
+    """Three packages with weights that have nothing to do with each other."""
+    found, rng = [], np.random.default_rng(1)
+    for i in range(3):
+        params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), embedder.params)
+        path = tmp_path_factory.mktemp("model") / str(i)
+        Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card).save_pretrained(path)
+        found.append(str(path))
+    return found
+
+
+def weights(folder) -> dict:
+    return {name: np.asarray(x) for name, x in flatten_dict(hf.load(folder)[1], sep="/").items()}
+
+
+def merged(folders, output, **options) -> dict:
+    merge(sources(folders), output, **options)
+    return weights(output)
+
+
+@pytest.mark.parametrize(
+    "options,expected",
+    [
+        ({}, [1 / 3, 1 / 3, 1 / 3]),
+        ({"weights": [1, 0, 3]}, [0.25, 0, 0.75]),
+        ({"decay": 0.5}, [1 / 7, 2 / 7, 4 / 7]),
+    ],
+    ids=["average", "weighted", "exponential"],
+)
+def test_averages_are_those_of_numpy(folders, tmp_path, options, expected):
+    found = merged(folders, tmp_path, **options)
+    models = [weights(folder) for folder in folders]
+    for name, value in found.items():
+        exact = sum(share * model[name].astype(np.float64) for share, model in zip(expected, models, strict=True))
+        np.testing.assert_array_equal(value, exact.astype(np.float32))
+
+
+@pytest.mark.parametrize("options,t", [({}, 0.5), ({"weights": [3, 1]}, 0.25)])
+def test_slerp_is_that_of_numpy_for_each_matrix(folders, tmp_path, options, t):
+    found = merged(folders[:2], tmp_path, method="slerp", **options)
+    a, b = weights(folders[0]), weights(folders[1])
+
+    def oracle(x, y):
+        x, y = x.astype(np.float64).ravel(), y.astype(np.float64).ravel()
+        angle = np.arccos(x @ y / np.sqrt((x @ x) * (y @ y)))
+        return (np.sin((1 - t) * angle) * x + np.sin(t * angle) * y) / np.sin(angle)
+
+    for name, value in found.items():
+        pairs = zip(a[name], b[name], strict=True) if name.startswith("layers") else [(a[name], b[name])]
+        exact = np.concatenate([oracle(x, y) for x, y in pairs])
+        np.testing.assert_allclose(value.ravel(), exact, rtol=1e-6, atol=1e-7)
+
+
+def test_slerp_walks_on_the_sphere_evenly():
+    """From (1, 0) to (0, 1), a third of the way: 30 degrees. Parallel and zero vectors are mixed on the line."""
+    np.testing.assert_allclose(slerp(np.array([1.0, 0]), np.array([0, 1.0]), 1 / 3), [np.sqrt(3) / 2, 0.5])
+    np.testing.assert_allclose(slerp(np.ones(2), 3 * np.ones(2), 0.25), [1.5, 1.5])
+    np.testing.assert_allclose(slerp(np.zeros(2), np.ones(2), 0.5), [0.5, 0.5])
+
+
+def test_slerp_of_several_gives_each_its_share(embedder, folders, tmp_path):
+    """A model three times, and another: as twice with weights of 3 and 1."""
+    a = merged([folders[0]] * 3 + [folders[1]], tmp_path / "a", method="slerp")
+    b = merged(folders[:2], tmp_path / "b", method="slerp", weights=[3, 1])
+    assert all(np.allclose(a[name], b[name], rtol=1e-6) for name in a)
+
+
+# Which models
+
+
+def test_the_last_steps_of_a_run_are_its_kept_checkpoints(run):
+    assert sources([str(run)]) == [Source(str(run), 10_000)]
+    assert sources([str(run)], last=2500) == [Source(str(run), step) for step in (7500, 8000, 10_000)]
+    assert sources([f"{run}@1000", str(run)]) == [Source(str(run), 1000), Source(str(run), 10_000)]
+
+
+def test_the_soup_of_a_tail_in_one_command(run, embedder, tmp_path, capsys):
+    """The mean of factors 1, -2 and 3 is 2/3. The package is as good as an exported one."""
+    assert main(["merge", str(run), "--last", "2500", "--output", str(tmp_path / "soup")]) == 0
+    assert "33.3%  " in capsys.readouterr().out
+    soup = Embedder.from_pretrained(tmp_path / "soup")
+    for found, one in zip(jax.tree.leaves(soup.params), jax.tree.leaves(embedder.params), strict=True):
+        np.testing.assert_allclose(found, one * (2 / 3), rtol=1e-6)
+    assert soup.card == read_card(str(run), embedder.architecture)
+    ours, theirs = (model.tokenizer.encode(["red stone"], 9)[0] for model in (embedder, soup))
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_a_merge_of_one_checkpoint_is_that_checkpoint(run, embedder, tmp_path):
+    found = merged([f"{run}@8000"], tmp_path)
+    assert all((found[name] == -2 * np.asarray(x)).all() for name, x in flatten_dict(embedder.params, sep="/").items())
+
+
+def test_the_result_may_be_bfloat16(folders, tmp_path):
+    merge(sources(folders[:2]), tmp_path, dtype="bfloat16")
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert Embedder.from_pretrained(tmp_path, "bfloat16").encode("red").shape == (64,)
+
+
+def test_one_weight_is_read_at_a_time(folders, tmp_path, monkeypatch):
+    """All models' tensors of one name; these are on disk before those of the next are read."""
+    order, written = [], []
+    open_weights = workdir.open_weights
+
+    def watched(path, step):
+        architecture, found = open_weights(path, step)
+
+        def watch(name, weight):
+            def make():
+                order.append((name, path))
+                written.append(sum(part.stat().st_size for part in tmp_path.glob("*.part")))
+                return weight.make()
+
+            return type(weight)(weight.shape, weight.dtype, make)
+
+        return architecture, {name: watch(name, weight) for name, weight in found.items()}
+
+    monkeypatch.setattr(workdir, "open_weights", watched)
+    merge(sources(folders), tmp_path)
+    assert len(order) == 3 * 13 and order == [(name, f) for name, _ in order[::3] for f in folders]
+    assert written == sorted(written) and len(set(written)) == 13
+
+
+# Mistakes
+
+
+def test_models_that_do_not_fit_are_refused(embedder, folders, run, tmp_path):
+    other = size("tiny", mlp=80)
+    tokenizer = tiny_model.train_sentencepiece([f"{a} {a}{a}" for a in "abcdefghijklm"], 290, None)
+    Embedder(other, tiny_model.random_params(other), embedder.tokenizer, embedder.card).save_pretrained(
+        tmp_path / "mlp"
+    )
+    Embedder(embedder.architecture, embedder.params, tokenizer, embedder.card).save_pretrained(tmp_path / "words")
+    for names, message in (
+        ([folders[0], str(tmp_path / "mlp")], "it has mlp 160, not 80"),
+        ([folders[0], str(tmp_path / "words")], "different tokenizers"),
+        ([f"{run}@9"], "no checkpoint of step 9; it has 1, 1000, 7500, 8000, 10000"),
+        ([f"{folders[0]}@9"], "no training workdir"),
+    ):
+        with pytest.raises(UserError, match=message):
+            merge(sources(names), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"weights": [1, 2]}, "2 weights for 3 models"),
+        ({"weights": [1, 2, -1]}, "positive"),
+        ({"weights": [0, 0, 0]}, "positive"),
+        ({"decay": 1.5}, "above 0 and at most 1"),
+        ({"weights": [1, 1, 1], "decay": 0.5}, "either"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        shares(3, **options)

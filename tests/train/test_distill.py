@@ -1,0 +1,60 @@
+"""Distillation losses on cases small enough to work out by hand. Values and gradients: tests/parity/test_distill.py."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from f2jax.errors import UserError
+from f2jax.train.distill import check_distance, distill_loss, embedding_loss, score_loss
+from f2jax.train.losses import LossConfig
+
+
+def test_the_mean_squared_error_of_raw_states_is_the_default():
+    """(1 + 9) / 2 and (0 + 4) / 2; the teacher's third coordinate does not count."""
+    student, teacher = jnp.array([[1.0, 3], [5, 2]]), jnp.array([[0.0, 0, 7], [5, 4, 7]])
+    assert embedding_loss(student, teacher, jnp.ones(2, bool)) == pytest.approx((5 + 2) / 2)
+    assert embedding_loss(student, teacher, jnp.array([False, True])) == pytest.approx(2)
+
+
+def test_lengths_do_not_count_for_the_cosine():
+    student, teacher = jnp.array([[3.0, 0], [0, 1]]), jnp.array([[1.0, 0, 9], [-5, 0, 9]])
+    assert embedding_loss(student, teacher, jnp.ones(2, bool), distance="cosine") == pytest.approx((0 + 1) / 2)
+
+
+def test_a_projection_reaches_all_of_the_teacher():
+    """[I 0] predicts zeros for what the student lacks; a nested size uses the first rows."""
+    student, teacher, rows = jnp.array([[1.0, 2]]), jnp.array([[1.0, 2, 6]]), jnp.ones(1, bool)
+    projection = jnp.eye(2, 3)
+    assert embedding_loss(student, teacher, rows, projection_et=projection) == pytest.approx(36 / 3)
+    nested = {"dims": (2, 1), "weights": (1.0, 0.5), "projection_et": projection}
+    assert embedding_loss(student, teacher, rows, **nested) == pytest.approx(36 / 3 + 0.5 * (4 + 36) / 3)
+
+
+def test_the_divergence_of_scores():
+    """Teacher 3/4 and 1/4, student 1/2 each: log 2 - H; equal scores cost nothing, a masked one takes no part."""
+    log = np.log
+    teacher, student = jnp.array([[log(3.0), 0, 50]]), jnp.zeros((1, 3))
+    mask, row = jnp.array([[True, True, False]]), jnp.ones(1, bool)
+    expected = 0.75 * log(0.75 / 0.5) + 0.25 * log(0.25 / 0.5)
+    assert score_loss(student, teacher, mask, row, 1.0) == pytest.approx(expected, rel=1e-5)
+    assert score_loss(teacher, teacher, mask, row, 0.05) == 0
+
+
+@pytest.mark.parametrize("distance", ["mse", "cosine"])
+def test_an_empty_mask_is_zero(distance):
+    nothing = jnp.ones((2, 0, 4)), jnp.ones((2, 0, 4)), jnp.ones((2, 0), bool)
+    assert embedding_loss(*nothing, distance=distance) == 0
+    assert embedding_loss(jnp.ones((2, 4)), jnp.zeros((2, 8)), jnp.zeros(2, bool), distance=distance) == 0
+
+
+def test_each_term_that_has_a_weight_is_a_metric_and_only_those():
+    x = jnp.ones((2, 4)), jnp.ones((2, 4)), jnp.ones((2, 3, 4))
+    masks = {"n_mask_bj": jnp.ones((2, 3), bool), "row_mask_b": jnp.ones(2, bool)}
+    assert set(distill_loss(x, x, config=LossConfig(), **masks)[1]) == {"loss_distill"}
+    config = LossConfig(distill_weight=0.0, distill_hard_weight=1.0, distill_in_batch_weight=1.0)
+    assert set(distill_loss(x, x, config=config, **masks)[1]) == {"loss_distill_hard", "loss_distill_in_batch"}
+
+
+def test_an_unknown_loss_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        check_distance("cosin")
