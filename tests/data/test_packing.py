@@ -99,6 +99,7 @@ class FakeRow:
     positive_id: int
     negative_ids: list
     label_id: int = -1
+    vectors: np.ndarray | None = None
 
 
 def tokens(*ids):

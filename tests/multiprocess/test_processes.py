@@ -20,7 +20,7 @@ def run(monkeypatch, command: list[str], processes: int, devices: int = 1) -> li
         monkeypatch.setenv(name, value)
     started = launch(command, processes, devices, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        return [(process.wait(300), process.stdout.read()) for process in started]
+        return [(process.wait(600), process.stdout.read()) for process in started]
     finally:
         for process in started:
             process.kill()

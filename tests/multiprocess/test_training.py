@@ -18,7 +18,8 @@ from tests.parallel.steps import QUICK
 
 pytestmark = pytest.mark.slow
 
-CHANGES = {"data.row_steps": 1, "log.every": 1, "checkpoint.keep_last": 9, "log.validation_batches": 1}
+CHANGES = {"data.row_steps": 1, "log.every": 1, "checkpoint.keep_last": 9}
+CHANGES |= {"loss.matryoshka": False, "data.validation_share": 0}  # two programs to compile, and small ones
 # `f2jax train`, in which the last process sends itself a signal after it has started a step.
 COMMAND = """
 import os, sys
@@ -46,7 +47,7 @@ def run(folder, name, processes: int, number: int = 0, at: int = 0, **mesh) -> l
     command = ["-c", COMMAND, str(int(number)), str(at), *config, *tiny.overrides(folder, **changes)]
     started = launch(command, processes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        outputs = [process.communicate(timeout=300)[0] for process in reversed(started)]
+        outputs = [process.communicate(timeout=600)[0] for process in reversed(started)]
         return [(process.returncode, text) for process, text in zip(started, reversed(outputs), strict=True)]
     finally:
         for process in started:
