@@ -10,7 +10,7 @@ import traceback
 from f2jax import __version__
 from f2jax.errors import Interrupted, UserError, nearest
 
-PLANNED = ("search", "plan")  # named in the design, not built
+PLANNED = ("search",)  # named in the design, not built
 
 
 def train(argv: list[str]) -> None:
@@ -398,7 +398,9 @@ def evaluate(argv: list[str]) -> None:
     which.add_argument("--data", help="folder of the local tasks' data")
     which.add_argument("--languages", nargs="+", help="only these, as ISO 639-3 codes: deu fra")
     vectors = parser.add_argument_group("vectors", "Texts are encoded once, whatever is scored of them.")
-    vectors.add_argument("--dims", nargs="+", type=int, help="default: the model's Matryoshka dimensions")
+    vectors.add_argument(
+        "--dims", nargs="+", type=_dim, help="numbers, or all; default: every second Matryoshka dimension"
+    )
     vectors.add_argument("--precisions", nargs="*", help="at the largest dimension, default: int8 binary; may be none")
     vectors.add_argument("--cache", help="folder of the vectors, default: OUTPUT/vectors; may be deleted at any time")
     prompts = parser.add_argument_group(
@@ -431,6 +433,30 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
     if args.output:
         builtin.write(results, args.output)
         print(f"Table and plot: {args.output}")
+
+
+def plan(argv: list[str]) -> None:
+    parser = _parser("plan", "Compile the train step for TPU slices, without a TPU: does it fit, how fast is it?")
+    parser.add_argument("--config", required=True, help="config file with options: configs/stage2.py:size=8b")
+    parser.add_argument("--topology", action="append", required=True, help="chip and shape: v5e:16x16; may be repeated")
+    parser.add_argument(
+        "--tokens-per-text", type=int, help="mean length of a text; default: the worst, data.max_length"
+    )
+    parser.add_argument("--rows", type=float, help="training rows of the stage; default: the recipe's 27e6 or 18e6")
+    parser.add_argument("--search", action="store_true", help="choose mesh and remat: the first of a few that fits")
+    parser.add_argument("--json", help="file for all figures")
+    parser.epilog = "Any field of the config: --config.mesh.fsdp=16 --config.model.remat=mlp"
+    args, overrides = parser.parse_known_args(argv)
+    unknown = [text for text in overrides if not text.startswith("--config.")]
+    if unknown:
+        raise UserError(f"plan has no option '{unknown[0]}'; fields of the config are set by --config.NAME=VALUE.")
+
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: nothing runs here
+    from f2jax import config
+    from f2jax.parallel import plan_report
+
+    loaded = config.load(args.config, overrides)
+    print(plan_report.report(loaded, args.topology, args.tokens_per_text, args.rows, args.search, args.json))
 
 
 def _evaluate_with_mteb(args: argparse.Namespace) -> None:
@@ -474,6 +500,7 @@ COMMANDS = {
     "merge": merge,
     "export": export,
     "evaluate": evaluate,
+    "plan": plan,
     "report": report,
 }
 
@@ -540,6 +567,7 @@ _SUMMARY = {
     "cache_teacher": "embed a corpus by a teacher, once for all trainings",
     "merge": "average checkpoints into one model",
     "export": "write a folder that other embedding tools load",
+    "plan": "compile a training for a TPU slice, without one",
     "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
     "report": "tables and curves of results",
 }
@@ -573,6 +601,13 @@ def _limit(text: str) -> float | None:
         return None if text == "off" else float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor off") from error
+
+
+def _dim(text: str) -> int | str:
+    try:
+        return text if text == "all" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor all") from error
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -8,8 +8,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, nearest
+from f2jax.parallel import activations
 
 SPLASH_BLOCK = 128  # rows must be a multiple of the TPU's lane count
 
@@ -38,7 +40,7 @@ def choose(kernel: str, q_btnh, platform: str | None = None) -> str:
         if kernel not in KERNELS:
             raise UserError(f"There is no attention kernel '{kernel}'{nearest(kernel, ['auto', *KERNELS])}")
         return kernel
-    platform = platform or jax.default_backend()
+    platform = platform or activations.platform()
     _, length, _, head_dim = q_btnh.shape
     if platform == "tpu" and length % SPLASH_BLOCK == 0 and head_dim % 128 == 0:
         return "splash"
@@ -69,29 +71,55 @@ def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
     weights_bkgts = jax.nn.softmax(logits_bkgts, axis=-1).astype(q_btnh.dtype)
     out_bkrh = jnp.einsum("bkrs,bksh->bkrh", weights_bkgts.reshape(logits_bkrs.shape), v_bksh, precision=precision)
     out_bkgth = out_bkrh.reshape(batch, kv_heads, -1, length, head_dim)
-    return out_bkgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape)
+    return checkpoint_name(out_bkgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape), "attention")
 
 
 def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):
     mask_bnts = segment_mask(segments_bt)[:, None]
-    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, mask=mask_bnts, implementation="cudnn")
+    out_btnh = jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, mask=mask_bnts, implementation="cudnn")
+    return checkpoint_name(out_btnh, "attention")
 
 
 def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-    _, length, heads, head_dim = q_btnh.shape
+    """Each device runs the kernel on its own rows and heads: the compiler cannot split a kernel by itself."""
+    length = q_btnh.shape[1]
     if length % SPLASH_BLOCK:
         raise UserError(
             f"Splash attention needs rows of a multiple of {SPLASH_BLOCK} tokens, not {length}; "
             "change data.row_length or use the attention kernel 'xla'."
         )
+    kernel = functools.partial(_splash_on_device, interpret=interpret)
+    arrays = q_btnh, k_btkh, v_btkh, segments_bt
+    if jax.sharding.get_abstract_mesh().empty:
+        return kernel(*arrays)
+    by_head = activations.spec(k_btkh.shape, ("rows", None, "heads"))
+    specs = (by_head, by_head, by_head, activations.spec(segments_bt.shape, ("rows",)))
+    return jax.shard_map(kernel, in_specs=specs, out_specs=by_head, check_vma=False)(*arrays)
+
+
+def _splash_on_device(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    _, length, heads, head_dim = q_btnh.shape
+    tiles = [name for name in splash.BlockSizes.__dataclass_fields__ if name.startswith("block_")]
     mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
-    kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, interpret=interpret)
+    kernel = splash.make_splash_mha(
+        mask,
+        block_sizes=splash.BlockSizes(**dict.fromkeys(tiles, splash_block(length))),
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name="attention",  # what its backward pass needs, for the remat policies
+        interpret=interpret,
+    )
     q_bnth, k_bkth, v_bkth = (jnp.swapaxes(x, 1, 2) for x in (q_btnh * head_dim**-0.5, k_btkh, v_btkh))
     segments = splash.SegmentIds(q=segments_bt, kv=segments_bt)
     return jnp.swapaxes(jax.vmap(kernel)(q_bnth, k_bkth, v_bkth, segments), 1, 2).astype(q_btnh.dtype)
+
+
+def splash_block(length: int) -> int:
+    """Side of a tile of positions: fewer, larger steps than the kernel's default of 128, that still fit its memory."""
+    return next(block for block in (512, 384, 256, 128) if length % block == 0)
 
 
 KERNELS = {

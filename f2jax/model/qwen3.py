@@ -10,16 +10,24 @@ from dataclasses import field
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, nearest
 from f2jax.model.attention import attention
 from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel.activations import place, platform
 
-REMAT_POLICIES = {
-    "none": None,  # keep every activation
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer inputs alone
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the matmul outputs
+_keep_names = jax.checkpoint_policies.save_only_these_names
+REMAT_POLICIES = {  # by what the backward pass computes again, from what is kept
+    "none": None,  # nothing
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # norms, angles, gates; every matmul output is kept
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _keep_names("attention")
+    ),
+    "mlp": _keep_names("qkv", "attention", "middle"),  # the wide products of the MLP too; those of attention are kept
+    "full": jax.checkpoint_policies.nothing_saveable,  # all; the layer inputs alone are kept
 }
+
+SPLIT_BY_HEADS = ("q_heads", "kv_heads", "mlp")  # axes of the weights that stay split while a layer runs
 
 
 def rms_norm(x, scale_d, eps: float):
@@ -30,16 +38,23 @@ def rms_norm(x, scale_d, eps: float):
 
 
 def rotary_angles(positions_bt, head_dim: int, theta: float):
-    """cos and sin of the rotary angles, float32 [B, T, 1, H/2] each (RoFormer, https://arxiv.org/abs/2104.09864)."""
+    """cos and sin of the rotary angles, float32 [B, T, 1, H] each (RoFormer, https://arxiv.org/abs/2104.09864).
+
+    Both halves of a head have the same angles; the sine of the first half is negative, as `rotate` wants it.
+    """
     frequency_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle = positions_bt[:, :, None, None].astype(jnp.float32) * frequency_h
-    return jnp.cos(angle), jnp.sin(angle)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
 
 
 def rotate(x_btnh, cos, sin):
-    """Apply rotary angles to the pairs (i, i + H/2) of each head, in float32."""
-    a, b = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_btnh.dtype)
+    """Apply rotary angles to the pairs (i, i + H/2) of each head, in float32.
+
+    Over whole heads, with the halves swapped: a TPU works on 128 lanes at once, which half a head would leave idle.
+    """
+    x32 = x_btnh.astype(jnp.float32)
+    return (x32 * cos + jnp.roll(x32, x32.shape[-1] // 2, axis=-1) * sin).astype(x_btnh.dtype)
 
 
 def moments(x_btf, segments_bt):
@@ -67,7 +82,9 @@ class Block(nn.Module):
         """The weight `name` with one logical name per axis, in the compute type."""
         init = nn.initializers.ones if len(axes) == 1 else nn.initializers.normal(0.02)
         value = self.param(name, nn.with_logical_partitioning(init, axes), _shape(self.config, axes), self.param_dtype)
-        return value if len(axes) == 1 else value.astype(self.dtype)
+        if len(axes) == 1:
+            return value
+        return place(value.astype(self.dtype), *("heads" if axis in SPLIT_BY_HEADS else None for axis in axes))
 
     @nn.compact
     def __call__(self, x_btd, segments_bt, cos, sin):
@@ -80,10 +97,12 @@ class Block(nn.Module):
             q_btnh = project("btd,dnh->btnh", h_btd, self.weight("query", ("embed", "q_heads", "head_dim")))
             k_btkh = project("btd,dkh->btkh", h_btd, self.weight("key", ("embed", "kv_heads", "head_dim")))
             v_btkh = project("btd,dkh->btkh", h_btd, self.weight("value", ("embed", "kv_heads", "head_dim")))
+            q_btnh, k_btkh, v_btkh = (checkpoint_name(x, "qkv") for x in (q_btnh, k_btkh, v_btkh))
             q_btnh = rotate(rms_norm(q_btnh, self.weight("query_norm", ("head_dim",)), eps), cos, sin)
             k_btkh = rotate(rms_norm(k_btkh, self.weight("key_norm", ("head_dim",)), eps), cos, sin)
             a_btnh = attention(q_btnh, k_btkh, v_btkh, segments_bt, self.kernel)
             x_btd += project("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
+            x_btd = checkpoint_name(place(x_btd, "rows"), "middle")
 
         with jax.named_scope("mlp"):
             observe(self, "mlp_stream", x_btd, segments_bt)
@@ -94,7 +113,7 @@ class Block(nn.Module):
             inner_btf = nn.silu(gate_btf) * up_btf
             observe(self, "mlp_inner", inner_btf, segments_bt)
             x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))
-        return x_btd, None
+        return place(x_btd, "rows"), None
 
 
 class Qwen3(nn.Module):
@@ -125,7 +144,7 @@ class Qwen3(nn.Module):
             raise UserError(f"There is no remat policy '{self.remat}'{nearest(self.remat, REMAT_POLICIES)}")
         table_init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         table_vd = self.param("token_table", table_init, (config.vocab_size, config.width), self.param_dtype)
-        x_btd = table_vd[tokens_bt].astype(self.dtype)
+        x_btd = look_up(table_vd, tokens_bt, self.dtype)
         cos, sin = rotary_angles(positions_bt, config.head_dim, config.rope_theta)
 
         block = Block
@@ -148,6 +167,17 @@ class Qwen3(nn.Module):
         x_btd = rms_norm(x_btd, scale_d, config.rms_norm_eps)
         observe(self, "final_output", x_btd, segments_bt)
         return x_btd
+
+
+def look_up(table_vd, tokens_bt, dtype):
+    """Rows of the token table [B, T, D].
+
+    Devices that share the weights hold some columns of the table each: they look up the tokens of all, then exchange
+    columns for rows. So a table is never gathered whole.
+    """
+    tokens_bt = place(tokens_bt, "groups")
+    x_btd = place(table_vd[tokens_bt].astype(dtype), "groups", None, "split")
+    return place(x_btd, "rows")
 
 
 def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):
@@ -189,13 +219,16 @@ def _shape(config: Qwen3Config, axes: tuple[str, ...]) -> tuple[int, ...]:
 def project(spec: str, x, weight):
     """`jnp.einsum(spec, x, weight)` over the last axes of the activations and the first ones of the weight.
 
-    Taken as one product of two matrices: with more axes, XLA's backward pass on a CPU takes twice as long. float32 is
-    true float32 on every platform; a TPU or GPU would round it by default.
+    Taken as one product of two matrices: with more axes, XLA's backward pass on a CPU takes twice as long. Not so on a
+    TPU, which would copy the activations to flatten them. float32 is true float32 on every platform; a TPU or GPU would
+    round it by default.
     """
+    precision = "highest" if x.dtype == jnp.float32 else None
+    if platform() == "tpu":
+        return jnp.einsum(spec, x, weight, precision=precision)
     x_axes, weight_axes = spec.split("->")[0].split(",")
     contracted = len(set(x_axes) & set(weight_axes))
     rows, rest = x.shape[:-contracted], weight.shape[contracted:]
     inner = math.prod(weight.shape[:contracted])
-    precision = "highest" if x.dtype == jnp.float32 else None
     product = jnp.dot(x.reshape(-1, inner), weight.reshape(inner, -1), precision=precision)
     return product.reshape(*rows, *rest)

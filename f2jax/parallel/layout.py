@@ -5,19 +5,10 @@ import math
 import jax
 from jax.sharding import Mesh
 
+from f2jax.parallel.chips import CHIPS
 from f2jax.parallel.mesh import ROW_AXES
 
-# Peak bf16 FLOP/s and bytes/s of memory, by `device_kind`: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
-# and NVIDIA's data sheets (dense; SXM cards).
-CHIPS = {
-    "TPU v4": (275e12, 1228e9),
-    "TPU v5 lite": (197e12, 819e9),
-    "TPU v5": (459e12, 2765e9),
-    "TPU v6 lite": (918e12, 1640e9),
-    "NVIDIA A100-SXM4-80GB": (312e12, 2039e9),
-    "NVIDIA H100 80GB HBM3": (989e12, 3350e9),
-    "NVIDIA H200": (989e12, 4800e9),
-}
+KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}  # by JAX's name
 
 
 def weights(params) -> list[tuple[str, tuple[int, ...], str, float]]:
@@ -47,9 +38,9 @@ def tokens_line(mesh: Mesh, tokens: int) -> str:
     kind = mesh.devices.flat[0].device_kind
     shape = " × ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
     line = f"Mesh {shape}: about {each:,} tokens a step on each chip"
-    if kind not in CHIPS:
+    if kind not in KINDS:
         return f"{line}."
-    peak, bandwidth = CHIPS[kind]
-    needed = round(peak / bandwidth)
+    chip = CHIPS[KINDS[kind]]
+    needed = round(chip.peak / chip.hbm_bandwidth)
     verdict = "enough" if each >= needed else "too few"
     return f"{line}; {verdict} for {kind}, whose matmuls wait for memory below {needed:,}."

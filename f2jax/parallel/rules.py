@@ -1,7 +1,5 @@
 """One table: which mesh axis each logical axis of the weights is split over."""
 
-import math
-
 import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -58,11 +56,3 @@ def follow_params(tree, params_shardings, mesh: Mesh):
         return next((by_path[keys[i:]] for i in range(len(keys)) if keys[i:] in by_path), whole)
 
     return jax.tree_util.tree_map_with_path(one, tree)
-
-
-def by_rows(x, axis: int = 0):
-    """`x` with `axis` split over the devices that share the rows; whole without a mesh, or where it does not divide."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[axis] % math.prod(mesh.shape[name] for name in ROW_AXES):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, ROW_AXES))

@@ -13,7 +13,7 @@ import optax
 
 from f2jax.data.packing import PACKED
 from f2jax.model.qwen3 import Qwen3, pool
-from f2jax.parallel.rules import by_rows
+from f2jax.parallel.activations import place
 from f2jax.train.distill import PROJECTION, distill_loss
 from f2jax.train.losses import LossConfig, contrastive_loss
 
@@ -45,7 +45,7 @@ def by_role(e_sd, batch):
     """Vectors [S, D] of all sequences → q [B, D], p [B, D], n [B, J, D], each device its rows of them."""
     rows, slots = batch["negative_mask_bj"].shape
     q_bd, p_bd, n_sd = jnp.split(e_sd, [rows, 2 * rows])
-    return by_rows(q_bd), by_rows(p_bd), by_rows(n_sd.reshape(rows, slots, e_sd.shape[-1]))
+    return tuple(place(x, "rows") for x in (q_bd, p_bd, n_sd.reshape(rows, slots, e_sd.shape[-1])))
 
 
 def encode_all(model: Qwen3, params, batch):
@@ -65,7 +65,8 @@ def encode_chunks(model: Qwen3, params, batch):
     def encode(packed, row_m, col_m):
         return pool(model.apply({"params": params}, *packed), row_m, col_m).astype(jnp.float32)
 
-    packed = [by_rows(batch[name].reshape(-1, chunks, batch[name].shape[-1]).swapaxes(0, 1), 1) for name in PACKED]
+    packed = [batch[name].reshape(-1, chunks, batch[name].shape[-1]).swapaxes(0, 1) for name in PACKED]
+    packed = [place(x_cbt, None, "rows") for x_cbt in packed]
     e_cmd = jax.lax.map(lambda x: encode(*x), (packed, batch["chunk_row_cm"], batch["chunk_col_cm"]))
     return e_cmd.reshape(-1, e_cmd.shape[-1])[batch["place_s"]]
 

@@ -1,0 +1,103 @@
+"""Plans of the whole family for docs/plans.md: eight sizes, both stages and distillation, on three kinds of slices.
+
+python -m benchmarks.plans --output plans.json          # compiles what is not there yet; hours on two cores
+python -m benchmarks.plans --output plans.json --table  # prints what is there
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from f2jax import config as configs
+from f2jax import files
+
+ROOT = Path(__file__).parents[1]
+TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
+    "v5e": {"small": "v5e:4x4", "medium": "v5e:8x16", "large": "v5e:16x16"},
+    "v5p": {"small": "v5p:2x2x2", "medium": "v5p:4x4x4", "large": "v5p:4x8x8"},
+    "v6e": {"small": "v6e:4x4", "medium": "v6e:8x16", "large": "v6e:16x16"},
+}
+CLASSES = {"80m": "small", "160m": "small", "330m": "small", "0.6b": "small", "1.7b": "medium", "4b": "medium"}
+CLASSES |= {"8b": "large", "14b": "large"}
+FIRST_STAGE = ("0.6b", "1.7b", "4b", "8b", "14b")  # the pruned sizes start at the second (recipe 2.1)
+TEACHERS = ("80m", "160m", "330m", "0.6b", "1.7b")
+
+
+def cases() -> list[tuple[str, str, str]]:
+    """(size, stage, topology), the cheapest first; stages: `1`, `2` without a teacher, `distill`."""
+    found = []
+    for size, group in CLASSES.items():
+        stages = ["2", *(["1"] if size in FIRST_STAGE else []), *(["distill"] if size in TEACHERS else [])]
+        found += [(size, stage, slices[group]) for stage in stages for slices in TOPOLOGIES.values()]
+    return found
+
+
+def load_config(size: str, stage: str):
+    if stage == "1":
+        return configs.load(f"{ROOT}/configs/stage1.py:size={size}")
+    return configs.load(f"{ROOT}/configs/stage2.py:size={size},teacher={'auto' if stage == 'distill' else 'none'}")
+
+
+def fill(path: Path, tokens_per_text: int | None) -> None:
+    """Compile the cases that the file does not have; a step without a teacher is the same in both stages."""
+    from f2jax.parallel import plan_layout
+
+    done = read(path)
+    for size, stage, topology in tqdm(cases(), unit="plan", dynamic_ncols=True):
+        key, twin = f"{size} {stage} {topology}", f"{size} 2 {topology}"
+        if key in done:
+            continue
+        config = load_config(size, stage)
+        if stage == "1" and done.get(twin, {}).get("fits"):
+            steps = config.epochs * -(-27_000_000 // config.data.batch_size)
+            days = done[twin]["seconds"]["step"] * steps / 86_400
+            changes = {"steps": steps, "days": days, "chip_hours": days * 24 * done[twin]["chips"]}
+            done[key] = done[twin] | changes
+        else:
+            done[key] = dataclasses.asdict(plan_layout.search(config, topology, tokens_per_text))
+        files.write_whole(path, json.dumps(done, indent=1) + "\n")
+
+
+def read(path: Path) -> dict[str, dict]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def table(done: dict[str, dict]) -> str:
+    """Markdown: a row for each case that is there."""
+    names = ["size", "stage", "slice", "mesh", "remat", "GiB a chip", "step, s", "limited by", "MFU"]
+    names += ["tokens/s a chip", "days", "chip-hours"]
+    lines = [f"| {' | '.join(names)} |", "|---|---|---|---|---|---:|---:|---|---:|---:|---:|---:|"]
+    for size, stage, topology in cases():
+        one = done.get(f"{size} {stage} {topology}")
+        if one is None:
+            continue
+        mesh = " × ".join(f"{axis} {n}" for axis, n in one["mesh"].items() if n > 1)
+        remat = one["remat"] + (f", {one['chunk_rows']} rows at once" if one["chunk_rows"] else "")
+        memory = f"{one['needed'] / 2**30:.1f} of {one['hbm'] / 2**30:.0f}"
+        start = f"| {size} | {stage} | {topology} | {mesh} | {remat} | {memory} |"
+        if one["fits"]:
+            start += f" {one['seconds']['step']:.2f} | {one['limit']} | {one['mfu']:.1%} |"
+            lines.append(f"{start} {one['tokens_per_second']:,.0f} | {one['days']:.2f} | {one['chip_hours']:,.0f} |")
+        else:
+            lines.append(f"{start} does not fit | | | | | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="JSON file of the plans; goes on where it stopped")
+    parser.add_argument("--tokens-per-text", type=int, help="mean length; default: the worst case")
+    parser.add_argument("--table", action="store_true", help="print the plans that are there, compile none")
+    args = parser.parse_args()
+    if not args.table:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        fill(args.output, args.tokens_per_text)
+    print(table(read(args.output)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A plan in words: a table with a column for each topology."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from f2jax import files
+from f2jax.parallel.plan import Plan, plan
+from f2jax.parallel.plan_layout import search
+
+GIB = 2**30
+
+
+def report(config, topologies: Sequence[str], tokens_per_text=None, rows=None, searches=False, json_path=None) -> str:
+    """Plan a config for some topologies; the table, and all figures in the file `json_path`, a list of plans.
+
+    Args:
+        searches: choose mesh and remat, see `plan_layout.search`; else those of the config.
+
+    Raises:
+        UserError: see `plan.plan`.
+    """
+    make = search if searches else plan
+    plans = []
+    for topology in tqdm(topologies, unit="plan", dynamic_ncols=True):
+        plans.append(make(config, topology, tokens_per_text, rows))
+        if json_path:  # after each: one that is interrupted has not compiled for nothing
+            files.write_whole(json_path, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")
+    return table(plans)
+
+
+def table(plans: Sequence[Plan]) -> str:
+    """The plans of one config side by side, then what each waits for or what to change."""
+    first = plans[0]
+    worst = "the worst case" if first.tokens_per_text == first.row_length else "by --tokens-per-text"
+    lines = [
+        f"{first.size}, {'teacher ' + first.teacher if first.teacher else 'no teacher'}; "
+        f"texts of {first.tokens_per_text:,} tokens ({worst}) in rows of {first.row_length:,}; {first.steps:,} steps."
+    ]
+    columns = [_column(plan) for plan in plans]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    width = max(len(name) for name in names)
+    cells = [[column.get(name, "-") for column in columns] for name in names]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(plans))]
+    for name, row in zip(names, cells, strict=True):
+        lines.append("  ".join([name.ljust(width), *(cell.rjust(w) for cell, w in zip(row, widths, strict=True))]))
+    lines += [f"{plan.topology} does not fit; {plan.advice}." for plan in plans if not plan.fits]
+    return "\n".join(lines)
+
+
+def _column(plan: Plan) -> dict[str, str]:
+    """The cells of one plan by the name of their row."""
+    mesh = " x ".join(f"{axis} {length}" for axis, length in plan.mesh.items() if length > 1) or "one device"
+    rows = {
+        "topology": plan.topology,
+        "fits": "yes" if plan.fits else "NO",
+        "mesh": mesh,
+        "remat": plan.remat,
+        "rows on a device": f"{plan.rows / _row_devices(plan):,.2f}".removesuffix(".00"),
+        "memory, GiB": f"{plan.needed / GIB:,.2f} of {plan.hbm / GIB:,.0f}",
+    }
+    rows |= {f"  {kind}": f"{held / GIB:,.2f}" for kind, held in plan.memory.items() if held}
+    for one in sorted(plan.collectives, key=lambda one: -one["bytes"]):
+        name = f"  {one['kind']} over {one['devices']}{', beside compute' if one['overlaps'] else ''}"
+        rows[name] = f"{one['runs']:,} x, {one['bytes'] / GIB:,.2f} GiB"
+    if plan.fits:
+        rows |= {f"{name}, s": f"{value:,.3f}" for name, value in plan.seconds.items()}
+        rows |= {f"  {name}, s": f"{value:,.3f}" for name, value in plan.scopes.items()}
+        rows |= {
+            "limited by": plan.limit,
+            "MFU": f"{plan.mfu:.1%}",
+            "tokens/s a chip": f"{plan.tokens_per_second:,.0f}",
+            "days": f"{plan.days:,.2f}",
+            "chip-hours": f"{plan.chip_hours:,.0f}",
+        }
+    return rows
+
+
+def _row_devices(plan: Plan) -> int:
+    devices = 1
+    for axis, length in plan.mesh.items():
+        devices *= length if axis != "tensor" else 1
+    return devices

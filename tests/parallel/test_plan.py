@@ -1,0 +1,242 @@
+"""What a plan says, without compiling: bytes against exact counts, advice, layouts to try, the table, errors."""
+
+import importlib.util
+import signal
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from f2jax import cli
+from f2jax import config as configs
+from f2jax.data.vectors import Card, begin
+from f2jax.errors import UserError
+from f2jax.model.sizes import size
+from f2jax.parallel import plan_report
+from f2jax.parallel.mesh import make_mesh
+from f2jax.parallel.plan import (
+    Plan,
+    abstract_batch,
+    abstract_teacher,
+    bytes_on_device,
+    bytes_used,
+    interruptible,
+    memory_by_kind,
+    plan,
+    teacher_size,
+    topology_devices,
+    what_to_change,
+)
+from f2jax.parallel.plan_layout import kept_bytes, share_of_weights, with_layout
+from f2jax.train.program import Program
+from tests.tiny import ROOT
+
+GIB = 2**30
+STAGE2 = str(ROOT / "configs/stage2.py")
+
+
+def config(options: str = "size=tiny,teacher=none", *overrides: str):
+    return configs.load(f"{STAGE2}:{options}", list(overrides))
+
+
+def one_device():
+    return make_mesh(devices=jax.devices()[:1])
+
+
+@pytest.mark.parametrize("name,parameters", [("80m", 80_084_288), ("14b", 13_990_394_880)])
+def test_the_bytes_of_weights_and_moments_are_exact(name, parameters):
+    program = Program(config(f"size={name},teacher=none"), size(name), one_device(), 1000)
+    assert bytes_on_device(program.state.params) == 4 * parameters
+    assert bytes_on_device(program.state.opt_state) == 2 * 4 * parameters + 2 * 4  # two moments, two counters
+
+
+def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
+    mesh = one_device()
+    worst = abstract_batch(config(), mesh, 1024)
+    assert worst["tokens_bt"].shape == (512 * 9, 1024)
+    assert worst["row_s"].shape == (512 * 9,)
+    assert worst["negative_mask_bj"].shape == (512, 7)
+    assert abstract_batch(config(), mesh, 128)["tokens_bt"].shape == (512 * 9 // 8, 1024)
+
+
+@pytest.mark.parametrize(
+    "path,name",
+    [("codefuse-ai/F2LLM-v2-1.7B", "1.7b"), ("runs/0.6b", "0.6b"), ("0.6b", "0.6b"), ("runs/mine", ""), ("", "")],
+)
+def test_the_size_of_a_teacher_is_read_from_its_name(path, name):
+    assert teacher_size(path) == name
+
+
+def test_a_teacher_costs_its_weights_in_its_own_type():
+    teacher = abstract_teacher(config("size=80m,teacher=auto"), one_device())
+    assert bytes_on_device(teacher) == 2 * 596_049_920
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cached_teacher_is_a_vector_for_each_text_of_the_batch(tmp_path, dtype):
+    begin(tmp_path, Card("hash", 48, dtype))
+    batch = abstract_batch(config("size=tiny,teacher=none", f"--config.teacher.cache={tmp_path}"), one_device(), 64)
+    assert (batch["teacher_se"].shape, batch["teacher_se"].dtype) == ((512 * 9, 48), dtype)
+
+
+def test_memory_is_split_by_kind_and_adds_up_to_what_the_compiler_says():
+    stats = SimpleNamespace(
+        argument_size_in_bytes=130,
+        output_size_in_bytes=100,
+        alias_size_in_bytes=96,
+        temp_size_in_bytes=50,
+        generated_code_size_in_bytes=7,
+    )
+    memory, needed = memory_by_kind(stats, {"parameters": 40, "optimizer": 80})
+    assert memory == {"parameters": 40, "optimizer": 80, "padding": 10, "temporaries": 54, "code": 7}
+    assert needed == 130 + 50 + 7 + 4
+
+
+@pytest.mark.parametrize(
+    "message,needed",
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.", int(20.5 * GIB)),
+        ("RESOURCE_EXHAUSTED: no figures", 0),
+    ],
+)
+def test_what_a_step_would_take_is_read_from_the_complaint_of_the_compiler(message, needed):
+    assert bytes_used(message) == needed
+
+
+@pytest.mark.parametrize(
+    "states,fsdp,remat,advice",
+    [
+        (14, 2, "full", "mesh.fsdp=4 or more"),
+        (14, 16, "dots", "model.remat=full"),
+        (1, 2, "dots", "model.remat=full"),
+    ],
+)
+def test_the_advice_names_the_field_to_change(states, fsdp, remat, advice):
+    mesh = {"data": 16 // fsdp, "fsdp": fsdp, "tensor": 1}
+    known = {"mesh": mesh, "hbm": 16 * GIB, "remat": remat, "chunk_rows": 0, "rows": 16}
+    memory = {"parameters": states * GIB, "optimizer": 0, "teacher": 0}
+    assert advice in what_to_change(known, memory, config())
+
+
+def test_weights_are_shared_as_little_as_there_is_room_for():
+    assert share_of_weights(weights=6 * GIB, width=1024, hbm=16 * GIB, devices=16) == 1
+    assert share_of_weights(weights=20 * GIB, width=1024, hbm=16 * GIB, devices=16) == 4
+    assert share_of_weights(weights=20 * GIB, width=320, hbm=16 * GIB, devices=16) == 4
+    assert (
+        share_of_weights(weights=100 * GIB, width=1024, hbm=16 * GIB, devices=8) == 8
+    )  # more than wanted, but it fits
+    assert share_of_weights(weights=900 * GIB, width=1024, hbm=16 * GIB, devices=16) is None
+
+
+@pytest.mark.parametrize(
+    "remat,of_a_token",
+    [
+        ("full", 5120),  # the input of the layer
+        ("mlp", 2 * 5120 + 2 * 40 * 128 + 2 * 8 * 128),  # that of the MLP, q, k, v and what attention gives
+        ("dots", 3 * 5120 + 2 * 40 * 128 + 2 * 8 * 128 + 2 * 17_408),  # and all products
+    ],
+)
+def test_the_activations_that_a_remat_policy_keeps_of_each_layer(remat, of_a_token):
+    more, fewer = (kept_bytes(size("14b", layers=layers), remat, tokens=1024) for layers in (40, 39))
+    assert more - fewer == 2 * 1024 * of_a_token
+
+
+def test_a_layout_changes_a_copy_of_the_config():
+    before = config()
+    after = with_layout(before, {"mesh.fsdp": 4, "model.remat": "mlp"})
+    assert (after.mesh.fsdp, after.model.remat) == (4, "mlp")
+    assert (before.mesh.fsdp, before.model.remat) == (1, "full")
+
+
+FITS = Plan(
+    topology="v5e:2x2",
+    size="80m",
+    teacher="",
+    chips=4,
+    mesh={"data": 2, "fsdp": 2, "tensor": 1},
+    remat="full",
+    chunk_rows=0,
+    rows=12,
+    row_length=1024,
+    tokens_per_text=32,
+    steps=1000,
+    fits=True,
+    memory={"parameters": GIB, "teacher": 0, "temporaries": 3 * GIB},
+    hbm=16 * GIB,
+    needed=4 * GIB,
+    collectives=[{"kind": "all-gather", "devices": 2, "overlaps": True, "runs": 28, "bytes": GIB}],
+    seconds={"compute": 0.5, "links": 0.1, "exposed": 0.0, "step": 0.5},
+    scopes={"forward mlp": 0.2},
+    mfu=0.515,
+    tokens_per_second=1234.5,
+    days=0.1,
+    chip_hours=9.6,
+    limit="compute",
+    advice="",
+)
+
+
+def test_the_table_has_a_column_for_each_topology_and_says_what_to_change():
+    too_large = replace(FITS, topology="v6e:2x2", fits=False, seconds={}, advice="take more chips")
+    lines = plan_report.table([FITS, too_large]).splitlines()
+    rows = {line[:40].strip(): line.split()[-2:] for line in lines}
+    assert "texts of 32 tokens (by --tokens-per-text)" in lines[0]
+    assert ["yes", "NO"] in rows.values()
+    assert any(line.split()[:1] == ["MFU"] and "51.5%" in line for line in lines)
+    assert any("all-gather over 2, beside compute" in line and "28 x, 1.00 GiB" in line for line in lines)
+    assert lines[-1] == "v6e:2x2 does not fit; take more chips."
+
+
+def test_the_worst_case_is_called_that():
+    assert "(the worst case)" in plan_report.table([replace(FITS, tokens_per_text=1024)])
+
+
+@pytest.mark.parametrize(
+    "argv,message",
+    [
+        (["--config", f"{STAGE2}:size=80m"], "the following arguments are required: --topology"),
+        (["--topology", "v9:2x2", "--config", f"{STAGE2}:size=80m"], "There is no chip 'v9' to plan for"),
+        (["--topology", "v5e:2x2", "--config", f"{STAGE2}:size=80m", "--tokens=3"], "plan has no option '--tokens=3'"),
+        (["--topology", "v5e:2x2", "--config", "nothing.py"], "There is no config file nothing.py"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_sentence(capsys, argv, message):
+    assert cli.main(["plan", *argv]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install 'f2jax\\[tpu\\]'"):
+        topology_devices("v5e:2x2")
+
+
+def test_ctrl_c_does_not_wait_for_the_compiler():
+    compiling, done = threading.Event(), threading.Event()
+
+    def compile_for_long():
+        compiling.set()
+        done.wait()
+
+    def ctrl_c():
+        compiling.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=ctrl_c, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(compile_for_long)
+    done.set()
+
+
+def test_an_error_of_the_compiler_reaches_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 / 0)
+
+
+def test_a_text_longer_than_a_row_is_refused(monkeypatch):
+    monkeypatch.setattr("f2jax.parallel.plan.topology_devices", lambda topology: np.array(jax.devices()[:1]))
+    with pytest.raises(UserError, match=r"--tokens-per-text=4096 should be from 1 to data\.max_length=1024"):
+        plan(config(), "v5e:2x2", tokens_per_text=4096)

@@ -1,0 +1,126 @@
+"""What a compiled program costs, against sums by hand over small programs written here."""
+
+import pytest
+
+from f2jax.parallel.plan_hlo import array_bytes, cost, first_group, trip_count
+
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%gather_part (p: bf16[8,4]) -> (f32[2], bf16[16,4]) {
+  %p = bf16[8,4]{1,0} parameter(0)
+  %inner = bf16[16,4]{1,0} all-gather(%p), channel_id=3, replica_groups={{0,1},{2,3}}, \
+frontend_attributes={chain_id="1"}
+  ROOT %t = (f32[2], bf16[16,4]) tuple(%c, %inner)
+}
+
+%all-reduce-scatter.1 (q: bf16[32,4]) -> bf16[16,4] {
+  %q = bf16[32,4]{1,0} parameter(0)
+  ROOT %sum = bf16[32,4]{1,0} all-reduce(%q), channel_id=4, replica_groups={{0,1},{2,3}}, to_apply=%add
+}
+
+%product (a: f32[8,8]) -> f32[8,8] {
+  %a = f32[8,8]{1,0} parameter(0)
+  ROOT %conv = f32[8,8]{1,0} convolution(%a, %a), dim_labels=bf_io->bf
+}
+
+%body (state: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+  %state = (s32[]{:T(128)}, f32[8,8]{1,0:T(8,128)}) parameter(0)
+  %f.1 = f32[8,8]{1,0:T(8,128)} fusion(%x), kind=kOutput, calls=%product, \
+metadata={op_name="jit(step)/jvp(Qwen3)/while/body/layers/mlp/dot_general"}, \
+backend_config={"window_config":{"estimated_cycles":"1000"}}
+  %f.2 = (f32[2], bf16[16,4]) fusion(%f.1), kind=kLoop, calls=%gather_part, \
+backend_config={"window_config":{"estimated_cycles":"30"}}
+  %f.3 = (f32[2], bf16[16,4]) fusion(%f.2), kind=kLoop, calls=%gather_part, \
+backend_config={"window_config":{"estimated_cycles":"7"}}
+  %rs = bf16[16,4]{1,0} fusion(%f.3), kind=kCustom, calls=%all-reduce-scatter.1
+  %fwd.1 = (bf16[2,4,512,128]{3,2,1,0}, f32[2,4,512]{2,1,0}) custom-call(%f.3, %f.3), \
+custom_call_target="tpu_custom_call", operand_layout_constraints={bf16[2,4,512,128]{3,2,1,0}, bf16[2,2,512,128]\
+{3,2,1,0}}, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(step)/splash"}
+  ROOT %next = (s32[], f32[8,8]) tuple(%i, %f.3)
+}
+
+%condition (state.1: (s32[], f32[8,8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(28)
+  %state.1 = (s32[], f32[8,8]) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i.1, %limit), direction=LT
+}
+
+ENTRY %main (table: f32[100,8]) -> f32[8,8] {
+  %table = f32[100,8]{1,0} parameter(0)
+  %rows = f32[10,8]{1,0} fusion(%table), kind=kCustom, calls=%looked_up
+  %w = (s32[]{:T(128)}, f32[8,8]{1,0:T(8,128)}) while(%init), condition=%condition, body=%body
+  %start = (f32[4]{0}, f32[16]{0}) all-gather-start(%small), channel_id=9, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %last = f32[8,8]{1,0} fusion(%w), kind=kLoop, calls=%other, \
+metadata={op_name="jit(step)/transpose(jvp(Qwen3))/while/body/checkpoint/rematted_computation/layers/attention/mul"}, \
+backend_config={"window_config":{"estimated_cycles":"500"}}
+}
+"""
+
+
+def test_cycles_are_summed_with_the_runs_of_each_loop():
+    found = cost(PROGRAM)
+    assert found.cycles == 28 * (1000 + 30 + 7) + 500
+    assert found.products == 28 * 1000
+    assert dict(found.by_scope) == {"forward mlp": 28_000, "forward other": 28 * 37, "recompute attention": 500}
+
+
+def test_an_exchange_that_several_operations_carry_forward_counts_once():
+    by_kind = {one.kind: one for one in cost(PROGRAM).collectives if one.runs == 28}
+    gather, scatter = by_kind["all-gather"], by_kind["reduce-scatter"]
+    assert (gather.bytes, gather.group, gather.overlaps) == (16 * 4 * 2, (0, 1), True)
+    assert (scatter.bytes, scatter.group, scatter.overlaps) == (32 * 4 * 2, (0, 1), False)
+
+
+def test_a_started_exchange_counts_its_result_alone():
+    (one,) = [one for one in cost(PROGRAM).collectives if one.runs == 1]
+    assert (one.kind, one.bytes, one.group, one.overlaps) == ("all-gather", 16 * 4, (0, 1, 2, 3), True)
+
+
+def test_kernels_and_look_ups_are_kept_apart_because_they_have_no_cycles():
+    found = cost(PROGRAM)
+    assert found.kernels == [("fwd.1", (2, 4, 512, 128), 28)]
+    assert found.moved == 2 * 10 * 8 * 4
+
+
+def test_a_branch_counts_as_its_dearest():
+    text = """ENTRY %main (p: s32[]) -> f32[8] {
+  ROOT %c = f32[8]{0} conditional(%p), branch_computations={%short, %long}
+}
+
+%short (a: f32[8]) -> f32[8] {
+  ROOT %x = f32[8]{0} fusion(%a), kind=kLoop, calls=%y, backend_config={"estimated_cycles":"5"}
+}
+
+%long (b: f32[8]) -> f32[8] {
+  ROOT %z = f32[8]{0} fusion(%b), kind=kLoop, calls=%y, backend_config={"estimated_cycles":"50"}
+}
+"""
+    assert cost(text).cycles == 50
+
+
+@pytest.mark.parametrize(
+    "text,devices",
+    [
+        ("replica_groups={{0,2,4},{1,3,5}}, use_global_device_ids=true", (0, 2, 4)),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4,'axis_2'=2] {'axis_1'}, dimensions={1}", (0, 2, 4, 6)),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}, to_apply=%add", (0, 1, 2, 3)),
+        ("replica_groups=[2,4]<=[8], dimensions={0}", (0, 1, 2, 3)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", (0, 4)),
+        ("source_target_pairs={{0,1},{1,0}}", (0, 1)),
+    ],
+)
+def test_the_first_group_of_devices_in_each_notation(text, devices):
+    assert first_group(text) == devices
+
+
+def test_the_bytes_of_a_shape_are_those_of_all_its_arrays():
+    assert array_bytes("(bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, pred[3]{0}, u32[]{:S(2)})") == 4 * 8 * 2 + 3 + 4
+
+
+def test_a_loop_runs_to_the_constant_that_its_condition_compares_with():
+    from f2jax.parallel.plan_hlo import parse
+
+    assert trip_count(parse(PROGRAM)[0], "condition") == 28

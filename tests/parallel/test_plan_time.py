@@ -1,0 +1,66 @@
+"""Seconds of exchanges and kernels, worked by hand; the operations of the model, against XLA's own count."""
+
+from dataclasses import replace
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from f2jax.model.qwen3 import Qwen3, abstract_params
+from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel.chips import CHIPS
+from f2jax.parallel.plan_hlo import Collective, Cost
+from f2jax.parallel.plan_time import HOP, collective_seconds, kernel_seconds, model_operations, seconds
+
+V5P = CHIPS["v5p"]
+CUBE = list(product(range(4), range(4), range(4)))  # a v5p slice of 4 x 4 x 4
+LINE = CUBE.index((0, 0, 1)), CUBE.index((0, 1, 0)), CUBE.index((1, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "kind,group,moving,hops",
+    [
+        ("all-gather", range(4), 3 / 4 / (2 * V5P.link), 2),  # one axis, a ring: both ways
+        ("all-gather", range(2), 1 / 2 / V5P.link, 1),  # half of an axis: no ring
+        ("all-gather", range(64), 63 / 64 / (6 * V5P.link), 6),  # all three axes at once
+        ("all-reduce", range(4), 2 * 3 / 4 / (2 * V5P.link), 2),  # a scatter, then a gather
+        ("reduce-scatter", range(4), 3 / 4 / (2 * V5P.link), 2),
+        ("all-to-all", range(4), 4 / 4 / (2 * V5P.link), 2),
+        ("collective-permute", (0, 1), 1 / V5P.link, 1),
+        ("all-gather", (0,), 0, 0),  # alone
+    ],
+)
+def test_an_exchange_takes_its_bytes_over_the_links_of_its_axes(kind, group, moving, hops):
+    found = collective_seconds(Collective(kind, 10**9, tuple(group), False), V5P, CUBE)
+    assert found == pytest.approx(10**9 * moving + hops * HOP)
+
+
+def test_an_attention_kernel_takes_its_causal_tiles_at_half_of_the_peak():
+    by_hand = 2 * 2 * (3 * 5) * 1024**2 * 128 * (3 / 4) / (V5P.peak / 2)  # 3 of 4 tiles of 512 x 512
+    assert kernel_seconds("splash_mha_fwd_segmented.2", (3, 5, 1024, 128), V5P) == pytest.approx(by_hand)
+    dkv = kernel_seconds("splash_mha_dkv_segmented.1", (3, 5, 1024, 128), V5P)
+    assert dkv == pytest.approx(2 * by_hand)
+    half_a_unit = replace(V5P, unit=256)
+    assert kernel_seconds("fwd", (3, 5, 1024, 128), half_a_unit) == pytest.approx(2 * by_hand)
+
+
+def test_a_step_is_the_longer_of_computing_and_exchanging_beside_it_plus_what_it_waits_for():
+    beside, alone = (Collective("all-gather", 10**9, (0, 1, 2, 3), overlaps, runs=2) for overlaps in (True, False))
+    each = 2 * collective_seconds(beside, V5P, CUBE)
+    found = seconds(Cost(cycles=V5P.clock * 3, collectives=[beside, alone], moved=V5P.hbm_bandwidth), V5P, CUBE)
+    assert (found.compute, found.links, found.exposed) == (pytest.approx(4), pytest.approx(each), pytest.approx(each))
+    assert found.step == pytest.approx(4 + each)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_the_operations_of_a_forward_pass_are_what_xla_counts_in_its_unrolled_program(kv_heads):
+    architecture = Qwen3Config(128, 512, 2, 4, kv_heads, head_dim=64, vocab_size=64)
+    model, row = Qwen3(architecture, kernel="xla", unroll=2), jax.ShapeDtypeStruct((2, 32), jnp.int32)
+    params = nn.meta.unbox(abstract_params(architecture))
+    counted = jax.jit(lambda p, x: model.apply({"params": p}, x, x, x)).lower(params, row).cost_analysis()["flops"]
+    whole_square = 2 * 32  # the plain kernel computes both halves of the causal square
+    expected = model_operations(architecture, tokens=64, length=whole_square, passes=1)
+    assert counted == pytest.approx(expected, rel=0.06)  # XLA counts norms, angles and softmax too
+    assert counted > expected
