@@ -52,6 +52,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     m.kernel = "auto"  # attention kernel: auto, xla, cudnn (GPU), splash (TPU)
     m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, full; see REMAT_POLICIES in qwen3.py
     m.unroll = 1  # layers per iteration of the scan over layers
+    m.chunk_rows = 0  # packed rows that a device encodes at once, the rest after them (GradCache); 0: all
 
     c.tokenizer = t = ConfigDict()
     t.path = ""  # tokenizer.json or SentencePiece model, or a folder with one; "": the one beside init_from
@@ -114,6 +115,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     o.state_dtype = "float32"  # of the moments: float32 or bfloat16
 
     c.mesh = me = ConfigDict()
+    me.replica = -1  # copies of all the rest, a multiple of the pod's slices; -1: one for each slice
     me.data = -1  # devices that share the rows of a batch; -1: all that the other axes leave
     me.fsdp = 1  # devices that share the weights as well as the rows
     me.tensor = 1  # devices that split heads and MLP

@@ -15,6 +15,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"train has no option '{unknown[0]}'; fields of the config are set by --config.NAME=VALUE.")
 
     from f2jax import config
+    from f2jax.parallel import hosts
     from f2jax.train import loop
 
-    loop.train(config.load(args.config, overrides), args.workdir)
+    hosts.start()
+    with hosts.explained():
+        loop.train(config.load(args.config, overrides), args.workdir)
