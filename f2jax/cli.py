@@ -10,7 +10,7 @@ import traceback
 from importlib import import_module
 
 from f2jax import __version__
-from f2jax.errors import Interrupted, UserError, nearest
+from f2jax.errors import Interrupted, Restart, UserError, nearest
 
 COMMANDS = {
     "prepare": "tokenize data into a corpus for training",
@@ -31,7 +31,7 @@ PLANNED = ("search",)  # named in the design, not built
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0: done. 1: one line says what to change. 130: interrupted, and what was to save is saved. 75: the network failed.
+    0: done. 1: one line says what to change. 130: interrupted, and what was to save is saved. 75: the network or another process failed.
     70: a crash, with its traceback. Whoever starts commands again (launch/run.sh) does so after the last three.
     """
     try:
@@ -49,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Restart as error:
+        print(f"f2jax: {error}", file=sys.stderr)
+        return 75
     except (ConnectionError, TimeoutError) as error:
         print(f"f2jax: the network failed ({error}); run the same command again.", file=sys.stderr)
         return 75

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import f2jax
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 from f2jax.parallel import maintenance
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the others end
@@ -38,7 +38,8 @@ def start() -> None:
     """Join the other processes of the job, before JAX computes anything; nothing to do where there is one.
 
     Raises:
-        UserError: the variables are incomplete, or the others cannot be reached.
+        UserError: the variables are incomplete.
+        Restart: the others cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
@@ -61,7 +62,10 @@ def start() -> None:
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"The processes of the job did not find each other: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise Restart(
+            f"The processes of the job did not find each other ({reason}); start all of them again."
+        ) from error
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, before)  # JAX's handler would swallow it until training looks for it
 
@@ -88,14 +92,14 @@ def explained() -> Iterator[None]:
     """Where another process of the job has gone, say so.
 
     Raises:
-        UserError: a computation that several processes share failed inside the block, not for want of memory.
+        Restart: a computation that several processes share failed inside the block, not for want of memory.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
-        raise UserError(
+        raise Restart(
             f"Process {jax.process_index()} cannot go on without the others ({str(error).splitlines()[0][:200]}); run "
             "the same command on all hosts again: it goes on from the last checkpoint."
         ) from error
