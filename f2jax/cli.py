@@ -31,8 +31,9 @@ PLANNED = ("search",)  # named in the design, not built
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0: done. 1: one line says what to change. 130: interrupted, and what was to save is saved. 75: the network or another process failed.
-    70: a crash, with its traceback. Whoever starts commands again (launch/run.sh) does so after the last three.
+    0: done. 1: one line says what to change. 130: interrupted, and what was to save is saved. 75: the network or
+    another process failed. 70: a crash, with its traceback. Whoever starts commands again (launch/run.sh) does so after
+    the last three.
     """
     try:
         _run(sys.argv[1:] if argv is None else argv)
