@@ -116,7 +116,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _too_large(known, held, bytes_used(str(error)), config)
+        return _too_large(known, held, bytes_used(str(error), sum(held.values())), config)
     memory, needed = memory_by_kind(compiled.memory_analysis(), held)
     cost = plan_hlo.cost(compiled.as_text())
     coordinates = [(*device.coords, device.core_on_chip) for device in mesh.devices.flat]
@@ -292,11 +292,19 @@ def limit(seconds: plan_time.Seconds, cost: plan_hlo.Cost) -> str:
     return "compute" if cost.products > 0.5 * cost.cycles else "memory"
 
 
-def bytes_used(message: str) -> int:
-    """What a step would take of the memory, from the compiler's complaint; 0 where that does not say."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
+def bytes_used(message: str, held: int) -> int:
+    """What a step would take of the memory, from the compiler's complaint; 0 where that does not say.
+
+    It says either all, or, if that is already too much, the temporaries alone.
+
+    Args:
+        held: bytes of the arguments.
+    """
     scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    return int(float(found.group(1)) * scale[found.group(2)]) if found else 0
+    for pattern, beside in ((r"Used ([\d.]+)([KMGT]?) of", 0), (r"temporaries \(([\d.]+)([KMGT]?)\)", held)):
+        if found := re.search(pattern, message):
+            return int(float(found.group(1)) * scale[found.group(2)]) + beside
+    return 0
 
 
 def _too_large(known: dict, held: dict[str, int], needed: int, config) -> Plan:

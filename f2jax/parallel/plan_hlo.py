@@ -97,6 +97,16 @@ def cost(text: str) -> Cost:
     return _computation(computations, entry)
 
 
+def loops(text: str) -> list[tuple[int, Cost]]:
+    """How often each loop of the program's entry runs, and what one iteration costs, in their order."""
+    computations, entry = parse(text)
+    return [
+        (trip_count(computations, x.attribute("condition")), _computation(computations, x.attribute("body")))
+        for x in computations[entry]
+        if x.op == "while"
+    ]
+
+
 def _computation(computations: dict[str, list[Instruction]], name: str) -> Cost:
     total = Cost()
     seen: set[str] = set()  # collectives that several operations of this computation carry forward

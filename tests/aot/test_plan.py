@@ -6,10 +6,14 @@ import json
 import tempfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from f2jax import cli
 from f2jax.model.sizes import size
+from f2jax.parallel.plan import bytes_used, topology_devices
 from tests.tiny import ROOT
 
 pytestmark = [
@@ -59,7 +63,15 @@ def test_no_chip_gathers_the_token_table_or_the_activations(layout):
     assert largest <= max(a_layer_weight, tokens) < half_a_table
 
 
-def test_a_step_without_room_is_an_answer(capsys):
-    found = make_plan("v5e:1x1", "--config.data.batch_size=131072")
+def test_weights_without_room_are_an_answer(capsys):
+    found = make_plan("v5e:2x2", "--config.model.size=14b")
     assert not found["fits"] and found["needed"] > found["hbm"]
-    assert "does not fit; " in capsys.readouterr().out
+    assert "v5e:2x2 does not fit; share the weights among more devices: mesh.fsdp=2 or more." in capsys.readouterr().out
+
+
+def test_the_complaint_of_the_compiler_says_how_much_it_would_take():
+    whole = SingleDeviceSharding(topology_devices("v5e:2x2")[0])
+    twenty_gib = jax.ShapeDtypeStruct((5, 2**30), jnp.float32, sharding=whole)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED") as complaint:
+        jax.jit(lambda x: x + 1, donate_argnums=0).lower(twenty_gib).compile()
+    assert bytes_used(str(complaint.value), held=20 * 2**30) >= 20 * 2**30 + 20 * 2**30

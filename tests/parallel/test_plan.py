@@ -99,11 +99,12 @@ def test_memory_is_split_by_kind_and_adds_up_to_what_the_compiler_says():
     "message,needed",
     [
         ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.", int(20.5 * GIB)),
+        ("RESOURCE_EXHAUSTED: memory required for HLO temporaries (32.00G) exceeds available HBM (15.75G).", 33 * GIB),
         ("RESOURCE_EXHAUSTED: no figures", 0),
     ],
 )
 def test_what_a_step_would_take_is_read_from_the_complaint_of_the_compiler(message, needed):
-    assert bytes_used(message) == needed
+    assert bytes_used(message, held=GIB) == needed
 
 
 @pytest.mark.parametrize(
@@ -234,6 +235,17 @@ def test_ctrl_c_does_not_wait_for_the_compiler():
 def test_an_error_of_the_compiler_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
         interruptible(lambda: 1 / 0)
+
+
+def test_a_step_that_the_compiler_finds_no_room_for_is_an_answer(monkeypatch):
+    def no_room(compile_step):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory. Used 20.50G of 15.75G hbm.")
+
+    monkeypatch.setattr("f2jax.parallel.plan.topology_devices", lambda topology: np.array(jax.devices()[:1]))
+    monkeypatch.setattr("f2jax.parallel.plan.interruptible", no_room)
+    found = plan(config("size=tiny,teacher=none", "--config.model.remat=dots"), "v5e:1x1", tokens_per_text=64)
+    assert not found.fits and found.needed == int(20.5 * GIB)
+    assert found.advice == "keep fewer activations: model.remat=full"
 
 
 def test_a_text_longer_than_a_row_is_refused(monkeypatch):

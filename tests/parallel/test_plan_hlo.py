@@ -2,7 +2,7 @@
 
 import pytest
 
-from f2jax.parallel.plan_hlo import array_bytes, cost, first_group, trip_count
+from f2jax.parallel.plan_hlo import array_bytes, cost, first_group, loops, parse, trip_count
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
@@ -85,6 +85,11 @@ def test_kernels_and_look_ups_are_kept_apart_because_they_have_no_cycles():
     assert found.moved == 2 * 10 * 8 * 4
 
 
+def test_one_iteration_of_each_loop():
+    ((runs, cost_of_one),) = loops(PROGRAM)
+    assert (runs, cost_of_one.cycles) == (28, 1037)
+
+
 def test_a_branch_counts_as_its_dearest():
     text = """ENTRY %main (p: s32[]) -> f32[8] {
   ROOT %c = f32[8]{0} conditional(%p), branch_computations={%short, %long}
@@ -121,6 +126,4 @@ def test_the_bytes_of_a_shape_are_those_of_all_its_arrays():
 
 
 def test_a_loop_runs_to_the_constant_that_its_condition_compares_with():
-    from f2jax.parallel.plan_hlo import parse
-
     assert trip_count(parse(PROGRAM)[0], "condition") == 28
