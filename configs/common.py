@@ -59,7 +59,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     t.train_vocab = 0  # pieces of a SentencePiece model to train on the data first; 0: do not train one
 
     c.data = d = ConfigDict()
-    d.sources = ()  # files, globs, built-in sets such as "cldr:translation", or one "corpus:FOLDER" of f2jax prepare
+    d.sources = ()  # files, globs, hub:, beir:, sts: …, built-in sets, or one "corpus:FOLDER"; see f2jax prepare --help
     d.kinds = ()  # "SOURCE=KIND" for files whose rows do not say it, e.g. ("massive_*=clustering",); else retrieval
     d.include = ()  # names of data sets, or patterns; (): all
     d.exclude = ()  # names or patterns of data sets that are left out
