@@ -18,9 +18,9 @@ def main(argv: list[str]) -> None:
         "sts:PATH or nli:PATH make rows of labelled data, #COLUMN,COLUMN behind it names its columns",
     )
     parser.add_argument("--output", required=True, help="folder of the corpus")
-    parser.add_argument(
-        "--tokenizer", required=True, help="tokenizer.json or SentencePiece model, or a folder with one"
-    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--tokenizer", help="tokenizer.json or SentencePiece model, or a folder with one")
+    which.add_argument("--train-vocab", type=int, help="pieces of a SentencePiece model to train on these texts")
     parser.add_argument("--kinds", nargs="*", default=[], help="SOURCE=KIND for files whose rows do not say it")
     parser.add_argument("--cap", type=int, default=0, help="rows of a data set at most, by the seed; 0: all")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a text, end token included")
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     card = write_corpus(
         args.input,
         args.output,
-        args.tokenizer,
+        args.tokenizer or args.train_vocab,
         Options(instructions=instructions, kinds=tuple(args.kinds), curate=curation, **options),
         pairs(args.licences, "--licences"),
         args.jobs,
