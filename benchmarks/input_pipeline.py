@@ -4,6 +4,7 @@
     python -m benchmarks.input_pipeline batches     # the recipe's batch: 512 x (2 + 7) texts of 64 to 256 tokens
     python -m benchmarks.input_pipeline profile     # the same, and where the time goes
     python -m benchmarks.input_pipeline prepare     # peak memory and speed of `f2jax prepare`, curation off and on
+    python -m benchmarks.input_pipeline steps       # what each step of curation costs
 
 Times are CPU seconds of this process, so that other work on the machine does not count.
 """
@@ -17,7 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +29,14 @@ import numpy as np
 from f2jax import config as configs
 from f2jax.data.corpus import CARD, VERSION, Corpus
 from f2jax.data.curate import Options as Curation
+from f2jax.data.curate import curate_record, dedup
+from f2jax.data.curate.decontaminate import BUILT_IN
 from f2jax.data.dataset import Instructions
 from f2jax.data.loader import Loader
 from f2jax.data.prepare import builder
 from f2jax.data.prepare.options import Options
 from f2jax.data.prepare.pipeline import prepare
+from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import train_sentencepiece
 
 OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}
@@ -153,9 +160,37 @@ def prepare_once(folder: Path, curation: str) -> None:
     )
 
 
+def steps(count: int = 1000) -> None:
+    """CPU time of a row in each step of curation, over functions of the standard library and their docstrings."""
+    found = islice(open_source("stdlib:code", "train", Counter()), count)
+    rows = [replace(row, language="und") for row in found]  # the language of code is not looked for
+    near = Curation(near_duplicates=0.8)
+
+    def curated(options: Curation):
+        return lambda record: curate_record(record, options)
+
+    plain = Curation(excluded_sources=())
+    texts = [text for row in rows for text in (row.query, row.positive, *row.negatives)]
+    print(f"{len(texts) / len(rows):.1f} texts and {sum(map(len, texts)) / len(rows):,.0f} characters a row")
+    for name, step in (
+        ("normalization, trivial rows", curated(plain)),
+        ("the same, and language", curated(replace(plain, identify_language=True))),
+        ("the same as first, and evaluation sets", curated(replace(plain, evaluation_sets=tuple(BUILT_IN)))),
+        ("exact duplicates", lambda record: (dedup.exact_key(record), dedup.rank(record))),
+        ("near duplicates", lambda record: dedup.band_keys(dedup.sketch(record, near), near)),
+    ):
+        began = time.process_time()
+        step(rows[0])
+        loaded = time.process_time()
+        for row in rows:
+            step(row)
+        ended = time.process_time()
+        print(f"{name}: {(ended - loaded) / len(rows) * 1e6:,.0f} us a row, {loaded - began:.1f} s to load")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["start", "batches", "profile", "prepare", "open", "prepared"])
+    parser.add_argument("what", choices=["start", "batches", "profile", "prepare", "steps", "open", "prepared"])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--curation", choices=list(CURATIONS), default="off")
@@ -168,6 +203,8 @@ def main() -> None:
             open_index(folder)
         elif args.what == "prepare":
             million(folder, args.rows)
+        elif args.what == "steps":
+            steps()
         elif args.what == "prepared":
             prepare_once(folder, args.curation)
         else:

@@ -52,13 +52,14 @@ def get_config(text: str | None = None) -> ConfigDict:
     m.kernel = "auto"  # attention kernel: auto, xla, cudnn (GPU), splash (TPU)
     m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, full; see REMAT_POLICIES in qwen3.py
     m.unroll = 1  # layers per iteration of the scan over layers
+    m.chunk_rows = 0  # packed rows that a device encodes at once, the rest after them (GradCache); 0: all
 
     c.tokenizer = t = ConfigDict()
     t.path = ""  # tokenizer.json or SentencePiece model, or a folder with one; "": the one beside init_from
     t.train_vocab = 0  # pieces of a SentencePiece model to train on the data first; 0: do not train one
 
     c.data = d = ConfigDict()
-    d.sources = ()  # files, globs, built-in sets such as "cldr:translation", or one "corpus:FOLDER" of f2jax prepare
+    d.sources = ()  # files, globs, hub:, beir:, sts: …, built-in sets, or one "corpus:FOLDER"; see f2jax prepare --help
     d.kinds = ()  # "SOURCE=KIND" for files whose rows do not say it, e.g. ("massive_*=clustering",); else retrieval
     d.include = ()  # names of data sets, or patterns; (): all
     d.exclude = ()  # names or patterns of data sets that are left out
@@ -114,6 +115,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     o.state_dtype = "float32"  # of the moments: float32 or bfloat16
 
     c.mesh = me = ConfigDict()
+    me.replica = -1  # copies of all the rest, a multiple of the pod's slices; -1: one for each slice
     me.data = -1  # devices that share the rows of a batch; -1: all that the other axes leave
     me.fsdp = 1  # devices that share the weights as well as the rows
     me.tensor = 1  # devices that split heads and MLP

@@ -88,9 +88,11 @@ def to_json(config: ConfigDict) -> str:
 
 
 def differences(old: dict, new: dict, ignored: tuple[str, ...] = ()) -> list[str]:
-    """Names of the leaves in which two configs differ, without the groups `ignored`."""
+    """Names of the leaves in which two configs differ, without the groups and leaves `ignored`."""
     a, b = (json.loads(to_json(ConfigDict(c))) for c in (old, new))
     a, b = fields(ConfigDict(a)), fields(ConfigDict(b))
     return [
-        name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name) and name.split(".")[0] not in ignored
+        name
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name) and not f"{name}.".startswith(tuple(f"{group}." for group in ignored))
     ]

@@ -23,3 +23,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 class Interrupted(Exception):
     """The user or the system asked to stop; what was done so far is saved. The message says how to go on."""
+
+
+class Restart(Exception):
+    """What this process shared with others failed, by no fault of the user; the same command, run again, goes on."""

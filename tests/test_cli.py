@@ -17,6 +17,7 @@ import pytest
 
 from f2jax import Embedder, __version__, cli
 from f2jax.cli import main
+from f2jax.errors import Restart
 from f2jax.evaluation.tasks import TASKS, RetrievalTask
 from tests import tiny, tiny_model
 
@@ -336,7 +337,7 @@ def test_an_interruption_is_one_line_and_exit_code_130(capsys, monkeypatch):
     def stop(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "encode", stop)
+    monkeypatch.setattr("f2jax.commands.encode.main", stop)
     assert run(capsys, "encode") == (130, "", "f2jax: interrupted.\n")
 
 
@@ -379,6 +380,7 @@ def test_a_reader_that_has_gone_is_no_traceback(argv, unbuffered):
     [
         (ConnectionResetError("reset by peer"), 75, "f2jax: the network failed (reset by peer); run the same command"),
         (TimeoutError("timed out"), 75, "f2jax: the network failed (timed out); run the same command again.\n"),
+        (Restart("The others are gone; start again."), 75, "f2jax: The others are gone; start again.\n"),
         (RuntimeError("a bug"), 70, "Traceback (most recent call last):\n"),
     ],
 )
@@ -386,7 +388,7 @@ def test_what_a_restart_may_mend_has_other_exit_codes_than_a_user_error(monkeypa
     def fail(argv):
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "encode", fail)
+    monkeypatch.setattr("f2jax.commands.encode.main", fail)
     found, _, err = run(capsys, "encode")
     assert found == code
     assert err.startswith(message)

@@ -41,12 +41,14 @@ def overrides(folder: Path, **changes) -> list[str]:
     """The options of a run that takes seconds, on the files of `write_rows`."""
     values = {
         "model.size": "tiny",
+        "model.unroll": 1,  # it compiles faster
         "steps": 12,
         "tokenizer.train_vocab": 400,
         "data.sources": str(tuple(write_rows(folder))),
         "data.batch_size": 16,
         "data.max_length": 32,
         "data.row_length": 64,
+        "data.row_steps": 2,
         "data.negatives.retrieval": 2,
         "data.negatives.clustering": 2,
         "data.validation_share": 0.1,

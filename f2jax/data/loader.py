@@ -12,7 +12,7 @@ from f2jax import files
 from f2jax.data.dataset import Dataset, Instructions, build
 from f2jax.data.instructions import add_instruction
 from f2jax.data.mixture import Mixture, Spec
-from f2jax.data.packing import Batch, assemble
+from f2jax.data.packing import WHOLE, Batch, Share, assemble
 from f2jax.data.record import Record
 from f2jax.data.selection import language_weights, pattern_weights, select
 from f2jax.data.sources import open_source
@@ -137,7 +137,7 @@ class Loader:
 
     Args:
         datasets: tokenized data sets, in memory or in a corpus.
-        shards: the number of packed rows of a batch is a multiple of this (devices that share the rows).
+        share: the packed rows that this process fills; the others are as if they were there.
         weights: how often the batches of each data set come; None: as often as they hold every row once.
     """
 
@@ -146,13 +146,15 @@ class Loader:
         datasets: Sequence[Dataset],
         config,
         pad_id: int,
-        shards: int = 1,
+        share: Share = WHOLE,
         weights: Sequence[float] | None = None,
     ):
         data = config.data
         if data.row_length < data.max_length:
             raise UserError(f"data.row_length={data.row_length} is below data.max_length={data.max_length}; raise it.")
-        self.datasets, self.pad_id, self.shards = datasets, pad_id, shards
+        if config.model.chunk_rows < 0:
+            raise UserError(f"model.chunk_rows={config.model.chunk_rows} should be at least 1, or 0: all at once.")
+        self.datasets, self.pad_id, self.share, self.chunk_rows = datasets, pad_id, share, config.model.chunk_rows
         self.batch_size, self.row_length, self.row_steps = data.batch_size, data.row_length, data.row_steps
         weights = weights or [1.0] * len(datasets)
         specs = [Spec(d.name, d.kind, len(d), d.max_negatives, w) for d, w in zip(datasets, weights, strict=True)]
@@ -174,7 +176,8 @@ class Loader:
             row_length=self.row_length,
             pad_id=self.pad_id,
             steps_per_octave=self.row_steps,
-            multiple=self.shards,
+            share=self.share,
+            chunk_rows=self.chunk_rows,
         )
         return dataset.name, batch
 

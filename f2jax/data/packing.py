@@ -1,6 +1,7 @@
 """Sequences of a batch → rows of fixed length with segment ids, so that no token is spent on padding to the longest.
 
-The number of rows is rounded up on a short ladder: XLA compiles few programs, and little is wasted.
+The number of rows is rounded up on a short ladder: XLA compiles few programs, and little is wasted. Which sequence
+stands where is the same on any number of devices and hosts; each host fills the rows of its own devices alone.
 """
 
 from bisect import bisect_left, insort
@@ -11,25 +12,47 @@ import numpy as np
 
 from f2jax.errors import UserError
 
+PACKED = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of packed rows
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a batch that this process holds: of `parts` equal parts, one a device, those numbered `own`."""
+
+    parts: int = 1
+    own: tuple[int, ...] = (0,)
+
+    def rows(self, count: int) -> np.ndarray:
+        """Numbers of the own rows among `count`, a multiple of `parts`."""
+        return np.arange(count).reshape(self.parts, -1)[list(self.own)].ravel()
+
+
+WHOLE = Share()
+
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows of T tokens, and where each sequence's end token stands."""
+    """Rows of T tokens, and where each sequence's end token stands. Of the rows, only those of a `Share` are there."""
 
+    rows: int  # of all processes
     tokens_bt: np.ndarray  # int32; the pad id where the segment is 0
     segments_bt: np.ndarray  # int32; 1 … in the order of the row, 0 is padding
     positions_bt: np.ndarray  # int32; from 0 in each segment
-    row_s: np.ndarray  # int32; row of each sequence's end token, 0 where the sequence is absent
+    row_s: np.ndarray  # int32; row of each sequence's end token among all rows, 0 where the sequence is absent
     col_s: np.ndarray  # int32; its column
-    useful_tokens: int  # tokens that are no padding
+    useful_tokens: int  # tokens of all processes that are no padding
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed training batch of one data set. Sequences stand as [queries][positives][negatives, row by row]."""
+    """A packed training batch of one data set. Sequences stand as [queries][positives][negatives, row by row].
+
+    Of the packed rows, a process holds its share; the other arrays are whole on each.
+    """
 
     kind: str  # routes the loss
-    useful_tokens: int
+    rows: int  # packed rows of all processes
+    useful_tokens: int  # of all processes
     tokens_bt: np.ndarray
     segments_bt: np.ndarray
     positions_bt: np.ndarray
@@ -41,11 +64,19 @@ class Batch:
     positive_b: np.ndarray  # int32 number of the positive document inside this batch
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
     teacher_se: np.ndarray | None = None  # a cached teacher's vectors, float32 or bfloat16; 0 where one is absent
+    chunk_row_cm: np.ndarray | None = None  # see `Chunks`; None: all rows are encoded at once
+    chunk_col_cm: np.ndarray | None = None
+    place_s: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name: what goes to the devices."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+    @property
+    def program(self) -> tuple:
+        """Batches of equal `program` run the same compiled step."""
+        return (self.kind, self.rows, *(value.shape for value in self.arrays().values()))
 
 
 def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
@@ -61,7 +92,9 @@ def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
     return min(-(-units // step) * step, octave) * multiple
 
 
-def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, row_count=ladder) -> Packed:
+def pack(
+    sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, row_count=ladder, share: Share = WHOLE
+) -> Packed:
     """Pack sequences by best fit, longest first; the same input gives the same rows.
 
     Equal sequences share one segment: an embedding depends on its tokens alone, and data sets repeat their documents.
@@ -70,6 +103,7 @@ def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, r
         sequences: int32 token ids each; None is an absent sequence, which takes no tokens.
         row_length: T.
         row_count: rounds the number of rows up.
+        share: the rows to fill.
 
     Raises:
         UserError: a sequence is empty or longer than a row.
@@ -87,18 +121,24 @@ def pack(sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, r
     order = np.argsort(-lengths, kind="stable")
     row_u, start_u, segment_u, rows = _best_fit(lengths, order, row_length)
 
-    shape = (row_count(max(rows, 1)), row_length)
+    count = row_count(max(rows, 1))
+    own = share.rows(count)
+    filled = np.full(count, -1)  # where each row stands among the own ones
+    filled[own] = np.arange(len(own))
+    shape = (len(own), row_length)
     tokens_bt = np.full(shape, pad_id, np.int32)
     segments_bt, positions_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     counting = np.arange(row_length, dtype=np.int32)
     for u in order:
-        row, start, stop = row_u[u], start_u[u], start_u[u] + lengths[u]
+        row, start, stop = filled[row_u[u]], start_u[u], start_u[u] + lengths[u]
+        if row < 0:
+            continue
         tokens_bt[row, start:stop] = unique[u]
         segments_bt[row, start:stop] = segment_u[u]
         positions_bt[row, start:stop] = counting[: stop - start]
     end_u = (start_u + lengths - 1).astype(np.int32)
     row_s, col_s = (np.append(x, np.int32(0))[u_s] for x in (row_u, end_u))  # number -1, absent, finds the 0
-    return Packed(tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths.sum()))
+    return Packed(count, tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths.sum()))
 
 
 def _best_fit(lengths: np.ndarray, order: np.ndarray, row_length: int):
@@ -121,6 +161,40 @@ def _best_fit(lengths: np.ndarray, order: np.ndarray, row_length: int):
     return row_s, start_s, segment_s, len(segments)
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """Where the end tokens stand when the rows of a batch are encoded in C chunks, one after the other.
+
+    Row r of a batch is row r // C of chunk r % C: so each chunk has rows of every device, as many of each.
+    """
+
+    chunk_row_cm: np.ndarray  # int32 [C, M]: row, inside its chunk, of each end token; 0 where a chunk has fewer than M
+    chunk_col_cm: np.ndarray  # int32 [C, M]: its column
+    place_s: np.ndarray  # int32 [S]: where in the flattened [C, M] each sequence is; any place where it is absent
+
+
+def chunk(row_s: np.ndarray, col_s: np.ndarray, present_s: np.ndarray, chunks: int) -> Chunks:
+    """Share the end tokens out to `chunks`. M is a quarter above an even share, doubled until it holds the fullest
+    chunk, so that nearly all batches run one program. Sequences that share a segment share a place.
+    """
+    ends = np.where(present_s[:, None], np.stack([row_s, col_s], 1), -1)
+    ends_u, number_s = np.unique(np.concatenate([[[-1, -1]], ends]), axis=0, return_inverse=True)
+    ends_u, number_s = ends_u[1:], number_s.ravel()[1:] - 1  # the first, of absent sequences, gets number -1
+    chunk_u = ends_u[:, 0] % chunks
+    order = np.argsort(chunk_u, kind="stable")
+    counts = np.bincount(chunk_u, minlength=chunks)
+    slot_u = np.zeros(len(ends_u), np.int64)
+    slot_u[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    width = -(-5 * len(row_s) // (4 * chunks))
+    while width < counts.max():
+        width *= 2
+    chunk_row_cm, chunk_col_cm = (np.zeros((chunks, width), np.int32) for _ in range(2))
+    chunk_row_cm[chunk_u, slot_u] = ends_u[:, 0] // chunks
+    chunk_col_cm[chunk_u, slot_u] = ends_u[:, 1]
+    place_u = np.append(chunk_u * width + slot_u, 0).astype(np.int32)  # number -1, absent, finds the 0
+    return Chunks(chunk_row_cm, chunk_col_cm, place_u[number_s])
+
+
 def assemble(
     rows: Sequence,
     negatives: int,
@@ -130,13 +204,16 @@ def assemble(
     row_length: int,
     pad_id: int,
     steps_per_octave: int = 16,
-    multiple: int = 1,
+    share: Share = WHOLE,
+    chunk_rows: int = 0,
 ) -> Batch:
     """Rows of one data set → a packed batch.
 
     Args:
         rows: at most `batch_size` of them, as `dataset.Row`.
         negatives: negative slots of a row; it has at most so many.
+        share: the packed rows to fill; their number is a multiple of its parts.
+        chunk_rows: packed rows that a part encodes at once; 0: all.
     """
     missing = [None] * (batch_size - len(rows))
     sequences = [row.query for row in rows] + missing + [row.positive for row in rows] + missing
@@ -151,15 +228,19 @@ def assemble(
 
     def row_count(n: int) -> int:
         """That of a full batch even for the last one of an epoch, which is not worth a program of its own."""
-        return ladder(-(-n * batch_size // max(len(rows), 1)), steps_per_octave, multiple)
+        together = share.parts * max(chunk_rows, 1)
+        return ladder(-(-n * batch_size // max(len(rows), 1)), steps_per_octave, together)
 
-    packed = pack(sequences, row_length, pad_id, row_count)
+    packed = pack(sequences, row_length, pad_id, row_count, share)
+    present_s = np.array([ids is not None for ids in sequences])
+    chunks = {}
+    if chunk_rows:
+        chunks = vars(chunk(packed.row_s, packed.col_s, present_s, packed.rows // (share.parts * chunk_rows)))
     teacher_se = None
     if rows[0].vectors is not None:
         teacher_se = np.zeros((len(sequences), rows[0].vectors.shape[1]), rows[0].vectors.dtype)
-        present = np.array([ids is not None for ids in sequences])
         parts = [[row.vectors[0] for row in rows], [row.vectors[1] for row in rows], *(row.vectors[2:] for row in rows)]
-        teacher_se[present] = np.concatenate([part for part in parts if len(part)])
+        teacher_se[present_s] = np.concatenate([part for part in parts if len(part)])
     positive_ids_b = np.zeros(batch_size, np.int64)
     positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
     documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])
@@ -167,6 +248,7 @@ def assemble(
     labels = np.array([-1] + [row.label_id for row in rows] + [-1] * len(missing), np.int64)
     return Batch(
         kind=kind,
+        rows=packed.rows,
         useful_tokens=packed.useful_tokens,
         tokens_bt=packed.tokens_bt,
         segments_bt=packed.segments_bt,
@@ -179,4 +261,5 @@ def assemble(
         positive_b=numbers[:batch_size],
         negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
         teacher_se=teacher_se,
+        **chunks,
     )

@@ -28,7 +28,7 @@ class Options:
     benchmark: str | None = None
     data: str | None = None
     languages: Sequence[str] = ()
-    dims: Sequence[int] = ()
+    dims: Sequence[int | str] = ()
     precisions: Sequence[str] = ("int8", "binary")
     prompts: str | None = None
     prompt: dict[str, str] | None = None

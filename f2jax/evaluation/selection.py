@@ -51,7 +51,7 @@ def _task(name: str, data: str | None) -> AbsTask:
     try:
         return mteb.get_task(name)
     except KeyError as error:
-        known = [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks())]
+        known = [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
         close = nearest(name, known)
         hint = close if close.startswith("; did") else "; see mteb.get_tasks() for the names."
         raise UserError(f"There is no task '{name}'{hint}") from error

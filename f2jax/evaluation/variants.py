@@ -36,22 +36,29 @@ class Variant:
 
 
 def variants(
-    width: int, trained: Sequence[int], dims: Sequence[int] = (), precisions: Sequence[str] = ("int8", "binary")
+    width: int,
+    trained: Sequence[int],
+    dims: Sequence[int | str] = (),
+    precisions: Sequence[str] = ("int8", "binary"),
 ) -> list[Variant]:
     """float32 at each of `dims`, then each of `precisions` at the largest of them.
 
     Args:
         width: of the model's embeddings.
-        trained: the model's Matryoshka dimensions, the default of `dims`.
+        trained: the model's Matryoshka dimensions.
+        dims: numbers, or "all" of `trained`; default: every second of these from the width down, since each is scored
+            by itself, which takes longer than encoding where the model is small.
 
     Raises:
         UserError: a dimension is out of range, or there is no such precision.
     """
-    wrong = [dim for dim in dims if not 1 <= dim <= width]
+    known = sorted({width, *trained}, reverse=True)
+    numbers = [dim for dim in dims if dim != "all"] + (known if "all" in dims else [])
+    wrong = [dim for dim in numbers if not 1 <= dim <= width]
     if wrong:
         raise UserError(f"{wrong[0]} in --dims is out of range; this model has 1 to {width} dimensions.")
     for precision in precisions:
         check_precision(precision)
-    chosen = sorted(set(dims or (width, *trained)), reverse=True)
+    chosen = sorted(set(numbers or known[::2]), reverse=True)
     smaller = [Variant(chosen[0], name) for name in dict.fromkeys(precisions) if name != "float32"]
     return [Variant(dim) for dim in chosen] + smaller

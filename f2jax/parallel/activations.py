@@ -6,8 +6,10 @@ Without these constraints the compiler is free to gather a batch, or a token tab
 import jax
 from jax.sharding import PartitionSpec
 
+from f2jax.parallel.mesh import ROW_AXES
+
 AXES: dict[str | None, tuple[str, ...]] = {
-    "rows": ("replica", "data", "fsdp"),
+    "rows": ROW_AXES,
     "groups": ("replica", "data"),  # rows that share one copy of the weights
     "split": ("fsdp",),
     "heads": ("tensor",),

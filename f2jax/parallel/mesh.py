@@ -1,28 +1,62 @@
-"""The device mesh: `data` shares rows, `fsdp` shares rows and weights, `tensor` splits heads and MLP."""
+"""The device mesh: `replica` and `data` share rows, `fsdp` shares rows and weights, `tensor` splits heads and MLP.
+
+From left to right the axes talk more, so `replica` runs over the slow network between the slices of a TPU pod, and
+`tensor` over the nearest neighbours.
+"""
+
+import math
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from f2jax.data.packing import Share
 from f2jax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("replica", "data", "fsdp", "tensor")
+ROW_AXES = ("replica", "data", "fsdp")  # those that share the rows of a batch
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh over all devices; one axis may be -1 and takes what the others leave.
+def make_mesh(replica: int = -1, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """A mesh over all devices.
+
+    Args:
+        replica: a multiple of the slices; -1: the number of slices.
+        data, fsdp, tensor: one may be -1 and takes what the others leave.
+        devices: default: all.
 
     Raises:
-        UserError: the axes do not multiply to the number of devices.
+        UserError: the axes do not multiply to the number of devices, or `replica` does not fit the slices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [data, fsdp, tensor]
-    asked = f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {len(devices)} device(s)"
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    replica = slices if replica == -1 else replica
+    sizes = [replica, data, fsdp, tensor]
+    named = ", ".join(f"{axis}={length}" for axis, length in zip(AXES, sizes, strict=True))
+    asked = f"mesh {named} does not fit {len(devices)} device(s)"
+    if sizes.count(-1) > 1 or any(length == 0 or length < -1 for length in sizes):
         raise UserError(f"{asked}; give positive sizes and at most one -1.")
-    fixed = 1
-    for axis_size in sizes:
-        fixed *= 1 if axis_size == -1 else axis_size
+    fixed = math.prod(length for length in sizes if length != -1)
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
         raise UserError(f"{asked}; the sizes must multiply to {len(devices)}.")
-    sizes = [len(devices) // fixed if axis_size == -1 else axis_size for axis_size in sizes]
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    if replica % slices:
+        raise UserError(f"mesh.replica={replica} does not fit {slices} slices; give a multiple of {slices}, or -1.")
+    sizes = [len(devices) // fixed if length == -1 else length for length in sizes]
+    return Mesh(_arrange(sizes, slices, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(sizes: list[int], slices: int, devices) -> np.ndarray:
+    """The devices in the shape of the mesh: near ones next to each other, no axis but the first across slices."""
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices)
+    inside = (sizes[0] // slices, *sizes[1:])
+    return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices)
+
+
+def own_share(mesh: Mesh) -> Share:
+    """The packed rows that the devices of this process hold."""
+    by_part = mesh.devices.reshape(math.prod(mesh.shape[axis] for axis in ROW_AXES), -1)
+    me = jax.process_index()
+    own = tuple(i for i, part in enumerate(by_part) if any(device.process_index == me for device in part))
+    return Share(len(by_part), own)

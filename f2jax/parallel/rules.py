@@ -7,6 +7,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel.mesh import ROW_AXES
 
 RULES: dict[str, str | None] = {
     "layers": None,
@@ -17,7 +18,7 @@ RULES: dict[str, str | None] = {
     "head_dim": None,
     "mlp": "tensor",
 }
-ROWS = PartitionSpec(("data", "fsdp"))  # of a batch: both axes share the rows
+ROWS = PartitionSpec(ROW_AXES)  # of a batch
 
 
 def param_shardings(config: Qwen3Config, mesh: Mesh, rules: dict[str, str | None] = RULES):

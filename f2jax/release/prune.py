@@ -62,6 +62,8 @@ class Options:
                     f"A {self.size} has {name}={getattr(named, name)} and this model {getattr(old, name)}, which "
                     "pruning leaves as it is; give --width, --mlp and --layers instead of --size."
                 )
+        if named and (self.width or self.mlp or self.layers):
+            raise UserError("Give either --size, or --width, --mlp and --layers.")
         wanted = (named.width, named.mlp, named.layers) if named else (self.width, self.mlp, self.layers)
         if not isinstance(self.choice.layers, str):
             wanted = (*wanted[:2], wanted[2] or len(self.choice.layers))

@@ -122,7 +122,7 @@ class Checkpoints:
                 failed.append(step)
                 warn(f"The checkpoint of step {step} cannot be read and is passed over ({_short(error)}).")
                 continue
-            step_array = jax.device_put(jax.numpy.asarray(step, like.step.dtype), like.step.sharding)
+            step_array = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
             return TrainState(step_array, items["params"], items.get("opt_state"))
         if failed:
             raise UserError(f"None of the checkpoints in {self.folder} can be read; delete the folder to start anew.")

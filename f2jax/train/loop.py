@@ -4,7 +4,6 @@
 """
 
 import resource
-import signal
 import sys
 import time
 from collections import Counter, defaultdict
@@ -18,27 +17,36 @@ from f2jax import config as configs
 from f2jax import files
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
+from f2jax.data.packing import Share
 from f2jax.errors import Interrupted, UserError
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.parallel.mesh import make_mesh
+from f2jax.parallel import hosts, layout
+from f2jax.parallel.mesh import make_mesh, own_share
 from f2jax.train import optim
 from f2jax.train import workdir as workdir_lib
 from f2jax.train.checkpoint import Checkpoints, due
+from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.program import Program
 from f2jax.train.step import TrainState
 from f2jax.train.teacher import load_teacher, teacher_width
 
-MAY_CHANGE = ("log", "checkpoint", "mesh")  # groups of the config that a resumed run may change
+# Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
+MAY_CHANGE = ("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows")
 
 
 def train(config, workdir: str | Path) -> dict[str, float]:
     """Train a model as `config` says, in `workdir`; returns the last metrics.
 
+    On several hosts each calls it, after `hosts.start()`, with the same config and a workdir that all of them see.
+
     Raises:
-        UserError: the config, the data or the workdir cannot be used; a loss is not finite (the step is named).
-        Interrupted: SIGINT or SIGTERM came; the state was saved first.
+        UserError: the config, the data or the workdir cannot be used; the hosts are not alike; a loss is not finite
+            (the step is named).
+        Interrupted: SIGINT or SIGTERM came, to any host; the state was saved first.
     """
+    clock = Goodput()
+    hosts.check_alike(hosts.facts(config))
     prepare_workdir(config, workdir)
     init_path = files.find_model(config.init_from) if config.init_from else ""
 
@@ -51,50 +59,79 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     held_out = [held for _, held in splits if len(held)]
 
     mesh = make_mesh(**config.mesh)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    loader = Loader(training, config, tokenizer.pad_id, shards, loader_lib.weights(training, config))
+    loader = Loader(training, config, tokenizer.pad_id, own_share(mesh), loader_lib.weights(training, config))
     steps = config.steps or config.epochs * loader.steps_per_epoch
     program = Program(config, architecture, mesh, steps, teacher_width(config))
-    if jax.process_index() == 0:
+    if hosts.is_first():
         workdir_lib.write_architecture(workdir, architecture)
-    describe(architecture, loader, held_out, steps, skipped)
+    hosts.say(describe(architecture, loader, held_out, steps, skipped))
+    hosts.say(layout.table(program.state.params))
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
         state = start_state(program, config.seed, init_path, checkpoints)
         teacher = load_teacher(config, architecture.width, architecture.vocab_size, mesh)
         start = int(state.step)
         if start:
-            print(f"Resuming after step {start} of {steps}.")
+            hosts.say(f"Resuming after step {start} of {steps}.")
+        clock.count("start", since=clock.began)
         values: dict[str, float] = {}
         with (
-            StopSignal() as stop,
+            hosts.StopSignal(mesh) as stop,
             MetricsWriter(workdir, start, config.log.tensorboard) as writer,
-            tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True) as bar,
+            tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not hosts.is_first()) as bar,
         ):
             report = Report(writer, optim.schedule(config.optim, steps))
-            for step, name, batch in loader.batches(start, steps):
-                state, metrics = program.step(state, program.put(batch), teacher, kind=batch.kind)
+
+            def save(wait: bool) -> None:
+                with clock.during("checkpoint"):
+                    writer.publish()  # first: a resume needs the lines up to its checkpoint
+                    checkpoints.save(state)
+                    if wait:
+                        checkpoints.wait()
+
+            def stopped(done: int) -> Interrupted:
+                save(wait=True)
+                return Interrupted(f"Stopped and saved after step {done} of {steps}; the same command goes on.")
+
+            def validation(done: int) -> dict[str, float]:
+                with clock.during("validation"):
+                    found = validate(program, state, teacher, held_out, config, tokenizer.pad_id, loader.share, stop)
+                if found is None:
+                    raise stopped(done)
+                writer.write(done, found)
+                return found
+
+            if start and validates(start, steps, config.log) and not hosts.of_first(writer.validated(start)):
+                values |= validation(start)  # the run before ended inside it
+            for step, name, batch in clock.waiting(loader.batches(start, steps)):
+                if step == start:
+                    hosts.say(layout.tokens_line(mesh, batch.rows * config.data.row_length))
+                with clock.compiling(batch.program):
+                    state, metrics = program.step(state, program.put(batch), teacher, kind=batch.kind)
                 report.wait()  # for the step before: one runs, one is ready; more would only hold memory
                 report.add(step + 1, name, batch, metrics)
                 bar.update()
                 done = step + 1
-                saves = due(done, steps, config.checkpoint) or stop.requested
-                if saves or done % config.log.every == 0:
+                stops = stop.exchange()
+                saves = due(done, steps, config.checkpoint)
+                if stops or saves or done % config.log.every == 0:
                     values = report.flush()
                     bar.set_postfix_str(report.line(values))
+                if stops:
+                    raise stopped(done)
                 if saves:
-                    writer.publish()  # first: a resume needs the lines up to its checkpoint
-                    checkpoints.save(state)
-                if stop.requested:
-                    checkpoints.wait()
-                    raise Interrupted(f"Stopped and saved after step {done} of {steps}; the same command goes on.")
-                every = config.log.validate_every
-                if done == steps or (every and done % every == 0):
-                    values |= validate(program, state, teacher, held_out, config, tokenizer.pad_id, loader.shards)
-                    writer.write(done, {k: v for k, v in values.items() if k.startswith("validation/")})
-        checkpoints.wait()
-        print(report.summary())
+                    save(wait=False)
+                if validates(done, steps, config.log):
+                    values |= validation(done)
+        with clock.during("checkpoint"):
+            checkpoints.wait()
+        hosts.say(f"{report.summary()}\n{clock.line()}")
     return values
+
+
+def validates(step: int, steps: int, config) -> bool:
+    """Is a validation due after `step` of `steps`?"""
+    return step == steps or bool(config.validate_every and step % config.validate_every == 0)
 
 
 def prepare_workdir(config, workdir: str | Path) -> None:
@@ -111,7 +148,7 @@ def prepare_workdir(config, workdir: str | Path) -> None:
                 f"{workdir} holds a run whose config differs in {', '.join(changed)}; give the same config to resume "
                 "it, or another --workdir."
             )
-    if jax.process_index() == 0:
+    if hosts.is_first():
         files.write_whole(path, configs.to_json(config))
 
 
@@ -141,11 +178,13 @@ def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkp
     return program.start(weights)
 
 
-def validate(program: Program, state, teacher, held_out, config, pad_id: int, shards: int) -> dict[str, float]:
-    """Mean metrics over the held-out share of each data set, as `validation/<name>/<metric>`."""
+def validate(
+    program: Program, state, teacher, held_out, config, pad_id: int, share: Share, stop: hosts.StopSignal
+) -> dict[str, float] | None:
+    """Mean metrics over the held-out share of each data set, as `validation/<name>/<metric>`; None if asked to stop."""
     values = {}
     for data in held_out:
-        loader = Loader([data], config, pad_id, shards)
+        loader = Loader([data], config, pad_id, share)
         count = min(loader.steps_per_epoch, config.log.validation_batches or loader.steps_per_epoch)
         totals, rows = defaultdict(float), 0
         for _, name, batch in loader.batches(0, count):
@@ -154,6 +193,8 @@ def validate(program: Program, state, teacher, held_out, config, pad_id: int, sh
             rows += size_of_batch
             for key, value in metrics.items():
                 totals[f"validation/{name}/{key}"] += float(value) * size_of_batch
+            if stop.exchange():
+                return None
         values |= {key: total / rows for key, total in totals.items()}
     return values
 
@@ -168,7 +209,7 @@ class Report:
         self.since = self.started = time.perf_counter()
 
     def add(self, step: int, name: str, batch, metrics) -> None:
-        self.pending.append((step, name, batch.useful_tokens, batch.tokens_bt.size, metrics))
+        self.pending.append((step, name, batch.useful_tokens, batch.rows * batch.tokens_bt.shape[1], metrics))
 
     def wait(self) -> None:
         """Wait until the last step that was added has run."""
@@ -229,38 +270,14 @@ class Report:
         )
 
 
-class StopSignal:
-    """SIGTERM or the first Ctrl-C asks to stop after the running step; a second Ctrl-C stops at once."""
-
-    def __enter__(self):
-        self.requested = False
-        self.previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.previous[number] = signal.signal(number, self._ask)
-            except ValueError:  # not in the main thread: signals stay with whoever runs it
-                break
-        return self
-
-    def _ask(self, number, frame) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *_):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def describe(architecture: Qwen3Config, loader: Loader, held_out, steps: int, skipped: Counter) -> None:
-    """Print what is about to be trained on what."""
-    print(f"{architecture.parameters:,} parameters, {architecture.width} dimensions; {steps:,} steps.")
+def describe(architecture: Qwen3Config, loader: Loader, held_out, steps: int, skipped: Counter) -> str:
+    """What is about to be trained on what."""
+    lines = [f"{architecture.parameters:,} parameters, {architecture.width} dimensions; {steps:,} steps."]
     held = {(data.name, data.kind): len(data) for data in held_out}
-    print(f"{'data set':<28} {'kind':<14} {'rows':>10} {'weight':>7} {'batches':>8} {'share':>7} {'held out':>9}")
-    for row in loader.mixture.table():
-        print(
-            f"{row['name']:<28} {row['kind']:<14} {row['rows']:>10,} {row['weight']:>7.3g} {row['batches']:>8,} "
-            f"{row['share']:>7.1%} {held.get((row['name'], row['kind']), 0):>9,}"
-        )
-    for reason, count in sorted(skipped.items()):
-        print(f"Skipped {count:,} rows: {reason}.")
+    lines += [f"{'data set':<28} {'kind':<14} {'rows':>10} {'weight':>7} {'batches':>8} {'share':>7} {'held out':>9}"]
+    lines += [
+        f"{row['name']:<28} {row['kind']:<14} {row['rows']:>10,} {row['weight']:>7.3g} {row['batches']:>8,} "
+        f"{row['share']:>7.1%} {held.get((row['name'], row['kind']), 0):>9,}"
+        for row in loader.mixture.table()
+    ]
+    return "\n".join([*lines, *(f"Skipped {count:,} rows: {reason}." for reason, count in sorted(skipped.items()))])

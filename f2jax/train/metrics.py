@@ -30,6 +30,7 @@ class MetricsWriter:
         self.publish_time = time.monotonic()
 
         kept = [line for line in _lines(files.join(workdir, NAME)) if _step(line) <= resume_step]
+        self.last_line = kept[-1] if kept else "{}"
         files.write_whole(self.folder / NAME, "".join(kept))
         self.file = (self.folder / NAME).open("a")
         self.board = None
@@ -50,6 +51,11 @@ class MetricsWriter:
         finally:
             if self.temporary:
                 self.temporary.cleanup()
+
+    def validated(self, step: int) -> bool:
+        """Does the file that was found end with the validation after `step`?"""
+        line = json.loads(self.last_line)
+        return line.get("step") == step and any(key.startswith("validation/") for key in line)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line: the step, then the values; keys with a slash are groups, e.g. `validation/stdlib-code/loss`."""

@@ -7,17 +7,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import Batch
+from f2jax.data.packing import PACKED, Batch
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.rules import ROWS, follow_params, param_shardings
 from f2jax.train import distill, losses, optim
 from f2jax.train.step import TrainState, eval_step, train_step
-
-BY_ROW = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of a batch that the devices share
 
 
 class Program:
@@ -53,7 +52,12 @@ class Program:
         self.tx = optim.optimizer(config.optim, steps)
         self.state = self._abstract_state()
         shared = {"model": self.model, "config": loss_config(config.loss, architecture.width)}
-        self.step = jax.jit(partial(train_step, tx=self.tx, **shared), static_argnames="kind", donate_argnums=0)
+        self.step = jax.jit(
+            partial(train_step, tx=self.tx, **shared),
+            static_argnames="kind",
+            donate_argnums=0,
+            out_shardings=(_shardings(self.state), NamedSharding(mesh, PartitionSpec())),
+        )
         self.evaluate = jax.jit(partial(eval_step, **shared), static_argnames="kind")
 
     def _abstract_state(self) -> TrainState:
@@ -83,13 +87,20 @@ class Program:
         """The state before the first step, from the weights of the model."""
         made = {n: jax.jit(make, out_shardings=self.state.params[n].sharding)() for n, make in self.extra.items()}
         params = params | made
-        step = jax.device_put(jnp.zeros((), jnp.int32), self.state.step.sharding)
+        step = jax.make_array_from_process_local_data(self.state.step.sharding, np.zeros((), np.int32))
         return TrainState(step, params, jax.jit(self.tx.init, out_shardings=_shardings(self.state.opt_state))(params))
 
     def put(self, batch: Batch) -> dict[str, jax.Array]:
-        """The arrays of a batch on the devices: packed rows shared, the small index arrays whole on each."""
-        rows, whole = NamedSharding(self.mesh, ROWS), NamedSharding(self.mesh, PartitionSpec())
-        return {name: jax.device_put(x, rows if name in BY_ROW else whole) for name, x in batch.arrays().items()}
+        """The arrays of a batch on the devices: packed rows shared, each process giving its own; the small index arrays
+        whole on each device.
+        """
+
+        def one(name, x):
+            spec = ROWS if name in PACKED else PartitionSpec()
+            shape = (batch.rows, *x.shape[1:]) if name in PACKED else x.shape
+            return jax.make_array_from_process_local_data(NamedSharding(self.mesh, spec), x, shape)
+
+        return {name: one(name, x) for name, x in batch.arrays().items()}
 
 
 def _shardings(tree):

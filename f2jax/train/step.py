@@ -1,4 +1,8 @@
-"""One training step: (state, batch) → (state, metrics), a pure function to be jitted."""
+"""One training step: (state, batch) → (state, metrics), a pure function to be jitted.
+
+Its arrays are global, whatever the mesh: each query meets the positives of the whole batch, on all devices and hosts,
+and the gradients are those of one device.
+"""
 
 from functools import partial
 
@@ -7,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from f2jax.data.packing import PACKED
 from f2jax.model.qwen3 import Qwen3, pool
+from f2jax.parallel.activations import place
 from f2jax.train.distill import PROJECTION, distill_loss
 from f2jax.train.losses import LossConfig, contrastive_loss
 
@@ -31,16 +37,38 @@ class Teacher:
 
 def embed(model: Qwen3, params, batch):
     """Raw (not normalized) embeddings of a packed batch: q [B, D], p [B, D], n [B, J, D]."""
-    hidden_btd = model.apply({"params": params}, batch["tokens_bt"], batch["segments_bt"], batch["positions_bt"])
-    e_sd = pool(hidden_btd, batch["row_s"], batch["col_s"]).astype(jnp.float32)
-    return by_role(e_sd, batch)
+    encode = encode_chunks if "place_s" in batch else encode_all
+    return by_role(encode(model, params, batch), batch)
 
 
 def by_role(e_sd, batch):
-    """Vectors [S, D] of all sequences → q [B, D], p [B, D], n [B, J, D]."""
+    """Vectors [S, D] of all sequences → q [B, D], p [B, D], n [B, J, D], each device its rows of them."""
     rows, slots = batch["negative_mask_bj"].shape
     q_bd, p_bd, n_sd = jnp.split(e_sd, [rows, 2 * rows])
-    return q_bd, p_bd, n_sd.reshape(rows, slots, e_sd.shape[-1])
+    return tuple(place(x, "rows") for x in (q_bd, p_bd, n_sd.reshape(rows, slots, e_sd.shape[-1])))
+
+
+def encode_all(model: Qwen3, params, batch):
+    """Embeddings [S, D] in float32 of all sequences, at once."""
+    packed = (batch[name] for name in PACKED)
+    return pool(model.apply({"params": params}, *packed), batch["row_s"], batch["col_s"]).astype(jnp.float32)
+
+
+def encode_chunks(model: Qwen3, params, batch):
+    """The same, one chunk of rows after the other (`packing.Chunks`); the backward pass encodes each chunk again.
+
+    So the activations in memory are those of one chunk, whatever the batch: GradCache (https://arxiv.org/abs/2101.06983).
+    """
+    chunks = batch["chunk_row_cm"].shape[0]
+
+    @partial(jax.checkpoint, prevent_cse=False)  # inside a scan nothing can be shared anyway
+    def encode(packed, row_m, col_m):
+        return pool(model.apply({"params": params}, *packed), row_m, col_m).astype(jnp.float32)
+
+    packed = [batch[name].reshape(-1, chunks, batch[name].shape[-1]).swapaxes(0, 1) for name in PACKED]
+    packed = [place(x_cbt, None, "rows") for x_cbt in packed]
+    e_cmd = jax.lax.map(lambda x: encode(*x), (packed, batch["chunk_row_cm"], batch["chunk_col_cm"]))
+    return e_cmd.reshape(-1, e_cmd.shape[-1])[batch["place_s"]]
 
 
 def loss_fn(params, batch, teacher: Teacher | None, *, model: Qwen3, kind: str, config: LossConfig):

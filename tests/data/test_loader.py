@@ -9,17 +9,18 @@ import pytest
 from f2jax.data import loader as loader_lib
 from f2jax.data.dataset import build
 from f2jax.data.loader import Loader, make_tokenizer, read_records
+from f2jax.data.packing import WHOLE, Share
 from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
 from tests import tiny
 
 
-def make_loader(folder, shards=1, **changes) -> Loader:
+def make_loader(folder, share=WHOLE, **changes) -> Loader:
     config = tiny.config(folder, **changes)
     records = list(read_records(config, Counter()))
     tokenizer = make_tokenizer(config, folder / "tokenizer", "", records)
     datasets = build(records, tokenizer, config.data.max_length, loader_lib.instructions(config))
-    return Loader(datasets, config, tokenizer.pad_id, shards)
+    return Loader(datasets, config, tokenizer.pad_id, share)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,8 @@ def test_a_batch_holds_the_rows_that_the_mixture_plans(loader):
             assert query.tolist() == dataset.rows([i], [], 0)[0].query.tolist()
 
 
-def test_rows_divide_among_the_shards(tmp_path):
-    loader = make_loader(tmp_path, shards=6)
+def test_rows_divide_among_the_devices(tmp_path):
+    loader = make_loader(tmp_path, Share(6, tuple(range(6))))
     assert {loader.batch(step)[1].tokens_bt.shape[0] % 6 for step in range(12)} == {0}
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.packing import assemble, ladder, pack
+from f2jax.data.packing import PACKED, Share, assemble, chunk, ladder, pack
 from f2jax.errors import UserError
 
 PAD = 999_999
@@ -99,6 +99,7 @@ class FakeRow:
     positive_id: int
     negative_ids: list
     label_id: int = -1
+    vectors: np.ndarray | None = None
 
 
 def tokens(*ids):
@@ -147,3 +148,46 @@ def test_documents_keep_their_identity_in_32_bits():
 def test_a_batch_without_negatives_has_no_slots():
     batch = assemble(BARE, 0, kind="retrieval", batch_size=2, row_length=8, pad_id=0)
     assert batch.negative_mask_bj.shape == (2, 0) and len(batch.row_s) == 4
+
+
+# Shares and chunks
+
+
+@pytest.mark.parametrize("owners", [[(0,), (1,), (2,)], [(0, 2), (1,)]])
+def test_the_shares_of_all_processes_are_the_rows_of_one(owners):
+    whole = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=Share(3, (0, 1, 2)))
+    assert whole.rows == len(whole.tokens_bt) and whole.rows % 3 == 0
+    joined = {name: np.full_like(getattr(whole, name), -7) for name in PACKED}
+    for own in owners:
+        share = Share(3, own)
+        part = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=share)
+        assert len(part.tokens_bt) == whole.rows * len(own) // 3
+        for name, array in part.arrays().items():
+            if name in PACKED:
+                joined[name][share.rows(whole.rows)] = array
+            else:
+                assert np.array_equal(array, getattr(whole, name)), name
+    assert all(np.array_equal(joined[name], getattr(whole, name)) for name in PACKED)
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3), st.booleans()), min_size=1, max_size=80))
+@pytest.mark.parametrize("chunks", [1, 3, 12])
+def test_every_sequence_has_a_place_in_the_chunk_that_holds_its_row(chunks, ends):
+    """Rows 0 to 11; equal ends stand for sequences that share a segment."""
+    row_s, col_s, present_s = (np.array(column) for column in zip(*ends, strict=True))
+    found = chunk(row_s, col_s, present_s, chunks)
+    width = found.chunk_row_cm.shape[1]
+    row_of_place = (found.chunk_row_cm * chunks + np.arange(chunks)[:, None]).ravel()
+    assert (row_of_place[found.place_s] == row_s)[present_s].all()
+    assert (found.chunk_col_cm.ravel()[found.place_s] == col_s)[present_s].all()
+    distinct = {(row, col) for row, col, present in ends if present}
+    assert len(set(found.place_s[present_s].tolist())) == len(distinct)
+    fullest = max((sum(row % chunks == c for row, _ in distinct) for c in range(chunks)), default=0)
+    assert fullest <= width <= max(-(-5 * len(ends) // (4 * chunks)), 2 * fullest)
+
+
+def test_rows_come_in_whole_chunks_of_every_device():
+    batch = assemble(
+        ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=Share(2, (0, 1)), chunk_rows=3
+    )
+    assert batch.rows % (2 * 3) == 0 and batch.chunk_row_cm.shape[0] == batch.rows // (2 * 3)

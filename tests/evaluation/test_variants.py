@@ -44,10 +44,14 @@ def test_a_single_text_and_none_at_all_have_vectors_too(e_se, precision):
     assert Variant(8, precision).of(np.empty((0, 0), np.float32)).shape[0] == 0
 
 
-def test_by_default_the_dimensions_that_were_trained_and_the_precisions_at_full_width():
-    found = variants(96, (64, 32))
-    assert found == [Variant(96), Variant(64), Variant(32), Variant(96, "int8"), Variant(96, "binary")]
-    assert [str(variant) for variant in found] == ["96", "64", "32", "96 int8", "96 binary"]
+def test_by_default_every_second_dimension_that_was_trained_and_the_precisions_at_full_width():
+    found = variants(320, (320, 256, 128, 64, 32, 16, 8))
+    assert [str(variant) for variant in found] == ["320", "128", "32", "8", "320 int8", "320 binary"]
+    assert variants(96, ()) == [Variant(96), Variant(96, "int8"), Variant(96, "binary")]
+
+
+def test_all_dimensions_are_the_width_and_those_that_were_trained():
+    assert variants(96, (64, 32), ["all", 48], []) == [Variant(96), Variant(64), Variant(48), Variant(32)]
 
 
 def test_dimensions_and_precisions_can_be_chosen():

@@ -77,12 +77,12 @@ def test_a_workdir_copied_to_a_bucket_is_still_one(embedder, tmp_path, bucket):
 
 def test_a_model_there_is_evaluated(embedder, tmp_path, bucket, monkeypatch, capsys):
     write_workdir(f"{bucket}/run", embedder, tmp_path)
-    task = RetrievalTask("names", ["red", "old tree"], ["a red", "an old tree", "stone"], [{0}, {1}], ["eng"] * 2)
+    task = RetrievalTask("cldr-names", ["red", "old tree"], ["a red", "an old tree", "stone"], [{0}, {1}], ["eng"] * 2)
     monkeypatch.setattr(builtin, "load_task", lambda name: task)
-    options = ["--model", f"{bucket}/run", "--tasks", "names", "--output", f"{bucket}/scores"]
+    options = ["--model", f"{bucket}/run", "--tasks", "cldr-names", "--output", f"{bucket}/scores"]
     assert cli.main(["evaluate", *options]) == 0
-    assert "names" in capsys.readouterr().out
-    assert files.read_json(f"{bucket}/scores/results.json")["names"]["queries"] == 2
+    assert "cldr-names" in capsys.readouterr().out
+    assert files.read_json(f"{bucket}/scores/results.json")["cldr-names"]["queries"] == 2
     assert files.read_range(f"{bucket}/scores/dimensions.png", 1, 4) == b"PNG"
 
 

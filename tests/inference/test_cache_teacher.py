@@ -53,7 +53,7 @@ def first_loss(folder, run, **changes) -> dict[str, float]:
     """Metrics of a step with a learning rate of 0, and of the validation after it."""
     defaults = {"init_from": str(folder / "student"), "tokenizer.train_vocab": 0, "steps": 1, "optim.warmup_steps": 0}
     defaults |= {"data.sources": f"('corpus:{folder / 'corpus'}',)", "optim.peak_lr": 1e-30, "optim.end_lr": 0}
-    defaults |= {"loss.distill_hard_weight": 1.0, "loss.distill_in_batch_weight": 1.0}
+    defaults |= {"data.include": "('pairs*',)", "loss.distill_hard_weight": 1.0, "loss.distill_in_batch_weight": 1.0}
     return train(tiny.config(run, **(defaults | changes)), run / "run")
 
 

@@ -135,7 +135,7 @@ def test_the_same_command_follows_a_run_that_goes_on_and_another_is_refused(laun
 
     second = launch.start("run.sh", *COMMAND)
     wait_for(lambda: second.poll() is not None or "following" in second.stderr.readline(), second)
-    launch("stop.sh")
+    assert launch("stop.sh").returncode == 0
     assert launch.end(second).returncode == 130
     assert len(launch.f2jax_calls()) == 2  # it was started once
 
@@ -200,7 +200,7 @@ def test_a_cloud_that_does_not_answer_for_a_while_ends_nothing(launch):
     wait_for(lambda: len(launch.f2jax_calls()) == 2, process)
     launch.write("trouble", *3 * ["UNAVAILABLE: try again"])
     wait_for(lambda: not launch.read("trouble"), process)
-    launch("stop.sh")
+    assert launch("stop.sh").returncode == 0
     assert launch.end(process).returncode == 130
     assert launch.verbs("describe", "ssh") == ["create", "scp"] and len(launch.f2jax_calls()) == 2
 

@@ -158,7 +158,7 @@ def test_instructions_are_those_of_the_reference_in_mteb(release, benchmark):
 
 def test_a_text_is_encoded_once_for_all_tasks_dimensions_and_precisions(release, data, tmp_path, encoded):
     tasks = ["SIB200.local", "SIB200Clustering.local"]
-    command.evaluate(Options(str(tmp_path), model=release, data=data, tasks=tasks))
+    command.evaluate(Options(str(tmp_path), model=release, data=data, tasks=tasks, dims=["all"]))
     assert len(encoded) == len(set(encoded)) > 200
     folders = set(files_of(tmp_path, tasks[0]))
     dims = {f"experiments/embed_dim_{dim}" for dim in (8, 16, 32)}
@@ -293,6 +293,7 @@ def test_the_benchmarks_of_the_paper_have_short_names():
         (["--benchmark", "germna"], "There is no benchmark 'germna'; did you mean 'german'?"),
         (["--data", "nowhere"], "nowhere/eval-tatoeba/bitext.parquet cannot be read"),
         (["--data", ".", "--baseline", "tfdf"], "There is no baseline 'tfdf'; did you mean 'tfidf'?"),
+        (["--data", ".", "--dims", "half"], "'half' is neither a number nor all"),
         (["--tasks", "STSBenchmark", "--prompts", "none", "--prompt", "query=x"], "--prompts none leaves no place"),
     ],
 )

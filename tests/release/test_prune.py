@@ -64,6 +64,7 @@ def test_a_trimmed_vocabulary_changes_no_vector_of_the_corpus(model, data, tmp_p
     "options,message",
     [
         (["--size", "330m"], "A 330m has heads=16 and this model 4, which pruning leaves as it is"),
+        (["--size", "tiny", "--width", "32"], "either --size, or --width"),
         (["--width", "32"], "name texts with --data, or --no-rescale"),
         (["--width", "32", "--no-rescale"], "Importance is measured on texts; name some with --data"),
         (["--keep-layers", "0,x"], "'0,x' should be numbers with commas"),

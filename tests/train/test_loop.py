@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from f2jax.errors import Interrupted, UserError
-from f2jax.train import workdir
+from f2jax.train import loop, workdir
 from f2jax.train.loop import train
 from tests import tiny
 
@@ -112,28 +114,67 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, number)
     assert same_bits(weights(folder / "run"), weights(tmp_path / "run"))
 
 
-def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(tmp_path, capsys):
-    train(tiny.config(tmp_path), tmp_path / "run")
-    expected = weights(tmp_path / "run")
-    newest = tmp_path / "run/checkpoints/12"
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The finished run in a folder of its own, and its config."""
+    folder, _ = finished
+    shutil.copytree(folder / "run", tmp_path / "run")
+    return tiny.config(folder), tmp_path / "run"
+
+
+def test_a_signal_inside_a_validation_saves_and_the_next_run_begins_with_it(copied, monkeypatch):
+    config, run = copied
+    *training, validation = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(training))  # as if killed before the last line
+
+    validate = loop.validate
+
+    def signalled(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved after step 12 of 12; the same"):
+        patch.setattr(loop, "validate", signalled)
+        train(config, run)
+    assert len(lines(run)) == len(training)
+    values = train(config, run)
+    assert lines(run)[-1] == json.loads(validation)
+    assert values == {key: value for key, value in json.loads(validation).items() if key != "step"}
+
+
+def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(copied, capsys):
+    config, run = copied
+    expected = weights(run)
+    newest = run / "checkpoints/12"
     for path in newest.rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     capsys.readouterr()
-    train(tiny.config(tmp_path), tmp_path / "run")
+    train(config, run)
     out = capsys.readouterr().out
     assert "checkpoint of step 12 cannot be read and is passed over" in out
     assert "Resuming after step 8 of 12" in out
-    assert same_bits(expected, weights(tmp_path / "run"))
+    assert same_bits(expected, weights(run))
 
 
-def test_when_no_checkpoint_can_be_read_it_is_an_error(tmp_path):
-    train(tiny.config(tmp_path, steps=4), tmp_path / "run")
-    for path in (tmp_path / "run/checkpoints").rglob("*"):
+def test_when_no_checkpoint_can_be_read_it_is_an_error(copied):
+    config, run = copied
+    for path in (run / "checkpoints").rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(b"")
     with pytest.raises(UserError, match="None of the checkpoints"):
-        train(tiny.config(tmp_path, steps=4), tmp_path / "run")
+        train(config, run)
+
+
+def test_a_run_says_what_lies_where_and_where_its_time_went(finished, tmp_path, capsys):
+    folder, _ = finished
+    changes = {"steps": 2, "optim.warmup_steps": 0, "log.validation_batches": 1, "model.chunk_rows": 1}
+    train(tiny.config(folder, **changes), tmp_path / "run")
+    out = capsys.readouterr().out
+    assert re.search(r"token_table +512 × 64 +tensor, fsdp +0\.13\n", out), "512 · 64 · 4 bytes"
+    assert re.search(r"Mesh replica 1 × data 1 × fsdp 1 × tensor 1: about 4\d\d tokens a step on each chip", out)
+    goodput = re.search(r"Goodput (\d+)%: steps ([\d.]+) s; start ([\d.]+) s, compile ([\d.]+) s, input .* s\.", out)
+    assert float(goodput[4]) > 0 and float(goodput[3]) > 0
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_data(tmp_path):

@@ -28,18 +28,19 @@ from f2jax.data.prepare.options import Options
 from f2jax.data.prepare.plan import Plan, digest, groups, plan_all
 from f2jax.data.prepare.runners import here, in_processes, on_beam
 from f2jax.data.prepare.spill import WORK, spill
+from f2jax.data.prepare.vocabulary import own_tokenizer
 from f2jax.data.sources import expand, files_of, is_one
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 
-SURVEYS, FINISHED = "survey", "finished"  # folders beside the data sets
+SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders beside the data sets
 STATES, SETS = "states", "sets"  # in the folder for work: what becomes of each row of each input; texts of data sets
 
 
 def prepare(
     sources: Sequence[str],
     output: str | Path,
-    tokenizer: str | Path,
+    tokenizer: str | Path | int,
     options: Options,
     licences: Mapping[str, str] | None = None,
     jobs: int = 1,
@@ -50,6 +51,7 @@ def prepare(
 
     Args:
         sources: as in `data.sources` of a training config.
+        tokenizer: a file or folder; a number: pieces of a SentencePiece model to train on the texts.
         licences: {name or pattern: licence}, for the card.
         jobs: processes; each reads inputs and makes data sets of its own.
         beam: `beam_runner` and `beam_options` of TFDS; None: no Beam.
@@ -66,7 +68,11 @@ def prepare(
         load_index.cache_clear()  # their files may have changed since an earlier call
     if listing:
         files.write_whole(listing, "")  # better now than after hours is it said that it cannot be written
-    fingerprint = keep_tokenizer(load_tokenizer(tokenizer), output / TOKENIZER)
+    if isinstance(tokenizer, int):
+        chosen = own_tokenizer(inputs, tokenizer, options.seed, output / VOCABULARY)
+    else:
+        chosen = load_tokenizer(tokenizer)
+    fingerprint = keep_tokenizer(chosen, output / TOKENIZER)
     run = partial(on_beam, beam=beam) if beam else partial(in_processes, jobs=jobs)
 
     taken = [Taken(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
@@ -119,7 +125,7 @@ def prepare(
 
 
 def _with_bar(run: Callable, read: Callable, taken: Sequence[Taken]) -> None:
-    for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None):
+    for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None if taken else True):
         pass
 
 

@@ -8,6 +8,8 @@ import pytest
 from f2jax import cli
 from f2jax.data.corpus import Corpus
 from f2jax.data.curate import Options as Curation
+from f2jax.data.sample import read_texts
+from f2jax.data.tokenizer import train_sentencepiece
 from f2jax.train import loop
 from tests import tiny
 from tests.data import corpora
@@ -155,3 +157,19 @@ def test_a_run_trains_from_a_corpus_as_from_the_files_themselves(tmp_path, capsy
     found = loop.train(tiny.config(tmp_path, **sources), tmp_path / "corpus run")
     timed = {"tokens_per_second"}
     assert {k: v for k, v in found.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+
+
+def test_a_tokenizer_trained_on_the_texts_is_that_of_a_sentencepiece_run_on_them_and_is_kept(
+    folder, capsys, monkeypatch
+):
+    texts = list(read_texts([str(folder / "in")]))
+    oracle = train_sentencepiece(texts, 400, None, seed=3)
+    command = ["prepare", "--input", str(folder / "in"), "--output", str(folder / "own"), "--seed", "3"]
+    assert cli.main([*command, "--train-vocab", "400"]) == 0
+    corpus = Corpus(folder / "own")
+    assert corpus.card["tokenizer"] == oracle.fingerprint()
+    monkeypatch.setattr("f2jax.data.prepare.vocabulary.train_sentencepiece", None)  # it would be called in vain
+    assert cli.main([*command, "--train-vocab", "400"]) == 0
+    capsys.readouterr()
+    assert cli.main(command) == 1
+    assert "one of the arguments --tokenizer --train-vocab is required" in capsys.readouterr().err

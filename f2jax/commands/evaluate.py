@@ -1,0 +1,78 @@
+"""`f2jax evaluate`: score a model on built-in tasks, on local ones, or on those of MTEB."""
+
+import argparse
+from difflib import get_close_matches
+
+from f2jax.commands.options import dimension, model_options, need_mteb, pairs, parser_of
+from f2jax.errors import UserError, nearest
+
+
+def main(argv: list[str]) -> None:
+    from f2jax.evaluation.tasks import TASKS
+
+    parser = parser_of("evaluate", "Score a model at every Matryoshka dimension; the same command goes on.")
+    model_options(parser, required=False)
+    parser.add_argument("--output", help="folder of the results; tasks of mteb need it")
+    which = parser.add_argument_group(
+        "tasks",
+        f"Default: those in --data; without --data: built in are {', '.join(TASKS)}, for which nothing is installed or "
+        "downloaded. All others run by mteb (pip install 'f2jax[mteb]').",
+    )
+    which.add_argument("--tasks", nargs="+", help="names: built-in, local, or mteb's")
+    which.add_argument("--benchmark", help="english, multilingual, german …, or mteb's name: 'MTEB(eng, v2)'")
+    which.add_argument("--data", help="folder of the local tasks' data")
+    which.add_argument("--languages", nargs="+", help="only these, as ISO 639-3 codes: deu fra")
+    vectors = parser.add_argument_group("vectors", "Texts are encoded once, whatever is scored of them.")
+    vectors.add_argument(
+        "--dims", nargs="+", type=dimension, help="numbers, or all; default: every second Matryoshka dimension"
+    )
+    vectors.add_argument("--precisions", nargs="*", help="at the largest dimension, default: int8 binary; may be none")
+    vectors.add_argument("--cache", help="folder of the vectors, default: OUTPUT/vectors; may be deleted at any time")
+    prompts = parser.add_argument_group(
+        "prompts", "Default: the instructions of F2LLM-v2 in mteb, after the template 'Instruct: … \\nQuery: '."
+    )
+    prompts.add_argument("--prompts", help="JSON file {task, type or query: instruction}, with 'template'; or: none")
+    prompts.add_argument("--prompt", nargs="+", help="NAME=INSTRUCTION in the place of one of these")
+    parser.add_argument("--baseline", nargs="+", help="also score: tfidf, or random (untrained weights)")
+    parser.add_argument("--name", help="of the model in the results, default: f2jax/ and its folder's name")
+    args = parser.parse_args(argv)
+
+    others = args.data or args.benchmark or args.baseline
+    for name in args.tasks or ():
+        if not others and name not in TASKS and get_close_matches(name, TASKS):
+            raise UserError(f"There is no built-in task '{name}'{nearest(name, TASKS)}")
+    if others or not set(args.tasks or ()) <= set(TASKS):
+        _evaluate_with_mteb(args)
+    else:
+        _evaluate_built_in(args)
+
+
+def _evaluate_built_in(args: argparse.Namespace) -> None:
+    for name in ("languages", "dims", "precisions", "cache", "prompts", "prompt", "name"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is for other tasks than the built-in ones; give --tasks, --benchmark or --data.")
+    if not args.model:
+        raise UserError("f2jax evaluate needs --model.")
+
+    from f2jax import Embedder
+    from f2jax.evaluation import builtin
+
+    results = builtin.evaluate(Embedder.from_pretrained(args.model, args.dtype), args.tasks or builtin.TASKS)
+    print(builtin.table(results))
+    if args.output:
+        builtin.write(results, args.output)
+        print(f"Table and plot: {args.output}")
+
+
+def _evaluate_with_mteb(args: argparse.Namespace) -> None:
+    if not args.output:
+        raise UserError("f2jax evaluate needs --output for these tasks.")
+    need_mteb("f2jax evaluate on these tasks")
+
+    from f2jax.evaluation import command, run
+
+    args.prompt = pairs(args.prompt or [], "--prompt")
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    scores = command.evaluate(command.Options(**given))
+    print(run.table(scores))
+    print(f"Results: {args.output}/results")

@@ -1,0 +1,16 @@
+"""`f2jax export`: write a folder that other embedding tools load."""
+
+from f2jax.commands.options import model_options, parser_of
+
+
+def main(argv: list[str]) -> None:
+    parser = parser_of("export", "Write the folder that sentence-transformers and transformers load as it is.")
+    model_options(parser)
+    parser.add_argument("--output", required=True, help="folder to write")
+    args = parser.parse_args(argv)
+
+    from f2jax import Embedder
+
+    embedder = Embedder.from_pretrained(args.model, args.dtype)
+    embedder.save_pretrained(args.output)
+    print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")

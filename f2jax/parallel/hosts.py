@@ -1,0 +1,232 @@
+"""Several processes that train as one: how they start, whether they are alike, and how they stop together.
+
+With one process nothing is exchanged. On a TPU pod, and under Slurm or Open MPI, JAX finds the other processes by
+itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
+"""
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax._src import distributed, hardware_utils  # the key-value store and the TPU test have no public name
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import f2jax
+from f2jax.errors import Restart, UserError
+from f2jax.parallel import maintenance
+
+HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the others end
+START_SECONDS = 300  # that processes wait for each other at the start
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+CLUSTER_VARIABLES = ("SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri")  # of launchers that JAX asks for the rest
+_rounds = itertools.count()  # of `check_alike`, so that keys are never used twice
+
+
+def start() -> None:
+    """Join the other processes of the job, before JAX computes anything; nothing to do where there is one.
+
+    Raises:
+        UserError: the variables are incomplete.
+        Restart: the others cannot be reached.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = [os.environ.get(name) for name in VARIABLES]
+    if any(given[1:]) and not all(given):
+        missing = [name for name, value in zip(VARIABLES, given, strict=True) if not value]
+        raise UserError(f"{' and '.join(missing)} should be set as well, to name the processes of the job.")
+    if all(given):
+        named = {"coordinator_address": given[0], "num_processes": _number(1), "process_id": _number(2)}
+    elif _in_cluster():
+        named = {}
+    else:
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        jax.distributed.initialize(
+            **named,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise Restart(
+            f"The processes of the job did not find each other ({reason}); start all of them again."
+        ) from error
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, before)  # JAX's handler would swallow it until training looks for it
+
+
+def _number(variable: int) -> int:
+    name = VARIABLES[variable]
+    try:
+        return int(os.environ[name])
+    except ValueError as error:
+        raise UserError(f"{name}={os.environ[name]} should be a number.") from error
+
+
+def _in_cluster() -> bool:
+    return _on_tpu() or any(name in os.environ for name in CLUSTER_VARIABLES)
+
+
+def _on_tpu() -> bool:
+    chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
+    return chips > 0 and os.environ.get("JAX_PLATFORMS") != "cpu"
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Where another process of the job has gone, say so.
+
+    Raises:
+        Restart: a computation that several processes share failed inside the block, not for want of memory.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise Restart(
+            f"Process {jax.process_index()} cannot go on without the others ({str(error).splitlines()[0][:200]}); run "
+            "the same command on all hosts again: it goes on from the last checkpoint."
+        ) from error
+
+
+def is_first() -> bool:
+    """Is this the process that writes files and prints?"""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if is_first():
+        print(text)
+
+
+def of_first(value: int) -> int:
+    """The value that the first process gives, on all of them."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def facts(config) -> dict[str, str]:
+    """What must be the same on all hosts: versions, the code of f2jax, and each field of the config."""
+    from f2jax import config as configs
+
+    found = {name: _version(name) for name in PACKAGES}
+    found["f2jax code"] = code_hash(Path(f2jax.__file__).parent)
+    return found | {f"config.{name}": str(value) for name, value in configs.fields(config).items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def code_hash(folder: Path) -> str:
+    """A short hash of the Python files in a folder and below."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def check_alike(own: dict[str, str]) -> None:
+    """All processes compare their `facts`; they ask the coordinator, because unlike ones may not compute together.
+
+    Raises:
+        UserError: on every process, where any differs; it names the hosts and what differs.
+    """
+    if jax.process_count() == 1:
+        return
+    store, milliseconds = distributed.global_state.client, START_SECONDS * 1000
+    prefix = f"f2jax/alike/{next(_rounds)}"
+    store.key_value_set(f"{prefix}/{jax.process_index()}", json.dumps([socket.gethostname(), own]))
+    if is_first():
+        texts = [
+            store.blocking_key_value_get(f"{prefix}/{process}", milliseconds) for process in range(jax.process_count())
+        ]
+        store.key_value_set(f"{prefix}/verdict", unlike([json.loads(text) for text in texts]))
+    verdict = store.blocking_key_value_get(f"{prefix}/verdict", milliseconds)
+    if verdict:
+        raise UserError(verdict)
+
+
+def unlike(hosts: list[tuple[str, dict[str, str]]]) -> str:
+    """One sentence on how the facts of some hosts, in the order of the processes, differ from those of most; or ""."""
+    found = []
+    for name in sorted({name for _, own in hosts for name in own}):
+        values = [own.get(name, "none") for _, own in hosts]
+        usual = Counter(values).most_common(1)[0][0]
+        for process, ((host, _), value) in enumerate(zip(hosts, values, strict=True)):
+            if value != usual:
+                found.append(f"process {process} on {host} has {name} {value}, the others {usual}")
+    return f"The hosts are not alike: {'; '.join(found)}. Give all the same versions, code and config." if found else ""
+
+
+class StopSignal:
+    """SIGTERM or the first Ctrl-C on any host asks all to stop after the running step; a second Ctrl-C stops at once.
+
+    On a TPU machine an announced preemption or maintenance asks too. A context manager; the handlers before it come
+    back at its end.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self.requested = False
+        self.latest: jax.Array | None = None
+        everywhere = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        devices = len(mesh.local_devices)
+        self._any = jax.jit(lambda asked: asked.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._asked = lambda flag: jax.make_array_from_process_local_data(
+            everywhere, np.full(devices, flag, np.int32), (mesh.size,)
+        )
+
+    def exchange(self) -> bool:
+        """Had any process been asked to stop when it called this the last time? Call it once behind each step.
+
+        All processes get the same answer at the same step. The exchange runs on the devices behind the step, and its
+        result is read one step later, when it is long there: nobody waits for it.
+        """
+        if jax.process_count() == 1:
+            return self.requested
+        before, self.latest = self.latest, self._any(self._asked(self.requested))
+        return before is not None and bool(before)
+
+    def __enter__(self):
+        self.previous = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.previous[number] = signal.signal(number, self._ask)
+            except ValueError:  # not in the main thread: signals stay with whoever runs it
+                break
+        self.watch = maintenance.Watch(self.ask) if _on_tpu() else None
+        return self
+
+    def ask(self) -> None:
+        """Ask all to stop."""
+        self.requested = True
+
+    def _ask(self, number, frame) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.ask()
+
+    def __exit__(self, *_):
+        if self.watch:
+            self.watch.end()
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,92 @@
+"""A training goes on over other numbers of processes, through a kill and a SIGTERM on one of them: rows and losses are
+those of one process without interruption.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from f2jax.parallel.local import launch
+from f2jax.train import workdir
+from tests import tiny
+from tests.parallel.steps import QUICK
+
+pytestmark = pytest.mark.slow
+
+CHANGES = {"data.row_steps": 1, "log.every": 1, "checkpoint.keep_last": 9}
+CHANGES |= {"loss.matryoshka": False, "data.validation_share": 0}  # two programs to compile, and small ones
+# `f2jax train`, in which the last process sends itself a signal after it has started a step.
+COMMAND = """
+import os, sys
+import jax
+from f2jax import cli
+from f2jax.train import loop
+
+number, at = int(sys.argv[1]), int(sys.argv[2])
+add = loop.Report.add
+
+def signalled(self, step, *args):
+    add(self, step, *args)
+    if step == at and jax.process_index() == jax.process_count() - 1:
+        os.kill(os.getpid(), number)
+
+loop.Report.add = signalled
+sys.exit(cli.main(["train", *sys.argv[3:]]))
+"""
+
+
+def run(folder, name, processes: int, number: int = 0, at: int = 0, **mesh) -> list[tuple[int, str]]:
+    """(exit code, output) of each process of a training; they end within minutes."""
+    changes = CHANGES | {f"mesh.{axis}": length for axis, length in mesh.items()}
+    config = ["--config", str(tiny.ROOT / "configs/nano.py:stage=2"), "--workdir", str(folder / name)]
+    command = ["-c", COMMAND, str(int(number)), str(at), *config, *tiny.overrides(folder, **changes)]
+    started = launch(command, processes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        outputs = [process.communicate(timeout=600)[0] for process in reversed(started)]
+        return [(process.returncode, text) for process, text in zip(started, reversed(outputs), strict=True)]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def lines(folder) -> dict[int, dict]:
+    """Training lines of metrics.jsonl by step."""
+    found = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in found if "loss" in line}
+
+
+def test_from_one_process_to_two_to_four(tmp_path, monkeypatch):
+    for variable, value in ({"PYTHONPATH": str(tiny.ROOT)} | QUICK).items():
+        monkeypatch.setenv(variable, value)
+    ((code, text),) = run(tmp_path, "one", 1)
+    assert code == 0, text
+    shutil.copytree(tmp_path / "one", tmp_path / "run")
+    for step in (8, 12):
+        shutil.rmtree(tmp_path / f"run/checkpoints/{step}")  # what is left is as if it had been killed after step 4
+
+    (code, text), (killed, _) = run(tmp_path, "run", 2, signal.SIGKILL, 6, fsdp=2)
+    assert killed == -signal.SIGKILL and code != 0, "the process that is left ends too, and does not wait for ever"
+    assert "Resuming after step 4 of 12" in text and "Traceback" not in text
+
+    (first, text), (last, other) = run(tmp_path, "run", 2, signal.SIGTERM, 6, fsdp=2)
+    assert (first, last) == (130, 130), text + other
+    assert all("Stopped and saved after step 7 of 12; the same command goes on." in said for said in (text, other))
+    assert "Resuming after step 4 of 12" in text and "Resuming" not in other, "one process prints"
+
+    results = run(tmp_path, "run", 4, fsdp=2)
+    assert [code for code, _ in results] == [0] * 4, results
+    assert "Resuming after step 7 of 12" in results[0][1] and "Goodput" in results[0][1]
+
+    expected, found = lines(tmp_path / "one"), lines(tmp_path / "run")
+    assert sorted(found) == sorted(expected) == list(range(1, 13))
+    for step, line in expected.items():
+        assert found[step]["loss"] == pytest.approx(line["loss"], rel=1e-5), step
+        assert {key for key in line if "/" in key} == {key for key in found[step] if "/" in key}, "the same data set"
+    one, other = (workdir.load_weights(str(tmp_path / name))[1] for name in ("one", "run"))
+    worst = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), one, other)
+    assert max(jax.tree.leaves(worst)) < 1e-4

@@ -1,0 +1,123 @@
+"""Loss and gradient of one batch under many layouts, in a process of its own; alone, or as one of a job's processes.
+
+python -m tests.parallel.steps OUT.npz CASE…
+"""
+
+import os
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.experimental import multihost_utils
+
+from configs import common
+from f2jax.data.packing import assemble
+from f2jax.model.qwen3 import abstract_params
+from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel import hosts
+from f2jax.parallel.mesh import make_mesh, own_share
+from f2jax.train.program import Program, loss_config
+from f2jax.train.step import Teacher, loss_fn
+from tests import tiny
+from tests.data.test_packing import FakeRow
+
+SHAPE = Qwen3Config(32, 64, 2, 4, 2, head_dim=8, vocab_size=64, max_length=64)
+ONE = {"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}
+LAYOUTS = {
+    "data": ONE | {"data": -1},
+    "fsdp": ONE | {"fsdp": -1},
+    "fsdp and tensor": ONE | {"fsdp": -1, "tensor": 2},
+    "slices of data and fsdp": ONE | {"replica": 2, "data": -1, "fsdp": 2},
+    "slices of fsdp and tensor": ONE | {"replica": 2, "fsdp": -1, "tensor": 2},
+}
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # of the compiler: these programs run once
+PLAIN = {"passage_gradient": False, "teacher": False}
+LEARNING = {"passage_gradient": True, "teacher": False}
+FULL = {"passage_gradient": True, "teacher": True}
+# name: (what is computed, mesh, rows of a chunk)
+CASES = {f"plain, {name}": (PLAIN, mesh, 0) for name, mesh in LAYOUTS.items()}
+CASES |= {
+    "plain, chunks of one row": (PLAIN, LAYOUTS["data"], 1),
+    "full, fsdp and tensor": (FULL, LAYOUTS["fsdp and tensor"], 0),
+    "full, chunks on fsdp": (FULL, LAYOUTS["fsdp"], 1),
+    "full, chunks on slices": (FULL, LAYOUTS["slices of fsdp and tensor"], 2),
+}
+ONE_DEVICE = {"plain": (PLAIN, ONE, 0), "learning": (LEARNING, ONE, 0), "full": (FULL, ONE, 0)}
+ROWS, NEGATIVES, ROW_LENGTH = 24, 3, 16
+
+
+def rows() -> list[FakeRow]:
+    """One row fewer than the batch takes, of many lengths; some rows have fewer negatives."""
+    rng = np.random.default_rng(0)
+
+    def ids(longest):
+        return rng.integers(1, SHAPE.vocab_size, rng.integers(1, longest + 1)).astype(np.int32)
+
+    def row(b):
+        count = NEGATIVES - (b % 5 == 0)
+        return FakeRow(ids(10), ids(ROW_LENGTH), [ids(ROW_LENGTH) for _ in range(count)], b, [100 + b] * count)
+
+    return [row(b) for b in range(ROWS - 1)]
+
+
+def settings(passage_gradient: bool):
+    config = common.get_config("size=tiny")
+    config.model.update(dtype="float32", remat="none")
+    config.loss.passage_gradient = passage_gradient
+    config.optim.warmup_steps = 0
+    return config
+
+
+def measure(mesh, chunk_rows: int, passage_gradient: bool, teacher: bool) -> dict[str, np.ndarray]:
+    """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
+    config = settings(passage_gradient)
+    options = {"kind": "retrieval", "batch_size": ROWS, "row_length": ROW_LENGTH, "pad_id": 0, "chunk_rows": chunk_rows}
+    batch = assemble(rows(), NEGATIVES, share=own_share(mesh), **options)
+    with jax.set_mesh(mesh):
+        program = Program(config, SHAPE, mesh, steps=1)
+        model, where = program.model, jax.tree.map(lambda x: x.sharding, program.state.params)
+        frozen = Teacher(placed(1, where), model) if teacher else None
+        function = partial(loss_fn, model=model, kind="retrieval", config=loss_config(config.loss, SHAPE.width))
+        split = jax.jit(jax.value_and_grad(function, has_aux=True), out_shardings=(None, where))
+        arrays = program.put(batch)
+        (loss, _), gradient = split(placed(0, where), arrays, frozen)
+    vector = np.concatenate([whole(x).ravel() for x in jax.tree.leaves(gradient)])
+    tokens_bt = whole(arrays["tokens_bt"])
+    return {"loss": whole(loss), "gradient": vector, "tokens": tokens_bt, "filled": np.array(len(batch.tokens_bt))}
+
+
+def placed(seed: int, where):
+    """Random weights, each process giving the pieces of its own devices."""
+    shapes = nn.meta.unbox(abstract_params(SHAPE))
+    rng = np.random.default_rng(seed)
+    values = jax.tree.map(lambda x: rng.normal(len(x.shape) < 3, 0.2, x.shape).astype(np.float32), shapes)
+    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]), values, where)
+
+
+def whole(x: jax.Array) -> np.ndarray:
+    """All of an array that several processes hold."""
+    return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+
+def run(path, names, devices: int) -> np.lib.npyio.NpzFile:
+    """The cases, measured by one process with so many devices."""
+    job = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(tiny.ROOT)} | QUICK
+    subprocess.run([sys.executable, "-m", "tests.parallel.steps", path, *names], env=os.environ | job, check=True)
+    return np.load(path)
+
+
+def main(path: str, names: list[str]) -> None:
+    hosts.start()
+    found = {}
+    for name in names:
+        what, sizes, chunk_rows = (CASES | ONE_DEVICE)[name]
+        found |= {f"{name}/{key}": value for key, value in measure(make_mesh(**sizes), chunk_rows, **what).items()}
+    if hosts.is_first():
+        np.savez(path, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,36 @@
+"""Eight devices, however they are laid out, and chunks, however small, give the loss and the gradient of one device.
+
+The negatives of a query are those of the whole batch: one device sees it whole, so it is the oracle.
+"""
+
+import numpy as np
+import pytest
+
+from tests.parallel import steps
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+    return steps.run(tmp_path_factory.mktemp("layouts") / "found.npz", steps.CASES, devices=8)
+
+
+@pytest.mark.parametrize("case", steps.CASES)
+def test_a_layout_gives_the_loss_and_gradient_of_one_device(case, one_device, eight_devices):
+    check(case, one_device, eight_devices)
+
+
+def check(case: str, one_device, found) -> None:
+    expected = {key: one_device[f"{case.split(',')[0]}/{key}"] for key in ("loss", "gradient", "tokens")}
+    np.testing.assert_allclose(found[f"{case}/loss"], expected["loss"], rtol=1e-5)
+    largest = np.abs(expected["gradient"]).max()
+    assert np.abs(found[f"{case}/gradient"] - expected["gradient"]).max() <= 1e-4 * largest
+    tokens = found[f"{case}/tokens"]
+    count = len(expected["tokens"])
+    assert (tokens[:count] == expected["tokens"]).all() and not tokens[count:].any(), "the same rows, then padding"
+
+
+def test_passages_that_learn_from_the_batch_have_another_gradient_and_the_same_loss(one_device):
+    """Else the tests above could not tell the two objectives apart."""
+    assert one_device["learning/loss"] == pytest.approx(float(one_device["plain/loss"]), rel=1e-6)
+    plain, learning = one_device["plain/gradient"], one_device["learning/gradient"]
+    assert np.abs(learning - plain).max() > 0.01 * np.abs(plain).max()

@@ -1,0 +1,44 @@
+"""The metadata server of Google Cloud, played by a local one, announces that the machine will go."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from f2jax.parallel import maintenance
+
+
+@pytest.fixture
+def server():
+    """Answers as Google's does; what it says can be changed."""
+    said = dict(maintenance.QUIET)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.headers.get("Metadata-Flavor") == "Google" and self.path.startswith("/computeMetadata/v1/")
+            self.send_response(200 if known else 403)
+            self.end_headers()
+            self.wfile.write(said[self.path.rsplit("/", 1)[1]].encode() if known else b"")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("localhost", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"localhost:{running.server_port}", said
+        running.shutdown()
+
+
+@pytest.mark.parametrize("key, value", [("preempted", "TRUE"), ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE")])
+def test_it_is_noticed_once_it_is_announced(server, key, value):
+    address, said = server
+    noticed = threading.Event()
+    assert not maintenance.announced(address)
+    watch = maintenance.Watch(noticed.set, address, seconds=0.01)
+    said[key] = value
+    assert noticed.wait(30)
+    watch.end()
+
+
+def test_without_a_metadata_server_nothing_is_announced():
+    assert not maintenance.announced("localhost:1")

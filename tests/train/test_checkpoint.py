@@ -1,0 +1,44 @@
+"""Checkpoints on disk: the recipe's choice of those that stay, and no use of one that was cut off."""
+
+import shutil
+
+import jax.numpy as jnp
+import ml_collections
+
+from f2jax.train.checkpoint import Checkpoints, due
+from f2jax.train.step import TrainState
+
+KEEP = {"every": 5, "keep_last": 2, "keep_every": 10, "tail_steps": 7, "tail_every": 2}
+STEPS = 25
+
+
+def state_at(step: int) -> TrainState:
+    return TrainState(jnp.int32(step), {"weight": jnp.full((4, 2), step)}, {"mean": jnp.full(3, -step)})
+
+
+def run_to(folder, stop: int, **changes) -> list[int]:
+    """The steps whose checkpoints are there after the run's steps up to `stop`."""
+    config = ml_collections.ConfigDict(KEEP | changes)
+    with Checkpoints(folder, config, STEPS) as checkpoints:
+        for step in range(1, stop + 1):
+            if due(step, STEPS, config):
+                checkpoints.save(state_at(step))
+        checkpoints.wait()
+        return checkpoints.steps()
+
+
+def test_the_last_ones_the_multiples_and_the_tail_stay(tmp_path):
+    assert run_to(tmp_path / "early", 16) == [10, 15], "every fifth is written, the last two stay"
+    assert run_to(tmp_path / "whole", STEPS) == [10, 18, 20, 22, 24, 25], "tail: even steps of the last seven"
+    assert run_to(tmp_path / "bare", STEPS, keep_every=0, tail_steps=0) == [20, 25]
+
+
+def test_a_write_that_was_cut_off_is_never_picked_up(tmp_path):
+    """A checkpoint gets its name when it is whole; until then its folder is marked as temporary."""
+    run_to(tmp_path, 10)
+    whole = tmp_path / "checkpoints/10"
+    shutil.copytree(whole, tmp_path / "checkpoints/15.orbax-checkpoint-tmp")
+    with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
+        state = checkpoints.restore(state_at(0))
+        assert int(state.step) == 10 and checkpoints.steps() == [5, 10]
+    assert not (tmp_path / "checkpoints/15.orbax-checkpoint-tmp").exists()
