@@ -4,6 +4,7 @@ With one process nothing is exchanged. On a TPU pod, and under Slurm or Open MPI
 itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
 """
 
+import atexit
 import hashlib
 import importlib.metadata
 import itertools
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import f2jax
-from f2jax.errors import UserError
+from f2jax.errors import Interrupted, UserError
 from f2jax.parallel import maintenance
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the others end
@@ -58,7 +60,6 @@ def start() -> None:
             **named,
             initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"The processes of the job did not find each other: {str(error).splitlines()[0]}") from error
@@ -85,20 +86,31 @@ def _on_tpu() -> bool:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Where another process of the job has gone, say so.
+    """What ends this process alone, inside the block, ends the others soon: it leaves without waiting for them.
 
     Raises:
-        UserError: a computation that several processes share failed inside the block, not for want of memory.
+        UserError: a computation that several processes share failed, not for want of memory.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+    except Interrupted:  # all processes stop together
+        raise
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        atexit.register(_leave)  # comes before JAX's own, which waits for all
+        if not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" in str(error):
             raise
         raise UserError(
             f"Process {jax.process_index()} cannot go on without the others ({str(error).splitlines()[0][:200]}); run "
             "the same command on all hosts again: it goes on from the last checkpoint."
         ) from error
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def is_first() -> bool:
