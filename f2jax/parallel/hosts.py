@@ -4,6 +4,7 @@ With one process nothing is exchanged. On a TPU pod, and under Slurm or Open MPI
 itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
 """
 
+import atexit
 import hashlib
 import importlib.metadata
 import itertools
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import f2jax
-from f2jax.errors import Restart, UserError
+from f2jax.errors import Interrupted, Restart, UserError
 from f2jax.parallel import maintenance
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the others end
@@ -59,7 +61,6 @@ def start() -> None:
             **named,
             initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -89,20 +90,33 @@ def _on_tpu() -> bool:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Where another process of the job has gone, say so.
+    """What ends this process alone, inside the block, ends the others soon: it leaves without waiting for them.
 
     Raises:
-        Restart: a computation that several processes share failed inside the block, not for want of memory.
+        Restart: a computation that several processes share failed, not for want of memory.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+    except Interrupted:  # all processes stop together
+        raise
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        lost = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+        code = 75 if lost else 1 if isinstance(error, UserError) else 70  # see cli.main
+        atexit.register(_leave, code)  # comes before JAX's own, which waits for all
+        if not lost:
             raise
         raise Restart(
             f"Process {jax.process_index()} cannot go on without the others ({str(error).splitlines()[0][:200]}); run "
             "the same command on all hosts again: it goes on from the last checkpoint."
         ) from error
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_first() -> bool:

@@ -101,7 +101,11 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                 writer.write(done, found)
                 return found
 
-            if start and validates(start, steps, config.log) and not hosts.of_first(writer.validated(start)):
+            def validates(done: int) -> bool:
+                every = config.log.validate_every
+                return bool(held_out) and (done == steps or (every > 0 and done % every == 0))
+
+            if start and validates(start) and not hosts.of_first(writer.validated(start)):
                 values |= validation(start)  # the run before ended inside it
             for step, name, batch in clock.waiting(loader.batches(start, steps)):
                 if step == start:
@@ -121,17 +125,12 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                     raise stopped(done)
                 if saves:
                     save(wait=False)
-                if validates(done, steps, config.log):
+                if validates(done):
                     values |= validation(done)
         with clock.during("checkpoint"):
             checkpoints.wait()
         hosts.say(f"{report.summary()}\n{clock.line()}")
     return values
-
-
-def validates(step: int, steps: int, config) -> bool:
-    """Is a validation due after `step` of `steps`?"""
-    return step == steps or bool(config.validate_every and step % config.validate_every == 0)
 
 
 def prepare_workdir(config, workdir: str | Path) -> None:

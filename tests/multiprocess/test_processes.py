@@ -68,6 +68,28 @@ def test_a_host_that_differs_is_named_on_every_host(monkeypatch):
         assert "jax" not in line
 
 
+ALONE = """
+import sys
+from f2jax.errors import UserError
+from f2jax.parallel import hosts
+hosts.start()
+import jax
+from jax.experimental import multihost_utils
+with hosts.explained():
+    if jax.process_index() == 1:
+        raise UserError("this host cannot read its data")
+    multihost_utils.sync_global_devices("a step that never ends")
+"""
+
+
+@pytest.mark.slow
+def test_an_error_on_one_host_ends_the_others(monkeypatch):
+    """They notice when its sign of life has been missing for half a minute."""
+    (code, _), (failed, text) = run(monkeypatch, ["-c", ALONE], processes=2)
+    assert failed == 1 and "this host cannot read its data" in text.splitlines()[-1]
+    assert code != 0
+
+
 def test_the_hosts_that_differ_from_most_are_named():
     usual = {"jax": "1", "libtpu": "none"}
     assert hosts.unlike([("a", usual), ("b", dict(usual))]) == ""

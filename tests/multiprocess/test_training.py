@@ -79,7 +79,7 @@ def test_from_one_process_to_two_to_four(tmp_path, monkeypatch):
     assert "Resuming after step 4 of 12" in text and "Resuming" not in other, "one process prints"
 
     results = run(tmp_path, "run", 4, fsdp=2)
-    assert [code for code, _ in results] == [0] * 4, results
+    assert [code for code, _ in results] == [0] * 4, "\n".join(said[-2000:] for _, said in results)
     assert "Resuming after step 7 of 12" in results[0][1] and "Goodput" in results[0][1]
 
     expected, found = lines(tmp_path / "one"), lines(tmp_path / "run")
