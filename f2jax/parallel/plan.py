@@ -98,7 +98,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
         "chips": len(devices) // chip.cores,
         "mesh": dict(mesh.shape),
         "remat": config.model.remat,
-        "chunk_rows": config.model.get("chunk_rows", 0),
+        "chunk_rows": config.model.chunk_rows,
         "rows": packed_rows,
         "row_length": row_length,
         "tokens_per_text": length,
@@ -192,7 +192,7 @@ def sequences(config) -> int:
 def abstract_batch(config, mesh, tokens_per_text: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and shardings of a retrieval batch whose texts have a mean length and fill their rows."""
     shards = math.prod(mesh.shape[axis] for axis in ROWS[0])
-    chunk_rows = config.model.get("chunk_rows", 0)
+    chunk_rows = config.model.chunk_rows
     b, j, s = config.data.batch_size, config.data.negatives.retrieval, sequences(config)
     full = math.ceil(s * tokens_per_text / config.data.row_length)
     rows = ladder(full, config.data.row_steps, shards * max(chunk_rows, 1))
@@ -333,7 +333,7 @@ def what_to_change(known: dict, memory: dict[str, int], config) -> str:
     if known["remat"] != "full":
         return "keep fewer activations: model.remat=full"
     shards = math.prod(mesh[axis] for axis in ROWS[0])
-    if "chunk_rows" in config.model and (known["chunk_rows"] or known["rows"] // shards) > 1:
+    if (known["chunk_rows"] or known["rows"] // shards) > 1:
         rows = max((known["chunk_rows"] or known["rows"] // shards) // 2, 1)
         return f"encode fewer rows at once: model.chunk_rows={rows}"
     return "take more chips"

@@ -57,13 +57,11 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     rows = all_rows // len(devices)
     room = ROOM * chip.hbm - weights / fsdp
     base = {"mesh.data": -1, "mesh.fsdp": fsdp, "mesh.tensor": 1}
-    chunks = [0]  # all rows at once
-    if "chunk_rows" in config.model:
-        chunks += [rows >> i for i in range(1, rows.bit_length())]
+    chunks = [0, *(rows >> i for i in range(1, rows.bit_length()))]  # 0: all rows at once
     layouts = [("dots", 0), ("mlp", 0), *(("full", chunk) for chunk in chunks)]
     for remat, chunk in layouts:
         if kept_bytes(architecture, remat, (chunk or rows) * length) < room or (remat, chunk) == layouts[-1]:
-            yield base | {"model.remat": remat} | ({"model.chunk_rows": chunk} if chunk else {})
+            yield base | {"model.remat": remat, "model.chunk_rows": chunk}
 
 
 def share_of_weights(weights: int, width: int, hbm: int, devices: int) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 
 from f2jax import cli
 from f2jax import config as configs
+from f2jax.data.packing import chunk
 from f2jax.data.vectors import Card, begin
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
@@ -60,6 +61,15 @@ def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
     assert worst["row_s"].shape == (512 * 9,)
     assert worst["negative_mask_bj"].shape == (512, 7)
     assert abstract_batch(config(), mesh, 128)["tokens_bt"].shape == (512 * 9 // 8, 1024)
+
+
+def test_the_chunks_of_a_batch_have_the_shapes_of_those_that_training_packs():
+    batch = abstract_batch(config("size=tiny,teacher=none", "--config.model.chunk_rows=64"), one_device(), 64)
+    ends = np.arange(512 * 9)
+    packed = chunk(ends // 16, ends % 16, np.ones(len(ends), bool), chunks=batch["tokens_bt"].shape[0] // 64)
+    assert {name: value.shape for name, value in vars(packed).items()} == {
+        name: batch[name].shape for name in ("chunk_row_cm", "chunk_col_cm", "place_s")
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,11 +123,12 @@ def test_what_a_step_would_take_is_read_from_the_complaint_of_the_compiler(messa
         (14, 2, "full", "mesh.fsdp=4 or more"),
         (14, 16, "dots", "model.remat=full"),
         (1, 2, "dots", "model.remat=full"),
+        (1, 2, "full", "model.chunk_rows=2"),
     ],
 )
 def test_the_advice_names_the_field_to_change(states, fsdp, remat, advice):
-    mesh = {"data": 16 // fsdp, "fsdp": fsdp, "tensor": 1}
-    known = {"mesh": mesh, "hbm": 16 * GIB, "remat": remat, "chunk_rows": 0, "rows": 16}
+    mesh = {"replica": 1, "data": 16 // fsdp, "fsdp": fsdp, "tensor": 1}
+    known = {"mesh": mesh, "hbm": 16 * GIB, "remat": remat, "chunk_rows": 0, "rows": 64}
     memory = {"parameters": states * GIB, "optimizer": 0, "teacher": 0}
     assert advice in what_to_change(known, memory, config())
 
