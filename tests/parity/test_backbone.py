@@ -61,7 +61,7 @@ def one_sequence_per_row(sequences, row_length: int, pad_id: int) -> Packed:
         np.concatenate([getattr(row, name) for row in rows]) for name in ("tokens_bt", "segments_bt", "positions_bt")
     )
     ends = np.array([len(ids) - 1 for ids in sequences])
-    return Packed(tokens, segments, positions, np.arange(len(sequences)), ends, int(ends.sum()))
+    return Packed(len(tokens), tokens, segments, positions, np.arange(len(sequences)), ends, int(ends.sum()))
 
 
 def ours(config: Qwen3Config, params, sequences, row_length: int, pack=pack, **options) -> np.ndarray:
