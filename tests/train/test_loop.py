@@ -172,7 +172,9 @@ def test_a_run_says_what_lies_where_and_where_its_time_went(finished, tmp_path, 
     train(tiny.config(folder, **changes), tmp_path / "run")
     out = capsys.readouterr().out
     assert re.search(r"token_table +512 × 64 +tensor, fsdp +0\.13\n", out), "512 · 64 · 4 bytes"
-    assert re.search(r"Mesh replica 1 × data 1 × fsdp 1 × tensor 1: about 4\d\d tokens a step on each chip", out)
+    first = re.search(r"Mesh replica 1 × data 1 × fsdp 1 × tensor 1: about (\d+) tokens a step on each chip", out)
+    useful, share = re.search(r"([\d,]+) tokens, ([\d.]+)% of those in the batches", out).groups()
+    assert int(first[1]) == pytest.approx(int(useful.replace(",", "")) / float(share) * 100 / 2, rel=0.5), "of 2 steps"
     goodput = re.search(r"Goodput (\d+)%: steps ([\d.]+) s; start ([\d.]+) s, compile ([\d.]+) s, input .* s\.", out)
     assert float(goodput[4]) > 0 and float(goodput[3]) > 0
 
