@@ -28,7 +28,7 @@ def get_config(text=None):
     config.data.language_temperature = 2.0
     if stage == 2:
         config.prompts.query = add_instruction("", QUERY_TASK)
-    config.steps = 600 if stage == 1 else 400
+    config.steps = 600 if stage == 1 else 300
     config.optim.peak_lr = 2e-3 if stage == 1 else 5e-4
     config.optim.warmup_steps = 30
     config.loss.passage_gradient = True

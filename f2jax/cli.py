@@ -10,7 +10,7 @@ import traceback
 from importlib import import_module
 
 from f2jax import __version__
-from f2jax.errors import Interrupted, Restart, UserError, nearest
+from f2jax.errors import UserError, exit_code, nearest
 
 COMMANDS = {
     "prepare": "tokenize data into a corpus for training",
@@ -29,41 +29,35 @@ PLANNED = ("search",)  # named in the design, not built
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code.
+    """Run a command; 0, or the `exit_code` of its error after one line that says what to change.
 
-    0: done. 1: one line says what to change. 130: interrupted, and what was to save is saved. 75: the network or
-    another process failed. 70: a crash, with its traceback. Whoever starts commands again (launch/run.sh) does so after
-    the last three.
+    A crash prints its traceback.
     """
     try:
         _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except UserError as error:
-        print(f"f2jax: {error}", file=sys.stderr)
-        return 1
-    except Interrupted as stop:
-        print(f"f2jax: {stop}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print("f2jax: interrupted.", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # whoever reads the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Restart as error:
-        print(f"f2jax: {error}", file=sys.stderr)
-        return 75
-    except (ConnectionError, TimeoutError) as error:
-        print(f"f2jax: the network failed ({error}); run the same command again.", file=sys.stderr)
-        return 75
-    except OSError as error:  # such as a full disk in the middle of a run
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"f2jax: {where}{error.strerror or error}; mend that and run the same command again.", file=sys.stderr)
-        return 1
-    except Exception:
-        traceback.print_exc()
-        return 70
+    except (Exception, KeyboardInterrupt) as error:
+        code = exit_code(error)
+        if code == 70:
+            traceback.print_exc()
+        else:
+            print(f"f2jax: {_sentence(error)}", file=sys.stderr)
+        return code
     return 0
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted."
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return f"the network failed ({error}); run the same command again."
+    if isinstance(error, OSError):  # such as a full disk in the middle of a run
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; mend that and run the same command again."
+    return str(error)
 
 
 def _run(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one clear sentence each, no traceback on the command line."""
+"""Errors and what they mean: to a user one clear sentence each, to whoever started the command an exit code."""
 
 import difflib
 from collections.abc import Iterable
@@ -27,3 +27,16 @@ class Interrupted(Exception):
 
 class Restart(Exception):
     """What this process shared with others failed, by no fault of the user; the same command, run again, goes on."""
+
+
+def exit_code(error: BaseException) -> int:
+    """What `f2jax` exits with after an error.
+
+    1: the user must mend something. 130: interrupted, and what was to save is saved. 75: the network or another process
+    failed. 70: a crash. Whoever starts commands again (launch/run.sh) does so after the last three.
+    """
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        return 130
+    if isinstance(error, (Restart, ConnectionError, TimeoutError)):
+        return 75
+    return 1 if isinstance(error, (UserError, OSError)) else 70

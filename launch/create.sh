@@ -4,13 +4,7 @@
 #     launch/create.sh [--dry_run]
 # Exit code: 0 it is there, 1 something to mend (no quota, a wrong zone), 75 worth another try (no capacity, preempted).
 . "$(dirname "$0")/lib.sh"
-for option in "$@"; do
-    case $option in
-        --dry_run) DRY_RUN=1 ;;
-        -h | --help) usage ;;
-        *) die "create.sh has no option '$option'; see launch/create.sh --help." ;;
-    esac
-done
+only_dry_run "$@"
 settings
 need_gcloud
 

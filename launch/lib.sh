@@ -21,6 +21,19 @@ usage() {
     exit 0
 }
 
+# For a script whose one option is --dry_run.
+only_dry_run() {
+    local option name
+    name=$(basename "$0")
+    for option in "$@"; do
+        case $option in
+            --dry_run) DRY_RUN=1 ;;
+            -h | --help) usage ;;
+            *) die "$name has no option '$option'; see launch/$name --help." ;;
+        esac
+    done
+}
+
 # ---- settings ----------------------------------------------------------------
 
 settings() {

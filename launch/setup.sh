@@ -4,13 +4,7 @@
 #     launch/setup.sh [--dry_run]
 # Exit code: 0 ready, 1 something to mend, 75 a worker failed and may not fail again.
 . "$(dirname "$0")/lib.sh"
-for option in "$@"; do
-    case $option in
-        --dry_run) DRY_RUN=1 ;;
-        -h | --help) usage ;;
-        *) die "setup.sh has no option '$option'; see launch/setup.sh --help." ;;
-    esac
-done
+only_dry_run "$@"
 settings
 need_gcloud
 need git https://git-scm.com

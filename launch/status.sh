@@ -2,13 +2,7 @@
 # The slice, what it has cost so far, and what each worker does.
 #     launch/status.sh [--dry_run]
 . "$(dirname "$0")/lib.sh"
-for option in "$@"; do
-    case $option in
-        --dry_run) DRY_RUN=1 ;;
-        -h | --help) usage ;;
-        *) die "status.sh has no option '$option'; see launch/status.sh --help." ;;
-    esac
-done
+only_dry_run "$@"
 settings
 need_gcloud
 

@@ -3,13 +3,7 @@
 # The slice stays, and costs: launch/delete.sh.
 #     launch/stop.sh [--dry_run]
 . "$(dirname "$0")/lib.sh"
-for option in "$@"; do
-    case $option in
-        --dry_run) DRY_RUN=1 ;;
-        -h | --help) usage ;;
-        *) die "stop.sh has no option '$option'; see launch/stop.sh --help." ;;
-    esac
-done
+only_dry_run "$@"
 settings
 need_gcloud
 need_slice

@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import f2jax
-from f2jax.errors import Interrupted, Restart, UserError
+from f2jax.errors import Interrupted, Restart, UserError, exit_code
 from f2jax.parallel import maintenance
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the others end
@@ -102,15 +102,21 @@ def explained() -> Iterator[None]:
     except BaseException as error:
         if jax.process_count() == 1:
             raise
-        lost = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
-        code = 75 if lost else 1 if isinstance(error, UserError) else 70  # see cli.main
-        atexit.register(_leave, code)  # comes before JAX's own, which waits for all
-        if not lost:
+        cause = _cause(error)
+        atexit.register(_leave, exit_code(cause))  # comes before JAX's own, which waits for all
+        if cause is error:
             raise
-        raise Restart(
-            f"Process {jax.process_index()} cannot go on without the others ({str(error).splitlines()[0][:200]}); run "
-            "the same command on all hosts again: it goes on from the last checkpoint."
-        ) from error
+        raise cause from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error itself, or that the others have gone, which is why a shared computation fails."""
+    if not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" in str(error):
+        return error
+    return Restart(
+        f"Process {jax.process_index()} cannot go on without the others ({str(error).splitlines()[0][:200]}); run the "
+        "same command on all hosts again: it goes on from the last checkpoint."
+    )
 
 
 def _leave(code: int) -> None:
