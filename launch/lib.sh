@@ -24,7 +24,7 @@ usage() {
 # For a script whose one option is --dry_run.
 only_dry_run() {
     local option name
-    name=$(basename "$0")
+    name=${0##*/}
     for option in "$@"; do
         case $option in
             --dry_run) DRY_RUN=1 ;;
