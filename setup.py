@@ -61,6 +61,12 @@ parity = [
     "sentence-transformers>=5.2,<7",
     "datasets>=3,<6",  # its mining of hard negatives, the oracle of ours, takes and gives data sets
 ]
+onnx = ["onnx>=1.17,<2"]  # writes the graph from our weights, without PyTorch
+gguf = ["gguf>=0.17,<1"]  # llama.cpp's own writer of its files
+verify = [
+    "onnxruntime>=1.20,<2",
+    "xllamacpp>=2026.5",  # llama.cpp with wheels for CPUs; llama-cpp-python compiles for half an hour
+]
 tpu = ["jax[tpu]>=0.10,<0.13"]  # also a compiler: the tests compile for TPU topologies without a TPU
 
 setup(
@@ -79,8 +85,11 @@ setup(
         "mteb": evaluation + mteb,
         "curate": curate,
         "beam": beam,
+        "onnx": onnx,
+        "gguf": gguf,
+        "verify": onnx + gguf + verify,
         "test-fast": test + evaluation + curate + beam,
-        "test": test + evaluation + mteb + curate + beam + parity + tpu,
+        "test": test + evaluation + mteb + curate + beam + parity + onnx + gguf + verify + tpu,
         "bench": evaluation + parity,
         "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

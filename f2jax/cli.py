@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
     "report": "tables and curves of results",
     "export": "write a folder that other embedding tools load",
+    "verify": "hold such a folder against its golden set in every tool found here",
 }
 PLANNED = ("search",)  # named in the design, not built
 

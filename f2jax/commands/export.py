@@ -7,10 +7,12 @@ def main(argv: list[str]) -> None:
     parser = parser_of("export", "Write the folder that sentence-transformers and transformers load as it is.")
     model_options(parser)
     parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--format", nargs="+", default=(), help="onnx, onnx-int8, gguf or gguf-q8, beside the weights")
     args = parser.parse_args(argv)
 
     from f2jax import Embedder
+    from f2jax.release.export import export
 
     embedder = Embedder.from_pretrained(args.model, args.dtype)
-    embedder.save_pretrained(args.output)
+    export(embedder, args.output, args.format)
     print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")

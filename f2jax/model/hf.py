@@ -173,17 +173,13 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    entries = {}
-    for path, value in flax.traverse_util.flatten_dict(params).items():
-        names = _hf_names(path, value.shape[0])
-        shape = _hf_shape(path, value.shape[1:] if path[0] == "layers" else value.shape)
-        entries.update(dict.fromkeys(names, _Entry(np.dtype(value.dtype), shape)))
+    entries = hf_entries(params)
     shard_of = _assign_shards({name: entry.nbytes for name, entry in entries.items()}, shard_bytes)
     count = max(shard_of.values()) + 1
     names = (
         ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     )
-    tensors = _hf_tensors(params)
+    tensors = hf_tensors(params)
     for number, name in enumerate(names):
         inside = {key: entry for key, entry in entries.items() if shard_of[key] == number}
         _write(files.join(folder, name), inside, islice(tensors, len(inside)))
@@ -232,7 +228,28 @@ def _hf_names(path: tuple[str, ...], layers: int) -> list[str]:
     return [f"layers.{i}.{LAYER_NAMES[path[1]]}" for i in range(layers)]
 
 
-def _hf_tensors(params) -> Iterator[tuple[str, np.ndarray]]:
+@dataclass(frozen=True)
+class Entry:
+    """Type and shape of a weight as Hugging Face stores it."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def hf_entries(params) -> dict[str, Entry]:
+    """What `hf_tensors` will give, in its order, without a look at the weights."""
+    entries = {}
+    for path, value in flax.traverse_util.flatten_dict(params).items():
+        shape = _hf_shape(path, value.shape[1:] if path[0] == "layers" else value.shape)
+        entries.update(dict.fromkeys(_hf_names(path, value.shape[0]), Entry(np.dtype(value.dtype), shape)))
+    return entries
+
+
+def hf_tensors(params) -> Iterator[tuple[str, np.ndarray]]:
     """(Hugging Face name, array) of every weight; one of ours is on the host at a time."""
     for path, value in flax.traverse_util.flatten_dict(params).items():
         host = np.asarray(value)
@@ -251,19 +268,7 @@ def _assign_shards(sizes: dict[str, int], shard_bytes: int) -> dict[str, int]:
     return result
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A weight in the header of a safetensors file."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def _write(path: str, entries: dict[str, _Entry], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+def _write(path: str, entries: dict[str, Entry], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
     """The layout that `_open_shard` reads; each tensor is written before the next one is made."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, entry in entries.items():

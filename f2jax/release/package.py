@@ -19,6 +19,15 @@ from f2jax.train import workdir
 from f2jax.train.losses import matryoshka_dims
 
 LAST = ("config.json", "modules.json")  # the files that make the folder a model and a package
+GOLDEN = ("golden/texts.json", "golden/vectors.npy")  # what f2jax verify embeds again, and should find
+ONNX = {"float32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}  # by precision
+GGUF = {"whole": "gguf/model.gguf", "q8_0": "gguf/model-q8_0.gguf"}  # by type: that of the package, or 8 bits
+MADE = (  # by f2jax export, from the weights
+    *ONNX.values(),
+    *(f"{name}_data" for name in ONNX.values()),
+    *GGUF.values(),
+    *GOLDEN,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
 def write(folder: str | Path, architecture: Qwen3Config, params, tokenizer: Tokenizer, card: Card) -> None:
     """Write the package, to a local folder or gs://.
 
-    `config.json` and `modules.json` come last: without them nothing loads the folder.
+    `config.json` and `modules.json` come last: without them nothing loads the folder. What `f2jax export` made of an
+    earlier model's weights goes.
 
     Raises:
         UserError: the folder cannot be written, or is a training workdir.
@@ -76,7 +86,7 @@ def write(folder: str | Path, architecture: Qwen3Config, params, tokenizer: Toke
         raise UserError(f"{folder} is a training workdir; choose another folder for the package.")
     dtype = str(jax.tree.leaves(params)[0].dtype)
     texts = _texts(architecture, dtype, tokenizer, card)  # before the folder is touched: not every tokenizer converts
-    for name in LAST:
+    for name in (*LAST, *MADE):
         files.remove(files.join(folder, name))
     hf.save(folder, params)
     if not files.is_remote(folder):  # where a folder without files cannot be

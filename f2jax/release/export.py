@@ -1,0 +1,40 @@
+"""`f2jax export`: a package with its golden set, and the model in the formats of other runtimes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from f2jax.errors import UserError, nearest
+from f2jax.inference.embedder import Embedder
+from f2jax.release import golden, to_gguf, to_onnx
+
+FORMATS = ("onnx", "onnx-int8", "gguf", "gguf-q8")
+
+
+def export(embedder: Embedder, folder: str | Path, formats: Sequence[str] = ()) -> None:
+    """Write the package, its golden set, then each of the formats.
+
+    Raises:
+        UserError: a format is unknown, lacks its library or does not fit the model, and nothing is written; or the
+            folder cannot be written.
+    """
+    for name in formats:
+        _check(name, embedder)
+    embedder.save_pretrained(folder)
+    golden.write(folder, embedder)
+    architecture, params = embedder.architecture, embedder.params
+    for name in formats:
+        if name.startswith("onnx"):
+            to_onnx.write(folder, architecture, params, "int8" if name == "onnx-int8" else "float32")
+        else:
+            kind = "q8_0" if name == "gguf-q8" else "whole"
+            to_gguf.write(folder, architecture, params, embedder.tokenizer, embedder.max_length, kind)
+
+
+def _check(name: str, embedder: Embedder) -> None:
+    if name not in FORMATS:
+        raise UserError(f"There is no format '{name}'{nearest(name, FORMATS)}")
+    if name.startswith("onnx"):
+        to_onnx.check_installed()
+    else:
+        to_gguf.vocabulary(embedder.tokenizer, embedder.architecture.vocab_size)
+        to_gguf.check_blocks(embedder.architecture, "q8_0" if name == "gguf-q8" else "whole")

@@ -1,0 +1,80 @@
+"""The golden set: a few texts and their vectors in a released package, so that any tool can be held against them."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from f2jax import files
+from f2jax.errors import UserError
+from f2jax.inference.embedder import Embedder
+from f2jax.inference.encode import encode, make_embed
+from f2jax.model.qwen3 import Qwen3
+from f2jax.release import package
+
+TEXTS = (
+    "A red fox runs along the river.",
+    "",
+    "Der schnelle braune Fuchs springt über den faulen Hund.",
+    "Côte d’Ivoire, España, Österreich, Česko, Türkiye, Việt Nam",
+    "Москва — столица России; Київ — столиця України; Αθήνα",
+    "日本の首都は東京です。北京是中国的首都。서울은 대한민국의 수도이다.",
+    "नई दिल्ली भारत की राजधानी है। ঢাকা বাংলাদেশের রাজধানী।",
+    "القاهرة عاصمة مصر. ירושלים. กรุงเทพมหานคร",
+    "def area(radius):\n    return 3.14159 * radius ** 2  # a circle\n",
+    "Prices:\t$1,234.56 (+7.8 %)  🌍🚀  http://example.org/?q=a&b=c",
+    "one text that is much longer than the others, and in a small model longer than its context; " * 12,
+)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Texts, prompts before some of them, and their vectors."""
+
+    texts: list[str]
+    vectors: np.ndarray  # float32 [n, dim], normalized
+
+
+def write(folder: str | Path, embedder: Embedder) -> Golden:
+    """Embed the golden texts, alone and after the model's prompts, and keep the vectors in the package.
+
+    Matmuls are float32 whatever the type of the weights: what a tool differs by is then its own doing.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    prompts = dict.fromkeys(embedder.prompts[name] for name in ("query", "document") if name in embedder.prompts)
+    texts = [*TEXTS, *(prompt + text for prompt in prompts if prompt for text in TEXTS[:3])]
+    weights = next(iter(embedder.params.values()))
+    model = Qwen3(embedder.architecture, dtype=np.float32, param_dtype=weights.dtype)
+    sequences = embedder.tokenizer.encode(texts, embedder.max_length)
+    e_sd = encode(make_embed(model), embedder.params, sequences, embedder.dim, embedder.tokenizer.pad_id)
+    vectors = e_sd / np.linalg.norm(e_sd, axis=1, keepdims=True)
+    content = io.BytesIO()
+    np.save(content, vectors, allow_pickle=False)
+    files.write_whole(files.join(folder, package.GOLDEN[0]), json.dumps(texts, indent=1, ensure_ascii=False))
+    files.write_whole(files.join(folder, package.GOLDEN[1]), content.getvalue())
+    return Golden(texts, vectors)
+
+
+def read(folder: str | Path) -> Golden:
+    """The golden set of a package.
+
+    Raises:
+        UserError: it has none, or a broken one.
+    """
+    names = [files.join(folder, name) for name in package.GOLDEN]
+    for name in names:
+        if not files.exists(name):
+            raise UserError(f"{folder} has no golden set ({name} is missing); write it with f2jax export.")
+    texts = files.read_json(names[0])
+    with files.open_file(names[1]) as file:
+        try:
+            vectors = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{names[1]} cannot be read ({error}); export the model again.") from error
+    if vectors.ndim != 2 or len(texts) != len(vectors):
+        raise UserError(f"The golden set of {folder} has {len(texts)} texts but not as many vectors; export it again.")
+    return Golden(texts, vectors)

@@ -1,0 +1,204 @@
+"""The model as a GGUF file, which llama.cpp and the tools around it read: weights, tokenizer, pooling, end token.
+
+Two kinds of tokenizers have a form there: Qwen's byte-level pairs, and the pieces of a SentencePiece model as f2jax
+trains it. llama.cpp does not compose Unicode characters (NFC) as Qwen's tokenizer does, and does not truncate.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from f2jax import files
+from f2jax.data.tokenizer import SPACE, Tokenizer
+from f2jax.errors import UserError
+from f2jax.model import hf
+from f2jax.model.sizes import Qwen3Config
+from f2jax.release import package
+
+# The Hugging Face name without `.weight`: GGUF's. Layers are `blk.N.` there.
+TOP_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm"}
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+BLOCK = 32  # values that share a scale in Q8_0
+QWEN_SPLIT = (  # how Qwen2 and later cut a text before they merge; llama.cpp has it by heart as `qwen2`
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer in GGUF's terms, ids in order."""
+
+    model: str  # llama: pieces with scores; gpt2: byte-level tokens with merges
+    tokens: list[str]
+    types: list[int]
+    scores: list[float]  # of `llama`
+    merges: list[str]  # of `gpt2`
+
+
+def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
+    """The tokenizer, filled up to the `rows` of the token table.
+
+    Raises:
+        UserError: `gguf` is not installed, or llama.cpp knows no such tokenizer.
+    """
+    try:
+        from gguf import TokenType
+    except ImportError as error:
+        raise UserError("The GGUF formats need gguf; install it with pip install 'f2jax[gguf]'.") from error
+
+    spec = json.loads(tokenizer.to_hf_json())
+    kind, model, added = _kind(spec), spec["model"], {token["id"]: token for token in spec["added_tokens"]}
+    tokens = {number: token for token, number in model["vocab"].items()} | {n: t["content"] for n, t in added.items()}
+    types = []
+    for number in range(rows):
+        if number in added:
+            types.append(TokenType.CONTROL if added[number]["special"] else TokenType.USER_DEFINED)
+        elif number not in tokens:
+            types.append(TokenType.UNUSED)
+        elif tokens[number] == model["unk_token"]:
+            types.append(TokenType.UNKNOWN)
+        elif kind == "llama" and len(tokens[number]) == 6 and tokens[number].startswith("<0x"):
+            types.append(TokenType.BYTE)
+        else:
+            types.append(TokenType.NORMAL)
+    rank: dict[str, int] = {}
+    for i, (a, b) in enumerate(model["merges"]):
+        rank.setdefault(a + b, i)
+    names = [tokens.get(number, f"[unused {number}]") for number in range(rows)]
+    return Vocabulary(
+        kind, names, types, [-float(rank.get(name, 0)) for name in names], [f"{a} {b}" for a, b in model["merges"]]
+    )
+
+
+def _kind(spec: dict) -> str:
+    """The name of llama.cpp's algorithm for a `tokenizer.json`."""
+    split, model = spec["pre_tokenizer"], spec["model"]
+    steps = split["pretokenizers"] if split and split["type"] == "Sequence" else []
+    if model["type"] == "BPE" and model["byte_fallback"] and not split:
+        normal = spec["normalizer"] or {}
+        if (normal.get("pattern"), normal.get("content")) == ({"String": " "}, SPACE):
+            return "llama"
+    qwen = [step["type"] for step in steps] == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") == QWEN_SPLIT
+    if model["type"] == "BPE" and qwen:
+        return "gpt2"
+    raise UserError(
+        "The model's tokenizer has no form in GGUF; only Qwen's byte-level one and SentencePiece models that f2jax "
+        "trained have. Leave the GGUF formats out."
+    )
+
+
+def write(
+    folder: str | Path,
+    config: Qwen3Config,
+    params,
+    tokenizer: Tokenizer,
+    max_length: int,
+    kind: str = "whole",
+) -> str:
+    """Write the file into a package, one weight in memory at a time; returns its name there.
+
+    Args:
+        max_length: tokens of a text, end token included.
+        kind: `whole`, matrices in the type of the parameters; `q8_0`, in 8 bits, 32 values a scale.
+
+    Raises:
+        UserError: as `vocabulary`; a width is no multiple of 32 for `q8_0`; or the folder cannot be written.
+    """
+    words = vocabulary(tokenizer, config.vocab_size)
+    check_blocks(config, kind)
+    import gguf
+
+    name = package.GGUF[kind]
+    entries = hf.hf_entries(params)
+    types = {key: _type(entry, kind) for key, entry in entries.items()}
+    with files.whole(files.join(folder, name)) as part, files.explained(files.join(folder, name), "written"):
+        writer = gguf.GGUFWriter(part, "qwen3")
+        _add_architecture(writer, config, max_length)
+        _add_tokenizer(writer, words, tokenizer)
+        for key, entry in entries.items():
+            block, size = gguf.GGML_QUANT_SIZES[types[key]]
+            nbytes = math.prod(entry.shape) // block * size
+            writer.add_tensor_info(_name(key), entry.shape, np.dtype(np.float32), nbytes, types[key])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for key, matrix in hf.hf_tensors(params):
+            writer.write_tensor_data(gguf.quants.quantize(np.ascontiguousarray(matrix, np.float32), types[key]))
+        writer.close()
+    return name
+
+
+def check_blocks(config: Qwen3Config, kind: str) -> None:
+    """Raises UserError where the rows of a matrix cannot be cut into the blocks of `q8_0`."""
+    rows = {"width": config.width, "mlp": config.mlp, "heads x head_dim": config.heads * config.head_dim}
+    wrong = [f"{name} {length}" for name, length in rows.items() if length % BLOCK]
+    if kind == "q8_0" and wrong:
+        raise UserError(f"GGUF's q8_0 needs multiples of {BLOCK}, not {', '.join(wrong)}; use the format gguf.")
+
+
+def _type(entry: hf.Entry, kind: str):
+    from gguf import GGMLQuantizationType as Type
+
+    if len(entry.shape) == 1:
+        return Type.F32  # llama.cpp multiplies by norms in float32 alone
+    if kind == "q8_0":
+        return Type.Q8_0
+    return Type.BF16 if entry.dtype == ml_dtypes.bfloat16 else Type.F32
+
+
+def _name(key: str) -> str:
+    """GGUF's name of a weight: `layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight`."""
+    stem = key.removesuffix(".weight")
+    if stem in TOP_NAMES:
+        return f"{TOP_NAMES[stem]}.weight"
+    _, number, part = stem.split(".", 2)
+    return f"blk.{number}.{LAYER_NAMES[part]}.weight"
+
+
+def _add_architecture(writer, config: Qwen3Config, max_length: int) -> None:
+    from gguf import PoolingType
+
+    writer.add_context_length(max_length)
+    writer.add_embedding_length(config.width)
+    writer.add_feed_forward_length(config.mlp)
+    writer.add_block_count(config.layers)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_pooling_type(PoolingType.LAST)
+
+
+def _add_tokenizer(writer, words: Vocabulary, tokenizer: Tokenizer) -> None:
+    writer.add_tokenizer_model(words.model)
+    writer.add_token_list(words.tokens)
+    writer.add_token_types(words.types)
+    if words.model == "llama":
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(words.scores)
+        writer.add_add_space_prefix(False)
+    else:
+        writer.add_tokenizer_pre("qwen2")
+        writer.add_token_merges(words.merges)
+    writer.add_eos_token_id(tokenizer.eos_id)
+    writer.add_pad_token_id(tokenizer.pad_id)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(True)

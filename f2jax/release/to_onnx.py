@@ -1,0 +1,243 @@
+"""The model as an ONNX graph, in float32 or int8, written straight from the weights.
+
+Inputs: `input_ids` and `attention_mask`, int64 [B, T], with texts padded on either side. Outputs: `token_embeddings`
+[B, T, D] and `sentence_embedding` [B, D] (that of the last token, normalized), float32, under the names that
+sentence-transformers' own exports have. Standard operators of opset 17 alone.
+
+In int8 the matrices and the token table are bytes with one scale for each output channel or token. Activations are
+rounded on the way, with one scale for each token: one for a whole batch would leave few steps for the many small values
+beside the few very large ones that a decoder has.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from f2jax import files
+from f2jax.errors import UserError
+from f2jax.model import hf
+from f2jax.model.sizes import Qwen3Config
+from f2jax.release import package
+
+OPSET, IR_VERSION = 17, 8
+INLINE = 2**30  # bytes of weights that still lie in the graph's own file; protobuf ends at twice that
+CENTER, STEPS = 128, 127  # bytes are unsigned: products of signed ones overflow on CPUs without VNNI
+LOWEST = np.finfo(np.float32).min
+
+
+def check_installed() -> None:
+    """Raises UserError where the `onnx` package is missing."""
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise UserError("The ONNX formats need onnx; install it with pip install 'f2jax[onnx]'.") from error
+
+
+def write(folder: str | Path, config: Qwen3Config, params, precision: str = "float32", inline: int = INLINE) -> str:
+    """Write the graph into a package; returns its name there. One weight is in memory at a time above `inline` bytes.
+
+    Args:
+        precision: float32 or int8.
+
+    Raises:
+        UserError: `onnx` is not installed, or the folder cannot be written.
+    """
+    check_installed()
+    import onnx
+
+    name = package.ONNX[precision]
+    path, external = files.join(folder, name), files.join(folder, f"{name}_data")
+    weights = _stored(hf.hf_tensors(params), precision)
+    files.remove(path)  # first, so that no graph of an earlier model stands beside new weights
+    if config.parameters * (1 if precision == "int8" else 4) > inline:
+        with files.whole(external) as part, files.explained(external, "written"), part.open("wb") as file:
+            stored = [_external(key, array, file, Path(external).name) for key, array in weights]
+    else:
+        files.remove(external)
+        stored = [_inline(key, array) for key, array in weights]
+    graph = _graph(config, precision)
+    output = onnx.helper.make_graph(
+        graph.nodes,
+        "f2jax",
+        [_value("input_ids", "INT64", "batch", "length"), _value("attention_mask", "INT64", "batch", "length")],
+        [
+            _value("token_embeddings", "FLOAT", "batch", "length", config.width),
+            _value("sentence_embedding", "FLOAT", "batch", config.width),
+        ],
+        [*stored, *graph.constants],
+    )
+    opsets = [onnx.helper.make_opsetid("", OPSET)]
+    model = onnx.helper.make_model(output, opset_imports=opsets, ir_version=IR_VERSION, producer_name="f2jax")
+    files.write_whole(path, model.SerializeToString())
+    return name
+
+
+# Weights
+
+
+def _stored(tensors, precision: str):
+    """(name, array) of what the graph holds of each weight: matrices [in, out], in float32 or as bytes and scales."""
+    for name, matrix in tensors:
+        matrix = np.asarray(matrix, np.float32)
+        table = name == hf.TOP_NAMES["token_table"]
+        if matrix.ndim == 1:
+            yield name, matrix
+        elif precision == "float32":
+            yield name, matrix if table else matrix.T
+        else:
+            scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), 1e-12) / STEPS
+            quantized = (np.rint(matrix / scale) + CENTER).astype(np.uint8)
+            yield name, quantized if table else quantized.T
+            yield f"{name}.scale", scale if table else scale[:, 0]
+
+
+def _tensor(name: str, array: np.ndarray):
+    import onnx
+
+    return onnx.TensorProto(name=name, dims=array.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _inline(name: str, array: np.ndarray):
+    tensor = _tensor(name, array)
+    tensor.raw_data = array.tobytes()
+    return tensor
+
+
+def _external(name: str, array: np.ndarray, file, location: str):
+    """The tensor's entry in the graph; its bytes go to the end of the open file."""
+    import onnx
+
+    file.write(b"\0" * (-file.tell() % 4096))  # so that a runtime can map it
+    place = {"location": location, "offset": file.tell(), "length": array.nbytes}
+    file.write(array.tobytes())
+    tensor = _tensor(name, array)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _value(name: str, dtype: str, *shape: str | int):
+    import onnx
+
+    return onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, dtype), shape)
+
+
+# The graph
+
+
+class _Graph:
+    """Nodes in the order of making: `g.Add(a, b)` appends one and gives the name of its result."""
+
+    def __init__(self):
+        self.nodes, self.constants = [], []
+
+    def __getattr__(self, operator: str):
+        return lambda *inputs, **attributes: self.node(operator, inputs, **attributes)[0]
+
+    def node(self, operator: str, inputs, outputs=1, **attributes) -> list[str]:
+        import onnx
+
+        if isinstance(outputs, int):
+            outputs = [f"{operator}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        inputs = [x if isinstance(x, str) else self.constant(x) for x in inputs]
+        self.nodes.append(onnx.helper.make_node(operator, inputs, outputs, **attributes))
+        return outputs
+
+    def constant(self, value) -> str:
+        """Whole numbers become int64, others float32, arrays stay."""
+        if not isinstance(value, np.ndarray | np.generic):
+            value = np.asarray(value)
+            value = value.astype(np.float32 if value.dtype.kind == "f" else np.int64)
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(_inline(name, np.asarray(value)))
+        return name
+
+
+def _graph(config: Qwen3Config, precision: str) -> _Graph:
+    """Qwen3 as in `model/qwen3.py`, operator by operator."""
+    import onnx
+
+    g = _Graph()
+    linear = _linear_int8 if precision == "int8" else _linear
+    mask_bt = g.Cast("attention_mask", to=onnx.TensorProto.BOOL)
+    steps_t = g.Range(0, g.Squeeze(g.Slice(g.Shape("input_ids"), [1], [2]), [0]), 1)
+    causal_ts = g.LessOrEqual(g.Unsqueeze(steps_t, [0]), g.Unsqueeze(steps_t, [1]))
+    seen_bkgts = g.And(causal_ts, g.Unsqueeze(mask_bt, [1, 2, 3]))
+
+    positions_bt = g.Sub(g.CumSum("attention_mask", 1), 1)  # of the text, wherever its padding is
+    half = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    frequency_h = np.float32(config.rope_theta) ** -half
+    positions = g.Cast(g.Unsqueeze(positions_bt, [2, 3]), to=onnx.TensorProto.FLOAT)
+    angle_bt1h = g.Mul(positions, frequency_h)
+    cos, sin = g.Cos(angle_bt1h), g.Sin(angle_bt1h)
+    angles = g.Concat(cos, cos, axis=-1), g.Concat(g.Neg(sin), sin, axis=-1)
+
+    table = hf.TOP_NAMES["token_table"]
+    x_btd = g.Gather(table, "input_ids")
+    if precision == "int8":
+        x_btd = g.Mul(_centered(g, x_btd), g.Gather(f"{table}.scale", "input_ids"))
+    for number in range(config.layers):
+        names = {key: f"layers.{number}.{name}" for key, name in hf.LAYER_NAMES.items()}
+        h_btd = _rms_norm(g, x_btd, names["attention_norm"], config.rms_norm_eps)
+        a_bta = _attention(g, h_btd, seen_bkgts, angles, names, config, linear)
+        x_btd = g.Add(x_btd, linear(g, a_bta, names["output"]))
+        h_btd = _rms_norm(g, x_btd, names["mlp_norm"], config.rms_norm_eps)
+        gate_btf = linear(g, h_btd, names["gate"])
+        inner_btf = g.Mul(g.Mul(gate_btf, g.Sigmoid(gate_btf)), linear(g, h_btd, names["up"]))
+        x_btd = g.Add(x_btd, linear(g, inner_btf, names["down"]))
+    hidden_btd = _rms_norm(g, x_btd, hf.TOP_NAMES["final_norm"], config.rms_norm_eps)
+    g.node("Identity", [hidden_btd], ["token_embeddings"])
+
+    last_b1 = g.ArgMax(g.Mul("attention_mask", g.Add(steps_t, 1)), axis=1)  # of the last token that is none of padding
+    e_bd = g.GatherND(hidden_btd, last_b1, batch_dims=1)
+    g.node("Div", [e_bd, g.Max(g.ReduceL2(e_bd, axes=[-1]), 1e-12)], ["sentence_embedding"])
+    return g
+
+
+def _attention(g: _Graph, h_btd, seen_bkgts, angles, names: dict[str, str], config: Qwen3Config, linear) -> str:
+    """[B, T, N·H]; the query heads that share keys are an axis of their own (g), along which the keys broadcast."""
+    kv_heads, head_dim = config.kv_heads, config.head_dim
+    q_btnh = g.Reshape(linear(g, h_btd, names["query"]), [0, 0, config.heads, head_dim])
+    k_btkh = g.Reshape(linear(g, h_btd, names["key"]), [0, 0, kv_heads, head_dim])
+    v_btkh = g.Reshape(linear(g, h_btd, names["value"]), [0, 0, kv_heads, head_dim])
+    q_btnh = _rotate(g, _rms_norm(g, q_btnh, names["query_norm"], config.rms_norm_eps), angles)
+    k_btkh = _rotate(g, _rms_norm(g, k_btkh, names["key_norm"], config.rms_norm_eps), angles)
+    q_btkgh = g.Reshape(q_btnh, [0, 0, kv_heads, config.heads // kv_heads, head_dim])
+    q_bkgth = g.Transpose(g.Mul(q_btkgh, head_dim**-0.5), perm=[0, 2, 3, 1, 4])
+    k_bkghs = g.Unsqueeze(g.Transpose(k_btkh, perm=[0, 2, 3, 1]), [2])
+    v_bkgsh = g.Unsqueeze(g.Transpose(v_btkh, perm=[0, 2, 1, 3]), [2])
+    weights_bkgts = g.Softmax(g.Where(seen_bkgts, g.MatMul(q_bkgth, k_bkghs), LOWEST), axis=-1)
+    a_btkgh = g.Transpose(g.MatMul(weights_bkgts, v_bkgsh), perm=[0, 3, 1, 2, 4])
+    return g.Reshape(a_btkgh, [0, 0, config.heads * head_dim])
+
+
+def _rms_norm(g: _Graph, x, scale: str, eps: float) -> str:
+    mean = g.ReduceMean(g.Pow(x, 2.0), axes=[-1])
+    return g.Mul(g.Div(x, g.Sqrt(g.Add(mean, float(eps)))), scale)
+
+
+def _rotate(g: _Graph, x_btnh, angles) -> str:
+    first, second = g.node("Split", [x_btnh], 2, axis=-1)
+    cos, sin = angles
+    return g.Add(g.Mul(x_btnh, cos), g.Mul(g.Concat(second, first, axis=-1), sin))
+
+
+def _linear(g: _Graph, x, name: str) -> str:
+    return g.MatMul(x, name)
+
+
+def _linear_int8(g: _Graph, x, name: str) -> str:
+    """Both sides as bytes, summed exactly in int32."""
+    import onnx
+
+    scale = g.Div(g.Max(g.ReduceMax(g.Abs(x), axes=[-1]), 1e-12), float(STEPS))
+    rounded = g.Cast(g.Add(g.Round(g.Div(x, scale)), float(CENTER)), to=onnx.TensorProto.UINT8)
+    product = g.MatMulInteger(rounded, name, np.uint8(CENTER), np.uint8(CENTER))
+    return g.Mul(g.Mul(g.Cast(product, to=onnx.TensorProto.FLOAT), scale), f"{name}.scale")
+
+
+def _centered(g: _Graph, x) -> str:
+    import onnx
+
+    return g.Sub(g.Cast(x, to=onnx.TensorProto.FLOAT), float(CENTER))

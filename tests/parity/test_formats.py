@@ -1,0 +1,90 @@
+"""One export in all forms, each held by `f2jax verify` against its golden vectors in the tool that reads it."""
+
+import numpy as np
+import pytest
+
+from f2jax import Embedder
+from f2jax.cli import main
+from f2jax.data.tokenizer import HFTokenizer, load_tokenizer
+from f2jax.errors import UserError
+from f2jax.model.sizes import size
+from f2jax.release import export, golden, to_gguf, verify
+from f2jax.release.package import Card
+from tests import tiny_model
+
+for module in ("torch", "transformers", "sentence_transformers", "onnxruntime", "gguf", "xllamacpp"):
+    pytest.importorskip(module)
+pytestmark = pytest.mark.parity
+
+EXACT = ("model.safetensors", "config.json", "modules.json", "onnx/model.onnx", "gguf/model.gguf")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Embedder:
+    """A SentencePiece tokenizer of f2jax's own."""
+    return tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_every_tool_gives_the_golden_vectors_of_every_form(trained, tmp_path, capsys):
+    export.export(trained, tmp_path, export.FORMATS)
+    results = {one.form: one for one in verify.verify(tmp_path)}
+    assert all(one.worst is not None for one in results.values()), "every tool ran"
+    assert min(results[form].worst for form in EXACT) > 0.99999
+    assert results["onnx/model_int8.onnx"].worst > 0.99 and results["gguf/model-q8_0.gguf"].worst > 0.99
+    assert "longer texts" in results["gguf/model.gguf"].note
+
+
+def test_llama_cpp_reads_the_tokenizer_of_qwen(shared_data, tmp_path):
+    """Byte-level pairs, with more rows in the token table than tokens."""
+    architecture = size("tiny", vocab_size=151_936)
+    tokenizer, card = load_tokenizer(shared_data / "qwen-tokenizer"), Card(1_024, dict(tiny_model.PROMPTS), (64,))
+    export.export(Embedder(architecture, tiny_model.random_params(architecture), tokenizer, card), tmp_path, ["gguf"])
+    (one,) = (one for one in verify.verify(tmp_path) if one.form == "gguf/model.gguf")
+    assert one.worst > 0.99999 and "longer" not in one.note
+
+
+def test_bfloat16_weights_stay_so_in_gguf(trained, tmp_path):
+    import gguf
+
+    trained.save_pretrained(tmp_path / "whole")
+    half = Embedder.from_pretrained(tmp_path / "whole", "bfloat16")
+    export.export(half, tmp_path / "half", ["gguf", "onnx"])
+    reader = gguf.GGUFReader(tmp_path / "half/gguf/model.gguf")
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert types["blk.1.attn_q.weight"] == types["token_embd.weight"] == "BF16"
+    assert types["blk.0.attn_q_norm.weight"] == "F32"
+    (one,) = (one for one in verify.verify(tmp_path / "half") if one.form == "onnx/model.onnx")
+    assert one.worst > 0.99999
+
+
+def test_other_tokenizers_have_no_form_in_gguf(trained, tmp_path, capsys):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    backend = Tokenizer(models.WordLevel({"<|im_end|>": 0, "<|endoftext|>": 1, "red": 2}, unk_token="red"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = HFTokenizer(backend.to_str(), "words")
+    with pytest.raises(UserError, match="no form in GGUF"):
+        to_gguf.vocabulary(tokenizer, 512)
+    Embedder(trained.architecture, trained.params, tokenizer, trained.card).save_pretrained(tmp_path / "words")
+    options = ["--output", str(tmp_path / "out"), "--format", "gguf"]
+    assert main(["export", "--model", str(tmp_path / "words"), *options]) == 1
+    assert "no form in GGUF" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_shape_that_q8_0_cannot_cut_is_refused(trained, tmp_path):
+    architecture = size("tiny", width=72)
+    embedder = Embedder(architecture, tiny_model.random_params(architecture), trained.tokenizer, trained.card)
+    with pytest.raises(UserError, match="multiples of 32, not width 72"):
+        export.export(embedder, tmp_path / "out", ["gguf-q8"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_llama_cpp_refuses_a_text_above_the_context(trained, tmp_path):
+    """Rather than embed it without its end token, or beyond what the model was trained on."""
+    export.export(trained, tmp_path, ["gguf"])
+    long = [golden.TEXTS[-1]]
+    assert len(trained.tokenizer.encode(long, 10_000)[0]) > trained.max_length
+    with pytest.raises(RuntimeError, match="exceeds the available context size"):
+        verify._llama_cpp(str(tmp_path), "gguf/model.gguf", long)
+    short = verify._llama_cpp(str(tmp_path), "gguf/model.gguf", ["a red river"])
+    np.testing.assert_allclose(short, trained.encode(["a red river"]), atol=1e-4)

@@ -1,0 +1,148 @@
+"""The golden set of a package, and `f2jax verify` that embeds it again: what passes, what fails, what is said."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from f2jax import Embedder
+from f2jax.cli import main
+from f2jax.errors import UserError
+from f2jax.model import hf
+from f2jax.release import export, golden, package, verify
+from tests import tiny_model
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory) -> Embedder:
+    return tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def exported(embedder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "package"
+    export.export(embedder, path)
+    return path
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(exported, tmp_path / "package")
+
+
+@pytest.fixture
+def ours_alone(monkeypatch):
+    """As on a machine without the other tools; they are held against the golden set in tests/parity."""
+    monkeypatch.setattr(verify, "TOOLS", [tool for tool in verify.TOOLS if tool.name == "f2jax"])
+
+
+def test_the_golden_vectors_are_those_of_the_model(embedder, folder):
+    found = golden.read(folder)
+    np.testing.assert_allclose(found.vectors, embedder.encode(found.texts), atol=1e-6)
+    assert f"{tiny_model.PROMPTS['query']}{golden.TEXTS[0]}" in found.texts
+    lengths = [len(ids) for ids in embedder.tokenizer.encode(found.texts, 10_000)]
+    assert min(lengths) == 1 and max(lengths) > embedder.max_length, "an empty text, and one that is truncated"
+
+
+def test_golden_vectors_of_bfloat16_weights_are_computed_in_float32(folder, tmp_path):
+    export.export(Embedder.from_pretrained(folder, "bfloat16"), tmp_path / "half")
+    found, exact = golden.read(tmp_path / "half"), Embedder.from_pretrained(tmp_path / "half", "float32")
+    np.testing.assert_allclose(found.vectors, exact.encode(found.texts), atol=1e-6)
+
+
+def test_a_sound_package_passes(folder, ours_alone, capsys):
+    assert main(["verify", str(folder)]) == 0
+    assert "f2jax  model.safetensors  1.000000" in capsys.readouterr().out
+
+
+def test_weights_that_changed_after_the_export_fail(embedder, folder, ours_alone, capsys):
+    hf.save(folder, jax.tree.map(lambda x: x + 0.1, embedder.params))
+    assert main(["verify", str(folder)]) == 1
+    said = capsys.readouterr()
+    assert "FAILED" in said.out and "does not give its golden vectors" in said.err and said.err.count("f2jax: ") == 1
+
+
+def broken(*args):
+    raise RuntimeError("no such operator\nat line 3")
+
+
+@pytest.mark.parametrize(
+    "embed,note",
+    [
+        (lambda *args: np.ones((1, 64)), "vectors of shape"),
+        (broken, "no such operator"),
+        (lambda folder, form, texts: np.full((len(texts), 64), np.nan), ""),
+        (lambda folder, form, texts: -golden.read(folder).vectors, ""),
+    ],
+    ids=["shape", "error", "nan", "opposite"],
+)
+def test_a_tool_that_stops_or_gives_other_vectors_fails(folder, monkeypatch, embed, note):
+    monkeypatch.setattr(verify, "TOOLS", [verify.Tool("other", ("numpy",), ("config.json",), embed)])
+    (one,) = verify.verify(folder)
+    assert one.failed and note in one.note and "\n" not in one.note
+
+
+def test_vectors_of_any_length_are_compared_by_direction(folder, monkeypatch):
+    tool = verify.Tool("other", ("numpy",), ("config.json",), lambda *args: 7 * golden.read(folder).vectors)
+    monkeypatch.setattr(verify, "TOOLS", [tool])
+    (one,) = verify.verify(folder)
+    assert not one.failed and one.worst == pytest.approx(1)
+
+
+def test_what_is_not_there_is_said_and_is_no_failure(folder, monkeypatch):
+    tools = [verify.Tool("other", ("no_such_package",), ("config.json", "onnx/model.onnx"), broken)]
+    monkeypatch.setattr(verify, "TOOLS", tools)
+    results = list(verify.verify(folder))
+    assert [one.note for one in results] == ["not installed: no_such_package", "not in this package"]
+    assert not any(one.failed for one in results)
+
+
+def test_what_export_made_of_an_earlier_model_goes(embedder, folder):
+    """Vectors and graphs of other weights beside new ones would be worse than none."""
+    for name in package.MADE:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    embedder.save_pretrained(folder)
+    assert not [name for name in package.MADE if (folder / name).exists()]
+
+
+def spoil(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda folder: (folder / "golden/vectors.npy").unlink(), "has no golden set"),
+        (spoil("golden/vectors.npy", b"no array"), "cannot be read"),
+        (spoil("golden/vectors.npy", b""), "cannot be read"),
+        (spoil("golden/texts.json", json.dumps(["one"]).encode()), "1 texts but not as many vectors"),
+        (spoil("golden/texts.json", b"{"), "is not valid JSON"),
+    ],
+)
+def test_a_package_without_a_sound_golden_set_is_refused(folder, ours_alone, capsys, change, message):
+    change(folder)
+    assert main(["verify", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name,message", [("nowhere", "There is no folder nowhere"), ("gs://a/b", "copy it here first")]
+)
+def test_a_folder_that_other_tools_cannot_read_is_refused(name, message):
+    with pytest.raises(UserError, match=message):
+        verify.verify(name)
+
+
+@pytest.mark.parametrize(
+    "formats,message",
+    [(["onxn"], r"no format 'onxn'; did you mean 'onnx'\?"), (["onnx", "tflite"], "no format 'tflite'")],
+)
+def test_an_unknown_format_is_refused_before_anything_is_written(embedder, tmp_path, formats, message):
+    with pytest.raises(UserError, match=message):
+        export.export(embedder, tmp_path / "out", formats)
+    assert not (tmp_path / "out").exists()
