@@ -8,11 +8,16 @@ def main(argv: list[str]) -> None:
     model_options(parser)
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--format", nargs="+", default=(), help="onnx, onnx-int8, gguf or gguf-q8, beside the weights")
+    parser.add_argument("--scores", help="for the model card: the --output of f2jax evaluate")
+    parser.add_argument("--license", help="for the model card: an identifier of the hub, such as apache-2.0")
     args = parser.parse_args(argv)
 
     from f2jax import Embedder
+    from f2jax.release import model_card
     from f2jax.release.export import export
 
+    scores = model_card.read_scores(args.scores) if args.scores else {}
     embedder = Embedder.from_pretrained(args.model, args.dtype)
-    export(embedder, args.output, args.format)
+    about = model_card.About(model_card.read_stages(args.model), scores, args.license)
+    export(embedder, args.output, args.format, about)
     print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")

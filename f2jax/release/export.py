@@ -1,17 +1,22 @@
 """`f2jax export`: a package with its golden set, and the model in the formats of other runtimes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from f2jax.errors import UserError, nearest
 from f2jax.inference.embedder import Embedder
-from f2jax.release import golden, to_gguf, to_onnx
+from f2jax.release import golden, package, to_gguf, to_onnx
+from f2jax.release.model_card import NOTHING, About
 
 FORMATS = ("onnx", "onnx-int8", "gguf", "gguf-q8")
 
 
-def export(embedder: Embedder, folder: str | Path, formats: Sequence[str] = ()) -> None:
+def export(embedder: Embedder, folder: str | Path, formats: Sequence[str] = (), about: About = NOTHING) -> None:
     """Write the package, its golden set, then each of the formats.
+
+    Args:
+        about: for the model card; the formats are added to it.
 
     Raises:
         UserError: a format is unknown, lacks its library or does not fit the model, and nothing is written; or the
@@ -19,9 +24,10 @@ def export(embedder: Embedder, folder: str | Path, formats: Sequence[str] = ()) 
     """
     for name in formats:
         _check(name, embedder)
-    embedder.save_pretrained(folder)
-    golden.write(folder, embedder)
     architecture, params = embedder.architecture, embedder.params
+    about = replace(about, formats=tuple(formats))
+    package.write(folder, architecture, params, embedder.tokenizer, embedder.card, about)
+    golden.write(folder, embedder)
     for name in formats:
         if name.startswith("onnx"):
             to_onnx.write(folder, architecture, params, "int8" if name == "onnx-int8" else "float32")

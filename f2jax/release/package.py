@@ -15,6 +15,7 @@ from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
 from f2jax.model import hf
 from f2jax.model.sizes import Qwen3Config
+from f2jax.release import model_card
 from f2jax.train import workdir
 from f2jax.train.losses import matryoshka_dims
 
@@ -73,7 +74,14 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
     )
 
 
-def write(folder: str | Path, architecture: Qwen3Config, params, tokenizer: Tokenizer, card: Card) -> None:
+def write(
+    folder: str | Path,
+    architecture: Qwen3Config,
+    params,
+    tokenizer: Tokenizer,
+    card: Card,
+    about: model_card.About = model_card.NOTHING,
+) -> None:
     """Write the package, to a local folder or gs://.
 
     `config.json` and `modules.json` come last: without them nothing loads the folder. What `f2jax export` made of an
@@ -85,7 +93,9 @@ def write(folder: str | Path, architecture: Qwen3Config, params, tokenizer: Toke
     if workdir.is_workdir(folder):
         raise UserError(f"{folder} is a training workdir; choose another folder for the package.")
     dtype = str(jax.tree.leaves(params)[0].dtype)
-    texts = _texts(architecture, dtype, tokenizer, card)  # before the folder is touched: not every tokenizer converts
+    texts = _texts(
+        architecture, dtype, tokenizer, card, about
+    )  # before the folder is touched: not every tokenizer converts
     for name in (*LAST, *MADE):
         files.remove(files.join(folder, name))
     hf.save(folder, params)
@@ -95,7 +105,9 @@ def write(folder: str | Path, architecture: Qwen3Config, params, tokenizer: Toke
         files.write_whole(files.join(folder, name), text)
 
 
-def _texts(architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: Card) -> dict[str, str]:
+def _texts(
+    architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: Card, about: model_card.About
+) -> dict[str, str]:
     """The content of all files but the weights, in the order of writing."""
     dims = list(card.matryoshka_dims)
     config = hf.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id)
@@ -127,38 +139,8 @@ def _texts(architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: Ca
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ],
     }
-    plain = {"tokenizer.json": tokenizer.to_hf_json(), "README.md": _readme(architecture, card)}
+    readme = model_card.render(architecture, card.max_length, card.matryoshka_dims, card.prompts, about)
+    plain = {"tokenizer.json": tokenizer.to_hf_json(), "README.md": readme}
     return plain | {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in contents.items()
     }
-
-
-def _readme(architecture: Qwen3Config, card: Card) -> str:
-    dims = ", ".join(str(dim) for dim in sorted(card.matryoshka_dims))
-    prompts = "\n".join(f"- `{name}`: `{json.dumps(text, ensure_ascii=False)}`" for name, text in card.prompts.items())
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, f2jax]
----
-A text-embedding model trained with f2jax.
-
-| | |
-|---|---|
-| parameters | {architecture.parameters:,} |
-| dimensions | {architecture.width} |
-| Matryoshka dimensions | {dims} (truncate first, then normalize) |
-| context length | {card.max_length} tokens, end token included |
-| encoder | causal Qwen3; the state of the end token, normalized |
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("this/folder")
-vectors = model.encode(["a text"])
-```
-
-Prompts:
-
-{prompts or "none: texts are embedded as they are."}
-"""

@@ -1,0 +1,108 @@
+"""The model card says what a run did: read from its config, the data card of its corpus, and its scores."""
+
+import json
+
+import pytest
+
+from configs import stage2
+from f2jax import config as configs
+from f2jax.errors import UserError
+from f2jax.model.sizes import size
+from f2jax.release.model_card import NOTHING, About, Stage, read_scores, read_stages, render
+from f2jax.train import workdir
+
+DATASETS = [
+    {"name": "webfaq", "kind": "retrieval", "rows": {"train": 1_200}, "languages": {"de": 900, "fr": 300}},
+    {"name": "sib", "kind": "clustering", "rows": {"train": 70}, "languages": {"fr": 50, "yor_Latn": 20, "": 7}},
+]
+
+
+def text_of(about: About) -> str:
+    return render(size("80m"), 1_024, (320, 256, 8), {"query": "Query: "}, about)
+
+
+def write_run(folder, **fields) -> str:
+    """A workdir without weights; `data__sources` stands for the field data.sources."""
+    config = stage2.get_config("size=80m,teacher=none")
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    folder.mkdir()
+    (folder / "config.json").write_text(configs.to_json(config))
+    workdir.write_architecture(folder, size("80m"))
+    return str(folder)
+
+
+@pytest.fixture
+def stages(tmp_path) -> tuple[Stage, ...]:
+    """A second stage on a prepared corpus, started from a first one on plain files."""
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared/corpus.json").write_text(json.dumps({"datasets": DATASETS}))
+    first = write_run(tmp_path / "first", init_from="Qwen/Qwen3-0.6B", data__sources=("/data/raw/*.parquet",))
+    second = write_run(
+        tmp_path / "second",
+        init_from=first,
+        teacher__path=str(tmp_path / "big"),
+        data__sources=(f"corpus:{tmp_path}/prepared",),
+    )
+    return read_stages(second)
+
+
+def test_the_stages_are_told_in_the_order_of_training(stages):
+    text = text_of(About(stages))
+    first, second = text.split("### Stage ")[1:]
+    assert "started from | Qwen/Qwen3-0.6B" in first and "`*.parquet`" in first and "teacher | none" in first
+    assert "started from | first" in second and "teacher | big" in second
+    for fact in ("steps | 4 epochs", "peak learning rate 4e-05, cosine", "retrieval 7", "temperature | 0.05"):
+        assert fact in second
+
+
+def test_data_sets_and_languages_are_those_of_the_data_card(stages):
+    text = text_of(About(stages))
+    assert "| webfaq | retrieval | 1,200 | 2 |" in text and "| sib | clustering | 70 | 3 |" in text
+    assert "the most frequent first: de, fr, yor_Latn." in text
+    assert 'language: ["de", "fr"]' in text.split("---")[1], "the hub knows codes alone"
+
+
+def test_no_path_of_the_machine_stands_in_the_card(stages, tmp_path):
+    text = text_of(About(stages))
+    assert str(tmp_path) not in text and "/data" not in text
+
+
+def test_runs_that_are_gone_or_go_in_a_circle_end_the_history(tmp_path):
+    alone = write_run(tmp_path / "alone", init_from=str(tmp_path / "gone"))
+    assert len(read_stages(alone)) == 1
+    circle = write_run(tmp_path / "circle", init_from=str(tmp_path / "circle"))
+    assert len(read_stages(circle)) == 1
+    assert read_stages(str(tmp_path)) == ()
+
+
+def test_scores_of_f2jax_evaluate_are_a_table_by_dimension(tmp_path):
+    found = {"cldr-names": {"queries": 9, "dims": {"8": 0.25, "320": 0.5}}, "stdlib-code": {"dims": {"320": 0.125}}}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    text = text_of(About(scores=read_scores(tmp_path)))
+    assert "| main score | 8 dims | 320 dims |" in text
+    assert "| cldr-names | 25.0% | 50.0% |" in text and "| stdlib-code |  | 12.5% |" in text
+
+
+def test_scores_that_are_not_there_are_an_error(tmp_path):
+    with pytest.raises(UserError, match="give the --output of f2jax evaluate"):
+        read_scores(tmp_path / "nowhere")
+
+
+def test_the_licence_is_stated_or_said_to_be_missing():
+    assert "license: apache-2.0\n" in text_of(About(license="apache-2.0")).split("---")[1]
+    assert "licence | not stated" in text_of(NOTHING) and "license:" not in text_of(NOTHING)
+
+
+@pytest.mark.parametrize(
+    "formats,inside,outside",
+    [
+        ((), [], ["onnx/", "gguf/"]),
+        (("onnx", "onnx-int8"), ["onnx/model.onnx"], ["gguf/"]),
+        (("onnx-int8", "gguf-q8"), ["onnx/model_int8.onnx", "gguf/model-q8_0.gguf"], ["model.onnx"]),
+        (("gguf",), ["gguf/model.gguf"], ["onnx/"]),
+    ],
+)
+def test_the_ways_to_use_it_are_those_of_the_formats_in_the_package(formats, inside, outside):
+    text = text_of(About(formats=formats))
+    assert all(name in text for name in inside) and not any(name in text for name in outside)
+    assert all(tool in text for tool in ("SentenceTransformer", "vllm serve", "text-embeddings-router", "from f2jax"))
