@@ -50,7 +50,7 @@ def check_nearest(numbers_qk: np.ndarray, scores_qd: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
-@pytest.mark.parametrize("documents, k, dims", [(1, 3, 8), (15, 15, 20), (333, 10, 1), (333, 10, 96), (2_000, 40, 32)])
+@pytest.mark.parametrize("documents, k, dims", [(1, 3, 8), (333, 10, 20), (2_000, 40, 96)])
 def test_the_first_pass_finds_the_nearest_of_the_stored_vectors(documents, k, dims, precision):
     q, d = vectors(11, 0), vectors(documents, 1)
     _, numbers = Nearest(d, dims, precision, blocks=SMALL)(q, k)
@@ -63,9 +63,9 @@ def test_float32_scores_are_cosines():
     np.testing.assert_allclose(scores, -np.sort(-unit(q[:, :32]) @ unit(d[:, :32]).T, axis=1)[:, :4], atol=1e-6)
 
 
-@pytest.mark.parametrize("documents, k", [(4, 9), (257, 40)])
 @pytest.mark.parametrize("blocks", [SMALL, Blocks(3, 1), Blocks(64, 40_000, resident=0), Blocks()], ids=str)
-def test_equal_scores_go_by_document_number_in_blocks_of_any_size(blocks, documents, k):
+def test_equal_scores_go_by_document_number_in_blocks_of_any_size(blocks):
+    documents, k = 257, 40
     q, d = exact_vectors(20, 0), exact_vectors(documents, 1)  # exact in float32 and full of ties
     scores = q.astype(np.float64) @ d.astype(np.float64).T
     wanted = [sorted(range(documents), key=lambda n: (-row[n], n))[:k] for row in scores]
@@ -89,8 +89,9 @@ def test_an_approximate_first_pass_finds_at_least_the_share_asked_for():
 # Both passes
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
-@pytest.mark.parametrize("k, candidates, dims", [(1, 1, 8), (10, 50, 16), (7, 400, 96)])
+@pytest.mark.parametrize(
+    "k, candidates, dims, precision", [(1, 1, 8, "float32"), (10, 50, 16, "int8"), (7, 400, 96, "binary")]
+)
 def test_the_second_pass_orders_the_candidates_of_the_first_by_whole_vectors(k, candidates, dims, precision):
     q, d = vectors(11, 0), vectors(333, 1)
     first = Nearest(d, dims, precision)(q, candidates)[1]
@@ -147,9 +148,9 @@ from tests.inference.test_search import SMALL, vectors
 from tests.data.test_mine import exact_vectors
 from f2jax.inference.nearest import Nearest
 assert jax.device_count() == {devices}
-rows = [Search(vectors(n, 1), Options(7, 16, 30, p), SMALL)(vectors(11, 0)).numbers_qk
-        for n in (5, 333) for p in ("float32", "int8", "binary")]
-ties = [Nearest(exact_vectors(n, 1), blocks=SMALL)(exact_vectors(11, 0), 9)[1] for n in (5, 100, 777)]
+rows = [Search(vectors(333, 1), Options(7, 16, 30, p), SMALL)(vectors(11, 0)).numbers_qk
+        for p in ("float32", "int8", "binary")]
+ties = [Nearest(exact_vectors(n, 1), blocks=SMALL)(exact_vectors(11, 0), 9)[1] for n in (5, 777)]
 print([x.tolist() for x in rows + ties])
 """
 
