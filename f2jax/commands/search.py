@@ -56,6 +56,8 @@ def _check(args) -> None:
         raise UserError("f2jax search needs --vectors, --documents or --folder.")
     if args.query and args.queries:
         raise UserError("Give either --query or --queries.")
+    if args.serve and args.store:
+        raise UserError("Give either --serve or --store.")
     if args.serve and not (args.folder or args.documents):
         raise UserError("--serve shows texts; give --folder or --documents.")
     if not (args.query or args.queries or args.serve or args.store):

@@ -89,7 +89,9 @@ class Nearest:
         self._kept: dict[int, jax.Array] = {}
         self._ranges = self._find_ranges() if precision == "int8" else None
 
-    def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, queries: np.ndarray, k: int, progress: Callable[[int], None] = lambda documents: None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(scores float32 [q, k], document numbers int32 [q, k]), highest first, equal ones by number.
 
         Where there is no further document the score is -inf and the number -1. Scores of int8 and binary are good for
@@ -97,18 +99,19 @@ class Nearest:
 
         Args:
             queries: float vectors [q, e], of as many dimensions as the documents or at least of `dims`.
+            progress: is told, for each block of queries, how many more documents were compared.
 
         Raises:
             UserError: k is not positive, the vectors are too short, or one is not finite.
         """
         if k < 1:
             raise UserError(f"k={k} should be at least 1.")
-        found = [self._nearest(queries[at : at + self.block], k) for at in range(0, len(queries), self.block)]
+        found = [self._nearest(queries[at : at + self.block], k, progress) for at in range(0, len(queries), self.block)]
         if not found:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int32)
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
-    def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, queries: np.ndarray, k: int, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
         """Of one block of queries."""
         q_qe = self._cut(queries, slice(None), "queries")
         count = len(q_qe)
@@ -124,6 +127,7 @@ class Nearest:
             chunk = self._load(offset)
             jax.block_until_ready(best)  # one chunk at work and one in waiting, no more
             best = self._merge(*best, q_qe, chunk, offset, total)
+            progress(min(self._chunk, total - offset))
         return tuple(np.asarray(x)[:count] for x in best)
 
     def _load(self, offset: int) -> jax.Array:

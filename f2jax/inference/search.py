@@ -7,7 +7,7 @@ few dimensions rank too low, and `recall` says how often that is so.
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -115,15 +115,20 @@ def joined(blocks: Iterable[Found], k: int) -> Found:
     )
 
 
-def exact(queries: Vectors, documents: Vectors, k: int, blocks: Blocks = BLOCKS) -> Found:
+def exact(
+    queries: Vectors, documents: Vectors, k: int, progress: Callable[[int], None] = lambda documents: None
+) -> Found:
     """What a search by all dimensions in one pass finds, the bar of `recall`.
+
+    Args:
+        progress: is told, for each block of queries, how many more documents were compared.
 
     Raises:
         UserError: k is not positive, the widths differ, or a vector is not finite.
     """
     check_widths(queries, documents)
     start = time.perf_counter()
-    found = Nearest(documents, blocks=blocks)(queries, k)
+    found = Nearest(documents)(queries, k, progress)
     return Found(*found, first_pass=time.perf_counter() - start)
 
 

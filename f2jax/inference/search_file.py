@@ -1,7 +1,8 @@
 """Search on files: vectors or texts in, the found documents out."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from f2jax import files
 from f2jax.data.mine import Vectors
 from f2jax.errors import UserError
 from f2jax.inference.encode_file import digest, embed_into, open_vectors, progress_of, read_texts
+from f2jax.inference.nearest import BLOCKS
 from f2jax.inference.search import Found, Options, Search, exact, joined, recall
 
 SHOWN = 160  # characters of a text on the screen
@@ -21,9 +23,9 @@ SHOWN = 160  # characters of a text on the screen
 class Corpus:
     """Documents or queries, by number."""
 
-    vectors: Vectors  # [n, e]
-    texts: Sequence[str] | None = None
-    places: Sequence[str] | None = None  # where each text is from, as FILE:LINE
+    vectors: Vectors | None  # [n, e]; None: a store has them
+    texts: Sequence[str] | Mapping[int, str] | None = None
+    places: Sequence[str] | Mapping[int, str] | None = None  # where each text is from, as FILE:LINE
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def search_corpus(documents: Corpus, queries: Corpus, options: Options, sample: 
     if sample < 1:
         return Results(documents, queries, options, found)
     chosen = np.unique(np.linspace(0, total - 1, min(sample, total)).astype(int))
-    wanted = exact(np.asarray(queries.vectors[chosen]), documents.vectors, options.k)
+    comparisons = documents.vectors.shape[0] * math.ceil(len(chosen) / BLOCKS.queries)
+    with tqdm(total=comparisons, desc="exact search", unit="document", unit_scale=True, dynamic_ncols=True) as bar:
+        wanted = exact(np.asarray(queries.vectors[chosen]), documents.vectors, options.k, bar.update)
     share = recall(Found(found.scores_qk[chosen], found.numbers_qk[chosen]), wanted)
     return Results(documents, queries, options, found, len(chosen), share)
 

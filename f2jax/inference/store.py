@@ -157,18 +157,10 @@ def use(place: str, documents: Corpus | None, queries: Corpus | None, options_of
             return
         options = options_of(sizes(client)[1])
         found, known = search(client, np.asarray(queries.vectors), options)
-        results = Results(_Stored(known), queries, options, found)
+        texts, places = ({n: of[name] for n, of in known.items() if name in of} for name in ("text", "place"))
+        results = Results(Corpus(None, texts, places), queries, options, found)
         if output:
             write_results(results, output)
             print(f"{output}: {options.k} nearest documents for {len(queries.vectors):,} queries.")
         else:
             print(results.lines())
-
-
-class _Stored:
-    """What a store knows of documents, as a `Corpus` gives it."""
-
-    def __init__(self, known: dict[int, dict]):
-        self.texts, self.places = (
-            {number: of[name] for number, of in known.items() if name in of} for name in ("text", "place")
-        )
