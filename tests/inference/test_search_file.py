@@ -83,11 +83,11 @@ def test_texts_are_embedded_and_the_found_ones_are_printed(capsys, model, texts)
 
 def test_texts_are_embedded_once_and_an_interrupted_embedding_goes_on(monkeypatch, texts):
     monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 2)
-    seen = []
+    seen, stopped = [], []
 
     def encode(some):
-        if len(seen) == 4:
-            seen.append("stopped")
+        if TEXTS[2] in some and not stopped:
+            stopped.append(True)
             raise KeyboardInterrupt
         seen.extend(some)
         return np.array([[len(text), 1.0] for text in some], np.float32)
