@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "int8", "binary")
 STORED = {"float32": "float32", "int8": "uint8", "binary": "ubinary"}  # the same bits, easier to unpack
 GROUP = 16  # documents whose highest score stands for them in the first round
 BLOCK = 4_096  # documents that a device multiplies at once: their scores stay in the cache of a CPU
-SAMPLE = 65_536  # documents that the ranges of int8 are those of
+SAMPLE = 65_536  # documents that say what a step of int8, or a bit, is worth
 
 SHARED = PartitionSpec("documents")  # the first axis of an array is shared out over the devices
 WHOLE = PartitionSpec()  # each device has all of it
@@ -87,7 +87,12 @@ class Nearest:
         self._chunk = len(devices) * math.ceil(least / self._block) * self._block
         self._resident = blocks.resident * len(devices) // (self._chunk * row)
         self._kept: dict[int, jax.Array] = {}
-        self._ranges = self._find_ranges() if precision == "int8" else None
+        self._ranges, self._worth_e = None, np.float32(1)
+        if precision != "float32":
+            sample = self._cut(documents, slice(None, None, math.ceil(total / SAMPLE)), "documents")
+            self._ranges = ranges_of(sample)  # a value outside becomes the nearest inside
+            steps_e = (self._ranges[1] - self._ranges[0]) / 255
+            self._worth_e = steps_e if precision == "int8" else np.abs(sample).mean(axis=0)
 
     def __call__(
         self, queries: np.ndarray, k: int, progress: Callable[[int], None] = lambda documents: None
@@ -115,11 +120,9 @@ class Nearest:
         """Of one block of queries."""
         q_qe = self._cut(queries, slice(None), "queries")
         count = len(q_qe)
-        if self._precision == "int8":
-            q_qe = q_qe * (self._ranges[1] - self._ranges[0]) / 255  # a step of a dimension counts for its size
         padding = -self.dims % 8 if self._precision == "binary" else 0
         rows = min(self.block, 2 ** math.ceil(math.log2(count)))  # few different sizes, hence few programs
-        q_qe = np.pad(q_qe, ((0, rows - count), (0, padding)))
+        q_qe = np.pad(q_qe * self._worth_e, ((0, rows - count), (0, padding)))
         start = np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1, np.int32)
         q_qe, *best = jax.device_put((q_qe, *start), self._everywhere)
         total = self._documents.shape[0]
@@ -143,11 +146,6 @@ class Nearest:
                 return chunk
             self._kept[offset] = chunk
         return self._kept[offset]
-
-    def _find_ranges(self) -> np.ndarray:
-        """Of each dimension, over documents from all places; a value outside becomes the nearest inside."""
-        step = math.ceil(self._documents.shape[0] / SAMPLE)
-        return ranges_of(self._cut(self._documents, slice(None, None, step), "documents"))
 
     def _cut(self, vectors: Vectors, index: slice, kind: str) -> np.ndarray:
         """float32 [n, dims] of length 1."""

@@ -33,7 +33,7 @@ def opened(place: str) -> Iterator:
     except ImportError as error:
         raise UserError("--store needs qdrant-client; install it with pip install 'f2jax[store]'.") from error
     try:
-        client = QdrantClient(url=place) if "://" in place else QdrantClient(path=place)
+        client = QdrantClient(url=place, check_compatibility=False) if "://" in place else QdrantClient(path=place)
         client.collection_exists(COLLECTION)
     except Exception as error:  # each transport has classes of its own
         reason = (str(error) or type(error).__name__).splitlines()[0]

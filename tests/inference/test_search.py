@@ -34,7 +34,7 @@ def stands_for(documents: np.ndarray, dims: int, precision: str) -> np.ndarray:
     if precision == "int8":
         low, high = ranges_of(x).astype(np.float64)
         return low + (quantize(x, "int8", ranges_of(x)) + 128.5) * (high - low) / 255
-    return np.where(x > 0, 1.0, -1.0) if precision == "binary" else x
+    return np.where(x > 0, 1, -1) * np.abs(x).mean(axis=0, dtype=np.float64) if precision == "binary" else x
 
 
 def check_nearest(numbers_qk: np.ndarray, scores_qd: np.ndarray) -> None:

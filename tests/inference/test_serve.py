@@ -159,11 +159,11 @@ def test_people_see_what_is_found_in_any_direction_and_the_slider_changes_it(bro
     with tab.expect_response(lambda response: "dims=64" in response.url):
         tab.locator("#dims").fill("2")
     assert tab.locator("#shown").inner_text() == "64"
-    tab.wait_for_function("document.querySelector('#status').textContent.includes('second pass')")
+    tab.locator("#status", has_text="second pass").wait_for()
     tab.fill("#k", "0")
     tab.wait_for_selector("#status.error")
     assert tab.locator("#status").inner_text() == "k=0 should be from 1 to 6."
     tab.fill("#query", "")
-    tab.wait_for_function("document.querySelectorAll('#found li').length === 0")
+    first.wait_for(state="detached")
     assert all(url.startswith(address) for url in asked)
     assert mistakes == ["Failed to load resource: the server responded with a status of 400 (Bad Request)"]
