@@ -74,10 +74,11 @@ def test_equal_scores_go_by_document_number_in_blocks_of_any_size(blocks):
 
 
 def test_what_fills_up_the_last_block_is_never_found():
-    """The documents are all as far as can be, so that a zero, or a copy of one, would be nearer."""
+    """The last document, which fills it up, is the nearest: its copies would take the next places."""
     q = exact_vectors(1, 0)
-    found = Nearest(np.tile(-q, (19, 1)), blocks=SMALL)(q, 30)[1]
-    assert found.tolist() == [[*range(19), *[-1] * 11]]
+    d = np.concatenate([np.tile(-q, (18, 1)), q])
+    assert Nearest(d, blocks=SMALL)(q, 5)[1].tolist() == [[18, 0, 1, 2, 3]]
+    assert Nearest(d, blocks=SMALL)(q, 30)[1].tolist() == [[18, *range(18), *[-1] * 11]]
 
 
 def test_an_approximate_first_pass_finds_at_least_the_share_asked_for():
