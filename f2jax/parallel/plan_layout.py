@@ -46,7 +46,7 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     The last one, the most frugal, is there whatever the paper says.
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
-    architecture = size(config.model.size)
+    architecture = size(config.model.size, table_rank=config.model.table_rank)
     named = teacher_size(config.teacher.path)
     weights = STATE_BYTES * architecture.parameters + (2 * size(named).parameters if named else 0)
     fsdp = share_of_weights(weights, architecture.width, chip.hbm, len(devices))

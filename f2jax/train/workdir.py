@@ -62,7 +62,7 @@ def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[
         step: of the checkpoint of a workdir; None: the newest.
 
     Raises:
-        UserError: nothing is there, or it cannot be read.
+        UserError: nothing is there, it cannot be read, or its token table is factorized.
     """
     if not is_workdir(path):
         return hf.open_weights(path)
@@ -70,6 +70,8 @@ def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[
     from f2jax.train.checkpoint import read_weight
 
     architecture, step = read_architecture(path), steps(path)[-1] if step is None else step
+    if architecture.table_rank:
+        raise UserError(f"The token table of {path} is factorized; f2jax export writes a folder where it is whole.")
     shapes = flatten_dict(nn.meta.unbox(abstract_params(architecture)))
     return architecture, {
         name: Lazy(shape.shape, shape.dtype, partial(read_weight, path, step, name, shape))
