@@ -46,7 +46,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     c.prompts.document = ""  # by Embedder.encode_document
 
     c.model = m = ConfigDict()
-    m.size = size  # a name in f2jax/model/sizes.py; must agree with init_from where that is set
+    m.size = size  # a name in f2jax/model/sizes.py, or a model's folder: of its shape; init_from must agree
     m.table_rank = 0  # factorize the token table, V × D, into V × rank × D; 0: one whole table
     m.dtype = "bfloat16"  # of activations and matmuls: bfloat16 or float32
     m.param_dtype = "float32"  # of the stored weights

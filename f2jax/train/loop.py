@@ -22,7 +22,7 @@ from f2jax.data.loader import Loader
 from f2jax.data.packing import Share
 from f2jax.errors import Interrupted, UserError
 from f2jax.model.nested import factorize
-from f2jax.model.sizes import Qwen3Config, size
+from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts, layout
 from f2jax.parallel.mesh import make_mesh, own_share
 from f2jax.parallel.rules import param_shardings
@@ -158,7 +158,7 @@ def prepare_workdir(config, workdir: str | Path) -> None:
 def choose_architecture(config, init_path: str) -> Qwen3Config:
     """The shape of the starting weights, which `model.size` must agree with, or that of `model.size`."""
     rank = config.model.table_rank
-    wanted = size(config.model.size, table_rank=rank)
+    wanted = workdir_lib.shape(config.model.size, rank)
     if not init_path:
         return wanted
     found = workdir_lib.read_architecture(init_path)

@@ -6,7 +6,6 @@ from f2jax import files
 from f2jax.data.vectors import read_card
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3
-from f2jax.model.sizes import size
 from f2jax.parallel.rules import param_shardings
 from f2jax.train import workdir
 from f2jax.train.step import Teacher
@@ -58,7 +57,7 @@ def load_teacher(config, student_width: int, vocab_size: int, mesh) -> Teacher |
             f"The teacher {config.teacher.path} has a token table of {shape.vocab_size} rows and the student of "
             f"{vocab_size}; both must use one tokenizer."
         )
-    student_layers = size(config.model.size).layers
+    student_layers = workdir.shape(config.model.size).layers
     if config.loss.exits and shape.layers < student_layers:
         raise UserError(
             f"The teacher {config.teacher.path} has {shape.layers} layers and the student {student_layers}; with "
