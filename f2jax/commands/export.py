@@ -10,6 +10,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--format", nargs="+", default=(), help="onnx, onnx-int8, gguf or gguf-q8, beside the weights")
     parser.add_argument("--scores", help="for the model card: the --output of f2jax evaluate")
     parser.add_argument("--license", help="for the model card: an identifier of the hub, such as apache-2.0")
+    parser.add_argument("--truncate-layers", type=int, help="keep the first layers, of a model trained with loss.exits")
+    parser.add_argument("--table-rank", type=int, help="keep so many columns of a factorized token table")
     args = parser.parse_args(argv)
 
     from f2jax import Embedder
@@ -17,7 +19,7 @@ def main(argv: list[str]) -> None:
     from f2jax.release.export import export
 
     scores = model_card.read_scores(args.scores) if args.scores else {}
-    embedder = Embedder.from_pretrained(args.model, args.dtype)
+    embedder = Embedder.from_pretrained(args.model, args.dtype, args.truncate_layers, args.table_rank)
     about = model_card.About(model_card.read_stages(args.model), scores, args.license)
     export(embedder, args.output, args.format, about)
     print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")

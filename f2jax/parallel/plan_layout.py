@@ -9,6 +9,7 @@ from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel import chips
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.plan import Plan, abstract_batch, plan, teacher_size, topology_devices
+from f2jax.train import workdir
 
 STATE_BYTES = 16  # of a weight in training: itself, its gradient and two moments, in float32
 STATE_SHARE = 0.4  # of the memory that these may take, before they are split further
@@ -46,7 +47,7 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     The last one, the most frugal, is there whatever the paper says.
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
-    architecture = size(config.model.size)
+    architecture = workdir.shape(config.model.size, config.model.table_rank)
     named = teacher_size(config.teacher.path)
     weights = STATE_BYTES * architecture.parameters + (2 * size(named).parameters if named else 0)
     fsdp = share_of_weights(weights, architecture.width, chip.hbm, len(devices))

@@ -93,9 +93,7 @@ def write(
     if workdir.is_workdir(folder):
         raise UserError(f"{folder} is a training workdir; choose another folder for the package.")
     dtype = str(jax.tree.leaves(params)[0].dtype)
-    texts = _texts(
-        architecture, dtype, tokenizer, card, about
-    )  # before the folder is touched: not every tokenizer converts
+    texts = _texts(architecture, dtype, tokenizer, card, about)  # before the folder: not every tokenizer converts
     for name in (*LAST, *MADE):
         files.remove(files.join(folder, name))
     hf.save(folder, params)

@@ -80,7 +80,7 @@ def measure(mesh, chunk_rows: int, passage_gradient: bool, teacher: bool) -> dic
         program = Program(config, SHAPE, mesh, steps=1)
         model, where = program.model, jax.tree.map(lambda x: x.sharding, program.state.params)
         frozen = Teacher(placed(1, where), model) if teacher else None
-        function = partial(loss_fn, model=model, kind="retrieval", config=loss_config(config.loss, SHAPE.width))
+        function = partial(loss_fn, model=model, kind="retrieval", config=loss_config(config.loss, SHAPE))
         split = jax.jit(jax.value_and_grad(function, has_aux=True), out_shardings=(None, where))
         arrays = program.put(batch)
         (loss, _), gradient = split(placed(0, where), arrays, frozen)

@@ -1,6 +1,5 @@
 """One export in all forms, each held by `f2jax verify` against its golden vectors in the tool that reads it."""
 
-import numpy as np
 import pytest
 
 from f2jax import Embedder
@@ -87,4 +86,4 @@ def test_llama_cpp_refuses_a_text_above_the_context(trained, tmp_path):
     with pytest.raises(RuntimeError, match="exceeds the available context size"):
         verify._llama_cpp(str(tmp_path), "gguf/model.gguf", long)
     short = verify._llama_cpp(str(tmp_path), "gguf/model.gguf", ["a red river"])
-    np.testing.assert_allclose(short, trained.encode(["a red river"]), atol=1e-4)
+    assert (short @ trained.encode("a red river")).min() > 0.99999, "its keys and values are float16"
