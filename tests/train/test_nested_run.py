@@ -9,6 +9,7 @@ from f2jax.cli import main
 from f2jax.errors import UserError
 from f2jax.train import workdir
 from f2jax.train.loop import train
+from f2jax.train.teacher import teacher_width
 from tests import tiny
 
 TEXTS = ["a red river", "small old stone", "tree"]
@@ -69,7 +70,6 @@ def test_a_factorized_start_of_full_rank_is_the_model_it_came_from(runs, tmp_pat
     [
         ({"loss.nested_ranks": True}, "loss.nested_ranks is on and the token table is whole; set model.table_rank."),
         ({"model.table_rank": 65}, "table_rank=65 is out of range"),
-        ({"loss.exits": True, "teacher.cache": "cache"}, "loss.exits needs the teacher's exits, and a cache"),
         ({"init_from": "nested"}, "has rank 48, not 0; set model.table_rank=48"),
         ({"init_from": "nested", "model.table_rank": 32}, "has rank 48, not 32; set model.table_rank=48"),
     ],
@@ -82,9 +82,19 @@ def test_what_does_not_go_together_is_one_sentence(runs, tmp_path, changes, sent
     assert sentence in str(error.value)
 
 
-@pytest.mark.parametrize("command", [["prune", "--layers", "1"], ["merge"]], ids=["prune", "merge"])
-def test_a_factorized_table_is_multiplied_out_before_it_is_pruned_or_merged(runs, tmp_path, capsys, command):
-    name, *options = command
-    given = {"prune": ["--model", str(runs / "nested")], "merge": [str(runs / "nested"), str(runs / "nested")]}[name]
-    assert main([name, *given, *options, "--output", str(tmp_path / "out")]) == 1
+def test_exits_are_not_distilled_from_a_cache(runs):
+    config = tiny.config(runs, **{"loss.exits": True, "teacher.cache": "cache"})
+    with pytest.raises(UserError, match=r"a cache has its last layer alone; set teacher\.path"):
+        teacher_width(config)
+
+
+def test_a_factorized_table_is_multiplied_out_before_it_is_pruned(runs, tmp_path):
+    pruned = tmp_path / "pruned"
+    assert main(["prune", "--model", str(runs / "nested"), "--layers", "1", "--output", str(pruned)]) == 0
+    cut = Embedder.from_pretrained(runs / "nested", truncate_layers=1)
+    close(Embedder.from_pretrained(pruned).encode(TEXTS), cut.encode(TEXTS))
+
+
+def test_runs_with_factorized_tables_are_exported_before_they_are_merged(runs, tmp_path, capsys):
+    assert main(["merge", str(runs / "nested"), str(runs / "nested"), "--output", str(tmp_path / "out")]) == 1
     assert "is factorized; f2jax export writes a folder where it is whole" in capsys.readouterr().err
