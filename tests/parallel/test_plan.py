@@ -216,6 +216,16 @@ def test_the_table_has_a_column_for_each_topology_and_says_what_to_change():
     assert lines[-1] == "v6e:2x2 does not fit; take more chips."
 
 
+def test_a_layout_that_was_searched_for_is_printed_as_options_that_give_it(monkeypatch):
+    before = config()
+    chosen = with_layout(before, {"mesh.data": 2, "mesh.fsdp": 2, "model.remat": "mlp", "model.chunk_rows": 3})
+    found = replace(FITS, mesh=dict(chosen.mesh), remat="mlp", chunk_rows=3)
+    monkeypatch.setattr(plan_report, "search", lambda *args: found)
+    line = plan_report.report(before, ["v5e:2x2"], searches=True).splitlines()[-1]
+    again = config("size=tiny,teacher=none", *line.split(" … ")[1].split())
+    assert line.startswith("v5e:2x2: f2jax train …") and again == chosen
+
+
 def test_the_worst_case_is_called_that():
     assert "(the worst case)" in plan_report.table([replace(FITS, tokens_per_text=1024)])
 
