@@ -76,6 +76,6 @@ def kept_bytes(architecture: Qwen3Config, remat: str, tokens: int) -> int:
     """bfloat16 activations that a forward pass keeps on one device for the backward pass, and those of one layer."""
     a = architecture
     heads = 2 * (a.heads + a.kv_heads) * a.head_dim  # queries, keys, values, and what attention gives
-    of_layer = {"full": a.width, "mlp": 2 * a.width + heads, "dots": 3 * a.width + heads + 2 * a.mlp}
+    of_layer = {"full": a.width, "mlp": 2 * a.width + heads, "dots": 2 * a.width + heads + 2 * a.mlp}
     at_work = 8 * a.width + 2 * heads + 4 * a.mlp
     return 2 * tokens * (a.layers * of_layer[remat] + at_work)
