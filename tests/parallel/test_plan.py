@@ -31,7 +31,7 @@ from f2jax.parallel.plan import (
     topology_devices,
     what_to_change,
 )
-from f2jax.parallel.plan_layout import kept_bytes, share_of_weights, with_layout
+from f2jax.parallel.plan_layout import kept_bytes, possible_shares, with_layout
 from f2jax.train.program import Program
 from tests.tiny import ROOT
 
@@ -133,14 +133,11 @@ def test_the_advice_names_the_field_to_change(states, fsdp, remat, advice):
     assert advice in what_to_change(known, memory, config())
 
 
-def test_weights_are_shared_as_little_as_there_is_room_for():
-    assert share_of_weights(weights=6 * GIB, width=1024, hbm=16 * GIB, devices=16) == 1
-    assert share_of_weights(weights=20 * GIB, width=1024, hbm=16 * GIB, devices=16) == 4
-    assert share_of_weights(weights=20 * GIB, width=320, hbm=16 * GIB, devices=16) == 4
-    assert (
-        share_of_weights(weights=100 * GIB, width=1024, hbm=16 * GIB, devices=8) == 8
-    )  # more than wanted, but it fits
-    assert share_of_weights(weights=900 * GIB, width=1024, hbm=16 * GIB, devices=16) is None
+@pytest.mark.parametrize(
+    "width,devices,parts", [(1024, 8, [1, 2, 4, 8]), (320, 256, [1, 2, 4, 8, 16, 32, 64]), (5, 4, [1])]
+)
+def test_weights_are_split_into_parts_of_one_size(width, devices, parts):
+    assert possible_shares(width, devices) == parts
 
 
 @pytest.mark.parametrize(
@@ -156,6 +153,21 @@ def test_the_activations_that_a_remat_policy_keeps_of_each_layer(remat, of_a_tok
     assert more - fewer == 2 * 1024 * of_a_token
 
 
+@pytest.fixture
+def layouts(monkeypatch):
+    """The layouts to try for a size on some v5e chips of 16 GiB, that need not exist."""
+
+    def of(name: str, chips: int, tokens_per_text: int) -> list[tuple[str, int]]:
+        rows = 512 * 9 * tokens_per_text // 1024
+        monkeypatch.setattr(plan_layout, "topology_devices", lambda topology: range(chips))
+        monkeypatch.setattr(plan_layout, "make_mesh", lambda devices: None)
+        monkeypatch.setattr(plan_layout, "abstract_batch", lambda *_: {"tokens_bt": np.empty((rows, 1024), np.bool_)})
+        found = plan_layout.candidates(config(f"size={name},teacher=none"), "v5e:x", tokens_per_text)
+        return [(layout["model.remat"], layout["mesh.fsdp"]) for layout in found]
+
+    return of
+
+
 @pytest.mark.parametrize(
     "tokens_per_text,remats",
     [
@@ -163,11 +175,17 @@ def test_the_activations_that_a_remat_policy_keeps_of_each_layer(remat, of_a_tok
         (8, ["dots", "mlp", "full"]),
     ],
 )
-def test_the_layouts_to_try_keep_ever_fewer_activations(monkeypatch, tokens_per_text, remats):
-    monkeypatch.setattr(plan_layout, "topology_devices", lambda topology: jax.devices()[:1])
-    found = list(plan_layout.candidates(config("size=80m,teacher=none"), "v5e:1x1", tokens_per_text))
-    assert list(dict.fromkeys(layout["model.remat"] for layout in found)) == remats
-    assert all(layout["mesh.fsdp"] == 1 for layout in found)
+def test_the_layouts_to_try_keep_ever_fewer_activations(layouts, tokens_per_text, remats):
+    assert list(dict.fromkeys(remat for remat, _ in layouts("80m", 1, tokens_per_text))) == remats
+
+
+def test_weights_are_shared_by_as_few_chips_as_leave_room_for_the_activations(layouts):
+    """Of 14.4 GiB of room 596,049,920 weights of 16 bytes take 8.9; dots keeps 14.9 of 18 rows, mlp 9.0, full 2.1."""
+    assert layouts("0.6b", 256, 1024)[:2] == [("mlp", 2), ("full", 1)]
+
+
+def test_nothing_is_tried_where_the_weights_alone_do_not_fit(layouts):
+    assert layouts("14b", 4, 1024) == []
 
 
 def test_a_layout_changes_a_copy_of_the_config():
