@@ -17,7 +17,7 @@ def get_config(text=None):
     config = common.get_config("size=mini")
     config.model.dtype = "float32"
     config.model.remat = "none"
-    config.model.unroll = 4
+    config.model.unroll = 2
     config.data.max_length = 128
     config.data.row_length = 128
     config.data.row_steps = 6  # each program takes seconds to compile
@@ -28,10 +28,11 @@ def get_config(text=None):
     config.data.language_temperature = 2.0
     if stage == 2:
         config.prompts.query = add_instruction("", QUERY_TASK)
-    config.steps = 600 if stage == 1 else 300
-    config.optim.peak_lr = 2e-3 if stage == 1 else 5e-4
-    config.optim.warmup_steps = 30
+    config.steps = 900 if stage == 1 else 300
+    config.optim.peak_lr = 1e-3 if stage == 1 else 5e-4
+    config.optim.warmup_steps = 50 if stage == 1 else 30
     config.loss.passage_gradient = True
+    config.loss.spread_weight = 10.0  # from scratch, all texts fall into one direction without it: docs/multilingual.md
     config.checkpoint.every = 100
     config.checkpoint.keep_every = 0
     config.checkpoint.tail_steps = 0
