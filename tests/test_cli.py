@@ -185,12 +185,6 @@ def test_a_mistyped_command_line(capsys, argv, message):
     assert message in complaint(capsys, *argv)
 
 
-@pytest.mark.parametrize("command", cli.PLANNED)
-def test_a_planned_command_says_that_it_is_not_built_yet(capsys, command):
-    expected = f"'f2jax {command}' is not built yet; built are {', '.join(cli.COMMANDS)}."
-    assert expected in complaint(capsys, command, "--help")
-
-
 @pytest.mark.parametrize(
     "config,override,message",
     [

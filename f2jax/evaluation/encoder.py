@@ -76,7 +76,7 @@ def model_meta(embedder: Embedder, name: str) -> ModelMeta:
         update={
             "revision": embedder.fingerprint,
             "n_parameters": architecture.parameters,
-            "n_embedding_parameters": architecture.vocab_size * architecture.width,
+            "n_embedding_parameters": architecture.table_parameters,
             "max_tokens": embedder.max_length,
             "embed_dim": embedder.dim,
             "use_instructions": True,

@@ -15,6 +15,7 @@ from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, nearest
 from f2jax.inference.encode import encode, make_embed
 from f2jax.inference.quantize import check_precision, quantize
+from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
 from f2jax.release import package
@@ -48,8 +49,14 @@ class Embedder:
         self._embed = make_embed(self.model)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, dtype: str = "float32") -> "Embedder":
+    def from_pretrained(
+        cls, name: str | Path, dtype: str = "float32", truncate_layers: int | None = None, table_rank: int | None = None
+    ) -> "Embedder":
         """Load a folder, a hub id, a gs:// path or a training workdir (its newest readable checkpoint).
+
+        Args:
+            truncate_layers: keep the first so many layers, of a model that was trained with `loss.exits`.
+            table_rank: keep so many columns of a factorized token table.
 
         Raises:
             UserError: it is not there, or cannot be read; the message says what to change.
@@ -57,7 +64,9 @@ class Embedder:
         if dtype not in DTYPES:
             raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
         path = files.find_model(name)
-        architecture, params = workdir.load_weights(path, jnp.dtype(dtype))
+        architecture, params = nested.cut(
+            *workdir.load_weights(path, jnp.dtype(dtype)), layers=truncate_layers, rank=table_rank
+        )
         card = package.read_card(path, architecture)
         return cls(architecture, params, load_tokenizer(beside(path)), card, dtype)
 

@@ -60,6 +60,22 @@ def _field(path: str, number: int, line: str, column: str) -> str | None:
         raise UserError(f"{path}, line {number}: no JSON object with the field '{column}'; mend it.") from error
 
 
+def open_vectors(path: str | Path) -> np.ndarray:
+    """The vectors [n, dim] of a .npy file, which stays on disk.
+
+    Raises:
+        UserError: it cannot be read, or is no array of floats with a row for each text.
+    """
+    try:
+        vectors = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "it is no .npy file of numbers"
+        raise UserError(f"{path} cannot be read: {reason}.") from error
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise UserError(f"{path} should be a .npy file of floats, with a row for each text.")
+    return vectors
+
+
 def digest(texts: list[str]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 

@@ -26,7 +26,15 @@ from f2jax.data.mine_rows import Group, Rows, group_rows, read_rows
 from f2jax.data.record import KINDS, Record
 from f2jax.errors import UserError, nearest
 from f2jax.inference.embedder import Embedder
-from f2jax.inference.encode_file import digest, embed_into, open_array, progress_of, read_progress, read_texts
+from f2jax.inference.encode_file import (
+    digest,
+    embed_into,
+    open_array,
+    open_vectors,
+    progress_of,
+    read_progress,
+    read_texts,
+)
 
 ROWS = 4_096  # of a row group of the output
 TYPES = {bool: pa.bool_(), tuple[str, ...]: pa.list_(pa.string())}
@@ -204,13 +212,7 @@ def load_vectors(path: str, count: int, kind: str) -> np.ndarray:
     Raises:
         UserError: it cannot be read, or is no array of floats with `count` rows.
     """
-    try:
-        vectors = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "it is no .npy file of numbers"
-        raise UserError(f"{path} cannot be read: {reason}.") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise UserError(f"{path} should be a .npy file of floats, with a row for each text.")
+    vectors = open_vectors(path)
     if len(vectors) != count:
         raise UserError(
             f"{path} has {len(vectors):,} vectors, but the input has {count:,} distinct {kind}; "

@@ -1,7 +1,7 @@
 """Qwen3 as an encoder, in functional Flax Linen: token ids in, final hidden states out (recipe 6.1).
 
 Each weight is declared once, with logical axis names (`layers`, `embed`, `q_heads`, `kv_heads`, `head_dim`, `mlp`,
-`vocab`); sharding, pruning, Hugging Face conversion and the parameter table all follow from that declaration.
+`vocab`, `rank`); sharding, pruning, Hugging Face conversion and the parameter table all follow from that declaration.
 """
 
 import math
@@ -96,7 +96,7 @@ class Block(nn.Module):
         return place(value.astype(self.dtype), *("heads" if axis in SPLIT_BY_HEADS else None for axis in axes))
 
     @nn.compact
-    def __call__(self, x_btd, segments_bt, cos, sin):
+    def __call__(self, x_btd, segments_bt, cos, sin, ends):
         eps = self.config.rms_norm_eps
 
         with jax.named_scope("attention"):
@@ -123,7 +123,8 @@ class Block(nn.Module):
             inner_btf = nn.silu(gate_btf) * up_btf
             observe(self, "mlp_inner", inner_btf, segments_bt)
             x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))
-        return place(x_btd, "rows"), None
+        x_btd = place(x_btd, "rows")
+        return x_btd, None if ends is None else x_btd[ends]
 
 
 class Qwen3(nn.Module):
@@ -141,20 +142,23 @@ class Qwen3(nn.Module):
     unroll: int = 1  # layers per step of the scan over layers
 
     @nn.compact
-    def __call__(self, tokens_bt, segments_bt, positions_bt):
-        """Final hidden states [B, T, D], after the final RMSNorm.
+    def __call__(self, tokens_bt, segments_bt, positions_bt, ends=None, rank=None):
+        """Hidden states after the final RMSNorm: of all tokens behind the last layer, or of some behind each layer.
 
         Args:
             tokens_bt: int32 token ids [B, T].
             segments_bt: int32 [B, T]: number of the segment inside its row, 0 for padding.
             positions_bt: int32 [B, T]: position inside the segment, from 0.
+            ends: (rows, columns), int32 [S] each: the tokens that are asked for, behind each layer.
+            rank: int32 scalar: columns of a factorized token table that are used; None: all.
+
+        Returns:
+            [B, T, D], or [L, S, D] with `ends`.
         """
         config = self.config
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"There is no remat policy '{self.remat}'{nearest(self.remat, REMAT_POLICIES)}")
-        table_init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-        table_vd = self.param("token_table", table_init, (config.vocab_size, config.width), self.param_dtype)
-        x_btd = look_up(table_vd, tokens_bt, self.dtype)
+        x_btd = self.token_states(tokens_bt, rank)
         cos, sin = rotary_angles(positions_bt, config.head_dim, config.rope_theta)
 
         block = Block
@@ -164,19 +168,42 @@ class Qwen3(nn.Module):
             block,
             variable_axes={"params": 0, "moments": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast,) * 4,
             length=config.layers,
             unroll=min(self.unroll, config.layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, self.dtype, self.param_dtype, self.kernel, name="layers")
-        x_btd, _ = layers(x_btd, segments_bt, cos, sin)
+        x_btd, ends_lsd = layers(x_btd, segments_bt, cos, sin, ends)
 
         norm_init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
         scale_d = self.param("final_norm", norm_init, (config.width,), self.param_dtype)
         observe(self, "final_stream", x_btd, segments_bt)
+        if ends is not None:
+            return rms_norm(ends_lsd, scale_d, config.rms_norm_eps)
         x_btd = rms_norm(x_btd, scale_d, config.rms_norm_eps)
         observe(self, "final_output", x_btd, segments_bt)
         return x_btd
+
+    def token_states(self, tokens_bt, rank=None):
+        """What the token table has for each token [B, T, D].
+
+        A factorized table is a product [V, R] × [R, D]; its first columns alone, with the first rows of the second
+        factor, are a table of a smaller rank (recipe 6.10).
+        """
+        config = self.config
+        normal = nn.initializers.normal
+        if not config.table_rank:
+            table_init = nn.with_logical_partitioning(normal(0.02), ("vocab", "embed"))
+            table_vd = self.param("token_table", table_init, (config.vocab_size, config.width), self.param_dtype)
+            return look_up(table_vd, tokens_bt, self.dtype)
+        table_init = nn.with_logical_partitioning(normal(0.02), ("vocab", "rank"))
+        table_vr = self.param("token_table", table_init, (config.vocab_size, config.table_rank), self.param_dtype)
+        basis_init = nn.with_logical_partitioning(normal(config.table_rank**-0.5), ("table_rank", "embed"))
+        basis_rd = self.param("table_basis", basis_init, (config.table_rank, config.width), self.param_dtype)
+        h_btr = look_up(table_vr, tokens_bt, self.dtype)
+        if rank is not None:
+            h_btr = jnp.where(jnp.arange(config.table_rank) < rank, h_btr, 0)
+        return project("btr,rd->btd", h_btr, basis_rd.astype(self.dtype))
 
 
 def look_up(table_vd, tokens_bt, dtype):

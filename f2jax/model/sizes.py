@@ -21,19 +21,28 @@ class Qwen3Config:
     rms_norm_eps: float = 1e-6  # inside every RMSNorm
     tie_word_embeddings: bool = True  # of the language model it came from; the encoder has no head either way
     max_length: int = 40_960  # positions that the rotary angles are meant for
+    table_rank: int = 0  # inner size of a factorized token table (R); 0: one whole table
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
             raise UserError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}; choose a divisor.")
         if self.head_dim % 2:
             raise UserError(f"head_dim={self.head_dim} is odd; rotary embeddings need an even head_dim.")
+        if not 0 <= self.table_rank <= self.width:
+            raise UserError(f"table_rank={self.table_rank} is out of range; a width of {self.width} allows 0 to that.")
 
     @property
     def parameters(self) -> int:
         """Exact number of parameters, without a language-model head (recipe 1)."""
         attention = self.width * self.head_dim * 2 * (self.heads + self.kv_heads) + 2 * self.head_dim
         block = attention + 3 * self.width * self.mlp + 2 * self.width
-        return self.vocab_size * self.width + self.layers * block + self.width
+        return self.table_parameters + self.layers * block + self.width
+
+    @property
+    def table_parameters(self) -> int:
+        """Those of the token table."""
+        rank = self.table_rank
+        return (self.vocab_size + self.width) * rank if rank else self.vocab_size * self.width
 
 
 SIZES: dict[str, Qwen3Config] = {

@@ -79,7 +79,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     """
     devices = topology_devices(topology)
     chip = chips.chip(topology)
-    architecture = size(config.model.size)
+    architecture = workdir.shape(config.model.size, config.model.table_rank)
     mesh = make_mesh(**config.mesh, devices=devices)
     length = tokens_per_text or config.data.max_length
     if not 1 <= length <= config.data.max_length:

@@ -9,6 +9,7 @@ from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel import chips
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.plan import Plan, abstract_batch, plan, teacher_size, topology_devices
+from f2jax.train import workdir
 
 STATE_BYTES = 16  # of a weight in training: itself, its gradient and two moments, in float32
 ROOM = 0.9  # of the memory that a layout may take on paper; the compiler has the last word
@@ -46,7 +47,7 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     whatever the paper says, if there is room for the weights alone.
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
-    architecture = size(config.model.size)
+    architecture = workdir.shape(config.model.size, config.model.table_rank)
     named = teacher_size(config.teacher.path)
     weights = STATE_BYTES * architecture.parameters + (2 * size(named).parameters if named else 0)
     shares = [n for n in possible_shares(architecture.width, len(devices)) if fits(weights / n, chip.hbm)]

@@ -90,6 +90,6 @@ def model_operations(architecture: Qwen3Config, tokens: float, length: float, pa
     Args:
         passes: 1 for a forward pass, 3 for training; what is computed again does not count.
     """
-    weights = architecture.parameters - architecture.vocab_size * architecture.width
+    weights = architecture.parameters - architecture.vocab_size * (architecture.table_rank or architecture.width)
     attention = 2 * architecture.layers * length * architecture.heads * architecture.head_dim
     return passes * tokens * (2 * weights + attention)

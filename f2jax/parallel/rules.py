@@ -13,6 +13,8 @@ RULES: dict[str, str | None] = {
     "layers": None,
     "vocab": "tensor",
     "embed": "fsdp",
+    "rank": "fsdp",
+    "table_rank": None,
     "q_heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,

@@ -13,6 +13,7 @@ from f2jax.data.sample import draw, read_texts
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.data.trim import table_rows, trim, used_tokens
 from f2jax.errors import UserError
+from f2jax.model import nested
 from f2jax.model.importance import Scoring, calibrate
 from f2jax.model.prune import Choice, choose, cut, target
 from f2jax.model.qwen3 import Qwen3
@@ -79,13 +80,13 @@ def prune(name: str, output: str | Path, options: Options, dtype: str = "float32
         UserError: the model, the data or an option cannot be used.
     """
     path = files.find_model(name)
-    old = workdir.read_architecture(path)
+    old = replace(workdir.read_architecture(path), table_rank=0)
     new = options.architecture(old)
     narrower, measured = new.width < old.width, options.calibration.sources
     if narrower and options.rescale and not measured:
         raise UserError("Rescaling needs the energy of the channels that go; name texts with --data, or --no-rescale.")
     tokenizer, card = load_tokenizer(beside(path)), package.read_card(path, old)
-    params = workdir.load_weights(path, jnp.dtype(dtype))[1]
+    params = nested.cut(*workdir.load_weights(path, jnp.dtype(dtype)))[1]  # a factorized table is multiplied out
     importance = None
     if measured:
         sequences = options.calibration.sequences(tokenizer, card.max_length)

@@ -7,6 +7,8 @@ import resource
 import sys
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,9 +21,11 @@ from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
 from f2jax.data.packing import Share
 from f2jax.errors import Interrupted, UserError
-from f2jax.model.sizes import Qwen3Config, size
+from f2jax.model.nested import factorize
+from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts, layout
 from f2jax.parallel.mesh import make_mesh, own_share
+from f2jax.parallel.rules import param_shardings
 from f2jax.train import optim
 from f2jax.train import workdir as workdir_lib
 from f2jax.train.checkpoint import Checkpoints, due
@@ -153,16 +157,22 @@ def prepare_workdir(config, workdir: str | Path) -> None:
 
 def choose_architecture(config, init_path: str) -> Qwen3Config:
     """The shape of the starting weights, which `model.size` must agree with, or that of `model.size`."""
-    wanted = size(config.model.size)
+    rank = config.model.table_rank
+    wanted = workdir_lib.shape(config.model.size, rank)
     if not init_path:
         return wanted
     found = workdir_lib.read_architecture(init_path)
+    if found.table_rank not in (0, rank):
+        raise UserError(
+            f"The token table of init_from={config.init_from} has rank {found.table_rank}, not {rank}; set "
+            f"model.table_rank={found.table_rank}, or start from a folder that f2jax export writes."
+        )
     names = ("width", "mlp", "layers", "heads", "kv_heads", "head_dim", "vocab_size")
     wrong = [f"{name} {getattr(found, name)}, not {getattr(wanted, name)}" for name in names]
     wrong = [text for text, name in zip(wrong, names, strict=True) if getattr(found, name) != getattr(wanted, name)]
     if wrong:
         raise UserError(f"init_from={config.init_from} is no {config.model.size}: it has {'; '.join(wrong)}.")
-    return found
+    return replace(found, table_rank=rank)
 
 
 def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkpoints) -> TrainState:
@@ -173,7 +183,12 @@ def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkp
         return state
     if not init_path:
         return program.start(program.fresh_params(seed))
-    weights = workdir_lib.load_weights(init_path, program.model.param_dtype, lambda _: program.model_shardings)[1]
+    found, weights = workdir_lib.load_weights(
+        init_path, program.model.param_dtype, lambda architecture: param_shardings(architecture, program.mesh)
+    )
+    rank = program.model.config.table_rank
+    if rank != found.table_rank:
+        weights = jax.jit(partial(factorize, rank=rank), out_shardings=program.model_shardings)(weights)
     return program.start(weights)
 
 

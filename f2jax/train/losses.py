@@ -32,6 +32,8 @@ class LossConfig:
     distill_hard_weight: float = 0.0  # of the teacher's scores over each row's own candidates
     distill_in_batch_weight: float = 0.0  # of its scores over the positives of the batch
     distill_temperature: float = 0.05  # of the softmaxes over scores
+    exits: tuple[int, ...] = ()  # layers behind which the loss is taken, the last one too; (): there alone
+    nested_ranks: bool = False  # each step uses the token table at a rank that is drawn
 
 
 def normalize(x, eps: float = 1e-12):

@@ -12,6 +12,8 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.data.packing import PACKED, Batch
+from f2jax.errors import UserError
+from f2jax.model.nested import exit_layers
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.rules import ROWS, follow_params, param_shardings
@@ -51,9 +53,9 @@ class Program:
         )
         self.tx = optim.optimizer(config.optim, steps)
         self.state = self._abstract_state()
-        shared = {"model": self.model, "config": loss_config(config.loss, architecture.width)}
+        shared = {"model": self.model, "config": loss_config(config.loss, architecture)}
         self.step = jax.jit(
-            partial(train_step, tx=self.tx, **shared),
+            partial(train_step, tx=self.tx, seed=config.seed, **shared),
             static_argnames="kind",
             donate_argnums=0,
             out_shardings=(_shardings(self.state), NamedSharding(mesh, PartitionSpec())),
@@ -107,13 +109,16 @@ def _shardings(tree):
     return jax.tree.map(lambda x: x.sharding, tree)
 
 
-def loss_config(config, width: int) -> losses.LossConfig:
+def loss_config(config, architecture: Qwen3Config) -> losses.LossConfig:
     """The loss of a run, from the group `loss` of its config.
 
     Raises:
-        UserError: unknown name of a distillation loss.
+        UserError: unknown name of a distillation loss, or nested ranks of a token table that is not factorized.
     """
     distill.check_distance(config.distill)
+    if config.nested_ranks and not architecture.table_rank:
+        raise UserError("loss.nested_ranks is on and the token table is whole; set model.table_rank.")
+    width = architecture.width
     dims = losses.matryoshka_dims(width, config.matryoshka_min) if config.matryoshka else (width,)
     return losses.LossConfig(
         temperature=config.temperature,
@@ -129,4 +134,6 @@ def loss_config(config, width: int) -> losses.LossConfig:
         distill_hard_weight=config.distill_hard_weight,
         distill_in_batch_weight=config.distill_in_batch_weight,
         distill_temperature=config.distill_temperature,
+        exits=exit_layers(architecture.layers) if config.exits else (),
+        nested_ranks=config.nested_ranks,
     )

@@ -15,10 +15,15 @@ def teacher_width(config) -> int:
     """Dimensions of the teacher, online or cached; 0 where there is none.
 
     Raises:
-        UserError: it cannot be found, both kinds are named, or a projection on it is to be trained and there is none.
+        UserError: it cannot be found, both kinds are named, exits are to be distilled from a cache, or a projection on
+            it is to be trained and there is none.
     """
     if config.teacher.cache and config.teacher.path:
         raise UserError("Give either teacher.path or teacher.cache; the cache is in the place of the model.")
+    if config.teacher.cache and config.loss.exits:
+        raise UserError(
+            "loss.exits needs the teacher's own exits and a cache has its last layer alone; set teacher.path."
+        )
     if config.teacher.cache:
         return read_card(config.teacher.cache).width
     if config.teacher.path:
@@ -32,7 +37,8 @@ def load_teacher(config, student_width: int, vocab_size: int, mesh) -> Teacher |
     """The teacher that `config.teacher.path` names, sharded like a student; None where none is set, or one is cached.
 
     Raises:
-        UserError: it cannot be loaded, has another token table, or is narrower than the student without a projection.
+        UserError: it cannot be loaded, has another token table, is narrower than the student without a projection, or
+            has too few layers for its exits.
     """
     width = teacher_width(config)
     if width and width < student_width and not config.loss.distill_projection:
@@ -50,6 +56,12 @@ def load_teacher(config, student_width: int, vocab_size: int, mesh) -> Teacher |
         raise UserError(
             f"The teacher {config.teacher.path} has a token table of {shape.vocab_size} rows and the student of "
             f"{vocab_size}; both must use one tokenizer."
+        )
+    student_layers = workdir.shape(config.model.size).layers
+    if config.loss.exits and shape.layers < student_layers:
+        raise UserError(
+            f"The teacher {config.teacher.path} has {shape.layers} layers and the student {student_layers}; with "
+            "loss.exits take one that is at least as deep."
         )
     model = Qwen3(shape, dtype=dtype, param_dtype=dtype, kernel=config.model.kernel)
     return Teacher(params, model)

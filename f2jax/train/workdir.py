@@ -19,7 +19,7 @@ from f2jax.errors import UserError
 from f2jax.model import hf
 from f2jax.model.lazy import Lazy
 from f2jax.model.qwen3 import abstract_params
-from f2jax.model.sizes import Qwen3Config
+from f2jax.model.sizes import SIZES, Qwen3Config, size
 
 MODEL_FILE = "model.json"
 
@@ -38,6 +38,17 @@ def read_architecture(path: str | Path) -> Qwen3Config:
         return Qwen3Config(**files.read_json(files.join(path, MODEL_FILE)))
     name = files.join(path, "config.json")
     return hf.config_from_hf(files.read_json(name), name)
+
+
+def shape(name: str, table_rank: int = 0) -> Qwen3Config:
+    """The architecture that `model.size` names: a known size, or that of a model, wherever it lies.
+
+    Raises:
+        UserError: it is neither, or the rank is out of range.
+    """
+    if name in SIZES or not (name.startswith("gs://") or Path(name).is_dir()):
+        return size(name, table_rank=table_rank)
+    return dataclasses.replace(read_architecture(files.find_model(name)), table_rank=table_rank)
 
 
 def steps(path: str | Path) -> list[int]:
@@ -62,7 +73,7 @@ def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[
         step: of the checkpoint of a workdir; None: the newest.
 
     Raises:
-        UserError: nothing is there, or it cannot be read.
+        UserError: nothing is there, it cannot be read, or its token table is factorized.
     """
     if not is_workdir(path):
         return hf.open_weights(path)
@@ -70,6 +81,8 @@ def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[
     from f2jax.train.checkpoint import read_weight
 
     architecture, step = read_architecture(path), steps(path)[-1] if step is None else step
+    if architecture.table_rank:
+        raise UserError(f"The token table of {path} is factorized; f2jax export writes a folder where it is whole.")
     shapes = flatten_dict(nn.meta.unbox(abstract_params(architecture)))
     return architecture, {
         name: Lazy(shape.shape, shape.dtype, partial(read_weight, path, step, name, shape))

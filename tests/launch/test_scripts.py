@@ -9,7 +9,12 @@ import pytest
 
 from tests.launch.conftest import ROOT
 
-FILES = sorted((ROOT / "launch").glob("*.sh"))
+
+def name(script: Path) -> str:
+    return str(script.relative_to(ROOT))
+
+
+FILES = sorted((ROOT / "launch").rglob("*.sh"))
 SCRIPTS = [path for path in FILES if path.name not in ("lib.sh", "worker.sh", "env.sh", "env.example.sh")]
 
 
@@ -21,15 +26,15 @@ def test_shellcheck_is_silent():
     assert found.stdout == ""
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=name)
 def test_help_is_the_head_of_the_script(script):
     done = subprocess.run([script, "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith(re.search(r"\n# (.+)", script.read_text()).group(1))
-    assert f"launch/{script.name}" in done.stdout and "set -e" not in done.stdout
+    assert name(script) in done.stdout and "set -e" not in done.stdout
 
 
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.name != "gke.sh"], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.name != "gke.sh"], ids=name)
 def test_an_unknown_option_is_one_sentence(script):
     done = subprocess.run([script, "--nonsense"], capture_output=True, text=True)
     assert done.returncode == 1

@@ -94,7 +94,7 @@ def measure(mesh, chunk_rows: int, loss: dict, teacher: str) -> dict[str, np.nda
         program = Program(config, SHAPE, mesh, steps=1, teacher_width=WIDER.width)
         where = jax.tree.map(lambda x: x.sharding, program.state.params)
         frozen = Teacher(placed(WIDER, 1, mesh), Qwen3(WIDER)) if teacher == "model" else None
-        settled = {"model": program.model, "kind": "retrieval", "config": loss_config(config.loss, SHAPE.width)}
+        settled = {"model": program.model, "kind": "retrieval", "config": loss_config(config.loss, SHAPE)}
         split = jax.jit(jax.value_and_grad(partial(loss_fn, **settled), has_aux=True), out_shardings=(None, where))
         arrays = program.put(batch)
         params = program.start(placed(SHAPE, 0, mesh)).params

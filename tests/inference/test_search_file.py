@@ -1,0 +1,154 @@
+"""`f2jax search`: vectors or texts in, found documents out; what stays on disk, and what is refused."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from f2jax import Embedder, cli
+from f2jax.inference.search_file import read_corpus
+from tests import tiny_model
+from tests.inference.test_search import unit, vectors
+
+TEXTS = ["a red river", "the blue stone", "камень и река", "日本の石", "a green tree", "קול ירוק"]
+
+
+def run(capsys, *argv) -> tuple[int, str, str]:
+    capsys.readouterr()
+    return cli.main(["search", *map(str, argv)]), *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model.make_embedder(folder / "tokenizer").save_pretrained(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Vectors of 300 documents and 20 queries."""
+    np.save(tmp_path / "d.npy", vectors(300, 1))
+    np.save(tmp_path / "q.npy", vectors(20, 0))
+    return tmp_path / "d.npy", tmp_path / "q.npy"
+
+
+@pytest.fixture
+def texts(tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    return tmp_path / "texts.txt"
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_vectors_are_searched_and_recall_is_printed(capsys, files, tmp_path):
+    d, q = files
+    options = ("--k", 5, "--dims", 96, "--candidates", 9, "--recall-queries", 7, "--output", tmp_path / "r.jsonl")
+    code, out, err = run(capsys, "--vectors", d, "--queries", q, *options)
+    assert code == 0, err
+    scores = unit(np.load(q)) @ unit(np.load(d)).T
+    rows = read(tmp_path / "r.jsonl")
+    assert [row["query"] for row in rows] == list(range(20))
+    assert [[x["document"] for x in row["found"]] for row in rows] == np.argsort(-scores)[:, :5].tolist()
+    np.testing.assert_allclose([[x["score"] for x in r["found"]] for r in rows], -np.sort(-scores)[:, :5], atol=2e-6)
+    assert "5 nearest of 300 documents for 20 queries" in out
+    assert "first pass: 96 of 96 dimensions, float32, 9 candidates" in out
+    assert "recall@5 against exact search by all dimensions: 1.0000 (7 queries)" in out
+
+
+def test_the_printed_recall_is_that_of_a_brute_force_search(capsys, files, tmp_path):
+    d, q = files
+    output = tmp_path / "r.jsonl"
+    _, out, _ = run(capsys, "--vectors", d, "--queries", q, "--dims", 4, "--candidates", 20, "--output", output)
+    best = np.argsort(-(unit(np.load(q)) @ unit(np.load(d)).T))[:, :10].tolist()
+    found = [[x["document"] for x in row["found"]] for row in read(output)]
+    share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(best, found, strict=True)])
+    assert 0.1 < share < 0.9
+    assert f"dimensions: {share:.4f} (all queries)" in out
+
+
+def test_texts_are_embedded_and_the_found_ones_are_printed(capsys, model, texts):
+    code, out, err = run(capsys, "--documents", texts, "--query", TEXTS[2], "x", "--k", 2, "--model", model)
+    assert code == 0, err
+    embedder = Embedder.from_pretrained(model)
+    scores = embedder.similarity(embedder.encode_query([TEXTS[2], "x"]), embedder.encode_document(TEXTS))
+    wanted = []
+    for query, row in zip([TEXTS[2], "x"], scores, strict=True):
+        wanted += [query, *(f"  {row[n]:6.3f}  {n}  {TEXTS[n]}" for n in np.argsort(-row)[:2])]
+    assert out.splitlines()[:6] == wanted
+
+
+def test_texts_are_embedded_once_and_an_interrupted_embedding_goes_on(monkeypatch, texts):
+    monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 2)
+    seen, stopped = [], []
+
+    def encode(some):
+        if TEXTS[2] in some and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        seen.extend(some)
+        return np.array([[len(text), 1.0] for text in some], np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        read_corpus(str(texts), None, encode, {"model": "m"})
+    for _ in range(2):
+        corpus = read_corpus(str(texts), None, encode, {"model": "m"})
+        assert corpus.texts == TEXTS
+        assert corpus.vectors[:, 0].tolist() == [len(text) for text in TEXTS]
+    assert seen.count(TEXTS[1]) == 1 and seen.count(TEXTS[5]) == 1
+
+
+def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, model, tmp_path, monkeypatch):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("\n\n".join(f"{name} {text} " * 40 for text in TEXTS[:3]))
+    encoded = []
+    encode = Embedder.encode
+    monkeypatch.setattr(
+        Embedder, "encode", lambda self, some, **more: encoded.append(some) or encode(self, some, **more)
+    )
+    argv = ("--folder", tmp_path, "--query", "river", "--model", model, "--k", 3)
+    code, out, err = run(capsys, *argv)
+    assert code == 0, err
+    assert re.search(r"^  +\d\.\d{3}  [ab]\.txt:\d  [ab]\.txt .*…$", out, re.M)
+    assert sum(len(some) for some in encoded) == 6 + 1
+    encoded.clear()
+    (tmp_path / "b.txt").write_text("something new")
+    assert run(capsys, *argv)[0] == 0
+    assert sorted(map(len, encoded)) == [1, 1]  # the new passage, and the query
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "needs --vectors, --documents or --folder"),
+        (["--vectors", "{d}"], "needs --query, --queries or --serve"),
+        (["--vectors", "{d}", "--query", "x"], "give --model"),
+        (["--vectors", "{d}", "--queries", "q.txt"], "give --model"),
+        (["--vectors", "{d}", "--queries", "{q}", "--query", "x", "--model", "m"], "either --query or --queries"),
+        (["--folder", "f", "--vectors", "{d}", "--queries", "{q}"], "Give either --folder, or --documents"),
+        (["--vectors", "{d}", "--serve"], "--serve shows texts"),
+        (["--vectors", "{d}", "--queries", "{q}", "--output", "x.csv"], r"x\.csv should end in \.jsonl"),
+        (["--vectors", "{d}", "--queries", "{q}", "--dims", "97"], "dims=97 is out of range"),
+        (["--vectors", "{d}", "--queries", "{q}", "--precision", "int9"], "no precision 'int9'"),
+        (["--vectors", "{d}", "--queries", "{q}", "--k", "ten"], "invalid int value: 'ten'"),
+        (["--vectors", "{q}x", "--queries", "{q}"], "q.npyx cannot be read: No such file"),
+        (["--vectors", "{d}", "--queries", "{q}", "--candidate", "5"], "did you mean '--candidates'"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, argv, message):
+    d, q = files
+    code, _, err = run(capsys, *(part.format(d=d, q=q) for part in argv))
+    assert code == 1
+    assert re.fullmatch(rf"f2jax: .*{message}.*\n", err)
+
+
+def test_vectors_that_are_not_those_of_the_texts_are_refused(capsys, files, model, texts):
+    argv = ("--documents", texts, "--query", "x", "--model", model)
+    assert "has 300 vectors, but" in run(capsys, *argv, "--vectors", files[0])[2]
+    assert run(capsys, *argv)[0] == 0
+    texts.write_text("another text")
+    assert "belongs to another model, other texts or other options; delete it" in run(capsys, *argv)[2]

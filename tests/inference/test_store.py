@@ -1,0 +1,87 @@
+"""The same two passes in a store: it finds what `Search` finds, and takes updates and filters."""
+
+import json
+
+import numpy as np
+import pytest
+
+from f2jax import cli
+from f2jax.errors import UserError
+from f2jax.inference import store
+from f2jax.inference.search import Options, Search
+from f2jax.inference.search_file import Corpus
+from tests.inference.test_search import vectors
+
+pytest.importorskip("qdrant_client", reason="the store is an extra")
+
+OPTIONS = Options(k=5, dims=16, candidates=20)
+
+
+@pytest.fixture
+def client():
+    with store.opened(":memory:") as client:
+        yield client
+
+
+def test_a_store_finds_what_our_search_finds(client):
+    q, d = vectors(9, 0), vectors(300, 1)
+    assert store.fill(client, Corpus(d, [f"text {i}" for i in range(300)]), OPTIONS.dims) == 300
+    found, known = store.search(client, q, OPTIONS)
+    wanted = Search(d, OPTIONS)(q)
+    np.testing.assert_array_equal(found.numbers_qk, wanted.numbers_qk)
+    np.testing.assert_allclose(found.scores_qk, wanted.scores_qk, atol=1e-5)
+    assert known[found.numbers_qk[0, 0]] == {"text": f"text {found.numbers_qk[0, 0]}"}
+
+
+def test_a_filter_holds_in_both_passes(client):
+    from qdrant_client import models
+
+    q, d = vectors(9, 0), vectors(100, 1)
+    store.fill(client, Corpus(d, places=[f"{i % 2}" for i in range(100)]), OPTIONS.dims)
+    odd = models.Filter(must=[models.FieldCondition(key="place", match=models.MatchValue(value="1"))])
+    found, _ = store.search(client, q, OPTIONS, odd)
+    np.testing.assert_array_equal(found.numbers_qk, Search(d[1::2], OPTIONS)(q).numbers_qk * 2 + 1)
+
+
+def test_a_document_that_comes_again_is_replaced(client):
+    d = vectors(40, 1)
+    store.fill(client, Corpus(d), OPTIONS.dims)
+    d[7] = vectors(1, 5)
+    assert store.fill(client, Corpus(d), OPTIONS.dims) == 40
+    assert store.search(client, d[7:8], OPTIONS)[0].numbers_qk[0, 0] == 7
+
+
+def test_fewer_documents_than_k_leave_places_empty(client):
+    store.fill(client, Corpus(vectors(3, 1)), OPTIONS.dims)
+    found, _ = store.search(client, vectors(1, 0), OPTIONS)
+    assert (found.numbers_qk[0, 3:] == -1).all() and np.isneginf(found.scores_qk[0, 3:]).all()
+
+
+def test_vectors_of_another_model_and_an_empty_store_are_refused(client):
+    with pytest.raises(UserError, match="holds no documents"):
+        store.search(client, vectors(1, 0), OPTIONS)
+    store.fill(client, Corpus(vectors(3, 1)), OPTIONS.dims)
+    with pytest.raises(UserError, match="searches by 16 of 96 dimensions, not 8 of 96"):
+        store.search(client, vectors(1, 0), Options(dims=8))
+    with pytest.raises(UserError, match="has vectors of 16 and 96 dimensions, not 16 and 48"):
+        store.fill(client, Corpus(vectors(3, 1, dim=48)), 16)
+
+
+def test_the_command_fills_a_folder_and_searches_it_later(capsys, tmp_path):
+    q, d = vectors(4, 0), vectors(50, 1)
+    for name, x in (("q", q), ("d", d)):
+        np.save(tmp_path / f"{name}.npy", x)
+    place = ["search", "--store", str(tmp_path / "store"), "--dims", "16", "--k", "5", "--candidates", "20"]
+    assert cli.main([*place, "--vectors", str(tmp_path / "d.npy")]) == 0
+    assert "50 documents, 16 dimensions first" in capsys.readouterr().out
+    output = tmp_path / "r.jsonl"
+    assert cli.main([*place, "--queries", str(tmp_path / "q.npy"), "--output", str(output)]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [[x["document"] for x in row["found"]] for row in rows] == Search(d, OPTIONS)(q).numbers_qk.tolist()
+
+
+def test_a_place_that_cannot_be_opened_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (str(tmp_path / "file"), "http://127.0.0.1:9"):
+        with pytest.raises(UserError, match="cannot be opened"), store.opened(place):
+            pass

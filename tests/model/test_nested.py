@@ -1,0 +1,177 @@
+"""Smaller models inside a model: exits behind earlier layers, and token tables of smaller rank."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from f2jax.data.packing import assemble
+from f2jax.errors import UserError
+from f2jax.model import nested
+from f2jax.model.qwen3 import Qwen3
+from f2jax.model.sizes import Qwen3Config
+from f2jax.train.losses import LossConfig
+from f2jax.train.step import Teacher, TrainState, loss_fn, train_step
+from tests.parallel.steps import FakeRow
+from tests.tiny_model import random_params
+
+SHAPE = Qwen3Config(32, 48, 3, 4, 2, head_dim=8, vocab_size=97, max_length=64)
+FACTORIZED = replace(SHAPE, table_rank=24)
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # these programs run once
+LOSS = LossConfig(matryoshka_dims=(32, 16, 8), passage_gradient=True)
+
+
+def batch(chunk_rows: int = 0):
+    rng = np.random.default_rng(0)
+
+    def text(length):
+        return rng.integers(2, 97, length).astype(np.int32)
+
+    rows = [FakeRow(text(5 + b), text(12 - b), [text(7), text(4 + b)], b, [50 + b, 60 + b]) for b in range(6)]
+    made = assemble(rows, 2, kind="retrieval", batch_size=6, row_length=16, pad_id=0, chunk_rows=chunk_rows)
+    return jax.tree.map(jnp.asarray, made.arrays())
+
+
+def loss_and_gradient(architecture, params, config, teacher=None, chunk_rows=0, **options):
+    function = partial(loss_fn, model=Qwen3(architecture, **options), kind="retrieval", config=config)
+    (loss, metrics), gradient = jax.jit(jax.value_and_grad(function, has_aux=True), compiler_options=QUICK)(
+        params, batch(chunk_rows), teacher
+    )
+    return loss, metrics, gradient
+
+
+def close(found, wanted, tolerance):
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(x, y, atol=tolerance * max(1e-3, np.abs(y).max()))
+
+
+@pytest.mark.parametrize(("layers", "exits"), [(1, (1,)), (5, (1, 2, 4, 5)), (8, (1, 2, 4, 8)), (9, (1, 2, 4, 8, 9))])
+def test_exits_are_powers_of_two_and_the_last_layer(layers, exits):
+    assert nested.exit_layers(layers) == exits
+
+
+def test_exits_of_the_largest_model_are_those_of_the_recipe():
+    assert nested.exit_layers(40) == (1, 2, 4, 8, 16, 24, 32, 40)
+
+
+@pytest.mark.parametrize("options", [{}, {"remat": "full"}, {"unroll": 3}], ids=str)
+def test_states_behind_a_layer_are_those_of_the_model_cut_there(options):
+    params, arrays = random_params(SHAPE), batch()
+    packed = [arrays[name] for name in ("tokens_bt", "segments_bt", "positions_bt")]
+    ends = arrays["row_s"], arrays["col_s"]
+    found_lsd = Qwen3(SHAPE, **options).apply({"params": params}, *packed, ends=ends)
+    for layer in range(1, 4):
+        architecture, cut = nested.cut(SHAPE, params, layers=layer)
+        wanted_btd = Qwen3(architecture).apply({"params": cut}, *packed)
+        np.testing.assert_allclose(found_lsd[layer - 1], wanted_btd[ends], atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk_rows", [0, 2])
+@pytest.mark.parametrize("options", [{}, {"remat": "full"}], ids=str)
+def test_the_loss_with_exits_is_the_mean_over_the_models_cut_there(options, chunk_rows):
+    params = random_params(SHAPE)
+    exits = nested.exit_layers(SHAPE.layers)
+    loss, metrics, gradient = loss_and_gradient(SHAPE, params, replace(LOSS, exits=exits), None, chunk_rows, **options)
+
+    def mean_of_cut_models(params):
+        models = (nested.cut(SHAPE, params, layers=layer) for layer in exits)
+        losses = [
+            loss_fn(cut, batch(), None, model=Qwen3(shape), kind="retrieval", config=LOSS)[0] for shape, cut in models
+        ]
+        return sum(losses) / len(exits)
+
+    wanted, wanted_gradient = jax.jit(jax.value_and_grad(mean_of_cut_models), compiler_options=QUICK)(params)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    close(gradient, wanted_gradient, 1e-4)
+    alone = loss_and_gradient(SHAPE, params, LOSS)[1]
+    np.testing.assert_allclose(metrics["loss_in_batch"], alone["loss_in_batch"], rtol=1e-5)
+
+
+def test_each_exit_learns_from_the_teachers_exit_of_the_same_layer_and_the_last_from_its_last():
+    student, deeper = random_params(SHAPE), replace(SHAPE, layers=5)
+    frozen = jax.tree.map(lambda x: x + 0.1, random_params(deeper))
+    config = replace(LOSS, exits=(1, 2, 3))
+    loss = loss_and_gradient(SHAPE, student, config, Teacher(frozen, Qwen3(deeper)))[0]
+
+    terms = []
+    for own, other in ((1, 1), (2, 2), (3, 5)):
+        shape, cut = nested.cut(SHAPE, student, layers=own)
+        teacher_shape, teacher_cut = nested.cut(deeper, frozen, layers=other)
+        terms.append(loss_and_gradient(shape, cut, LOSS, Teacher(teacher_cut, Qwen3(teacher_shape)))[0])
+    np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 7, 24, 32])
+def test_a_factorized_table_is_the_nearest_of_its_rank_and_so_are_its_first_columns(rank):
+    params = random_params(SHAPE)
+    factors = nested.factorize(params, rank)
+    assert factors["token_table"].shape == (97, rank) and factors["table_basis"].shape == (rank, 32)
+    u, s, v = np.linalg.svd(np.asarray(params["token_table"], np.float64), full_matrices=False)
+    for smaller in {1, (rank + 1) // 2, rank}:
+        nearest = (u[:, :smaller] * s[:smaller]) @ v[:smaller]
+        _, cut = nested.cut(replace(SHAPE, table_rank=rank), factors, rank=smaller)
+        np.testing.assert_allclose(cut["token_table"], nearest, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 10, 24])
+def test_a_model_run_at_a_rank_is_the_one_with_the_table_multiplied_out(rank):
+    params = random_params(FACTORIZED)
+    arrays = batch()
+    packed = [arrays[name] for name in ("tokens_bt", "segments_bt", "positions_bt")]
+    found = Qwen3(FACTORIZED).apply({"params": params}, *packed, rank=jnp.int32(rank))
+    architecture, plain = nested.cut(FACTORIZED, params, rank=rank)
+    np.testing.assert_allclose(found, Qwen3(architecture).apply({"params": plain}, *packed), atol=2e-5)
+    assert architecture == SHAPE and sum(x.size for x in jax.tree.leaves(plain)) == SHAPE.parameters
+    assert sum(x.size for x in jax.tree.leaves(params)) == FACTORIZED.parameters
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(24, (24,)), (64, (64,)), (100, (64, 100)), (512, (64, 128, 256, 512))])
+def test_ranks_double_up_to_that_of_the_table(rank, ranks):
+    assert nested.table_ranks(rank) == ranks
+
+
+def test_a_rank_is_drawn_as_often_as_it_is_large():
+    drawn = np.asarray(jax.vmap(partial(nested.draw_rank, 512, 0))(jnp.arange(4_000)))
+    for rank in (64, 128, 256, 512):
+        assert np.mean(drawn == rank) == pytest.approx(rank / 960, abs=0.03)
+    assert not np.array_equal(drawn, jax.vmap(partial(nested.draw_rank, 512, 1))(jnp.arange(4_000)))
+
+
+def test_a_step_with_nested_ranks_has_the_loss_of_the_rank_that_is_drawn():
+    shape = replace(SHAPE, width=160, table_rank=160)
+    params, tx, config = random_params(shape), optax.sgd(0.0), LossConfig(nested_ranks=True)
+    step = jax.jit(partial(train_step, model=Qwen3(shape), kind="retrieval", config=config, tx=tx, seed=3))
+    seen = set()
+    for number in range(8):
+        rank = int(nested.draw_rank(160, 3, number))
+        architecture, cut = nested.cut(shape, params, rank=rank)
+        wanted = loss_and_gradient(architecture, cut, LossConfig())[0]
+        found = step(TrainState(jnp.int32(number), params, tx.init(params)), batch())[1]["loss"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        seen.add(rank)
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "sentence"),
+    [
+        (SHAPE, {"layers": 0}, "truncate_layers=0 is out of range; this model has 1 to 3 layers."),
+        (SHAPE, {"layers": 4}, "truncate_layers=4 is out of range"),
+        (SHAPE, {"rank": 4}, "table_rank=4 is given and this model has one whole token table; leave it out."),
+        (FACTORIZED, {"rank": 0}, "table_rank=0 is out of range; this token table has ranks 1 to 24."),
+        (FACTORIZED, {"rank": 25}, "table_rank=25 is out of range"),
+    ],
+)
+def test_a_cut_that_is_not_there_is_one_sentence(shape, options, sentence):
+    with pytest.raises(UserError, match=sentence.replace(".", r"\.")):
+        nested.cut(shape, random_params(shape), **options)
+
+
+@pytest.mark.parametrize("rank", [-1, 33])
+def test_a_rank_above_the_width_is_one_sentence(rank):
+    with pytest.raises(UserError, match=f"table_rank={rank} is out of range; a width of 32"):
+        replace(SHAPE, table_rank=rank)
