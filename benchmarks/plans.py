@@ -17,22 +17,23 @@ from f2jax import files
 
 ROOT = Path(__file__).parents[1]
 TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
-    "v5e": {"small": "v5e:4x4", "medium": "v5e:8x16", "large": "v5e:16x16"},
     "v5p": {"small": "v5p:2x2x2", "medium": "v5p:4x4x4", "large": "v5p:4x8x8"},
+    "v5e": {"small": "v5e:4x4", "medium": "v5e:8x16", "large": "v5e:16x16"},
     "v6e": {"small": "v6e:4x4", "medium": "v6e:8x16", "large": "v6e:16x16"},
 }
-CLASSES = {"80m": "small", "160m": "small", "330m": "small", "0.6b": "small", "1.7b": "medium", "4b": "medium"}
-CLASSES |= {"8b": "large", "14b": "large"}
+CLASSES = {"14b": "large", "8b": "large", "4b": "medium", "1.7b": "medium"}
+CLASSES |= dict.fromkeys(("0.6b", "330m", "160m", "80m"), "small")
 FIRST_STAGE = ("0.6b", "1.7b", "4b", "8b", "14b")  # the pruned sizes start at the second (recipe 2.1)
 TEACHERS = ("80m", "160m", "330m", "0.6b", "1.7b")
 
 
 def cases() -> list[tuple[str, str, str]]:
-    """(size, stage, topology), the cheapest first; stages: `1`, `2` without a teacher, `distill`."""
+    """(size, stage, topology) in the order of the table; stages: `2` without a teacher, `1`, `distill`."""
     found = []
-    for size, group in CLASSES.items():
-        stages = ["2", *(["1"] if size in FIRST_STAGE else []), *(["distill"] if size in TEACHERS else [])]
-        found += [(size, stage, slices[group]) for stage in stages for slices in TOPOLOGIES.values()]
+    for slices in TOPOLOGIES.values():
+        for size, group in CLASSES.items():
+            stages = ["2", *(["1"] if size in FIRST_STAGE else []), *(["distill"] if size in TEACHERS else [])]
+            found += [(size, stage, slices[group]) for stage in stages]
     return found
 
 

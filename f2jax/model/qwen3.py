@@ -20,9 +20,7 @@ from f2jax.parallel.activations import place, platform
 _keep_names = jax.checkpoint_policies.save_only_these_names
 REMAT_POLICIES = {  # by what the backward pass computes again, from what is kept
     "none": None,  # nothing
-    "dots": jax.checkpoint_policies.save_from_both_policies(  # norms, angles, gates; every matmul output is kept
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _keep_names("attention")
-    ),
+    "dots": _keep_names("qkv", "attention", "middle", "wide"),  # norms, angles, gates; each product is kept
     "mlp": _keep_names("qkv", "attention", "middle"),  # the wide products of the MLP too; those of attention are kept
     "full": jax.checkpoint_policies.nothing_saveable,  # all; the layer inputs alone are kept
 }
@@ -53,8 +51,19 @@ def rotate(x_btnh, cos, sin):
 
     Over whole heads, with the halves swapped: a TPU works on 128 lanes at once, which half a head would leave idle.
     """
-    x32 = x_btnh.astype(jnp.float32)
-    return (x32 * cos + jnp.roll(x32, x32.shape[-1] // 2, axis=-1) * sin).astype(x_btnh.dtype)
+    return (x_btnh.astype(jnp.float32) * cos + swap_halves(x_btnh) * sin).astype(x_btnh.dtype)
+
+
+def swap_halves(x_btnh):
+    """The second half of each head before the first, in float32.
+
+    A TPU moves no lanes for it: a product with a permutation is exact in bfloat16, and joins the operations around it.
+    """
+    head_dim = x_btnh.shape[-1]
+    if platform() == "tpu" and x_btnh.dtype == jnp.bfloat16:
+        swap_hg = jnp.roll(jnp.eye(head_dim, dtype=x_btnh.dtype), head_dim // 2, axis=0)
+        return jnp.einsum("btnh,hg->btng", x_btnh, swap_hg, preferred_element_type=jnp.float32)
+    return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
 
 
 def moments(x_btf, segments_bt):
@@ -110,6 +119,7 @@ class Block(nn.Module):
             observe(self, "mlp_input", h_btd, segments_bt)
             gate_btf = project("btd,df->btf", h_btd, self.weight("gate", ("embed", "mlp")))
             up_btf = project("btd,df->btf", h_btd, self.weight("up", ("embed", "mlp")))
+            gate_btf, up_btf = (checkpoint_name(x, "wide") for x in (gate_btf, up_btf))
             inner_btf = nn.silu(gate_btf) * up_btf
             observe(self, "mlp_inner", inner_btf, segments_bt)
             x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))

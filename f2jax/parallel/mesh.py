@@ -49,9 +49,9 @@ def make_mesh(replica: int = -1, data: int = -1, fsdp: int = 1, tensor: int = 1,
 def _arrange(sizes: list[int], slices: int, devices) -> np.ndarray:
     """The devices in the shape of the mesh: near ones next to each other, no axis but the first across slices."""
     if slices == 1:
-        return mesh_utils.create_device_mesh(sizes, devices)
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     inside = (sizes[0] // slices, *sizes[1:])
-    return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices)
+    return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def own_share(mesh: Mesh) -> Share:

@@ -118,6 +118,8 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
             raise
         return _too_large(known, held, bytes_used(str(error), sum(held.values())), config)
     memory, needed = memory_by_kind(compiled.memory_analysis(), held)
+    if needed > chip.hbm:  # the compiler does not always complain
+        return _too_large(known, held, needed, config)
     cost = plan_hlo.cost(compiled.as_text())
     coordinates = [(*device.coords, device.core_on_chip) for device in mesh.devices.flat]
     seconds = plan_time.seconds(cost, chip, coordinates)

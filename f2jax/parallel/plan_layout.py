@@ -12,7 +12,6 @@ from f2jax.parallel.plan import Plan, abstract_batch, plan, teacher_size, topolo
 from f2jax.train import workdir
 
 STATE_BYTES = 16  # of a weight in training: itself, its gradient and two moments, in float32
-STATE_SHARE = 0.4  # of the memory that these may take, before they are split further
 ROOM = 0.9  # of the memory that a layout may take on paper; the compiler has the last word
 
 
@@ -42,41 +41,45 @@ def with_layout(config, layout: dict):
 
 
 def candidates(config, topology: str, tokens_per_text: int | None = None) -> Iterator[dict]:
-    """Layouts that fit on paper: as little sharing of weights as there is room for, then ever fewer activations.
+    """Layouts that fit on paper, of ever fewer activations; each shares the weights as little as leaves room for them.
 
-    The last one, the most frugal, is there whatever the paper says.
+    To share them more takes little time, and to compute activations again much. The last one, the most frugal, is there
+    whatever the paper says, if there is room for the weights alone.
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
     architecture = workdir.shape(config.model.size, config.model.table_rank)
     named = teacher_size(config.teacher.path)
     weights = STATE_BYTES * architecture.parameters + (2 * size(named).parameters if named else 0)
-    fsdp = share_of_weights(weights, architecture.width, chip.hbm, len(devices))
-    if fsdp is None:
+    shares = [n for n in possible_shares(architecture.width, len(devices)) if fits(weights / n, chip.hbm)]
+    if not shares:
         return
-    mesh = make_mesh(fsdp=fsdp, devices=devices)
-    all_rows, length = abstract_batch(config, mesh, tokens_per_text or config.data.max_length)["tokens_bt"].shape
+    mean = tokens_per_text or config.data.max_length
+    all_rows, length = abstract_batch(config, make_mesh(devices=devices), mean)["tokens_bt"].shape
     rows = all_rows // len(devices)
-    room = ROOM * chip.hbm - weights / fsdp
-    base = {"mesh.data": -1, "mesh.fsdp": fsdp, "mesh.tensor": 1}
     chunks = [0, *(rows >> i for i in range(1, rows.bit_length()))]  # 0: all rows at once
     layouts = [("dots", 0), ("mlp", 0), *(("full", chunk) for chunk in chunks)]
     for remat, chunk in layouts:
-        if kept_bytes(architecture, remat, (chunk or rows) * length) < room or (remat, chunk) == layouts[-1]:
-            yield base | {"model.remat": remat, "model.chunk_rows": chunk}
+        kept = kept_bytes(architecture, remat, (chunk or rows) * length)
+        roomy = [n for n in shares if fits(weights / n + kept, chip.hbm)]
+        if roomy or (remat, chunk) == layouts[-1]:
+            layout = {"mesh.data": -1, "mesh.fsdp": min(roomy, default=max(shares)), "mesh.tensor": 1}
+            yield layout | {"model.remat": remat, "model.chunk_rows": chunk}
 
 
-def share_of_weights(weights: int, width: int, hbm: int, devices: int) -> int | None:
-    """Devices that share the weights: the fewest that leave room for the rest, or all that can; None: too few."""
-    possible = [n for n in (2**i for i in range(20)) if n <= devices and devices % n == 0 and width % n == 0]
-    roomy = [n for n in possible if weights / n <= STATE_SHARE * hbm]
-    largest = max(possible)
-    return min(roomy, default=largest if weights / largest < ROOM * hbm else None)
+def possible_shares(width: int, devices: int) -> list[int]:
+    """In how many parts weights of `width` may lie on the devices: powers of two that divide both."""
+    return [n for n in (2**i for i in range(20)) if devices % n == 0 and width % n == 0]
+
+
+def fits(needed: float, hbm: int) -> bool:
+    """Is there room on paper for so many bytes?"""
+    return needed < ROOM * hbm
 
 
 def kept_bytes(architecture: Qwen3Config, remat: str, tokens: int) -> int:
     """bfloat16 activations that a forward pass keeps on one device for the backward pass, and those of one layer."""
     a = architecture
     heads = 2 * (a.heads + a.kv_heads) * a.head_dim  # queries, keys, values, and what attention gives
-    of_layer = {"full": a.width, "mlp": 2 * a.width + heads, "dots": 3 * a.width + heads + 2 * a.mlp}
+    of_layer = {"full": a.width, "mlp": 2 * a.width + heads, "dots": 2 * a.width + heads + 2 * a.mlp}
     at_work = 8 * a.width + 2 * heads + 4 * a.mlp
     return 2 * tokens * (a.layers * of_layer[remat] + at_work)

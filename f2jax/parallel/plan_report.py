@@ -17,7 +17,7 @@ def report(config, topologies: Sequence[str], tokens_per_text=None, rows=None, s
     """Plan a config for some topologies; the table, and all figures in the file `json_path`, a list of plans.
 
     Args:
-        searches: choose mesh and remat, see `plan_layout.search`; else those of the config.
+        searches: choose the layout, see `plan_layout.search`, and say how to train with it; else that of the config.
 
     Raises:
         UserError: see `plan.plan`.
@@ -28,7 +28,15 @@ def report(config, topologies: Sequence[str], tokens_per_text=None, rows=None, s
         plans.append(make(config, topology, tokens_per_text, rows))
         if json_path:  # after each: one that is interrupted has not compiled for nothing
             files.write_whole(json_path, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")
-    return table(plans)
+    chosen = [f"{one.topology}: f2jax train … {overrides(one)}" for one in plans if searches and one.fits]
+    return "\n".join([table(plans), *chosen])
+
+
+def overrides(plan: Plan) -> str:
+    """The options of `f2jax train` that lay it out as planned."""
+    layout = {f"mesh.{axis}": length for axis, length in plan.mesh.items()}
+    layout |= {"model.remat": plan.remat, "model.chunk_rows": plan.chunk_rows}
+    return " ".join(f"--config.{name}={value}" for name, value in layout.items())
 
 
 def table(plans: Sequence[Plan]) -> str:
@@ -59,6 +67,7 @@ def _column(plan: Plan) -> dict[str, str]:
         "mesh": mesh,
         "remat": plan.remat,
         "rows on a device": f"{plan.rows / _row_devices(plan):,.2f}".removesuffix(".00"),
+        "  of them at once": f"{plan.chunk_rows:,}" if plan.chunk_rows else "all",
         "memory, GiB": f"{plan.needed / GIB:,.2f} of {plan.hbm / GIB:,.0f}",
     }
     rows |= {f"  {kind}": f"{held / GIB:,.2f}" for kind, held in plan.memory.items() if held}

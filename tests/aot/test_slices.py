@@ -7,6 +7,7 @@ from jax.experimental import topologies
 
 from f2jax.errors import UserError
 from f2jax.parallel.mesh import make_mesh
+from f2jax.parallel.plan import topology_devices
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, of the `tpu` extra")
 
@@ -30,3 +31,11 @@ def test_two_slices_are_two_replicas_and_no_other_axis_leaves_a_slice(devices):
 def test_replicas_that_do_not_fit_the_slices_are_refused(devices):
     with pytest.raises(UserError, match=r"mesh\.replica=1 does not fit 2 slices; give a multiple of 2, or -1"):
         make_mesh(replica=1, fsdp=4, tensor=2, devices=devices)
+
+
+@pytest.mark.parametrize("fsdp", [2, 16, 128])
+def test_an_axis_need_not_be_a_side_of_the_slice(fsdp):
+    """4 x 8 x 8 chips: 128 and 2 are no products of whole sides."""
+    mesh = make_mesh(fsdp=fsdp, devices=topology_devices("v5p:4x8x8"))
+    assert (mesh.shape["data"], mesh.shape["fsdp"]) == (256 // fsdp, fsdp)
+    assert len({device.id for device in mesh.devices.flat}) == 256

@@ -11,7 +11,7 @@ from tests import tiny
 from tests.parallel import steps
 from tests.parallel.test_layouts import check
 
-CASES = ["plain, fsdp", "full, chunks on slices"]
+CASES = ["plain, fsdp", "full, chunks on slices", "cache, chunks on fsdp"]
 
 
 def run(monkeypatch, command: list[str], processes: int, devices: int = 1) -> list[tuple[int, str]]:

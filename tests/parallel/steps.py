@@ -6,6 +6,7 @@ python -m tests.parallel.steps OUT.npz CASE…
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -15,16 +16,18 @@ from jax.experimental import multihost_utils
 
 from configs import common
 from f2jax.data.packing import assemble
-from f2jax.model.qwen3 import abstract_params
+from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
 from f2jax.parallel.mesh import make_mesh, own_share
+from f2jax.parallel.rules import param_shardings
 from f2jax.train.program import Program, loss_config
 from f2jax.train.step import Teacher, loss_fn
 from tests import tiny
 from tests.data.test_packing import FakeRow
 
 SHAPE = Qwen3Config(32, 64, 2, 4, 2, head_dim=8, vocab_size=64, max_length=64)
+WIDER = replace(SHAPE, width=48, layers=1)  # a teacher
 ONE = {"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}
 LAYOUTS = {
     "data": ONE | {"data": -1},
@@ -34,9 +37,13 @@ LAYOUTS = {
     "slices of fsdp and tensor": ONE | {"replica": 2, "fsdp": -1, "tensor": 2},
 }
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # of the compiler: these programs run once
-PLAIN = {"passage_gradient": False, "teacher": False}
-LEARNING = {"passage_gradient": True, "teacher": False}
-FULL = {"passage_gradient": True, "teacher": True}
+PLAIN = {"loss": {}, "teacher": ""}
+LEARNING = {"loss": {"passage_gradient": True}, "teacher": ""}
+FULL = {"loss": {"passage_gradient": True}, "teacher": "model"}
+ALL_TERMS = {"distill_hard_weight": 1.0, "distill_in_batch_weight": 1.0}
+ALL_TERMS |= {"distill_projection": True, "distill_matryoshka": True, "spread_weight": 1.0, "mask_duplicates": True}
+TERMS = {"loss": ALL_TERMS, "teacher": "model"}
+CACHE = {"loss": ALL_TERMS, "teacher": "cache"}
 # name: (what is computed, mesh, rows of a chunk)
 CASES = {f"plain, {name}": (PLAIN, mesh, 0) for name, mesh in LAYOUTS.items()}
 CASES |= {
@@ -44,13 +51,18 @@ CASES |= {
     "full, fsdp and tensor": (FULL, LAYOUTS["fsdp and tensor"], 0),
     "full, chunks on fsdp": (FULL, LAYOUTS["fsdp"], 1),
     "full, chunks on slices": (FULL, LAYOUTS["slices of fsdp and tensor"], 2),
+    "terms, chunks on fsdp and tensor": (TERMS, LAYOUTS["fsdp and tensor"], 1),
+    "cache, chunks on fsdp": (CACHE, LAYOUTS["fsdp"], 1),
 }
-ONE_DEVICE = {"plain": (PLAIN, ONE, 0), "learning": (LEARNING, ONE, 0), "full": (FULL, ONE, 0)}
+ONE_DEVICE = {"plain": PLAIN, "learning": LEARNING, "full": FULL, "terms": TERMS, "cache": CACHE}
 ROWS, NEGATIVES, ROW_LENGTH = 24, 3, 16
 
 
-def rows() -> list[FakeRow]:
-    """One row fewer than the batch takes, of many lengths; some rows have fewer negatives."""
+def rows(cached: bool) -> list[FakeRow]:
+    """One row fewer than the batch takes, of many lengths; some rows have fewer negatives, some the same positive.
+
+    cached: each text brings the vector of a teacher.
+    """
     rng = np.random.default_rng(0)
 
     def ids(longest):
@@ -58,40 +70,43 @@ def rows() -> list[FakeRow]:
 
     def row(b):
         count = NEGATIVES - (b % 5 == 0)
-        return FakeRow(ids(10), ids(ROW_LENGTH), [ids(ROW_LENGTH) for _ in range(count)], b, [100 + b] * count)
+        texts = ids(10), ids(ROW_LENGTH), [ids(ROW_LENGTH) for _ in range(count)]
+        vectors = rng.normal(size=(2 + count, WIDER.width)).astype(np.float32) if cached else None
+        return FakeRow(*texts, b - b % 2, [100 + b] * count, vectors=vectors)
 
     return [row(b) for b in range(ROWS - 1)]
 
 
-def settings(passage_gradient: bool):
+def settings(loss: dict):
     config = common.get_config("size=tiny")
     config.model.update(dtype="float32", remat="none")
-    config.loss.passage_gradient = passage_gradient
+    config.loss.update(loss)
     config.optim.warmup_steps = 0
     return config
 
 
-def measure(mesh, chunk_rows: int, passage_gradient: bool, teacher: bool) -> dict[str, np.ndarray]:
+def measure(mesh, chunk_rows: int, loss: dict, teacher: str) -> dict[str, np.ndarray]:
     """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
-    config = settings(passage_gradient)
+    config = settings(loss)
     options = {"kind": "retrieval", "batch_size": ROWS, "row_length": ROW_LENGTH, "pad_id": 0, "chunk_rows": chunk_rows}
-    batch = assemble(rows(), NEGATIVES, share=own_share(mesh), **options)
+    batch = assemble(rows(teacher == "cache"), NEGATIVES, share=own_share(mesh), **options)
     with jax.set_mesh(mesh):
-        program = Program(config, SHAPE, mesh, steps=1)
-        model, where = program.model, jax.tree.map(lambda x: x.sharding, program.state.params)
-        frozen = Teacher(placed(1, where), model) if teacher else None
-        function = partial(loss_fn, model=model, kind="retrieval", config=loss_config(config.loss, SHAPE))
-        split = jax.jit(jax.value_and_grad(function, has_aux=True), out_shardings=(None, where))
+        program = Program(config, SHAPE, mesh, steps=1, teacher_width=WIDER.width)
+        where = jax.tree.map(lambda x: x.sharding, program.state.params)
+        frozen = Teacher(placed(WIDER, 1, mesh), Qwen3(WIDER)) if teacher == "model" else None
+        settled = {"model": program.model, "kind": "retrieval", "config": loss_config(config.loss, SHAPE)}
+        split = jax.jit(jax.value_and_grad(partial(loss_fn, **settled), has_aux=True), out_shardings=(None, where))
         arrays = program.put(batch)
-        (loss, _), gradient = split(placed(0, where), arrays, frozen)
+        params = program.start(placed(SHAPE, 0, mesh)).params
+        (loss, _), gradient = split(params, arrays, frozen)
     vector = np.concatenate([whole(x).ravel() for x in jax.tree.leaves(gradient)])
     tokens_bt = whole(arrays["tokens_bt"])
     return {"loss": whole(loss), "gradient": vector, "tokens": tokens_bt, "filled": np.array(len(batch.tokens_bt))}
 
 
-def placed(seed: int, where):
+def placed(architecture: Qwen3Config, seed: int, mesh):
     """Random weights, each process giving the pieces of its own devices."""
-    shapes = nn.meta.unbox(abstract_params(SHAPE))
+    shapes, where = nn.meta.unbox(abstract_params(architecture)), param_shardings(architecture, mesh)
     rng = np.random.default_rng(seed)
     values = jax.tree.map(lambda x: rng.normal(len(x.shape) < 3, 0.2, x.shape).astype(np.float32), shapes)
     return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]), values, where)
@@ -113,7 +128,7 @@ def main(path: str, names: list[str]) -> None:
     hosts.start()
     found = {}
     for name in names:
-        what, sizes, chunk_rows = (CASES | ONE_DEVICE)[name]
+        what, sizes, chunk_rows = CASES.get(name) or (ONE_DEVICE[name], ONE, 0)
         found |= {f"{name}/{key}": value for key, value in measure(make_mesh(**sizes), chunk_rows, **what).items()}
     if hosts.is_first():
         np.savez(path, **found)

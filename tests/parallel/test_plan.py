@@ -31,7 +31,7 @@ from f2jax.parallel.plan import (
     topology_devices,
     what_to_change,
 )
-from f2jax.parallel.plan_layout import kept_bytes, share_of_weights, with_layout
+from f2jax.parallel.plan_layout import kept_bytes, possible_shares, with_layout
 from f2jax.train.program import Program
 from tests.tiny import ROOT
 
@@ -133,14 +133,11 @@ def test_the_advice_names_the_field_to_change(states, fsdp, remat, advice):
     assert advice in what_to_change(known, memory, config())
 
 
-def test_weights_are_shared_as_little_as_there_is_room_for():
-    assert share_of_weights(weights=6 * GIB, width=1024, hbm=16 * GIB, devices=16) == 1
-    assert share_of_weights(weights=20 * GIB, width=1024, hbm=16 * GIB, devices=16) == 4
-    assert share_of_weights(weights=20 * GIB, width=320, hbm=16 * GIB, devices=16) == 4
-    assert (
-        share_of_weights(weights=100 * GIB, width=1024, hbm=16 * GIB, devices=8) == 8
-    )  # more than wanted, but it fits
-    assert share_of_weights(weights=900 * GIB, width=1024, hbm=16 * GIB, devices=16) is None
+@pytest.mark.parametrize(
+    "width,devices,parts", [(1024, 8, [1, 2, 4, 8]), (320, 256, [1, 2, 4, 8, 16, 32, 64]), (5, 4, [1])]
+)
+def test_weights_are_split_into_parts_of_one_size(width, devices, parts):
+    assert possible_shares(width, devices) == parts
 
 
 @pytest.mark.parametrize(
@@ -148,12 +145,27 @@ def test_weights_are_shared_as_little_as_there_is_room_for():
     [
         ("full", 5120),  # the input of the layer
         ("mlp", 2 * 5120 + 2 * 40 * 128 + 2 * 8 * 128),  # that of the MLP, q, k, v and what attention gives
-        ("dots", 3 * 5120 + 2 * 40 * 128 + 2 * 8 * 128 + 2 * 17_408),  # and all products
+        ("dots", 2 * 5120 + 2 * 40 * 128 + 2 * 8 * 128 + 2 * 17_408),  # and the wide products of the MLP
     ],
 )
 def test_the_activations_that_a_remat_policy_keeps_of_each_layer(remat, of_a_token):
     more, fewer = (kept_bytes(size("14b", layers=layers), remat, tokens=1024) for layers in (40, 39))
     assert more - fewer == 2 * 1024 * of_a_token
+
+
+@pytest.fixture
+def layouts(monkeypatch):
+    """The layouts to try for a size on some v5e chips of 16 GiB, that need not exist."""
+
+    def of(name: str, chips: int, tokens_per_text: int) -> list[tuple[str, int]]:
+        rows = 512 * 9 * tokens_per_text // 1024
+        monkeypatch.setattr(plan_layout, "topology_devices", lambda topology: range(chips))
+        monkeypatch.setattr(plan_layout, "make_mesh", lambda devices: None)
+        monkeypatch.setattr(plan_layout, "abstract_batch", lambda *_: {"tokens_bt": np.empty((rows, 1024), np.bool_)})
+        found = plan_layout.candidates(config(f"size={name},teacher=none"), "v5e:x", tokens_per_text)
+        return [(layout["model.remat"], layout["mesh.fsdp"]) for layout in found]
+
+    return of
 
 
 @pytest.mark.parametrize(
@@ -163,11 +175,17 @@ def test_the_activations_that_a_remat_policy_keeps_of_each_layer(remat, of_a_tok
         (8, ["dots", "mlp", "full"]),
     ],
 )
-def test_the_layouts_to_try_keep_ever_fewer_activations(monkeypatch, tokens_per_text, remats):
-    monkeypatch.setattr(plan_layout, "topology_devices", lambda topology: jax.devices()[:1])
-    found = list(plan_layout.candidates(config("size=80m,teacher=none"), "v5e:1x1", tokens_per_text))
-    assert list(dict.fromkeys(layout["model.remat"] for layout in found)) == remats
-    assert all(layout["mesh.fsdp"] == 1 for layout in found)
+def test_the_layouts_to_try_keep_ever_fewer_activations(layouts, tokens_per_text, remats):
+    assert list(dict.fromkeys(remat for remat, _ in layouts("80m", 1, tokens_per_text))) == remats
+
+
+def test_weights_are_shared_by_as_few_chips_as_leave_room_for_the_activations(layouts):
+    """Of 14.4 GiB of room 596,049,920 weights of 16 bytes take 8.9; dots keeps 14.9 of 18 rows, mlp 9.0, full 2.1."""
+    assert layouts("0.6b", 256, 1024)[:2] == [("mlp", 2), ("full", 1)]
+
+
+def test_nothing_is_tried_where_the_weights_alone_do_not_fit(layouts):
+    assert layouts("14b", 4, 1024) == []
 
 
 def test_a_layout_changes_a_copy_of_the_config():
@@ -214,6 +232,16 @@ def test_the_table_has_a_column_for_each_topology_and_says_what_to_change():
     assert any(line.split()[:1] == ["MFU"] and "51.5%" in line for line in lines)
     assert any("all-gather over 2, beside compute" in line and "28 x, 1.00 GiB" in line for line in lines)
     assert lines[-1] == "v6e:2x2 does not fit; take more chips."
+
+
+def test_a_layout_that_was_searched_for_is_printed_as_options_that_give_it(monkeypatch):
+    before = config()
+    chosen = with_layout(before, {"mesh.data": 2, "mesh.fsdp": 2, "model.remat": "mlp", "model.chunk_rows": 3})
+    found = replace(FITS, mesh=dict(chosen.mesh), remat="mlp", chunk_rows=3)
+    monkeypatch.setattr(plan_report, "search", lambda *args: found)
+    line = plan_report.report(before, ["v5e:2x2"], searches=True).splitlines()[-1]
+    again = config("size=tiny,teacher=none", *line.split(" … ")[1].split())
+    assert line.startswith("v5e:2x2: f2jax train …") and again == chosen
 
 
 def test_the_worst_case_is_called_that():
@@ -271,6 +299,16 @@ def test_a_step_that_the_compiler_finds_no_room_for_is_an_answer(monkeypatch):
     found = plan(config("size=tiny,teacher=none", "--config.model.remat=dots"), "v5e:1x1", tokens_per_text=64)
     assert not found.fits and found.needed == int(20.5 * GIB)
     assert found.advice == "keep fewer activations: model.remat=full"
+
+
+def test_a_program_larger_than_the_chip_does_not_fit_though_the_compiler_lets_it_pass(monkeypatch):
+    sizes = dict.fromkeys(("argument", "output", "alias", "generated_code"), 0) | {"temp": 17 * GIB}
+    stats = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
+    compiled = SimpleNamespace(memory_analysis=lambda: stats)
+    monkeypatch.setattr("f2jax.parallel.plan.topology_devices", lambda topology: np.array(jax.devices()[:1]))
+    monkeypatch.setattr("f2jax.parallel.plan.interruptible", lambda compile_step: compiled)
+    found = plan(config("size=tiny,teacher=none"), "v5e:1x1", tokens_per_text=64)
+    assert not found.fits and found.needed >= 17 * GIB > found.hbm
 
 
 def test_a_text_longer_than_a_row_is_refused(monkeypatch):

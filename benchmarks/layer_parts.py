@@ -1,0 +1,94 @@
+"""Two ways to compute a part of a layer, by the TPU compiler's cycles for one v5p chip, forward and backward; no TPU.
+
+python -m benchmarks.layer_parts rotary      # queries of 1.7b, 72 rows: halves of heads moved, or swapped by a product
+python -m benchmarks.layer_parts products    # q, k, v and gate, up of 14b, 18 rows: apart, or of joined weights
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from f2jax.model.qwen3 import rms_norm, swap_halves
+from f2jax.parallel import plan_hlo
+from f2jax.parallel.mesh import make_mesh
+from f2jax.parallel.plan import topology_devices
+
+MESH = make_mesh(devices=topology_devices("v5p:2x2x1")[:1])
+EPS, LENGTH = 1e-6, 1024
+
+
+def shape(*sizes, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(MESH, PartitionSpec()))
+
+
+def rotary():
+    """(ways, arguments, cotangents) of the queries: projection, norm, rotation, and the kernel's layout."""
+    rows, width, heads, head_dim = 72, 2048, 16, 128
+
+    def way(swap):
+        def queries(h_btd, w_dnh, scale_h, cos, sin):
+            q_btnh = rms_norm(jnp.einsum("btd,dnh->btnh", h_btd, w_dnh), scale_h, EPS)
+            turned = q_btnh.astype(jnp.float32) * cos + swap(q_btnh) * sin
+            return jnp.swapaxes(turned.astype(q_btnh.dtype) * head_dim**-0.5, 1, 2)
+
+        return queries
+
+    def move(x_btnh):
+        return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
+
+    angle = shape(rows, LENGTH, 1, head_dim, dtype=jnp.float32)
+    weights = shape(width, heads, head_dim), shape(head_dim, dtype=jnp.float32)
+    arguments = shape(rows, LENGTH, width), *weights, angle, angle
+    return {"moved": way(move), "by a product": way(swap_halves)}, arguments, shape(rows, heads, LENGTH, head_dim)
+
+
+def products():
+    """(ways, arguments, cotangents) of the products that share an input."""
+    rows, width, heads, kv_heads, head_dim, mlp = 18, 5120, 40, 8, 128, 17_408
+
+    def apart(x_btd, scale_d, q, k, v, gate, up):
+        h_btd = rms_norm(x_btd, scale_d, EPS)
+        qkv = [jnp.einsum("btd,dnh->bnth", h_btd, weight) for weight in (q, k, v)]
+        h_btd = rms_norm(x_btd + 1, scale_d, EPS)
+        return qkv, jax.nn.silu(jnp.einsum("btd,df->btf", h_btd, gate)) * jnp.einsum("btd,df->btf", h_btd, up)
+
+    def joined(x_btd, scale_d, q, k, v, gate, up):
+        h_btd = rms_norm(x_btd, scale_d, EPS)
+        qkv = jnp.einsum("btd,dnh->bnth", h_btd, jnp.concatenate([q, k, v], axis=1))
+        h_btd = rms_norm(x_btd + 1, scale_d, EPS)
+        wide = jnp.einsum("btd,df->btf", h_btd, jnp.concatenate([gate, up], axis=1))
+        gate_btf, up_btf = jnp.split(wide, 2, axis=-1)
+        return jnp.split(qkv, [heads, heads + kv_heads], axis=1), jax.nn.silu(gate_btf) * up_btf
+
+    weights = [shape(width, n, head_dim) for n in (heads, kv_heads, kv_heads)] + [shape(width, mlp)] * 2
+    arguments = shape(rows, LENGTH, width), shape(width, dtype=jnp.float32), *weights
+    heads_of = [shape(rows, n, LENGTH, head_dim) for n in (heads, kv_heads, kv_heads)]
+    return {"apart": apart, "joined": joined}, arguments, (heads_of, shape(rows, LENGTH, mlp))
+
+
+def cost(way, arguments, cotangents) -> plan_hlo.Cost:
+    """Of a function and its gradients."""
+
+    def both(arguments, cotangents):
+        out, back = jax.vjp(way, *arguments)
+        return out, back(cotangents)
+
+    with jax.set_mesh(MESH):
+        return plan_hlo.cost(jax.jit(both).lower(arguments, cotangents).compile().as_text())
+
+
+if __name__ == "__main__":
+    parts = {"rotary": rotary, "products": products}
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=parts)
+    ways, arguments, cotangents = parts[parser.parse_args().part]()
+    for name, way in ways.items():
+        found = cost(way, arguments, cotangents)
+        print(
+            f"{name}: {found.cycles / 1e6:.1f} million cycles, {found.products / 1e6:.1f} of them products", flush=True
+        )
