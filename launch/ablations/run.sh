@@ -12,7 +12,7 @@
 teacher='' from='' corpus='' texts='' data='' output='' seeds='0 1 2'
 rows='distilled alone random_start random_start_alone random_channels first_channels ordered_channels first_layer
 last_layer no_matryoshka stop_gradient cached'
-shape=(--width 64 --mlp 128) tasks=(STSB.local Banking77.local XQuAD.local)
+shape=(--width 64 --mlp 128) tasks=(STSB.local XQuAD.local)
 while [ $# -gt 0 ]; do
     case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
     case $1 in
