@@ -16,19 +16,42 @@ ROOM = 0.9  # of the memory that a layout may take on paper; the compiler has th
 
 
 def search(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> Plan:
-    """The plan of the first of the `candidates` that the compiler finds room for; of the last one if none fits.
+    """The plan of the first layout that the compiler finds room for; of the last one tried if none fits.
+
+    The `candidates` are tried in their order. Where the compiler needs more than the paper said, the same one is tried
+    with the weights shared over more chips, if that saves what is missing.
 
     Raises:
         UserError: see `plan`; or no layout is small enough even on paper.
     """
     found = None
-    for layout in tqdm(list(candidates(config, topology, tokens_per_text)), unit="layout", leave=False):
-        found = plan(with_layout(config, layout), topology, tokens_per_text, rows)
-        if found.fits:
-            return found
+    weights, shares = weights_and_shares(config, topology)
+    for candidate in tqdm(list(candidates(config, topology, tokens_per_text)), unit="layout", leave=False):
+        layout = candidate
+        while layout:
+            found = plan(with_layout(config, layout), topology, tokens_per_text, rows)
+            if found.fits:
+                return found
+            layout = shared_further(layout, found.needed - found.hbm, weights, shares)
     if found is None:
         raise UserError(f"Not even the weights of {config.model.size} fit {topology}; take more chips.")
     return found
+
+
+def shared_further(layout: dict, missing: int, weights: int, shares: list[int]) -> dict | None:
+    """The layout with the weights shared over as few more chips as save the missing bytes; None if none do."""
+    now = layout["mesh.fsdp"]
+    enough = [n for n in shares if n > now and weights / now - weights / n > missing]
+    return layout | {"mesh.fsdp": enough[0]} if enough else None
+
+
+def weights_and_shares(config, topology: str) -> tuple[int, list[int]]:
+    """Bytes of the weights and their state, and over how many chips they may be shared so that they at least fit."""
+    architecture = workdir.shape(config.model.size, config.model.table_rank)
+    named = teacher_size(config.teacher.path)
+    weights = STATE_BYTES * architecture.parameters + (2 * size(named).parameters if named else 0)
+    possible = possible_shares(architecture.width, len(topology_devices(topology)))
+    return weights, [n for n in possible if fits(weights / n, chips.chip(topology).hbm)]
 
 
 def with_layout(config, layout: dict):
@@ -48,9 +71,7 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
     architecture = workdir.shape(config.model.size, config.model.table_rank)
-    named = teacher_size(config.teacher.path)
-    weights = STATE_BYTES * architecture.parameters + (2 * size(named).parameters if named else 0)
-    shares = [n for n in possible_shares(architecture.width, len(devices)) if fits(weights / n, chip.hbm)]
+    weights, shares = weights_and_shares(config, topology)
     if not shares:
         return
     mean = tokens_per_text or config.data.max_length

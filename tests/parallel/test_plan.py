@@ -244,6 +244,31 @@ def test_a_layout_that_was_searched_for_is_printed_as_options_that_give_it(monke
     assert line.startswith("v5e:2x2: f2jax train …") and again == chosen
 
 
+@pytest.mark.parametrize(
+    "overhead,tried",
+    [
+        (0, [("dots", 1)]),  # what the paper says is so
+        (4, [("dots", 1), ("dots", 2)]),  # half of 9 GiB of weights is more than is missing
+        (7, [("dots", 1), ("dots", 8)]),  # seven eighths are 7.9
+        (12, [("dots", 1), ("mlp", 1), ("full", 1), ("full", 2)]),  # all is too little; then less is kept
+    ],
+)
+def test_weights_are_shared_further_where_the_compiler_needs_more_than_the_paper(layouts, monkeypatch, overhead, tried):
+    """0.6b with 15.9 GiB needed of 16 by dots, 10 by mlp, 7 by full, and so much more; the weights are 8.9 of it."""
+    seen, needs = [], {"dots": 15.9, "mlp": 15.5, "full": 7}
+
+    def compiled(changed, *_):
+        remat, share = changed.model.remat, changed.mesh.fsdp
+        seen.append((remat, share))
+        needed = needs[remat] + overhead - 8.88 * (1 - 1 / share)
+        return replace(FITS, fits=needed <= 16, needed=int(needed * GIB), hbm=16 * GIB)
+
+    layouts("0.6b", 256, 1)  # a machine of 256 chips
+    monkeypatch.setattr(plan_layout, "plan", compiled)
+    assert plan_layout.search(config("size=0.6b,teacher=none"), "v5e:x", 1).fits
+    assert seen == tried
+
+
 def test_the_worst_case_is_called_that():
     assert "(the worst case)" in plan_report.table([replace(FITS, tokens_per_text=1024)])
 
