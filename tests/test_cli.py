@@ -92,7 +92,7 @@ def test_each_command_has_help(capsys, command):
     code, out, err = run(capsys, command, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: f2jax {command}")
-    options = re.findall(r"^  (--[\w-]+)(?: [A-Z_]+.*?)?(?:  +(\S.*)|\n +(\S.*))$", out, re.M)
+    options = re.findall(r"^  (--[\w-]+|[a-z]+)(?: [A-Z_]+.*?)?(?:  +(\S.*)|\n +(\S.*))$", out, re.M)
     assert options and all(first or second for _, first, second in options), "every option says what it does"
 
 

@@ -12,7 +12,8 @@ from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import size
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name != "__init__.py")
+NEEDS_MODELS = ("ablation.py",)  # see tests/launch/test_ablations.py
+FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name not in ("__init__.py", *NEEDS_MODELS))
 SIZES = [name for name in common.HYPER_PARAMETERS if name not in ("nano", "tiny")]
 
 
