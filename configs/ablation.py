@@ -1,9 +1,9 @@
-"""The runs of docs/ablations.md: a student a quarter the size of its teacher, on prepared data, minutes on two cores.
+"""The runs of launch/ablations/run.sh: a student a quarter the size of its teacher, minutes each on two cores.
 
 f2jax train --config configs/ablation.py:row=distilled,start=STUDENT,teacher=TEACHER,seed=1 --workdir DIR \\
     --config.data.sources='("corpus:corpus-2",)'
 
-launch/ablations/run.sh makes the students and runs all rows.
+The script makes the students and runs the rows; `python -m benchmarks.ablations` makes table and plots of them.
 """
 
 from configs import common, mini

@@ -6,7 +6,7 @@
 #         --teacher  a finished model, and --from the one that students are cut from: runs of configs/mini.py
 #         --corpus   of f2jax prepare, with instructions; --texts: files that activations are measured on
 #         --data     folder of the evaluation sets
-#         --rows     names in configs/ablation.py; default: those of docs/ablations.md
+#         --rows     names in configs/ablation.py; default: twelve that go with the recipe
 # Then: python -m benchmarks.ablations --output FOLDER
 . "$(dirname "$0")/../lib.sh"
 teacher='' from='' corpus='' texts='' data='' output='' seeds='0 1 2'

@@ -1,4 +1,4 @@
-"""The runs behind docs/ablations.md: what each row starts from and is taught by, and what is skipped."""
+"""The runs of launch/ablations/run.sh: what each row starts from and is taught by, and what is skipped."""
 
 import shlex
 
