@@ -41,7 +41,7 @@ def read_architecture(path: str | Path) -> Qwen3Config:
 
 
 def shape(name: str, table_rank: int = 0) -> Qwen3Config:
-    """The architecture that `model.size` names: a known size, or that of a model, wherever it lies.
+    """The architecture that `model.size` names: a known size, or that of a model in a folder or on gs://.
 
     Raises:
         UserError: it is neither, or the rank is out of range.

@@ -44,6 +44,7 @@ ALL_TERMS = {"distill_hard_weight": 1.0, "distill_in_batch_weight": 1.0}
 ALL_TERMS |= {"distill_projection": True, "distill_matryoshka": True, "spread_weight": 1.0, "mask_duplicates": True}
 TERMS = {"loss": ALL_TERMS, "teacher": "model"}
 CACHE = {"loss": ALL_TERMS, "teacher": "cache"}
+NESTED = {"loss": {"passage_gradient": True, "exits": True}, "teacher": "", "table_rank": 16}
 # name: (what is computed, mesh, rows of a chunk)
 CASES = {f"plain, {name}": (PLAIN, mesh, 0) for name, mesh in LAYOUTS.items()}
 CASES |= {
@@ -53,8 +54,10 @@ CASES |= {
     "full, chunks on slices": (FULL, LAYOUTS["slices of fsdp and tensor"], 2),
     "terms, chunks on fsdp and tensor": (TERMS, LAYOUTS["fsdp and tensor"], 1),
     "cache, chunks on fsdp": (CACHE, LAYOUTS["fsdp"], 1),
+    "nested, fsdp and tensor": (NESTED, LAYOUTS["fsdp and tensor"], 0),
+    "nested, chunks on slices": (NESTED, LAYOUTS["slices of fsdp and tensor"], 1),
 }
-ONE_DEVICE = {"plain": PLAIN, "learning": LEARNING, "full": FULL, "terms": TERMS, "cache": CACHE}
+ONE_DEVICE = {"plain": PLAIN, "learning": LEARNING, "full": FULL, "terms": TERMS, "cache": CACHE, "nested": NESTED}
 ROWS, NEGATIVES, ROW_LENGTH = 24, 3, 16
 
 
@@ -85,19 +88,19 @@ def settings(loss: dict):
     return config
 
 
-def measure(mesh, chunk_rows: int, loss: dict, teacher: str) -> dict[str, np.ndarray]:
+def measure(mesh, chunk_rows: int, loss: dict, teacher: str, table_rank: int = 0) -> dict[str, np.ndarray]:
     """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
-    config = settings(loss)
+    config, shape = settings(loss), replace(SHAPE, table_rank=table_rank)
     options = {"kind": "retrieval", "batch_size": ROWS, "row_length": ROW_LENGTH, "pad_id": 0, "chunk_rows": chunk_rows}
     batch = assemble(rows(teacher == "cache"), NEGATIVES, share=own_share(mesh), **options)
     with jax.set_mesh(mesh):
-        program = Program(config, SHAPE, mesh, steps=1, teacher_width=WIDER.width)
+        program = Program(config, shape, mesh, steps=1, teacher_width=WIDER.width)
         where = jax.tree.map(lambda x: x.sharding, program.state.params)
         frozen = Teacher(placed(WIDER, 1, mesh), Qwen3(WIDER)) if teacher == "model" else None
-        settled = {"model": program.model, "kind": "retrieval", "config": loss_config(config.loss, SHAPE)}
+        settled = {"model": program.model, "kind": "retrieval", "config": loss_config(config.loss, shape)}
         split = jax.jit(jax.value_and_grad(partial(loss_fn, **settled), has_aux=True), out_shardings=(None, where))
         arrays = program.put(batch)
-        params = program.start(placed(SHAPE, 0, mesh)).params
+        params = program.start(placed(shape, 0, mesh)).params
         (loss, _), gradient = split(params, arrays, frozen)
     vector = np.concatenate([whole(x).ravel() for x in jax.tree.leaves(gradient)])
     tokens_bt = whole(arrays["tokens_bt"])

@@ -88,6 +88,13 @@ def test_exits_are_not_distilled_from_a_cache(runs):
         teacher_width(config)
 
 
+def test_exits_need_a_teacher_that_is_as_deep(runs, tmp_path):
+    Embedder.from_pretrained(runs / "plain", truncate_layers=1).save_pretrained(tmp_path / "shallow")
+    changes = {"loss.exits": True, "teacher.path": tmp_path / "shallow", "init_from": runs / "plain"}
+    with pytest.raises(UserError, match="has 1 layers and the student 2"):
+        train(tiny.config(runs, **changes, **{"tokenizer.train_vocab": 0}), tmp_path / "run")
+
+
 def test_a_factorized_table_is_multiplied_out_before_it_is_pruned(runs, tmp_path):
     pruned = tmp_path / "pruned"
     assert main(["prune", "--model", str(runs / "nested"), "--layers", "1", "--output", str(pruned)]) == 0
