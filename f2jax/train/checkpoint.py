@@ -49,7 +49,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep.AnyPreservationPolicy(policies) if policies else None,
                 create=config is not None,
-                cleanup_tmp_directories=config is not None,  # what is left of writes that were cut off
+                cleanup_tmp_directories=config is not None,  # what is left of writes that were cut off, before the next
                 read_only=config is None,
             ),
         )

@@ -41,4 +41,5 @@ def test_a_write_that_was_cut_off_is_never_picked_up(tmp_path):
     with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
         state = checkpoints.restore(state_at(0))
         assert int(state.step) == 10 and checkpoints.steps() == [5, 10]
+        checkpoints.save(state_at(15))  # waits for the clearing up, which goes on in the background
     assert not (tmp_path / "checkpoints/15.orbax-checkpoint-tmp").exists()
