@@ -155,15 +155,15 @@ def test_the_activations_that_a_remat_policy_keeps_of_each_layer(remat, of_a_tok
 
 @pytest.fixture
 def layouts(monkeypatch):
-    """The layouts to try for a size on some v5e chips of 16 GiB, that need not exist."""
+    """(remat, fsdp, rows of a chunk) of the layouts to try for a size on some v5e chips of 16 GiB."""
 
-    def of(name: str, chips: int, tokens_per_text: int) -> list[tuple[str, int]]:
+    def of(name: str, chips: int, tokens_per_text: int) -> list[tuple[str, int, int]]:
         rows = 512 * 9 * tokens_per_text // 1024
         monkeypatch.setattr(plan_layout, "topology_devices", lambda topology: range(chips))
         monkeypatch.setattr(plan_layout, "make_mesh", lambda devices: None)
         monkeypatch.setattr(plan_layout, "abstract_batch", lambda *_: {"tokens_bt": np.empty((rows, 1024), np.bool_)})
         found = plan_layout.candidates(config(f"size={name},teacher=none"), "v5e:x", tokens_per_text)
-        return [(layout["model.remat"], layout["mesh.fsdp"]) for layout in found]
+        return [tuple(layout[field] for field in ("model.remat", "mesh.fsdp", "model.chunk_rows")) for layout in found]
 
     return of
 
@@ -171,17 +171,23 @@ def layouts(monkeypatch):
 @pytest.mark.parametrize(
     "tokens_per_text,remats",
     [
-        (1024, ["full"]),  # 4,608 rows on a chip: more than there is room for on paper, and tried all the same
-        (8, ["dots", "mlp", "full"]),
+        (1024, ["dots in chunks", "full in chunks"]),  # 4,608 rows on a chip: more than there is room for on paper
+        (8, ["dots", "mlp", "full", "dots in chunks", "full in chunks"]),
     ],
 )
-def test_the_layouts_to_try_keep_ever_fewer_activations(layouts, tokens_per_text, remats):
-    assert list(dict.fromkeys(remat for remat, _ in layouts("80m", 1, tokens_per_text))) == remats
+def test_the_layouts_to_try_compute_ever_more_again(layouts, tokens_per_text, remats):
+    """In chunks as in `full`, all layers run forward twice; `full` in chunks runs them three times."""
+    found = [remat + " in chunks" * bool(chunk) for remat, _, chunk in layouts("80m", 1, tokens_per_text)]
+    assert list(dict.fromkeys(found)) == remats
+
+
+def test_the_last_layout_is_the_most_frugal_and_there_without_room_on_paper(layouts):
+    assert layouts("0.6b", 1, 1024)[-1] == ("full", 1, 1)
 
 
 def test_weights_are_shared_by_as_few_chips_as_leave_room_for_the_activations(layouts):
     """Of 14.4 GiB of room 596,049,920 weights of 16 bytes take 8.9; dots keeps 14.9 of 18 rows, mlp 9.0, full 2.1."""
-    assert layouts("0.6b", 256, 1024)[:2] == [("mlp", 2), ("full", 1)]
+    assert layouts("0.6b", 256, 1024)[:2] == [("mlp", 2, 0), ("full", 1, 0)]
 
 
 def test_nothing_is_tried_where_the_weights_alone_do_not_fit(layouts):
