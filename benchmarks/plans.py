@@ -1,7 +1,7 @@
 """Plans of the whole family for docs/plans.md: eight sizes, both stages and distillation, on three kinds of slices.
 
-python -m benchmarks.plans --output plans.json          # compiles what is not there yet; hours on two cores
-python -m benchmarks.plans --output plans.json --table  # prints what is there
+python -m benchmarks.plans          # compiles what is not in docs/plans.json yet; hours on two cores
+python -m benchmarks.plans --table  # prints what is there
 """
 
 import argparse
@@ -60,7 +60,8 @@ def fill(path: Path, tokens_per_text: int | None) -> None:
             done[key] = done[twin] | changes
         else:
             done[key] = dataclasses.asdict(plan_layout.search(config, topology, tokens_per_text))
-        files.write_whole(path, json.dumps(done, indent=1) + "\n")
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(one)}" for key, one in done.items())
+        files.write_whole(path, f"{{\n{lines}\n}}\n")
 
 
 def read(path: Path) -> dict[str, dict]:
@@ -90,7 +91,7 @@ def table(done: dict[str, dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="JSON file of the plans; goes on where it stopped")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/plans.json", help="goes on where it stopped")
     parser.add_argument("--tokens-per-text", type=int, help="mean length; default: the worst case")
     parser.add_argument("--table", action="store_true", help="print the plans that are there, compile none")
     args = parser.parse_args()
