@@ -70,8 +70,8 @@ parity = [
 ]
 onnx = ["onnx>=1.17,<2"]  # writes the graph from our weights, without PyTorch
 gguf = ["gguf>=0.17,<1"]  # llama.cpp's own writer of its files
+runtime = ["onnxruntime>=1.20,<2"]
 verify = [
-    "onnxruntime>=1.20,<2",
     "xllamacpp>=2026.5",  # llama.cpp with wheels for CPUs; llama-cpp-python compiles for half an hour
 ]
 tpu = ["jax[tpu]>=0.10,<0.13"]  # also a compiler: the tests compile for TPU topologies without a TPU
@@ -94,11 +94,11 @@ setup(
         "beam": beam,
         "onnx": onnx,
         "gguf": gguf,
-        "verify": onnx + gguf + verify,
+        "verify": onnx + gguf + runtime + verify,
         "store": store,
         "test-fast": test + evaluation + curate + beam + store,
-        "test": test + evaluation + mteb + curate + beam + store + parity + onnx + gguf + verify + tpu,
-        "bench": evaluation + parity + bench,
+        "test": test + evaluation + mteb + curate + beam + store + parity + onnx + gguf + runtime + verify + tpu,
+        "bench": evaluation + parity + bench + onnx + runtime,
         "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
     },

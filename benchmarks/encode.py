@@ -3,7 +3,7 @@
 python -m benchmarks.encode --model demo/release [--texts 2000] [--rounds 3]
 python -m benchmarks.encode --size 80m --tokenizer FOLDER      # random weights
 
-Needs the `bench` and `verify` extras. Tools take turns in one process; ratios are of medians, to sentence-transformers
+Needs the `bench` extra. Tools take turns in one process; ratios are of medians, to sentence-transformers
 in float32. Each has its better batch size of three, found in a round that does not count; ONNX Runtime, which has no
 encode function, gets texts sorted by length, as sentence-transformers sorts them.
 """
@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -20,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from benchmarks import report
 from f2jax import Embedder, files
 from f2jax.data.sample import draw
 from f2jax.data.tokenizer import load_tokenizer
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="folder of a tokenizer, for --size")
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--report", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         embedder = fresh(args.size, args.tokenizer) if args.size else Embedder.from_pretrained(args.model)
@@ -114,11 +117,14 @@ def main() -> None:
             for _ in tqdm(range(args.rounds), desc=f"{name}: rounds", leave=False):
                 for tool, encode in encoders.items():
                     times[tool].append(seconds(encode, texts, chosen[tool]))
-            base = statistics.median(times[BASE])
-            for tool, taken in times.items():
-                median = statistics.median(taken)
-                cells = f"{chosen[tool]} | {len(texts) / median:,.0f} | {base / median:.2f} | {worst[tool]:.5f}"
+            speeds = {tool: len(texts) / statistics.median(taken) for tool, taken in times.items()}
+            for tool, speed in speeds.items():
+                cells = f"{chosen[tool]} | {speed:,.0f} | {speed / speeds[BASE]:.2f} | {worst[tool]:.5f}"
                 print(f"| {name} | {tokens:.0f} | {tool} | {cells} |", flush=True)
+            ours = {"f2jax": speeds["f2jax"]}
+            peers = {tool: speed for tool, speed in speeds.items() if not tool.startswith("f2jax")}
+            conditions = f"{args.size or Path(args.model).name}, {len(texts):,} texts, mean {tokens:.0f} tokens"
+            report.add(args.report, f"encode, {name} texts", "texts/s", ours, peers, conditions)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset
 from sentence_transformers.util import mine_hard_negatives
 
+from benchmarks import report
 from f2jax.data.mine import Answers, Options, mine
 
 FILES = ("queries.npy", "documents.npy")
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--report", type=Path)
     parser.add_argument("--memory-of", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--vectors", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -125,10 +127,14 @@ def main() -> None:
             np.save(Path(folder, name), x)
         memory = {name: memory_of(name, folder) for name in CONTESTANTS}
     median = {name: statistics.median(some) for name, some in seconds.items()}
-    print(f"{args.queries:,} queries x {args.documents:,} documents x {args.dim}, medians of {args.rounds}")
+    conditions = f"{args.queries:,} queries x {args.documents:,} documents x {args.dim}"
+    print(f"{conditions}, medians of {args.rounds}")
     for name in CONTESTANTS:
         print(f"  {name:<24} {median[name]:7.2f} s  {memory[name]:6,} MB  {rows[name]:,} rows of 24 negatives")
     print(f"  ratio {median['sentence-transformers'] / median['f2jax']:.2f}")
+    for what, unit, values in (("mining", "s", median), ("mining, peak memory", "MB", memory)):
+        first, second = ({name: values[name]} for name in CONTESTANTS)
+        report.add(args.report, what, unit, first, second, conditions)
 
 
 if __name__ == "__main__":

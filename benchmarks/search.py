@@ -22,6 +22,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # of faiss: threads that wait for oth
 import faiss
 import numpy as np
 
+from benchmarks import report
 from f2jax.inference.nearest import Nearest
 from f2jax.inference.search import Found, Options, Search, recall
 
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument(
         "--without", nargs="+", default=[], help="contestants to leave out, by the start of their names"
     )
+    parser.add_argument("--report", type=Path)
     args = parser.parse_args()
     args.scratch.mkdir(parents=True, exist_ok=True)
 
@@ -147,6 +149,11 @@ def main() -> None:
             f"| {1e3 * cpu_median[name] / len(q):.2f} | {cpu_median[bar] / cpu_median[name]:.1f} | {hit:.3f} "
             f"| {built[name]:.0f} s | {memory[name]:.2f} GB |"
         )
+        if name in OURS:
+            peers = {peer: 1e3 * cpu_median[peer] / len(q) for peer in ready if peer not in OURS}
+            conditions = f"{args.documents:,} documents x {WIDTH}, recall@{K} {hit:.3f}"
+            mine = {name: 1e3 * cpu_median[name] / len(q)}
+            report.add(args.report, "search, CPU time a query", "ms", mine, peers, conditions)
 
 
 if __name__ == "__main__":

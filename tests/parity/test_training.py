@@ -19,8 +19,8 @@ from f2jax.train.step import TrainState, train_step
 from tests.data.test_packing import FakeRow
 
 torch = pytest.importorskip("torch")
+torch_step = pytest.importorskip("benchmarks.torch_step")
 transformers = pytest.importorskip("transformers")
-F = torch.nn.functional
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
 CONFIG = Qwen3Config(40, 64, 2, 4, 2, head_dim=16, vocab_size=120, max_length=64)
@@ -66,32 +66,12 @@ def torch_losses(folder, settings) -> list[float]:
 
     schedule = torch.optim.lr_scheduler.LambdaLR(tx, rate)
 
-    def embed(texts):
-        length = max(map(len, texts))
-        padded = torch.tensor(np.stack([np.pad(t, (0, length - len(t))) for t in texts])).long()
-        mask = torch.tensor([[1] * len(t) + [0] * (length - len(t)) for t in texts])
-        states = model(padded, attention_mask=mask).last_hidden_state
-        return states[torch.arange(len(texts)), mask.sum(1) - 1]
-
     dims = matryoshka_dims(CONFIG.width)
     losses = []
     for step in range(STEPS):
-        rows = rows_of(step)
-        q, p = embed([r.query for r in rows]), embed([r.positive for r in rows])
-        n = torch.stack([embed(r.negatives) for r in rows])
-        loss = torch.zeros(())
-        for dim, weight in zip(dims, matryoshka_weights(dims), strict=True):
-            qs, ps, ns = (F.normalize(x[..., :dim], dim=-1) for x in (q, p, n))
-            hard = torch.cat([(qs * ps).sum(-1, keepdim=True), torch.einsum("be,bje->bj", qs, ns)], 1)
-            loss = loss + weight * F.cross_entropy(hard / 0.05, torch.zeros(BATCH, dtype=torch.long))
-            if kind_of(step) == "retrieval":
-                loss = loss + weight * F.cross_entropy(qs @ ps.detach().T / 0.05, torch.arange(BATCH))
-        tx.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        tx.step()
+        args = model, tx, settings.clip_norm, rows_of(step), kind_of(step), dims, matryoshka_weights(dims)
+        losses.append(torch_step.step(*args))
         schedule.step()
-        losses.append(loss.item())
     return losses
 
 
