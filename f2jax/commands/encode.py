@@ -1,11 +1,16 @@
 """`f2jax encode`: embed the texts of a file."""
 
-from f2jax.commands.options import model_options, parser_of
+from f2jax.commands.options import devices_option, model_options, parser_of
 
 
 def main(argv: list[str]) -> None:
-    parser = parser_of("encode", "Embed the texts of a file; the same command resumes an interrupted run.")
+    parser = parser_of(
+        "encode",
+        "Embed the texts of a file on all devices; the same command resumes an interrupted run. On several hosts, run "
+        "it on each: the first one reads and writes.",
+    )
     model_options(parser)
+    devices_option(parser)
     parser.add_argument("--input", required=True, help=".txt (a text a line), .jsonl or .parquet")
     parser.add_argument("--output", required=True, help=".npy, or .parquet with text and embedding")
     parser.add_argument("--column", default="text", help="field of the text in .jsonl and .parquet")
@@ -17,10 +22,14 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     from f2jax import Embedder
+    from f2jax.inference import team
     from f2jax.inference.encode_file import encode_file
+    from f2jax.parallel import hosts
 
     names = ("prompt", "prompt_name", "truncate_dim", "precision", "batch_size")
     options = {name: getattr(args, name) for name in names}
-    embedder = Embedder.from_pretrained(args.model, args.dtype)
-    rows, dim = encode_file(embedder, args.input, args.output, args.column, **options)
-    print(f"{args.output}: {rows:,} vectors of {dim} x {args.precision}.")
+    hosts.start()
+    embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
+    shape = team.work(embedder, lambda: encode_file(embedder, args.input, args.output, args.column, **options))
+    if shape:
+        print(f"{args.output}: {shape[0]:,} vectors of {shape[1]} x {args.precision}.")

@@ -3,15 +3,21 @@
 import argparse
 from difflib import get_close_matches
 
-from f2jax.commands.options import dimension, model_options, need_mteb, pairs, parser_of
+from f2jax.commands.options import devices_option, dimension, model_options, need_mteb, pairs, parser_of
 from f2jax.errors import UserError, nearest
 
 
 def main(argv: list[str]) -> None:
     from f2jax.evaluation.tasks import TASKS
+    from f2jax.parallel import hosts
 
-    parser = parser_of("evaluate", "Score a model at every Matryoshka dimension; the same command goes on.")
+    parser = parser_of(
+        "evaluate",
+        "Score a model at every Matryoshka dimension, on all devices; the same command goes on. On several hosts, "
+        "run it on each: the first one scores.",
+    )
     model_options(parser, required=False)
+    devices_option(parser)
     parser.add_argument("--output", help="folder of the results; tasks of mteb need it")
     which = parser.add_argument_group(
         "tasks",
@@ -37,6 +43,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--name", help="of the model in the results, default: f2jax/ and its folder's name")
     args = parser.parse_args(argv)
 
+    hosts.start()
     others = args.data or args.benchmark or args.baseline
     for name in args.tasks or ():
         if not others and name not in TASKS and get_close_matches(name, TASKS):
@@ -56,8 +63,12 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
 
     from f2jax import Embedder
     from f2jax.evaluation import builtin
+    from f2jax.inference import team
 
-    results = builtin.evaluate(Embedder.from_pretrained(args.model, args.dtype), args.tasks or builtin.TASKS)
+    embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
+    results = team.work(embedder, lambda: builtin.evaluate(embedder, args.tasks or builtin.TASKS))
+    if results is None:
+        return
     print(builtin.table(results))
     if args.output:
         builtin.write(results, args.output)
@@ -74,5 +85,6 @@ def _evaluate_with_mteb(args: argparse.Namespace) -> None:
     args.prompt = pairs(args.prompt or [], "--prompt")
     given = {name: value for name, value in vars(args).items() if value is not None}
     scores = command.evaluate(command.Options(**given))
-    print(run.table(scores))
-    print(f"Results: {args.output}/results")
+    if scores is not None:
+        print(run.table(scores))
+        print(f"Results: {args.output}/results")

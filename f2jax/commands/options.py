@@ -48,6 +48,12 @@ def model_options(parser, required: bool = True) -> None:
     parser.add_argument("--dtype", default="float32", help="of weights and matmuls: float32 or bfloat16")
 
 
+def devices_option(parser) -> None:
+    parser.add_argument(
+        "--fsdp", type=int, default=1, help="devices that share one copy of the weights; 1: each has all"
+    )
+
+
 def pairs(texts: list[str], option: str) -> dict[str, str]:
     """NAME=VALUE, several times."""
     found = [text.partition("=") for text in texts]

@@ -12,6 +12,7 @@ from f2jax.evaluation import baselines, prompts, run, selection
 from f2jax.evaluation.encoder import Encoder, cached, model_meta
 from f2jax.evaluation.variants import Variant, variants
 from f2jax.evaluation.vectors import VectorCache
+from f2jax.inference import team
 from f2jax.inference.embedder import Embedder
 
 
@@ -22,6 +23,7 @@ class Options:
     output: str
     model: str | None = None
     dtype: str = "float32"
+    fsdp: int = 1
     name: str | None = None
     baseline: Sequence[str] = ()
     tasks: Sequence[str] = ()
@@ -35,8 +37,8 @@ class Options:
     cache: str | None = None
 
 
-def evaluate(options: Options) -> list[run.Score]:
-    """Score a model, baselines or both.
+def evaluate(options: Options) -> list[run.Score] | None:
+    """Score a model, baselines or both. Of several processes the first one does, and the others get None.
 
     Raises:
         UserError: an option is wrong; each is looked at before the first text is encoded.
@@ -50,16 +52,20 @@ def evaluate(options: Options) -> list[run.Score]:
         raise UserError("f2jax evaluate needs --model (or --baseline tfidf alone).")
     tasks = selection.select(options.tasks, options.benchmark, options.data, options.languages)
     chosen = prompts.read_prompts(options.prompts, options.prompt).for_tasks(tasks)
-    with tqdm(unit="score", dynamic_ncols=True) as bar:
-        encoders = _encoders(options, chosen, bar)
-        bar.reset(len(encoders) * len(tasks))
-        return run.evaluate(encoders, tasks, options.output, bar)
+    embedder = Embedder.from_pretrained(options.model, options.dtype, fsdp=options.fsdp) if options.model else None
+
+    def score() -> list[run.Score]:
+        with tqdm(unit="score", dynamic_ncols=True) as bar:
+            encoders = _encoders(embedder, options, chosen, bar)
+            bar.reset(len(encoders) * len(tasks))
+            return run.evaluate(encoders, tasks, options.output, bar)
+
+    return team.work(embedder, score) if embedder else score()
 
 
-def _encoders(options: Options, chosen: prompts.Prompts, bar: tqdm) -> list[Encoder]:
+def _encoders(embedder: Embedder | None, options: Options, chosen: prompts.Prompts, bar: tqdm) -> list[Encoder]:
     """Of the model, a variant each; then of the baselines, at full width."""
     found = []
-    embedder = Embedder.from_pretrained(options.model, options.dtype) if options.model else None
     if embedder:
         some = variants(embedder.dim, embedder.matryoshka_dims, options.dims, options.precisions)
         found += _of_embedder(embedder, _name(options), some, options, chosen, bar)

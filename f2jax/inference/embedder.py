@@ -2,22 +2,28 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.loader import beside
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, nearest
+from f2jax.inference import team
 from f2jax.inference.encode import encode, make_embed
 from f2jax.inference.quantize import check_precision, quantize
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel.mesh import make_mesh
+from f2jax.parallel.rules import param_shardings
 from f2jax.release import package
 from f2jax.train import workdir
 
@@ -39,36 +45,50 @@ class Embedder:
         tokenizer: Tokenizer,
         card: package.Card,
         dtype: str = "float32",
+        mesh: Mesh | None = None,
     ):
-        """Raises UserError where tokenizer and architecture do not fit each other, or for an unknown dtype."""
+        """Args:
+            mesh: devices that share the rows of a batch, and on which `params` lie; None: one device.
+
+        Raises:
+            UserError: tokenizer and architecture do not fit each other, or the dtype is unknown.
+        """
         if dtype not in DTYPES:
             raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
         tokenizer.check_vocab(architecture.vocab_size)
         self.architecture, self.params, self.tokenizer, self.card = architecture, params, tokenizer, card
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
-        self._embed = make_embed(self.model)
+        self.mesh = mesh
+        self._embed = make_embed(self.model, mesh)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, dtype: str = "float32", truncate_layers: int | None = None, table_rank: int | None = None
+        cls,
+        name: str | Path,
+        dtype: str = "float32",
+        truncate_layers: int | None = None,
+        table_rank: int | None = None,
+        fsdp: int = 1,
     ) -> "Embedder":
-        """Load a folder, a hub id, a gs:// path or a training workdir (its newest readable checkpoint).
+        """Load a folder, a hub id, a gs:// path or a workdir (its newest readable checkpoint) onto all devices.
 
         Args:
             truncate_layers: keep the first so many layers, of a model that was trained with `loss.exits`.
             table_rank: keep so many columns of a factorized token table.
+            fsdp: devices that share one copy of the weights; 1: each has all of them.
 
         Raises:
-            UserError: it is not there, or cannot be read; the message says what to change.
+            UserError: the model is not there, or cannot be read, or the devices are no multiple of `fsdp`.
         """
         if dtype not in DTYPES:
             raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
         path = files.find_model(name)
-        architecture, params = nested.cut(
-            *workdir.load_weights(path, jnp.dtype(dtype)), layers=truncate_layers, rank=table_rank
-        )
+        mesh = make_mesh(fsdp=fsdp) if fsdp > 1 or jax.device_count() > 1 else None
+        shardings = mesh and (lambda architecture: param_shardings(architecture, mesh))
+        weights = workdir.load_weights(path, jnp.dtype(dtype), shardings)
+        architecture, params = nested.cut(*weights, layers=truncate_layers, rank=table_rank)
         card = package.read_card(path, architecture)
-        return cls(architecture, params, load_tokenizer(beside(path)), card, dtype)
+        return cls(architecture, params, load_tokenizer(beside(path)), card, dtype, mesh)
 
     @property
     def dim(self) -> int:
@@ -90,12 +110,18 @@ class Embedder:
         """Texts to put before a text, by name."""
         return self.card.prompts
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """A hash of card, dtype and a few values of every weight: one more training step changes it."""
+        """A hash of card, dtype and a few values of every weight: one more training step changes it.
+
+        Where several processes share the weights, all of them ask for it together the first time.
+        """
         digest = hashlib.sha256(repr((self.card, self.model.dtype)).encode())
         for weight in jax.tree.leaves(self.params):
-            digest.update(np.asarray(weight[(0,) * (weight.ndim - 1)]).tobytes())
+            some = weight[(0,) * (weight.ndim - 1)]
+            digest.update(
+                np.asarray(some if some.is_fully_addressable else process_allgather(some, tiled=True)).tobytes()
+            )
         return digest.hexdigest()
 
     def encode(
@@ -158,7 +184,10 @@ class Embedder:
         Args:
             progress: is told after each batch how many more are done.
         """
-        return encode(self._embed, self.params, sequences, self.dim, self.tokenizer.pad_id, batch_size, progress)
+        if self.mesh:
+            team.announce(sequences, batch_size)
+        options = batch_size, progress, self.mesh
+        return encode(self._embed, self.params, sequences, self.dim, self.tokenizer.pad_id, *options)
 
     def encode_query(self, texts, **options) -> np.ndarray:
         """`encode` with the prompt named `query`, where there is one and no other prompt is given."""

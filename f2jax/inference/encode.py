@@ -1,21 +1,32 @@
 """Token sequences → embeddings: length-sorted, packed into few static shapes, returned in the order given."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import pack
+from f2jax.data.packing import PACKED, WHOLE, pack
 from f2jax.model.qwen3 import Qwen3, pool
+from f2jax.parallel.mesh import own_share
+from f2jax.parallel.rules import put
 
 SHORTEST_ROW = 64  # rows are this long or a larger power of two
-TOKENS = 8_192  # of one device batch
+LONGEST_ROW = 1_024  # of several texts: attention pays for the whole row; a longer text has a row of its own
+TOKENS = {"cpu": 2_048}  # of one device batch: what a CPU's cache holds
+TOKENS_ELSEWHERE = 8_192
 
 
-def make_embed(model: Qwen3) -> Callable:
-    """A jitted function (params, tokens, segments, positions, row_s, col_s) → float32 [S, D], not normalized."""
+def make_embed(model: Qwen3, mesh: Mesh | None = None) -> Callable:
+    """A jitted function (params, tokens, segments, positions, row_s, col_s) → float32 [S, D], not normalized.
 
-    @jax.jit
+    Args:
+        mesh: the vectors are whole on each of its devices; None: one device.
+    """
+
+    @partial(jax.jit, out_shardings=mesh and NamedSharding(mesh, PartitionSpec()))
     def embed(params, tokens_bt, segments_bt, positions_bt, row_s, col_s):
         hidden_btd = model.apply({"params": params}, tokens_bt, segments_bt, positions_bt)
         return pool(hidden_btd, row_s, col_s).astype("float32")
@@ -31,15 +42,18 @@ def encode(
     pad_id: int,
     max_sequences: int = 1_024,
     progress: Callable[[int], None] = lambda done: None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Raw embeddings, float32 [S, D], of token sequences (each ends with the end token).
 
     Args:
-        embed: from `make_embed`.
-        max_sequences: texts of one device batch at most.
+        embed: from `make_embed`, with the same mesh.
+        max_sequences: texts of one device batch at most, for each device that shares the rows.
         progress: is told after each batch how many more texts are done.
+        mesh: devices that share the rows; all its processes call this with the same sequences. None: one device.
     """
     out_sd = np.empty((len(sequences), width), np.float32)
+    share = own_share(mesh) if mesh else WHOLE
     waiting: list[tuple[np.ndarray, jax.Array]] = []
 
     def collect():
@@ -47,35 +61,51 @@ def encode(
         out_sd[chunk] = np.asarray(result)[: len(chunk)]
         progress(len(chunk))
 
-    for chunk, row_length in _chunks([len(s) for s in sequences], max_sequences):
-        packed = pack([sequences[i] for i in chunk], row_length, pad_id, row_count=_power_of_two)
-        slots = _power_of_two(len(chunk))
-        row_s = np.pad(packed.row_s, (0, slots - len(chunk)))
-        col_s = np.pad(packed.col_s, (0, slots - len(chunk)))
-        result = embed(params, packed.tokens_bt, packed.segments_bt, packed.positions_bt, row_s, col_s)
-        waiting.append((chunk, result))
-        if len(waiting) > 1:  # one batch is packed while the one before it runs
+    def row_count(rows: int) -> int:
+        return share.parts * _power_of_two(-(-rows // share.parts))
+
+    with jax.set_mesh(mesh) if mesh else nullcontext():
+        for chunk, row_length in batches([len(s) for s in sequences], max_sequences, share.parts):
+            packed = pack([sequences[i] for i in chunk], row_length, pad_id, row_count, share)
+            arrays = {name: getattr(packed, name) for name in (*PACKED, "row_s", "col_s")}
+            slots = _power_of_two(len(chunk)) - len(chunk)
+            arrays |= {name: np.pad(arrays[name], (0, slots)) for name in ("row_s", "col_s")}
+            if mesh:
+                arrays = put(arrays, packed.rows, mesh)
+            waiting.append((chunk, embed(params, *arrays.values())))
+            if len(waiting) > 1:  # one batch is packed while the one before it runs
+                collect()
+        while waiting:
             collect()
-    while waiting:
-        collect()
     return out_sd
 
 
-def _chunks(lengths: list[int], max_sequences: int) -> Iterator[tuple[np.ndarray, int]]:
-    """(indices, row length) of the device batches, longest texts first; rows as long as their longest text needs."""
+def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+    """(indices, row length) of the device batches, longest texts first, for so many devices that share their rows."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    start = 0
+    tokens = parts * TOKENS.get(jax.default_backend(), TOKENS_ELSEWHERE)
+    start, left = 0, sum(lengths)
     while start < len(order):
-        row_length = max(SHORTEST_ROW, _power_of_two(lengths[order[start]]))
-        budget = max(TOKENS, row_length) * 15 // 16  # the rest is what packing cannot fill
-        stop, used = start, 0
-        while stop < len(order) and stop - start < max_sequences:
-            used += lengths[order[stop]]
-            if used > budget and stop > start:
-                break
-            stop += 1
+        row_length = _row_length(lengths[order[start]], left // parts)
+        rows, space, stop = max(tokens // row_length, 1), 0, start
+        while stop < len(order) and stop - start < parts * max_sequences:
+            length = lengths[order[stop]]
+            if length > space:  # packing, which looks back at other rows, needs no more of them
+                rows, space = rows - 1, row_length
+                if rows < 0:
+                    break
+            space, left, stop = space - length, left - length, stop + 1
         yield order[start:stop], row_length
         start = stop
+
+
+def _row_length(longest: int, left: int) -> int:
+    """Tokens of a row for texts of at most `longest`, of which so many tokens are left for each device.
+
+    A row has room for four of the longest, since one that is a little over half of a row would waste the rest of it.
+    """
+    room = min(_power_of_two(4 * longest), _power_of_two(left), LONGEST_ROW)
+    return max(SHORTEST_ROW, _power_of_two(longest), room)
 
 
 def _power_of_two(n: int) -> int:

@@ -89,18 +89,19 @@ def _on_tpu() -> bool:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(all_stop: bool = True) -> Iterator[None]:
     """What ends this process alone, inside the block, ends the others soon: it leaves without waiting for them.
+
+    Args:
+        all_stop: an interruption stops all processes at the same place.
 
     Raises:
         Restart: a computation that several processes share failed, not for want of memory.
     """
     try:
         yield
-    except Interrupted:  # all processes stop together
-        raise
     except BaseException as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or (all_stop and isinstance(error, Interrupted)):
             raise
         cause = _cause(error)
         atexit.register(_leave, exit_code(cause))  # comes before JAX's own, which waits for all

@@ -1,9 +1,11 @@
 """One table: which mesh axis each logical axis of the weights is split over."""
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from f2jax.data.packing import PACKED
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
@@ -45,6 +47,17 @@ def param_shardings(config: Qwen3Config, mesh: Mesh, rules: dict[str, str | None
 
     boxes = abstract_params(config)
     return jax.tree_util.tree_map_with_path(one, boxes, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def put(arrays: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """The arrays of a batch on the devices: its packed `rows` shared, each process giving its own; the others whole."""
+
+    def one(name, x):
+        spec = ROWS if name in PACKED else PartitionSpec()
+        shape = (rows, *x.shape[1:]) if name in PACKED else x.shape
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
+
+    return {name: one(name, x) for name, x in arrays.items()}
 
 
 def follow_params(tree, params_shardings, mesh: Mesh):

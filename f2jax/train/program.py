@@ -11,12 +11,12 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import PACKED, Batch
+from f2jax.data.packing import Batch
 from f2jax.errors import UserError
 from f2jax.model.nested import exit_layers
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
-from f2jax.parallel.rules import ROWS, follow_params, param_shardings
+from f2jax.parallel.rules import follow_params, param_shardings, put
 from f2jax.train import distill, losses, optim
 from f2jax.train.step import TrainState, eval_step, train_step
 
@@ -93,16 +93,8 @@ class Program:
         return TrainState(step, params, jax.jit(self.tx.init, out_shardings=_shardings(self.state.opt_state))(params))
 
     def put(self, batch: Batch) -> dict[str, jax.Array]:
-        """The arrays of a batch on the devices: packed rows shared, each process giving its own; the small index arrays
-        whole on each device.
-        """
-
-        def one(name, x):
-            spec = ROWS if name in PACKED else PartitionSpec()
-            shape = (batch.rows, *x.shape[1:]) if name in PACKED else x.shape
-            return jax.make_array_from_process_local_data(NamedSharding(self.mesh, spec), x, shape)
-
-        return {name: one(name, x) for name, x in batch.arrays().items()}
+        """The arrays of a batch on the devices, see `rules.put`."""
+        return put(batch.arrays(), batch.rows, self.mesh)
 
 
 def _shardings(tree):

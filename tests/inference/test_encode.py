@@ -1,0 +1,53 @@
+"""How texts are put on rows: nearly full ones where there are many, short ones where there are few."""
+
+import jax
+import numpy as np
+import pytest
+
+from f2jax.data.packing import pack
+from f2jax.inference.encode import TOKENS, batches
+
+LENGTHS = {
+    "alike": [39] * 2_000,
+    "over half of a power of two": [130] * 500,
+    "from short to long": list(range(1, 513)),
+    "few short ones among long": [700] * 20 + [3] * 500,
+}
+
+
+def packed(lengths: list[int], max_sequences: int = 1_024):
+    """(numbers of the texts, packed rows) of each device batch."""
+    for chunk, row_length in batches(lengths, max_sequences):
+        yield chunk, pack([np.ones(lengths[i], np.int32) for i in chunk], row_length, 0, row_count=lambda rows: rows)
+
+
+@pytest.fixture(autouse=True, params=["cpu", "tpu"])
+def backend(monkeypatch, request):
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_each_text_is_encoded_once_the_longest_first(lengths):
+    order = np.concatenate([chunk for chunk, _ in packed(lengths)])
+    assert sorted(order) == list(range(len(lengths)))
+    assert (np.diff(np.array(lengths)[order]) <= 0).all()
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_a_batch_holds_no_more_tokens_than_it_should(lengths):
+    most = TOKENS.get(jax.default_backend(), 8_192)
+    assert max(rows.tokens_bt.size for _, rows in packed(lengths)) <= most
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_many_texts_leave_little_room_on_their_rows(lengths):
+    assert sum(lengths) >= 0.8 * sum(rows.tokens_bt.size for _, rows in packed(lengths))
+
+
+@pytest.mark.parametrize("lengths,shape", [([1], (1, 64)), ([64], (1, 64)), ([65], (1, 128)), ([2_000], (1, 2_048))])
+def test_a_single_text_gets_a_row_of_its_own_size(lengths, shape):
+    assert [rows.tokens_bt.shape for _, rows in packed(lengths)] == [shape]
+
+
+def test_a_batch_has_no_more_texts_than_asked_for():
+    assert [len(chunk) for chunk, _ in packed([2] * 100, max_sequences=40)] == [40, 40, 20]
