@@ -1,5 +1,6 @@
 # make demo   train, evaluate and export a nano model on built-in data (set-up included)
 # make test   lint and run every test (set-up included); fast tests on a second Python where there is one
+# make docs   build the site into build/docs; a warning is an error (set-up included)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEMO ?= demo
 RUN := .venv/bin
@@ -7,7 +8,7 @@ TEST := .venv-test/bin
 # Large pages for the allocator (of glibc alone): with small ones a CPU spends a fifth of the training on page faults.
 F2JAX := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN)/f2jax
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/.ready
 	$(F2JAX) train --config configs/nano.py:stage=1 --workdir $(DEMO)/stage1
@@ -21,6 +22,10 @@ test: lint
 
 lint: .venv-test/.ready
 	$(TEST)/ruff check . && $(TEST)/ruff format --check .
+
+docs: .venv-test/.ready
+	JAX_PLATFORMS=cpu $(TEST)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo build/docs/index.html
 
 .venv/.ready: setup.py
 	$(PYTHON) -m venv .venv
