@@ -24,7 +24,7 @@ lint: .venv-test/.ready
 	$(TEST)/ruff check . && $(TEST)/ruff format --check .
 
 docs: .venv-test/.ready
-	JAX_PLATFORMS=cpu $(TEST)/python -m sphinx -W --keep-going -q docs build/docs
+	JAX_PLATFORMS=cpu $(TEST)/python -m sphinx -E -W --keep-going -q docs build/docs
 	@echo build/docs/index.html
 
 .venv/.ready: setup.py
