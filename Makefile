@@ -1,5 +1,6 @@
 # make demo   train, evaluate and export a nano model on built-in data (set-up included)
 # make test   lint and run every test (set-up included); fast tests on a second Python where there is one
+# make docs   build the site into build/docs; a warning is an error (set-up included)
 # make bench  every comparison with peers, into one table (set-up included; hours on two cores; goes on where it stopped)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEMO ?= demo
@@ -8,7 +9,7 @@ TEST := .venv-test/bin
 # Large pages for the allocator (of glibc alone): with small ones a CPU spends a fifth of the training on page faults.
 F2JAX := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN)/f2jax
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: .venv/.ready
 	$(F2JAX) train --config configs/nano.py:stage=1 --workdir $(DEMO)/stage1
@@ -22,6 +23,10 @@ test: lint
 
 lint: .venv-test/.ready
 	$(TEST)/ruff check . && $(TEST)/ruff format --check .
+
+docs: .venv-test/.ready
+	JAX_PLATFORMS=cpu $(TEST)/python -m sphinx -E -W --keep-going -q docs build/docs
+	@echo build/docs/index.html
 
 bench: demo .venv-bench/.ready
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 .venv-bench/bin/python -m benchmarks --model $(DEMO)/release

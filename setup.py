@@ -52,6 +52,11 @@ store = [
 bench = [
     "faiss-cpu>=1.10,<2",  # flat and graph indexes, the peers of `f2jax search`
 ]
+docs = [
+    "sphinx>=8.1,<10",  # the reference comes from docstrings and parsers, and a broken link can be an error
+    "myst-parser>=4,<6",  # pages in Markdown, which GitHub shows too
+    "furo>=2024.8",  # readable on a phone, light and dark
+]
 test = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
@@ -97,7 +102,8 @@ setup(
         "verify": onnx + gguf + runtime + verify,
         "store": store,
         "test-fast": test + evaluation + curate + beam + store,
-        "test": test + evaluation + mteb + curate + beam + store + parity + onnx + gguf + runtime + verify + tpu,
+        "test": test + docs + evaluation + mteb + curate + beam + store + parity + onnx + gguf + runtime + verify + tpu,
+        "docs": docs,
         "bench": evaluation + parity + bench + onnx + runtime,
         "tpu": tpu,
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

@@ -53,7 +53,7 @@ class Instructions:
 class Dataset:
     """Rows of one source and kind. Reading them costs no tokenization."""
 
-    def __init__(self, name: str, kind: str, texts: "_Texts", rows: list[tuple]):
+    def __init__(self, name: str, kind: str, texts: "Texts", rows: list[tuple]):
         self.name, self.kind = name, kind
         self._texts, self._rows = texts, rows
         self.max_negatives = max((len(row[2]) for row in rows), default=0)
@@ -94,7 +94,7 @@ class Dataset:
         return Dataset(self.name, self.kind, self._texts, [self._rows[i] for i in indices])
 
 
-class _Texts:
+class Texts:
     """Distinct texts: tokens in one flat array, and the stable id of the text before its instruction."""
 
     def __init__(self):
@@ -127,9 +127,9 @@ def build(
     Raises:
         UserError: there are no records.
     """
-    groups: dict[tuple[str, str], tuple[_Texts, list]] = {}
+    groups: dict[tuple[str, str], tuple[Texts, list]] = {}
     for record in records:
-        texts, rows = groups.setdefault((record.source, record.kind), (_Texts(), []))
+        texts, rows = groups.setdefault((record.source, record.kind), (Texts(), []))
         query = texts.add(instructions.query(record), record.query)
         positive = texts.add(instructions.document(record.positive, record), record.positive)
         negatives = tuple(texts.add(instructions.document(text, record), text) for text in record.negatives)

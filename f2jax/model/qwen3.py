@@ -67,7 +67,7 @@ def swap_halves(x_btnh):
 
 
 def moments(x_btf, segments_bt):
-    """Means of |x|, x and x² of each channel over the tokens of each row, float32 [B, 3, F]; padding does not count."""
+    """Means of `|x|`, x and x² of each channel over the tokens of a row, float32 [B, 3, F]; padding does not count."""
     x_btf, mask_bt = x_btf.astype(jnp.float32), segments_bt > 0
     sums = [jnp.einsum("btf,bt->bf", f(x_btf), mask_bt, precision="highest") for f in (jnp.abs, jnp.array, jnp.square)]
     return jnp.stack(sums, axis=1) / jnp.maximum(mask_bt.sum(axis=1), 1)[:, None, None]
