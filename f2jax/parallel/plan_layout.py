@@ -19,19 +19,25 @@ def search(config, topology: str, tokens_per_text: int | None = None, rows: floa
     """The plan of the first layout that the compiler finds room for; of the last one tried if none fits.
 
     The `candidates` are tried in their order. Where the compiler needs more than the paper said, the same one is tried
-    with the weights shared over more chips, if that saves what is missing.
+    with the weights shared over more chips, if that saves what is missing. What fits is compiled once more with the
+    weights shared as far as they can be, and the faster one of both is taken.
 
     Raises:
         UserError: see `plan`; or no layout is small enough even on paper.
     """
     found = None
     weights, shares = weights_and_shares(config, topology)
+
+    def compiled(layout: dict) -> Plan:
+        return plan(with_layout(config, layout), topology, tokens_per_text, rows)
+
     for candidate in tqdm(list(candidates(config, topology, tokens_per_text)), unit="layout", leave=False):
         layout = candidate
         while layout:
-            found = plan(with_layout(config, layout), topology, tokens_per_text, rows)
+            found = compiled(layout)
             if found.fits:
-                return found
+                shared = [compiled(layout | {"mesh.fsdp": n}) for n in shares[-1:] if n > layout["mesh.fsdp"]]
+                return min([found, *(other for other in shared if other.fits)], key=lambda one: one.seconds["step"])
             layout = shared_further(layout, found.needed - found.hbm, weights, shares)
     if found is None:
         raise UserError(f"Not even the weights of {config.model.size} fit {topology}; take more chips.")
@@ -66,9 +72,9 @@ def with_layout(config, layout: dict):
 def candidates(config, topology: str, tokens_per_text: int | None = None) -> Iterator[dict]:
     """Layouts that fit on paper, from the fastest; each shares the weights as little as leaves room for activations.
 
-    To share them more takes little time, and to compute activations again much: `full` goes through the layers once
-    more, and so do chunks, for which `dots` is then as fast as `full` on all rows. The last layout, the most frugal, is
-    there whatever the paper says, if there is room for the weights alone.
+    To share them more changes little, and to compute activations again takes much time: `full` goes through the layers
+    once more, and so do chunks, for which `dots` is then as fast as `full` on all rows. The last layout, the most
+    frugal, is there whatever the paper says, if there is room for the weights alone.
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
     architecture = workdir.shape(config.model.size, config.model.table_rank)

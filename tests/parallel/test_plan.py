@@ -253,10 +253,13 @@ def test_a_layout_that_was_searched_for_is_printed_as_options_that_give_it(monke
 @pytest.mark.parametrize(
     "overhead,tried",
     [
-        (0, [("dots", 1)]),  # what the paper says is so
-        (4, [("dots", 1), ("dots", 2)]),  # half of 9 GiB of weights is more than is missing
-        (7, [("dots", 1), ("dots", 8)]),  # seven eighths are 7.9
-        (12, [("dots", 1), ("mlp", 1), ("full", 1), ("full", 2)]),  # all is too little; then less is kept
+        (0, [("dots", 1), ("dots", 256)]),  # what the paper says is so; then all chips share
+        (4, [("dots", 1), ("dots", 2), ("dots", 256)]),  # half of 9 GiB of weights is more than is missing
+        (7, [("dots", 1), ("dots", 8), ("dots", 256)]),  # seven eighths are 7.9
+        (
+            12,
+            [("dots", 1), ("mlp", 1), ("full", 1), ("full", 2), ("full", 256)],
+        ),  # all is too little; then less is kept
     ],
 )
 def test_weights_are_shared_further_where_the_compiler_needs_more_than_the_paper(layouts, monkeypatch, overhead, tried):
@@ -273,6 +276,18 @@ def test_weights_are_shared_further_where_the_compiler_needs_more_than_the_paper
     monkeypatch.setattr(plan_layout, "plan", compiled)
     assert plan_layout.search(config("size=0.6b,teacher=none"), "v5e:x", 1).fits
     assert seen == tried
+
+
+@pytest.mark.parametrize("shared,chosen", [(0.4, 256), (0.6, 1)])
+def test_of_weights_shared_little_and_by_all_chips_the_faster_layout_is_taken(layouts, monkeypatch, shared, chosen):
+    layouts("0.6b", 256, 1)
+
+    def compiled(changed, *_):
+        share = changed.mesh.fsdp
+        return replace(FITS, mesh={"fsdp": share}, seconds={"step": 0.5 if share == 1 else shared})
+
+    monkeypatch.setattr(plan_layout, "plan", compiled)
+    assert plan_layout.search(config("size=0.6b,teacher=none"), "v5e:x", 1).mesh["fsdp"] == chosen
 
 
 def test_the_worst_case_is_called_that():
