@@ -2,21 +2,35 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import PACKED, WHOLE, pack
+from f2jax.data.packing import PACKED, WHOLE, ladder, pack
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import own_share
 from f2jax.parallel.rules import put
 
-SHORTEST_ROW = 64  # rows are this long or a larger power of two
-LONGEST_ROW = 1_024  # of several texts: attention pays for the whole row; a longer text has a row of its own
-TOKENS = {"cpu": 2_048}  # of one device batch: what a CPU's cache holds
-TOKENS_ELSEWHERE = 8_192
+SHORTEST_ROW = 64
+LONGEST_ROW = 1_024  # of several texts; a longer text has a row of its own
+FILL = 0.8  # of a row, at least, by texts as long as the longest
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What suits a kind of device."""
+
+    tokens: int  # of a batch, for each device
+    steps: int  # row lengths in each doubling
+
+
+CPU = Shapes(
+    tokens=2_048, steps=4
+)  # fits the cache; no kernel passes over the part of a row that belongs to other texts
+ACCELERATOR = Shapes(tokens=8_192, steps=1)  # kernels want powers of two, and each program takes long to compile
 
 
 def make_embed(model: Qwen3, mesh: Mesh | None = None) -> Callable:
@@ -83,11 +97,12 @@ def encode(
 def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
     """(indices, row length) of the device batches, longest texts first, for so many devices that share their rows."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    tokens = parts * TOKENS.get(jax.default_backend(), TOKENS_ELSEWHERE)
+    shapes = CPU if jax.default_backend() == "cpu" else ACCELERATOR
     start, left = 0, sum(lengths)
     while start < len(order):
-        row_length = _row_length(lengths[order[start]], left // parts)
-        rows, space, stop = max(tokens // row_length, 1), 0, start
+        row_length = _row_length(lengths[order[start]], left // parts, shapes.steps)
+        rows = parts * (_power_of_two(shapes.tokens // row_length + 1) // 2 or 1)  # the largest power of two that fits
+        space, stop = 0, start
         while stop < len(order) and stop - start < parts * max_sequences:
             length = lengths[order[stop]]
             if length > space:  # packing, which looks back at other rows, needs no more of them
@@ -99,13 +114,18 @@ def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[
         start = stop
 
 
-def _row_length(longest: int, left: int) -> int:
+def _row_length(longest: int, left: int, steps: int) -> int:
     """Tokens of a row for texts of at most `longest`, of which so many tokens are left for each device.
 
-    A row has room for four of the longest, since one that is a little over half of a row would waste the rest of it.
+    The shortest row that such texts fill, since attention pays for the whole row; a shorter one for the last few texts.
     """
-    room = min(_power_of_two(4 * longest), _power_of_two(left), LONGEST_ROW)
-    return max(SHORTEST_ROW, _power_of_two(longest), room)
+    shortest = ladder(max(longest, SHORTEST_ROW), steps)
+    found = shortest
+    while longest * (found // longest) < FILL * found:
+        found = ladder(found + 1, steps)
+        if found > min(LONGEST_ROW, _power_of_two(left)):
+            return shortest
+    return found
 
 
 def _power_of_two(n: int) -> int:
