@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from f2jax import config as configs
 from f2jax import files
+from f2jax.model import sizes
+from f2jax.parallel import chips, plan_time
 
 ROOT = Path(__file__).parents[1]
 TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
@@ -24,6 +26,7 @@ TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
 CLASSES = {"14b": "large", "8b": "large", "4b": "medium", "1.7b": "medium"}
 CLASSES |= dict.fromkeys(("0.6b", "330m", "160m", "80m"), "small")
 FIRST_STAGE = ("0.6b", "1.7b", "4b", "8b", "14b")  # the pruned sizes start at the second (recipe 2.1)
+SCOPES = [f"{when} {part}" for when in ("forward", "recompute", "backward") for part in ("attention", "mlp", "other")]
 TEACHERS = ("80m", "160m", "330m", "0.6b", "1.7b")
 
 
@@ -89,16 +92,44 @@ def table(done: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def parts(done: dict[str, dict]) -> str:
+    """Markdown: where the time of a step goes, beside what the same operations take at the chip's peak.
+
+    Attention kernels, for which the compiler gives no cycles, have a column of their own.
+    """
+    names = ["size", "slice", "step, s", "attention", "its kernels", "both at peak", "MLP", "at peak", "MLP again"]
+    names += ["attention again", "all else", "exchanges that wait"]
+    lines = [f"| {' | '.join(names)} |", f"|---|---|{'---:|' * (len(names) - 2)}"]
+    for size, stage, topology in cases():
+        one = done.get(f"{size} {stage} {topology}")
+        if stage != "2" or one is None or not one["fits"]:
+            continue
+        architecture, peak = sizes.size(size), chips.chip(topology).peak
+        tokens = one["tokens_per_second"] * one["seconds"]["step"]
+        mlp = 6 * tokens * architecture.layers * 3 * architecture.width * architecture.mlp / peak
+        all_parts = plan_time.model_operations(architecture, tokens, one["tokens_per_text"], passes=3) / peak
+        seconds = {name: one["scopes"].get(name, 0.0) for name in SCOPES}
+        once = {part: seconds[f"forward {part}"] + seconds[f"backward {part}"] for part in ("attention", "mlp")}
+        again = {part: seconds[f"recompute {part}"] for part in ("attention", "mlp")}
+        total, kernels = sum(one["scopes"].values()), one["seconds"]["compute"] - sum(one["scopes"].values())
+        cells = [one["seconds"]["step"], once["attention"], kernels, all_parts - mlp, once["mlp"], mlp]
+        cells += [again["mlp"], again["attention"], total - sum(once.values()) - sum(again.values())]
+        cells += [one["seconds"]["exposed"]]
+        lines.append(f"| {size} | {topology} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=ROOT / "docs/plans.json", help="goes on where it stopped")
     parser.add_argument("--tokens-per-text", type=int, help="mean length; default: the worst case")
     parser.add_argument("--table", action="store_true", help="print the plans that are there, compile none")
+    parser.add_argument("--parts", action="store_true", help="print where their time goes, compile none")
     args = parser.parse_args()
-    if not args.table:
+    if not (args.table or args.parts):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         fill(args.output, args.tokens_per_text)
-    print(table(read(args.output)))
+    print((parts if args.parts else table)(read(args.output)))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,7 @@ class Shapes:
     steps: int  # row lengths in each doubling
 
 
-CPU = Shapes(
-    tokens=2_048, steps=4
-)  # fits the cache; no kernel passes over the part of a row that belongs to other texts
+CPU = Shapes(tokens=2_048, steps=4)  # what the cache holds; attention computes all of a row
 ACCELERATOR = Shapes(tokens=8_192, steps=1)  # kernels want powers of two, and each program takes long to compile
 
 
