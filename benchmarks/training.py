@@ -4,7 +4,7 @@ python -m benchmarks.training [--size 80m] [--queries 4] [--negatives 7] [--max-
 
 Needs the `bench` extra. A row is a query, a positive and hard negatives, as long as texts of the built-in data (four
 bytes are a token); the ids are random. Tools take turns in one process, on the GPU where there is one; ratios are of
-medians, to PyTorch in float32. `useful` is the share of tokens that are no padding, of what each tool computes.
+medians, to PyTorch in the first dtype. `useful` is the share of tokens that are no padding, of what each tool computes.
 """
 
 import argparse
@@ -34,7 +34,6 @@ from f2jax.train.losses import matryoshka_dims, matryoshka_weights
 from f2jax.train.program import Program
 
 TEXTS = ["cldr:translation", "stdlib:code"]
-BASE = "PyTorch, float32"
 DTYPES = ("float32", "bfloat16")
 
 
@@ -131,6 +130,7 @@ def main() -> None:
     parser.add_argument("--row-length", type=int, default=512, help="of our packed rows")
     parser.add_argument("--chunk-rows", type=int, default=0, help="packed rows that we encode at once; 0: all")
     parser.add_argument("--remat", default="none")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
@@ -140,13 +140,13 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tools, computed = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in DTYPES:
+        for dtype in args.dtypes:
             name = f"f2jax, {dtype}"
             tools[name], computed[name], params = ours(make_config(args, dtype), architecture, rows)
         hf.save(Path(folder), params)
         Path(folder, "config.json").write_text(json.dumps(hf.config_to_hf(architecture, "float32", 1, 0)))
         settings, dims = make_config(args, "float32").optim, matryoshka_dims(architecture.width)
-        for dtype in DTYPES:
+        for dtype in args.dtypes:
             name = f"PyTorch, {dtype}"
             tools[name] = theirs(folder, dtype, settings, rows, dims, device)
             computed[name] = padded_tokens(rows)
@@ -158,10 +158,10 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name, one in found.items():
         speed = f"{one['seconds']:.2f} | {useful / one['seconds']:,.0f} | {useful / computed[name]:.0%}"
-        ratio = found[BASE]["seconds"] / one["seconds"]
+        ratio = found[f"PyTorch, {args.dtypes[0]}"]["seconds"] / one["seconds"]
         print(f"| {name} | {one['loss']:.4f} | {one['first']:.1f} | {speed} | {ratio:.2f} |")
     for what, key in (("training step", "seconds"), ("first training step, with compiling", "first")):
-        for dtype in DTYPES:
+        for dtype in args.dtypes:
             mine, peer = ({f"{tool}, {dtype}": found[f"{tool}, {dtype}"][key]} for tool in ("f2jax", "PyTorch"))
             report.add(args.report, what, "s", mine, peer, conditions)
 
