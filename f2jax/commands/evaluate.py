@@ -9,7 +9,6 @@ from f2jax.errors import UserError, nearest
 
 def main(argv: list[str]) -> None:
     from f2jax.evaluation.tasks import TASKS
-    from f2jax.parallel import hosts
 
     parser = parser_of(
         "evaluate",
@@ -42,6 +41,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--baseline", nargs="+", help="also score: tfidf, or random (untrained weights)")
     parser.add_argument("--name", help="of the model in the results, default: f2jax/ and its folder's name")
     args = parser.parse_args(argv)
+
+    from f2jax.parallel import hosts  # brings JAX, which --help does without
 
     hosts.start()
     others = args.data or args.benchmark or args.baseline
