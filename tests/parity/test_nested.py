@@ -10,7 +10,7 @@ from f2jax.inference.embedder import Embedder
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
-from tests.parity.test_backbone import BASE, random_params, save_for_transformers, sequences_of
+from tests.parity.oracle import BASE, random_params, save_for_transformers, sequences_of
 from tests.tiny_model import TEXTS, make_embedder
 
 torch = pytest.importorskip("torch")

@@ -5,7 +5,7 @@ import pytest
 
 from f2jax.model.sizes import Qwen3Config
 from f2jax.release import to_onnx
-from tests.parity.test_backbone import BASE, SETTINGS, oracle, save_for_transformers
+from tests.parity.oracle import BASE, SETTINGS, oracle, save_for_transformers
 from tests.tiny_model import random_params
 
 onnx = pytest.importorskip("onnx")
