@@ -36,15 +36,16 @@ ROWS = {  # what each changes of the first; another start (random_channels …) 
 
 
 def get_config(text=None):
-    """Options: row, a name in ROWS; start, the pruned student; teacher; cache, of the row `cached`; seed."""
-    options = common.options(text, row="distilled", start="", teacher="", cache="", seed=0)
+    """Options: row, a name in ROWS; start, the pruned student; teacher; cache, of the row `cached`; seed; stage of
+    configs/mini.py that students train as."""
+    options = common.options(text, row="distilled", start="", teacher="", cache="", seed=0, stage=2)
     row = options["row"]
     if row not in ROWS:
         raise UserError(f"There is no row '{row}'{nearest(row, ROWS)}")
     missing = [name for name in ("start", "teacher") if not options[name]]
     if missing:
         raise UserError(f"configs/ablation.py needs {' and '.join(missing)}: configs/ablation.py:row={row},start=…")
-    config = mini.get_config("stage=2")
+    config = mini.get_config(f"stage={options['stage']}")
     config.seed = options["seed"]
     config.init_from = config.model.size = config.tokenizer.path = options["start"]
     config.teacher.path = options["teacher"]

@@ -44,6 +44,16 @@ def test_a_row_trains_what_its_name_says(launch, tmp_path, row):
     )
 
 
+def test_students_can_train_as_in_the_first_stage(launch, tmp_path):
+    options = ["--output", str(tmp_path), "--rows", "distilled", "--seeds", "0", "--stage", "1"]
+    given = ["--config.steps=7", '--config.data.exclude=("a*",)']
+    commands = planned(launch("ablations/run.sh", "--dry_run", *GIVEN, *options, "--", *given))
+    train, evaluate = (next(c for c in commands if c[1] == name) for name in ("train", "evaluate"))
+    made = config.load(train[train.index("--config") + 1])
+    assert not made.data.use_instructions and not made.data.negatives.retrieval
+    assert train[-2:] == given and evaluate[evaluate.index("--prompts") + 1] == "none"
+
+
 def test_what_is_done_is_skipped(launch, tmp_path):
     for name in ("student-importance", "distilled-0"):
         (tmp_path / "done").mkdir(exist_ok=True)
