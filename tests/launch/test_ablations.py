@@ -54,6 +54,14 @@ def test_students_can_train_as_in_the_first_stage(launch, tmp_path):
     assert train[-2:] == given and evaluate[evaluate.index("--prompts") + 1] == "none"
 
 
+@pytest.mark.parametrize("languages", ["", "eng zho"])
+def test_scores_can_be_of_some_languages(launch, tmp_path, languages):
+    options = ["--output", str(tmp_path), "--rows", "alone", "--seeds", "0", "--languages", languages]
+    evaluate = planned(launch("ablations/run.sh", "--dry_run", *GIVEN, *options))[-1]
+    chosen = evaluate[evaluate.index("--languages") + 1 : evaluate.index("--name")] if languages else []
+    assert chosen == languages.split() and ("--languages" in evaluate) == bool(languages)
+
+
 def test_what_is_done_is_skipped(launch, tmp_path):
     for name in ("student-importance", "distilled-0"):
         (tmp_path / "done").mkdir(exist_ok=True)
