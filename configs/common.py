@@ -23,10 +23,12 @@ HYPER_PARAMETERS = {
 
 
 def options(text: str | None, **defaults) -> dict:
-    """The options on the config's path; `size` must be a known one."""
+    """The options on the config's path; `size` must be a known one, and `stage` 1 or 2."""
     values = parse_options(text, **defaults)
     if "size" in values and values["size"] not in HYPER_PARAMETERS:
         raise UserError(f"There is no size '{values['size']}'; sizes are {', '.join(SIZES)}.")
+    if values.get("stage", 1) not in (1, 2):
+        raise UserError(f"There is no stage {values['stage']}; stages are 1 and 2.")
     return values
 
 

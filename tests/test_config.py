@@ -70,6 +70,7 @@ def test_any_leaf_can_be_overridden_and_keeps_its_type():
         ("nano.py", ["--config.optim.peek_lr=1"], "did you mean 'optim.peak_lr'"),
         ("nano.py:stagee=1", [], "did you mean 'stage'"),
         ("nano.py:stage=one", [], "should be of type int"),
+        ("nano.py:stage=3", [], "There is no stage 3; stages are 1 and 2"),
         ("stage2.py:size=90m", [], "no size '90m'"),
         ("distill.py:objective=cosin", [], "did you mean 'cosine'"),
         ("nano.py", ["--config.optim.peak_lr=fast"], "peak_lr"),
