@@ -8,6 +8,7 @@ is compared with is taken seed by seed, with the standard error of its mean.
 
 import argparse
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def scores(folder: Path) -> dict[tuple[str, int], dict[int, float]]:
     """{(row, dimensions): {seed: mean score of the tasks}} of all runs whose scores are there."""
     found = defaultdict(dict)
     for run in results.read([folder / "scores"]):
-        row, _, seed = run.model.split("/")[-1].rpartition("-")
-        found[row, run.variant.dim][int(seed)] = 100 * float(np.mean(list(run.tasks().values())))
+        name = re.fullmatch(r".*/(\w+)-(\d+)( \(.*\))?", run.model)  # in brackets: prompts that are not the default's
+        if name:
+            found[name[1], run.variant.dim][int(name[2])] = 100 * float(np.mean(list(run.tasks().values())))
     return dict(found)
 
 
