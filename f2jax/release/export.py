@@ -23,6 +23,9 @@ def export(embedder: Embedder, folder: str | Path, formats: Sequence[str] = (), 
             folder cannot be written.
     """
     for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"There is no format '{name}'{nearest(name, FORMATS)}")
+    for name in formats:
         _check(name, embedder)
     architecture, params = embedder.architecture, embedder.params
     about = replace(about, formats=tuple(formats))
@@ -37,8 +40,6 @@ def export(embedder: Embedder, folder: str | Path, formats: Sequence[str] = (), 
 
 
 def _check(name: str, embedder: Embedder) -> None:
-    if name not in FORMATS:
-        raise UserError(f"There is no format '{name}'{nearest(name, FORMATS)}")
     if name.startswith("onnx"):
         to_onnx.check_installed()
     else:

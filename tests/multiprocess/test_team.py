@@ -37,10 +37,7 @@ def run(monkeypatch, arguments: list[str], processes: int, devices: int) -> list
     started = launch(arguments, processes, devices, **options)
     try:
         found = [process.communicate(timeout=600) for process in started]
-        return [
-            (process.returncode, "".join(x for x in output.splitlines(True) if not x.startswith("[Gloo]")), errors)
-            for process, (output, errors) in zip(started, found, strict=True)
-        ]
+        return [(process.returncode, *texts) for process, texts in zip(started, found, strict=True)]
     finally:
         for process in started:
             process.kill()
@@ -51,7 +48,8 @@ def test_the_vectors_are_those_of_one_device(monkeypatch, folder, expected, proc
     name = f"{processes}-{devices}-{fsdp}"
     ended = run(monkeypatch, ["-m", "f2jax", "encode", *command(folder, name), "--fsdp", str(fsdp)], processes, devices)
     assert [code for code, _, _ in ended] == [0] * processes, ended
-    assert [bool(output) for _, output, _ in ended] == [True] + [False] * (processes - 1), "the first one prints"
+    told = ["vectors of 64" in output for _, output, _ in ended]  # not all there is: Gloo's threads print as well
+    assert told == [True] + [False] * (processes - 1), ended
     np.testing.assert_allclose(np.load(folder / f"{name}.npy"), expected, atol=1e-5)
 
 
@@ -69,9 +67,9 @@ evaluate.main(["--model", sys.argv[1], "--tasks", "stdlib-code"])
 def test_the_scores_are_those_of_one_device(monkeypatch, folder):
     arguments = ["-c", SCORE, f"{folder}/model"]
     [(_, expected, _)] = run(monkeypatch, arguments, 1, 1)
-    (code, output, errors), (second, silence, _) = run(monkeypatch, arguments, 2, 1)
-    assert (code, second, silence) == (0, 0, ""), errors
-    assert output == expected and "stdlib-code" in expected
+    (code, output, errors), (second, others, _) = run(monkeypatch, arguments, 2, 1)
+    assert (code, second) == (0, 0), errors
+    assert expected in output and "stdlib-code" in expected and "stdlib-code" not in others
 
 
 def test_an_error_of_the_first_process_ends_the_others(monkeypatch, folder):
