@@ -23,6 +23,7 @@ from matplotlib import pyplot as plt
 QUESTIONS = {  # title: rows, the first is what the others are compared with
     "distillation": ("distilled", "alone", "random_start", "random_start_alone"),
     "pruning": ("distilled", "random_channels", "first_channels", "ordered_channels", "random_start"),
+    "coordinates": ("distilled", "alone", "first_channels", "first_channels_alone"),
     "layers": ("first_layer", "last_layer"),
     "matryoshka": ("distilled", "no_matryoshka", "uniform_matryoshka"),
     "gradient": ("distilled", "stop_gradient"),

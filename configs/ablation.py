@@ -18,6 +18,7 @@ ROWS = {  # what each changes of the first; another start (random_channels …) 
     "random_start_alone": ALONE | SCRATCH,
     "random_channels": {},
     "first_channels": {},
+    "first_channels_alone": ALONE,
     "ordered_channels": {},
     "first_layer": {},
     "last_layer": {},

@@ -8,14 +8,14 @@
 #         --corpus   of f2jax prepare, with instructions; --texts: files that activations are measured on
 #         --stage 1  students train as in stage 1 of configs/mini.py: teacher, corpus and scores have no instructions
 #         --data     folder of the evaluation sets
-#         --rows     names in configs/ablation.py; default: twelve that go with the recipe
+#         --rows     names in configs/ablation.py; default: thirteen that go with the recipe
 #         --languages  that are scored, as ISO 639-3 codes; default: all of STS-B and XQuAD
 #         --         what follows is given to each `f2jax train`
 # Then: python -m benchmarks.ablations --output FOLDER
 . "$(dirname "$0")/../lib.sh"
 teacher='' from='' corpus='' texts='' data='' output='' seeds='0 1 2' stage=2 languages=''
-rows='distilled alone random_start random_start_alone random_channels first_channels ordered_channels first_layer
-last_layer no_matryoshka stop_gradient cached'
+rows='distilled alone random_start random_start_alone random_channels first_channels first_channels_alone
+ordered_channels first_layer last_layer no_matryoshka stop_gradient cached'
 shape=(--width 64 --mlp 128) tasks=(STSB.local XQuAD.local) train=() scored=()
 while [ $# -gt 0 ]; do
     case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
@@ -53,7 +53,7 @@ student() { # ROW SEED: the folder that the row starts from, made where it is no
     local name=importance options=()
     case $1 in
         random_channels) name=random-$2 options=(--channels random --neurons random --no-rescale --seed "$2") ;;
-        first_channels) name=first options=(--channels first) ;;
+        first_channels*) name=first options=(--channels first) ;;
         ordered_channels) name=ordered options=(--order importance) ;;
         first_layer) name=layer-0 options=(--keep-layers 0 --layers 1) ;;
         last_layer) name=layer-1 options=(--keep-layers 1 --layers 1) ;;

@@ -22,7 +22,7 @@ def test_all_rows_and_seeds_are_pruned_trained_and_scored(launch, tmp_path):
     commands = planned(done)
     runs = [command[command.index("--workdir") + 1] for command in commands if command[1] == "train"]
     scored = [command[command.index("--model") + 1] for command in commands if command[1] == "evaluate"]
-    assert runs == scored and len(runs) == len(set(runs)) == 24
+    assert runs == scored and len(runs) == len(set(runs)) == 26
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -36,6 +36,7 @@ def test_a_row_trains_what_its_name_says(launch, tmp_path, row):
     assert (made.teacher.path, made.teacher.cache) == {
         "alone": ("", ""),
         "random_start_alone": ("", ""),
+        "first_channels_alone": ("", ""),
         "cached": ("", f"{tmp_path}/teacher"),
     }.get(row, ("/t", ""))
     distilled = config.load(f"{ROOT}/configs/ablation.py:row=distilled,start={made.model.size},teacher=/t,seed=7")
