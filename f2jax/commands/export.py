@@ -18,8 +18,8 @@ def main(argv: list[str]) -> None:
     from f2jax.release import model_card
     from f2jax.release.export import export
 
-    scores = model_card.read_scores(args.scores) if args.scores else {}
     embedder = Embedder.from_pretrained(args.model, args.dtype, args.truncate_layers, args.table_rank)
+    scores = model_card.read_scores(args.scores, embedder.fingerprint) if args.scores else {}
     about = model_card.About(model_card.read_stages(args.model), scores, args.license)
     export(embedder, args.output, args.format, about)
     print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")
