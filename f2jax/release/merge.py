@@ -137,10 +137,11 @@ def merge(
     shares.
 
     Raises:
-        UserError: the models differ in shape or tokenizer, or an option cannot be used.
+        UserError: the models differ in shape or tokenizer, `output` is one of them, or an option cannot be used.
     """
     if method not in METHODS:
         raise UserError(f"There is no method '{method}'{nearest(method, METHODS)}")
+    package.check_output(output, [model.path for model in models])
     of_each = shares(len(models), weights, decay)
     opened = [workdir.open_weights(model.path, model.step) for model in models]
     architecture = _same_shape(models, [found for found, _ in opened])
