@@ -51,10 +51,14 @@ def _task(name: str, data: str | None) -> AbsTask:
     try:
         return mteb.get_task(name)
     except KeyError as error:
-        known = [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
-        close = nearest(name, known)
+        close = nearest(name, known_names())
         hint = close if close.startswith("; did") else "; see mteb.get_tasks() for the names."
         raise UserError(f"There is no task '{name}'{hint}") from error
+
+
+def known_names() -> list[str]:
+    """All local tasks and all of mteb's."""
+    return [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
 
 
 def _of_languages(tasks: list[AbsTask], languages: Sequence[str]) -> list[AbsTask]:
