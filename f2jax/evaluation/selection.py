@@ -47,7 +47,8 @@ def _task(name: str, data: str | None) -> AbsTask:
             raise UserError(f"{name} is a local task; name the folder of its data with --data.")
         return local.TASKS[name](data)
     if name in BUILT_IN:
-        raise UserError(f"{name} is built in; give built-in tasks a command of their own, without --data.")
+        alone = "without other tasks, --data, --benchmark and --baseline"
+        raise UserError(f"{name} is built in; give built-in tasks a command of their own, {alone}.")
     try:
         return mteb.get_task(name)
     except KeyError as error:
