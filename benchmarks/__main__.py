@@ -2,7 +2,8 @@
 
 python -m benchmarks --model demo/release --output build/bench [--only encode training …] [--quick]
 
-What is done is not done again; delete its file in the output folder for that. An hour or so on two cores.
+What is done is not done again; delete its file in the output folder for that. Hours on two cores. Quick runs have a
+folder of their own inside, since their numbers say nothing.
 """
 
 import argparse
@@ -36,19 +37,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--quick", action="store_true", help="the smallest of each, to see that it works")
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
+    output = args.output / "quick" if args.quick else args.output
+    output.mkdir(parents=True, exist_ok=True)
     for name in args.only:
         module, options, quick = RUNS[name]
-        done, part = args.output / f"{name}.jsonl", args.output / f"{name}.part"
+        done, part = output / f"{name}.jsonl", output / f"{name}.part"
         if done.exists():
             continue
         part.unlink(missing_ok=True)
         command = [sys.executable, "-m", f"benchmarks.{module}", *options, *(quick if args.quick else [])]
-        command = [word.format(model=args.model, output=args.output) for word in command]
+        command = [word.format(model=args.model, output=output) for word in command]
         print(f"+ {' '.join(command)}", flush=True)
         subprocess.run([*command, "--report", str(part)], check=True)
         part.rename(done)
-    print(report.table([args.output / f"{name}.jsonl" for name in args.only]))
+    print(report.table([output / f"{name}.jsonl" for name in args.only]))
 
 
 if __name__ == "__main__":

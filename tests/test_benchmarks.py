@@ -1,5 +1,10 @@
 """The table that the comparisons of benchmarks/ are gathered in."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import __main__ as bench
 from benchmarks import report
 
 
@@ -20,3 +25,17 @@ def test_without_a_file_nothing_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report.add(None, "encode", "texts/s", {"f2jax": 1.0}, {"a": 1.0})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_quick_run_does_not_count_as_a_whole_one(tmp_path, monkeypatch):
+    runs = []
+
+    def run(command, check):
+        runs.append(command)
+        report.add(Path(command[-1]), "search", "s", {"f2jax": 1.0}, {"a": 1.0})
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for options in (["--quick"], [], ["--quick"], []):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "--output", str(tmp_path), "--only", "search", *options])
+        bench.main()
+    assert ["5000" in command for command in runs] == [True, False]

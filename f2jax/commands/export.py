@@ -14,12 +14,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--table-rank", type=int, help="keep so many columns of a factorized token table")
     args = parser.parse_args(argv)
 
-    from f2jax import Embedder
-    from f2jax.release import model_card
+    from f2jax import Embedder, files
+    from f2jax.release import model_card, package
     from f2jax.release.export import export
 
-    scores = model_card.read_scores(args.scores) if args.scores else {}
-    embedder = Embedder.from_pretrained(args.model, args.dtype, args.truncate_layers, args.table_rank)
-    about = model_card.About(model_card.read_stages(args.model), scores, args.license)
+    model = files.find_model(args.model)
+    package.check_output(args.output, [model])
+    embedder = Embedder.from_pretrained(model, args.dtype, args.truncate_layers, args.table_rank)
+    scores = model_card.read_scores(args.scores, embedder.fingerprint) if args.scores else {}
+    about = model_card.About(model_card.read_stages(model), scores, args.license)
     export(embedder, args.output, args.format, about)
     print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")

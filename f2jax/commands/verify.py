@@ -19,6 +19,8 @@ def main(argv: list[str]) -> None:
 
     results = list(tqdm(verify.verify(args.folder), unit="tool", leave=False, dynamic_ncols=True))
     print(verify.table(results))
+    if all(one.worst is None and not one.failed for one in results):
+        raise UserError(f"No tool could read {args.folder}, so nothing is verified; export the model again.")
     failed = [f"{one.tool} ({one.form})" for one in results if one.failed]
     if failed:
         raise UserError(

@@ -59,14 +59,17 @@ class Tokenizer(ABC):
         content = self._content() + f"{self.eos_id} {self.pad_id}".encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
-    def is_same(self, other: "Tokenizer") -> bool:
-        """Made alike, or of one released form: a package holds a `tokenizer.json`, whatever it was made from."""
-        if self.fingerprint() == other.fingerprint():
-            return True
+    def identity(self) -> str:
+        """Equal for tokenizers of one released form: a package holds a `tokenizer.json`, whatever it was made from."""
         try:
-            return self.to_hf_json() == other.to_hf_json()
+            content = self.to_hf_json()
         except UserError:  # a SentencePiece model without such a form
-            return False
+            return self.fingerprint()
+        return hashlib.blake2b(content.encode("utf-8"), digest_size=16).hexdigest()
+
+    def is_same(self, other: "Tokenizer") -> bool:
+        """Made alike, or of one released form."""
+        return self.fingerprint() == other.fingerprint() or self.identity() == other.identity()
 
     @abstractmethod
     def _content(self) -> bytes:

@@ -5,12 +5,15 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 from mteb.abstasks import AbsTask
+from mteb.abstasks.task_metadata import TaskType
 from mteb.models.model_implementations.codefuse_models import F2LLM_v2_0B6
 
 from f2jax import files
-from f2jax.errors import UserError
+from f2jax.errors import UserError, nearest
+from f2jax.evaluation import selection
 from f2jax.evaluation.local.base import LocalTask
 
 REFERENCE = F2LLM_v2_0B6.loader_kwargs  # all sizes of F2LLM-v2 have the same
@@ -47,7 +50,7 @@ def read_prompts(path: str | None = None, given: dict[str, str] | None = None) -
 
     Raises:
         UserError: the file cannot be read, or is not such a JSON object, or its template lacks {instruction}, or
-            `given` stands beside `none`.
+            `given` stands beside `none`, or a name is no task, type, `query` or `document`.
     """
     if path == "none":
         if given:
@@ -67,8 +70,19 @@ def read_prompts(path: str | None = None, given: dict[str, str] | None = None) -
         own = content | own
     if "{instruction}" not in template:
         raise UserError(f"The template in {path} should hold {{instruction}}.")
+    if own:
+        _check_names(own)
     mark = "" if not own and template == TEMPLATE else _mark([template, own])
     return Prompts(REFERENCE["prompts_dict"] | own, template, mark)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    known = {*REFERENCE["prompts_dict"], *get_args(TaskType), *selection.known_names()}
+    for name in names:
+        if name not in known:
+            close = nearest(name, known)
+            hint = close if close.startswith("; did") else "; give a task, its type, query or document."
+            raise UserError(f"An instruction is for '{name}', which is no task or type{hint}")
 
 
 def _mark(content: list) -> str:

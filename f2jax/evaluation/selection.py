@@ -47,14 +47,19 @@ def _task(name: str, data: str | None) -> AbsTask:
             raise UserError(f"{name} is a local task; name the folder of its data with --data.")
         return local.TASKS[name](data)
     if name in BUILT_IN:
-        raise UserError(f"{name} is built in; give built-in tasks a command of their own, without --data.")
+        alone = "without other tasks, --data, --benchmark and --baseline"
+        raise UserError(f"{name} is built in; give built-in tasks a command of their own, {alone}.")
     try:
         return mteb.get_task(name)
     except KeyError as error:
-        known = [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
-        close = nearest(name, known)
+        close = nearest(name, known_names())
         hint = close if close.startswith("; did") else "; see mteb.get_tasks() for the names."
         raise UserError(f"There is no task '{name}'{hint}") from error
+
+
+def known_names() -> list[str]:
+    """All local tasks and all of mteb's."""
+    return [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
 
 
 def _of_languages(tasks: list[AbsTask], languages: Sequence[str]) -> list[AbsTask]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -112,13 +113,16 @@ class Embedder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of card, dtype and a few values of every weight: one more training step changes it.
+        """A hash of architecture, tokenizer, card, dtype and one row of every weight of every layer: a layer less or
+        one more training step changes it, and the package of a workdir has that of the workdir.
 
         Where several processes share the weights, all of them ask for it together the first time.
         """
-        digest = hashlib.sha256(repr((self.card, self.model.dtype)).encode())
-        for weight in jax.tree.leaves(self.params):
-            some = weight[(0,) * (weight.ndim - 1)]
+        parts = (self.architecture, self.tokenizer.identity(), self.card, self.model.dtype)
+        digest = hashlib.sha256(repr(parts).encode())
+        for path, weight in sorted(flatten_dict(self.params).items()):
+            layers = path[0] == "layers"  # stacked; of shared weights the devices exchange these rows alone
+            some = weight[(slice(None),) * layers + (0,) * (weight.ndim - 1 - layers)]
             digest.update(
                 np.asarray(some if some.is_fully_addressable else process_allgather(some, tiled=True)).tobytes()
             )

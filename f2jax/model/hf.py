@@ -146,11 +146,14 @@ def open_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ...],
         UserError: as `load`.
     """
     config, tensors, boxes = _open(folder, np.float32)
-    weights = {}
-    for path, box in boxes.items():
-        shape, everything = box.value.shape, (slice(None),) * box.value.ndim
-        weights[path] = Lazy(shape, np.dtype(np.float32), partial(_reader(path, box, tensors, np.float32), everything))
-    return config, weights
+
+    def whole(path: tuple[str, ...], box: nn.Partitioned) -> np.ndarray:
+        # A reader of its own for each call: what it fetched goes with it.
+        return _reader(path, box, tensors, np.float32)((slice(None),) * box.value.ndim)
+
+    return config, {
+        path: Lazy(box.value.shape, np.dtype(np.float32), partial(whole, path, box)) for path, box in boxes.items()
+    }
 
 
 def _open(folder: str | Path, dtype) -> tuple[Qwen3Config, dict[str, "_Tensor"], dict[tuple[str, ...], nn.Partitioned]]:

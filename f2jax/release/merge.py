@@ -44,8 +44,10 @@ def sources(names: Sequence[str], last: int | None = None) -> list[Source]:
         last: take all kept checkpoints of each workdir's last so many steps, oldest first.
 
     Raises:
-        UserError: one is not there, or `last` is given for something that is no workdir.
+        UserError: one is not there, or `last` is negative, or given for something that is no workdir or for one step.
     """
+    if last is not None and last < 0:
+        raise UserError(f"--last {last} should be a number of steps, 0 or more.")
     found: list[Source] = []
     for name in names:
         step = re.fullmatch(r"(.+)@(\d+)", name)
@@ -57,6 +59,8 @@ def sources(names: Sequence[str], last: int | None = None) -> list[Source]:
             continue
         steps = workdir.steps(path)
         if step:
+            if last is not None:
+                raise UserError(f"{name} is one checkpoint and --last takes several; leave out --last or @{step[2]}.")
             if int(step[2]) not in steps:
                 raise UserError(f"{path} has no checkpoint of step {step[2]}; it has {', '.join(map(str, steps))}.")
             steps = [int(step[2])]
@@ -137,10 +141,11 @@ def merge(
     shares.
 
     Raises:
-        UserError: the models differ in shape or tokenizer, or an option cannot be used.
+        UserError: the models differ in shape or tokenizer, `output` is one of them, or an option cannot be used.
     """
     if method not in METHODS:
         raise UserError(f"There is no method '{method}'{nearest(method, METHODS)}")
+    package.check_output(output, [model.path for model in models])
     of_each = shares(len(models), weights, decay)
     opened = [workdir.open_weights(model.path, model.step) for model in models]
     architecture = _same_shape(models, [found for found, _ in opened])

@@ -55,11 +55,14 @@ def _datasets(sources: Sequence[str]) -> tuple[dict, ...]:
     return tuple(entry for card in cards if files.exists(card) for entry in files.read_json(card)["datasets"])
 
 
-def read_scores(folder: str | Path) -> dict[str, dict]:
+def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     """Scores by task and dimension that `f2jax evaluate --output FOLDER` wrote, on built-in tasks or on those of MTEB.
 
+    Args:
+        fingerprint: of the model; among MTEB's results may be those of baselines and of other models.
+
     Raises:
-        UserError: there are none.
+        UserError: there are none of this model, or they were made with several sets of prompts.
     """
     builtin = Path(folder, "results.json")
     if builtin.exists():
@@ -71,8 +74,15 @@ def read_scores(folder: str | Path) -> dict[str, dict]:
     need_mteb("Reading results of MTEB")
     from f2jax.evaluation import results
 
+    runs = results.read([folder])
+    own = [run for run in runs if run.revision == fingerprint]
+    if not own:
+        others = ", ".join(sorted({run.model for run in runs}))
+        raise UserError(f"{folder} has scores of {others}, not of this model as it is; evaluate it with this --dtype.")
+    if len(names := sorted({run.model for run in own})) > 1:
+        raise UserError(f"{folder} has scores of {' and '.join(names)}; evaluate one of them into a folder of its own.")
     scores: dict[str, dict] = {}
-    for run in results.read([folder]):
+    for run in own:
         if run.variant.precision == "float32":
             for task, score in run.tasks().items():
                 scores.setdefault(task, {})[str(run.variant.dim)] = score

@@ -5,6 +5,7 @@ the true length, the end token in `tokenizer.json`, the context length, and the 
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +73,16 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
         prompts=optional("config_sentence_transformers.json").get("prompts") or {},
         matryoshka_dims=tuple(optional("config.json").get("matryoshka_dimensions") or (architecture.width,)),
     )
+
+
+def check_output(folder: str | Path, models: Iterable[str]) -> None:
+    """Raises UserError where a package would be written over a model that goes into it: stopped, it would be gone."""
+
+    def place(path: str | Path) -> str:
+        return str(path).rstrip("/") if files.is_remote(path) else str(Path(path).resolve())
+
+    if place(folder) in map(place, models):
+        raise UserError(f"{folder} holds a model that goes into the package; choose another folder for --output.")
 
 
 def write(

@@ -77,9 +77,10 @@ def prune(name: str, output: str | Path, options: Options, dtype: str = "float32
     Memory: the model, the smaller one, and a few numbers for each channel.
 
     Raises:
-        UserError: the model, the data or an option cannot be used.
+        UserError: the model, the data or an option cannot be used, or `output` is the model's own folder.
     """
     path = files.find_model(name)
+    package.check_output(output, [path])
     old = replace(workdir.read_architecture(path), table_rank=0)
     new = options.architecture(old)
     narrower, measured = new.width < old.width, options.calibration.sources

@@ -170,7 +170,7 @@ def _llama_cpp(folder: str, form: str, texts: list[str]) -> np.ndarray:
 
 
 TOOLS = (
-    Tool("f2jax", ("f2jax",), ("model.safetensors",), _f2jax),
+    Tool("f2jax", ("f2jax",), ("config.json",), _f2jax),  # large models have several files of weights
     Tool("transformers", ("transformers", "torch"), ("config.json",), _transformers),
     Tool("sentence-transformers", ("sentence_transformers", "torch"), ("modules.json",), _sentence_transformers),
     Tool("ONNX Runtime", ("onnxruntime",), tuple(package.ONNX.values()), _onnx_runtime),

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -309,3 +310,28 @@ def test_the_fingerprint_tells_models_apart(embedder, folder):
         Embedder(embedder.architecture, embedder.params, embedder.tokenizer, Card(95, embedder.prompts)),
     ]
     assert len({model.fingerprint for model in [embedder, *others]}) == 4
+
+
+def test_the_fingerprint_tells_a_model_from_its_first_layers_and_from_another_last_layer(embedder, folder):
+    """The rows of layer 0 are the same in all of them."""
+    fewer = Embedder.from_pretrained(folder, truncate_layers=1)
+    layers = {name: x.at[-1].multiply(1.01) for name, x in embedder.params["layers"].items()}
+    moved = Embedder(embedder.architecture, embedder.params | {"layers": layers}, embedder.tokenizer, embedder.card)
+    assert len({model.fingerprint for model in (embedder, fewer, moved)}) == 3
+
+
+def test_the_fingerprint_tells_architectures_and_tokenizers_of_one_set_of_weights_apart(embedder):
+    slower = replace(embedder.architecture, rope_theta=1e3)
+    tokenizer = train_sentencepiece([f"{a} {a}{a}" for a in "abcdefghijklm"], 290, None)
+    others = [
+        Embedder(slower, embedder.params, embedder.tokenizer, embedder.card),
+        Embedder(embedder.architecture, embedder.params, tokenizer, embedder.card),
+    ]
+    assert len({model.fingerprint for model in [embedder, *others]}) == 3
+
+
+def test_a_workdir_and_its_package_have_one_fingerprint(embedder, tmp_path):
+    tiny_model.write_workdir(tmp_path / "run", embedder)
+    trained = Embedder.from_pretrained(tmp_path / "run")
+    trained.save_pretrained(tmp_path / "release")
+    assert Embedder.from_pretrained(tmp_path / "release").fingerprint == trained.fingerprint

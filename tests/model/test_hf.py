@@ -2,6 +2,7 @@
 
 import json
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from f2jax import files
 from f2jax.errors import UserError
 from f2jax.model import hf
 from f2jax.model.qwen3 import Qwen3, init_params
@@ -58,6 +60,25 @@ def test_weights_are_read_straight_into_a_sharding(tmp_path):
     _, loaded = hf.load(tmp_path, shardings=shardings)
     assert same_bits(params, loaded)
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, loaded, shardings))
+
+
+def test_a_remote_weight_that_was_used_leaves_nothing_in_memory(tmp_path, monkeypatch):
+    write(tmp_path)
+    folder = f"memory://{tmp_path.name}"
+    for name in ("config.json", "model.safetensors"):
+        files.write_whole(f"{folder}/{name}", (tmp_path / name).read_bytes())
+    fetched, rows = [], hf._Tensor.rows
+
+    def watched(*args):
+        found = rows(*args)
+        fetched.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(hf._Tensor, "rows", watched)
+    weights = hf.open_weights(folder)[1]
+    for weight in weights.values():
+        weight.make()
+    assert len(fetched) == 11 * CONFIG.layers + 2 and not any(fetch() is not None for fetch in fetched)
 
 
 def test_all_misfits_are_named_in_one_error(tmp_path):

@@ -15,7 +15,7 @@ for module in ("torch", "transformers", "sentence_transformers", "onnxruntime", 
     pytest.importorskip(module)
 pytestmark = pytest.mark.parity
 
-EXACT = ("model.safetensors", "config.json", "modules.json", "onnx/model.onnx", "gguf/model.gguf")
+ROUNDED = ("onnx/model_int8.onnx", "gguf/model-q8_0.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,11 @@ def trained(tmp_path_factory) -> Embedder:
 
 def test_every_tool_gives_the_golden_vectors_of_every_form(trained, tmp_path, capsys):
     export.export(trained, tmp_path, export.FORMATS)
-    results = {one.form: one for one in verify.verify(tmp_path)}
-    assert all(one.worst is not None for one in results.values()), "every tool ran"
-    assert min(results[form].worst for form in EXACT) > 0.99999
-    assert results["onnx/model_int8.onnx"].worst > 0.99 and results["gguf/model-q8_0.gguf"].worst > 0.99
-    assert "longer texts" in results["gguf/model.gguf"].note
+    results = list(verify.verify(tmp_path))
+    assert all(one.worst is not None for one in results), "every tool ran"
+    assert min(one.worst for one in results if one.form not in ROUNDED) > 0.99999
+    assert min(one.worst for one in results if one.form in ROUNDED) > 0.99
+    assert all("longer texts" in one.note for one in results if one.tool == "llama.cpp")
 
 
 def test_llama_cpp_reads_the_tokenizer_of_qwen(shared_data, tmp_path):

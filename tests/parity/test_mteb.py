@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -289,6 +290,7 @@ def test_the_benchmarks_of_the_paper_have_short_names():
     "argv,complaint",
     [
         (["--tasks", "STSB.local"], "STSB.local is a local task; name the folder of its data with --data."),
+        (["--tasks", "cldr-names", "--baseline", "tfidf"], "without other tasks, --data, --benchmark and --baseline."),
         (["--tasks", "STSBenchmrk"], "There is no task 'STSBenchmrk'; did you mean 'STSBenchmark'?"),
         (["--benchmark", "germna"], "There is no benchmark 'germna'; did you mean 'german'?"),
         (["--data", "nowhere"], "nowhere/eval-tatoeba/bitext.parquet cannot be read"),
@@ -307,6 +309,23 @@ def test_prompts_that_cannot_be_used_are_refused(tmp_path):
         (tmp_path / "p.json").write_text(content)
         with pytest.raises(UserError, match=complaint):
             prompts.read_prompts(str(tmp_path / "p.json"))
+
+
+@pytest.mark.parametrize(
+    "name,hint",
+    [("qurey", "did you mean 'query'?"), ("XQuAD.locl", "did you mean 'XQuAD.local'?"), ("#", "give a task, its type")],
+)
+def test_an_instruction_for_an_unknown_name_is_refused(tmp_path, name, hint):
+    (tmp_path / "p.json").write_text(json.dumps({name: "Find it."}))
+    complaint = re.escape(f"An instruction is for '{name}', which is no task or type; {hint}")
+    for arguments in ({"given": {name: "Find it."}}, {"path": str(tmp_path / "p.json")}):
+        with pytest.raises(UserError, match=complaint):
+            prompts.read_prompts(**arguments)
+
+
+def test_instructions_are_for_tasks_types_and_parts_of_a_task():
+    own = dict.fromkeys(("XQuAD.local", "STSBenchmark", "Code1Retrieval", "Retrieval", "query", "document"), "Find it.")
+    assert own.items() <= prompts.read_prompts(given=own).instructions.items()
 
 
 def test_a_task_without_data_does_not_stop_the_others(release, data, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 from f2jax import cli
 from f2jax.errors import UserError
+from f2jax.release.model_card import read_scores
 
 mteb = pytest.importorskip("mteb")
 published, report, results = (
@@ -174,3 +175,19 @@ def test_a_folder_without_results_and_a_broken_file_are_refused(tmp_path, folder
     broken.write_text("{")
     with pytest.raises(UserError, match=r"STSBenchmark\.json is no JSON .*; delete it and evaluate again"):
         results.read([folder])
+
+
+def test_the_model_card_takes_the_scores_of_its_model_alone(folder):
+    write(folder, "f2jax/tfidf", "SIB200.local", {"deu_Latn": 0.99}, revision="tfidf")
+    write(folder, "f2jax/a-untrained", "STSBenchmark", {"default": 0.01}, revision="untrained")
+    write(folder, "f2jax/a", "SIB200.local", {"deu_Latn": 0.4}, revision="mine")
+    assert read_scores(folder, "mine") == {"SIB200.local": {"64": pytest.approx(0.4)}}
+    with pytest.raises(UserError, match=r"f2jax/a-untrained, .*f2jax/tfidf, not of this model as it is"):
+        read_scores(folder, "of no run")
+
+
+def test_the_model_card_takes_no_scores_of_two_sets_of_prompts(tmp_path):
+    for kwargs in (None, {"prompts": "none"}):
+        write(tmp_path, "f2jax/a", "SIB200.local", {"deu_Latn": 0.4}, experiment_kwargs=kwargs)
+    with pytest.raises(UserError, match=r"scores of f2jax/a and f2jax/a \(prompts none\); evaluate one of them"):
+        read_scores(tmp_path, "r1")

@@ -55,7 +55,20 @@ def test_golden_vectors_of_bfloat16_weights_are_computed_in_float32(folder, tmp_
 
 def test_a_sound_package_passes(folder, ours_alone, capsys):
     assert main(["verify", str(folder)]) == 0
-    assert "f2jax  model.safetensors  1.000000" in capsys.readouterr().out
+    assert "f2jax  config.json  1.000000" in capsys.readouterr().out
+
+
+def test_a_package_whose_weights_lie_in_several_files_is_verified_too(embedder, folder, ours_alone):
+    hf.save(folder, embedder.params, shard_bytes=2**14)
+    assert not (folder / "model.safetensors").exists()
+    (one,) = verify.verify(folder)
+    assert one.worst == pytest.approx(1) and not one.failed
+
+
+def test_a_package_that_no_tool_reads_does_not_pass(folder, ours_alone, capsys):
+    (folder / "config.json").unlink()
+    assert main(["verify", str(folder)]) == 1
+    assert "No tool could read" in capsys.readouterr().err
 
 
 def test_weights_that_changed_after_the_export_fail(embedder, folder, ours_alone, capsys):

@@ -185,6 +185,15 @@ def test_models_that_do_not_fit_are_refused(embedder, folders, run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_last_steps_that_make_no_sense_are_refused(run, tmp_path, capsys):
+    for argv, message in (
+        ([str(run), "--last", "-5"], "--last -5 should be a number of steps, 0 or more."),
+        ([str(run), f"{run}@1000", "--last", "2500"], f"{run}@1000 is one checkpoint and --last takes several"),
+    ):
+        assert main(["merge", *argv, "--output", str(tmp_path / "out")]) == 1
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options,message",
     [

@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 
 from f2jax import Embedder
+from f2jax.cli import main
 from f2jax.errors import UserError
 from f2jax.model import hf
 from f2jax.model.sizes import size
@@ -229,3 +230,18 @@ def test_either_spelling_of_last_token_pooling_is_read(embedder, tmp_path, pooli
     embedder.save_pretrained(tmp_path)
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": False} | pooling))
     assert read_card(str(tmp_path), embedder.architecture) == embedder.card
+
+
+@pytest.mark.parametrize("command", [["export", "--model"], ["prune", "--model"], ["merge"]], ids=" ".join)
+def test_a_package_is_not_written_over_a_model_that_goes_into_it(folder, tmp_path, capsys, command):
+    (tmp_path / "link").symlink_to(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert main([*command, str(folder), "--output", str(tmp_path / "link")]) == 1
+    assert "link holds a model that goes into the package; choose another folder" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_remote_package_is_told_from_its_models_by_its_address():
+    package.check_output("gs://bucket/new", ["gs://bucket/old", "new"])
+    with pytest.raises(UserError, match="gs://bucket/old/ holds a model"):
+        package.check_output("gs://bucket/old/", ["new", "gs://bucket/old"])
