@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder, cli
+from f2jax.errors import UserError
 from f2jax.inference.search_file import read_corpus
 from tests import tiny_model
 from tests.inference.test_search import unit, vectors
@@ -99,6 +100,27 @@ def test_texts_are_embedded_once_and_an_interrupted_embedding_goes_on(monkeypatc
         assert corpus.texts == TEXTS
         assert corpus.vectors[:, 0].tolist() == [len(text) for text in TEXTS]
     assert seen.count(TEXTS[1]) == 1 and seen.count(TEXTS[5]) == 1
+
+
+def test_an_embedding_that_stops_before_its_first_piece_is_not_taken_for_vectors_made_elsewhere(monkeypatch, texts):
+    def encode(some):
+        return np.array([[len(text), 1.0] for text in some], np.float32)
+
+    def stopped(some):
+        if len(some) > 1:  # the first text alone tells the width
+            raise KeyboardInterrupt
+        return encode(some)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(KeyboardInterrupt):
+        read_corpus(str(texts), None, stopped, {"model": "another"})
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left"):
+        patch.setattr("os.posix_fallocate", full, raising=False)
+        read_corpus(str(texts), None, encode, {"model": "m"})
+    corpus = read_corpus(str(texts), None, encode, {"model": "m"})
+    assert corpus.vectors[:, 0].tolist() == [len(text) for text in TEXTS]
 
 
 def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, model, tmp_path, monkeypatch):
