@@ -47,7 +47,7 @@ def opened(place: str) -> Iterator:
 
 
 def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> int:
-    """Put the documents there, under their numbers; one that is there already is replaced. Returns how many are there.
+    """Put the documents there, under their numbers, in the place of an earlier fill. Returns how many there are.
 
     Args:
         precision: of the first pass on a server; a folder keeps float32.
@@ -85,6 +85,8 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
             payloads=[{name: some[n] for name, some in known.items() if some} for n in numbers],
         )
         client.upsert(COLLECTION, batch)
+    while beyond := client.scroll(COLLECTION, offset=total, limit=PIECE, with_payload=False)[0]:  # of a larger fill
+        client.delete(COLLECTION, [point.id for point in beyond])
     return client.count(COLLECTION).count
 
 

@@ -51,6 +51,15 @@ def test_a_document_that_comes_again_is_replaced(client):
     assert store.search(client, d[7:8], OPTIONS)[0].numbers_qk[0, 0] == 7
 
 
+def test_documents_of_an_earlier_larger_fill_go(client, monkeypatch):
+    monkeypatch.setattr(store, "PIECE", 8)
+    d = vectors(40, 1)
+    store.fill(client, Corpus(d), OPTIONS.dims)
+    assert store.fill(client, Corpus(d[:11]), OPTIONS.dims) == 11
+    found, _ = store.search(client, d[30:40], OPTIONS)
+    assert (found.numbers_qk < 11).all()
+
+
 def test_fewer_documents_than_k_leave_places_empty(client):
     store.fill(client, Corpus(vectors(3, 1)), OPTIONS.dims)
     found, _ = store.search(client, vectors(1, 0), OPTIONS)
