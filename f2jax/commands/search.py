@@ -1,6 +1,6 @@
 """`f2jax search`: find documents in two passes, print them, write them, serve a page, or fill a store."""
 
-from f2jax.commands.options import model_options, parser_of
+from f2jax.commands.options import given, model_options, parser_of
 from f2jax.errors import UserError
 
 
@@ -43,6 +43,9 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     _check(args)
+    unused = ("approximate", "recall_queries") if args.store else ()
+    if names := given(parser, args, *unused):
+        raise UserError(f"{names} would change nothing with --store; leave out what is named.")
 
     from f2jax.inference.search_command import run
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from f2jax.data.mine import unit
 from f2jax.errors import UserError
+from f2jax.inference.nearest import check_first_pass
 from f2jax.inference.search import Found, Options
 from f2jax.inference.search_file import Corpus, Results, write_results
 
@@ -53,10 +54,11 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
         precision: of the first pass on a server; a folder keeps float32.
 
     Raises:
-        UserError: the store holds vectors of other sizes.
+        UserError: there are no documents, an option is out of range, or the store holds vectors of other sizes.
     """
     from qdrant_client import models
 
+    check_first_pass(documents.vectors, dims, precision)
     total, width = documents.vectors.shape
     if client.collection_exists(COLLECTION):
         if sizes(client) != (dims, width):

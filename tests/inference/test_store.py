@@ -72,8 +72,29 @@ def test_vectors_of_another_model_and_an_empty_store_are_refused(client):
     store.fill(client, Corpus(vectors(3, 1)), OPTIONS.dims)
     with pytest.raises(UserError, match="searches by 16 of 96 dimensions, not 8 of 96"):
         store.search(client, vectors(1, 0), Options(dims=8))
+    with pytest.raises(UserError, match="There are no documents"):
+        store.fill(client, Corpus(vectors(0, 1)), 16)
     with pytest.raises(UserError, match="has vectors of 16 and 96 dimensions, not 16 and 48"):
         store.fill(client, Corpus(vectors(3, 1, dim=48)), 16)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--dims", "97"), "dims=97 is out of range; the vectors have 1 to 96 dimensions"),
+        (("--dims", "0"), "dims=0 is out of range"),
+        (("--precision", "int4"), "no precision 'int4'"),
+        (("--approximate", "0.9"), "--approximate would change nothing with --store"),
+        (("--recall-queries", "5"), "--recall-queries would change nothing with --store"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_refused_and_leaves_no_collection(capsys, tmp_path, options, message):
+    np.save(tmp_path / "d.npy", vectors(5, 1))
+    place = ["search", "--store", str(tmp_path / "store"), "--vectors", str(tmp_path / "d.npy")]
+    assert cli.main([*place, *options]) == 1
+    assert message in capsys.readouterr().err
+    assert cli.main(place) == 0
 
 
 def test_the_command_fills_a_folder_and_searches_it_later(capsys, tmp_path):
