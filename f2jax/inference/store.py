@@ -16,7 +16,7 @@ from f2jax.data.mine import unit
 from f2jax.errors import UserError
 from f2jax.inference.nearest import check_first_pass
 from f2jax.inference.search import Found, Options
-from f2jax.inference.search_file import Corpus, Results, write_results
+from f2jax.inference.search_file import Corpus, Results, clean, write_results
 
 COLLECTION = "f2jax"
 PIECE = 256  # points or queries of a request
@@ -84,7 +84,7 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
         batch = models.Batch(
             ids=list(numbers),
             vectors={"first": x_ne[:, :dims].tolist(), "whole": x_ne.tolist()},
-            payloads=[{name: some[n] for name, some in known.items() if some} for n in numbers],
+            payloads=[{name: clean(some[n]) for name, some in known.items() if some} for n in numbers],
         )
         client.upsert(COLLECTION, batch)
     while beyond := client.scroll(COLLECTION, offset=total, limit=PIECE, with_payload=False)[0]:  # of a larger fill

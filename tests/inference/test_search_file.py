@@ -82,6 +82,21 @@ def test_texts_are_embedded_and_the_found_ones_are_printed(capsys, model, texts)
     assert out.splitlines()[:6] == wanted
 
 
+@pytest.mark.parametrize("more", [(), ("--store", "{folder}/store")], ids=["search", "store"])
+def test_half_a_character_is_replaced_in_what_is_shown_and_written(capsys, model, tmp_path, more):
+    if more:
+        pytest.importorskip("qdrant_client", reason="the store is an extra")
+    (tmp_path / "d.jsonl").write_text(json.dumps({"text": "a \ud83d red river"}))
+    argv = ("--documents", tmp_path / "d.jsonl", "--query", "red \udc80", "--model", model)
+    argv = (*argv, *(part.format(folder=tmp_path) for part in more))
+    code, out, err = run(capsys, *argv)
+    assert code == 0, err
+    assert out.encode() and "red \ufffd\n" in out and "a \ufffd red river\n" in out
+    assert run(capsys, *argv, "--output", tmp_path / "r.jsonl")[0] == 0
+    (row,) = read(tmp_path / "r.jsonl")
+    assert row["query"] == "red \ufffd" and row["found"][0]["text"] == "a \ufffd red river"
+
+
 def test_texts_are_embedded_once_and_an_interrupted_embedding_goes_on(monkeypatch, texts):
     monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 2)
     seen, stopped = [], []
