@@ -25,10 +25,10 @@ def parser_of(command: str, description: str) -> argparse.ArgumentParser:
     return Parser(prog=f"f2jax {command}", description=description, allow_abbrev=False)
 
 
-def given(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> str:
+def changed(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> str:
     """Those of the options that differ from their defaults, as a list to be read; empty where none does."""
-    changed = (name for name in names if getattr(args, name) != parser.get_default(name))
-    return " and ".join(f"--{name.replace('_', '-')}" for name in changed)
+    found = (name for name in names if getattr(args, name) != parser.get_default(name))
+    return " and ".join(f"--{name.replace('_', '-')}" for name in found)
 
 
 def off(text: str) -> str:

@@ -128,7 +128,11 @@ def write_results(results: Results, output: str) -> None:
 
 
 def read_corpus(
-    texts: str | None, vectors: str | None, encode: Callable[[list[str]], np.ndarray], call: dict, column: str = "text"
+    texts: str | None,
+    vectors: str | None,
+    encode: Callable[[list[str]], np.ndarray] | None,
+    call: dict,
+    column: str = "text",
 ) -> Corpus:
     """Documents or queries from a file of texts, a .npy file of vectors, or both.
 
@@ -136,11 +140,12 @@ def read_corpus(
     same call after an interruption goes on there, and finds all done the next time.
 
     Args:
-        encode: texts → float32 [n, e].
+        encode: texts → float32 [n, e]; None: the vectors were made elsewhere.
         call: what the vectors depend on beside the texts.
 
     Raises:
-        UserError: a file cannot be used, there are no texts, or the vectors are those of another model or other texts.
+        UserError: a file cannot be used, there are no texts, the vectors are those of another model or other texts, or
+            they must be made and `encode` is None.
     """
     if texts is None:
         return Corpus(open_vectors(vectors))
@@ -155,6 +160,8 @@ def read_corpus(
         if len(given) != len(found):
             raise UserError(f"{path} has {len(given):,} vectors, but {texts} has {len(found):,} texts; embed it again.")
         return Corpus(given, found)
+    if encode is None:
+        raise UserError(f"{path} is made by a model from the texts of {texts}; give --model.")
     with files.explained(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         return Corpus(embed_into(path, found, encode, call | {"texts": digest(found)}, "embedding"), found)

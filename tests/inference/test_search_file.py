@@ -167,6 +167,13 @@ def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, mod
         (["--vectors", "{d}", "--queries", "{q}", "--query", "x", "--model", "m"], "either --query or --queries"),
         (["--folder", "f", "--vectors", "{d}", "--queries", "{q}"], "Give either --folder, or --documents"),
         (["--vectors", "{d}", "--serve"], "--serve shows texts"),
+        (["--folder", "f", "--model", "m", "--serve", "--query", "x"], "--query would change nothing with --serve"),
+        (["--folder", "f", "--model", "m", "--serve", "--queries", "{q}"], "--queries would change nothing with --ser"),
+        (["--folder", "f", "--model", "m", "--serve", "--output", "r.jsonl"], "--output would change nothing with --s"),
+        (["--store", "s", "--vectors", "{d}", "--output", "r.jsonl"], "--output is for what queries find; give --quer"),
+        (["--store", "s"], "--store needs documents to fill it, or --query or --queries"),
+        (["--documents", "{t}", "--queries", "{q}"], "give --model"),
+        (["--documents", "{t}", "--vectors", "new.npy", "--queries", "{q}"], r"new\.npy is made by a model .*--model"),
         (["--vectors", "{d}", "--queries", "{q}", "--output", "x.csv"], r"x\.csv should end in \.jsonl"),
         (["--vectors", "{d}", "--queries", "{q}", "--dims", "97"], "dims=97 is out of range"),
         (["--vectors", "{d}", "--queries", "{q}", "--precision", "int9"], "no precision 'int9'"),
@@ -176,11 +183,22 @@ def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, mod
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
-def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, argv, message):
+def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, texts, argv, message):
     d, q = files
-    code, _, err = run(capsys, *(part.format(d=d, q=q) for part in argv))
+    code, _, err = run(capsys, *(part.format(d=d, q=q, t=texts) for part in argv))
     assert code == 1
     assert re.fullmatch(rf"f2jax: .*{message}.*\n", err)
+
+
+def test_texts_whose_vectors_were_made_elsewhere_need_no_model(capsys, files, tmp_path):
+    d, q = files
+    lines = (json.dumps({"body": f"text {i}"}) + "\n" for i in range(300))
+    (tmp_path / "d.jsonl").write_text("".join(lines))
+    argv = ("--documents", tmp_path / "d.jsonl", "--column", "body", "--vectors", d, "--queries", q, "--dims", 96)
+    code, _, err = run(capsys, *argv, "--output", tmp_path / "r.jsonl")
+    assert code == 0, err
+    best = (unit(np.load(q)) @ unit(np.load(d)).T).argmax(axis=1)
+    assert [row["found"][0]["text"] for row in read(tmp_path / "r.jsonl")] == [f"text {i}" for i in best]
 
 
 def test_vectors_that_are_not_those_of_the_texts_are_refused(capsys, files, model, texts):
