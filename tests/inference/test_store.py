@@ -1,6 +1,7 @@
 """The same two passes in a store: it finds what `Search` finds, and takes updates and filters."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from f2jax.errors import UserError
 from f2jax.inference import store
 from f2jax.inference.search import Options, Search
 from f2jax.inference.search_file import Corpus
+from tests import tiny
 from tests.inference.test_search import vectors
 
 pytest.importorskip("qdrant_client", reason="the store is an extra")
@@ -41,6 +43,17 @@ def test_a_filter_holds_in_both_passes(client):
     odd = models.Filter(must=[models.FieldCondition(key="place", match=models.MatchValue(value="1"))])
     found, _ = store.search(client, q, OPTIONS, odd)
     np.testing.assert_array_equal(found.numbers_qk, Search(d[1::2], OPTIONS)(q).numbers_qk * 2 + 1)
+
+
+def test_the_filter_in_the_docs_finds_the_passages_of_a_file(tmp_path, monkeypatch):
+    q, d = vectors(2, 0), vectors(40, 1)
+    monkeypatch.chdir(tmp_path)
+    with store.opened("vectors.qdrant") as client:
+        store.fill(client, Corpus(d, places=[f"{('rivers', 'stones')[i % 2]}.md:{i}" for i in range(40)]), 64)
+    (example,) = re.findall(r"```python\n(.*?)```", (tiny.ROOT / "docs/retrieval.md").read_text(), re.S)
+    names = {"queries": q}
+    exec(example, names)
+    np.testing.assert_array_equal(names["found"].numbers_qk, Search(d[::2], Options())(q).numbers_qk * 2)
 
 
 def test_a_document_that_comes_again_is_replaced(client):
