@@ -1,6 +1,6 @@
 """`f2jax mine`: give rows hard negatives."""
 
-from f2jax.commands.options import limit, model_options, parser_of
+from f2jax.commands.options import changed, limit, model_options, parser_of
 from f2jax.errors import UserError
 
 
@@ -37,6 +37,9 @@ def main(argv: list[str]) -> None:
     rules.add_argument("--fewer", default="drop", help="a row with fewer: drop it, or draw the rest at random")
     rules.add_argument("--seed", type=int, default=0, help="of the random draw")
     args = parser.parse_args(argv)
+
+    if args.query_embeddings and (some := changed(parser, args, "prompt_name", "dtype", "batch_size")):
+        raise UserError(f"{some} would change nothing with --query-embeddings; leave out what is named.")
 
     from f2jax.inference import mine_file
 

@@ -25,6 +25,12 @@ def parser_of(command: str, description: str) -> argparse.ArgumentParser:
     return Parser(prog=f"f2jax {command}", description=description, allow_abbrev=False)
 
 
+def changed(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> str:
+    """Those of the options that differ from their defaults, as a list to be read; empty where none does."""
+    found = (name for name in names if getattr(args, name) != parser.get_default(name))
+    return " and ".join(f"--{name.replace('_', '-')}" for name in found)
+
+
 def off(text: str) -> str:
     return "" if text == "off" else text
 

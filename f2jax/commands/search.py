@@ -1,7 +1,9 @@
 """`f2jax search`: find documents in two passes, print them, write them, serve a page, or fill a store."""
 
-from f2jax.commands.options import model_options, parser_of
+from f2jax.commands.options import changed, model_options, parser_of
 from f2jax.errors import UserError
+
+UNUSED = {"serve": ("query", "queries", "output", "recall_queries"), "store": ("approximate", "recall_queries")}
 
 
 def main(argv: list[str]) -> None:
@@ -43,6 +45,7 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     _check(args)
+    _check_unused(parser, args)
 
     from f2jax.inference.search_command import run
 
@@ -62,8 +65,19 @@ def _check(args) -> None:
         raise UserError("--serve shows texts; give --folder or --documents.")
     if not (args.query or args.queries or args.serve or args.store):
         raise UserError("f2jax search needs --query, --queries or --serve.")
-    texts = args.folder or args.documents or args.query or args.serve or not (args.queries or ".npy").endswith(".npy")
+    if not (args.query or args.queries or args.serve or args.folder or args.documents or args.vectors):
+        raise UserError("--store needs documents to fill it, or --query or --queries to search it.")
+    if args.output and not (args.query or args.queries or args.serve):
+        raise UserError("--output is for what queries find; give --query or --queries.")
+    documents = args.folder or (args.documents and not args.vectors)  # vectors may have been made elsewhere
+    texts = documents or args.query or args.serve or not (args.queries or ".npy").endswith(".npy")
     if texts and not args.model:
         raise UserError("Texts are embedded by a model; give --model.")
     if args.output and not args.output.endswith(".jsonl"):
         raise UserError(f"{args.output} should end in .jsonl.")
+
+
+def _check_unused(parser, args) -> None:
+    for option, names in UNUSED.items():
+        if getattr(args, option) and (some := changed(parser, args, *names)):
+            raise UserError(f"{some} would change nothing with --{option}; leave out what is named.")

@@ -2,11 +2,13 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from f2jax import files
 from f2jax.errors import UserError
 
 PIECE = 4_096  # texts encoded between two writes: what an interruption loses at most
@@ -24,14 +26,12 @@ class VectorCache:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
+        with files.explained(self.path, "written"), self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.database = sqlite3.connect(self.path, timeout=600)
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=NORMAL")
             self.database.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path} cannot be used to keep vectors ({error}); delete it or choose --cache.") from error
 
     def vectors(
         self,
@@ -45,10 +45,23 @@ class VectorCache:
         Args:
             encode: makes float32 [m, dim] of the texts that are not there yet; it is given prompt + text.
             progress: is told after each piece how many texts were encoded.
+
+        Raises:
+            UserError: the file can no longer be read, or takes no more.
         """
         keys = [_key(prompt, text) for text in texts]
-        self._fill({key: prompt + text for key, text in zip(keys, texts, strict=True)}, encode, progress)
-        return self._read(keys)
+        with self._explained():
+            self._fill({key: prompt + text for key, text in zip(keys, texts, strict=True)}, encode, progress)
+            return self._read(keys)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{self.path} cannot keep vectors ({error}); free space, make its folder writable, or delete the file."
+            ) from error
 
     def _fill(self, text_of: dict[bytes, str], encode: Callable, progress: Callable[[int], None]) -> None:
         keys = list(text_of)

@@ -86,7 +86,7 @@ def progress_of(path: Path) -> Path:
 
 
 def read_progress(path: Path, call: dict) -> dict:
-    """What is known of the unfinished work in `path`: `done` and more; empty where there is none.
+    """What is known of the unfinished work in `path`: `done` and more; empty where nothing is done.
 
     Raises:
         UserError: it was begun by another call.
@@ -95,6 +95,8 @@ def read_progress(path: Path, call: dict) -> dict:
         progress_of(path).unlink(missing_ok=True)  # it may tell of another `path`
         return {}
     state = files.read_json(progress_of(path))
+    if not state["done"]:
+        return {}
     if state["call"] != call:
         raise UserError(f"{path} belongs to another model, other texts or other options; delete it to start anew.")
     return state
@@ -125,6 +127,8 @@ def embed_into(
     """
     done = read_progress(path, call).get("done", 0)
     shape = len(texts), embed(texts[:1]).shape[1]
+    if not done:  # said before the array of zeros is there, which would else pass for vectors made elsewhere
+        files.write_whole(progress_of(path), json.dumps({"call": call, "done": 0}))
     vectors = open_array(path, np.float32, shape, new=not done)
     with tqdm(total=len(texts), initial=done, desc=name, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
         for start in range(done, len(texts), PIECE):

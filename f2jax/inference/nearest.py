@@ -43,6 +43,17 @@ class Blocks:
 BLOCKS = Blocks()
 
 
+def check_first_pass(documents: Vectors, dims: int, precision: str) -> None:
+    """Raises UserError where there are no documents, or an option is out of range."""
+    total, width = documents.shape
+    if not total:
+        raise UserError("There are no documents to search; give at least one.")
+    if not 1 <= dims <= width:
+        raise UserError(f"dims={dims} is out of range; the vectors have 1 to {width} dimensions.")
+    if precision not in PRECISIONS:
+        raise UserError(f"There is no precision '{precision}' of a search{nearest(precision, PRECISIONS)}")
+
+
 class Nearest:
     """Finds the documents nearest to queries by the cosine of their first dimensions.
 
@@ -66,12 +77,7 @@ class Nearest:
     ):
         total, width = documents.shape
         self.dims = width if dims is None else dims
-        if not total:
-            raise UserError("There are no documents to search; give at least one.")
-        if not 1 <= self.dims <= width:
-            raise UserError(f"dims={dims} is out of range; the vectors have 1 to {width} dimensions.")
-        if precision not in PRECISIONS:
-            raise UserError(f"There is no precision '{precision}' of a search{nearest(precision, PRECISIONS)}")
+        check_first_pass(documents, self.dims, precision)
         if approximate is not None and not 0 < approximate < 1:
             raise UserError(f"approximate={approximate} should be a share between 0 and 1.")
         devices = jax.local_devices()

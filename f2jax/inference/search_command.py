@@ -64,7 +64,7 @@ def _queries(args: Namespace, embedder: Embedder | None) -> Corpus | None:
 def _encoding(args: Namespace, embedder: Embedder | None, kind: str) -> dict:
     """How texts become vectors, and what these depend on."""
     if embedder is None:
-        return {"encode": None, "call": {}}
+        return {"encode": None, "call": {}, "column": args.column}
     encode = embedder.encode_document if kind == "document" else embedder.encode_query
     return {
         "encode": partial(encode, batch_size=args.batch_size, show_progress_bar=False),

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.mine import Vectors
+from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
 from f2jax.inference.encode_file import digest, embed_into, open_vectors, progress_of, read_texts
 from f2jax.inference.nearest import BLOCKS
@@ -48,13 +49,13 @@ class Results:
                 for score, number in zip(scores, numbers, strict=True)
                 if number >= 0
             ]
-            rows.append({"query": self.queries.texts[i] if self.queries.texts else i, "found": found})
+            rows.append({"query": clean(self.queries.texts[i]) if self.queries.texts else i, "found": found})
         return rows
 
     def _known(self, number: int) -> dict:
         documents = self.documents
         fields = {"place": documents.places, "text": documents.texts}
-        return {name: some[number] for name, some in fields.items() if some}
+        return {name: clean(some[number]) for name, some in fields.items() if some}
 
     def lines(self) -> str:
         """The same to be read on a screen."""
@@ -82,6 +83,11 @@ class Results:
                 f"({'all' if self.sample == queries else self.sample} queries)"
             )
         return text
+
+
+def clean(text: str) -> str:
+    """The text without halves of UTF-16 pairs, which no output takes."""
+    return SURROGATES.sub("\ufffd", text)
 
 
 def search_corpus(documents: Corpus, queries: Corpus, options: Options, sample: int = 100) -> Results:
@@ -118,11 +124,15 @@ def write_results(results: Results, output: str) -> None:
         UserError: it cannot be written.
     """
     rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in results.rows())
-    files.write_whole(output, "".join(rows).encode("utf-8", "surrogatepass"))
+    files.write_whole(output, "".join(rows))
 
 
 def read_corpus(
-    texts: str | None, vectors: str | None, encode: Callable[[list[str]], np.ndarray], call: dict, column: str = "text"
+    texts: str | None,
+    vectors: str | None,
+    encode: Callable[[list[str]], np.ndarray] | None,
+    call: dict,
+    column: str = "text",
 ) -> Corpus:
     """Documents or queries from a file of texts, a .npy file of vectors, or both.
 
@@ -130,11 +140,12 @@ def read_corpus(
     same call after an interruption goes on there, and finds all done the next time.
 
     Args:
-        encode: texts → float32 [n, e].
+        encode: texts → float32 [n, e]; None: the vectors were made elsewhere.
         call: what the vectors depend on beside the texts.
 
     Raises:
-        UserError: a file cannot be used, there are no texts, or the vectors are those of another model or other texts.
+        UserError: a file cannot be used, there are no texts, the vectors are those of another model or other texts, or
+            they must be made and `encode` is None.
     """
     if texts is None:
         return Corpus(open_vectors(vectors))
@@ -149,6 +160,8 @@ def read_corpus(
         if len(given) != len(found):
             raise UserError(f"{path} has {len(given):,} vectors, but {texts} has {len(found):,} texts; embed it again.")
         return Corpus(given, found)
+    if encode is None:
+        raise UserError(f"{path} is made by a model from the texts of {texts}; give --model.")
     with files.explained(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         return Corpus(embed_into(path, found, encode, call | {"texts": digest(found)}, "embedding"), found)

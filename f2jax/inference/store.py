@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from f2jax.data.mine import unit
 from f2jax.errors import UserError
+from f2jax.inference.nearest import check_first_pass
 from f2jax.inference.search import Found, Options
-from f2jax.inference.search_file import Corpus, Results, write_results
+from f2jax.inference.search_file import Corpus, Results, clean, write_results
 
 COLLECTION = "f2jax"
 PIECE = 256  # points or queries of a request
@@ -47,16 +48,17 @@ def opened(place: str) -> Iterator:
 
 
 def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> int:
-    """Put the documents there, under their numbers; one that is there already is replaced. Returns how many are there.
+    """Put the documents there, under their numbers, in the place of an earlier fill. Returns how many there are.
 
     Args:
         precision: of the first pass on a server; a folder keeps float32.
 
     Raises:
-        UserError: the store holds vectors of other sizes.
+        UserError: there are no documents, an option is out of range, or the store holds vectors of other sizes.
     """
     from qdrant_client import models
 
+    check_first_pass(documents.vectors, dims, precision)
     total, width = documents.vectors.shape
     if client.collection_exists(COLLECTION):
         if sizes(client) != (dims, width):
@@ -82,9 +84,11 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
         batch = models.Batch(
             ids=list(numbers),
             vectors={"first": x_ne[:, :dims].tolist(), "whole": x_ne.tolist()},
-            payloads=[{name: some[n] for name, some in known.items() if some} for n in numbers],
+            payloads=[{name: clean(some[n]) for name, some in known.items() if some} for n in numbers],
         )
         client.upsert(COLLECTION, batch)
+    while beyond := client.scroll(COLLECTION, offset=total, limit=PIECE, with_payload=False)[0]:  # of a larger fill
+        client.delete(COLLECTION, [point.id for point in beyond])
     return client.count(COLLECTION).count
 
 

@@ -86,7 +86,21 @@ def test_a_kill_loses_the_piece_at_work_and_nothing_else(tmp_path):
 
 def test_a_file_that_is_no_cache_is_refused(tmp_path):
     (tmp_path / "v.sqlite").write_text("not a database, but long enough to be looked at " * 50)
-    with pytest.raises(
-        UserError, match=r"v\.sqlite cannot be used to keep vectors \(.*\); delete it or choose --cache"
-    ):
+    with pytest.raises(UserError, match=r"v\.sqlite cannot keep vectors \(.*\); .* or delete the file"):
         VectorCache(tmp_path / "v.sqlite")
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"v\.sqlite cannot be written \(.*\); check the path"):
+        VectorCache(tmp_path / "file/v.sqlite")
+
+
+@pytest.mark.parametrize(
+    "setting, reason", [("max_page_count=3", "database or disk is full"), ("query_only=1", "readonly database")]
+)
+def test_a_disk_that_is_full_or_read_only_is_told_in_a_sentence(tmp_path, setting, reason):
+    cache, texts = VectorCache(tmp_path / "v.sqlite"), [f"{i}" for i in range(1_000)]
+    cache.database.execute(f"PRAGMA {setting}")
+    with pytest.raises(UserError, match=rf"v\.sqlite cannot keep vectors \(.*{reason}\); free space"):
+        cache.vectors("", texts, Counting())

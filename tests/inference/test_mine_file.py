@@ -399,6 +399,8 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--query-embeddings": None}, "Give either --model, or both --query-embeddings and --document-embeddings."),
         ({"--query-embeddings": None, "--document-embeddings": None}, "Give either --model, or both"),
         ({"--query-embeddings": None, "--document-embeddings": None, "--model": "nowhere"}, "There is no model folder"),
+        ({"--prompt-name": "query"}, "--prompt-name would change nothing with --query-embeddings"),
+        ({"--dtype": "bfloat16", "--batch-size": "8"}, "--dtype and --batch-size would change nothing with --query"),
         ({"--input": "nothing.jsonl"}, "There is no data file nothing.jsonl"),
         ({"--corpus": "nothing.txt"}, "There is no file nothing.txt; check the path."),
         ({"--kinds": "one=retreival"}, "'one=retreival' in data.kinds should be SOURCE=KIND"),

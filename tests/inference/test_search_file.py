@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder, cli
+from f2jax.errors import UserError
 from f2jax.inference.search_file import read_corpus
 from tests import tiny_model
 from tests.inference.test_search import unit, vectors
@@ -81,6 +82,21 @@ def test_texts_are_embedded_and_the_found_ones_are_printed(capsys, model, texts)
     assert out.splitlines()[:6] == wanted
 
 
+@pytest.mark.parametrize("more", [(), ("--store", "{folder}/store")], ids=["search", "store"])
+def test_half_a_character_is_replaced_in_what_is_shown_and_written(capsys, model, tmp_path, more):
+    if more:
+        pytest.importorskip("qdrant_client", reason="the store is an extra")
+    (tmp_path / "d.jsonl").write_text(json.dumps({"text": "a \ud83d red river"}))
+    argv = ("--documents", tmp_path / "d.jsonl", "--query", "red \udc80", "--model", model)
+    argv = (*argv, *(part.format(folder=tmp_path) for part in more))
+    code, out, err = run(capsys, *argv)
+    assert code == 0, err
+    assert out.encode() and "red \ufffd\n" in out and "a \ufffd red river\n" in out
+    assert run(capsys, *argv, "--output", tmp_path / "r.jsonl")[0] == 0
+    (row,) = read(tmp_path / "r.jsonl")
+    assert row["query"] == "red \ufffd" and row["found"][0]["text"] == "a \ufffd red river"
+
+
 def test_texts_are_embedded_once_and_an_interrupted_embedding_goes_on(monkeypatch, texts):
     monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 2)
     seen, stopped = [], []
@@ -99,6 +115,27 @@ def test_texts_are_embedded_once_and_an_interrupted_embedding_goes_on(monkeypatc
         assert corpus.texts == TEXTS
         assert corpus.vectors[:, 0].tolist() == [len(text) for text in TEXTS]
     assert seen.count(TEXTS[1]) == 1 and seen.count(TEXTS[5]) == 1
+
+
+def test_an_embedding_that_stops_before_its_first_piece_is_not_taken_for_vectors_made_elsewhere(monkeypatch, texts):
+    def encode(some):
+        return np.array([[len(text), 1.0] for text in some], np.float32)
+
+    def stopped(some):
+        if len(some) > 1:  # the first text alone tells the width
+            raise KeyboardInterrupt
+        return encode(some)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(KeyboardInterrupt):
+        read_corpus(str(texts), None, stopped, {"model": "another"})
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left"):
+        patch.setattr("os.posix_fallocate", full, raising=False)
+        read_corpus(str(texts), None, encode, {"model": "m"})
+    corpus = read_corpus(str(texts), None, encode, {"model": "m"})
+    assert corpus.vectors[:, 0].tolist() == [len(text) for text in TEXTS]
 
 
 def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, model, tmp_path, monkeypatch):
@@ -130,6 +167,13 @@ def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, mod
         (["--vectors", "{d}", "--queries", "{q}", "--query", "x", "--model", "m"], "either --query or --queries"),
         (["--folder", "f", "--vectors", "{d}", "--queries", "{q}"], "Give either --folder, or --documents"),
         (["--vectors", "{d}", "--serve"], "--serve shows texts"),
+        (["--folder", "f", "--model", "m", "--serve", "--query", "x"], "--query would change nothing with --serve"),
+        (["--folder", "f", "--model", "m", "--serve", "--queries", "{q}"], "--queries would change nothing with --ser"),
+        (["--folder", "f", "--model", "m", "--serve", "--output", "r.jsonl"], "--output would change nothing with --s"),
+        (["--store", "s", "--vectors", "{d}", "--output", "r.jsonl"], "--output is for what queries find; give --quer"),
+        (["--store", "s"], "--store needs documents to fill it, or --query or --queries"),
+        (["--documents", "{t}", "--queries", "{q}"], "give --model"),
+        (["--documents", "{t}", "--vectors", "new.npy", "--queries", "{q}"], r"new\.npy is made by a model .*--model"),
         (["--vectors", "{d}", "--queries", "{q}", "--output", "x.csv"], r"x\.csv should end in \.jsonl"),
         (["--vectors", "{d}", "--queries", "{q}", "--dims", "97"], "dims=97 is out of range"),
         (["--vectors", "{d}", "--queries", "{q}", "--precision", "int9"], "no precision 'int9'"),
@@ -139,11 +183,22 @@ def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, mod
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
-def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, argv, message):
+def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, texts, argv, message):
     d, q = files
-    code, _, err = run(capsys, *(part.format(d=d, q=q) for part in argv))
+    code, _, err = run(capsys, *(part.format(d=d, q=q, t=texts) for part in argv))
     assert code == 1
     assert re.fullmatch(rf"f2jax: .*{message}.*\n", err)
+
+
+def test_texts_whose_vectors_were_made_elsewhere_need_no_model(capsys, files, tmp_path):
+    d, q = files
+    lines = (json.dumps({"body": f"text {i}"}) + "\n" for i in range(300))
+    (tmp_path / "d.jsonl").write_text("".join(lines))
+    argv = ("--documents", tmp_path / "d.jsonl", "--column", "body", "--vectors", d, "--queries", q, "--dims", 96)
+    code, _, err = run(capsys, *argv, "--output", tmp_path / "r.jsonl")
+    assert code == 0, err
+    best = (unit(np.load(q)) @ unit(np.load(d)).T).argmax(axis=1)
+    assert [row["found"][0]["text"] for row in read(tmp_path / "r.jsonl")] == [f"text {i}" for i in best]
 
 
 def test_vectors_that_are_not_those_of_the_texts_are_refused(capsys, files, model, texts):

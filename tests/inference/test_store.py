@@ -1,6 +1,7 @@
 """The same two passes in a store: it finds what `Search` finds, and takes updates and filters."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from f2jax.errors import UserError
 from f2jax.inference import store
 from f2jax.inference.search import Options, Search
 from f2jax.inference.search_file import Corpus
+from tests import tiny
 from tests.inference.test_search import vectors
 
 pytest.importorskip("qdrant_client", reason="the store is an extra")
@@ -43,12 +45,32 @@ def test_a_filter_holds_in_both_passes(client):
     np.testing.assert_array_equal(found.numbers_qk, Search(d[1::2], OPTIONS)(q).numbers_qk * 2 + 1)
 
 
+def test_the_filter_in_the_docs_finds_the_passages_of_a_file(tmp_path, monkeypatch):
+    q, d = vectors(2, 0), vectors(40, 1)
+    monkeypatch.chdir(tmp_path)
+    with store.opened("vectors.qdrant") as client:
+        store.fill(client, Corpus(d, places=[f"{('rivers', 'stones')[i % 2]}.md:{i}" for i in range(40)]), 64)
+    (example,) = re.findall(r"```python\n(.*?)```", (tiny.ROOT / "docs/retrieval.md").read_text(), re.S)
+    names = {"queries": q}
+    exec(example, names)
+    np.testing.assert_array_equal(names["found"].numbers_qk, Search(d[::2], Options())(q).numbers_qk * 2)
+
+
 def test_a_document_that_comes_again_is_replaced(client):
     d = vectors(40, 1)
     store.fill(client, Corpus(d), OPTIONS.dims)
     d[7] = vectors(1, 5)
     assert store.fill(client, Corpus(d), OPTIONS.dims) == 40
     assert store.search(client, d[7:8], OPTIONS)[0].numbers_qk[0, 0] == 7
+
+
+def test_documents_of_an_earlier_larger_fill_go(client, monkeypatch):
+    monkeypatch.setattr(store, "PIECE", 8)
+    d = vectors(40, 1)
+    store.fill(client, Corpus(d), OPTIONS.dims)
+    assert store.fill(client, Corpus(d[:11]), OPTIONS.dims) == 11
+    found, _ = store.search(client, d[30:40], OPTIONS)
+    assert (found.numbers_qk < 11).all()
 
 
 def test_fewer_documents_than_k_leave_places_empty(client):
@@ -63,8 +85,29 @@ def test_vectors_of_another_model_and_an_empty_store_are_refused(client):
     store.fill(client, Corpus(vectors(3, 1)), OPTIONS.dims)
     with pytest.raises(UserError, match="searches by 16 of 96 dimensions, not 8 of 96"):
         store.search(client, vectors(1, 0), Options(dims=8))
+    with pytest.raises(UserError, match="There are no documents"):
+        store.fill(client, Corpus(vectors(0, 1)), 16)
     with pytest.raises(UserError, match="has vectors of 16 and 96 dimensions, not 16 and 48"):
         store.fill(client, Corpus(vectors(3, 1, dim=48)), 16)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--dims", "97"), "dims=97 is out of range; the vectors have 1 to 96 dimensions"),
+        (("--dims", "0"), "dims=0 is out of range"),
+        (("--precision", "int4"), "no precision 'int4'"),
+        (("--approximate", "0.9"), "--approximate would change nothing with --store"),
+        (("--recall-queries", "5"), "--recall-queries would change nothing with --store"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_refused_and_leaves_no_collection(capsys, tmp_path, options, message):
+    np.save(tmp_path / "d.npy", vectors(5, 1))
+    place = ["search", "--store", str(tmp_path / "store"), "--vectors", str(tmp_path / "d.npy")]
+    assert cli.main([*place, *options]) == 1
+    assert message in capsys.readouterr().err
+    assert cli.main(place) == 0
 
 
 def test_the_command_fills_a_folder_and_searches_it_later(capsys, tmp_path):
