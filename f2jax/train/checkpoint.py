@@ -4,6 +4,8 @@ A local checkpoint gets its name when it is whole. On gs://, where nothing can b
 `commit_success.txt` lies in it, which is written last.
 """
 
+import errno
+import itertools
 import logging
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from f2jax import files
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 from f2jax.train.step import TrainState
+
+PASSING = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
 
 
 def due(step: int, steps: int, config) -> bool:
@@ -106,6 +111,7 @@ class Checkpoints:
         A checkpoint that was cut short is passed over, with a warning, for the one before it.
 
         Raises:
+            Restart: the disk, the network or the memory is at fault, and not the checkpoint.
             UserError: there are checkpoints, but none can be read, or the folder itself cannot.
         """
         failed = []
@@ -119,20 +125,40 @@ class Checkpoints:
                 items = self.manager.restore(step, args=ocp.args.Composite(**args))
             except self.errors as error:
                 files.exists(self.folder)  # raises where the bucket is at fault, and not the checkpoint
+                if _passing(error):
+                    message = f"The checkpoint of step {step} could not be read just now ({_short(error)})"
+                    raise Restart(f"{message}; run the same command again.") from error
                 failed.append(step)
                 warn(f"The checkpoint of step {step} cannot be read and is passed over ({_short(error)}).")
                 continue
             step_array = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
             return TrainState(step_array, items["params"], items.get("opt_state"))
         if failed:
-            raise UserError(f"None of the checkpoints in {self.folder} can be read; delete the folder to start anew.")
+            raise UserError(
+                f"None of the checkpoints in {self.folder} can be read by this version and config; go back to those "
+                "that wrote them, or move the folder away to start anew."
+            )
         return None
 
-    def drop_after(self, step: int) -> None:
-        """Delete checkpoints later than `step`: those that `restore` passed over, so that they can be written anew."""
-        for later in self.steps():
-            if later > step:
-                self.manager.delete(later)
+    def set_aside_after(self, step: int) -> None:
+        """Take later checkpoints, those that `restore` passed over, out of the way of new ones.
+
+        They go to `unreadable` beside the others; on gs://, where nothing can be renamed, they are deleted.
+        """
+        later = [found for found in self.steps() if found > step]
+        if not later:
+            return
+        if files.is_remote(self.folder):
+            for found in later:
+                self.manager.delete(found)
+            return
+        if jax.process_index() == 0:
+            aside = Path(self.folder).with_name("unreadable")
+            aside.mkdir(exist_ok=True)
+            for found in later:
+                Path(self.folder, str(found)).replace(_free(aside / str(found)))
+        sync_global_devices("set aside")
+        self.manager.reload()
 
 
 def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> np.ndarray:
@@ -151,6 +177,20 @@ def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> 
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} cannot be read ({_short(error)}); leave that checkpoint out.") from error
     return found
+
+
+def _passing(error: Exception) -> bool:
+    """Is it likely to go by, with the checkpoint as it is?"""
+    if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
+        return True
+    passing = isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM)
+    return passing or any(text in str(error) for text in PASSING)
+
+
+def _free(path: Path) -> Path:
+    """The path, or with a number behind it one that is not there yet."""
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], others) if not one.exists())
 
 
 def _short(error: Exception) -> str:

@@ -179,7 +179,7 @@ def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkp
     """The newest checkpoint, or the weights of `init_path`, or fresh ones; each weight is born in its sharding."""
     state = checkpoints.restore(program.state)
     if state is not None:
-        checkpoints.drop_after(int(state.step))
+        checkpoints.set_aside_after(int(state.step))
         return state
     if not init_path:
         return program.start(program.fresh_params(seed))

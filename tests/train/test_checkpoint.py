@@ -1,10 +1,13 @@
 """Checkpoints on disk: the recipe's choice of those that stay, and no use of one that was cut off."""
 
+import errno
 import shutil
 
 import jax.numpy as jnp
 import ml_collections
+import pytest
 
+from f2jax.errors import Restart
 from f2jax.train.checkpoint import Checkpoints, due
 from f2jax.train.step import TrainState
 
@@ -43,3 +46,42 @@ def test_a_write_that_was_cut_off_is_never_picked_up(tmp_path):
         assert int(state.step) == 10 and checkpoints.steps() == [5, 10]
         checkpoints.save(state_at(15))  # waits for the clearing up, which goes on in the background
     assert not (tmp_path / "checkpoints/15.orbax-checkpoint-tmp").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        ValueError("RESOURCE_EXHAUSTED: out of memory"),
+        TimeoutError("no answer"),
+    ],
+    ids=str,
+)
+def test_a_disk_that_fails_for_a_moment_costs_no_checkpoint(tmp_path, error, monkeypatch):
+    run_to(tmp_path, 15)
+    with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
+        before = checkpoints.steps()
+
+        def failing(*_, **__):
+            raise error
+
+        with monkeypatch.context() as patch, pytest.raises(Restart, match="step 15 could not be read just now"):
+            patch.setattr(checkpoints.manager, "restore", failing)
+            checkpoints.restore(state_at(0))
+        assert checkpoints.steps() == before and int(checkpoints.restore(state_at(0)).step) == 15
+
+
+def test_a_checkpoint_that_was_passed_over_is_set_aside_and_not_deleted(tmp_path):
+    run_to(tmp_path, 15)
+    for _ in range(2):  # the second time one of that number lies there
+        damaged = [path for path in (tmp_path / "checkpoints/15").rglob("*") if path.is_file()]
+        for path in damaged:
+            path.write_bytes(b"")
+        with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
+            assert int(checkpoints.restore(state_at(0), warn=[].append).step) == 10
+            checkpoints.set_aside_after(10)
+            assert checkpoints.steps() == [10]
+            checkpoints.save(state_at(15))
+            checkpoints.wait()
+            assert int(checkpoints.restore(state_at(0)).step) == 15
+    assert sorted(path.name for path in (tmp_path / "unreadable").iterdir()) == ["15", "15-2"]
