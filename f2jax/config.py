@@ -83,6 +83,25 @@ def parse_options(text: str | None, **defaults):
     return options
 
 
+DTYPES = ("float32", "bfloat16")
+TYPES = ("model.dtype", "model.param_dtype", "teacher.dtype", "optim.state_dtype")
+COUNTS = ("data.batch_size", "data.row_length", "data.row_steps", "model.unroll", "log.every", "checkpoint.every")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError where a field has a value that would fail only later, in the middle of other work."""
+    values = fields(config)
+    for name in TYPES:
+        if values[name] not in DTYPES:
+            raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")
+    least = dict.fromkeys(COUNTS, 1) | {name: 0 for name in values if name.startswith("data.negatives.")}
+    for name, smallest in least.items():
+        if values[name] < smallest:
+            raise UserError(f"{name}={values[name]} should be at least {smallest}.")
+    if values["optim.peak_lr"] <= 0:
+        raise UserError(f"optim.peak_lr={values['optim.peak_lr']} should be above 0.")
+
+
 def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
 

@@ -10,6 +10,7 @@ from f2jax import config
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import size
+from f2jax.train.loop import train
 
 ROOT = Path(__file__).parents[1]
 NEEDS_MODELS = ("ablation.py",)  # see tests/launch/test_ablations.py
@@ -81,6 +82,25 @@ def test_what_is_wrong_is_said_in_one_line(path, overrides, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
         config.load(str(ROOT / "configs" / path), overrides)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override,message",
+    [
+        ("model.dtype=bf16", "model.dtype=bf16 should be float32 or bfloat16."),
+        ("optim.state_dtype=half", "optim.state_dtype=half should be float32 or bfloat16."),
+        ("log.every=0", "log.every=0 should be at least 1."),
+        ("checkpoint.every=0", "checkpoint.every=0 should be at least 1."),
+        ("data.row_steps=0", "data.row_steps=0 should be at least 1."),
+        ("data.negatives.retrieval=-1", "data.negatives.retrieval=-1 should be at least 0."),
+        ("optim.peak_lr=0", "optim.peak_lr=0.0 should be above 0."),
+    ],
+)
+def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path, override, message):
+    loaded = config.load(str(ROOT / "configs/nano.py"), [f"--config.{override}"])
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        train(loaded, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_locked_config_refuses_a_new_field():

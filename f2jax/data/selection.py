@@ -74,7 +74,7 @@ def language_weights(languages: Sequence[Mapping[str, int]], temperature: float)
     scaled = {name: (count / total) ** (1 / temperature) for name, count in counts.items()}
     norm = sum(scaled.values())
     factor = {name: scaled[name] / norm * total / counts[name] for name in counts}
-    return [sum(n * factor[name] for name, n in found.items()) / sum(found.values()) for found in languages]
+    return [sum(n * factor[name] for name, n in found.items()) / max(sum(found.values()), 1) for found in languages]
 
 
 def _check(pattern: str, names: Sequence[str], where: str) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
+from f2jax import config as configs
 from f2jax.data.packing import ladder
 from f2jax.data.vectors import read_card
 from f2jax.errors import UserError
@@ -75,8 +76,9 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
         rows: training rows of the stage; default: the recipe's.
 
     Raises:
-        UserError: no TPU compiler, unknown topology or teacher, or a mesh that does not fit it.
+        UserError: no TPU compiler, unknown topology or teacher, a mesh that does not fit it, or a value out of range.
     """
+    configs.check(config)
     devices = topology_devices(topology)
     chip = chips.chip(topology)
     architecture = workdir.shape(config.model.size, config.model.table_rank)

@@ -50,6 +50,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
         Interrupted: SIGINT or SIGTERM came, to any host; the state was saved first.
     """
     clock = Goodput()
+    configs.check(config)
     hosts.check_alike(hosts.facts(config))
     prepare_workdir(config, workdir)
     init_path = files.find_model(config.init_from) if config.init_from else ""
@@ -131,6 +132,8 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                     save(wait=False)
                 if validates(done):
                     values |= validation(done)
+                if saves or validates(done):
+                    report.go_on()
         with clock.during("checkpoint"):
             checkpoints.wait()
         hosts.say(f"{report.summary()}\n{clock.line()}")
@@ -265,6 +268,11 @@ class Report:
         self.writer.write(last, values)
         self.pending, self.since = [], now
         return values
+
+    def go_on(self) -> None:
+        """After other work than training: its time is not the next report's, unless steps wait to be reported."""
+        if not self.pending:
+            self.since = time.perf_counter()
 
     @staticmethod
     def line(values: dict[str, float]) -> str:
