@@ -72,7 +72,7 @@ def prepare(
         chosen = own_tokenizer(inputs, tokenizer, options.seed, output / VOCABULARY)
     else:
         chosen = load_tokenizer(tokenizer)
-    fingerprint = keep_tokenizer(chosen, output / TOKENIZER)
+    fingerprint = chosen.fingerprint()
     run = partial(on_beam, beam=beam) if beam else partial(in_processes, jobs=jobs)
 
     taken = [Taken(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
@@ -94,6 +94,7 @@ def prepare(
     _with_bar(run, read, [taken[number] for number in needed if not taken[number].records.exists()])
     if todo:
         (output / CARD).unlink(missing_ok=True)
+    keep_tokenizer(chosen, output / TOKENIZER)  # not before: a corpus that stays as it is keeps its own
     shutil.rmtree(output / WORK, ignore_errors=True)
     (output / WORK / STATES).mkdir(parents=True)
     for number in needed:
@@ -161,14 +162,13 @@ def names_of(inputs: Mapping[str, str], options: Options) -> dict[str, str]:
     return {spec: digest([spec, sign, options.kinds, options.seed, curate, sets]) for spec, sign in inputs.items()}
 
 
-def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
-    """Write the tokenizer to `folder`; returns its fingerprint."""
+def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the tokenizer to `folder`, whole or not at all."""
     part = folder.with_name(f"{folder.name}.part")
     for path in (part, folder):
         shutil.rmtree(path, ignore_errors=True)
     tokenizer.save(part)
     part.rename(folder)
-    return tokenizer.fingerprint()
 
 
 def count(surveys: Sequence[Survey], states: Sequence[np.ndarray]) -> dict[str, dict]:

@@ -10,10 +10,13 @@ import tensorflow_datasets as tfds
 
 from f2jax.data.corpus import Corpus, Reader, parse_document, parse_row, row_details, shards_of
 from f2jax.data.prepare import builder, plan, runners, spill
+from f2jax.data.prepare.pipeline import prepare
 from f2jax.data.prepare.plan import folder_name
 from f2jax.data.record import stable_id
+from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
 from tests.data import corpora
+from tests.tiny import WORDS
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +177,19 @@ def test_a_damaged_input_is_one_clear_error(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"cut.parquet is damaged, cut short or no parquet file"):
         corpora.make(tmp_path, [str(tmp_path / "cut.parquet")])
+
+
+def test_a_run_that_fails_leaves_a_finished_corpus_with_its_own_tokenizer(tmp_path):
+    inputs = corpora.write_inputs(tmp_path / "in")[:1]
+    card = corpora.make(tmp_path, inputs)
+    train_sentencepiece([f"{a} {b}" for a in WORDS for b in WORDS], 300, tmp_path / "other")
+    damaged = tmp_path / "cut.parquet"
+    damaged.write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"cut.parquet is damaged"):
+        prepare([*inputs, str(damaged)], tmp_path / "corpus", tmp_path / "other", corpora.OPTIONS)
+    found = Corpus(tmp_path / "corpus").card
+    kept = load_tokenizer(tmp_path / "corpus/tokenizer").fingerprint()
+    assert contents(found) == contents(card) and kept == found["tokenizer"] == card["tokenizer"]
 
 
 # Made once
