@@ -56,7 +56,6 @@ def get_config(text=None):
     config.data.row_steps = 2
     config.optim.peak_lr = 1e-3
     config.optim.warmup_steps = 20
-    config.data.validation_share = 0.0  # scored on evaluation sets
     config.update_from_flattened_dict(ROWS[row])
     if row == "cached":
         config.teacher.cache = options["cache"]
