@@ -75,6 +75,10 @@ def test_all_rows_together_stay_as_many():
     assert weights[0] < weights[2] < 50 and weights[0] < 1 < weights[1]
 
 
+def test_a_data_set_whose_rows_are_all_held_out_has_no_weight():
+    assert language_weights([{}, {"en": 3}], 2.0) == [0.0, 1.0]
+
+
 def test_a_negative_temperature_is_refused():
     with pytest.raises(UserError, match="should be 0"):
         language_weights(LANGUAGES, -1.0)

@@ -231,3 +231,11 @@ def test_too_small_a_tokenizer_table_is_refused(tmp_path):
 
 def test_interrupted_is_no_user_error():
     assert not issubclass(Interrupted, UserError)
+
+
+@pytest.mark.parametrize("waiting", [[], [(1, "a step that is not reported yet")]], ids=["reported", "waiting"])
+def test_time_of_other_work_is_not_in_the_next_report(waiting):
+    report = loop.Report(writer=None, schedule=None)
+    report.pending, report.since = waiting, -1.0
+    report.go_on()
+    assert (report.since == -1.0) == bool(waiting)
