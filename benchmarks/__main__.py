@@ -21,7 +21,7 @@ QUICK = {
 RUNS = {  # name of the run: module, its options, and those of a quick one, which only shows that it works
     "cold_start": ("cold_start", NANO, ["--rounds", "1"]),
     "encode-nano": ("encode", NANO, QUICK["encode"]),
-    "encode-80m": ("encode", ["--size", "80m", "--tokenizer", "{model}", "--texts", "200"], QUICK["encode"]),
+    "encode-80m": ("encode", ["--size", "80m", "--tokenizer", "{model}", "--texts", "60"], QUICK["encode"]),
     "training-nano": ("training", ["--size", "nano", "--queries", "64"], QUICK["training"]),
     "training-80m": ("training", ["--size", "80m"], QUICK["training"]),
     "loader": ("loader", [], ["--rows", "2000", "--documents", "5000", "--batches", "1", "--rounds", "1"]),

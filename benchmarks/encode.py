@@ -2,21 +2,26 @@
 
 python -m benchmarks.encode --model demo/release [--texts 2000] [--rounds 3]
 python -m benchmarks.encode --size 80m --tokenizer FOLDER      # random weights
+python -m benchmarks.encode … --data train.parquet             # passages of a training file, in place of built-in texts
 
-Needs the `bench` extra. Tools take turns in one process; ratios are of medians, to sentence-transformers
-in float32. Each has its better batch size of three, found in a round that does not count; ONNX Runtime, which has no
-encode function, gets texts sorted by length, as sentence-transformers sorts them.
+Needs the `bench` extra. Tools take turns in one process, on the GPU where there is one; ratios are of medians, to
+sentence-transformers in the first dtype. Each has its better batch size of three, found in a round that does not count;
+ONNX Runtime (on a CPU, in float32), which has no encode function, gets texts sorted by length, as sentence-transformers
+sorts them. Cosines are to sentence-transformers in float32.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet
+import torch
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from tqdm import tqdm
@@ -31,8 +36,10 @@ from f2jax.release.export import export
 from f2jax.release.package import Card
 
 TEXTS = {"short": ["cldr:translation"], "long": ["stdlib:code"], "mixed": ["cldr:translation", "stdlib:code"]}
-BATCH_SIZES = (16, 64, 256)
-BASE = "sentence-transformers"
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+BATCH_SIZES = (64, 256, 1024) if GPU else (16, 64, 256)
+DTYPES = ("float32", "bfloat16")
 INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask"}  # of the graph, and where a tokenizer has them
 
 
@@ -64,26 +71,30 @@ def onnx(folder: str) -> Callable:
     return encode
 
 
-def tools(folder: str) -> dict[str, Callable]:
+def tools(folder: str, dtypes: list[str]) -> dict[str, Callable]:
     """{name: encode(texts, batch_size)}, loaded."""
-    ours = {dtype: Embedder.from_pretrained(folder, dtype) for dtype in ("float32", "bfloat16")}
-    theirs = {
-        dtype: SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
-        for dtype in ("float32", "bfloat16")
-    }
-    options = {"show_progress_bar": False}
-    return {
-        "f2jax": lambda texts, n: ours["float32"].encode(texts, batch_size=n, **options),
-        "f2jax, bfloat16": lambda texts, n: ours["bfloat16"].encode(texts, batch_size=n, **options),
-        BASE: lambda texts, n: theirs["float32"].encode(texts, batch_size=n, **options),
-        f"{BASE}, bfloat16": lambda texts, n: theirs["bfloat16"].encode(texts, batch_size=n, **options),
-        "ONNX Runtime": onnx(folder),
-    }
+    found = {}
+    for dtype in dtypes:
+        ours = Embedder.from_pretrained(folder, dtype)
+        found[f"f2jax, {dtype}"] = partial(ours.encode, show_progress_bar=False)
+    for dtype in dtypes:
+        theirs = SentenceTransformer(folder, device=DEVICE, model_kwargs={"dtype": dtype})
+        found[f"sentence-transformers, {dtype}"] = partial(theirs.encode, show_progress_bar=False)
+    return found if GPU else found | {"ONNX Runtime, float32": onnx(folder)}
+
+
+def kinds_of_text(data: Path | None, count: int) -> Iterator[tuple[str, list[str]]]:
+    """(name, texts) of each kind."""
+    if data is None:
+        yield from ((name, draw(sources, count)) for name, sources in TEXTS.items())
+        return
+    texts = pyarrow.parquet.read_table(data, columns=["positive"])["positive"].unique().to_pylist()
+    yield data.parent.name, texts[:count]
 
 
 def seconds(encode: Callable, texts: list[str], batch_size: int) -> float:
     start = time.perf_counter()
-    encode(texts, batch_size)
+    encode(texts, batch_size=batch_size)
     return time.perf_counter() - start
 
 
@@ -93,36 +104,37 @@ def main() -> None:
     which.add_argument("--model", help="folder, hub id or workdir")
     which.add_argument("--size", help="a size with random weights; needs --tokenizer")
     parser.add_argument("--tokenizer", help="folder of a tokenizer, for --size")
+    parser.add_argument("--data", type=Path, help="a training file, parquet")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         embedder = fresh(args.size, args.tokenizer) if args.size else Embedder.from_pretrained(args.model)
-        export(embedder, folder, formats=("onnx",))
-        encoders = tools(folder)
+        export(embedder, folder, formats=() if GPU else ("onnx",))
+        encoders = tools(folder, args.dtypes)
+        oracle = SentenceTransformer(folder, device=DEVICE)
         columns = ("texts", "mean tokens", "tool", "batch", "texts/s", "ratio", "worst cosine")
         print(f"| {' | '.join(columns)} |\n|---|---:|---|---:|---:|---:|---:|")
-        for name, sources in TEXTS.items():
-            texts = draw(sources, args.texts)
+        for name, texts in kinds_of_text(args.data, args.texts):
             tokens = np.mean([len(ids) for ids in embedder.tokenizer.encode(texts, embedder.max_length)])
-            golden = embedder.encode(texts, show_progress_bar=False)
+            golden = oracle.encode(texts, show_progress_bar=False)
             worst, chosen, times = {}, {}, {tool: [] for tool in encoders}
             for tool, encode in tqdm(encoders.items(), desc=f"{name}: batch sizes", leave=False):
-                found = np.asarray(encode(texts, BATCH_SIZES[0]), np.float32)
-                worst[tool] = np.min(np.sum(found * golden, axis=1) / np.linalg.norm(found, axis=1))
                 sizes = (1024,) if tool.startswith("f2jax") else BATCH_SIZES  # ours packs by tokens: 1,024 is its limit
-                encode(texts, sizes[-1])  # compiles
+                found = np.asarray(encode(texts, batch_size=sizes[-1]), np.float32)  # compiles
+                worst[tool] = np.min(np.sum(found * golden, axis=1) / np.linalg.norm(found, axis=1))
                 chosen[tool] = min(sizes, key=lambda n: seconds(encode, texts, n))
             for _ in tqdm(range(args.rounds), desc=f"{name}: rounds", leave=False):
                 for tool, encode in encoders.items():
                     times[tool].append(seconds(encode, texts, chosen[tool]))
             speeds = {tool: len(texts) / statistics.median(taken) for tool, taken in times.items()}
+            base = speeds[f"sentence-transformers, {args.dtypes[0]}"]
             for tool, speed in speeds.items():
-                cells = f"{chosen[tool]} | {speed:,.0f} | {speed / speeds[BASE]:.2f} | {worst[tool]:.5f}"
+                cells = f"{chosen[tool]} | {speed:,.0f} | {speed / base:.2f} | {worst[tool]:.5f}"
                 print(f"| {name} | {tokens:.0f} | {tool} | {cells} |", flush=True)
-            ours = {"f2jax": speeds["f2jax"]}
-            peers = {tool: speed for tool, speed in speeds.items() if not tool.startswith("f2jax")}
+            ours, peers = ({t: s for t, s in speeds.items() if t.startswith("f2jax") == own} for own in (True, False))
             conditions = f"{args.size or Path(args.model).name}, {len(texts):,} texts, mean {tokens:.0f} tokens"
             report.add(args.report, f"encode, {name} texts", "texts/s", ours, peers, conditions)
 

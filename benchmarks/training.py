@@ -1,10 +1,12 @@
 """Seconds of a training step: f2jax on packed rows beside the reference's padded step in PyTorch, on the same rows.
 
 python -m benchmarks.training [--size 80m] [--queries 4] [--negatives 7] [--max-length 512] [--rounds 3]
+python -m benchmarks.training --data train.parquet --tokenizer FOLDER      # rows of a training file
 
-Needs the `bench` extra. A row is a query, a positive and hard negatives, as long as texts of the built-in data (four
-bytes are a token); the ids are random. Tools take turns in one process, on the GPU where there is one; ratios are of
-medians, to PyTorch in the first dtype. `useful` is the share of tokens that are no padding, of what each tool computes.
+Needs the `bench` extra. A row is a query, a positive and hard negatives: of a file, or of random ids, as long as texts
+of the built-in data (four bytes are a token). Tools take turns in one process, on the GPU where there is one; ratios
+are of medians, to PyTorch in the first dtype. `useful` is the share of tokens that are no padding, of what each tool
+computes. MFU counts the operations that the useful tokens need, of the peak that a GPU's maker states for bfloat16.
 """
 
 import argparse
@@ -18,8 +20,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow.parquet
 import torch
 from tqdm import tqdm
+from transformers import Qwen3Config as PeerConfig
 from transformers import Qwen3Model
 
 from benchmarks import report, torch_step
@@ -27,14 +31,17 @@ from configs import common
 from f2jax.data.dataset import Row
 from f2jax.data.packing import assemble
 from f2jax.data.sample import draw
+from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model import hf
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.mesh import make_mesh
+from f2jax.parallel.plan_time import model_operations
 from f2jax.train.losses import matryoshka_dims, matryoshka_weights
 from f2jax.train.program import Program
 
 TEXTS = ["cldr:translation", "stdlib:code"]
 DTYPES = ("float32", "bfloat16")
+PEAKS = {"H100": 989.4e12, "H200": 989.4e12}  # bfloat16 operations a second, dense; the SXM cards' data sheets
 
 
 def make_rows(queries: int, negatives: int, max_length: int, vocab: int) -> list[Row]:
@@ -48,14 +55,39 @@ def make_rows(queries: int, negatives: int, max_length: int, vocab: int) -> list
     return [Row(ids(), ids(), [ids() for _ in range(negatives)], b, [-1] * negatives, -1) for b in range(queries)]
 
 
+def rows_of(path: Path, tokenizer_folder: str, queries: int, negatives: int, max_length: int) -> list[Row]:
+    """The first retrieval rows of a shuffled training file that have so many negatives."""
+    found = [
+        row
+        for row in pyarrow.parquet.read_table(path, columns=["query", "positive", "negatives", "kind"]).to_pylist()
+        if row["kind"] == "retrieval" and len(row["negatives"]) >= negatives
+    ]
+    if len(found) < queries:
+        raise SystemExit(f"{path} has {len(found)} rows of {negatives} negatives, fewer than --queries {queries}.")
+    tokenizer = load_tokenizer(tokenizer_folder)
+    chosen = [found[i] for i in np.random.default_rng(0).permutation(len(found))[:queries]]
+    texts = [[row["query"], row["positive"], *row["negatives"][:negatives]] for row in chosen]
+    ids = [tokenizer.encode(of_row, max_length) for of_row in texts]
+    return [Row(x[0], x[1], x[2:], b, [-1] * negatives, -1) for b, x in enumerate(ids)]
+
+
 def padded_tokens(rows: list[Row]) -> int:
     """That the reference computes: queries, positives and negatives, each padded to their longest."""
     groups = [r.query for r in rows], [r.positive for r in rows], [t for r in rows for t in r.negatives]
     return sum(len(texts) * max(map(len, texts)) for texts in groups)
 
 
-def ours(config, architecture: Qwen3Config, rows: list[Row]) -> tuple[Callable[[], float], int, dict]:
-    """(a step that returns its loss, tokens that it computes, the weights before it)."""
+def operations(architecture: Qwen3Config, rows: list[Row]) -> float:
+    """That a step needs for the texts of a batch, each of which is encoded once."""
+    texts = {text.tobytes(): len(text) for r in rows for text in (r.query, r.positive, *r.negatives)}
+    lengths = np.array(list(texts.values()))
+    return model_operations(architecture, lengths.sum(), np.square(lengths).sum() / lengths.sum(), passes=3)
+
+
+def ours(
+    config, architecture: Qwen3Config, rows: list[Row], keep: bool
+) -> tuple[Callable[[], float], int, dict | None]:
+    """(a step that returns its loss, tokens that it computes, the weights before it where they are to be kept)."""
     mesh = make_mesh(devices=jax.devices()[:1])
     program = Program(config, architecture, mesh, config.steps)
     data = config.data
@@ -70,7 +102,7 @@ def ours(config, architecture: Qwen3Config, rows: list[Row]) -> tuple[Callable[[
     )
     with jax.set_mesh(mesh):
         params = program.fresh_params(0)
-        kept = jax.tree.map(np.asarray, params)
+        kept = jax.tree.map(np.asarray, params) if keep else {}
         held = [program.start(params)]
         arrays = program.put(batch)
 
@@ -83,9 +115,11 @@ def ours(config, architecture: Qwen3Config, rows: list[Row]) -> tuple[Callable[[
     return step, batch.rows * data.row_length, kept
 
 
-def theirs(folder: str, dtype: str, settings, rows: list[Row], dims, device: str) -> Callable[[], float]:
+def theirs(model: Qwen3Model, dtype: str, settings, rows: list[Row], dims, checkpointing: bool) -> Callable[[], float]:
     """Weights stay in float32, as ours; bfloat16 computes by autocast."""
-    model = Qwen3Model.from_pretrained(folder, dtype=torch.float32).to(device).train()
+    device = model.device.type
+    if checkpointing:
+        model.gradient_checkpointing_enable()
     options = {"betas": (settings.b1, settings.b2), "eps": settings.eps, "weight_decay": settings.weight_decay}
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.peak_lr, fused=True, **options)
     weights = matryoshka_weights(dims)
@@ -101,9 +135,22 @@ def make_config(args, dtype: str):
     config = common.get_config(f"size={args.size}")
     config.steps = 1000
     config.optim.warmup_steps = 1
-    config.model.update(dtype=dtype, remat=args.remat, chunk_rows=args.chunk_rows)
+    config.model.update(dtype=dtype, remat=args.remat, chunk_rows=args.chunk_rows, kernel=args.kernel)
+    config.model.unroll = args.unroll
     config.data.row_length = args.row_length
     return config
+
+
+def peer_model(architecture: Qwen3Config, params: dict, device: str) -> Qwen3Model:
+    """With our weights; with its own where they are {}."""
+    config = hf.config_to_hf(architecture, "float32", 1, 0)
+    if not params:
+        with torch.device(device):
+            return Qwen3Model(PeerConfig(**config)).train()
+    with tempfile.TemporaryDirectory() as folder:
+        hf.save(Path(folder), params)
+        Path(folder, "config.json").write_text(json.dumps(config))
+        return Qwen3Model.from_pretrained(folder, dtype=torch.float32).to(device).train()
 
 
 def measure(tools: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict]:
@@ -129,35 +176,46 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--row-length", type=int, default=512, help="of our packed rows")
     parser.add_argument("--chunk-rows", type=int, default=0, help="packed rows that we encode at once; 0: all")
-    parser.add_argument("--remat", default="none")
+    parser.add_argument("--data", type=Path, help="a training file, parquet; default: built-in texts")
+    parser.add_argument("--tokenizer", help="folder of a tokenizer, for --data")
+    parser.add_argument("--remat", default="none", help="ours")
+    parser.add_argument("--kernel", default="auto", help="our attention")
+    parser.add_argument("--unroll", type=int, default=1, help="our layers per iteration of the loop over layers")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="PyTorch computes each layer again, as the reference"
+    )
+    parser.add_argument("--own-weights", action="store_true", help="PyTorch draws its own: no copies through the host")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
     architecture = replace(size(args.size), max_length=args.max_length)
-    rows = make_rows(args.queries, args.negatives, args.max_length, architecture.vocab_size)
+    shape = args.queries, args.negatives, args.max_length
+    rows = rows_of(args.data, args.tokenizer, *shape) if args.data else make_rows(*shape, architecture.vocab_size)
     useful = sum(len(text) for row in rows for text in (row.query, row.positive, *row.negatives))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tools, computed = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        for dtype in args.dtypes:
-            name = f"f2jax, {dtype}"
-            tools[name], computed[name], params = ours(make_config(args, dtype), architecture, rows)
-        hf.save(Path(folder), params)
-        Path(folder, "config.json").write_text(json.dumps(hf.config_to_hf(architecture, "float32", 1, 0)))
-        settings, dims = make_config(args, "float32").optim, matryoshka_dims(architecture.width)
-        for dtype in args.dtypes:
-            name = f"PyTorch, {dtype}"
-            tools[name] = theirs(folder, dtype, settings, rows, dims, device)
-            computed[name] = padded_tokens(rows)
+    for dtype in args.dtypes:
+        name = f"f2jax, {dtype}"
+        tools[name], computed[name], params = ours(make_config(args, dtype), architecture, rows, not args.own_weights)
+    settings, dims = make_config(args, "float32").optim, matryoshka_dims(architecture.width)
+    for dtype in args.dtypes:
+        name = f"PyTorch, {dtype}"
+        model = peer_model(architecture, params, device)
+        tools[name] = theirs(model, dtype, settings, rows, dims, args.checkpointing)
+        computed[name] = padded_tokens(rows)
     found = measure(tools, args.rounds)
     texts = args.queries * (2 + args.negatives)
-    conditions = f"{args.size}, {texts} texts, {useful:,} tokens, mean {useful / texts:.0f}"
-    print(f"{conditions}; {jax.devices()[0].device_kind}\n")
-    print("| tool | first loss | first step, s | step, s | useful tokens/s | useful | ratio |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    source = args.data.parent.name if args.data else "built-in texts"
+    conditions = f"{args.size}, {texts} texts of {source}, {useful:,} tokens, mean {useful / texts:.0f}"
+    kind = jax.devices()[0].device_kind
+    print(f"{conditions}; {kind}\n")
+    print("| tool | first loss | first step, s | step, s | useful tokens/s | useful | MFU | ratio |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    peak = next((peak for card, peak in PEAKS.items() if card in kind), None)
     for name, one in found.items():
-        speed = f"{one['seconds']:.2f} | {useful / one['seconds']:,.0f} | {useful / computed[name]:.0%}"
+        mfu = f"{operations(architecture, rows) / one['seconds'] / peak:.1%}" if peak else ""
+        speed = f"{one['seconds']:.3g} | {useful / one['seconds']:,.0f} | {useful / computed[name]:.0%} | {mfu}"
         ratio = found[f"PyTorch, {args.dtypes[0]}"]["seconds"] / one["seconds"]
         print(f"| {name} | {one['loss']:.4f} | {one['first']:.1f} | {speed} | {ratio:.2f} |")
     for what, key in (("training step", "seconds"), ("first training step, with compiling", "first")):

@@ -27,8 +27,11 @@ class Shapes:
     steps: int  # row lengths in each doubling
 
 
-CPU = Shapes(tokens=2_048, steps=4)  # what the cache holds; attention computes all of a row
-ACCELERATOR = Shapes(tokens=8_192, steps=1)  # kernels want powers of two, and each program takes long to compile
+SHAPES = {
+    "cpu": Shapes(tokens=2_048, steps=4),  # what the cache holds; attention computes all of a row
+    "gpu": Shapes(tokens=32_768, steps=1),  # a small model is through with fewer before the next batch is there
+    "tpu": Shapes(tokens=8_192, steps=1),  # kernels want powers of two, and each program takes long to compile
+}
 
 
 def make_embed(model: Qwen3, mesh: Mesh | None = None) -> Callable:
@@ -95,7 +98,7 @@ def encode(
 def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
     """(indices, row length) of the device batches, longest texts first, for so many devices that share their rows."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    shapes = CPU if jax.default_backend() == "cpu" else ACCELERATOR
+    shapes = SHAPES[jax.default_backend()]
     start, left = 0, sum(lengths)
     while start < len(order):
         row_length = _row_length(lengths[order[start]], left // parts, shapes.steps)

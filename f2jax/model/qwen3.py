@@ -17,7 +17,17 @@ from f2jax.model.attention import attention
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.activations import place, platform
 
-_keep_names = jax.checkpoint_policies.save_only_these_names
+
+def _keep_names(*names: str):
+    """Keeps the values of these names; with `attention` also what cuDNN's backward pass needs and cannot be named."""
+    named = jax.checkpoint_policies.save_only_these_names(*names)
+
+    def keep(primitive, *args, **params):
+        return primitive.name.startswith("dot_product_attention_fwd") or named(primitive, *args, **params)
+
+    return keep
+
+
 REMAT_POLICIES = {  # by what the backward pass computes again, from what is kept
     "none": None,  # nothing
     "dots": _keep_names("qkv", "attention", "middle", "wide"),  # norms, angles, gates; each product is kept

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from f2jax.data.packing import pack
-from f2jax.inference.encode import ACCELERATOR, CPU, batches
+from f2jax.inference.encode import SHAPES, batches
 
 LENGTHS = {
     "alike": [39] * 2_000,
@@ -21,7 +21,7 @@ def packed(lengths: list[int], max_sequences: int = 1_024):
         yield chunk, pack([np.ones(lengths[i], np.int32) for i in chunk], row_length, 0, row_count=lambda rows: rows)
 
 
-@pytest.fixture(autouse=True, params=["cpu", "tpu"])
+@pytest.fixture(autouse=True, params=["cpu", "gpu", "tpu"])
 def backend(monkeypatch, request):
     monkeypatch.setattr(jax, "default_backend", lambda: request.param)
     return request.param
@@ -36,7 +36,7 @@ def test_each_text_is_encoded_once_the_longest_first(lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_a_batch_holds_no_more_tokens_than_it_should(backend, lengths):
-    most = (CPU if backend == "cpu" else ACCELERATOR).tokens
+    most = SHAPES[backend].tokens
     assert max(rows.tokens_bt.size for _, rows in packed(lengths)) <= most
 
 
