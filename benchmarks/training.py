@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -84,10 +84,20 @@ def operations(architecture: Qwen3Config, rows: list[Row]) -> float:
     return model_operations(architecture, lengths.sum(), np.square(lengths).sum() / lengths.sum(), passes=3)
 
 
-def ours(
-    config, architecture: Qwen3Config, rows: list[Row], keep: bool
-) -> tuple[Callable[[], float], int, dict | None]:
-    """(a step that returns its loss, tokens that it computes, the weights before it where they are to be kept)."""
+@dataclass(frozen=True)
+class Run:
+    """A tool at work on one batch."""
+
+    step: Callable[[], float]  # returns the loss before it
+    computed: int  # tokens of a step, padding too
+    params: dict | None = None  # before the first step
+    text: Callable[[], str] | None = None  # the compiled program
+
+
+def ours(config, architecture: Qwen3Config, rows: list[Row], keep: bool) -> Run:
+    """Args:
+    keep: the weights before the first step.
+    """
     mesh = make_mesh(devices=jax.devices()[:1])
     program = Program(config, architecture, mesh, config.steps)
     data = config.data
@@ -102,7 +112,7 @@ def ours(
     )
     with jax.set_mesh(mesh):
         params = program.fresh_params(0)
-        kept = jax.tree.map(np.asarray, params) if keep else {}
+        kept = jax.tree.map(np.asarray, params) if keep else None
         held = [program.start(params)]
         arrays = program.put(batch)
 
@@ -112,10 +122,14 @@ def ours(
         held.append(state)
         return float(metrics["loss"])
 
-    return step, batch.rows * data.row_length, kept
+    def text() -> str:
+        with jax.set_mesh(mesh):
+            return program.step.lower(held[0], arrays, None, kind=batch.kind).compile().as_text()
+
+    return Run(step, batch.rows * data.row_length, kept, text)
 
 
-def theirs(model: Qwen3Model, dtype: str, settings, rows: list[Row], dims, checkpointing: bool) -> Callable[[], float]:
+def theirs(model: Qwen3Model, dtype: str, settings, rows: list[Row], dims, checkpointing: bool) -> Run:
     """Weights stay in float32, as ours; bfloat16 computes by autocast."""
     device = model.device.type
     if checkpointing:
@@ -128,7 +142,7 @@ def theirs(model: Qwen3Model, dtype: str, settings, rows: list[Row], dims, check
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             return torch_step.step(model, optimizer, settings.clip_norm, rows, "retrieval", dims, weights)
 
-    return step
+    return Run(step, padded_tokens(rows))
 
 
 def make_config(args, dtype: str):
@@ -141,10 +155,10 @@ def make_config(args, dtype: str):
     return config
 
 
-def peer_model(architecture: Qwen3Config, params: dict, device: str) -> Qwen3Model:
-    """With our weights; with its own where they are {}."""
+def peer_model(architecture: Qwen3Config, params: dict | None, device: str) -> Qwen3Model:
+    """With our weights; None: with its own."""
     config = hf.config_to_hf(architecture, "float32", 1, 0)
-    if not params:
+    if params is None:
         with torch.device(device):
             return Qwen3Model(PeerConfig(**config)).train()
     with tempfile.TemporaryDirectory() as folder:
@@ -153,13 +167,13 @@ def peer_model(architecture: Qwen3Config, params: dict, device: str) -> Qwen3Mod
         return Qwen3Model.from_pretrained(folder, dtype=torch.float32).to(device).train()
 
 
-def measure(tools: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict]:
+def measure(tools: dict[str, Run], rounds: int) -> dict[str, dict]:
     """{tool: first loss, seconds of the first step, median seconds of the others}; the tools take turns."""
     found, times = {}, {name: [] for name in tools}
     for turn in tqdm(range(rounds + 1), desc="rounds", leave=False):
-        for name, step in tools.items():
+        for name, tool in tools.items():
             start = time.perf_counter()
-            loss = step()
+            loss = tool.step()
             taken = time.perf_counter() - start
             if turn:
                 times[name].append(taken)
@@ -168,8 +182,9 @@ def measure(tools: dict[str, Callable[[], float]], rounds: int) -> dict[str, dic
     return {name: one | {"seconds": statistics.median(times[name])} for name, one in found.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options that say what a step is."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", default="80m")
     parser.add_argument("--queries", type=int, default=4)
     parser.add_argument("--negatives", type=int, default=7)
@@ -181,29 +196,37 @@ def main() -> None:
     parser.add_argument("--remat", default="none", help="ours")
     parser.add_argument("--kernel", default="auto", help="our attention")
     parser.add_argument("--unroll", type=int, default=1, help="our layers per iteration of the loop over layers")
-    parser.add_argument(
-        "--checkpointing", action="store_true", help="PyTorch computes each layer again, as the reference"
-    )
+    return parser
+
+
+def read_rows(args, architecture: Qwen3Config) -> list[Row]:
+    shape = args.queries, args.negatives, args.max_length
+    return rows_of(args.data, args.tokenizer, *shape) if args.data else make_rows(*shape, architecture.vocab_size)
+
+
+def main() -> None:
+    parser = arguments(__doc__.split("\n")[0])
+    parser.add_argument("--checkpointing", action="store_true", help="PyTorch computes layers again, as the reference")
     parser.add_argument("--own-weights", action="store_true", help="PyTorch draws its own: no copies through the host")
+    parser.add_argument("--alone", action="store_true", help="without PyTorch")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
     architecture = replace(size(args.size), max_length=args.max_length)
-    shape = args.queries, args.negatives, args.max_length
-    rows = rows_of(args.data, args.tokenizer, *shape) if args.data else make_rows(*shape, architecture.vocab_size)
+    rows = read_rows(args, architecture)
     useful = sum(len(text) for row in rows for text in (row.query, row.positive, *row.negatives))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tools, computed = {}, {}
-    for dtype in args.dtypes:
-        name = f"f2jax, {dtype}"
-        tools[name], computed[name], params = ours(make_config(args, dtype), architecture, rows, not args.own_weights)
+    keep = not (args.own_weights or args.alone)
+    tools = {
+        f"f2jax, {dtype}": ours(make_config(args, dtype), architecture, rows, keep and dtype == args.dtypes[0])
+        for dtype in args.dtypes
+    }
+    params = tools[f"f2jax, {args.dtypes[0]}"].params
     settings, dims = make_config(args, "float32").optim, matryoshka_dims(architecture.width)
-    for dtype in args.dtypes:
-        name = f"PyTorch, {dtype}"
+    for dtype in [] if args.alone else args.dtypes:
         model = peer_model(architecture, params, device)
-        tools[name] = theirs(model, dtype, settings, rows, dims, args.checkpointing)
-        computed[name] = padded_tokens(rows)
+        tools[f"PyTorch, {dtype}"] = theirs(model, dtype, settings, rows, dims, args.checkpointing)
     found = measure(tools, args.rounds)
     texts = args.queries * (2 + args.negatives)
     source = args.data.parent.name if args.data else "built-in texts"
@@ -213,13 +236,13 @@ def main() -> None:
     print("| tool | first loss | first step, s | step, s | useful tokens/s | useful | MFU | ratio |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     peak = next((peak for card, peak in PEAKS.items() if card in kind), None)
+    base = found[f"{'f2jax' if args.alone else 'PyTorch'}, {args.dtypes[0]}"]["seconds"]
     for name, one in found.items():
         mfu = f"{operations(architecture, rows) / one['seconds'] / peak:.1%}" if peak else ""
-        speed = f"{one['seconds']:.3g} | {useful / one['seconds']:,.0f} | {useful / computed[name]:.0%} | {mfu}"
-        ratio = found[f"PyTorch, {args.dtypes[0]}"]["seconds"] / one["seconds"]
-        print(f"| {name} | {one['loss']:.4f} | {one['first']:.1f} | {speed} | {ratio:.2f} |")
+        speed = f"{one['seconds']:.3g} | {useful / one['seconds']:,.0f} | {useful / tools[name].computed:.0%} | {mfu}"
+        print(f"| {name} | {one['loss']:.4f} | {one['first']:.1f} | {speed} | {base / one['seconds']:.2f} |")
     for what, key in (("training step", "seconds"), ("first training step, with compiling", "first")):
-        for dtype in args.dtypes:
+        for dtype in [] if args.alone else args.dtypes:
             mine, peer = ({f"{tool}, {dtype}": found[f"{tool}, {dtype}"][key]} for tool in ("f2jax", "PyTorch"))
             report.add(args.report, what, "s", mine, peer, conditions)
 

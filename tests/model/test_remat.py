@@ -12,8 +12,8 @@ CONFIG = Qwen3Config(16, 32, 2, 2, 1, head_dim=8, vocab_size=32)
 FORWARD = 9  # products of a layer: q, k, v, scores, weighted values, output, gate, up, down
 
 
-def gradient(remat: str):
-    model = Qwen3(CONFIG, kernel="xla", remat=remat)
+def gradient(remat: str, **options):
+    model = Qwen3(CONFIG, remat=remat, **{"kernel": "xla"} | options)
     tokens = np.random.default_rng(0).integers(0, 32, (2, 8)).astype(np.int32)
     segments, positions = np.ones((2, 8), np.int32), np.tile(np.arange(8, dtype=np.int32), (2, 1))
 
@@ -23,14 +23,14 @@ def gradient(remat: str):
     return jax.grad(loss)
 
 
-def products(jaxpr) -> int:
-    """Matrix products in a jaxpr; the body of a loop counts once."""
+def count(jaxpr, name: str) -> int:
+    """Operations in a jaxpr whose names start so; the body of a loop counts once."""
     found = 0
     for equation in jaxpr.eqns:
-        found += equation.primitive.name == "dot_general"
+        found += equation.primitive.name.startswith(name)
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(value, "jaxpr", value)
-            found += products(inner) if hasattr(inner, "eqns") else 0
+            found += count(inner, name) if hasattr(inner, "eqns") else 0
     return found
 
 
@@ -49,7 +49,15 @@ def params():
     ],
 )
 def test_each_policy_computes_the_products_again_that_it_says(params, remat, again):
-    assert products(jax.make_jaxpr(gradient(remat))(params).jaxpr) == FORWARD + 2 * FORWARD + again
+    assert count(jax.make_jaxpr(gradient(remat))(params).jaxpr, "dot_general") == FORWARD + 2 * FORWARD + again
+
+
+@pytest.mark.parametrize("remat,again", [("none", 0), ("dots", 0), ("mlp", 0), ("full", 1)])
+def test_the_attention_kernel_of_a_gpu_runs_again_with_full_alone(params, monkeypatch, remat, again):
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91_900)
+    traced = jax.make_jaxpr(gradient(remat, kernel="cudnn", dtype=jnp.bfloat16))(params).jaxpr
+    assert count(traced, "dot_product_attention_fwd_wrapper") == 1 + again
+    assert count(traced, "dot_product_attention_bwd_wrapper") == 1
 
 
 @pytest.mark.parametrize("remat", [name for name in REMAT_POLICIES if name != "none"])
