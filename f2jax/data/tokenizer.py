@@ -25,6 +25,12 @@ SPACE = "▁"  # SentencePiece's mark of a space
 SURROGATES = re.compile("[\ud800-\udfff]")  # halves of UTF-16 pairs: no backend takes them
 SAMPLE = 200_000  # texts that a new SentencePiece model sees at most
 EXCERPT = 1_000  # characters of each: SentencePiece passes over texts above 4,192 bytes
+PROBE = (  # tokenizers that agree on these are taken for one
+    "Kenya's 47 counties: a naïve façade",
+    "Привет, мир! مرحبا नमस्ते สวัสดี γειά",
+    "北京の天気 한국어 ﬁne",
+    "def square(x):\n    return x ** 2  # 1,234.5\t€",
+)
 NAMES = ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model")  # in a folder, the first one there counts
 
 
@@ -70,6 +76,11 @@ class Tokenizer(ABC):
     def is_same(self, other: "Tokenizer") -> bool:
         """Made alike, or of one released form."""
         return self.fingerprint() == other.fingerprint() or self.identity() == other.identity()
+
+    def reads_like(self, other: "Tokenizer") -> bool:
+        """Gives the ids that the other gives for texts of many scripts; what their files say besides may differ."""
+        mine, its = ([ids.tolist() for ids in x.encode(PROBE, max_length=512)] for x in (self, other))
+        return mine == its
 
     @abstractmethod
     def _content(self) -> bytes:

@@ -74,7 +74,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
         state = start_state(program, config.seed, init_path, checkpoints)
-        teacher = load_teacher(config, architecture.width, architecture.vocab_size, mesh)
+        teacher = load_teacher(config, architecture.width, tokenizer, mesh)
         start = int(state.step)
         if start:
             hosts.say(f"Resuming after step {start} of {steps}.")

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 
 from f2jax import files
+from f2jax.data.loader import beside
+from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.data.vectors import read_card
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3
@@ -33,12 +35,12 @@ def teacher_width(config) -> int:
     return 0
 
 
-def load_teacher(config, student_width: int, vocab_size: int, mesh) -> Teacher | None:
+def load_teacher(config, student_width: int, tokenizer: Tokenizer, mesh) -> Teacher | None:
     """The teacher that `config.teacher.path` names, sharded like a student; None where none is set, or one is cached.
 
     Raises:
-        UserError: it cannot be loaded, has another token table, is narrower than the student without a projection, or
-            has too few layers for its exits.
+        UserError: it cannot be loaded, has another tokenizer, is narrower than the student without a projection, or has
+            too few layers for its exits.
     """
     width = teacher_width(config)
     if width and width < student_width and not config.loss.distill_projection:
@@ -48,15 +50,17 @@ def load_teacher(config, student_width: int, vocab_size: int, mesh) -> Teacher |
         )
     if not config.teacher.path:
         return None
+    path = files.find_model(config.teacher.path)
+    if not load_tokenizer(beside(path)).reads_like(tokenizer):
+        raise UserError(
+            f"The teacher {config.teacher.path} reads texts as other tokens than the student; take one with the "
+            "student's tokenizer, or cache its vectors (f2jax cache_teacher --list-texts) and set teacher.cache."
+        )
     dtype = jnp.dtype(config.teacher.dtype)
     shape, params = workdir.load_weights(
-        config.teacher.path, dtype, shardings=lambda architecture: param_shardings(architecture, mesh)
+        path, dtype, shardings=lambda architecture: param_shardings(architecture, mesh)
     )
-    if shape.vocab_size != vocab_size:
-        raise UserError(
-            f"The teacher {config.teacher.path} has a token table of {shape.vocab_size} rows and the student of "
-            f"{vocab_size}; both must use one tokenizer."
-        )
+    tokenizer.check_vocab(shape.vocab_size)
     student_layers = workdir.shape(config.model.size).layers
     if config.loss.exits and shape.layers < student_layers:
         raise UserError(

@@ -139,6 +139,13 @@ def test_what_is_saved_loads_as_the_same_tokenizer(tokenizer, tmp_path):
     assert [ids(again, text) for text in TEXTS] == [ids(tokenizer, text) for text in TEXTS]
 
 
+def test_tokenizers_read_alike_where_they_give_the_same_ids_whatever_their_files_say(trained, tmp_path):
+    released = json.loads(trained.to_hf_json()) | {"truncation": None, "version": "1.0", "post_processor": None}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(released))
+    assert load_tokenizer(tmp_path).reads_like(trained) and trained.reads_like(trained)
+    assert not train_sentencepiece(TEXTS, 500, None).reads_like(trained)
+
+
 def test_the_released_tokenizer_json_appends_the_end_token_to_one_text_and_to_both_of_a_pair(tokenizer):
     released = tokenizers.Tokenizer.from_str(tokenizer.to_hf_json())
     red, blue = ids(tokenizer, "red"), ids(tokenizer, "blue")

@@ -214,6 +214,12 @@ def test_a_model_distilled_from_itself_has_no_distillation_loss(finished, tmp_pa
     assert values["loss_distill"] < 1e-10 < values["loss_hard"]
 
 
+def test_a_teacher_of_another_tokenizer_is_refused_though_its_table_is_as_large(finished, tmp_path):
+    changes = {"teacher.path": str(finished[0] / "run"), "tokenizer.train_vocab": 420}
+    with pytest.raises(UserError, match="reads texts as other tokens than the student; take one"):
+        train(tiny.config(tmp_path, **changes), tmp_path / "run")
+
+
 @pytest.mark.parametrize("types", [("float32", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32")])
 def test_types_of_parameters_state_and_compute_are_set_separately(tmp_path, types):
     params, state, compute = types
