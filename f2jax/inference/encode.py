@@ -14,7 +14,7 @@ from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import own_share
 from f2jax.parallel.rules import put
 
-SHORTEST_ROW = 64
+SHORTEST_ROW = 64  # of many texts
 LONGEST_ROW = 1_024  # of several texts; a longer text has a row of its own
 FILL = 0.8  # of a row, at least, by texts as long as the longest
 
@@ -25,10 +25,11 @@ class Shapes:
 
     tokens: int  # of a batch, for each device
     steps: int  # row lengths in each doubling
+    fewest: int = SHORTEST_ROW  # tokens of a row for a single text, such as a query
 
 
 SHAPES = {
-    "cpu": Shapes(tokens=2_048, steps=4),  # what the cache holds; attention computes all of a row
+    "cpu": Shapes(tokens=2_048, steps=4, fewest=16),  # what the cache holds; attention computes all of a row
     "gpu": Shapes(tokens=32_768, steps=1),  # a small model is through with fewer before the next batch is there
     "tpu": Shapes(tokens=8_192, steps=1),  # kernels want powers of two, and each program takes long to compile
 }
@@ -101,7 +102,7 @@ def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[
     shapes = SHAPES[jax.default_backend()]
     start, left = 0, sum(lengths)
     while start < len(order):
-        row_length = _row_length(lengths[order[start]], left // parts, shapes.steps)
+        row_length = _row_length(lengths[order[start]], left // parts, shapes)
         rows = parts * (_power_of_two(shapes.tokens // row_length + 1) // 2 or 1)  # the largest power of two that fits
         space, stop = 0, start
         while stop < len(order) and stop - start < parts * max_sequences:
@@ -115,15 +116,16 @@ def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[
         start = stop
 
 
-def _row_length(longest: int, left: int, steps: int) -> int:
+def _row_length(longest: int, left: int, shapes: Shapes) -> int:
     """Tokens of a row for texts of at most `longest`, of which so many tokens are left for each device.
 
     The shortest row that such texts fill, since attention pays for the whole row; a shorter one for the last few texts.
     """
-    shortest = ladder(max(longest, SHORTEST_ROW), steps)
+    floor = min(SHORTEST_ROW, max(_power_of_two(left), shapes.fewest))
+    shortest = ladder(max(longest, floor), shapes.steps)
     found = shortest
     while longest * (found // longest) < FILL * found:
-        found = ladder(found + 1, steps)
+        found = ladder(found + 1, shapes.steps)
         if found > min(LONGEST_ROW, _power_of_two(left)):
             return shortest
     return found

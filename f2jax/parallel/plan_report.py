@@ -29,7 +29,20 @@ def report(config, topologies: Sequence[str], tokens_per_text=None, rows=None, s
         if json_path:  # after each: one that is interrupted has not compiled for nothing
             files.write_whole(json_path, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")
     chosen = [f"{one.topology}: f2jax train … {overrides(one)}" for one in plans if searches and one.fits]
-    return "\n".join([table(plans), *chosen])
+    return "\n".join([table(plans), *larger_batches(config), *chosen])
+
+
+def larger_batches(config) -> list[str]:
+    """A sentence where batches of another kind have more texts than those of retrieval, which a plan compiles."""
+    negatives = config.data.negatives
+    kind, most = max(negatives.items(), key=lambda item: item[1])
+    if most <= negatives.retrieval:
+        return []
+    more = (2 + most) / (2 + negatives.retrieval) - 1
+    return [
+        f"Batches of {kind} have {most} negatives a query, {more:.0%} more texts than this; to plan them, add "
+        f"--config.data.negatives.retrieval={most}."
+    ]
 
 
 def overrides(plan: Plan) -> str:

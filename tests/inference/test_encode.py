@@ -45,7 +45,9 @@ def test_many_texts_leave_little_room_on_their_rows(lengths):
     assert sum(lengths) >= 0.8 * sum(rows.tokens_bt.size for _, rows in packed(lengths))
 
 
-@pytest.mark.parametrize("length,on_cpu,elsewhere", [(1, 64, 64), (64, 64, 64), (65, 80, 128), (2_000, 2_048, 2_048)])
+@pytest.mark.parametrize(
+    "length,on_cpu,elsewhere", [(1, 16, 64), (17, 32, 64), (64, 64, 64), (65, 80, 128), (2_000, 2_048, 2_048)]
+)
 def test_a_single_text_gets_a_row_of_its_own_size(backend, length, on_cpu, elsewhere):
     assert [rows.tokens_bt.shape for _, rows in packed([length])] == [(1, on_cpu if backend == "cpu" else elsewhere)]
 

@@ -294,6 +294,16 @@ def test_the_worst_case_is_called_that():
     assert "(the worst case)" in plan_report.table([replace(FITS, tokens_per_text=1024)])
 
 
+def test_a_plan_says_which_batches_have_more_texts_than_those_it_compiles():
+    config = configs.load(str(ROOT / "configs/stage2.py:size=80m,teacher=none"), [])
+    assert plan_report.larger_batches(config) == [
+        "Batches of clustering have 9 negatives a query, 22% more texts than this; to plan them, add "
+        "--config.data.negatives.retrieval=9."
+    ]
+    config.data.negatives.retrieval = 9
+    assert plan_report.larger_batches(config) == []
+
+
 @pytest.mark.parametrize(
     "argv,message",
     [
