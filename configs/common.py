@@ -135,6 +135,6 @@ def get_config(text: str | None = None) -> ConfigDict:
     c.log = lg = ConfigDict()
     lg.every = 10  # steps between lines of metrics.jsonl
     lg.validate_every = 1000  # steps between validations; 0: at the end alone
-    lg.validation_batches = 8  # batches of each dataset's held-out share; 0: all
+    lg.validation_batches = 1  # batches of each dataset's held-out share; 0: all
     lg.tensorboard = True  # write TensorBoard event files beside metrics.jsonl
     return c

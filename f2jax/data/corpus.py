@@ -3,6 +3,7 @@
 `corpus.json` is all that is read at the start; the files of a data set are opened when a batch first needs them.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,16 +53,20 @@ def shards_of(folder: str | Path, card: dict, part: str) -> Shards:
 
 
 class Reader:
-    """Reads records by number; keeps the files that were used last open, so that neither handles nor memory grow."""
+    """Reads records by number; keeps the files that were used last open, so that neither handles nor memory grow.
+
+    Training and validation read in threads of their own, and no file is closed under either.
+    """
 
     def __init__(self, most: int = OPEN_FILES):
-        self._most = most
+        self._most, self._lock = most, threading.Lock()
         self._open: OrderedDict[str, object] = OrderedDict()
 
     def read(self, path: str, numbers: list[int]) -> list[bytes]:
         """Raises UserError where the file is missing, damaged or cut short."""
         try:
-            return self._file(path).read(numbers)
+            with self._lock:
+                return self._file(path).read(numbers)
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             self._open.pop(path, None)
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

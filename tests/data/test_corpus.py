@@ -1,7 +1,9 @@
 """A corpus on disk gives the rows and the batches that the same records give in memory."""
 
 import shutil
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -106,6 +108,26 @@ def test_few_files_are_open_at_once(folder):
     first = [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets]
     assert [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets] == first
     assert len(reader._open) == 2
+
+
+def test_threads_that_share_a_reader_close_no_file_under_each_other(monkeypatch):
+    class SlowFile:
+        def __init__(self, path, **options):
+            self.path, self.closed = path, False
+
+        def read(self, numbers):
+            time.sleep(0.02)
+            if self.closed:
+                raise RuntimeError("closed while it was read")
+            return [self.path]
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr("array_record.python.array_record_module.ArrayRecordReader", SlowFile)
+    reader = Reader(most=1)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda path: reader.read(path, [0]), "abab")) == [["a"], ["b"], ["a"], ["b"]]
 
 
 def test_a_folder_without_a_whole_corpus_is_refused(tmp_path):
