@@ -227,7 +227,7 @@ def assemble(
         share: the packed rows to fill; their number is a multiple of its parts.
         chunk_rows: packed rows that a part encodes at once; 0: all.
         filler: rows that would make the last batch of a data set a full one. They are not in it, but it gets as many
-            packed rows as with them: its program is then that of a full batch. Without them it gets those that it needs.
+            packed rows as with them, and so the program of a full batch. Without them it gets those that it needs.
     """
     missing = [None] * (batch_size - len(rows))
     sequences = [row.query for row in rows] + missing + [row.positive for row in rows] + missing
