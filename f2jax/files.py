@@ -1,20 +1,33 @@
 """Where things lie: a local path, `gs://…`, or the id of a Hugging Face hub repository.
 
-Remote paths go through fsspec, gs:// ones through gcsfs.
+Remote paths go through fsspec, gs:// ones through gcsfs. Besides the errors that they name, all functions here raise
+`Restart` where the network, a server or a disk fails for a moment.
 """
 
+import errno
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
 
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
+
+# What `passing` knows errors by: system calls, HTTP, classes of libraries that got no answer, words of TensorStore.
+ERRNOS = errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM
+STATUSES = {"408", "429", "500", "502", "503", "504"}
+NO_ANSWER = {
+    "aiohttp.ClientError", "gcsfs.ChecksumError", "google.TransportError",
+    "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
+}  # fmt: skip
+WORDS = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
+FULL = "No space left"
 
 # No listing of a bucket is remembered: other processes write there too, and TensorStore does so past gcsfs.
 fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
@@ -46,19 +59,45 @@ def explained(path: str | Path, verb: str = "opened") -> Iterator[None]:
     """Whatever goes wrong with `path` inside the block, in a sentence that says what to change.
 
     Raises:
-        UserError: it is not there, may not be used, or its bucket cannot be reached.
+        Restart: the network, a server or a disk failed for a moment.
+        UserError: it is not there, or may not be used.
     """
     try:
         yield
-    except UserError:
+    except (Restart, UserError):
         raise
     except FileNotFoundError as error:
         check_bucket(path)
         raise UserError(f"There is no file {path}; check the path.") from error
     except Exception as error:
-        if is_remote(path) or isinstance(error, OSError):  # for gs:// each library below has classes of its own
-            raise UserError(_refused(path, verb, error)) from error
-        raise
+        if not is_remote(path) and not isinstance(error, OSError):  # for gs:// each library below has its own classes
+            raise
+        if passing(error):
+            raise Restart(f"{path} cannot be {verb} just now ({reason(error)}); run the same command again.") from error
+        raise UserError(_refused(path, verb, error)) from error
+
+
+def passing(error: BaseException) -> bool:
+    """Is it likely to go by, with the files as they are?"""
+    if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
+        return True
+    if FULL in str(error):  # of which TensorStore says RESOURCE_EXHAUSTED
+        return False
+    status = getattr(error, "code", None) or getattr(error, "status", None)
+    if status:
+        return str(status) in STATUSES
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    return (
+        getattr(error, "errno", None) in ERRNOS
+        or not kinds.isdisjoint(NO_ANSWER)
+        or any(word in str(error) for word in (*WORDS, *map(os.strerror, ERRNOS)))
+        or (error.__cause__ is not None and passing(error.__cause__))
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, in a few words."""
+    return getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
 
 
 def check_bucket(path: str | Path) -> None:
@@ -69,14 +108,13 @@ def check_bucket(path: str | Path) -> None:
 
 
 def _refused(path: str | Path, verb: str, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
     if getattr(error, "code", None) == 401 or type(error).__module__.startswith("google.auth"):
         advice = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
     elif isinstance(error, OSError) and str(error).startswith("Forbidden"):
         advice = "ask the owner of the bucket for the right to it"
     else:
         advice = "check the path and the connection" if is_remote(path) else "check the path"
-    return f"{path} cannot be {verb} ({reason}); {advice}."
+    return f"{path} cannot be {verb} ({reason(error)}); {advice}."
 
 
 def exists(path: str | Path) -> bool:
@@ -103,6 +141,16 @@ def open_file(path: str | Path, mode: str = "rb"):
     found, name = filesystem(path)
     with explained(path):
         return found.open(name, mode)
+
+
+def read(path: str | Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: it is missing, a folder, or may not be read.
+    """
+    with explained(path), open_file(path) as file:
+        return file.read()
 
 
 def size(path: str | Path) -> int:
@@ -156,9 +204,14 @@ def whole(path: str | Path) -> Iterator[Path]:
         part = Path(f"{path}.part")
         with explained(path, "written"):
             part.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with explained(path, "written"):
-            part.replace(path)
+        try:
+            yield part
+            with explained(path, "written"):
+                part.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
@@ -189,11 +242,11 @@ def read_json(path: str | Path):
     Raises:
         UserError: the file is missing or is no JSON.
     """
-    with open_file(path) as file:
-        try:
-            return json.loads(file.read())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid JSON ({error}); restore it from its origin.") from error
+    content = read(path)
+    try:
+        return json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it from its origin.") from error
 
 
 def find_model(name: str | Path) -> str:

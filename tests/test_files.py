@@ -1,14 +1,18 @@
 """Paths, local and remote: what is there is opened, what is not is named in one clear line."""
 
+import errno
 import os
 import subprocess
 import sys
 
+import aiohttp
 import fsspec
+import google.auth.exceptions
 import pytest
+import requests
 
 from f2jax import files
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 from tests import tiny
 
 
@@ -94,6 +98,50 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, content):
     with pytest.raises(KeyboardInterrupt):
         files.write_whole(path, "another")
     assert path.read_bytes() != b"another"
+    assert os.listdir(tmp_path) == ["x"], "nothing is left beside it"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT])
+def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(number):
+    with (
+        pytest.raises(Restart, match=rf"^x cannot be written just now \({os.strerror(number)}\); run the same command"),
+        files.explained("x", "written"),
+    ):
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EISDIR])
+def test_what_does_not_go_by_is_for_the_user(number):
+    reason = os.strerror(number)
+    with pytest.raises(UserError, match=rf"^x cannot be written \({reason}\)"), files.explained("x", "written"):
+        raise OSError(number, reason)
+
+
+def with_cause(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (ConnectionResetError(), True),
+        (MemoryError(), True),
+        (ValueError("UNAVAILABLE: no answer"), True),
+        (RuntimeError("while reading: Input/output error"), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (requests.exceptions.ProxyError(), True),
+        (google.auth.exceptions.TransportError("no answer"), True),
+        (with_cause(google.auth.exceptions.RefreshError(), google.auth.exceptions.TransportError()), True),
+        (google.auth.exceptions.RefreshError("Token has been revoked"), False),
+        (ValueError("RESOURCE_EXHAUSTED: No space left on device"), False),
+        (ValueError("NOT_FOUND"), False),
+        (OSError("Forbidden: it is"), False),
+    ],
+    ids=repr,
+)
+def test_what_is_likely_to_go_by(error, expected):
+    assert files.passing(error) is expected
 
 
 # Models by name

@@ -81,3 +81,5 @@ def _check_unused(parser, args) -> None:
     for option, names in UNUSED.items():
         if getattr(args, option) and (some := changed(parser, args, *names)):
             raise UserError(f"{some} would change nothing with --{option}; leave out what is named.")
+    if args.store and not (args.folder or args.documents or args.vectors) and changed(parser, args, "precision"):
+        raise UserError("--precision is chosen when a store is filled; leave it out to search what is there.")

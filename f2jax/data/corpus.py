@@ -14,7 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2  # the message alone: Tenso
 
 from f2jax import files
 from f2jax.data.dataset import Row
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 
 VERSION = "1.0.0"  # of the layout, and of the TFDS data sets inside
 CARD, TOKENIZER = "corpus.json", "tokenizer"
@@ -63,13 +63,15 @@ class Reader:
         self._open: OrderedDict[str, object] = OrderedDict()
 
     def read(self, path: str, numbers: list[int]) -> list[bytes]:
-        """Raises UserError where the file is missing, damaged or cut short."""
+        """Raises UserError where the file is missing, damaged or cut short, Restart where a disk fails for a moment."""
         try:
             with self._lock:
                 return self._file(path).read(numbers)
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             self._open.pop(path, None)
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            if files.passing(error):
+                raise Restart(f"{path} could not be read just now ({reason}); run the same command again.") from error
             raise UserError(f"{path} is missing, damaged or cut short ({reason}); prepare the corpus again.") from error
 
     def _file(self, path: str):

@@ -168,8 +168,12 @@ class Loader:
         """(name of the data set, packed batch) of a step."""
         plan = self.mixture.plan(step)
         dataset = self.datasets[plan.dataset]
+        rows, filler = (
+            dataset.rows(numbers, plan.columns, plan.negatives) if len(numbers) else []
+            for numbers in (plan.rows, plan.filler)
+        )
         batch = assemble(
-            dataset.rows(plan.rows, plan.columns, plan.negatives),
+            rows,
             plan.negatives,
             kind=dataset.kind,
             batch_size=self.batch_size,
@@ -178,6 +182,7 @@ class Loader:
             steps_per_octave=self.row_steps,
             share=self.share,
             chunk_rows=self.chunk_rows,
+            filler=filler,
         )
         return dataset.name, batch
 

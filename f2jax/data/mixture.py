@@ -39,6 +39,7 @@ class BatchPlan:
     rows: np.ndarray  # int64 row numbers, at most batch_size; fewer in a data set's last batch
     columns: np.ndarray  # an order of all negative columns, shared by the rows
     negatives: int  # negative slots of each row
+    filler: np.ndarray  # the rows before them that a data set's last batch lacks to be a full one, where there are any
 
 
 class Mixture:
@@ -85,10 +86,11 @@ class Mixture:
         before = epoch * drawn + number - int(self._ends[dataset] - drawn)  # batches of this data set, in all epochs
         times, batch = divmod(before, self._whole[dataset])
         start = batch * self.batch_size
-        index = np.arange(start, min(start + self.batch_size, spec.rows))
-        rows = permute(index, spec.rows, _key(self.seed, times, dataset))
+        stop = min(start + self.batch_size, spec.rows)
+        index = np.arange(max(stop - self.batch_size, 0), stop)
+        filler, rows = np.split(permute(index, spec.rows, _key(self.seed, times, dataset)), [start - stop])
         columns = permute(np.arange(spec.max_negatives), spec.max_negatives, _key(self.seed, step, "columns"))
-        return BatchPlan(epoch, dataset, rows, columns, self._slots[dataset])
+        return BatchPlan(epoch, dataset, rows, columns, self._slots[dataset], filler)
 
     def table(self) -> list[dict]:
         """A row for each data set: name, kind, rows, weight, batches per epoch and their share."""

@@ -114,10 +114,7 @@ def pack(
                 f"Sequence {s} has {len(ids)} tokens; a row takes 1 to {row_length}: "
                 "raise row_length or lower max_length."
             )
-    distinct: dict[bytes, int] = {}  # u, numbers of distinct sequences
-    u_s = np.array([-1 if x is None else distinct.setdefault(x.tobytes(), len(distinct)) for x in sequences], np.int32)
-    unique = [np.frombuffer(ids, np.int32) for ids in distinct]
-    lengths = np.array([len(ids) for ids in unique], np.int64)
+    u_s, unique, lengths = _distinct(sequences)
     order = np.argsort(-lengths, kind="stable")
     row_u, start_u, segment_u, rows = _best_fit(lengths, order, row_length)
 
@@ -139,6 +136,20 @@ def pack(
     end_u = (start_u + lengths - 1).astype(np.int32)
     row_s, col_s = (np.append(x, np.int32(0))[u_s] for x in (row_u, end_u))  # number -1, absent, finds the 0
     return Packed(count, tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths.sum()))
+
+
+def _distinct(sequences: Sequence[np.ndarray | None]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """(the number u of each sequence, -1 where it is absent; the distinct ones; their lengths)."""
+    distinct: dict[bytes, int] = {}
+    u_s = np.array([-1 if x is None else distinct.setdefault(x.tobytes(), len(distinct)) for x in sequences], np.int32)
+    unique = [np.frombuffer(ids, np.int32) for ids in distinct]
+    return u_s, unique, np.array([len(ids) for ids in unique], np.int64)
+
+
+def _rows_of(sequences: Sequence[np.ndarray | None], row_length: int) -> int:
+    """How many rows they fill."""
+    lengths = _distinct(sequences)[-1]
+    return _best_fit(lengths, np.argsort(-lengths, kind="stable"), row_length)[-1]
 
 
 def _best_fit(lengths: np.ndarray, order: np.ndarray, row_length: int):
@@ -206,6 +217,7 @@ def assemble(
     steps_per_octave: int = 16,
     share: Share = WHOLE,
     chunk_rows: int = 0,
+    filler: Sequence = (),
 ) -> Batch:
     """Rows of one data set → a packed batch.
 
@@ -214,6 +226,8 @@ def assemble(
         negatives: negative slots of a row; it has at most so many.
         share: the packed rows to fill; their number is a multiple of its parts.
         chunk_rows: packed rows that a part encodes at once; 0: all.
+        filler: rows that would make the last batch of a data set a full one. They are not in it, but it gets as many
+            packed rows as with them, and so the program of a full batch. Without them it gets those that it needs.
     """
     missing = [None] * (batch_size - len(rows))
     sequences = [row.query for row in rows] + missing + [row.positive for row in rows] + missing
@@ -227,9 +241,10 @@ def assemble(
     sequences += [None] * (len(missing) * negatives)
 
     def row_count(n: int) -> int:
-        """That of a full batch even for the last one of an epoch, which is not worth a program of its own."""
-        together = share.parts * max(chunk_rows, 1)
-        return ladder(-(-n * batch_size // max(len(rows), 1)), steps_per_octave, together)
+        if filler:
+            others = [ids for row in filler for ids in (row.query, row.positive, *row.negatives)]
+            n = max(n, _rows_of([*sequences, *others], row_length))
+        return ladder(n, steps_per_octave, share.parts * max(chunk_rows, 1))
 
     packed = pack(sequences, row_length, pad_id, row_count, share)
     present_s = np.array([ids is not None for ids in sequences])

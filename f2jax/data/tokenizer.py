@@ -279,8 +279,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             break
     if not path.endswith((".json", ".json.gz", ".model")):
         raise UserError(f"There is no tokenizer.json or tokenizer.model in {path}; set tokenizer.path.")
-    with files.open_file(path) as file:
-        content = file.read()
+    content = files.read(path)
     if path.endswith(".model"):
         return SentencePieceTokenizer(content, path)
     try:

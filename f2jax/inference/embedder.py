@@ -47,9 +47,11 @@ class Embedder:
         card: package.Card,
         dtype: str = "float32",
         mesh: Mesh | None = None,
+        origin: str = "",
     ):
         """Args:
             mesh: devices that share the rows of a batch, and on which `params` lie; None: one device.
+            origin: the folder that the model was loaded from; `save_pretrained` leaves it as it is.
 
         Raises:
             UserError: tokenizer and architecture do not fit each other, or the dtype is unknown.
@@ -59,7 +61,7 @@ class Embedder:
         tokenizer.check_vocab(architecture.vocab_size)
         self.architecture, self.params, self.tokenizer, self.card = architecture, params, tokenizer, card
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
-        self.mesh = mesh
+        self.mesh, self.origin = mesh, origin
         self._embed = make_embed(self.model, mesh)
 
     @classmethod
@@ -89,7 +91,8 @@ class Embedder:
         weights = workdir.load_weights(path, jnp.dtype(dtype), shardings)
         architecture, params = nested.cut(*weights, layers=truncate_layers, rank=table_rank)
         card = package.read_card(path, architecture)
-        return cls(architecture, params, load_tokenizer(beside(path)), card, dtype, mesh)
+        origin = path if files.is_remote(path) else str(Path(path).resolve())
+        return cls(architecture, params, load_tokenizer(beside(path)), card, dtype, mesh, origin)
 
     @property
     def dim(self) -> int:
@@ -208,7 +211,13 @@ class Embedder:
         return a @ b.T
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that sentence-transformers, transformers and this class load as it is."""
+        """Write a folder that sentence-transformers, transformers and this class load as it is.
+
+        Raises:
+            UserError: the folder cannot be written, is a training workdir, or is the one that the model was loaded
+                from, which a write that is cut off would leave without a model.
+        """
+        package.check_output(folder, [self.origin] if self.origin else [])
         package.write(folder, self.architecture, self.params, self.tokenizer, self.card)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:

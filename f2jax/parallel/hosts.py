@@ -32,6 +32,10 @@ HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the 
 START_SECONDS = 300  # that processes wait for each other at the start
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+BY_HAND = (
+    "JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID on each host; on a single "
+    "one localhost:1234, 1 and 0"
+)
 CLUSTER_VARIABLES = ("SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri")  # of launchers that JAX asks for the rest
 _rounds = itertools.count()  # of `check_alike`, so that keys are never used twice
 
@@ -40,7 +44,7 @@ def start() -> None:
     """Join the other processes of the job, before JAX computes anything; nothing to do where there is one.
 
     Raises:
-        UserError: the variables are incomplete.
+        UserError: the variables are incomplete or wrong, or they are needed and not there.
         Restart: the others cannot be reached.
     """
     if jax.distributed.is_initialized():
@@ -51,6 +55,8 @@ def start() -> None:
         raise UserError(f"{' and '.join(missing)} should be set as well, to name the processes of the job.")
     if all(given):
         named = {"coordinator_address": given[0], "num_processes": _number(1), "process_id": _number(2)}
+        if _on_tpu():  # else JAX asks Google's metadata server all the same
+            named["cluster_detection_method"] = "deactivate"
     elif _in_cluster():
         named = {}
     else:
@@ -62,7 +68,15 @@ def start() -> None:
             initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    except (RuntimeError, ValueError) as error:
+    except ValueError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"JAX cannot tell the processes of this job ({reason}); set {BY_HAND}.") from error
+    except OSError as error:
+        raise Restart(
+            f"Google's metadata server, which knows a slice's hosts, gives no answer ({type(error).__name__}); "
+            f"start again, or, outside Google Cloud, set {BY_HAND}."
+        ) from error
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise Restart(
             f"The processes of the job did not find each other ({reason}); start all of them again."

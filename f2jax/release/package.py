@@ -82,7 +82,7 @@ def check_output(folder: str | Path, models: Iterable[str]) -> None:
         return str(path).rstrip("/") if files.is_remote(path) else str(Path(path).resolve())
 
     if place(folder) in map(place, models):
-        raise UserError(f"{folder} holds a model that goes into the package; choose another folder for --output.")
+        raise UserError(f"{folder} holds a model that goes into the package; choose another folder.")
 
 
 def write(

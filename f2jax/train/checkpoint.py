@@ -4,7 +4,6 @@ A local checkpoint gets its name when it is whole. On gs://, where nothing can b
 `commit_success.txt` lies in it, which is written last.
 """
 
-import errno
 import itertools
 import logging
 from pathlib import Path
@@ -19,8 +18,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from f2jax import files
 from f2jax.errors import Restart, UserError
 from f2jax.train.step import TrainState
-
-PASSING = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
 
 
 def due(step: int, steps: int, config) -> bool:
@@ -48,16 +45,14 @@ class Checkpoints:
         remote = files.is_remote(workdir)
         self.folder = files.join(workdir if remote else Path(workdir).resolve(), "checkpoints")
         self.errors = Exception if remote else (OSError, ValueError, KeyError)  # gcsfs has classes of its own
-        self.manager = ocp.CheckpointManager(
-            self.folder,
-            item_names=("params", "opt_state"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep.AnyPreservationPolicy(policies) if policies else None,
-                create=config is not None,
-                cleanup_tmp_directories=config is not None,  # what is left of writes that were cut off, before the next
-                read_only=config is None,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep.AnyPreservationPolicy(policies) if policies else None,
+            create=config is not None,
+            cleanup_tmp_directories=config is not None,  # what is left of writes that were cut off, before the next
+            read_only=config is None,
         )
+        with files.explained(self.folder):
+            self.manager = ocp.CheckpointManager(self.folder, item_names=("params", "opt_state"), options=options)
 
     def __enter__(self):
         return self
@@ -73,6 +68,7 @@ class Checkpoints:
         """Start to write a checkpoint; training goes on meanwhile.
 
         Raises:
+            Restart: disk, network or memory failed for a moment.
             UserError: it or the one before it could not be written, e.g. on a full disk; earlier ones stay as they are.
         """
         step = int(state.step)
@@ -92,9 +88,12 @@ class Checkpoints:
         except self.errors as error:
             raise self._unwritten(error) from error
 
-    def _unwritten(self, error: Exception) -> UserError:
-        full = "No space left" in str(error)  # tensorstore says so inside a long message
+    def _unwritten(self, error: Exception) -> Restart | UserError:
+        full = files.FULL in str(error)  # tensorstore says so inside a long message
         reason = "the disk is full" if full else _short(error)
+        if files.passing(error):
+            message = f"A checkpoint could not be written to {self.folder} just now ({reason})"
+            return Restart(f"{message}; run the same command again.")
         kept = (
             f"checkpoints of steps {', '.join(map(str, self.steps()))} are whole" if self.steps() else "there is none"
         )
@@ -125,7 +124,7 @@ class Checkpoints:
                 items = self.manager.restore(step, args=ocp.args.Composite(**args))
             except self.errors as error:
                 files.exists(self.folder)  # raises where the bucket is at fault, and not the checkpoint
-                if _passing(error):
+                if files.passing(error):
                     message = f"The checkpoint of step {step} could not be read just now ({_short(error)})"
                     raise Restart(f"{message}; run the same command again.") from error
                 failed.append(step)
@@ -165,6 +164,7 @@ def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> 
     """One weight of a checkpoint, alone, in the shape and type of `like`.
 
     Raises:
+        Restart: disk, network or memory failed for a moment.
         UserError: the checkpoint cannot be read.
     """
     folder = files.join(workdir if files.is_remote(workdir) else Path(workdir).resolve(), f"checkpoints/{step}/params")
@@ -175,16 +175,11 @@ def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> 
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             found = flatten_dict(checkpointer.restore(folder, args=args))[path]
     except (OSError, ValueError, KeyError) as error:
+        if files.passing(error):
+            message = f"{folder} could not be read just now ({_short(error)})"
+            raise Restart(f"{message}; run the same command again.") from error
         raise UserError(f"{folder} cannot be read ({_short(error)}); leave that checkpoint out.") from error
     return found
-
-
-def _passing(error: Exception) -> bool:
-    """Is it likely to go by, with the checkpoint as it is?"""
-    if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
-        return True
-    passing = isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM)
-    return passing or any(text in str(error) for text in PASSING)
 
 
 def _free(path: Path) -> Path:

@@ -1,16 +1,21 @@
 """Metrics on disk: one JSON line per report, and TensorBoard event files beside it."""
 
 import json
+import math
+import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
 from f2jax import files
+from f2jax.errors import Restart, UserError
 
 NAME = "metrics.jsonl"
 PUBLISH_SECONDS = 60  # gs:// is at most so far behind, and one report
+LAST_WAITS = 5, 30  # seconds before each further try at the end
 
 
 class MetricsWriter:
@@ -18,18 +23,19 @@ class MetricsWriter:
 
     An object on gs:// cannot be appended to. There the files lie in a local folder of their own and are uploaded whole
     by `publish`: before each checkpoint, at the end, and at a report once a minute. A kill loses what came after, and a
-    resume from the last checkpoint writes it again. Of several processes only the first one's files stay.
+    resume from the last checkpoint writes it again. An upload that fails ends no run: it warns, and the next report
+    tries again. Of several processes only the first one's files stay.
     """
 
     def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool):
         first = jax.process_index() == 0
         self.target = str(workdir) if files.is_remote(workdir) and first else None
-        self.temporary = None if first and not self.target else tempfile.TemporaryDirectory()
-        self.folder = Path(self.temporary.name if self.temporary else workdir)
+        kept = [line for line in _lines(files.join(workdir, NAME)) if _step(line) <= resume_step]
+        self.temporary = None if first and not self.target else tempfile.mkdtemp(prefix="f2jax-metrics-")
+        self.folder = Path(self.temporary or workdir)
         self.published: dict[Path, int] = {}
         self.publish_time = time.monotonic()
 
-        kept = [line for line in _lines(files.join(workdir, NAME)) if _step(line) <= resume_step]
         self.last_line = kept[-1] if kept else "{}"
         files.write_whole(self.folder / NAME, "".join(kept))
         self.file = (self.folder / NAME).open("a")
@@ -46,11 +52,15 @@ class MetricsWriter:
         self.file.close()
         if self.board:
             self.board.close()
-        try:
-            self.publish()
-        finally:
-            if self.temporary:
-                self.temporary.cleanup()
+        error = self._upload()
+        for seconds in LAST_WAITS:
+            if isinstance(error, Restart):
+                time.sleep(seconds)
+                error = self._upload()
+        if error:
+            tqdm.write(f"The last metrics are not in {self.target} ({_reason(error)}); they lie in {self.folder}.")
+        elif self.temporary:
+            shutil.rmtree(self.temporary)
 
     def validated(self, step: int) -> bool:
         """Does the file that was found end with the validation after `step`?"""
@@ -68,28 +78,36 @@ class MetricsWriter:
             self.publish()
 
     def publish(self) -> None:
-        """Bring what is on gs:// up to date; a local workdir always is.
-
-        Raises:
-            UserError: the workdir cannot be written.
-        """
-        if not self.target:
-            return
+        """Bring what is on gs:// up to date; a local workdir always is."""
         if self.board:
             self.board.flush()
-        for path in self.folder.rglob("*"):
-            if path.is_file() and path.stat().st_size != self.published.get(path):  # they only grow
-                content = path.read_bytes()
-                files.write_whole(files.join(self.target, path.relative_to(self.folder).as_posix()), content)
-                self.published[path] = len(content)
-        self.publish_time = time.monotonic()
+        error = self._upload()
+        self.publish_time = -math.inf if error else time.monotonic()
+        if error:
+            reason = _reason(error)
+            tqdm.write(f"Metrics could not be written to {self.target} ({reason}); the next report tries again.")
+
+    def _upload(self) -> Restart | UserError | None:
+        """What kept it from being whole."""
+        try:
+            for path in self.folder.rglob("*") if self.target else ():
+                if path.is_file() and path.stat().st_size != self.published.get(path):  # they only grow
+                    content = path.read_bytes()
+                    files.write_whole(files.join(self.target, path.relative_to(self.folder).as_posix()), content)
+                    self.published[path] = len(content)
+        except (Restart, UserError) as error:
+            return error
+        return None
 
 
 def _lines(path: str) -> list[str]:
     if not files.exists(path):
         return []
-    with files.open_file(path) as file:
-        return file.read().decode("utf-8", "replace").splitlines(keepends=True)
+    return files.read(path).decode("utf-8", "replace").splitlines(keepends=True)
+
+
+def _reason(error: Restart | UserError) -> str:
+    return files.reason(error.__cause__ or error)
 
 
 def _step(line: str) -> float:

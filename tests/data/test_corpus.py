@@ -16,7 +16,7 @@ from f2jax.data.dataset import Instructions, build
 from f2jax.data.loader import Loader
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 from tests import tiny
 from tests.data import corpora
 
@@ -88,6 +88,15 @@ def test_opening_a_corpus_reads_its_card_alone(folder, tmp_path):
     assert [len(training) for training, _ in splits] == [len(a) for a, _ in Corpus(folder / "corpus").splits()]
     with pytest.raises(UserError, match=r"rows-train.array_record-00000-of-00001 is missing, damaged or cut short"):
         splits[0][0].rows([0], [], 0)
+
+
+def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(folder, monkeypatch):
+    def failing(*_):
+        raise RuntimeError("INTERNAL: while reading: Input/output error")
+
+    monkeypatch.setattr(Reader, "_file", failing)
+    with pytest.raises(Restart, match=r"could not be read just now .*; run the same command again"):
+        Corpus(folder / "corpus").splits()[0][0].rows([0], [], 0)
 
 
 @pytest.mark.parametrize("size", [0, 100, 0.7])

@@ -71,6 +71,15 @@ def test_a_batch_holds_the_rows_that_the_mixture_plans(loader):
             assert query.tolist() == dataset.rows([i], [], 0)[0].query.tolist()
 
 
+def test_the_last_batches_of_an_epoch_run_the_programs_of_full_ones(tmp_path):
+    """96 rows in batches of 23: the last one has 4."""
+    loader = make_loader(tmp_path, **{"data.batch_size": 23})
+    batches = [loader.batch(step) for step in range(loader.steps_per_epoch)]
+    full = {(name, batch.program) for name, batch in batches if batch.row_mask_b.all()}
+    last = {(name, batch.program) for name, batch in batches if not batch.row_mask_b.all()}
+    assert {name for name, _ in last} == {"pairs", "colours"} and last <= full
+
+
 def test_rows_divide_among_the_devices(tmp_path):
     loader = make_loader(tmp_path, Share(6, tuple(range(6))))
     assert {loader.batch(step)[1].tokens_bt.shape[0] % 6 for step in range(12)} == {0}

@@ -1,6 +1,6 @@
 """The order of batches is a pure function of (seed, step), in which every row comes once per epoch."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -59,6 +59,18 @@ def test_every_row_comes_once_per_epoch(seed, epoch):
         rows = np.concatenate([plan.rows for plan in plans if plan.dataset == number])
         assert sorted(rows) == list(range(spec.rows))
         assert len([plan for plan in plans if plan.dataset == number]) == -(-spec.rows // 32)
+
+
+def test_the_last_batch_is_filled_up_by_the_rows_before_it_and_no_other_is():
+    mixture = Mixture(SPECS, 32)
+    rows, fillers = defaultdict(list), {}
+    for plan in sorted(map(mixture.plan, range(mixture.steps_per_epoch)), key=lambda plan: -len(plan.rows)):
+        name = mixture.specs[plan.dataset].name
+        assert len(plan.filler) in (0, 32 - len(plan.rows)), "a full batch has none"
+        assert set(plan.filler.tolist()) <= set(rows[name])
+        rows[name] += plan.rows.tolist()
+        fillers[name] = len(plan.filler)
+    assert fillers == {"a": 32 - 1003 % 32, "b": 0, "c": 30, "d": 0}, "d has fewer rows than a batch"
 
 
 def test_a_mixture_without_weights_never_changes_between_versions():

@@ -130,12 +130,27 @@ def test_a_batch_lays_out_queries_positives_then_negatives():
     assert batch.useful_tokens == 2 + 1 + 1 + 2 + 1 + 1, "[3] takes its token once, as positive and as negative"
 
 
+def rows_of_length(*lengths) -> list[FakeRow]:
+    """Rows of a query of one token and a positive of so many; all different."""
+    return [FakeRow(tokens(-i), np.full(n, i, np.int32), [], i, []) for i, n in enumerate(lengths, 1)]
+
+
 @pytest.mark.parametrize("rows", [1, 5, 33, 64])
-def test_the_last_batch_of_an_epoch_has_as_many_packed_rows_as_a_full_one(rows):
-    """Equal lengths fill rows evenly: 64 queries and 64 positives of 4 tokens are 64 rows of 8."""
-    some = [FakeRow(tokens(i, 2, 3, 4), tokens(i, 6, 7, 8), [], i, []) for i in range(rows)]
-    batch = assemble(some, 0, kind="retrieval", batch_size=64, row_length=8, pad_id=0)
-    assert batch.tokens_bt.shape == (64, 8) and batch.useful_tokens == 8 * rows
+@pytest.mark.parametrize("long", ["first", "last"])
+def test_the_last_batch_of_an_epoch_has_as_many_packed_rows_as_a_full_one(rows, long):
+    """64 rows, 8 of them long, of which the last batch has the last ones: a few long, or a few short rows."""
+    whole = rows_of_length(*([7] * 8 + [1] * 56 if long == "first" else [1] * 56 + [7] * 8))
+    options = {"kind": "retrieval", "batch_size": 64, "row_length": 8, "pad_id": 0}
+    full = assemble(whole, 0, **options)
+    batch = assemble(whole[-rows:], 0, **options, filler=whole[:-rows])
+    assert batch.program == full.program
+    assert batch.useful_tokens == sum(len(row.query) + len(row.positive) for row in whole[-rows:])
+    assert batch.row_mask_b.sum() == rows
+
+
+def test_without_others_to_fill_it_up_a_batch_has_the_rows_that_it_needs():
+    batch = assemble(rows_of_length(7, 7, 7), 0, kind="retrieval", batch_size=64, row_length=8, pad_id=0)
+    assert batch.rows == 3, "and not those of 64 such long ones"
 
 
 def test_documents_keep_their_identity_in_32_bits():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import fsspec
@@ -122,12 +123,23 @@ def downloads(server, monkeypatch) -> list[tuple[str, int]]:
 
 @pytest.fixture
 def refusing(server, monkeypatch) -> Iterator[Callable[[int, str], None]]:
-    """A server that answers each request with one error, in the form of Google's; give it status and message."""
+    """A server that answers each request with one error, in the form of Google's; give it status and message.
+
+    Status 0: it ends the connection without an answer. gcsfs tries again at once.
+    """
     answer = {}
+
+    async def at_once(_):
+        pass
+
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=at_once))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if not answer["status"]:
+                self.close_connection = True
+                return
             body = json.dumps({"error": {"code": answer["status"], "message": answer["message"]}}).encode()
             self.send_response(answer["status"])
             self.send_header("Content-Length", str(len(body)))

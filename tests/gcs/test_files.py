@@ -4,7 +4,7 @@ import fsspec
 import pytest
 
 from f2jax import files
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 
 TEXT = '{"name": "кошка"}'
 
@@ -97,6 +97,30 @@ def test_without_the_right_it_says_whom_to_ask(server, refusing, call, verb):
         f"gs://private/x.json cannot be {verb} (someone@example.com does not have storage.objects.get access); "
         "ask the owner of the bucket for the right to it."
     )
+
+
+@pytest.mark.parametrize("status", [0, 408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("call", [*READS, *WRITES, files.exists])
+def test_what_goes_by_asks_for_a_restart(server, refusing, call, status):
+    refusing(status, "Try again later")
+    with pytest.raises(Restart, match=r"^gs://b/x\.json cannot be \w+ just now \(.+\); run the same command again\.$"):
+        call("gs://b/x.json")
+
+
+def test_a_server_that_is_gone_asks_for_a_restart(server, refusing, monkeypatch):
+    refusing(503, "Try again later")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    with pytest.raises(Restart, match="gs://b/x cannot be opened just now"):
+        files.read("gs://b/x")
+
+
+def test_a_read_that_breaks_off_asks_for_a_restart(bucket, refusing):
+    """The file is open already, and more than what was fetched with it is wanted."""
+    rows = b"one line\n" * 2**21
+    files.write_whole(f"{bucket}/x.txt", rows)
+    with files.open_file(f"{bucket}/x.txt") as file, pytest.raises(Restart), files.explained(f"{bucket}/x.txt"):
+        refusing(503, "Try again later")
+        file.read()
 
 
 def test_other_failures_are_one_line_with_their_reason(server, refusing):

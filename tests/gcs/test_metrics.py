@@ -8,6 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from f2jax import files
+from f2jax.errors import Restart
 from f2jax.train import metrics
 from f2jax.train.metrics import MetricsWriter
 
@@ -52,6 +53,66 @@ def test_they_are_published_about_once_a_minute_without_being_asked(bucket, monk
         for step in (1, 2):
             writer.write(step, {})
             assert steps(f"{bucket}/run") == list(range(1, step + 1))
+
+
+@pytest.mark.parametrize("status, reason", [(503, "Try again later"), (403, "You may not")])
+def test_where_that_fails_the_run_goes_on_and_the_next_report_tries_again(
+    server, bucket, refusing, monkeypatch, capsys, status, reason
+):
+    with MetricsWriter(f"{bucket}/run", 0, tensorboard=False) as writer:
+        writer.write(1, {})
+        refusing(status, reason)
+        writer.publish()
+        (warning,) = capsys.readouterr().out.splitlines()
+        assert warning.startswith(f"Metrics could not be written to {bucket}/run ({reason}")
+        assert warning.endswith("; the next report tries again.")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        writer.write(2, {})
+        assert steps(f"{bucket}/run") == [1, 2]
+    assert not capsys.readouterr().out
+
+
+def test_at_the_end_it_is_tried_a_few_times(server, bucket, refusing, monkeypatch, capsys):
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+
+    monkeypatch.setattr(metrics.time, "sleep", sleep)
+    with MetricsWriter(f"{bucket}/run", 0, tensorboard=False) as writer:
+        writer.write(1, {})
+        refusing(503, "Try again later")
+    assert waits == [5, 30] and steps(f"{bucket}/run") == [1]
+    assert not writer.folder.exists() and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status, tries", [(503, 3), (403, 1)])
+def test_what_is_not_there_in_the_end_is_said_and_kept_here(bucket, refusing, monkeypatch, capsys, status, tries):
+    waits = []
+    monkeypatch.setattr(metrics.time, "sleep", waits.append)
+    with MetricsWriter(f"{bucket}/run", 0, tensorboard=False) as writer:
+        writer.write(1, {})
+        refusing(status, "It does not go")
+    assert len(waits) == tries - 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"The last metrics are not in {bucket}/run (It does not go")
+    assert line.endswith(f"; they lie in {writer.folder}.")
+    assert json.loads((writer.folder / "metrics.jsonl").read_text()) == {"step": 1}
+
+
+def test_it_hides_no_error_of_the_run(bucket, refusing):
+    with pytest.raises(ZeroDivisionError), MetricsWriter(f"{bucket}/run", 0, tensorboard=False) as writer:
+        writer.write(1, {})
+        refusing(403, "You may not")
+        raise ZeroDivisionError
+
+
+def test_a_run_does_not_start_where_its_lines_cannot_be_read(bucket, refusing):
+    refusing(503, "Try again later")
+    with pytest.raises(Restart, match=r"metrics\.jsonl cannot be opened just now"):
+        MetricsWriter(f"{bucket}/run", 0, tensorboard=False)
 
 
 def test_they_are_published_when_the_run_fails(bucket):

@@ -10,7 +10,7 @@ import pytest
 
 from f2jax import files
 from f2jax.data.sources import open_source
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 from tests import tiny
 
 
@@ -56,6 +56,21 @@ def test_a_source_that_is_not_there_is_named(copies, spec):
     with pytest.raises(UserError) as error:
         list(open_source(path, "train", Counter()))
     assert str(error.value) == f"There is no data file {path}; check data.sources."
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "packed.jsonl.gz", "big.parquet"])
+def test_a_server_that_fails_while_a_file_is_read_asks_for_a_restart(copies, refusing, monkeypatch, name):
+    path = files.join(copies[1], name)
+    open_file = files.open_file
+
+    def opened(path):
+        file = open_file(path)
+        refusing(503, "Try again later")
+        return file
+
+    monkeypatch.setattr(files, "open_file", opened)
+    with pytest.raises(Restart, match=rf"^{path} cannot be read just now .*; run the same command again\.$"):
+        list(open_source(path, "train", Counter()))
 
 
 def test_a_missing_bucket_is_named(server):

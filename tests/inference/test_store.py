@@ -123,6 +123,16 @@ def test_the_command_fills_a_folder_and_searches_it_later(capsys, tmp_path):
     assert [[x["document"] for x in row["found"]] for row in rows] == Search(d, OPTIONS)(q).numbers_qk.tolist()
 
 
+def test_a_precision_is_refused_where_the_store_is_only_searched(capsys, tmp_path):
+    np.save(tmp_path / "q.npy", vectors(4, 0))
+    place = ["search", "--store", str(tmp_path / "store"), "--queries", str(tmp_path / "q.npy")]
+    assert cli.main([*place, "--precision", "int8"]) == 1
+    found = capsys.readouterr().err
+    assert found == "f2jax: --precision is chosen when a store is filled; leave it out to search what is there.\n"
+    assert not (tmp_path / "store").exists()
+    assert cli.main(place) == 1 and "The store holds no documents" in capsys.readouterr().err
+
+
 def test_a_place_that_cannot_be_opened_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (str(tmp_path / "file"), "http://127.0.0.1:9"):

@@ -1,6 +1,8 @@
 """Processes joined by jax.distributed compute as one, and start, stop and end together."""
 
+import socket
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -116,6 +118,61 @@ def test_a_job_that_is_named_by_half_is_refused(monkeypatch, variables):
         monkeypatch.setenv(name, value)
     with pytest.raises(hosts.UserError, match=r"JAX_COORDINATOR_ADDRESS and .* should be set as well"):
         hosts.start()
+
+
+TPU_MACHINE = """
+import os, sys
+from f2jax.errors import Restart, UserError
+from f2jax.parallel import hosts
+from jax._src.clusters import cloud_tpu_cluster
+hosts._on_tpu = lambda: True
+cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+if "GCE_METADATA_IP" in os.environ:
+    del os.environ["TPU_SKIP_MDS_QUERY"]  # set by JAX, as there is no chip
+try:
+    hosts.start()
+except (Restart, UserError) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+import jax
+print(jax.process_count(), "process")
+"""
+BY_HAND = "JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID on each host"
+
+
+def on_tpu_machine(monkeypatch, **variables) -> str:
+    """The last line of a process on a machine with a TPU that is none of Google Cloud."""
+    for name, value in ({"PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"} | variables).items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run([sys.executable, "-c", TPU_MACHINE], capture_output=True, text=True, timeout=120)
+    return (done.stdout + done.stderr).splitlines()[-1]
+
+
+def test_a_tpu_machine_of_no_known_kind_is_told_to_name_the_processes(monkeypatch):
+    line = on_tpu_machine(monkeypatch)
+    assert line.startswith(
+        "UserError: JAX cannot tell the processes of this job (coordinator_address should be defined)"
+    )
+    assert f"; set {BY_HAND}" in line
+
+
+def test_a_tpu_machine_without_a_metadata_server_is_told_so(monkeypatch):
+    line = on_tpu_machine(monkeypatch, GCE_METADATA_IP="127.0.0.1:9")
+    assert line.startswith("Restart: Google's metadata server") and f"outside Google Cloud, set {BY_HAND}" in line
+
+
+@pytest.mark.parametrize("metadata", [{}, {"GCE_METADATA_IP": "127.0.0.1:9"}], ids=str)
+def test_a_tpu_machine_whose_processes_are_named_starts(monkeypatch, metadata):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+    assert on_tpu_machine(monkeypatch, **names, **metadata) == "1 process"
+
+
+def test_a_process_beyond_the_last_one_is_refused(monkeypatch):
+    names = {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}
+    line = on_tpu_machine(monkeypatch, **names)
+    assert line.startswith("UserError: JAX cannot tell the processes of this job (process_id and num_processes")
 
 
 def test_without_a_job_nothing_is_started():

@@ -1,5 +1,6 @@
 """The files of a released package, without PyTorch: each known fault of released embedding models has a test."""
 
+import errno
 import json
 
 import jax
@@ -149,11 +150,19 @@ def test_a_package_can_be_written_over_an_old_one(embedder, tmp_path):
     np.testing.assert_array_equal(again.encode(tiny_model.TEXTS), embedder.encode(tiny_model.TEXTS))
 
 
-def test_a_package_can_be_written_over_itself(embedder, tmp_path):
-    embedder.save_pretrained(tmp_path)
-    before = embedder.encode(tiny_model.TEXTS)
-    Embedder.from_pretrained(tmp_path).save_pretrained(tmp_path)
-    np.testing.assert_array_equal(Embedder.from_pretrained(tmp_path).encode(tiny_model.TEXTS), before)
+def test_a_model_is_not_written_over_the_folder_that_it_was_loaded_from(embedder, tmp_path, monkeypatch):
+    """Cut off in the middle, the only copy would be gone; a part of it, as here, would replace the whole."""
+    monkeypatch.chdir(tmp_path)
+    embedder.save_pretrained("model")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    loaded = Embedder.from_pretrained("model", truncate_layers=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    with pytest.raises(UserError, match="model holds a model that goes into the package; choose another folder"):
+        loaded.save_pretrained("../model")
+    loaded.save_pretrained("model")
+    monkeypatch.chdir(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def crash_at(monkeypatch, name):
@@ -209,10 +218,22 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(embedder, tmp_pa
         embedder.save_pretrained(tmp_path / "taken")
 
 
+def test_a_disk_that_fills_up_leaves_no_half_of_a_file(embedder, tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hf.np, "ascontiguousarray", full)
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be written .*No space left on device"):
+        embedder.save_pretrained(tmp_path)
+    assert not files_in(tmp_path)
+
+
 def test_a_training_workdir_is_not_overwritten(embedder, tmp_path):
     tiny_model.write_workdir(tmp_path / "run", embedder)
     before = files_in(tmp_path / "run")
     with pytest.raises(UserError, match="run is a training workdir; choose another folder for the package"):
+        embedder.save_pretrained(tmp_path / "run")
+    with pytest.raises(UserError, match="run holds a model that goes into the package; choose another folder"):
         Embedder.from_pretrained(tmp_path / "run").save_pretrained(tmp_path / "run")
     assert files_in(tmp_path / "run") == before
 

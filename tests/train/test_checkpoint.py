@@ -71,6 +71,18 @@ def test_a_disk_that_fails_for_a_moment_costs_no_checkpoint(tmp_path, error, mon
         assert checkpoints.steps() == before and int(checkpoints.restore(state_at(0)).step) == 15
 
 
+def test_a_checkpoint_that_cannot_be_written_just_now_asks_for_a_restart(tmp_path, monkeypatch):
+    run_to(tmp_path, 5)
+    with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
+
+        def failing(*_, **__):
+            raise ValueError("UNAVAILABLE: no answer")
+
+        monkeypatch.setattr(checkpoints.manager, "save", failing)
+        with pytest.raises(Restart, match=r"could not be written to .* just now \(UNAVAILABLE: no answer\)"):
+            checkpoints.save(state_at(10))
+
+
 def test_a_checkpoint_that_was_passed_over_is_set_aside_and_not_deleted(tmp_path):
     run_to(tmp_path, 15)
     for _ in range(2):  # the second time one of that number lies there

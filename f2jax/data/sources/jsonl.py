@@ -49,7 +49,7 @@ def lines(path: str, skipped: Counter) -> Iterator[str]:
     Raises:
         UserError: the file cannot be read, or is cut short.
     """
-    with files.open_file(path) as raw:
+    with files.open_file(path) as raw, files.explained(path, "read"):
         file = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
         try:
             for number, line in enumerate(file, 1):

@@ -27,7 +27,7 @@ def read(path: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = Fa
 
 def rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:
     """The rows of a file, with the columns that `columns` chooses of those that there are."""
-    with files.open_file(path) as file:
+    with files.open_file(path) as file, files.explained(path, "read"):
         try:
             table, number = pq.ParquetFile(file), 0
             for batch in table.iter_batches(ROWS, columns=columns(table.schema_arrow.names)):
@@ -36,5 +36,7 @@ def rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]])
                     number += 1
                     yield row
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            if files.passing(error):
+                raise
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is damaged, cut short or no parquet file ({reason}); fetch it again.") from error
