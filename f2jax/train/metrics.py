@@ -1,7 +1,6 @@
 """Metrics on disk: one JSON line per report, and TensorBoard event files beside it."""
 
 import json
-import math
 import shutil
 import tempfile
 import time
@@ -23,8 +22,8 @@ class MetricsWriter:
 
     An object on gs:// cannot be appended to. There the files lie in a local folder of their own and are uploaded whole
     by `publish`: before each checkpoint, at the end, and at a report once a minute. A kill loses what came after, and a
-    resume from the last checkpoint writes it again. An upload that fails ends no run: it warns, and the next report
-    tries again. Of several processes only the first one's files stay.
+    resume from the last checkpoint writes it again. An upload that fails ends no run: it warns, and is tried again
+    a minute later, since a try may take half of one. Of several processes only the first one's files stay.
     """
 
     def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool):
@@ -82,10 +81,10 @@ class MetricsWriter:
         if self.board:
             self.board.flush()
         error = self._upload()
-        self.publish_time = -math.inf if error else time.monotonic()
+        self.publish_time = time.monotonic()
         if error:
             reason = _reason(error)
-            tqdm.write(f"Metrics could not be written to {self.target} ({reason}); the next report tries again.")
+            tqdm.write(f"Metrics could not be written to {self.target} ({reason}); it is tried again in a minute.")
 
     def _upload(self) -> Restart | UserError | None:
         """What kept it from being whole."""

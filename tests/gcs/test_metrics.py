@@ -56,7 +56,7 @@ def test_they_are_published_about_once_a_minute_without_being_asked(bucket, monk
 
 
 @pytest.mark.parametrize("status, reason", [(503, "Try again later"), (403, "You may not")])
-def test_where_that_fails_the_run_goes_on_and_the_next_report_tries_again(
+def test_where_that_fails_the_run_goes_on_and_tries_again_a_minute_later(
     server, bucket, refusing, monkeypatch, capsys, status, reason
 ):
     with MetricsWriter(f"{bucket}/run", 0, tensorboard=False) as writer:
@@ -65,10 +65,13 @@ def test_where_that_fails_the_run_goes_on_and_the_next_report_tries_again(
         writer.publish()
         (warning,) = capsys.readouterr().out.splitlines()
         assert warning.startswith(f"Metrics could not be written to {bucket}/run ({reason}")
-        assert warning.endswith("; the next report tries again.")
+        assert warning.endswith("; it is tried again in a minute.")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         writer.write(2, {})
-        assert steps(f"{bucket}/run") == [1, 2]
+        assert not files.exists(f"{bucket}/run/metrics.jsonl")
+        monkeypatch.setattr(metrics, "PUBLISH_SECONDS", -1)  # it has passed
+        writer.write(3, {})
+        assert steps(f"{bucket}/run") == [1, 2, 3]
     assert not capsys.readouterr().out
 
 
