@@ -236,6 +236,18 @@ def remove(path: str | Path) -> None:
             found.rm_file(name)
 
 
+def remove_all(folder: str | Path) -> None:
+    """Delete each file in a folder and below.
+
+    Raises:
+        UserError: one may not be deleted.
+    """
+    found, name = filesystem(folder)
+    with explained(folder, "deleted"):
+        for path in found.find(name):
+            found.rm_file(path)
+
+
 def read_json(path: str | Path):
     """The content of a JSON file.
 

@@ -106,6 +106,11 @@ class StoredDataset:
     def __len__(self) -> int:
         return sum(self._rows.lengths)
 
+    def fingerprint(self) -> str:
+        """Of all records, as `f2jax prepare` hashed them, and of whose vectors come with them; nothing is read."""
+        teacher = f", vectors {self._vectors.card}" if self._vectors else ""
+        return self._card["content"] + teacher
+
     def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]:
         """As `dataset.Dataset.rows`: only the documents that these rows use are read, each once.
 

@@ -1,5 +1,7 @@
 """A tokenized data set in memory, with random access: each distinct text is stored once."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -62,6 +64,19 @@ class Dataset:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def fingerprint(self) -> str:
+        """A hash of the rows in their order: of tokens, documents, labels, and languages, which weigh the data set."""
+        digest = hashlib.blake2b(json.dumps(self.languages).encode(), digest_size=16)
+        numbers = (
+            number
+            for query, positive, negatives, label, _ in self._rows
+            for number in (query, positive, len(negatives), *negatives, label)
+        )
+        for array in (*self._texts.arrays(), np.fromiter(numbers, np.int64)):
+            digest.update(array.size.to_bytes(8, "little"))
+            digest.update(array)
+        return digest.hexdigest()
+
     def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]:
         """The rows of the given numbers.
 
@@ -114,6 +129,10 @@ class Texts:
         self.index = {}  # the strings are not needed again
         self._flat = np.concatenate(encoded) if encoded else self._flat
         self._ends = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded], dtype=np.int64)])
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens of all texts, where each text ends, and the ids."""
+        return self._flat, self._ends, np.array(self.ids, np.int64)
 
     def tokens(self, number: int) -> np.ndarray:
         return self._flat[self._ends[number] : self._ends[number + 1]]

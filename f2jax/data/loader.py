@@ -1,5 +1,7 @@
 """From a config to packed batches: tokenizer, data sets, mixture, and a thread that packs ahead of the device."""
 
+import hashlib
+import json
 import queue
 import threading
 from collections import Counter
@@ -80,6 +82,16 @@ def weights(datasets: Sequence[Dataset], config) -> list[float]:
     by_name = pattern_weights([dataset.name for dataset in datasets], config.data.weights)
     by_language = language_weights([dataset.languages for dataset in datasets], config.data.language_temperature)
     return [a * b for a, b in zip(by_name, by_language, strict=True)]
+
+
+def facts(tokenizer: Tokenizer, datasets: Sequence[Dataset]) -> dict[str, str]:
+    """What decides the rows of a run beside its config, by name; the same wherever the data lies."""
+    names = [dataset.name for dataset in datasets]
+    return {
+        "the tokenizer": tokenizer.identity(),
+        **{f"data set {d.name}": f"{d.kind}, {len(d):,} rows, {d.fingerprint()}" for d in datasets},
+        "the order of data sets": hashlib.blake2b(json.dumps(names).encode(), digest_size=16).hexdigest(),
+    }
 
 
 def read_records(config, skipped: Counter) -> Iterator[Record]:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,9 @@ from f2jax.parallel import maintenance
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the others end
 START_SECONDS = 300  # that processes wait for each other at the start
+DATA_SECONDS = 3_600  # that they wait until all have read their data; one that dies meanwhile ends the others sooner
+LAST_WORDS_SECONDS = 3  # that the first process leaves the others to say why they end
+MOST_NAMED = 5  # differences that an error names
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 BY_HAND = (
@@ -156,6 +160,11 @@ def of_first(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def of_all(value: int) -> list[int]:
+    """The values that the processes give, in their order, on all of them."""
+    return multihost_utils.process_allgather(np.int32(value)).tolist()
+
+
 def facts(config) -> dict[str, str]:
     """What must be the same on all hosts: versions, the code of f2jax, and each field of the config."""
     from f2jax import config as configs
@@ -180,15 +189,18 @@ def code_hash(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def check_alike(own: dict[str, str]) -> None:
+def check_alike(own: dict[str, str], seconds: int = START_SECONDS) -> None:
     """All processes compare their `facts`; they ask the coordinator, because unlike ones may not compute together.
+
+    Args:
+        seconds: that they wait for the slowest.
 
     Raises:
         UserError: on every process, where any differs; it names the hosts and what differs.
     """
     if jax.process_count() == 1:
         return
-    store, milliseconds = distributed.global_state.client, START_SECONDS * 1000
+    store, milliseconds = distributed.global_state.client, seconds * 1000
     prefix = f"f2jax/alike/{next(_rounds)}"
     store.key_value_set(f"{prefix}/{jax.process_index()}", json.dumps([socket.gethostname(), own]))
     if is_first():
@@ -198,6 +210,11 @@ def check_alike(own: dict[str, str]) -> None:
         store.key_value_set(f"{prefix}/verdict", unlike([json.loads(text) for text in texts]))
     verdict = store.blocking_key_value_get(f"{prefix}/verdict", milliseconds)
     if verdict:
+        store.key_value_set(f"{prefix}/heard/{jax.process_index()}", "")
+        if is_first():  # it is the coordinator: where it ends, the others end at once
+            for process in range(jax.process_count()):
+                store.blocking_key_value_get(f"{prefix}/heard/{process}", milliseconds)
+            time.sleep(LAST_WORDS_SECONDS)
         raise UserError(verdict)
 
 
@@ -210,7 +227,18 @@ def unlike(hosts: list[tuple[str, dict[str, str]]]) -> str:
         for process, ((host, _), value) in enumerate(zip(hosts, values, strict=True)):
             if value != usual:
                 found.append(f"process {process} on {host} has {name} {value}, the others {usual}")
-    return f"The hosts are not alike: {'; '.join(found)}. Give all the same versions, code and config." if found else ""
+    same = "Give all the same versions, code, config and data."
+    return f"The hosts are not alike: {listed(found, '; ')}. {same}" if found else ""
+
+
+def listed(found: list[str], between: str = ", ") -> str:
+    """The first few, and how many more.
+
+    >>> listed(["a", "b", "c", "d", "e", "f", "g"])
+    'a, b, c, d, e and 2 more'
+    """
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return between.join(found[:MOST_NAMED]) + more
 
 
 class StopSignal:

@@ -12,12 +12,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from f2jax import files
 from f2jax.errors import Restart, UserError
+from f2jax.parallel import hosts
 from f2jax.train.step import TrainState
+
+READ, DAMAGED, NOT_NOW = range(3)  # what may come of reading a checkpoint, from good to bad
 
 
 def due(step: int, steps: int, config) -> bool:
@@ -107,31 +109,31 @@ class Checkpoints:
     def restore(self, like: TrainState, warn=print) -> TrainState | None:
         """The newest readable checkpoint in the shapes, types and shardings of `like`; None where there is none.
 
-        A checkpoint that was cut short is passed over, with a warning, for the one before it.
+        A checkpoint that was cut short is passed over, with a warning, for the one before it. All processes call it;
+        they take the newest that each of them can read.
 
         Raises:
             Restart: the disk, the network or the memory is at fault, and not the checkpoint.
             UserError: there are checkpoints, but none can be read, or the folder itself cannot.
         """
-        failed = []
-        for step in reversed(self.steps()):
-            if like.opt_state is None:  # the model alone, without what else was trained beside it
-                how = ocp.checkpoint_utils.construct_restore_args(like.params)
-                args = {"params": ocp.args.PyTreeRestore(like.params, how, partial_restore=True)}
-            else:
-                args = {name: ocp.args.StandardRestore(getattr(like, name)) for name in ("params", "opt_state")}
-            try:
-                items = self.manager.restore(step, args=ocp.args.Composite(**args))
-            except self.errors as error:
-                files.exists(self.folder)  # raises where the bucket is at fault, and not the checkpoint
-                if files.passing(error):
-                    message = f"The checkpoint of step {step} could not be read just now ({_short(error)})"
-                    raise Restart(f"{message}; run the same command again.") from error
-                failed.append(step)
-                warn(f"The checkpoint of step {step} cannot be read and is passed over ({_short(error)}).")
-                continue
-            step_array = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
-            return TrainState(step_array, items["params"], items.get("opt_state"))
+        failed, steps = False, self.steps()
+        while (step := hosts.of_first(steps.pop() if steps else -1)) >= 0:
+            items, error = self._read(step, like)
+            own = _outcome(error)
+            outcomes = hosts.of_all(own)
+            worst = max(outcomes)
+            if worst == READ:
+                at = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
+                return TrainState(at, items["params"], items.get("opt_state"))
+            del items  # the next one takes as much memory
+            if isinstance(error, (Restart, UserError)):
+                raise error
+            why = _short(error) if own == worst else f"by process {outcomes.index(worst)}"
+            if worst == NOT_NOW:
+                message = f"The checkpoint of step {step} could not be read just now ({why})"
+                raise Restart(f"{message}; run the same command again.") from error
+            warn(f"The checkpoint of step {step} cannot be read and is passed over ({why}).")
+            failed = True
         if failed:
             raise UserError(
                 f"None of the checkpoints in {self.folder} can be read by this version and config; go back to those "
@@ -139,25 +141,48 @@ class Checkpoints:
             )
         return None
 
+    def _read(self, step: int, like: TrainState):
+        """(what this process reads of a checkpoint, None) or (None, why it cannot).
+
+        It waits for no other process, as the manager's `restore` does: that would never end where one cannot read.
+        """
+        if like.opt_state is None:  # the model alone, without what else was trained beside it
+            how = ocp.checkpoint_utils.construct_restore_args(like.params)
+            args = {"params": ocp.args.PyTreeRestore(like.params, how, partial_restore=True)}
+        else:
+            args = {name: ocp.args.StandardRestore(getattr(like, name)) for name in ("params", "opt_state")}
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as reader:
+                return reader.restore(files.join(self.folder, str(step)), args=ocp.args.Composite(**args)), None
+        except self.errors as error:
+            try:
+                files.exists(self.folder)
+            except (Restart, UserError) as fault:  # of the bucket, and not of the checkpoint
+                return None, fault
+            return None, error
+
     def set_aside_after(self, step: int) -> None:
         """Take later checkpoints, those that `restore` passed over, out of the way of new ones.
 
-        They go to `unreadable` beside the others; on gs://, where nothing can be renamed, they are deleted.
+        They go to `unreadable` beside the others; on gs://, where nothing can be renamed, they are deleted. All
+        processes call it.
         """
         later = [found for found in self.steps() if found > step]
-        if not later:
-            return
-        if files.is_remote(self.folder):
+        if hosts.is_first():
             for found in later:
-                self.manager.delete(found)
-            return
-        if jax.process_index() == 0:
+                self._set_aside(found)
+        if hosts.of_first(len(later)):  # the others wait here for the first
+            self.manager.reload()
+
+    def _set_aside(self, step: int) -> None:
+        if files.is_remote(self.folder):
+            files.remove_all(files.join(self.folder, str(step)))
+        else:
             aside = Path(self.folder).with_name("unreadable")
             aside.mkdir(exist_ok=True)
-            for found in later:
-                Path(self.folder, str(found)).replace(_free(aside / str(found)))
-        sync_global_devices("set aside")
-        self.manager.reload()
+            Path(self.folder, str(step)).replace(_free(aside / str(step)))
 
 
 def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> np.ndarray:
@@ -180,6 +205,12 @@ def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> 
             raise Restart(f"{message}; run the same command again.") from error
         raise UserError(f"{folder} cannot be read ({_short(error)}); leave that checkpoint out.") from error
     return found
+
+
+def _outcome(error: Exception | None) -> int:
+    if error is None:
+        return READ
+    return NOT_NOW if isinstance(error, (Restart, UserError)) or files.passing(error) else DAMAGED
 
 
 def _free(path: Path) -> Path:

@@ -3,6 +3,7 @@
 `train(config, workdir)` resumes by itself: the newest checkpoint's step number decides all the rest.
 """
 
+import json
 import resource
 import sys
 import time
@@ -37,6 +38,7 @@ from f2jax.train.teacher import load_teacher, teacher_width
 
 # Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
 MAY_CHANGE = ("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows")
+DATA_FILE = "data.json"  # in the workdir: what decides the rows of the run, beside its config
 
 
 def train(config, workdir: str | Path) -> dict[str, float]:
@@ -62,6 +64,9 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     )
     training = [data for data, _ in splits]
     held_out = [held for _, held in splits if len(held)]
+    facts = loader_lib.facts(tokenizer, training)
+    hosts.check_alike(facts, hosts.DATA_SECONDS)
+    check_data(config, facts, workdir)
 
     mesh = make_mesh(**config.mesh)
     loader = Loader(training, config, tokenizer.pad_id, own_share(mesh), loader_lib.weights(training, config))
@@ -148,14 +153,34 @@ def prepare_workdir(config, workdir: str | Path) -> None:
     """
     path = files.join(workdir, "config.json")
     if files.exists(path):
-        changed = configs.differences(files.read_json(path), config.to_dict(), MAY_CHANGE)
+        moved = ("data.sources",) if files.exists(files.join(workdir, DATA_FILE)) else ()  # that file knows the rows
+        changed = configs.differences(files.read_json(path), config.to_dict(), MAY_CHANGE + moved)
         if changed:
             raise UserError(
                 f"{workdir} holds a run whose config differs in {', '.join(changed)}; give the same config to resume "
                 "it, or another --workdir."
             )
-    if hosts.is_first():
+    elif hosts.is_first():
         files.write_whole(path, configs.to_json(config))
+
+
+def check_data(config, facts: dict[str, str], workdir: str | Path) -> None:
+    """Keep the facts of the data beside the config, as it is now; a run that began with other data is refused.
+
+    Raises:
+        UserError: it names the data sets that differ.
+    """
+    path = files.join(workdir, DATA_FILE)
+    before = files.read_json(path) if files.exists(path) else facts  # an older version kept none
+    changed = [name for name in before | facts if before.get(name) != facts.get(name)]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run whose data differs in {hosts.listed(changed)}; restore the data to resume it, or "
+            "give another --workdir."
+        )
+    if hosts.is_first():
+        files.write_whole(files.join(workdir, "config.json"), configs.to_json(config))
+        files.write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def choose_architecture(config, init_path: str) -> Qwen3Config:

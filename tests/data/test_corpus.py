@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +149,42 @@ def test_a_corpus_of_another_version_is_refused(tmp_path):
     (tmp_path / "corpus.json").write_text('{"version": "0.1"}')
     with pytest.raises(UserError, match=r"of version 0.1"):
         Corpus(tmp_path)
+
+
+# What the rows of a run are
+
+
+def facts(corpus, tokenizer):
+    return loader_lib.facts(load_tokenizer(tokenizer), [training for training, _ in Corpus(corpus).splits()])
+
+
+def test_a_corpus_that_was_moved_is_the_same_and_no_record_is_read_to_know_it(folder, tmp_path):
+    shutil.copy(folder / "corpus/corpus.json", tmp_path)
+    found = facts(tmp_path, folder / "tokenizer")
+    assert found == facts(folder / "corpus", folder / "tokenizer")
+    assert "data set pairs" in found and "retrieval" in found["data set pairs"]
+
+
+def test_a_corpus_with_another_row_differs_in_that_data_set_alone(folder, tmp_path):
+    paths = corpora.write_inputs(tmp_path / "in")
+    text = Path(paths[0]).read_text()
+    Path(paths[0]).write_text(text.replace("river", "stone", 1))
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    corpora.make(tmp_path, paths)
+    before, after = (facts(one / "corpus", folder / "tokenizer") for one in (folder, tmp_path))
+    assert [name for name in before | after if before.get(name) != after.get(name)] == ["data set pairs"]
+
+
+def test_the_order_of_data_sets_and_the_tokenizer_are_facts_of_a_run(folder, tmp_path):
+    tokenizer, (first, second, *_) = load_tokenizer(folder / "tokenizer"), Corpus(folder / "corpus").splits()
+    other = corpora.train_sentencepiece([f"another {i} text" for i in range(99)], 300, None)
+    before = loader_lib.facts(tokenizer, [first[0], second[0]])
+    swapped, changed = (
+        loader_lib.facts(tokenizer, [second[0], first[0]]),
+        loader_lib.facts(other, [first[0], second[0]]),
+    )
+    assert {name for name in before if before[name] != swapped[name]} == {"the order of data sets"}
+    assert {name for name in before if before[name] != changed[name]} == {"the tokenizer"}
 
 
 # Training

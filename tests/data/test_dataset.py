@@ -1,5 +1,6 @@
 """Records → tokenized rows: the right tokens, each text once, a held-out share that shares nothing, instructions."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -106,6 +107,27 @@ def test_equal_labels_have_equal_ids(tokenizer):
     (dataset,) = build(given, tokenizer, 64, PLAIN)
     b, a, empty = (stable_id(label) for label in ("b", "a", ""))
     assert [row.label_id for row in all_rows(dataset)] == [b, a, -1, b, empty]
+
+
+CHANGES = {
+    "a token": lambda a, b: [replace(a, negatives=("black", "whiter")), b],
+    "the order": lambda a, b: [b, a],
+    "which negatives": lambda a, b: [replace(a, negatives=("white", "black")), b],
+    "whose negative": lambda a, b: [replace(a, negatives=("black",)), replace(b, negatives=("white",))],
+    "a label": lambda a, b: [replace(a, label="colour"), b],
+    "a language": lambda a, b: [replace(a, language="sw"), b],
+    "a row more": lambda a, b: [a, b, b],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_fingerprint_of_a_data_set_changes_with_its_rows(tokenizer, change):
+    rows = Record("red", "green", ("black", "white"), source="s"), Record("blue", "red", source="s")
+
+    def fingerprint(given):
+        return build(given, tokenizer, 64, PLAIN)[0].fingerprint()
+
+    assert fingerprint(rows) == fingerprint(list(rows)) != fingerprint(CHANGES[change](*rows))
 
 
 def test_there_is_one_data_set_for_each_source_and_kind_in_the_order_in_which_they_come(tokenizer):

@@ -132,6 +132,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run):
     assert warning.startswith("The checkpoint of step 2 cannot be read and is passed over")
 
 
+def test_what_was_passed_over_is_deleted(run):
+    save(run, 1, 2)
+    for name in objects(run, 2):
+        if name.endswith("_METADATA"):
+            files.write_whole(f"gs://{name}", b"")
+    with Checkpoints(run, CONFIG, 99) as checkpoints:
+        assert checkpoints.restore(like(), warn=[].append).step == 1
+        checkpoints.set_aside_after(1)
+        assert checkpoints.steps() == [1] and not objects(run, 2)
+        checkpoints.save(state_at(2))
+    assert same_bits(restore(run)[0], state_at(2))
+
+
 def test_when_the_bucket_is_at_fault_no_checkpoint_is_passed_over(run, refusing):
     """Else a run would go back to an older state, or start anew, for a right that was lost for a minute."""
     save(run, 1, 2)

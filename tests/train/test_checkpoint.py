@@ -5,10 +5,12 @@ import shutil
 
 import jax.numpy as jnp
 import ml_collections
+import orbax.checkpoint as ocp
 import pytest
 
-from f2jax.errors import Restart
-from f2jax.train.checkpoint import Checkpoints, due
+from f2jax.errors import Restart, UserError
+from f2jax.parallel import hosts
+from f2jax.train.checkpoint import DAMAGED, NOT_NOW, READ, Checkpoints, due
 from f2jax.train.step import TrainState
 
 KEEP = {"every": 5, "keep_last": 2, "keep_every": 10, "tail_steps": 7, "tail_every": 2}
@@ -66,7 +68,7 @@ def test_a_disk_that_fails_for_a_moment_costs_no_checkpoint(tmp_path, error, mon
             raise error
 
         with monkeypatch.context() as patch, pytest.raises(Restart, match="step 15 could not be read just now"):
-            patch.setattr(checkpoints.manager, "restore", failing)
+            patch.setattr(ocp.Checkpointer, "restore", failing)
             checkpoints.restore(state_at(0))
         assert checkpoints.steps() == before and int(checkpoints.restore(state_at(0)).step) == 15
 
@@ -97,3 +99,24 @@ def test_a_checkpoint_that_was_passed_over_is_set_aside_and_not_deleted(tmp_path
             checkpoints.wait()
             assert int(checkpoints.restore(state_at(0)).step) == 15
     assert sorted(path.name for path in (tmp_path / "unreadable").iterdir()) == ["15", "15-2"]
+
+
+def beside_another(monkeypatch, *outcomes: int):
+    """As if a second process said so of each checkpoint, one after the other."""
+    said = iter(outcomes)
+    monkeypatch.setattr(hosts, "of_all", lambda value: [value, next(said)])
+
+
+def test_a_checkpoint_that_another_process_cannot_read_is_passed_over_here_too(tmp_path, monkeypatch):
+    run_to(tmp_path, 15)
+    warnings: list[str] = []
+    with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
+        beside_another(monkeypatch, DAMAGED, READ)
+        assert int(checkpoints.restore(state_at(0), warn=warnings.append).step) == 10
+        assert warnings == ["The checkpoint of step 15 cannot be read and is passed over (by process 1)."]
+        beside_another(monkeypatch, DAMAGED, DAMAGED)
+        with pytest.raises(UserError, match="None of the checkpoints"):
+            checkpoints.restore(state_at(0), warn=warnings.append)
+        beside_another(monkeypatch, NOT_NOW)
+        with pytest.raises(Restart, match=r"step 15 could not be read just now \(by process 1\)"):
+            checkpoints.restore(state_at(0))

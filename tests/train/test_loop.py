@@ -196,6 +196,47 @@ def test_a_workdir_of_another_run_is_refused(finished):
         train(tiny.config(folder, **{"optim.peak_lr": 1.0, "seed": 9}), folder / "run")
 
 
+def test_a_run_goes_on_where_its_data_was_moved_and_not_where_it_was_changed(copied, tmp_path):
+    _, run = copied
+    config = tiny.config(tmp_path)  # the same rows in another folder
+    assert train(config, run) == {}, "nothing is left to do"
+    kept = (run / "config.json").read_text()
+    assert str(tmp_path / "colours.jsonl") in kept
+
+    (tmp_path / "other").mkdir()
+    other = tiny.config(tmp_path / "other")
+    path = tmp_path / "other/colours.jsonl"
+    path.write_text(path.read_text().replace("red", "blue", 1))
+    with pytest.raises(UserError, match="whose data differs in data set colours; restore the data to resume it, or"):
+        train(other, run)
+    assert (run / "config.json").read_text() == kept
+
+
+def test_a_run_of_a_version_that_did_not_know_its_data_goes_on_and_keeps_it(copied, tmp_path):
+    config, run = copied
+    kept = (run / "data.json").read_text()
+    (run / "data.json").unlink()
+    with pytest.raises(UserError, match=r"differs in data\.sources"):
+        train(tiny.config(tmp_path), run)
+    train(config, run)
+    assert (run / "data.json").read_text() == kept
+
+
+@pytest.mark.parametrize(
+    "before,changed",
+    [
+        ({"the tokenizer": "b"}, "the tokenizer"),
+        ({"the tokenizer": "a", "data set gone": "rows"}, "data set gone"),
+        ({f"data set {i}": "" for i in range(9)} | {"the tokenizer": "a"}, "data set 3, data set 4 and 4 more"),
+    ],
+    ids=["another", "one fewer", "many"],
+)
+def test_what_differs_in_the_data_of_a_run_is_named(tmp_path, before, changed):
+    (tmp_path / "data.json").write_text(json.dumps(before))
+    with pytest.raises(UserError, match=f"{changed}; restore"):
+        loop.check_data(None, {"the tokenizer": "a"}, tmp_path)
+
+
 def test_a_second_stage_starts_from_the_first(finished, tmp_path):
     """With a learning rate of zero the second run ends with the weights of the first."""
     folder, _ = finished
