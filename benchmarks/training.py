@@ -95,9 +95,7 @@ class Run:
 
 
 def ours(config, architecture: Qwen3Config, rows: list[Row], keep: bool) -> Run:
-    """Args:
-    keep: the weights before the first step.
-    """
+    """f2jax on packed rows; with `keep` the run holds the weights before its first step."""
     mesh = make_mesh(devices=jax.devices()[:1])
     program = Program(config, architecture, mesh, config.steps)
     data = config.data

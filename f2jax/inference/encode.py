@@ -99,7 +99,7 @@ def encode(
 def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
     """(indices, row length) of the device batches, longest texts first, for so many devices that share their rows."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    shapes = SHAPES[jax.default_backend()]
+    shapes = SHAPES.get(jax.default_backend(), SHAPES["tpu"])
     start, left = 0, sum(lengths)
     while start < len(order):
         row_length = _row_length(lengths[order[start]], left // parts, shapes)
