@@ -10,7 +10,7 @@ import traceback
 from importlib import import_module
 
 from f2jax import __version__
-from f2jax.errors import UserError, exit_code, nearest
+from f2jax.errors import UserError, exit_code, goes_by, nearest
 
 COMMANDS = {
     "prepare": "tokenize data into a corpus for training",
@@ -57,7 +57,8 @@ def _sentence(error: BaseException) -> str:
         return f"the network failed ({error}); run the same command again."
     if isinstance(error, OSError):  # such as a full disk in the middle of a run
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}; mend that and run the same command again."
+        mend = "" if goes_by(error) else "mend that and "
+        return f"{where}{error.strerror or error}; {mend}run the same command again."
     return str(error)
 
 

@@ -29,6 +29,13 @@ class Restart(Exception):
     """What this process shared with others failed, by no fault of the user; the same command, run again, goes on."""
 
 
+def goes_by(error: BaseException) -> bool:
+    """Is it an error of a disk that fails for a moment?"""
+    from f2jax.files import passing  # which knows this module
+
+    return isinstance(error, OSError) and passing(error)
+
+
 def exit_code(error: BaseException) -> int:
     """What `f2jax` exits with after an error.
 
@@ -37,6 +44,6 @@ def exit_code(error: BaseException) -> int:
     """
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return 130
-    if isinstance(error, (Restart, ConnectionError, TimeoutError)):
+    if isinstance(error, (Restart, ConnectionError, TimeoutError)) or goes_by(error):
         return 75
     return 1 if isinstance(error, (UserError, OSError)) else 70

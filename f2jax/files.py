@@ -23,11 +23,11 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pic
 ERRNOS = errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM
 STATUSES = {"408", "429", "500", "502", "503", "504"}
 NO_ANSWER = {
-    "aiohttp.ClientError", "gcsfs.ChecksumError", "google.TransportError",
-    "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
+    "aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "gcsfs.ChecksumError", "google.TransportError",
+    "httpx.TimeoutException", "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
 }  # fmt: skip
 WORDS = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
-FULL = "No space left"
+FULL = "No space left", "Disk quota exceeded"
 
 # No listing of a bucket is remembered: other processes write there too, and TensorStore does so past gcsfs.
 fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
@@ -81,18 +81,26 @@ def passing(error: BaseException) -> bool:
     """Is it likely to go by, with the files as they are?"""
     if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
         return True
-    if FULL in str(error):  # of which TensorStore says RESOURCE_EXHAUSTED
+    if full(error):  # of which TensorStore says RESOURCE_EXHAUSTED
         return False
-    status = getattr(error, "code", None) or getattr(error, "status", None)
+    answer = getattr(error, "response", None)
+    status = getattr(error, "code", None) or getattr(error, "status", None) or getattr(answer, "status_code", None)
     if status:
         return str(status) in STATUSES
     kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    if "aiohttp.ClientSSLError" in kinds:  # a connection, but one that is refused for good
+        return False
     return (
         getattr(error, "errno", None) in ERRNOS
         or not kinds.isdisjoint(NO_ANSWER)
         or any(word in str(error) for word in (*WORDS, *map(os.strerror, ERRNOS)))
         or (error.__cause__ is not None and passing(error.__cause__))
     )
+
+
+def full(error: BaseException) -> bool:
+    """Does it say that the disk is full? TensorStore does so inside a long message."""
+    return any(text in str(error) for text in FULL)
 
 
 def reason(error: BaseException) -> str:
@@ -265,6 +273,7 @@ def find_model(name: str | Path) -> str:
     """The folder that `name` stands for: a local folder, a gs:// folder, or a hub repository (then downloaded).
 
     Raises:
+        Restart: the hub fails for a moment.
         UserError: nothing can be found under that name.
     """
     text = str(name)
@@ -278,11 +287,19 @@ def find_model(name: str | Path) -> str:
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return snapshot_download(text, allow_patterns=HUB_PATTERNS)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:
+        offline = isinstance(error.__cause__ or error, OfflineModeIsEnabled)  # a ConnectionError, but as the user wants
+        if passing(error) and not offline:
+            raise Restart(
+                f"{text} could not be fetched from the Hugging Face hub just now ({type(error).__name__}); "
+                "run the same command again."
+            ) from error
+        if not isinstance(error, (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)):
+            raise
         raise UserError(
             f"{text} is no folder here and could not be fetched from the Hugging Face hub "
             f"({type(error).__name__}); check the name and the connection."

@@ -1,5 +1,6 @@
 """The `f2jax` command: help, a run from training to scores, and one line for each mistake."""
 
+import errno
 import json
 import os
 import re
@@ -374,6 +375,16 @@ def test_a_reader_that_has_gone_is_no_traceback(argv, unbuffered):
     [
         (ConnectionResetError("reset by peer"), 75, "f2jax: the network failed (reset by peer); run the same command"),
         (TimeoutError("timed out"), 75, "f2jax: the network failed (timed out); run the same command again.\n"),
+        (
+            OSError(errno.ESTALE, "Stale file handle", "x"),
+            75,
+            "f2jax: x: Stale file handle; run the same command again.\n",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x"),
+            1,
+            "f2jax: x: No space left on device; mend that and run",
+        ),
         (Restart("The others are gone; start again."), 75, "f2jax: The others are gone; start again.\n"),
         (RuntimeError("a bug"), 70, "Traceback (most recent call last):\n"),
     ],

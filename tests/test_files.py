@@ -8,8 +8,10 @@ import sys
 import aiohttp
 import fsspec
 import google.auth.exceptions
+import httpx
 import pytest
 import requests
+from huggingface_hub.errors import HfHubHTTPError
 
 from f2jax import files
 from f2jax.errors import Restart, UserError
@@ -122,6 +124,11 @@ def with_cause(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def answered(status: int) -> Exception:
+    """What the Hugging Face hub's client raises."""
+    return HfHubHTTPError("no", response=httpx.Response(status, request=httpx.Request("GET", "https://hub")))
+
+
 @pytest.mark.parametrize(
     "error, expected",
     [
@@ -135,6 +142,10 @@ def with_cause(error: Exception, cause: Exception) -> Exception:
         (with_cause(google.auth.exceptions.RefreshError(), google.auth.exceptions.TransportError()), True),
         (google.auth.exceptions.RefreshError("Token has been revoked"), False),
         (ValueError("RESOURCE_EXHAUSTED: No space left on device"), False),
+        (ValueError("RESOURCE_EXHAUSTED: Disk quota exceeded"), False),
+        (answered(503), True),
+        (answered(404), False),
+        (httpx.ReadTimeout("slow"), True),
         (ValueError("NOT_FOUND"), False),
         (OSError("Forbidden: it is"), False),
     ],

@@ -87,9 +87,15 @@ def weights(datasets: Sequence[Dataset], config) -> list[float]:
 def facts(tokenizer: Tokenizer, datasets: Sequence[Dataset]) -> dict[str, str]:
     """What decides the rows of a run beside its config, by name; the same wherever the data lies."""
     names = [dataset.name for dataset in datasets]
+    counted = [
+        f"{name} ({names[:n].count(name) + 1})" if names.count(name) > 1 else name for n, name in enumerate(names)
+    ]
     return {
         "the tokenizer": tokenizer.identity(),
-        **{f"data set {d.name}": f"{d.kind}, {len(d):,} rows, {d.fingerprint()}" for d in datasets},
+        **{
+            f"data set {name}": f"{d.kind}, {len(d):,} rows, {d.fingerprint()}"
+            for name, d in zip(counted, datasets, strict=True)
+        },
         "the order of data sets": hashlib.blake2b(json.dumps(names).encode(), digest_size=16).hexdigest(),
     }
 

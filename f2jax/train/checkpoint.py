@@ -19,7 +19,7 @@ from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
 from f2jax.train.step import TrainState
 
-READ, DAMAGED, NOT_NOW = range(3)  # what may come of reading a checkpoint, from good to bad
+READ, DAMAGED, NOT_NOW, REFUSED = range(4)  # what may come of reading a checkpoint, from good to bad
 
 
 def due(step: int, steps: int, config) -> bool:
@@ -91,8 +91,7 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def _unwritten(self, error: Exception) -> Restart | UserError:
-        full = files.FULL in str(error)  # tensorstore says so inside a long message
-        reason = "the disk is full" if full else _short(error)
+        reason = "the disk is full" if files.full(error) else _short(error)
         if files.passing(error):
             message = f"A checkpoint could not be written to {self.folder} just now ({reason})"
             return Restart(f"{message}; run the same command again.")
@@ -126,8 +125,10 @@ class Checkpoints:
                 at = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
                 return TrainState(at, items["params"], items.get("opt_state"))
             del items  # the next one takes as much memory
-            if isinstance(error, (Restart, UserError)):
+            if isinstance(error, (Restart, UserError)) and own == worst:
                 raise error
+            if worst == REFUSED:
+                raise UserError(f"Process {outcomes.index(worst)} may not read {self.folder}; see what it says.")
             why = _short(error) if own == worst else f"by process {outcomes.index(worst)}"
             if worst == NOT_NOW:
                 message = f"The checkpoint of step {step} could not be read just now ({why})"
@@ -210,7 +211,9 @@ def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> 
 def _outcome(error: Exception | None) -> int:
     if error is None:
         return READ
-    return NOT_NOW if isinstance(error, (Restart, UserError)) or files.passing(error) else DAMAGED
+    if isinstance(error, UserError):
+        return REFUSED
+    return NOT_NOW if isinstance(error, Restart) or files.passing(error) else DAMAGED
 
 
 def _free(path: Path) -> Path:

@@ -153,7 +153,9 @@ def prepare_workdir(config, workdir: str | Path) -> None:
     """
     path = files.join(workdir, "config.json")
     if files.exists(path):
-        moved = ("data.sources",) if files.exists(files.join(workdir, DATA_FILE)) else ()  # that file knows the rows
+        known = files.exists(files.join(workdir, DATA_FILE))  # then it decides, wherever the rows lie
+        begun = files.exists(files.join(workdir, "checkpoints"))
+        moved = ("data.sources",) if known or not begun else ()
         changed = configs.differences(files.read_json(path), config.to_dict(), MAY_CHANGE + moved)
         if changed:
             raise UserError(
@@ -171,7 +173,8 @@ def check_data(config, facts: dict[str, str], workdir: str | Path) -> None:
         UserError: it names the data sets that differ.
     """
     path = files.join(workdir, DATA_FILE)
-    before = files.read_json(path) if files.exists(path) else facts  # an older version kept none
+    known = files.exists(path)
+    before = files.read_json(path) if known else facts  # an older version kept none
     changed = [name for name in before | facts if before.get(name) != facts.get(name)]
     if changed:
         raise UserError(
@@ -180,7 +183,8 @@ def check_data(config, facts: dict[str, str], workdir: str | Path) -> None:
         )
     if hosts.is_first():
         files.write_whole(files.join(workdir, "config.json"), configs.to_json(config))
-        files.write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        if not known:
+            files.write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def choose_architecture(config, init_path: str) -> Qwen3Config:

@@ -222,6 +222,13 @@ def test_a_run_of_a_version_that_did_not_know_its_data_goes_on_and_keeps_it(copi
     assert (run / "data.json").read_text() == kept
 
 
+def test_sources_may_be_corrected_before_anything_is_trained(tmp_path):
+    wrong = tiny.config(tmp_path, **{"data.sources": "('nosuch.jsonl',)"})
+    with pytest.raises(UserError, match="nosuch"):
+        train(wrong, tmp_path / "run")
+    assert train(tiny.config(tmp_path, **{"steps": 12}), tmp_path / "run")["loss"] > 0
+
+
 @pytest.mark.parametrize(
     "before,changed",
     [
