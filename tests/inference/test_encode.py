@@ -52,5 +52,11 @@ def test_a_single_text_gets_a_row_of_its_own_size(backend, length, on_cpu, elsew
     assert [rows.tokens_bt.shape for _, rows in packed([length])] == [(1, on_cpu if backend == "cpu" else elsewhere)]
 
 
+def test_long_rows_take_no_more_memory_for_attention_than_short_ones(backend):
+    lengths = [2_000] * 64 + [4_000] * 64 + [900] * 64
+    squares = [rows.tokens_bt.shape[0] * rows.tokens_bt.shape[1] ** 2 for _, rows in packed(lengths)]
+    assert max(squares) <= max(SHAPES[backend].tokens * 1_024, 4_096**2), "or that of a single text"
+
+
 def test_a_batch_has_no_more_texts_than_asked_for():
     assert [len(chunk) for chunk, _ in packed([2] * 100, max_sequences=40)] == [40, 40, 20]
