@@ -103,9 +103,9 @@ def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[
     start, left = 0, sum(lengths)
     while start < len(order):
         row_length = _row_length(lengths[order[start]], left // parts, shapes)
-        fit = (
-            shapes.tokens // row_length * LONGEST_ROW // max(row_length, LONGEST_ROW)
-        )  # attention takes T² of long rows
+        fit = shapes.tokens // row_length
+        if row_length > LONGEST_ROW:  # attention takes the square of it
+            fit = fit * LONGEST_ROW // row_length
         rows = parts * (_power_of_two(fit + 1) // 2 or 1)  # the largest power of two that fits
         space, stop = 0, start
         while stop < len(order) and stop - start < parts * max_sequences:

@@ -18,7 +18,7 @@ LENGTHS = {
 def packed(lengths: list[int], max_sequences: int = 1_024):
     """(numbers of the texts, packed rows) of each device batch."""
     for chunk, row_length in batches(lengths, max_sequences):
-        yield chunk, pack([np.ones(lengths[i], np.int32) for i in chunk], row_length, 0, row_count=lambda rows: rows)
+        yield chunk, pack([np.full(lengths[i], i, np.int32) for i in chunk], row_length, 0, row_count=lambda rows: rows)
 
 
 @pytest.fixture(autouse=True, params=["cpu", "gpu", "tpu"])
