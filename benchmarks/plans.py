@@ -23,8 +23,8 @@ TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
     "v5e": {"small": "v5e:4x4", "medium": "v5e:8x16", "large": "v5e:16x16"},
     "v6e": {"small": "v6e:4x4", "medium": "v6e:8x16", "large": "v6e:16x16"},
 }
-CLASSES = {"14b": "large", "8b": "large", "4b": "medium", "1.7b": "medium"}
-CLASSES |= dict.fromkeys(("0.6b", "330m", "160m", "80m"), "small")
+CLASSES = dict.fromkeys(("14b", "8b", "4b"), "large") | dict.fromkeys(("1.7b", "0.6b"), "medium")
+CLASSES |= dict.fromkeys(("330m", "160m", "80m"), "small")
 FIRST_STAGE = ("0.6b", "1.7b", "4b", "8b", "14b")  # the pruned sizes start at the second (recipe 2.1)
 SCOPES = [f"{when} {part}" for when in ("forward", "recompute", "backward") for part in ("attention", "mlp", "other")]
 TEACHERS = ("80m", "160m", "330m", "0.6b", "1.7b")

@@ -32,6 +32,7 @@ REMAT_POLICIES = {  # by what the backward pass computes again, from what is kep
     "none": None,  # nothing
     "dots": _keep_names("qkv", "attention", "middle", "wide"),  # norms, angles, gates; each product is kept
     "mlp": _keep_names("qkv", "attention", "middle"),  # the wide products of the MLP too; those of attention are kept
+    "qkv": _keep_names("attention", "middle"),  # queries, keys and values too; what attention gives is kept
     "full": jax.checkpoint_policies.nothing_saveable,  # all; the layer inputs alone are kept
 }
 

@@ -85,7 +85,8 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     all_rows, length = abstract_batch(config, make_mesh(devices=devices), mean)["tokens_bt"].shape
     rows = all_rows // len(devices)
     chunks = [rows >> i for i in range(1, rows.bit_length())]
-    layouts = [("dots", 0), ("mlp", 0), ("full", 0), *((remat, n) for remat in ("dots", "full") for n in chunks)]
+    layouts = [(remat, 0) for remat in ("dots", "mlp", "qkv", "full")]
+    layouts += [(remat, n) for remat in ("dots", "full") for n in chunks]
     for remat, chunk in layouts:
         kept = kept_bytes(architecture, remat, (chunk or rows) * length)
         roomy = [n for n in shares if fits(weights / n + kept, chip.hbm)]
@@ -107,7 +108,9 @@ def fits(needed: float, hbm: int) -> bool:
 def kept_bytes(architecture: Qwen3Config, remat: str, tokens: int) -> int:
     """bfloat16 activations that a forward pass keeps on one device for the backward pass, and those of one layer."""
     a = architecture
-    heads = 2 * (a.heads + a.kv_heads) * a.head_dim  # queries, keys, values, and what attention gives
-    of_layer = {"full": a.width, "mlp": 2 * a.width + heads, "dots": 2 * a.width + heads + 2 * a.mlp}
+    out = a.heads * a.head_dim  # what attention gives
+    heads = 2 * out + 2 * a.kv_heads * a.head_dim  # and queries, keys, values
+    of_layer = {"full": a.width, "qkv": 2 * a.width + out, "mlp": 2 * a.width + heads}
+    of_layer["dots"] = of_layer["mlp"] + 2 * a.mlp
     at_work = 8 * a.width + 2 * heads + 4 * a.mlp
     return 2 * tokens * (a.layers * of_layer[remat] + at_work)

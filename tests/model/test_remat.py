@@ -45,6 +45,7 @@ def params():
         ("none", 0),
         ("dots", 1),  # scores
         ("mlp", 3),  # scores, gate, up
+        ("qkv", 6),  # q, k and v too
         ("full", 8),  # all but down, whose result no gradient needs
     ],
 )
@@ -52,7 +53,7 @@ def test_each_policy_computes_the_products_again_that_it_says(params, remat, aga
     assert count(jax.make_jaxpr(gradient(remat))(params).jaxpr, "dot_general") == FORWARD + 2 * FORWARD + again
 
 
-@pytest.mark.parametrize("remat,again", [("none", 0), ("dots", 0), ("mlp", 0), ("full", 1)])
+@pytest.mark.parametrize("remat,again", [("none", 0), ("dots", 0), ("mlp", 0), ("qkv", 0), ("full", 1)])
 def test_the_attention_kernel_of_a_gpu_runs_again_with_full_alone(params, monkeypatch, remat, again):
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91_900)
     traced = jax.make_jaxpr(gradient(remat, kernel="cudnn", dtype=jnp.bfloat16))(params).jaxpr
