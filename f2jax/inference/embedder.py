@@ -131,6 +131,13 @@ class Embedder:
             )
         return digest.hexdigest()
 
+    @cached_property
+    def _weights(self):
+        """What is computed with: `params`, on a CPU in float32, to which XLA would turn bfloat16 at each call."""
+        if jax.default_backend() != "cpu":
+            return self.params
+        return jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), self.params)
+
     def encode(
         self,
         texts: str | Iterable[str],
@@ -194,7 +201,7 @@ class Embedder:
         if self.mesh:
             team.announce(sequences, batch_size)
         options = batch_size, progress, self.mesh
-        return encode(self._embed, self.params, sequences, self.dim, self.tokenizer.pad_id, *options)
+        return encode(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 
     def encode_query(self, texts, **options) -> np.ndarray:
         """`encode` with the prompt named `query`, where there is one and no other prompt is given."""

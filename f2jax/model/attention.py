@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, nearest
+from f2jax.model.products import in_memory, matmul, matmul_transposed
 from f2jax.parallel import activations
 
 SPLASH_BLOCK = 128  # rows must be a multiple of the TPU's lane count
@@ -49,28 +50,38 @@ def choose(kernel: str, q_btnh, platform: str | None = None) -> str:
     return "xla"
 
 
-def segment_mask(segments_bt):
-    """[B, T, T] bool: may position t (axis 1) see position s (axis 2)?"""
-    length = segments_bt.shape[1]
-    causal_ts = jnp.tril(jnp.ones((length, length), bool))
-    return causal_ts & (segments_bt[:, :, None] == segments_bt[:, None, :])
+def segment_mask(segments_bt, start: int, end: int):
+    """[B, end - start, end] bool: may position t (axis 1), from `start` to `end`, see position s (axis 2)?"""
+    causal_ts = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+    return causal_ts & (segments_bt[:, start:end, None] == segments_bt[:, None, :end])
 
 
 def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
-    """Heads before positions, and the queries of a group (g, t) as the rows r of one product: fastest on a CPU."""
-    batch, length, _, head_dim = q_btnh.shape
+    """Heads before positions, and the queries of a group (g, t) as the rows r of one product: fastest on a CPU.
+
+    There also in blocks of queries, each with the keys up to its last one: half of the scores are never computed, and
+    those of a block stay in the processor's cache.
+    """
+    batch, length, heads, head_dim = q_btnh.shape
     kv_heads = k_btkh.shape[2]
-    precision = "highest" if q_btnh.dtype == jnp.float32 else None
-    q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, -1, head_dim)
-    q_bkrh = q_btkgh.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, head_dim)
-    k_bksh, v_bksh = k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
-    logits_bkrs = jnp.einsum("bkrh,bksh->bkrs", q_bkrh, k_bksh, precision=precision, preferred_element_type=jnp.float32)
-    logits_bkgts = logits_bkrs.reshape(batch, kv_heads, -1, length, length)
-    mask_bts = segment_mask(segments_bt)
-    logits_bkgts = jnp.where(mask_bts[:, None, None], logits_bkgts, jnp.finfo(jnp.float32).min)
-    weights_bkgts = jax.nn.softmax(logits_bkgts, axis=-1).astype(q_btnh.dtype)
-    out_bkrh = jnp.einsum("bkrs,bksh->bkrh", weights_bkgts.reshape(logits_bkrs.shape), v_bksh, precision=precision)
-    out_bkgth = out_bkrh.reshape(batch, kv_heads, -1, length, head_dim)
+    block = max(64, length // 8) if activations.platform() == "cpu" else length
+    sizes = [min(block, length - start) for start in range(0, length, block)]
+    q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    q_blocks = jax.lax.split(in_memory(q_btkgh.transpose(0, 2, 3, 1, 4)), sizes, axis=3)
+    k_blocks, v_blocks = (jax.lax.split(in_memory(x.swapaxes(1, 2)), sizes, axis=2) for x in (k_btkh, v_btkh))
+    out_blocks, start = [], 0
+    for i, q_bkgth in enumerate(q_blocks):
+        end = start + sizes[i]
+        k_bksh, v_bksh = (jnp.concatenate(blocks[: i + 1], axis=2) for blocks in (k_blocks, v_blocks))
+        logits_bkrs = matmul_transposed(q_bkgth.reshape(batch, kv_heads, -1, head_dim), k_bksh)
+        logits_bkgts = logits_bkrs.reshape(batch, kv_heads, -1, sizes[i], end)
+        mask_bts = segment_mask(segments_bt, start, end)
+        logits_bkgts = jnp.where(mask_bts[:, None, None], logits_bkgts, jnp.finfo(jnp.float32).min)
+        weights_bkgts = jax.nn.softmax(logits_bkgts, axis=-1).astype(q_btnh.dtype)
+        out_bkrh = matmul(weights_bkgts.reshape(logits_bkrs.shape), v_bksh)
+        out_blocks.append(out_bkrh.reshape(q_bkgth.shape))
+        start = end
+    out_bkgth = jnp.concatenate(out_blocks, axis=3)
     return checkpoint_name(out_bkgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape), "attention")
 
 

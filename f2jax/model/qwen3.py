@@ -4,7 +4,6 @@ Each weight is declared once, with logical axis names (`layers`, `embed`, `q_hea
 `vocab`, `rank`); sharding, pruning, Hugging Face conversion and the parameter table all follow from that declaration.
 """
 
-import math
 from dataclasses import field
 
 import flax.linen as nn
@@ -14,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, nearest
 from f2jax.model.attention import attention
+from f2jax.model.products import project
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.activations import place, platform
 
@@ -262,21 +262,3 @@ def _shape(config: Qwen3Config, axes: tuple[str, ...]) -> tuple[int, ...]:
         "mlp": config.mlp,
     }
     return tuple(length[axis] for axis in axes)
-
-
-def project(spec: str, x, weight):
-    """`jnp.einsum(spec, x, weight)` over the last axes of the activations and the first ones of the weight.
-
-    Taken as one product of two matrices: with more axes, XLA's backward pass on a CPU takes twice as long. Not so on a
-    TPU, which would copy the activations to flatten them. float32 is true float32 on every platform; a TPU or GPU would
-    round it by default.
-    """
-    precision = "highest" if x.dtype == jnp.float32 else None
-    if platform() == "tpu":
-        return jnp.einsum(spec, x, weight, precision=precision)
-    x_axes, weight_axes = spec.split("->")[0].split(",")
-    contracted = len(set(x_axes) & set(weight_axes))
-    rows, rest = x.shape[:-contracted], weight.shape[contracted:]
-    inner = math.prod(weight.shape[:contracted])
-    product = jnp.dot(x.reshape(-1, inner), weight.reshape(inner, -1), precision=precision)
-    return product.reshape(*rows, *rest)

@@ -39,11 +39,28 @@ def inputs(batch, length, heads, kv_heads, head_dim, seed=0):
 
 
 @pytest.mark.parametrize("heads,kv_heads", [(4, 4), (4, 2), (6, 1)])
-@pytest.mark.parametrize("length", [1, 13, 32])
-def test_xla_equals_brute_force(length, heads, kv_heads):
-    q, k, v, segments = inputs(2, length, heads, kv_heads, 16)
-    out = attention(q, k, v, segments, "xla")
-    assert np.abs(out - brute_force(q, k, v, segments)).max() < 1e-5
+@pytest.mark.parametrize("length", [1, 13, 32, 150])  # on a CPU 150 go in blocks of 64, 64 and 22 queries
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_xla_equals_brute_force(length, heads, kv_heads, dtype, tolerance):
+    *qkv, segments = inputs(2, length, heads, kv_heads, 16)
+    qkv = [x.astype(dtype) for x in qkv]
+    out = attention(*qkv, segments, "xla")
+    assert np.abs(np.asarray(out, np.float64) - brute_force(*qkv, segments)).max() < tolerance
+
+
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_gradients_of_attention_in_blocks_are_those_of_the_whole(monkeypatch, dtype, tolerance):
+    *qkv, segments = inputs(2, 150, 4, 2, 16)
+    qkv = [x.astype(dtype) for x in qkv]
+
+    def loss(*qkv):
+        return jnp.sum(jnp.sin(attention(*qkv, segments, "xla").astype(jnp.float32)))
+
+    in_blocks = jax.grad(loss, argnums=(0, 1, 2))(*qkv)
+    monkeypatch.setattr("f2jax.parallel.activations.platform", lambda: "other")  # where there is one block
+    monkeypatch.setattr("f2jax.model.products.platform", lambda: "other")
+    for a, b in zip(in_blocks, jax.grad(loss, argnums=(0, 1, 2))(*(x.astype("float32") for x in qkv)), strict=True):
+        assert np.abs(a.astype("float32") - b).max() < tolerance * np.abs(b).max()
 
 
 @pytest.mark.slow
