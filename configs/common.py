@@ -53,7 +53,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     m.dtype = "bfloat16"  # of activations and matmuls: bfloat16 or float32
     m.param_dtype = "float32"  # of the stored weights
     m.kernel = "auto"  # attention kernel: auto, xla, cudnn (GPU), splash (TPU)
-    m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, full; see REMAT_POLICIES in qwen3.py
+    m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, qkv, full; see REMAT_POLICIES in qwen3.py
     m.unroll = 1  # layers per iteration of the scan over layers
     m.chunk_rows = 0  # packed rows that a device encodes at once, the rest after them (GradCache); 0: all
 
