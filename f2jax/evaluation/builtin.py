@@ -99,13 +99,17 @@ def plot(results: dict[str, dict], path: str | Path) -> None:
     plt.close(figure)
 
 
-def write(results: dict[str, dict], folder: str | Path) -> None:
+def write(results: dict[str, dict], folder: str | Path, revision: str) -> None:
     """Write `results.json`, `results.txt` and `dimensions.png` into a folder, local or gs://.
+
+    Args:
+        revision: the fingerprint of the model.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    files.write_whole(files.join(folder, "results.json"), json.dumps(results, indent=2) + "\n")
+    content = {"revision": revision, "tasks": results}
+    files.write_whole(files.join(folder, "results.json"), json.dumps(content, indent=2) + "\n")
     files.write_whole(files.join(folder, "results.txt"), table(results) + "\n")
     picture = files.join(folder, "dimensions.png")
     with files.whole(picture) as part, files.explained(picture, "written"):

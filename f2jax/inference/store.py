@@ -19,6 +19,7 @@ from f2jax.inference.search import Found, Options
 from f2jax.inference.search_file import Corpus, Results, clean, write_results
 
 COLLECTION = "f2jax"
+QUANTIZED = {"ScalarQuantization": "int8", "BinaryQuantization": "binary"}  # how Qdrant names a precision
 PIECE = 256  # points or queries of a request
 
 
@@ -51,10 +52,11 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
     """Put the documents there, under their numbers, in the place of an earlier fill. Returns how many there are.
 
     Args:
-        precision: of the first pass on a server; a folder keeps float32.
+        precision: of the first pass; a server can have others than float32.
 
     Raises:
-        UserError: there are no documents, an option is out of range, or the store holds vectors of other sizes.
+        UserError: there are no documents, an option is out of range, or the store holds vectors of other sizes or of
+            another precision.
     """
     from qdrant_client import models
 
@@ -66,6 +68,10 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
             raise UserError(
                 f"The store has vectors of {there} dimensions, not {dims:,} and {width:,}; use another place."
             )
+        first = client.get_collection(COLLECTION).config.params.vectors["first"]
+        kept = QUANTIZED.get(type(first.quantization_config).__name__, "float32")
+        if kept != precision:
+            raise UserError(f"The store searches first in {kept}, not in {precision}; use another place.")
     else:
         quantization = {
             "int8": models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)),
@@ -155,6 +161,8 @@ def use(place: str, documents: Corpus | None, queries: Corpus | None, options_of
     with opened(place) as client:
         if documents:
             options = options_of(documents.vectors.shape[1])
+            if "://" not in place and options.precision in QUANTIZED.values():
+                raise UserError(f"A store in a folder keeps float32; leave out --precision {options.precision}.")
             count = fill(client, documents, options.dims, options.precision)
             print(f"{place}: {count:,} documents, {options.dims} dimensions first.")
         if not queries:

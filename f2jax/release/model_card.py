@@ -66,7 +66,12 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     """
     builtin = Path(folder, "results.json")
     if builtin.exists():
-        return {task: found["dims"] for task, found in files.read_json(builtin).items()}
+        found = files.read_json(builtin)
+        if found.get("revision") != fingerprint:
+            raise UserError(
+                f"{builtin} has scores of another model; run f2jax evaluate on this one, with this --dtype."
+            )
+        return {task: scores["dims"] for task, scores in found["tasks"].items()}
     if not Path(folder).is_dir():
         raise UserError(f"There is no folder {folder}; give the --output of f2jax evaluate.")
     from f2jax.commands.options import need_mteb

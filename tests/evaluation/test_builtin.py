@@ -147,13 +147,14 @@ def test_results_by_task_and_their_table(embedder, small_tasks):
 
 def test_table_plot_and_numbers_are_written(embedder, small_tasks, tmp_path):
     results = builtin.evaluate(embedder, ["names", "more-names"])
-    builtin.write(results, tmp_path / "new/results")
+    builtin.write(results, tmp_path / "new/results", "r1")
     folder = tmp_path / "new/results"
     assert {path.name for path in folder.iterdir()} == {"results.json", "results.txt", "dimensions.png"}
     assert (folder / "dimensions.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert (folder / "results.txt").read_text() == builtin.table(results) + "\n"
     stored = json.loads((folder / "results.json").read_text())
-    assert stored["names"]["dims"] == {str(dim): score for dim, score in results["names"]["dims"].items()}
+    assert stored["revision"] == "r1"
+    assert stored["tasks"]["names"]["dims"] == {str(dim): score for dim, score in results["names"]["dims"].items()}
 
 
 # What is refused
@@ -175,4 +176,4 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, missing):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"/file/results\.json cannot be written \(File exists\); check the path\.$"):
-        builtin.write({}, tmp_path / "file")
+        builtin.write({}, tmp_path / "file", "r1")

@@ -82,7 +82,7 @@ def test_a_model_there_is_evaluated(embedder, tmp_path, bucket, monkeypatch, cap
     options = ["--model", f"{bucket}/run", "--tasks", "cldr-names", "--output", f"{bucket}/scores"]
     assert cli.main(["evaluate", *options]) == 0
     assert "cldr-names" in capsys.readouterr().out
-    assert files.read_json(f"{bucket}/scores/results.json")["cldr-names"]["queries"] == 2
+    assert files.read_json(f"{bucket}/scores/results.json")["tasks"]["cldr-names"]["queries"] == 2
     assert files.read_range(f"{bucket}/scores/dimensions.png", 1, 4) == b"PNG"
 
 

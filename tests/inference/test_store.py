@@ -89,6 +89,8 @@ def test_vectors_of_another_model_and_an_empty_store_are_refused(client):
         store.fill(client, Corpus(vectors(0, 1)), 16)
     with pytest.raises(UserError, match="has vectors of 16 and 96 dimensions, not 16 and 48"):
         store.fill(client, Corpus(vectors(3, 1, dim=48)), 16)
+    with pytest.raises(UserError, match="searches first in float32, not in int8; use another place"):
+        store.fill(client, Corpus(vectors(3, 1)), 16, "int8")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,7 @@ def test_vectors_of_another_model_and_an_empty_store_are_refused(client):
         (("--dims", "97"), "dims=97 is out of range; the vectors have 1 to 96 dimensions"),
         (("--dims", "0"), "dims=0 is out of range"),
         (("--precision", "int4"), "no precision 'int4'"),
+        (("--precision", "int8"), "A store in a folder keeps float32; leave out --precision int8."),
         (("--approximate", "0.9"), "--approximate would change nothing with --store"),
         (("--recall-queries", "5"), "--recall-queries would change nothing with --store"),
     ],

@@ -77,10 +77,17 @@ def test_runs_that_are_gone_or_go_in_a_circle_end_the_history(tmp_path):
 
 def test_scores_of_f2jax_evaluate_are_a_table_by_dimension(tmp_path):
     found = {"cldr-names": {"queries": 9, "dims": {"8": 0.25, "320": 0.5}}, "stdlib-code": {"dims": {"320": 0.125}}}
-    (tmp_path / "results.json").write_text(json.dumps(found))
+    (tmp_path / "results.json").write_text(json.dumps({"revision": "r1", "tasks": found}))
     text = text_of(About(scores=read_scores(tmp_path, "r1")))
     assert "| main score | 8 dims | 320 dims |" in text
     assert "| cldr-names | 25.0% | 50.0% |" in text and "| stdlib-code |  | 12.5% |" in text
+
+
+@pytest.mark.parametrize("content", [{"revision": "r2", "tasks": {}}, {"cldr-names": {"dims": {"8": 0.25}}}])
+def test_scores_of_another_model_are_an_error(tmp_path, content):
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="has scores of another model; run f2jax evaluate on this one"):
+        read_scores(tmp_path, "r1")
 
 
 def test_scores_that_are_not_there_are_an_error(tmp_path):
