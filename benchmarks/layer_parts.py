@@ -1,6 +1,7 @@
 """Two ways to compute a part of a layer, by the TPU compiler's cycles for one v5p chip, forward and backward; no TPU.
 
 python -m benchmarks.layer_parts rotary      # queries of 1.7b, 72 rows: halves of heads moved, or swapped by a product
+python -m benchmarks.layer_parts norms       # queries of 1.7b: their mean squares by a sum, or by a product with ones
 python -m benchmarks.layer_parts products    # q, k, v and gate, up of 14b, 18 rows: apart, or of joined weights
 """
 
@@ -26,25 +27,44 @@ def shape(*sizes, dtype=jnp.bfloat16):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(MESH, PartitionSpec()))
 
 
-def rotary():
-    """(ways, arguments, cotangents) of the queries: projection, norm, rotation, and the kernel's layout."""
+def queries(way_of):
+    """(ways, arguments, cotangents) of the queries: projection, norm, rotation, and the kernel's layout.
+
+    Args:
+        way_of: {name of a way: how it takes the norm, how it swaps the halves of a head}.
+    """
     rows, width, heads, head_dim = 72, 2048, 16, 128
 
-    def way(swap):
-        def queries(h_btd, w_dnh, scale_h, cos, sin):
-            q_btnh = rms_norm(jnp.einsum("btd,dnh->btnh", h_btd, w_dnh), scale_h, EPS)
+    def way(norm, swap):
+        def of(h_btd, w_dnh, scale_h, cos, sin):
+            q_btnh = norm(jnp.einsum("btd,dnh->btnh", h_btd, w_dnh), scale_h, EPS)
             turned = q_btnh.astype(jnp.float32) * cos + swap(q_btnh) * sin
             return jnp.swapaxes(turned.astype(q_btnh.dtype) * head_dim**-0.5, 1, 2)
 
-        return queries
-
-    def move(x_btnh):
-        return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
+        return of
 
     angle = shape(rows, LENGTH, 1, head_dim, dtype=jnp.float32)
     weights = shape(width, heads, head_dim), shape(head_dim, dtype=jnp.float32)
     arguments = shape(rows, LENGTH, width), *weights, angle, angle
-    return {"moved": way(move), "by a product": way(swap_halves)}, arguments, shape(rows, heads, LENGTH, head_dim)
+    return {name: way(*how) for name, how in way_of.items()}, arguments, shape(rows, heads, LENGTH, head_dim)
+
+
+def rotary():
+    def move(x_btnh):
+        return jnp.roll(x_btnh.astype(jnp.float32), x_btnh.shape[-1] // 2, axis=-1)
+
+    return queries({"moved": (rms_norm, move), "by a product": (rms_norm, swap_halves)})
+
+
+def norms():
+    def by_product(x_btnh, scale_h, eps):
+        """With 16 bits of each square, of three products in bfloat16."""
+        x32_btnh, head_dim = x_btnh.astype(jnp.float32), x_btnh.shape[-1]
+        ones_hg = jnp.ones((head_dim, head_dim), jnp.float32)
+        sums_btng = jnp.einsum("btnh,hg->btng", jnp.square(x32_btnh), ones_hg, precision="high")
+        return (x32_btnh * jax.lax.rsqrt(sums_btng / head_dim + eps) * scale_h).astype(x_btnh.dtype)
+
+    return queries({"by a sum": (rms_norm, swap_halves), "by a product": (by_product, swap_halves)})
 
 
 def products():
@@ -83,7 +103,7 @@ def cost(way, arguments, cotangents) -> plan_hlo.Cost:
 
 
 if __name__ == "__main__":
-    parts = {"rotary": rotary, "products": products}
+    parts = {"rotary": rotary, "norms": norms, "products": products}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("part", choices=parts)
     ways, arguments, cotangents = parts[parser.parse_args().part]()
