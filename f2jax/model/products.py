@@ -1,5 +1,6 @@
 """Matrix products, in the form that each platform is fast at."""
 
+import functools
 import math
 
 import jax
@@ -33,55 +34,45 @@ def precision(dtype) -> str | None:
 def matmul(a_xmi, b_xin):
     """a @ b, [..., M, N] in the type of `a`; sums are float32."""
     if platform() == "cpu" and a_xmi.dtype == jnp.bfloat16:
-        return _cpu_matmul(a_xmi, b_xin).astype(a_xmi.dtype)
+        return _cpu_product(a_xmi, b_xin, -2).astype(a_xmi.dtype)
     return jnp.matmul(a_xmi, b_xin, precision=precision(a_xmi.dtype))
 
 
 def matmul_transposed(a_xmi, b_xni):
     """a @ bᵀ, [..., M, N] in float32."""
     if platform() == "cpu" and a_xmi.dtype == jnp.bfloat16:
-        return _cpu_matmul_transposed(a_xmi, b_xni)
+        return _cpu_product(a_xmi, b_xni, -1)
     spec = "...mi,...ni->...mn"
     return jnp.einsum(spec, a_xmi, b_xni, precision=precision(a_xmi.dtype), preferred_element_type=jnp.float32)
 
 
-# XLA on a CPU multiplies bfloat16 by the processor's instructions for it (twice the rate of float32) if the result is
-# float32 and the first operand lies in memory with its contracted axis last; all others it turns into float32 first.
-# So do the gradients here: their operands are bfloat16 again, and the first one is transposed in memory.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _cpu_product(a_xmi, b, axis: int):
+    """The product of bfloat16 over the last axis of `a` and this one of `b`, float32.
+
+    XLA on a CPU multiplies bfloat16 by the processor's instructions for it, at twice the rate of float32, if the result
+    is float32 and the first operand lies in memory with the axis of the sum last; all else it turns into float32 first.
+    So do the gradients here: their operands are bfloat16 again, and the first one is transposed in memory.
+    """
+    return _dot(a_xmi, b, axis)
 
 
-@jax.custom_vjp
-def _cpu_matmul(a_xmi, b_xin):
-    return _dot(a_xmi, b_xin, -2)
+def _forward(a_xmi, b, axis: int):
+    return _dot(a_xmi, b, axis), (a_xmi, b)
 
 
-def _cpu_matmul_backward(kept, g_xmn):
-    a_xmi, b_xin = kept
+def _backward(axis: int, kept, g_xmn):
+    a_xmi, b = kept
     g_xmn = g_xmn.astype(a_xmi.dtype)
-    return _dot(g_xmn, b_xin, -1).astype(a_xmi.dtype), _dot(_transposed(a_xmi), g_xmn, -2).astype(b_xin.dtype)
+    first, second = (a_xmi, g_xmn) if axis == -2 else (g_xmn, a_xmi)
+    of_a = _dot(g_xmn, b, -1 if axis == -2 else -2)
+    return of_a.astype(a_xmi.dtype), _dot(_transposed(first), second, -2).astype(b.dtype)
 
 
-_cpu_matmul.defvjp(lambda a_xmi, b_xin: (_cpu_matmul(a_xmi, b_xin), (a_xmi, b_xin)), _cpu_matmul_backward)
-
-
-@jax.custom_vjp
-def _cpu_matmul_transposed(a_xmi, b_xni):
-    return _dot(a_xmi, b_xni, -1)
-
-
-def _cpu_matmul_transposed_backward(kept, g_xmn):
-    a_xmi, b_xni = kept
-    g_xmn = g_xmn.astype(a_xmi.dtype)
-    return _dot(g_xmn, b_xni, -2).astype(a_xmi.dtype), _dot(_transposed(g_xmn), a_xmi, -2).astype(b_xni.dtype)
-
-
-_cpu_matmul_transposed.defvjp(
-    lambda a_xmi, b_xni: (_cpu_matmul_transposed(a_xmi, b_xni), (a_xmi, b_xni)), _cpu_matmul_transposed_backward
-)
+_cpu_product.defvjp(_forward, _backward)
 
 
 def _dot(a_xmi, b, axis: int):
-    """The product over the last axis of `a` and this one of `b`, float32."""
     batch = tuple(range(a_xmi.ndim - 2))
     dimensions = ((a_xmi.ndim - 1,), (b.ndim + axis,)), (batch, batch)
     return jax.lax.dot_general(a_xmi, b, dimensions, preferred_element_type=jnp.float32)
