@@ -27,26 +27,27 @@ def shape(*sizes, dtype=jnp.bfloat16):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(MESH, PartitionSpec()))
 
 
-def queries(way_of):
+def queries(ways):
     """(ways, arguments, cotangents) of the queries: projection, norm, rotation, and the kernel's layout.
 
     Args:
-        way_of: {name of a way: how it takes the norm, how it swaps the halves of a head}.
+        ways: {name: (the norm, how the halves of a head are swapped)}.
     """
     rows, width, heads, head_dim = 72, 2048, 16, 128
 
-    def way(norm, swap):
-        def of(h_btd, w_dnh, scale_h, cos, sin):
+    def build(norm, swap):
+        def compute(h_btd, w_dnh, scale_h, cos, sin):
             q_btnh = norm(jnp.einsum("btd,dnh->btnh", h_btd, w_dnh), scale_h, EPS)
             turned = q_btnh.astype(jnp.float32) * cos + swap(q_btnh) * sin
             return jnp.swapaxes(turned.astype(q_btnh.dtype) * head_dim**-0.5, 1, 2)
 
-        return of
+        return compute
 
     angle = shape(rows, LENGTH, 1, head_dim, dtype=jnp.float32)
     weights = shape(width, heads, head_dim), shape(head_dim, dtype=jnp.float32)
     arguments = shape(rows, LENGTH, width), *weights, angle, angle
-    return {name: way(*how) for name, how in way_of.items()}, arguments, shape(rows, heads, LENGTH, head_dim)
+    functions = {name: build(norm, swap) for name, (norm, swap) in ways.items()}
+    return functions, arguments, shape(rows, heads, LENGTH, head_dim)
 
 
 def rotary():

@@ -67,13 +67,12 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
     from f2jax.inference import team
 
     embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
-    revision = embedder.fingerprint
     results = team.work(embedder, lambda: builtin.evaluate(embedder, args.tasks or builtin.TASKS))
     if results is None:
         return
     print(builtin.table(results))
     if args.output:
-        builtin.write(results, args.output, revision)
+        builtin.write(results, args.output, embedder.fingerprint)
         print(f"Table and plot: {args.output}")
 
 

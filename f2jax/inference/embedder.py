@@ -133,10 +133,11 @@ class Embedder:
 
     @cached_property
     def _weights(self):
-        """What is computed with: `params`, on a CPU in float32, to which XLA would turn bfloat16 at each call."""
+        """What is computed with: `params`, on a CPU with float32 layers, to which XLA would turn them at each call."""
         if jax.default_backend() != "cpu":
             return self.params
-        return jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), self.params)
+        wide = jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), self.params["layers"])
+        return self.params | {"layers": wide}
 
     def encode(
         self,

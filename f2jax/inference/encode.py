@@ -29,7 +29,7 @@ class Shapes:
 
 
 SHAPES = {
-    "cpu": Shapes(tokens=2_048, steps=4, fewest=16),  # what the cache holds; attention computes all of a row
+    "cpu": Shapes(tokens=2_048, steps=4, fewest=16),  # what the cache holds; attention sees whole rows
     "gpu": Shapes(tokens=32_768, steps=1),  # a small model is through with fewer before the next batch is there
     "tpu": Shapes(tokens=8_192, steps=1),  # kernels want powers of two, and each program takes long to compile
 }
@@ -122,7 +122,7 @@ def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[
 def _row_length(longest: int, left: int, shapes: Shapes) -> int:
     """Tokens of a row for texts of at most `longest`, of which so many tokens are left for each device.
 
-    The shortest row that such texts fill, since attention pays for the whole row; a shorter one for the last few texts.
+    The shortest row that such texts fill, since attention pays for a long row; a shorter one for the last few texts.
     """
     floor = min(SHORTEST_ROW, max(_power_of_two(left), shapes.fewest))
     shortest = ladder(max(longest, floor), shapes.steps)

@@ -19,7 +19,7 @@ from f2jax.inference.search import Found, Options
 from f2jax.inference.search_file import Corpus, Results, clean, write_results
 
 COLLECTION = "f2jax"
-QUANTIZED = {"ScalarQuantization": "int8", "BinaryQuantization": "binary"}  # how Qdrant names a precision
+QUANTIZED = {"NoneType": "float32", "ScalarQuantization": "int8", "BinaryQuantization": "binary"}  # Qdrant's names
 PIECE = 256  # points or queries of a request
 
 
@@ -52,11 +52,10 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
     """Put the documents there, under their numbers, in the place of an earlier fill. Returns how many there are.
 
     Args:
-        precision: of the first pass; a server can have others than float32.
+        precision: of the first pass on a server; a folder keeps float32.
 
     Raises:
-        UserError: there are no documents, an option is out of range, or the store holds vectors of other sizes or of
-            another precision.
+        UserError: there are no documents, an option is out of range, or the store holds vectors of other sizes.
     """
     from qdrant_client import models
 
@@ -68,10 +67,6 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
             raise UserError(
                 f"The store has vectors of {there} dimensions, not {dims:,} and {width:,}; use another place."
             )
-        first = client.get_collection(COLLECTION).config.params.vectors["first"]
-        kept = QUANTIZED.get(type(first.quantization_config).__name__, "float32")
-        if kept != precision:
-            raise UserError(f"The store searches first in {kept}, not in {precision}; use another place.")
     else:
         quantization = {
             "int8": models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)),
@@ -96,6 +91,23 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
     while beyond := client.scroll(COLLECTION, offset=total, limit=PIECE, with_payload=False)[0]:  # of a larger fill
         client.delete(COLLECTION, [point.id for point in beyond])
     return client.count(COLLECTION).count
+
+
+def check_kept(client, is_server: bool, precision: str) -> None:
+    """A folder keeps float32, and a server what it was filled in first.
+
+    Raises:
+        UserError: the precision asked for is another known one.
+    """
+    if precision not in QUANTIZED.values():
+        return  # `fill` says what there is
+    if not is_server and precision != "float32":
+        raise UserError(f"A store in a folder keeps float32; leave out --precision {precision}.")
+    if is_server and client.collection_exists(COLLECTION):
+        kept = type(client.get_collection(COLLECTION).config.params.vectors["first"].quantization_config).__name__
+        if QUANTIZED.get(kept) != precision:
+            kept = QUANTIZED.get(kept, kept)
+            raise UserError(f"The store searches first in {kept}, not in {precision}; use another place.")
 
 
 def sizes(client) -> tuple[int, int]:
@@ -156,13 +168,12 @@ def use(place: str, documents: Corpus | None, queries: Corpus | None, options_of
         options_of: the options of a search in vectors of so many dimensions.
 
     Raises:
-        UserError: the store cannot be used.
+        UserError: the store cannot be used, or keeps another precision.
     """
     with opened(place) as client:
         if documents:
             options = options_of(documents.vectors.shape[1])
-            if "://" not in place and options.precision in QUANTIZED.values():
-                raise UserError(f"A store in a folder keeps float32; leave out --precision {options.precision}.")
+            check_kept(client, "://" in place, options.precision)
             count = fill(client, documents, options.dims, options.precision)
             print(f"{place}: {count:,} documents, {options.dims} dimensions first.")
         if not queries:

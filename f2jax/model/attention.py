@@ -59,12 +59,12 @@ def segment_mask(segments_bt, start: int, end: int):
 def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
     """Heads before positions, and the queries of a group (g, t) as the rows r of one product: fastest on a CPU.
 
-    There also in blocks of queries, each with the keys up to its last one: half of the scores are never computed, and
-    those of a block stay in the processor's cache.
+    There also in blocks of queries, at most about four, each with the keys up to its last one: of a long row three of
+    eight scores are never computed, and those of a block stay in the processor's cache.
     """
     batch, length, heads, head_dim = q_btnh.shape
     kv_heads = k_btkh.shape[2]
-    block = max(64, length // 8) if activations.platform() == "cpu" else length
+    block = max(64, length // 4) if activations.platform() == "cpu" else length
     sizes = [min(block, length - start) for start in range(0, length, block)]
     q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     q_blocks = jax.lax.split(in_memory(q_btkgh.transpose(0, 2, 3, 1, 4)), sizes, axis=3)

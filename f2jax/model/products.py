@@ -32,53 +32,54 @@ def precision(dtype) -> str | None:
 
 
 def matmul(a_xmi, b_xin):
-    """a @ b, [..., M, N] in the type of `a`; sums are float32."""
+    """a @ b of one type and with the same leading axes, [..., M, N] in that type; sums are float32."""
     if platform() == "cpu" and a_xmi.dtype == jnp.bfloat16:
-        return _cpu_product(a_xmi, b_xin, -2).astype(a_xmi.dtype)
+        return _cpu_product(a_xmi, b_xin, False).astype(a_xmi.dtype)
     return jnp.matmul(a_xmi, b_xin, precision=precision(a_xmi.dtype))
 
 
 def matmul_transposed(a_xmi, b_xni):
-    """a @ bᵀ, [..., M, N] in float32."""
+    """a @ bᵀ of one type and with the same leading axes, [..., M, N] in float32."""
     if platform() == "cpu" and a_xmi.dtype == jnp.bfloat16:
-        return _cpu_product(a_xmi, b_xni, -1)
+        return _cpu_product(a_xmi, b_xni, True)
     spec = "...mi,...ni->...mn"
     return jnp.einsum(spec, a_xmi, b_xni, precision=precision(a_xmi.dtype), preferred_element_type=jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _cpu_product(a_xmi, b, axis: int):
-    """The product of bfloat16 over the last axis of `a` and this one of `b`, float32.
+def _cpu_product(a_xmi, b, transposed: bool):
+    """a @ b, or a @ bᵀ, of bfloat16, in float32.
 
-    XLA on a CPU multiplies bfloat16 by the processor's instructions for it, at twice the rate of float32, if the result
-    is float32 and the first operand lies in memory with the axis of the sum last; all else it turns into float32 first.
-    So do the gradients here: their operands are bfloat16 again, and the first one is transposed in memory.
+    XLA on a CPU multiplies bfloat16 by the processor's instructions for it, where there are some, if the result is
+    float32 and the first operand lies in memory with the axis of the sum last; all else it turns into float32 first. So
+    do the gradients here: what comes back is rounded to bfloat16, and the first operand is transposed in memory.
+    Forward-mode derivatives are not there.
     """
-    return _dot(a_xmi, b, axis)
+    return _dot(a_xmi, b, transposed)
 
 
-def _forward(a_xmi, b, axis: int):
-    return _dot(a_xmi, b, axis), (a_xmi, b)
+def _forward(a_xmi, b, transposed: bool):
+    return _dot(a_xmi, b, transposed), (a_xmi, b)
 
 
-def _backward(axis: int, kept, g_xmn):
+def _backward(transposed: bool, kept, g_xmn):
     a_xmi, b = kept
     g_xmn = g_xmn.astype(a_xmi.dtype)
-    first, second = (a_xmi, g_xmn) if axis == -2 else (g_xmn, a_xmi)
-    of_a = _dot(g_xmn, b, -1 if axis == -2 else -2)
-    return of_a.astype(a_xmi.dtype), _dot(_transposed(first), second, -2).astype(b.dtype)
+    first, second = (g_xmn, a_xmi) if transposed else (a_xmi, g_xmn)
+    of_a, of_b = _dot(g_xmn, b, not transposed), _dot(_swapped(first), second, False)
+    return of_a.astype(a_xmi.dtype), of_b.astype(b.dtype)
 
 
 _cpu_product.defvjp(_forward, _backward)
 
 
-def _dot(a_xmi, b, axis: int):
+def _dot(a_xmi, b, transposed: bool):
     batch = tuple(range(a_xmi.ndim - 2))
-    dimensions = ((a_xmi.ndim - 1,), (b.ndim + axis,)), (batch, batch)
+    dimensions = ((a_xmi.ndim - 1,), (b.ndim - (1 if transposed else 2),)), (batch, batch)
     return jax.lax.dot_general(a_xmi, b, dimensions, preferred_element_type=jnp.float32)
 
 
-def _transposed(a_xmi):
+def _swapped(a_xmi):
     """The last two axes exchanged in memory: the compiler would exchange those of the product instead."""
     return in_memory(jnp.swapaxes(a_xmi, -1, -2))
 

@@ -68,9 +68,7 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     if builtin.exists():
         found = files.read_json(builtin)
         if found.get("revision") != fingerprint:
-            raise UserError(
-                f"{builtin} has scores of another model; run f2jax evaluate on this one, with this --dtype."
-            )
+            raise UserError(f"{builtin} has scores, but not of this model as it is; evaluate it with this --dtype.")
         return {task: scores["dims"] for task, scores in found["tasks"].items()}
     if not Path(folder).is_dir():
         raise UserError(f"There is no folder {folder}; give the --output of f2jax evaluate.")

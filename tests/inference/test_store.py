@@ -89,8 +89,21 @@ def test_vectors_of_another_model_and_an_empty_store_are_refused(client):
         store.fill(client, Corpus(vectors(0, 1)), 16)
     with pytest.raises(UserError, match="has vectors of 16 and 96 dimensions, not 16 and 48"):
         store.fill(client, Corpus(vectors(3, 1, dim=48)), 16)
-    with pytest.raises(UserError, match="searches first in float32, not in int8; use another place"):
-        store.fill(client, Corpus(vectors(3, 1)), 16, "int8")
+
+
+@pytest.mark.parametrize("kept", ["float32", "int8", "binary"])
+@pytest.mark.parametrize("asked", ["float32", "int8", "binary"])
+def test_a_server_is_filled_again_in_the_precision_that_it_has(client, kept, asked):
+    store.fill(client, Corpus(vectors(3, 1)), 16, kept)
+    if asked == kept:
+        return store.check_kept(client, True, asked)
+    with pytest.raises(UserError, match=f"searches first in {kept}, not in {asked}; use another place"):
+        store.check_kept(client, True, asked)
+
+
+def test_a_folder_that_was_filled_in_another_precision_is_filled_again(client):
+    store.fill(client, Corpus(vectors(3, 1)), 16, "int8")  # which a folder ignores
+    store.check_kept(client, False, "float32")
 
 
 @pytest.mark.parametrize(

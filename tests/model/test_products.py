@@ -1,11 +1,15 @@
 """Products of matrices: equal to those of float64, and on a CPU in the form that XLA multiplies fast in bfloat16."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from f2jax.model.products import in_memory, matmul, matmul_transposed
+from f2jax.model.qwen3 import Qwen3, init_params
+from f2jax.model.sizes import Qwen3Config
 
 SHAPES = [((5, 7), (7, 3)), ((2, 5, 7), (2, 7, 3)), ((2, 3, 4, 8), (2, 3, 8, 6))]
 
@@ -67,6 +71,22 @@ def test_on_a_cpu_each_product_of_bfloat16_is_in_the_form_that_xla_is_fast_at(tr
         (contracted, _), _ = equation.params["dimension_numbers"]
         assert [str(x.aval.dtype) for x in (*equation.invars, *equation.outvars)] == ["bfloat16"] * 2 + ["float32"]
         assert contracted == (equation.invars[0].aval.ndim - 1,)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA on a CPU")
+def test_no_product_of_a_model_in_bfloat16_is_turned_into_one_of_float32():
+    """As compiled, gradients too: 70 tokens are two blocks of attention."""
+    model = Qwen3(Qwen3Config(16, 32, 2, 4, 2, head_dim=16, vocab_size=32), dtype=jnp.bfloat16)
+    tokens = np.ones((2, 70), np.int32)
+
+    def loss(params):
+        return jnp.sum(model.apply({"params": params}, tokens, tokens, tokens).astype(jnp.float32) ** 2)
+
+    text = jax.jit(jax.grad(loss)).lower(init_params(model, 0)).compile().as_text()
+    types = {name: dtype for name, dtype in re.findall(r"%?([\w.-]+)(?: =|:) (\w+)\[", text)}
+    operands = [re.findall(r"%([\w.-]+)", inside) for inside in re.findall(r" dot\(([^)]*)\)", text)]
+    assert len(operands) > 20
+    assert {types[name] for both in operands for name in both} == {"bf16"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
