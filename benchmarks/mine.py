@@ -92,7 +92,7 @@ def peak() -> int:
 
 def memory_of(name: str, folder: str) -> int:
     """MB that one alone, in a process of its own, has at its highest above its imports and the vectors."""
-    command = [sys.executable, __file__, "--memory-of", name, "--vectors", folder]
+    command = [sys.executable, "-m", "benchmarks.mine", "--memory-of", name, "--vectors", folder]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return int(done.stdout.splitlines()[-1])
 
