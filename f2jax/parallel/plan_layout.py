@@ -20,28 +20,36 @@ def search(config, topology: str, tokens_per_text: int | None = None, rows: floa
 
     The `candidates` are tried in their order. Where the compiler needs more than the paper said, the same one is tried
     with the weights shared over more chips, if that saves what is missing. What fits is compiled once more with the
-    weights shared as far as they can be, and the faster one of both is taken.
+    weights shared as far as they can be. A program that takes nearly all of the memory may be slow, since the compiler
+    then computes things again of its own: if the faster of both does, the next candidate has its turn too.
 
     Raises:
         UserError: see `plan`; or no layout is small enough even on paper.
     """
-    found = None
+    last, fitting = None, []
     weights, shares = weights_and_shares(config, topology)
 
     def compiled(layout: dict) -> Plan:
         return plan(with_layout(config, layout), topology, tokens_per_text, rows)
 
     for candidate in tqdm(list(candidates(config, topology, tokens_per_text)), unit="layout", leave=False):
-        layout = candidate
+        layout, is_next = candidate, bool(fitting)
         while layout:
-            found = compiled(layout)
-            if found.fits:
+            last = compiled(layout)
+            if last.fits:
                 shared = [compiled(layout | {"mesh.fsdp": n}) for n in shares[-1:] if n > layout["mesh.fsdp"]]
-                return min([found, *(other for other in shared if other.fits)], key=lambda one: one.seconds["step"])
-            layout = shared_further(layout, found.needed - found.hbm, weights, shares)
-    if found is None:
+                fitting += [last, *(other for other in shared if other.fits)]
+                break
+            layout = shared_further(layout, last.needed - last.hbm, weights, shares)
+        if is_next or (fitting and fits(fastest(fitting).needed, last.hbm)):
+            break
+    if last is None:
         raise UserError(f"Not even the weights of {config.model.size} fit {topology}; take more chips.")
-    return found
+    return fastest(fitting) if fitting else last
+
+
+def fastest(plans: list[Plan]) -> Plan:
+    return min(plans, key=lambda one: one.seconds["step"])
 
 
 def shared_further(layout: dict, missing: int, weights: int, shares: list[int]) -> dict | None:

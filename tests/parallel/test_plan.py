@@ -271,7 +271,8 @@ def test_weights_are_shared_further_where_the_compiler_needs_more_than_the_paper
         remat, share = changed.model.remat, changed.mesh.fsdp
         seen.append((remat, share))
         needed = needs[remat] + overhead - 8.88 * (1 - 1 / share)
-        return replace(FITS, fits=needed <= 16, needed=int(needed * GIB), hbm=16 * GIB)
+        faster_shared = {"step": 0.5 - share / 1000}
+        return replace(FITS, fits=needed <= 16, needed=int(needed * GIB), hbm=16 * GIB, seconds=faster_shared)
 
     layouts("0.6b", 256, 1)  # a machine of 256 chips
     monkeypatch.setattr(plan_layout, "plan", compiled)
@@ -289,6 +290,34 @@ def test_of_weights_shared_little_and_by_all_chips_the_faster_layout_is_taken(la
 
     monkeypatch.setattr(plan_layout, "plan", compiled)
     assert plan_layout.search(config("size=0.6b,teacher=none"), "v5e:x", 1).mesh["fsdp"] == chosen
+
+
+@pytest.mark.parametrize(
+    "needed,seconds_of_mlp,tried,chosen",
+    [
+        (14, 0.4, ["dots"], "dots"),  # of 16 GiB: there is room to spare
+        (15, 0.4, ["dots", "mlp"], "mlp"),
+        (15, 0.6, ["dots", "mlp"], "dots"),
+        (15, None, ["dots", "mlp"], "dots"),  # the next one does not fit
+    ],
+)
+def test_where_the_fastest_layout_on_paper_fills_the_memory_the_next_one_has_its_turn(
+    layouts, monkeypatch, needed, seconds_of_mlp, tried, chosen
+):
+    layouts("80m", 1, 1)
+    seen = []
+
+    def compiled(changed, *_):
+        remat = changed.model.remat
+        seen.append(remat)
+        seconds = {"dots": 0.5, "mlp": seconds_of_mlp}[remat]
+        fits = seconds is not None
+        memory = {"needed": (needed if remat == "dots" else 15 if fits else 17) * GIB, "hbm": 16 * GIB}
+        return replace(FITS, remat=remat, fits=fits, seconds={"step": seconds} if fits else {}, **memory)
+
+    monkeypatch.setattr(plan_layout, "plan", compiled)
+    assert plan_layout.search(config("size=80m,teacher=none"), "v5e:x", 1).remat == chosen
+    assert seen == tried
 
 
 def test_the_worst_case_is_called_that():
