@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from f2jax.data.instructions import add_instruction
 from f2jax.data.record import Record, in_share, stable_id
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
+
+AT_ONCE = 10_000  # texts that are tokenized together: what a backend returns takes many times the memory of the ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +128,16 @@ class Texts:
         return self.index[text]
 
     def tokenize(self, tokenizer: Tokenizer, max_length: int) -> None:
-        encoded = tokenizer.encode(list(self.index), max_length)
-        self.index = {}  # the strings are not needed again
-        self._flat = np.concatenate(encoded) if encoded else self._flat
-        self._ends = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded], dtype=np.int64)])
+        texts, self.index = list(self.index), {}  # the strings are not needed again
+        flat, lengths = [self._flat], []
+        with tqdm(total=len(texts), desc="tokenizing", unit="text", leave=False, delay=2) as bar:
+            for start in range(0, len(texts), AT_ONCE):
+                encoded = tokenizer.encode(texts[start : start + AT_ONCE], max_length)
+                flat.append(np.concatenate(encoded))
+                lengths += [len(ids) for ids in encoded]
+                bar.update(len(encoded))
+        self._flat = np.concatenate(flat)
+        self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens of all texts, where each text ends, and the ids."""

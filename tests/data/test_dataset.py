@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from f2jax.data import dataset as dataset_module
 from f2jax.data.dataset import Instructions, build
 from f2jax.data.instructions import add_instruction
 from f2jax.data.record import KINDS, Record, in_share, stable_id
@@ -62,7 +63,9 @@ def contents(dataset, tokenizer) -> list:
 # Rows
 
 
-def test_a_row_gives_the_tokens_and_ids_of_its_texts(tokenizer):
+@pytest.mark.parametrize("at_once", [1, 7, 10_000])
+def test_a_row_gives_the_tokens_and_ids_of_its_texts(tokenizer, monkeypatch, at_once):
+    monkeypatch.setattr(dataset_module, "AT_ONCE", at_once)
     given = [*records(20, source="s"), Record("only a pair", "red", (), source="s")]
     (dataset,) = build(given, tokenizer, 64, PLAIN)
     assert (dataset.name, dataset.kind, len(dataset), dataset.max_negatives) == ("s", "retrieval", 21, 2)
