@@ -45,6 +45,7 @@ ALL_TERMS |= {"distill_projection": True, "distill_matryoshka": True, "spread_we
 TERMS = {"loss": ALL_TERMS, "teacher": "model"}
 CACHE = {"loss": ALL_TERMS, "teacher": "cache"}
 NESTED = {"loss": {"passage_gradient": True, "exits": True}, "teacher": "", "table_rank": 16}
+BFLOAT16 = FULL | {"dtype": "bfloat16"}
 # name: (what is computed, mesh, rows of a chunk)
 CASES = {f"plain, {name}": (PLAIN, mesh, 0) for name, mesh in LAYOUTS.items()}
 CASES |= {
@@ -57,7 +58,12 @@ CASES |= {
     "nested, fsdp and tensor": (NESTED, LAYOUTS["fsdp and tensor"], 0),
     "nested, chunks on slices": (NESTED, LAYOUTS["slices of fsdp and tensor"], 1),
 }
+ROUNDED = {  # cases in bfloat16, of which each layout rounds other sums
+    "bfloat16, fsdp and tensor": (BFLOAT16, LAYOUTS["fsdp and tensor"], 0),
+    "bfloat16, chunks on slices": (BFLOAT16, LAYOUTS["slices of data and fsdp"], 1),
+}
 ONE_DEVICE = {"plain": PLAIN, "learning": LEARNING, "full": FULL, "terms": TERMS, "cache": CACHE, "nested": NESTED}
+ONE_DEVICE |= {"bfloat16": BFLOAT16}
 ROWS, NEGATIVES, ROW_LENGTH = 24, 3, 16
 
 
@@ -80,17 +86,19 @@ def rows(cached: bool) -> list[FakeRow]:
     return [row(b) for b in range(ROWS - 1)]
 
 
-def settings(loss: dict):
+def settings(loss: dict, dtype: str = "float32"):
     config = common.get_config("size=tiny")
-    config.model.update(dtype="float32", remat="none")
+    config.model.update(dtype=dtype, remat="none")
     config.loss.update(loss)
     config.optim.warmup_steps = 0
     return config
 
 
-def measure(mesh, chunk_rows: int, loss: dict, teacher: str, table_rank: int = 0) -> dict[str, np.ndarray]:
+def measure(
+    mesh, chunk_rows: int, loss: dict, teacher: str, table_rank: int = 0, dtype: str = "float32"
+) -> dict[str, np.ndarray]:
     """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
-    config, shape = settings(loss), replace(SHAPE, table_rank=table_rank)
+    config, shape = settings(loss, dtype), replace(SHAPE, table_rank=table_rank)
     options = {"kind": "retrieval", "batch_size": ROWS, "row_length": ROW_LENGTH, "pad_id": 0, "chunk_rows": chunk_rows}
     batch = assemble(rows(teacher == "cache"), NEGATIVES, share=own_share(mesh), **options)
     with jax.set_mesh(mesh):
@@ -131,7 +139,7 @@ def main(path: str, names: list[str]) -> None:
     hosts.start()
     found = {}
     for name in names:
-        what, sizes, chunk_rows = CASES.get(name) or (ONE_DEVICE[name], ONE, 0)
+        what, sizes, chunk_rows = (CASES | ROUNDED).get(name) or (ONE_DEVICE[name], ONE, 0)
         found |= {f"{name}/{key}": value for key, value in measure(make_mesh(**sizes), chunk_rows, **what).items()}
     if hosts.is_first():
         np.savez(path, **found)

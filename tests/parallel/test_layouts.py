@@ -11,12 +11,23 @@ from tests.parallel import steps
 
 @pytest.fixture(scope="module")
 def eight_devices(tmp_path_factory):
-    return steps.run(tmp_path_factory.mktemp("layouts") / "found.npz", steps.CASES, devices=8)
+    return steps.run(tmp_path_factory.mktemp("layouts") / "found.npz", [*steps.CASES, *steps.ROUNDED], devices=8)
 
 
 @pytest.mark.parametrize("case", steps.CASES)
 def test_a_layout_gives_the_loss_and_gradient_of_one_device(case, one_device, eight_devices):
     check(case, one_device, eight_devices)
+
+
+@pytest.mark.parametrize("case", steps.ROUNDED)
+def test_a_layout_in_bfloat16_is_as_near_to_float32_as_one_device_in_bfloat16(case, one_device, eight_devices):
+    def distance(gradient):
+        return np.linalg.norm(gradient - one_device["full/gradient"]) / np.linalg.norm(one_device["full/gradient"])
+
+    rounding = distance(one_device["bfloat16/gradient"])
+    assert 1e-3 < rounding < 0.02
+    assert 1e-3 < distance(eight_devices[f"{case}/gradient"]) < 1.5 * rounding
+    np.testing.assert_allclose(eight_devices[f"{case}/loss"], one_device["bfloat16/loss"], rtol=1e-4)
 
 
 def check(case: str, one_device, found) -> None:
