@@ -2,11 +2,16 @@
 # Make the slice of launch/env.sh, and wait until it is there. A slice that is there is left alone; one that was taken
 # away (spot) or failed is deleted and asked for again.
 #     launch/create.sh [--dry_run]
-# Exit code: 0 it is there, 1 something to mend (no quota, a wrong zone), 75 worth another try (no capacity, preempted).
+# Exit code: 0 it is there, 1 something to mend (no quota, a wrong zone), 75 worth another try (no capacity, preempted,
+# Google Cloud out of order).
 . "$(dirname "$0")/lib.sh"
 only_dry_run "$@"
 settings
 need_gcloud
+
+# What Google Cloud, or gcloud itself, says of a request that no other try can mend.
+refusals='PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|FAILED_PRECONDITION|NOT_FOUND|OUT_OF_RANGE|UNIMPLEMENTED'
+refusals+='|argument |arguments|Invalid |gcloud auth login'
 
 request() {
     local flags=("--accelerator-type=$ACCELERATOR" "--runtime-version=$RUNTIME" "--valid-until-duration=$WAIT")
@@ -26,17 +31,19 @@ request() {
     cat "$SCRATCH/error" >&2
     if grep -qi 'already.exists' "$SCRATCH/error"; then
         say "The request is there already."
-    elif grep -qi 'quota' "$SCRATCH/error"; then
+    elif grep -qi 'quota' "$SCRATCH/error" && ! grep -qiE 'per (minute|day|second)|PerMinute|rate limit' "$SCRATCH/error"; then
         die "no quota for $CHIPS chips of $TPU_TYPE ($CAPACITY) in $ZONE; ask for it at" \
             "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT, or change ZONE, TPU_TYPE or CAPACITY."
-    else
+    elif grep -qE "$refusals" "$SCRATCH/error"; then
         die "the slice could not be asked for; Google Cloud's reason is above."
+    else
+        temporary "the slice could not be asked for; Google Cloud's reason is above. The same command tries again."
     fi
 }
 
 remake() {
     say "Slice $TPU_NAME is $state; it is made anew."
-    tpus delete "$TPU_NAME" --force
+    delete_slice || temporary "slice $TPU_NAME could not be deleted; the same command tries again."
     request
 }
 
@@ -45,8 +52,7 @@ asked=
 state=$(slice_state)
 case $state in
     UNKNOWN)
-        say "launch: Google Cloud did not say whether $TPU_NAME exists; its reason is above."
-        exit "$TEMPORARY"
+        temporary "Google Cloud did not say whether $TPU_NAME exists; its reason is above."
         ;;
     ACTIVE) say "Slice $TPU_NAME is there." && exit 0 ;;
     NONE) request && asked=1 ;;
@@ -63,8 +69,7 @@ while :; do
         ACTIVE) exit 0 ;;
         SUSPENDED | FAILED | NONE) # NONE: it was being deleted when this began
             if [ -n "$asked" ]; then
-                say "launch: no $ACCELERATOR was to be had ($state); the same command asks again."
-                exit "$TEMPORARY"
+                temporary "no $ACCELERATOR was to be had ($state); the same command asks again."
             fi
             unset QUIET
             if [ "$state" = NONE ]; then request; else remake; fi

@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
 # How the family is made: every model of F2LLM-v2 in order, from raw files to released packages. Each step is one f2jax
 # command; a step that is done is skipped, and one that was cut off goes on, by the same command.
-#     launch/family.sh [--dry_run] [--local] --stage1 FILES --stage2 FILES --output FOLDER [--sizes "80m 0.6b …"]
+#     launch/family.sh [--dry_run] [--local] --stage1 FILES --stage2 FILES --output FOLDER [--sizes "80m 0.6b …"] \
+#         [-- --config.model.remat=mlp …]
 #         --stage1, --stage2  globs of training files for the two stages; the first on gs:// where a slice trains
 #         --output            on gs://, or with --local a folder: corpora, workdirs, results, packages
-#         --sizes             default: all eight. A size whose teacher is not among them is trained without.
+#         --sizes             default: all eight. A size whose teacher is neither among them nor trained already is
+#                             trained without.
 #         --local             f2jax on this machine in the place of the slice
+#         -- OVERRIDES        of the config of every training; by default all devices share the weights, which the large
+#                             sizes need: --config.mesh.data=1 --config.mesh.fsdp=-1
 # On a slice: corpora are made here and copied to the bucket; set DATA to FOLDER/corpus in launch/env.sh, and set-up
-# brings it to the workers. One TPU_TYPE for all is simple, not cheap: `f2jax plan` says which slice each size wants;
-# run the script for some --sizes at a time, the large ones first.
+# brings it to the workers. One TPU_TYPE for all is simple, not cheap: `f2jax plan` says which slice and layout each
+# size wants; run the script for some --sizes at a time, the large ones first, with --output and checkout as before.
 . "$(dirname "$0")/lib.sh"
 stage1='' stage2='' output='' here='' sizes='14b 8b 4b 1.7b 0.6b 330m 160m 80m'
+overrides=(--config.mesh.data=1 --config.mesh.fsdp=-1) # later ones win
 value_of() { [ $# -gt 1 ] || die "$1 needs a value."; }
 while [ $# -gt 0 ]; do
     case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
@@ -21,6 +26,10 @@ while [ $# -gt 0 ]; do
         --stage2) value_of "$@" && stage2=$2 && shift ;;
         --output) value_of "$@" && output=${2%/} && shift ;;
         --sizes) value_of "$@" && sizes=$2 && shift ;;
+        --)
+            overrides+=("${@:2}")
+            break
+            ;;
         -h | --help) usage ;;
         *) die "family.sh has no option '$1'; see launch/family.sh --help." ;;
     esac
@@ -32,8 +41,9 @@ for size in $sizes; do
     case $size in 80m | 160m | 330m | 0.6b | 1.7b | 4b | 8b | 14b) ;; *) die "there is no size '$size'." ;; esac
 done
 wanted() { case " $sizes " in *" $1 "*) ;; *) return 1 ;; esac; }
+marks=$CHECKOUT/runs/family/$(printf '%s' "$output" | tr -c 'A-Za-z0-9.-' '-') # one empty file for each step that is done
 for size in 80m 160m 330m; do
-    ! wanted $size || wanted 0.6b || die "$size is pruned from 0.6b: add that to --sizes."
+    ! wanted $size || wanted 0.6b || [ -f "$marks/train-0.6b-1" ] || die "$size is pruned from 0.6b: add that to --sizes."
 done
 
 IFS=' ' read -ra input1 <<<"$stage1" # f2jax expands the globs
@@ -57,7 +67,6 @@ else
     train=("$LAUNCH/run.sh") once=("$LAUNCH/run.sh" --one)
 fi
 need hf "PyPI: pip install huggingface-hub"
-marks=$CHECKOUT/runs/family/$(printf '%s' "$output" | tr -c 'A-Za-z0-9.-' '-') # one empty file for each step that is done
 
 step() { # NAME COMMAND…
     local name=$1
@@ -91,7 +100,7 @@ step prepare-2 f2jax prepare --input "${input2[@]}" --output "$corpus/2" --token
 # Stage 1 starts from Qwen3's language models; the three small sizes have none.
 for size in 14b 8b 4b 1.7b 0.6b; do
     ! wanted $size || step "train-$size-1" "${train[@]}" train --config "$configs/stage1.py:size=$size" \
-        --workdir "$output/$size-1" --config.init_from="Qwen/Qwen3-$(printf '%s' $size | tr b B)" "$(sources 1)"
+        --workdir "$output/$size-1" --config.init_from="Qwen/Qwen3-$(printf '%s' $size | tr b B)" "$(sources 1)" "${overrides[@]}"
 done
 
 # The small sizes are cut from the 0.6B as stage 1 left it, by its activations on texts of that stage (recipe 1).
@@ -104,9 +113,10 @@ done
 for pair in 14b:none 8b:none 4b:none 1.7b:4b 0.6b:1.7b 330m:0.6b 160m:0.6b 80m:0.6b; do
     size=${pair%:*} teacher=${pair#*:}
     wanted "$size" || continue
-    if wanted "$teacher"; then teacher=$output/$teacher-2; else teacher=none; fi
+    if wanted "$teacher" || [ -f "$marks/train-$teacher-2" ]; then teacher=$output/$teacher-2; else teacher=none; fi
     step "train-$size-2" "${train[@]}" train --config "$configs/stage2.py:size=$size,teacher=$teacher" \
-        --workdir "$output/$size-2" --config.init_from="$output/$size-1" "$(sources 2)"
+        --workdir "$output/$size-2" --config.init_from="$output/$size-1" "$(sources 2)" \
+        "${overrides[@]}"
     step "evaluate-$size" "${once[@]}" evaluate --model "$output/$size-2" --output "$output/results/$size"
     step "export-$size" "${once[@]}" export --model "$output/$size-2" --output "$output/release/$size"
 done

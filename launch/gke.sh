@@ -52,6 +52,9 @@ xpk_() { # OBJECT VERB ARGUMENT…
     cloud xpk "$@" --cluster="$GKE_CLUSTER" --project="$PROJECT" --zone="$ZONE"
 }
 
+# A folder of a bucket onto the disk; the base image has no gcloud, f2jax brings gcsfs.
+copy='import gcsfs, sys; gcsfs.GCSFileSystem().get(*sys.argv[1:], recursive=True)'
+
 case $verb in
     create)
         xpk_ cluster create --tpu-type="$ACCELERATOR" --num-slices="$SLICES" "${capacity[@]}"
@@ -65,6 +68,8 @@ case $verb in
             die "there are changes that are not committed; commit them, so that a run has a commit that names its code."
         git archive HEAD | tar -x -C "$SCRATCH"
         git rev-parse HEAD >"$SCRATCH/COMMIT"
+        data=
+        [ -z "$DATA" ] || data="python -c '$copy'$(quoted "${DATA%/}/" "${DATA_DIR%/}/") || exit $TEMPORARY; "
         # xpk copies the folder into the base image and runs the command in it. A package index that does not answer is
         # worth another try, and so are all codes of f2jax but 0 and 1; xpk restarts on 42 and 127 to 255 by itself.
         # SIGTERM goes to the last process of the shell: exec makes that f2jax.
@@ -72,7 +77,7 @@ case $verb in
             --base-docker-image="python:$PYTHON_VERSION" --script-dir="$SCRATCH" \
             --max-restarts="$RETRIES" --restart-on-exit-codes="70,$TEMPORARY" \
             --termination-grace-period-seconds="$GRACE" \
-            --command="pip install -q '.[$EXTRAS]' || exit $TEMPORARY; exec env $WORKER_ENV f2jax$(quoted "$@")"
+            --command="pip install -q '.[$EXTRAS]' || exit $TEMPORARY; ${data}exec env $WORKER_ENV f2jax$(quoted "$@")"
         ;;
     status)
         if [ $# -gt 0 ]; then

@@ -15,6 +15,12 @@ die() {
     exit 1
 }
 
+# For what may go well on another try.
+temporary() {
+    say "launch: $*"
+    exit "$TEMPORARY"
+}
+
 # The comment at the head of a script is its help.
 usage() {
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
@@ -164,7 +170,7 @@ slice_state() {
     fi
 }
 
-# One line from each worker that answers (see worker.sh): f2jax-worker HOST STATE COMMAND COMMIT VERSIONS
+# One line from each worker that answers (see worker.sh): f2jax-worker HOST STATE COMMAND COMMIT VERSIONS ASKED
 worker_reports() {
     { on_workers 'bash ~/f2jax/launch/worker.sh report' 2>"$SCRATCH/ssh" || true; } | grep '^f2jax-worker ' || true
 }
@@ -172,7 +178,21 @@ worker_reports() {
 need_slice() {
     local state
     state=$(slice_state)
-    [ "$state" = ACTIVE ] || die "slice $TPU_NAME is not there (state $state); launch/create.sh makes it."
+    [ "$state" != ACTIVE ] || return 0
+    [ "$state" != NONE ] || die "slice $TPU_NAME is not there (state NONE); launch/create.sh makes it."
+    temporary "slice $TPU_NAME is $state; launch/create.sh waits for it, or makes it anew."
+}
+
+# Delete the slice, also where the cloud fails to answer once. A slice that is gone already is deleted.
+delete_slice() {
+    local try
+    for try in 1 2 3; do
+        tpus delete "$TPU_NAME" --force 2>"$SCRATCH/error" && return
+        ! grep -qi 'not.found' "$SCRATCH/error" || return 0
+        cat "$SCRATCH/error" >&2
+        [ "$try" -eq 3 ] || sleep "$POLL"
+    done
+    return 1
 }
 
 confirm() { # QUESTION

@@ -113,7 +113,7 @@ follow() {
             outcome="$((WORKERS - $(states | wc -l))) of $WORKERS workers do not answer"
             if [ -s "$SCRATCH/reports" ] && [ "$running" -eq 0 ]; then
                 outcome="the slice has lost machines" # the others have ended for want of them
-                tpus delete "$TPU_NAME" --force
+                delete_slice || outcome="a slice that has lost machines could not be deleted"
             fi
             return
         elif [ "$(states | grep -c '^exit:0$' || true)" -eq "$WORKERS" ]; then
@@ -141,10 +141,10 @@ trap 'say "Not followed any more: a run goes on by itself. The same command foll
 
 failures=0
 while :; do
-    began=$(date +%s)
     unset QUIET
     code=0
     start || code=$?
+    began=$(date +%s) # the wait for a slice is no attempt that lasted
     case $code in
         0)
             if [ -n "$DRY_RUN" ]; then

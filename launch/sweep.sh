@@ -92,7 +92,8 @@ say "${#runs[@]} runs on $slices x $CHIPS chips of $TPU_TYPE ($CAPACITY)."
 
 # The runs that fall to a slice, one after another.
 work() { # NUMBER OF THE SLICE, from 0
-    local index run name code
+    local index run name code child=
+    [ "$slices" -eq 1 ] || trap '[ -z "$child" ] || kill "$child"; exit 130' TERM # on one slice the trap below ends both
     for ((index = $1; index < ${#runs[@]}; index += slices)); do
         run=${runs[index]} name=$(name_of "${runs[index]}") code=0
         [ ! -f "$logs/$name.done" ] || continue
@@ -102,8 +103,9 @@ work() { # NUMBER OF THE SLICE, from 0
             "$LAUNCH/run.sh" train --config "$config" --workdir "$workdir/$name" "${overrides[@]}"
             continue
         fi
-        "$LAUNCH/run.sh" train --config "$config" --workdir "$workdir/$name" "${overrides[@]}" >>"$logs/$name.log" 2>&1 ||
-            code=$?
+        "$LAUNCH/run.sh" train --config "$config" --workdir "$workdir/$name" "${overrides[@]}" >>"$logs/$name.log" 2>&1 &
+        child=$! # in the background: a trap does not wait for it
+        wait "$child" || code=$?
         case $code in
             0) touch "$logs/$name.done" ;;
             130) return 130 ;;

@@ -1,30 +1,35 @@
 #!/usr/bin/env bash
 # What happens on a worker of a slice; the other scripts call it over ssh, it is not run by hand.
-#     worker.sh setup COMMIT PYTHON EXTRAS [gs://DATA DIR]   Python, f2jax and its data, as they should be
+#     worker.sh setup COMMIT ASKED PYTHON EXTRAS [gs://DATA DIR]   Python, f2jax and its data, as they should be
+#                                   ASKED: a checksum of what follows it, by which a later set-up knows whether to do anything
 #     worker.sh start COMMAND…      run a command detached from the connection; its log and exit code are kept
-#     worker.sh report              one line: f2jax-worker HOST STATE COMMAND COMMIT VERSIONS
+#     worker.sh report              one line: f2jax-worker HOST STATE COMMAND COMMIT VERSIONS ASKED
 #                                   STATE: none, running, exit:CODE, stopped:CODE, lost (the machine was restarted)
 #     worker.sh stop [SECONDS]      SIGTERM, so that the run saves; SIGKILL after SECONDS
 #     worker.sh log [tail options]  each line with the name of the host
 set -euo pipefail
 
 RUN=~/f2jax-run         # pid, boot, command, log; exit and stopped once it has ended
-READY=~/f2jax-run/ready # commit and versions; written last, so half a set-up is none
+READY=~/f2jax-run/ready # commit, versions, what was asked for; written last, so half a set-up is none
 VENV=~/f2jax-env
 BOOT=/proc/sys/kernel/random/boot_id # another one after a restart of the machine, when a pid means nothing
 
-setup() { # COMMIT PYTHON EXTRAS [DATA DIR]
+setup() { # COMMIT ASKED PYTHON EXTRAS [DATA DIR]
     mkdir -p "$RUN"
     rm -f "$READY"
     export PATH="$HOME/.local/bin:$PATH"
     command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh # https://docs.astral.sh/uv
-    [ -x "$VENV/bin/python" ] || uv venv --quiet --python "$2" "$VENV"
-    uv pip install --quiet --python "$VENV/bin/python" -e "$HOME/f2jax[$3]"
-    if [ -n "${4:-}" ]; then
-        mkdir -p "$5"
-        gcloud storage rsync --recursive "$4" "$5"
+    if [ "$(cat "$VENV/version" 2>/dev/null)" != "$3" ]; then
+        rm -rf "$VENV"
+        uv venv --quiet --python "$3" "$VENV"
+        echo "$3" >"$VENV/version"
     fi
-    printf '%s %s\n' "$1" "$(versions)" >"$READY.new"
+    uv pip install --quiet --python "$VENV/bin/python" -e "$HOME/f2jax[$4]"
+    if [ -n "${5:-}" ]; then
+        mkdir -p "$6"
+        gcloud storage rsync --recursive "$5" "$6"
+    fi
+    printf '%s %s %s\n' "$1" "$(versions)" "$2" >"$READY.new"
     mv "$READY.new" "$READY"
 }
 
@@ -62,7 +67,7 @@ state() {
 }
 
 report() {
-    local command=- ready='- -'
+    local command=- ready='- - -'
     [ ! -f "$RUN/command" ] || command=$(cksum <"$RUN/command" | cut -d' ' -f1)
     [ ! -f "$READY" ] || ready=$(cat "$READY")
     echo "f2jax-worker $(hostname) $(state) $command $ready"

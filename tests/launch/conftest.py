@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,16 @@ class Launch:
     def f2jax_calls(self) -> list[list[str]]:
         """[worker, word, …] for each start of f2jax, sorted by worker."""
         return sorted(line.split("\t") for line in self.read("f2jax-calls"))
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    """Until the condition holds; a script that does not come so far is killed, and the test fails."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > deadline:
+            process.kill()
+            pytest.fail("the script did not come so far")
+        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ usage: stub_cloud.py PROGRAM ARGUMENT…   with CLOUD, a folder:
     groups           process groups of the runs on the machines
     unreachable      workers that do not answer, one a line
     workers          how many machines a slice has
-    trouble          why `describe` does not answer, a line each time
+    trouble-VERB     why the verb (describe, create, delete) fails, a line each time; an empty line: it does not
 """
 
 import json
@@ -48,13 +48,18 @@ def create(argv: list[str]) -> None:
         (cloud / "machines" / str(number)).mkdir(parents=True)
 
 
+def trouble(verb: str) -> None:
+    """Fail if it is time to."""
+    name = f"trouble-{verb}"
+    if now := lines(name):
+        rest = cloud / f"{name}.rest"  # renamed: a test looks at the file meanwhile
+        rest.write_text("".join(f"{line}\n" for line in now[1:]))
+        rest.rename(cloud / name)
+        if now[0]:
+            fail(now[0])
+
+
 def describe(argv: list[str]) -> None:
-    trouble = lines("trouble")
-    if trouble:
-        rest = cloud / "trouble.rest"  # renamed: a test looks at the file meanwhile
-        rest.write_text("".join(f"{line}\n" for line in trouble[1:]))
-        rest.rename(cloud / "trouble")
-        fail(trouble[0])
     states = lines("states")
     if not states:
         fail("NOT_FOUND: Resource 'queuedResources/f2jax' was not found")
@@ -94,6 +99,7 @@ def main() -> None:
         file.write(json.dumps([program, *argv]) + "\n")
     if argv[:3] == ["compute", "tpus", "queued-resources"]:
         verbs = {"create": create, "describe": describe, "delete": delete, "ssh": ssh, "scp": scp}
+        trouble(argv[3])
         if argv[3] in verbs:
             verbs[argv[3]](argv[4:])
     elif argv[:4] == ["compute", "tpus", "tpu-vm", "describe"]:

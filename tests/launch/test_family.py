@@ -67,6 +67,26 @@ def test_every_training_is_one_that_f2jax_accepts(commands):
             overrides = [word for word in command if word.startswith("--config.")]
             loaded = config.load(f"{ROOT}/configs/{file}:{options}", overrides)
             assert loaded.data.sources[0].startswith("corpus:/out/corpus/")
+            assert loaded.mesh.fsdp == -1, "14b does not fit a chip whole"
+
+
+def test_overrides_are_of_every_training_and_win(launch):
+    done = launch(*FAMILY, "--dry_run", "--output", "/out", "--sizes", "0.6b", "--", "--config.mesh.fsdp=8")
+    trainings = [command for command in planned(done) if command[0] == "train"]
+    assert len(trainings) == 2
+    for command in trainings:
+        overrides = [word for word in command if word.startswith("--config.mesh")]
+        assert config.load(f"{ROOT}/configs/stage2.py:size=0.6b,teacher=none", overrides).mesh.fsdp == 8
+
+
+def test_sizes_may_come_one_after_another_and_what_was_trained_before_teaches(launch):
+    marks = launch.checkout / "runs/family/-out"
+    marks.mkdir(parents=True)
+    for step in ("train-4b-2", "train-0.6b-1"):
+        (marks / step).touch()
+    done = launch(*FAMILY, "--dry_run", "--output", "/out", "--sizes", "1.7b 80m")
+    configs = [values(command)["--config"] for command in planned(done) if command[0] == "train"]
+    assert [given.split("teacher=")[1] for given in configs if "teacher=" in given] == ["/out/4b-2", "none"]
 
 
 def test_steps_that_are_done_are_skipped_and_a_failed_one_is_tried_again(launch):

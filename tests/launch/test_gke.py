@@ -37,6 +37,20 @@ def test_run_sends_this_commit_and_restarts_what_a_restart_can_mend(launch):
     assert (sent / "configs/nano.py").exists() and not (sent / "runs").exists()
 
 
+def test_run_copies_the_data_before_the_command(launch):
+    launch.program(launch.cloud / "bin/xpk", 'printf "%s\\n" "$@" >"$CLOUD/xpk"')
+    assert launch("gke.sh", "run", "nano-1", *TRAIN, DATA="gs://b/corpus").returncode == 0
+    command = next(word for word in launch.read("xpk") if word.startswith("--command="))
+    install, copy, run = (
+        command.split("; ", 1)[0],
+        command[command.index("python -c") : command.index("; exec")],
+        command,
+    )
+    assert install == "--command=pip install -q '.[tpu,eval]' || exit 75"
+    assert copy.endswith("' gs://b/corpus/ /tmp/f2jax-data/ || exit 75")
+    assert "; exec env  f2jax train" in run
+
+
 def test_status_logs_and_stop_ask_for_one_workload(launch):
     for argv in (["status"], ["status", "nano-1"], ["logs", "nano-1"], ["stop", "nano-1"]):
         assert launch("gke.sh", *argv).returncode == 0

@@ -1,20 +1,12 @@
 """One command on all workers until it is done: what ends a run, and what is done about it."""
 
 import sys
-import time
 
 import pytest
 
+from tests.launch.conftest import wait_for
+
 COMMAND = ["train", "--config", "configs/nano.py:stage=1", "--workdir", "gs://bucket/a run", "--config.x=('it''s', )"]
-
-
-def wait_for(condition, process) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        if time.monotonic() > deadline:
-            process.kill()
-            pytest.fail("the script did not come so far")
-        time.sleep(0.02)
 
 
 def test_a_run_from_nothing_makes_the_slice_sets_it_up_and_starts_the_same_command_on_every_worker(launch):
@@ -131,7 +123,7 @@ def test_the_same_command_follows_a_run_that_goes_on_and_another_is_refused(laun
     launch.commit()
     new_code = launch("setup.sh")  # would put it under the run
     assert new_code.returncode == 1
-    assert new_code.stderr.endswith("a run is going on with other code; launch/stop.sh saves and stops it.\n")
+    assert new_code.stderr.endswith("a run is going on with other code or data; launch/stop.sh saves and stops it.\n")
 
     second = launch.start("run.sh", *COMMAND)
     wait_for(lambda: second.poll() is not None or "following" in second.stderr.readline(), second)
@@ -187,7 +179,7 @@ def test_a_setup_that_fails_is_tried_again(launch):
 
 
 def test_an_answer_that_the_cloud_owes_at_the_start_is_a_sentence(launch):
-    launch.write("trouble", "PERMISSION_DENIED: Cloud TPU API has not been used in project 123 before.")
+    launch.write("trouble-describe", "PERMISSION_DENIED: Cloud TPU API has not been used in project 123 before.")
     done = launch("run.sh", *COMMAND)
     assert done.returncode == 1
     assert "PERMISSION_DENIED" in done.stderr
@@ -198,11 +190,40 @@ def test_a_cloud_that_does_not_answer_for_a_while_ends_nothing(launch):
     launch.plan("hang 0")
     process = launch.start("run.sh", *COMMAND)
     wait_for(lambda: len(launch.f2jax_calls()) == 2, process)
-    launch.write("trouble", *3 * ["UNAVAILABLE: try again"])
-    wait_for(lambda: not launch.read("trouble"), process)
+    launch.write("trouble-describe", *3 * ["UNAVAILABLE: try again"])
+    wait_for(lambda: not launch.read("trouble-describe"), process)
     assert launch("stop.sh").returncode == 0
     assert launch.end(process).returncode == 130
     assert launch.verbs("describe", "ssh") == ["create", "scp"] and len(launch.f2jax_calls()) == 2
+
+
+@pytest.mark.parametrize(
+    ("verb", "before"),
+    [("create", 0), ("describe", 3), ("describe", 4)],  # after `create`, and in the set-up
+    ids=["create", "after create", "in the set-up"],
+)
+def test_a_cloud_that_fails_once_while_the_slice_is_made_is_asked_again(launch, verb, before):
+    launch.plan("0")
+    launch.write(f"trouble-{verb}", *before * [""], "UNAVAILABLE: The service is currently unavailable.")
+    done = launch("run.sh", *COMMAND)
+    assert done.returncode == 0
+    assert not launch.read(f"trouble-{verb}") and "UNAVAILABLE" in done.stderr
+
+
+def test_a_preempted_slice_that_the_cloud_does_not_delete_at_once_is_made_anew(launch):
+    launch.plan("hang 0", worker0="preempt 0")
+    launch.write("trouble-delete", "UNAVAILABLE: try again", "UNAVAILABLE: try again")
+    done = launch("run.sh", *COMMAND)
+    assert done.returncode == 0
+    assert launch.verbs("describe", "ssh") == ["create", "scp", "delete", "delete", "delete", "create", "scp"]
+
+
+def test_the_wait_for_a_slice_is_no_attempt_that_lasted(launch):
+    """Here each request for it fails after a second; all restarts are counted though HEALTHY is less than that."""
+    launch.write("granted", *20 * ["WAITING_FOR_RESOURCES"], "FAILED")
+    done = launch("run.sh", *COMMAND, HEALTHY="1", POLL="0.1")
+    assert done.returncode == 75
+    assert "the slice was not made ready; given up after 2 restarts" in done.stderr
 
 
 def test_no_quota_is_not_tried_again(launch):

@@ -123,6 +123,25 @@ def test_create_says_where_to_ask_for_quota(launch):
     assert "launch: no quota for 8 chips of v5p-16 (spot) in zone-1-a; ask for it at" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("UNAVAILABLE: The service is currently unavailable.", 75),
+        ("RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Write requests' and limit 'per minute'", 75),
+        ("There was a problem refreshing your current auth tokens: timed out", 75),
+        ("PERMISSION_DENIED: Cloud TPU API has not been used in project 123 before.", 1),
+        ("INVALID_ARGUMENT: the accelerator v5p-16 was not found in zone-1-a", 1),
+        ("unrecognized arguments: --netwrk=n", 1),
+        ("You do not currently have an active account selected. Please run: gcloud auth login", 1),
+    ],
+)
+def test_create_tells_what_a_person_must_mend_from_what_may_go_well_on_another_try(launch, reason, code):
+    launch.write("refusal", reason)
+    done = launch("create.sh")
+    assert done.returncode == code and reason in done.stderr
+    assert ("The same command tries again." in done.stderr) == (code == 75)
+
+
 def test_a_dry_run_prints_the_calls_and_makes_none(launch):
     done = launch("create.sh", "--dry_run")
     assert done.returncode == 0
@@ -155,6 +174,28 @@ def test_setup_puts_the_same_commit_on_every_worker_and_is_quick_the_second_time
     launch.commit()
     assert launch("setup.sh").returncode == 0
     assert launch.verbs().count("scp") == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"DATA": "gs://b/corpus"},
+        {"DATA_DIR": "other", "DATA": "gs://b/corpus"},
+        {"EXTRAS": "tpu"},
+        {"PYTHON_VERSION": "3.13"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_setup_is_done_again_where_a_setting_of_it_has_changed(launch, changed):
+    settings = {"DATA_DIR": "data", "DATA": "gs://b/corpus"} if "DATA_DIR" in changed else {}
+    launch("create.sh")
+    assert launch("setup.sh", **settings).returncode == 0
+    for _ in range(2):
+        assert launch("setup.sh", **settings | changed).returncode == 0
+    assert launch.verbs().count("scp") == 2
+    copied = [call[-2:] for call in launch.calls() if call[:2] == ["storage", "rsync"]]
+    if "DATA" in changed:
+        assert copied[-2:] == 2 * [["gs://b/corpus", changed.get("DATA_DIR", "/tmp/f2jax-data")]]
 
 
 def test_setup_names_the_worker_that_failed_and_may_be_tried_again(launch):
@@ -191,6 +232,14 @@ def test_setup_without_a_slice_says_what_makes_one(launch):
     done = launch("setup.sh")
     assert done.returncode == 1
     assert done.stderr.endswith("launch: slice f2jax is not there (state NONE); launch/create.sh makes it.\n")
+
+
+def test_setup_on_a_slice_that_goes_away_is_worth_another_try(launch):
+    launch("create.sh")
+    launch.write("states", "SUSPENDING")
+    done = launch("setup.sh")
+    assert done.returncode == 75
+    assert done.stderr.endswith("launch: slice f2jax is SUSPENDING; launch/create.sh waits for it, or makes it anew.\n")
 
 
 def test_delete_asks_first(launch):

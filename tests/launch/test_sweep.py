@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from tests.launch.conftest import wait_for
+
 SWEEP = ["sweep.sh", "--yes", "--config", "configs/nano.py:stage=1", "--workdir", "gs://bucket/sweep"]
 GRID = ["--grid", "optim.peak_lr=1e-3,2e-3", "--grid", "seed=0,1"]
 
@@ -57,6 +59,17 @@ def test_several_slices_share_the_runs_and_are_deleted_when_theirs_have_ended(la
         own = [call for call in calls if f" {name} " in call and ("worker.sh start" in call or " delete " in call)]
         assert [call.split("seed=")[1][0] for call in own[:-1]] == list(seeds)
         assert f" delete {name} --force" in own[-1]
+
+
+def test_a_sweep_that_is_stopped_follows_nothing_any_more(launch):
+    launch.plan("hang")
+    process = launch.start(*SWEEP, "--grid", "seed=0", "--slices", "2")
+    wait_for(lambda: len(launch.f2jax_calls()) == 2, process)
+    process.terminate()
+    assert launch.end(process).returncode == 130
+    log = launch.checkout / "runs/sweep/seed=0.log"
+    wait_for(lambda: "Not followed any more" in log.read_text(), process)
+    assert "delete" not in launch.verbs()
 
 
 def test_nothing_starts_without_a_yes(launch):
