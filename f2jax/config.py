@@ -85,6 +85,10 @@ def parse_options(text: str | None, **defaults):
 
 DTYPES = ("float32", "bfloat16")
 TYPES = ("model.dtype", "model.param_dtype", "teacher.dtype", "optim.state_dtype")
+BETAS = ("optim.b1", "optim.b2")
+POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
+NOT_NEGATIVE = ("steps", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay", "optim.clip_norm")
+LARGEST_BETA = 0.99  # of moments in bfloat16: with a larger one their steps are less than half of its last digit
 COUNTS = ("data.batch_size", "data.row_length", "data.row_steps", "model.unroll", "log.every", "checkpoint.every")
 
 
@@ -94,12 +98,27 @@ def check(config: ConfigDict) -> None:
     for name in TYPES:
         if values[name] not in DTYPES:
             raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")
-    least = dict.fromkeys(COUNTS, 1) | {name: 0 for name in values if name.startswith("data.negatives.")}
+    least = dict.fromkeys(COUNTS, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
+    least |= {name: 0 for name in values if name.startswith("data.negatives.")}
     for name, smallest in least.items():
-        if values[name] < smallest:
+        if not values[name] >= smallest:
             raise UserError(f"{name}={values[name]} should be at least {smallest}.")
-    if values["optim.peak_lr"] <= 0:
-        raise UserError(f"optim.peak_lr={values['optim.peak_lr']} should be above 0.")
+    for name in POSITIVE:
+        if not values[name] > 0:
+            raise UserError(f"{name}={values[name]} should be above 0.")
+    if not 0 <= values["data.symmetric_share"] <= 1:
+        raise UserError(f"data.symmetric_share={values['data.symmetric_share']} should be from 0 to 1.")
+    for name in ("data.validation_share", *BETAS):
+        if not 0 <= values[name] < 1:
+            raise UserError(f"{name}={values[name]} should be from 0 to below 1.")
+    for name in BETAS:
+        if values["optim.state_dtype"] == "bfloat16" and values[name] > LARGEST_BETA:
+            raise UserError(
+                f"{name}={values[name]} moves a moment in bfloat16 by less than it can hold; set "
+                f"optim.state_dtype=float32, or {name} to at most {LARGEST_BETA}."
+            )
+    if values["loss.distill_matryoshka"] and not values["loss.matryoshka"]:
+        raise UserError("loss.distill_matryoshka is on and there are no nested dimensions; set loss.matryoshka.")
 
 
 def to_json(config: ConfigDict) -> str:

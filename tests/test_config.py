@@ -94,6 +94,12 @@ def test_what_is_wrong_is_said_in_one_line(path, overrides, message):
         ("data.row_steps=0", "data.row_steps=0 should be at least 1."),
         ("data.negatives.retrieval=-1", "data.negatives.retrieval=-1 should be at least 0."),
         ("optim.peak_lr=0", "optim.peak_lr=0.0 should be above 0."),
+        ("loss.temperature=0", "loss.temperature=0.0 should be above 0."),
+        ("loss.distill_temperature=nan", "loss.distill_temperature=nan should be above 0."),
+        ("optim.warmup_steps=-3", "optim.warmup_steps=-3 should be at least 0."),
+        ("optim.b2=1.0", "optim.b2=1.0 should be from 0 to below 1."),
+        ("data.validation_share=1.0", "data.validation_share=1.0 should be from 0 to below 1."),
+        ("data.symmetric_share=30", "data.symmetric_share=30.0 should be from 0 to 1."),
     ],
 )
 def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path, override, message):
@@ -101,6 +107,19 @@ def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         train(loaded, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        (["optim.state_dtype=bfloat16", "optim.b2=0.999"], "optim.b2=0.999 moves a moment in bfloat16 by less than it"),
+        (["loss.distill_matryoshka=true", "loss.matryoshka=false"], "loss.distill_matryoshka is on and there are no"),
+    ],
+)
+def test_values_that_no_run_can_use_together_are_refused(tmp_path, overrides, message):
+    loaded = config.load(str(ROOT / "configs/nano.py"), [f"--config.{override}" for override in overrides])
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        train(loaded, tmp_path / "run")
 
 
 def test_a_locked_config_refuses_a_new_field():

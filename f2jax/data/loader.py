@@ -5,10 +5,8 @@ import json
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-import jax
 
 from f2jax import files
 from f2jax.data.dataset import Dataset, Instructions, build
@@ -25,12 +23,12 @@ CORPUS = "corpus:"  # a source that `f2jax prepare` wrote
 
 
 def load_data(
-    config, folder: str | Path, beside: str, vocab_size: int, skipped: Counter
+    config, kept: str | Path, beside: str, vocab_size: int, skipped: Counter
 ) -> tuple[Tokenizer, list[tuple[Dataset, Dataset]]]:
     """The tokenizer of a run, and (training, held-out) rows of each data set that it selects.
 
     Args:
-        folder: keeps the tokenizer.
+        kept: the folder of the tokenizer of a run that goes on; "": it begins.
         beside: the tokenizer of the starting weights; "": none.
         vocab_size: rows of the model's token table.
         skipped: counts the rows that were left out, by reason.
@@ -42,13 +40,15 @@ def load_data(
     if any(spec.startswith(CORPUS) for spec in data.sources):
         if len(data.sources) > 1:
             raise UserError("data.sources names a corpus and more; give the corpus alone, with all data in it.")
-        tokenizer, splits = _open_corpus(data.sources[0].removeprefix(CORPUS), config, folder, beside)
+        tokenizer, splits = _open_corpus(data.sources[0].removeprefix(CORPUS), config, kept, beside)
         tokenizer.check_vocab(vocab_size)
     else:
         if config.teacher.cache:
             raise UserError("teacher.cache needs a prepared corpus; name one in data.sources: 'corpus:FOLDER'.")
-        records = list(read_records(config, skipped))
-        tokenizer = make_tokenizer(config, folder, beside, records)
+        records = read_records(config, skipped)
+        if config.tokenizer.train_vocab and not kept:
+            records = list(records)  # read twice
+        tokenizer = make_tokenizer(config, kept, beside, records)
         tokenizer.check_vocab(vocab_size)
         datasets = build(records, tokenizer, data.max_length, instructions(config))
         splits = [dataset.split(data.validation_share, config.seed) for dataset in datasets]
@@ -56,19 +56,17 @@ def load_data(
     return tokenizer, [splits[i] for i in chosen]
 
 
-def _open_corpus(path: str, config, folder: str | Path, beside: str):
+def _open_corpus(path: str, config, kept: str | Path, beside: str):
     from f2jax.data.corpus import Corpus  # needs TFDS's messages; runs without a corpus do not
 
     corpus = Corpus(path)
     corpus.check(config.data.max_length, config.data.use_instructions)
-    named = str(folder) if _is_kept(folder) else config.tokenizer.path or beside
+    named = str(kept) or config.tokenizer.path or beside
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
     if named and not load_tokenizer(named).is_same(tokenizer):
         raise UserError(
             f"The corpus {path} was made with another tokenizer than {named}; prepare it with --tokenizer {named}."
         )
-    if jax.process_index() == 0:
-        tokenizer.save(folder)
     vectors = None
     if config.teacher.cache:
         from f2jax.data.vectors import Vectors
@@ -108,31 +106,36 @@ def read_records(config, skipped: Counter) -> Iterator[Record]:
         yield from open_source(spec, "train", skipped, config.data.kinds)
 
 
-def make_tokenizer(config, folder: str | Path, beside: str, records: list[Record]) -> Tokenizer:
-    """The tokenizer of a run, kept in `folder`: the one there, a new one, the configured one, or `beside` the weights.
+def make_tokenizer(config, kept: str | Path, beside: str, records: Iterable[Record]) -> Tokenizer:
+    """The tokenizer of a run: the one that it has kept, a new one, the configured one, or the one beside the weights.
 
-    Every process makes the same; the first one keeps it.
+    Every process makes the same.
 
     Raises:
-        UserError: none is named, or the named one cannot be read.
+        UserError: none is named, or more than one, the named one cannot be read, or the weights know other tokens.
     """
-    if _is_kept(folder):
-        return load_tokenizer(folder)
-    keeps = jax.process_index() == 0
-    if config.tokenizer.train_vocab:
+    path, train_vocab = config.tokenizer.path, config.tokenizer.train_vocab
+    if kept:
+        return load_tokenizer(kept)
+    if train_vocab and (path or _has_tokenizer(beside)):
+        other = f"tokenizer.path={path} is set" if path else f"the weights of {beside} come with theirs"
+        raise UserError(f"tokenizer.train_vocab={train_vocab} makes a new tokenizer and {other}; set it to 0.")
+    if train_vocab:
         seen = (text for r in records for text in (add_instruction(r.query, _task(config, r)), r.positive))
-        return train_sentencepiece(seen, config.tokenizer.train_vocab, folder if keeps else None, config.seed)
-    path = config.tokenizer.path or beside
-    if not path:
+        return train_sentencepiece(seen, train_vocab, None, config.seed)
+    if not (path or beside):
         raise UserError("No tokenizer: set tokenizer.path, tokenizer.train_vocab, or init_from.")
-    tokenizer = load_tokenizer(path)
-    if keeps:
-        tokenizer.save(folder)
+    tokenizer = load_tokenizer(path or beside)
+    if path and _has_tokenizer(beside) and not load_tokenizer(beside).reads_like(tokenizer):
+        raise UserError(
+            f"tokenizer.path={path} reads texts as other tokens than the starting weights, whose tokenizer lies in "
+            f"{beside}; leave it empty."
+        )
     return tokenizer
 
 
-def _is_kept(folder: str | Path) -> bool:
-    return any(files.exists(files.join(folder, name)) for name in NAMES)
+def _has_tokenizer(folder: str | Path) -> bool:
+    return bool(folder) and any(files.exists(files.join(folder, name)) for name in NAMES)
 
 
 def _task(config, record: Record) -> str | None:

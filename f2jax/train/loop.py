@@ -3,7 +3,6 @@
 `train(config, workdir)` resumes by itself: the newest checkpoint's step number decides all the rest.
 """
 
-import json
 import resource
 import sys
 import time
@@ -27,18 +26,14 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts, layout
 from f2jax.parallel.mesh import make_mesh, own_share
 from f2jax.parallel.rules import param_shardings
-from f2jax.train import optim
+from f2jax.train import optim, resume
 from f2jax.train import workdir as workdir_lib
 from f2jax.train.checkpoint import Checkpoints, due
 from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.program import Program
 from f2jax.train.step import TrainState
-from f2jax.train.teacher import load_teacher, teacher_width
-
-# Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
-MAY_CHANGE = ("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows")
-DATA_FILE = "data.json"  # in the workdir: what decides the rows of the run, beside its config
+from f2jax.train.teacher import load_teacher, teacher_facts, teacher_width
 
 
 def train(config, workdir: str | Path) -> dict[str, float]:
@@ -54,19 +49,23 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     clock = Goodput()
     configs.check(config)
     hosts.check_alike(hosts.facts(config))
-    prepare_workdir(config, workdir)
-    init_path = files.find_model(config.init_from) if config.init_from else ""
+    begun = resume.prepare_workdir(config, workdir)
+    restores = resume.has_checkpoint(workdir)  # then the run is whole without `init_from`
+    init_path = files.find_model(config.init_from) if config.init_from and not restores else ""
 
     skipped: Counter = Counter()
-    architecture = choose_architecture(config, init_path)
+    architecture = workdir_lib.read_architecture(workdir) if restores else choose_architecture(config, init_path)
+    folder = files.join(workdir, "tokenizer")
     tokenizer, splits = loader_lib.load_data(
-        config, files.join(workdir, "tokenizer"), loader_lib.beside(init_path), architecture.vocab_size, skipped
+        config, folder if begun else "", loader_lib.beside(init_path), architecture.vocab_size, skipped
     )
     training = [data for data, _ in splits]
     held_out = [held for _, held in splits if len(held)]
-    facts = loader_lib.facts(tokenizer, training)
+    facts = loader_lib.facts(tokenizer, training) | teacher_facts(config)
     hosts.check_alike(facts, hosts.DATA_SECONDS)
-    check_data(config, facts, workdir)
+    resume.check_data(config, facts, workdir, begun)
+    if hosts.is_first() and not begun:
+        tokenizer.save(folder)
 
     mesh = make_mesh(**config.mesh)
     loader = Loader(training, config, tokenizer.pad_id, own_share(mesh), loader_lib.weights(training, config))
@@ -143,48 +142,6 @@ def train(config, workdir: str | Path) -> dict[str, float]:
             checkpoints.wait()
         hosts.say(f"{report.summary()}\n{clock.line()}")
     return values
-
-
-def prepare_workdir(config, workdir: str | Path) -> None:
-    """Make the folder, local or gs://, and keep the config in it; a folder of another run is refused.
-
-    Raises:
-        UserError: the folder was made by a config that differs, or cannot be written.
-    """
-    path = files.join(workdir, "config.json")
-    if files.exists(path):
-        known = files.exists(files.join(workdir, DATA_FILE))  # then it decides, wherever the rows lie
-        begun = files.exists(files.join(workdir, "checkpoints"))
-        moved = ("data.sources",) if known or not begun else ()
-        changed = configs.differences(files.read_json(path), config.to_dict(), MAY_CHANGE + moved)
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run whose config differs in {', '.join(changed)}; give the same config to resume "
-                "it, or another --workdir."
-            )
-    elif hosts.is_first():
-        files.write_whole(path, configs.to_json(config))
-
-
-def check_data(config, facts: dict[str, str], workdir: str | Path) -> None:
-    """Keep the facts of the data beside the config, as it is now; a run that began with other data is refused.
-
-    Raises:
-        UserError: it names the data sets that differ.
-    """
-    path = files.join(workdir, DATA_FILE)
-    known = files.exists(path)
-    before = files.read_json(path) if known else facts  # an older version kept none
-    changed = [name for name in before | facts if before.get(name) != facts.get(name)]
-    if changed:
-        raise UserError(
-            f"{workdir} holds a run whose data differs in {hosts.listed(changed)}; restore the data to resume it, or "
-            "give another --workdir."
-        )
-    if hosts.is_first():
-        files.write_whole(files.join(workdir, "config.json"), configs.to_json(config))
-        if not known:
-            files.write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def choose_architecture(config, init_path: str) -> Qwen3Config:

@@ -41,7 +41,8 @@ def optimizer(config, steps: int) -> optax.GradientTransformation:
     if config.name == "adamw":
         update = optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
     elif config.name == "sgd":
-        update = optax.sgd(rate, momentum=config.b1)
+        decay = optax.add_decayed_weights(config.weight_decay)  # apart from the momentum, as in AdamW
+        update = optax.chain(optax.trace(config.b1), decay, optax.scale_by_learning_rate(rate))
     else:
         raise UserError(f"There is no optimizer '{config.name}'{nearest(config.name, OPTIMIZERS)}")
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()

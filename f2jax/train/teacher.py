@@ -35,6 +35,12 @@ def teacher_width(config) -> int:
     return 0
 
 
+def teacher_facts(config) -> dict[str, str]:
+    """Which model teaches, wherever it lies: a run may not go on with another one."""
+    path = config.teacher.path
+    return {"the teacher": workdir.identity(files.find_model(path))} if path else {}
+
+
 def load_teacher(config, student_width: int, tokenizer: Tokenizer, mesh) -> Teacher | None:
     """The teacher that `config.teacher.path` names, sharded like a student; None where none is set, or one is cached.
 

@@ -194,12 +194,12 @@ def load(folder, tmp_path, **changes):
     sources = f"('corpus:{folder / 'corpus'}',)"
     values = {"data.sources": sources, "tokenizer.train_vocab": 0, "data.validation_share": 0.5}
     config = tiny.config(tmp_path, **(values | changes))
-    return config, loader_lib.load_data(config, tmp_path / "tokenizer", "", 10_000, Counter())
+    return config, loader_lib.load_data(config, "", "", 10_000, Counter())
 
 
 def test_a_run_takes_data_and_tokenizer_from_its_corpus(folder, tmp_path):
     _, (tokenizer, splits) = load(folder, tmp_path)
-    assert tokenizer.fingerprint() == load_tokenizer(tmp_path / "tokenizer").fingerprint()
+    assert tokenizer.fingerprint() == load_tokenizer(folder / "corpus/tokenizer").fingerprint()
     assert [training.name for training, _ in splits] == ["pairs", "colours", "../hostile name"]
     assert all(len(held) < len(training) for training, held in splits), "the corpus decides what is held out"
 
@@ -212,7 +212,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(folder, tmp_path, where):
     config = tiny.config(tmp_path, **{"data.sources": f"('corpus:{folder / 'corpus'}',)"} | changes)
     with pytest.raises(UserError, match=f"made with another tokenizer than {other}; prepare it with --tokenizer"):
         beside = str(other) if where == "beside" else ""
-        loader_lib.load_data(config, tmp_path / "tokenizer", beside, 10_000, Counter())
+        loader_lib.load_data(config, other if where == "kept" else "", beside, 10_000, Counter())
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_corpus_stands_alone(folder, tmp_path):
 def test_a_model_with_a_small_token_table_is_refused(folder, tmp_path):
     config = tiny.config(tmp_path, **{"data.sources": f"('corpus:{folder / 'corpus'}',)"})
     with pytest.raises(UserError, match="token table has 7 rows"):
-        loader_lib.load_data(config, tmp_path / "tokenizer", "", 7, Counter())
+        loader_lib.load_data(config, "", "", 7, Counter())
 
 
 def test_a_run_trains_on_what_it_selects_as_often_as_it_weighs(folder, tmp_path):

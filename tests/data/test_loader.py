@@ -18,7 +18,7 @@ from tests import tiny
 def make_loader(folder, share=WHOLE, **changes) -> Loader:
     config = tiny.config(folder, **changes)
     records = list(read_records(config, Counter()))
-    tokenizer = make_tokenizer(config, folder / "tokenizer", "", records)
+    tokenizer = make_tokenizer(config, "", "", records)
     datasets = build(records, tokenizer, config.data.max_length, loader_lib.instructions(config))
     return Loader(datasets, config, tokenizer.pad_id, share)
 
@@ -188,35 +188,49 @@ def ready(tmp_path_factory):
 def test_a_tokenizer_is_trained_on_the_records_and_kept(tmp_path):
     config = tiny.config(tmp_path)
     records = list(read_records(config, Counter()))
-    made = make_tokenizer(config, tmp_path / "kept", "", records)
+    made = make_tokenizer(config, "", "", records)
     assert made.vocab_size == 400
-    assert words(load_tokenizer(tmp_path / "kept")) == words(made)
+    made.save(tmp_path / "kept")
     assert words(make_tokenizer(config, tmp_path / "kept", "", [])) == words(made), "a resumed run does not train again"
 
 
 def test_a_configured_tokenizer_comes_before_the_one_beside_the_weights(tmp_path, ready):
     config = tiny.config(tmp_path, **{"tokenizer.train_vocab": 0, "tokenizer.path": str(ready)})
-    made = make_tokenizer(config, tmp_path / "kept", "nowhere", [])
-    assert words(made) == words(load_tokenizer(ready)) == words(load_tokenizer(tmp_path / "kept"))
+    for beside in ("", "nowhere", str(ready)):
+        assert words(make_tokenizer(config, "", beside, [])) == words(load_tokenizer(ready))
+
+
+@pytest.mark.parametrize(
+    "path,train_vocab,beside,message",
+    [
+        ("other", 0, "ready", "reads texts as other tokens than the starting weights, whose .*; leave it"),
+        (
+            "",
+            400,
+            "ready",
+            "tokenizer.train_vocab=400 makes a new tokenizer and the weights of .* come with theirs; set",
+        ),
+        ("ready", 400, "", "tokenizer.train_vocab=400 makes a new tokenizer and tokenizer.path=.* is set; set it to 0"),
+    ],
+    ids=["another path", "trained beside weights", "trained and named"],
+)
+def test_weights_are_not_trained_on_tokens_that_they_do_not_know(tmp_path, ready, path, train_vocab, beside, message):
+    train_sentencepiece([f"another {i} text" for i in range(99)], 300, tmp_path / "other")
+    folders = {"": "", "ready": str(ready), "other": str(tmp_path / "other")}
+    config = tiny.config(tmp_path, **{"tokenizer.train_vocab": train_vocab, "tokenizer.path": folders[path]})
+    with pytest.raises(UserError, match=message):
+        make_tokenizer(config, "", folders[beside], [])
 
 
 def test_the_tokenizer_beside_the_weights_serves_where_none_is_configured(tmp_path, ready):
     config = tiny.config(tmp_path, **{"tokenizer.train_vocab": 0})
-    assert words(make_tokenizer(config, tmp_path / "kept", str(ready), [])) == words(load_tokenizer(ready))
+    assert words(make_tokenizer(config, "", str(ready), [])) == words(load_tokenizer(ready))
 
 
 def test_without_any_tokenizer_the_error_says_what_to_set(tmp_path):
     config = tiny.config(tmp_path, **{"tokenizer.train_vocab": 0})
     with pytest.raises(UserError, match=r"set tokenizer\.path, tokenizer\.train_vocab, or init_from"):
-        make_tokenizer(config, tmp_path / "kept", "", [])
-
-
-def test_a_run_killed_before_its_tokenizer_was_kept_makes_it_again(tmp_path):
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept/tokenizer.model.part").write_bytes(b"half")
-    config = tiny.config(tmp_path)
-    made = make_tokenizer(config, tmp_path / "kept", "", list(read_records(config, Counter())))
-    assert words(load_tokenizer(tmp_path / "kept")) == words(made)
+        make_tokenizer(config, "", "", [])
 
 
 @pytest.mark.parametrize("inside,expected", [(True, "{folder}/tokenizer"), (False, "{folder}")])

@@ -70,6 +70,29 @@ def test_a_host_that_differs_is_named_on_every_host(monkeypatch):
         assert "jax" not in line
 
 
+BLIND = """
+import sys
+from f2jax.errors import UserError
+from f2jax.parallel import hosts
+from f2jax.train import resume
+hosts.start()
+import jax
+resume.check_shared(sys.argv[1])
+try:
+    resume.check_shared(f"{sys.argv[1]}/{min(jax.process_index(), 1)}")
+except UserError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def test_a_workdir_that_not_all_hosts_see_is_refused_on_every_host(monkeypatch, tmp_path):
+    for code, text in run(monkeypatch, ["-c", BLIND, str(tmp_path)], processes=3):
+        assert code == 1
+        line = text.splitlines()[-1]
+        assert line.startswith(f"refused: The workdir {tmp_path}") and "not that of 2 of 3 processes, process 1" in line
+    assert not list(tmp_path.rglob("shared-*"))
+
+
 ALONE = """
 import sys
 from f2jax.errors import UserError

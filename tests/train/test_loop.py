@@ -15,7 +15,9 @@ import jax
 import numpy as np
 import pytest
 
+from f2jax import config as configs
 from f2jax.data.loader import Loader, load_data
+from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Interrupted, UserError
 from f2jax.train import loop, workdir
 from f2jax.train.loop import train
@@ -222,34 +224,32 @@ def test_a_run_of_a_version_that_did_not_know_its_data_goes_on_and_keeps_it(copi
     assert (run / "data.json").read_text() == kept
 
 
-def test_sources_may_be_corrected_before_anything_is_trained(tmp_path):
-    wrong = tiny.config(tmp_path, **{"data.sources": "('nosuch.jsonl',)"})
-    with pytest.raises(UserError, match="nosuch"):
-        train(wrong, tmp_path / "run")
-    assert train(tiny.config(tmp_path, **{"steps": 12}), tmp_path / "run")["loss"] > 0
-
-
-@pytest.mark.parametrize(
-    "before,changed",
-    [
-        ({"the tokenizer": "b"}, "the tokenizer"),
-        ({"the tokenizer": "a", "data set gone": "rows"}, "data set gone"),
-        ({f"data set {i}": "" for i in range(9)} | {"the tokenizer": "a"}, "data set 3, data set 4 and 4 more"),
-    ],
-    ids=["another", "one fewer", "many"],
-)
-def test_what_differs_in_the_data_of_a_run_is_named(tmp_path, before, changed):
-    (tmp_path / "data.json").write_text(json.dumps(before))
-    with pytest.raises(UserError, match=f"{changed}; restore"):
-        loop.check_data(None, {"the tokenizer": "a"}, tmp_path)
+def test_all_may_be_corrected_before_anything_is_trained(tmp_path):
+    wrong = [
+        {"data.sources": "('nosuch.jsonl',)"},
+        {"tokenizer.train_vocab": 300, "data.row_length": 16},
+        {"optim.warmup_steps": 99},
+        {"loss.matryoshka_weights": "unifrm"},
+    ]
+    for changes, message in zip(wrong, ["nosuch", "raise it", "lower it", "did you mean 'uniform'"], strict=True):
+        with pytest.raises(UserError, match=message):
+            train(tiny.config(tmp_path, **changes), tmp_path / "run")
+    right = tiny.config(tmp_path, **{"steps": 4, "seed": 1})
+    assert train(right, tmp_path / "run")["loss"] > 0
+    assert json.loads((tmp_path / "run/config.json").read_text()) == json.loads(configs.to_json(right))
+    assert load_tokenizer(tmp_path / "run/tokenizer").vocab_size == 400
 
 
 def test_a_second_stage_starts_from_the_first(finished, tmp_path):
     """With a learning rate of zero the second run ends with the weights of the first."""
     folder, _ = finished
     changes = {"init_from": str(folder / "run"), "tokenizer.train_vocab": 0, "steps": 2, "optim.warmup_steps": 0}
-    train(tiny.config(tmp_path, **changes, **{"optim.peak_lr": 1e-30, "optim.end_lr": 0}), tmp_path / "run")
+    changes |= {"optim.peak_lr": 1e-30, "optim.end_lr": 0}
+    train(tiny.config(tmp_path, **changes), tmp_path / "run")
     assert same_bits(weights(folder / "run"), weights(tmp_path / "run"))
+    assert train(tiny.config(tmp_path, **changes | {"init_from": "gone"}), tmp_path / "run") == {}, (
+        "not needed any more"
+    )
     with pytest.raises(UserError, match="is no nano: it has width 64, not 192"):
         train(tiny.config(tmp_path, **changes, **{"model.size": "nano"}), tmp_path / "other")
 
@@ -261,21 +261,18 @@ def test_a_model_distilled_from_itself_has_no_distillation_loss(finished, tmp_pa
     values = train(tiny.config(tmp_path, **changes), tmp_path / "run")
     assert values["loss_distill"] < 1e-10 < values["loss_hard"]
 
+    shutil.copytree(folder / "run", tmp_path / "teacher")
+    changes["teacher.path"] = str(tmp_path / "teacher")
+    assert train(tiny.config(tmp_path, **changes), tmp_path / "run") == {}, "a teacher may move"
+    shutil.rmtree(tmp_path / "teacher/checkpoints/12")
+    with pytest.raises(UserError, match="whose data differs in the teacher; restore"):
+        train(tiny.config(tmp_path, **changes), tmp_path / "run")
+
 
 def test_a_teacher_of_another_tokenizer_is_refused_though_its_table_is_as_large(finished, tmp_path):
     changes = {"teacher.path": str(finished[0] / "run"), "tokenizer.train_vocab": 420}
     with pytest.raises(UserError, match="reads texts as other tokens than the student; take one"):
         train(tiny.config(tmp_path, **changes), tmp_path / "run")
-
-
-@pytest.mark.parametrize("types", [("float32", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32")])
-def test_types_of_parameters_state_and_compute_are_set_separately(tmp_path, types):
-    params, state, compute = types
-    changes = {"model.param_dtype": params, "optim.state_dtype": state, "model.dtype": compute, "steps": 2}
-    train(tiny.config(tmp_path, **changes, **{"optim.warmup_steps": 0}), tmp_path / "run")
-    stored = json.loads((tmp_path / "run/checkpoints/2/params/_METADATA").read_text())
-    text = json.dumps(stored)
-    assert np.isfinite(jax.tree.leaves(weights(tmp_path / "run"))[0]).all() and text
 
 
 def test_too_small_a_tokenizer_table_is_refused(tmp_path):

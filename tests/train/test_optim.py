@@ -45,10 +45,25 @@ def test_the_optimizer_state_is_stored_in_its_own_type(state_dtype):
 
 def test_gradients_are_clipped_by_their_global_norm():
     """Plain SGD with rate 1 shows the clipped gradient itself."""
-    tx = optim.optimizer(config(name="sgd", schedule="constant", peak_lr=1.0, warmup_steps=0, b1=0.0), 10)
+    plain = {"name": "sgd", "schedule": "constant", "warmup_steps": 0, "b1": 0.0, "weight_decay": 0.0}
+    tx = optim.optimizer(config(**plain, peak_lr=1.0), 10)
     grads = {"a": jnp.full((2,), 3.0), "b": jnp.full((2,), 4.0)}
     updates, _ = tx.update(grads, tx.init(grads), grads)
     assert np.allclose(updates["a"], -3 / math.sqrt(50)) and np.allclose(updates["b"], -4 / math.sqrt(50))
+
+
+def test_sgd_decays_weights_apart_from_its_momentum():
+    """Of SGDW, by hand: v = b1 v + g, w = w - rate (v + decay w) (https://arxiv.org/abs/1711.05101)."""
+    c = config(name="sgd", schedule="constant", peak_lr=0.1, warmup_steps=0, b1=0.9, weight_decay=0.5, clip_norm=0.0)
+    tx = optim.optimizer(c, 10)
+    params, moment = {"w": jnp.array([2.0, -1.0])}, 0.0
+    state, expected = tx.init(params), np.array([2.0, -1.0])
+    for grad in (0.3, -0.2, 0.7):
+        updates, state = tx.update({"w": jnp.full(2, grad)}, state, params)
+        params = {"w": params["w"] + updates["w"]}
+        moment = 0.9 * moment + grad
+        expected = expected - 0.1 * (moment + 0.5 * expected)
+        np.testing.assert_allclose(params["w"], expected, rtol=1e-6)
 
 
 def test_unknown_names_are_refused_with_the_nearest():
