@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
-        cached = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        cached = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         programs = {
             "f2jax": (OURS, {}),
             "f2jax, compiled before": (OURS, cached),

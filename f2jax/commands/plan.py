@@ -14,7 +14,9 @@ def main(argv: list[str]) -> None:
         "--tokens-per-text", type=int, help="mean length of a text; default: the worst, data.max_length"
     )
     parser.add_argument("--rows", type=float, help="training rows of the stage; default: the recipe's 27e6 or 18e6")
-    parser.add_argument("--search", action="store_true", help="choose mesh and remat: the first of a few that fits")
+    parser.add_argument(
+        "--search", action="store_true", help="choose mesh and remat: the fastest of the first that fit"
+    )
     parser.add_argument("--json", help="file for all figures")
     parser.epilog = "Any field of the config: --config.mesh.fsdp=16 --config.model.remat=mlp"
     args, overrides = parser.parse_known_args(argv)

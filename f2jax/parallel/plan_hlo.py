@@ -227,9 +227,7 @@ def first_group(text: str) -> tuple[int, ...]:
         return _numbers(found.group(1))
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text):
         return _grid(found.group(2))[: _numbers(found.group(1))[-1]]
-    if found := re.search(
-        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^()]*(?:\([\d,]+\))?)\))? ?\{([^}]*)\}", text
-    ):
+    if found := _MESH_GROUPS.search(text):
         sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", found.group(1))}
         axes = [list(sizes).index(name) for name in re.findall(r"'([^']+)'", found.group(3))]
         devices = _grid(found.group(2)) if found.group(2) else range(math.prod(sizes.values()))

@@ -16,7 +16,7 @@ ROOM = 0.9  # of the memory that a layout may take on paper; the compiler has th
 
 
 def search(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> Plan:
-    """The plan of the first layout that the compiler finds room for; of the last one tried if none fits.
+    """The fastest plan of the first layouts that the compiler finds room for; the last one tried if none fits.
 
     The `candidates` are tried in their order. Where the compiler needs more than the paper said, the same one is tried
     with the weights shared over more chips, if that saves what is missing. What fits is compiled once more with the

@@ -28,24 +28,31 @@ def run(monkeypatch, command: list[str], processes: int, devices: int = 1) -> li
             process.kill()
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def found(request, tmp_path_factory):
-    """The cases on two or four processes with two devices each."""
-    path = tmp_path_factory.mktemp("processes") / "found.npz"
-    with pytest.MonkeyPatch.context() as patch:
-        results = run(patch, ["-m", "tests.parallel.steps", str(path), *CASES], request.param, devices=2)
-    assert [code for code, _ in results] == [0] * request.param, results
-    return request.param, np.load(path)
+JOBS = {2: CASES[1:2], 4: CASES}  # processes with two devices each, and what they compute
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_processes_give_the_loss_gradient_and_rows_of_one_device(case, one_device, found):
-    check(case, one_device, found[1])
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Arrays by number of processes."""
+    arrays = {}
+    for processes, cases in JOBS.items():
+        path = tmp_path_factory.mktemp("processes") / "found.npz"
+        with pytest.MonkeyPatch.context() as patch:
+            results = run(patch, ["-m", "tests.parallel.steps", str(path), *cases], processes, devices=2)
+        assert [code for code, _ in results] == [0] * processes, results
+        arrays[processes] = np.load(path)
+    return arrays
+
+
+@pytest.mark.parametrize("processes,case", [(processes, case) for processes, cases in JOBS.items() for case in cases])
+def test_processes_give_the_loss_gradient_and_rows_of_one_device(processes, case, one_device, found):
+    check(case, one_device, found[processes])
 
 
 def test_a_process_fills_the_rows_of_its_own_devices_alone(found):
-    processes, arrays = found
-    assert arrays["plain, fsdp/filled"] * processes == len(arrays["plain, fsdp/tokens"])
+    for processes, cases in JOBS.items():
+        for case in cases:
+            assert found[processes][f"{case}/filled"] * processes == len(found[processes][f"{case}/tokens"])
 
 
 UNLIKE = """
@@ -97,6 +104,7 @@ ALONE = """
 import sys
 from f2jax.errors import UserError
 from f2jax.parallel import hosts
+hosts.HEARTBEAT_SECONDS = 3
 hosts.start()
 import jax
 from jax.experimental import multihost_utils
@@ -109,7 +117,7 @@ with hosts.explained():
 
 @pytest.mark.slow
 def test_an_error_on_one_host_ends_the_others(monkeypatch):
-    """They notice when its sign of life has been missing for half a minute."""
+    """They notice when its sign of life is missing; half a minute as it is set, in the test of a killed training."""
     (code, _), (failed, text) = run(monkeypatch, ["-c", ALONE], processes=2)
     assert failed == 1 and "this host cannot read its data" in text.splitlines()[-1]
     assert code != 0

@@ -50,11 +50,9 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, folder, monkeypatch):
+def test_a_notebook_runs_from_top_to_bottom(path, folder):
     if path.stem == "plan_a_pod":
         pytest.importorskip("libtpu")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))  # they compile the same programs
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     notebook = nbformat.read(path, as_version=4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     given = parameters(folder)
