@@ -21,8 +21,7 @@ def search(config, topology: str, tokens_per_text: int | None = None, rows: floa
     The `candidates` are tried in their order. Where the compiler needs more than the paper said, the same one is tried
     with the weights shared over more chips, if that saves what is missing. What fits is compiled once more with the
     weights shared as far as they can be. A program that takes nearly all of the memory may be slow, since the compiler
-    then computes things again of its own: if the faster of both does, the next candidate has its turn too, unless it
-    goes in chunks, which are slower than all rows at once.
+    then computes things again of its own: if the faster of both does, the next candidate has its turn too.
 
     Raises:
         UserError: see `plan`; or no layout is small enough even on paper.
@@ -35,8 +34,6 @@ def search(config, topology: str, tokens_per_text: int | None = None, rows: floa
 
     for candidate in tqdm(list(candidates(config, topology, tokens_per_text)), unit="layout", leave=False):
         layout, is_next = candidate, bool(fitting)
-        if is_next and layout["model.chunk_rows"]:
-            break
         while layout:
             last = compiled(layout)
             if last.fits:
@@ -84,8 +81,8 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     """Layouts that fit on paper, from the fastest; each shares the weights as little as leaves room for activations.
 
     To share them more changes little, and to compute activations again takes much time: `full` goes through the layers
-    once more, and so do chunks, for which `dots` is then faster than `full`. The last layout, the most frugal, is there
-    whatever the paper says, if there is room for the weights alone.
+    once more, and so do chunks, for which `dots` is then as fast as `full` on all rows. The last layout, the most
+    frugal, is there whatever the paper says, if there is room for the weights alone.
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
     architecture = workdir.shape(config.model.size, config.model.table_rank)

@@ -320,19 +320,6 @@ def test_where_the_fastest_layout_on_paper_fills_the_memory_the_next_one_has_its
     assert seen == tried
 
 
-def test_chunks_do_not_have_their_turn_where_all_rows_fit(layouts, monkeypatch):
-    layouts("80m", 1, 8)
-    seen = []
-
-    def compiled(changed, *_):
-        seen.append((changed.model.remat, changed.model.chunk_rows))
-        return replace(FITS, fits=changed.model.remat == "full", needed=15 * GIB, hbm=16 * GIB)
-
-    monkeypatch.setattr(plan_layout, "plan", compiled)
-    assert plan_layout.search(config("size=80m,teacher=none"), "v5e:x", 8).fits
-    assert seen == [(remat, 0) for remat in ("dots", "mlp", "qkv", "full")]
-
-
 def test_the_worst_case_is_called_that():
     assert "(the worst case)" in plan_report.table([replace(FITS, tokens_per_text=1024)])
 
