@@ -54,6 +54,13 @@ def test_languages_are_kept_apart_and_parts_of_a_source_together(tmp_path):
         assert {text[:3] for text in (record.query, record.positive, *record.negatives)} == {record.language}
 
 
+def test_a_folder_of_labelled_data_stands_for_its_tables_too(tmp_path):
+    (tmp_path / "stsb.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t5\n")
+    (tmp_path / "README.txt").write_text("What this is.")
+    assert [(record.query, record.positive) for record in read(f"sts:{tmp_path}")] == [("a", "b"), ("b", "a")]
+    assert files_of(f"sts:{tmp_path}") == [f"{tmp_path}/stsb.tsv"]
+
+
 def test_columns_of_any_name_can_be_named(tmp_path):
     path = corpora.write(tmp_path / "x.jsonl", [{"utt": text, "what": label} for text, label in LABELLED])
     assert read(f"classification:{path}#utt,what") == list(convert.classification(LABELLED, "x"))
