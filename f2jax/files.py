@@ -20,7 +20,7 @@ from f2jax.errors import Restart, UserError
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
 
 # What `passing` knows errors by: system calls, HTTP, classes of libraries that got no answer, words of TensorStore.
-ERRNOS = errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM
+ERRNOS = errno.EIO, errno.ESTALE, errno.ENOMEM
 STATUSES = {"408", "429", "500", "502", "503", "504"}
 NO_ANSWER = {
     "aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "gcsfs.ChecksumError", "google.TransportError",
@@ -118,6 +118,8 @@ def check_bucket(path: str | Path) -> None:
 def _refused(path: str | Path, verb: str, error: Exception) -> str:
     if getattr(error, "code", None) == 401 or type(error).__module__.startswith("google.auth"):
         advice = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+    elif getattr(error, "errno", None) == errno.EMFILE:
+        advice = "raise the limit with `ulimit -n`"
     elif isinstance(error, OSError) and str(error).startswith("Forbidden"):
         advice = "ask the owner of the bucket for the right to it"
     else:

@@ -103,7 +103,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, content):
     assert os.listdir(tmp_path) == ["x"], "nothing is left beside it"
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
 def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(number):
     with (
         pytest.raises(Restart, match=rf"^x cannot be written just now \({os.strerror(number)}\); run the same command"),
@@ -112,10 +112,19 @@ def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(number):
         raise OSError(number, os.strerror(number))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EISDIR])
-def test_what_does_not_go_by_is_for_the_user(number):
+@pytest.mark.parametrize(
+    "number,advice",
+    [
+        *((number, "check the path") for number in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EISDIR)),
+        (errno.EMFILE, "raise the limit with `ulimit -n`"),
+    ],
+)
+def test_what_does_not_go_by_is_for_the_user(number, advice):
     reason = os.strerror(number)
-    with pytest.raises(UserError, match=rf"^x cannot be written \({reason}\)"), files.explained("x", "written"):
+    with (
+        pytest.raises(UserError, match=rf"^x cannot be written \({reason}\); {advice}\.$"),
+        files.explained("x", "written"),
+    ):
         raise OSError(number, reason)
 
 
