@@ -75,6 +75,8 @@ def prepare(
     fingerprint = chosen.fingerprint()
     run = partial(on_beam, beam=beam) if beam else partial(in_processes, jobs=jobs)
 
+    for left in (output / SURVEYS).glob("*.part"):  # by a run that was killed
+        shutil.rmtree(left)
     taken = [Taken(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
     read = partial(take_in, options=options, listing=bool(listing))
     wanted = ["survey.json", *(["skipped.jsonl"] if listing else [])]
