@@ -2,18 +2,22 @@
 
 import errno
 import os
+import ssl
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import aiohttp
 import fsspec
 import google.auth.exceptions
 import httpx
+import huggingface_hub
 import pytest
 import requests
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from f2jax import files
+from f2jax.data.sources import hub
 from f2jax.errors import Restart, UserError
 from tests import tiny
 
@@ -155,6 +159,10 @@ def answered(status: int) -> Exception:
         (answered(503), True),
         (answered(404), False),
         (httpx.ReadTimeout("slow"), True),
+        (httpx.ReadError("connection reset"), True),
+        (httpx.RemoteProtocolError("peer closed connection"), True),
+        (with_cause(httpx.ConnectError("no certificate"), ssl.SSLCertVerificationError()), False),
+        (with_cause(ConnectionError("cannot reach the hub"), OfflineModeIsEnabled()), False),
         (ValueError("NOT_FOUND"), False),
         (OSError("Forbidden: it is"), False),
     ],
@@ -191,6 +199,16 @@ def test_a_file_is_no_model(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UserError, match="is a file; give the folder"):
         files.find_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("error", [answered(503), httpx.ReadTimeout("slow"), httpx.ReadError("reset")], ids=repr)
+@pytest.mark.parametrize("fetch", [files.find_model, lambda name: hub.fetch(f"hub:{name}", (".parquet",))])
+def test_a_hub_that_fails_for_a_moment_asks_for_a_restart(tmp_path, monkeypatch, fetch, error):
+    """Be it for a model or for a data set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=error))
+    with pytest.raises(Restart, match=r"org/name .*not be fetched from the Hugging Face hub just now \(.*\); run"):
+        fetch("org/name")
 
 
 @pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-org/no such model"])
