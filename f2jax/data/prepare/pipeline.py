@@ -62,6 +62,8 @@ def prepare(
     """
     if files.is_remote(output):
         raise UserError(f"--output {output}: a corpus is written to a local or mounted folder; copy it from there.")
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs} should be at least 1.")
     output = Path(output).resolve()
     inputs = list_inputs(sources)
     if options.curate and any(map(set_files, options.curate.evaluation_sets)):

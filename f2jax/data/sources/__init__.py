@@ -105,7 +105,7 @@ def expand(spec: str, endings: tuple[str, ...] = tuple(READERS)) -> list[str]:
     if not found:
         files.check_bucket(spec)
         known = f" Built-in sets are {', '.join(BUILT_IN)}." if "/" not in spec else ""
-        raise UserError(f"There is no data file {spec}; check data.sources.{known}")
+        raise UserError(f"There is no data file {spec}; check the path.{known}")
     return [filesystem.unstrip_protocol(name).removeprefix("file://") for name in sorted(found)]
 
 

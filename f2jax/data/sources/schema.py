@@ -42,7 +42,7 @@ class Defaults:
         for item in kinds:
             pattern, _, kind = item.rpartition("=")
             if not pattern or kind not in KINDS:
-                raise UserError(f"'{item}' in data.kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
+                raise UserError(f"'{item}' among the kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
             if fnmatchcase(source, pattern):
                 return cls(source, kind)
         return cls(source)
