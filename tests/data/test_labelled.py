@@ -36,6 +36,14 @@ def test_pairs_with_a_score_of_4_and_more_become_symmetric_rows(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("score", ["much", "", None, 10**400], ids=["word", "empty", "missing", "huge"])
+def test_a_score_that_is_no_number_of_a_size_to_compare_is_counted(tmp_path, score):
+    rows = [{"sentence1": "a", "sentence2": "b", "score": 5}, {"sentence1": "c", "sentence2": "d", "score": score}]
+    skipped = Counter()
+    assert len(read(f"sts:{corpora.write(tmp_path / 'stsb.jsonl', rows)}", skipped)) == 2
+    assert skipped == {"no label or score": 1}
+
+
 @pytest.mark.parametrize("names", [("entailment", "neutral", "contradiction"), (0, 1, 2)])
 def test_entailed_hypotheses_become_positives_whether_relations_are_words_or_numbers(tmp_path, names):
     rows = [{"premise": "p", "hypothesis": f"h{i}", "label": name} for i, name in enumerate(names)]
