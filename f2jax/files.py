@@ -19,13 +19,15 @@ from f2jax.errors import Restart, UserError
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
 
-# What `passing` knows errors by: system calls, HTTP, classes of libraries that got no answer, words of TensorStore.
-ERRNOS = errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM
+# What `passing` knows errors by: system calls, HTTP, classes of libraries that got no answer, words of TensorStore;
+# and those that look so but are as the user or the server has it.
+ERRNOS = errno.EIO, errno.ESTALE, errno.ENOMEM
 STATUSES = {"408", "429", "500", "502", "503", "504"}
 NO_ANSWER = {
     "aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "gcsfs.ChecksumError", "google.TransportError",
-    "httpx.TimeoutException", "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
+    "httpx.TransportError", "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
 }  # fmt: skip
+FOR_GOOD = {"aiohttp.ClientSSLError", "ssl.SSLCertVerificationError", "huggingface_hub.OfflineModeIsEnabled"}
 WORDS = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
 FULL = "No space left", "Disk quota exceeded"
 
@@ -79,23 +81,29 @@ def explained(path: str | Path, verb: str = "opened") -> Iterator[None]:
 
 def passing(error: BaseException) -> bool:
     """Is it likely to go by, with the files as they are?"""
+    kinds = _kinds(error)
+    if full(error) or not kinds.isdisjoint(FOR_GOOD):  # TensorStore says RESOURCE_EXHAUSTED of a full disk
+        return False
     if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
         return True
-    if full(error):  # of which TensorStore says RESOURCE_EXHAUSTED
-        return False
     answer = getattr(error, "response", None)
     status = getattr(error, "code", None) or getattr(error, "status", None) or getattr(answer, "status_code", None)
     if status:
         return str(status) in STATUSES
-    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    if "aiohttp.ClientSSLError" in kinds:  # a connection, but one that is refused for good
-        return False
     return (
         getattr(error, "errno", None) in ERRNOS
         or not kinds.isdisjoint(NO_ANSWER)
         or any(word in str(error) for word in (*WORDS, *map(os.strerror, ERRNOS)))
         or (error.__cause__ is not None and passing(error.__cause__))
     )
+
+
+def _kinds(error: BaseException | None) -> set[str]:
+    """LIBRARY.CLASS of an error and of what caused it, with all that these are kinds of."""
+    if error is None:
+        return set()
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    return names | _kinds(error.__cause__)
 
 
 def full(error: BaseException) -> bool:
@@ -118,6 +126,8 @@ def check_bucket(path: str | Path) -> None:
 def _refused(path: str | Path, verb: str, error: Exception) -> str:
     if getattr(error, "code", None) == 401 or type(error).__module__.startswith("google.auth"):
         advice = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+    elif getattr(error, "errno", None) == errno.EMFILE:
+        advice = "raise the limit with `ulimit -n`"
     elif isinstance(error, OSError) and str(error).startswith("Forbidden"):
         advice = "ask the owner of the bucket for the right to it"
     else:
@@ -287,20 +297,27 @@ def find_model(name: str | Path) -> str:
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    with fetched(f"{text} is no folder here and"):
+        return snapshot_download(text, allow_patterns=HUB_PATTERNS)
+
+
+@contextmanager
+def fetched(what: str) -> Iterator[None]:
+    """What the Hugging Face hub's client raises inside the block, in a sentence on `what` that says what to change.
+
+    Raises:
+        Restart: the hub fails for a moment.
+        UserError: there is no such thing there, or no way to the hub.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return snapshot_download(text, allow_patterns=HUB_PATTERNS)
+        yield
     except Exception as error:
-        offline = isinstance(error.__cause__ or error, OfflineModeIsEnabled)  # a ConnectionError, but as the user wants
-        if passing(error) and not offline:
-            raise Restart(
-                f"{text} could not be fetched from the Hugging Face hub just now ({type(error).__name__}); "
-                "run the same command again."
-            ) from error
+        failed, name = f"{what} could not be fetched from the Hugging Face hub", type(error).__name__
+        if passing(error):
+            raise Restart(f"{failed} just now ({name}); run the same command again.") from error
         if not isinstance(error, (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)):
             raise
-        raise UserError(
-            f"{text} is no folder here and could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}); check the name and the connection."
-        ) from error
+        raise UserError(f"{failed} ({name}); check the name and the connection.") from error

@@ -221,7 +221,7 @@ def bad_source(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     "kind,message",
     [
-        ("missing", r"There is no data file \S+/bad\.parquet; check data\.sources\."),
+        ("missing", r"There is no data file \S+/bad\.parquet; check the path\."),
         ("a folder", r"bad\.jsonl"),
         ("not readable", r"bad\.jsonl cannot be \w+.*Permission denied"),
         ("lacks a column", r"bad\.parquet has no column query; it has question, passage: rename one\."),

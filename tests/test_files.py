@@ -2,18 +2,22 @@
 
 import errno
 import os
+import ssl
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import aiohttp
 import fsspec
 import google.auth.exceptions
 import httpx
+import huggingface_hub
 import pytest
 import requests
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from f2jax import files
+from f2jax.data.sources import hub
 from f2jax.errors import Restart, UserError
 from tests import tiny
 
@@ -103,7 +107,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, content):
     assert os.listdir(tmp_path) == ["x"], "nothing is left beside it"
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
 def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(number):
     with (
         pytest.raises(Restart, match=rf"^x cannot be written just now \({os.strerror(number)}\); run the same command"),
@@ -112,10 +116,19 @@ def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(number):
         raise OSError(number, os.strerror(number))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EISDIR])
-def test_what_does_not_go_by_is_for_the_user(number):
+@pytest.mark.parametrize(
+    "number,advice",
+    [
+        *((number, "check the path") for number in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EISDIR)),
+        (errno.EMFILE, "raise the limit with `ulimit -n`"),
+    ],
+)
+def test_what_does_not_go_by_is_for_the_user(number, advice):
     reason = os.strerror(number)
-    with pytest.raises(UserError, match=rf"^x cannot be written \({reason}\)"), files.explained("x", "written"):
+    with (
+        pytest.raises(UserError, match=rf"^x cannot be written \({reason}\); {advice}\.$"),
+        files.explained("x", "written"),
+    ):
         raise OSError(number, reason)
 
 
@@ -146,6 +159,10 @@ def answered(status: int) -> Exception:
         (answered(503), True),
         (answered(404), False),
         (httpx.ReadTimeout("slow"), True),
+        (httpx.ReadError("connection reset"), True),
+        (httpx.RemoteProtocolError("peer closed connection"), True),
+        (with_cause(httpx.ConnectError("no certificate"), ssl.SSLCertVerificationError()), False),
+        (with_cause(ConnectionError("cannot reach the hub"), OfflineModeIsEnabled()), False),
         (ValueError("NOT_FOUND"), False),
         (OSError("Forbidden: it is"), False),
     ],
@@ -182,6 +199,16 @@ def test_a_file_is_no_model(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UserError, match="is a file; give the folder"):
         files.find_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("error", [answered(503), httpx.ReadTimeout("slow"), httpx.ReadError("reset")], ids=repr)
+@pytest.mark.parametrize("fetch", [files.find_model, lambda name: hub.fetch(f"hub:{name}", (".parquet",))])
+def test_a_hub_that_fails_for_a_moment_asks_for_a_restart(tmp_path, monkeypatch, fetch, error):
+    """Be it for a model or for a data set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=error))
+    with pytest.raises(Restart, match=r"org/name .*not be fetched from the Hugging Face hub just now \(.*\); run"):
+        fetch("org/name")
 
 
 @pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-org/no such model"])

@@ -278,7 +278,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             path = files.join(path, name)
             break
     if not path.endswith((".json", ".json.gz", ".model")):
-        raise UserError(f"There is no tokenizer.json or tokenizer.model in {path}; set tokenizer.path.")
+        raise UserError(f"There is no tokenizer.json or tokenizer.model in {path}; give a folder with one.")
     content = files.read(path)
     if path.endswith(".model"):
         return SentencePieceTokenizer(content, path)
@@ -316,7 +316,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Pat
     distinct = [text for text in dict.fromkeys(texts) if text.strip() and "\0" not in text]
     order = np.random.default_rng(seed).permutation(len(distinct))[:SAMPLE]
     if not distinct:
-        raise UserError("There is no text to train a tokenizer on; check data.sources.")
+        raise UserError("There is no text to train a tokenizer on; check the sources.")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -350,10 +350,10 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Pat
 def _why_untrained(reason: str, texts: int, vocab_size: int) -> str:
     """SentencePiece's reason in a sentence that says what to change."""
     if most := re.search(r"to a value <= (\d+)", reason):
-        return f"{texts:,} texts give at most {int(most[1]):,} pieces, not {vocab_size:,}; lower tokenizer.train_vocab."
+        return f"{texts:,} texts give at most {int(most[1]):,} pieces, not {vocab_size:,}; lower train_vocab."
     if least := re.search(r"required_chars\. -?\d+ vs (\d+)", reason):
         return (
             f"{vocab_size:,} pieces are too few: the bytes and characters of the texts take {int(least[1]):,}; "
-            "raise tokenizer.train_vocab."
+            "raise train_vocab."
         )
-    return f"No tokenizer of {vocab_size:,} pieces could be trained ({reason}); change tokenizer.train_vocab."
+    return f"No tokenizer of {vocab_size:,} pieces could be trained ({reason}); change train_vocab."

@@ -16,7 +16,8 @@ from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.results import TaskResult
 from tqdm import tqdm
 
-from f2jax.errors import Interrupted, UserError
+from f2jax import files
+from f2jax.errors import Interrupted, Restart, UserError
 from f2jax.evaluation.encoder import Encoder, settings, write_settings
 
 TEXTS = 1_024  # texts that mteb's loader hands over at a time
@@ -55,6 +56,7 @@ def evaluate(
 
     Raises:
         UserError: `output` cannot be written, or the data of tasks could not be loaded: after all other tasks.
+        Restart: that of one of them could not be loaded for a moment.
         Interrupted: by Ctrl-C; the same call goes on.
     """
     results = Results(_folder(output))
@@ -64,12 +66,15 @@ def evaluate(
             try:
                 scores += list(_evaluate_task(encoders, task, results, bar))
             except _Unloadable as error:
-                failures.append(str(error))
+                failures.append(error)
     except KeyboardInterrupt as stop:
         raise Interrupted(f"interrupted; the same command goes on from what lies in {output}.") from stop
     if failures:
-        missing = f"{len(failures)} of {len(tasks)} tasks have no data: {'; '.join(failures)}"
-        raise UserError(f"{missing}; the scores of the others lie in {output}.")
+        missing = f"{len(failures)} of {len(tasks)} tasks have no data: {'; '.join(map(str, failures))}"
+        missing += f"; the scores of the others lie in {output}"
+        if any(map(files.passing, failures)):
+            raise Restart(f"{missing}; run the same command again.")
+        raise UserError(f"{missing}.")
     return scores
 
 
@@ -112,7 +117,9 @@ def _load(task: AbsTask) -> None:
         return
     try:
         task.load_data()
-    except (OSError, ValueError, DatasetsError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError, DatasetsError)) and not files.passing(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _Unloadable(f"{task.metadata.name} ({reason})") from error
 

@@ -112,6 +112,15 @@ def test_queries_bring_their_language(tmp_path):
     assert {record.language for record in read(folder)} == {"swa"}
 
 
+@pytest.mark.parametrize("score", ["much", "", None, 10**400], ids=["word", "empty", "missing", "huge"])
+def test_a_score_that_is_no_number_of_a_size_to_compare_is_counted(tmp_path, score):
+    judged = [{"query-id": "q2", "corpus-id": "d1", "score": score}]
+    files = {"corpus.jsonl": CORPUS, "queries.jsonl": QUERIES, "qrels.jsonl": qrels() + judged}
+    skipped = Counter()
+    assert read(write(tmp_path, files), skipped=skipped) == EXPECTED
+    assert skipped == {"judgement without a number": 1}
+
+
 def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path):
     judged = [*QRELS, ("q1", "d1", 1), ("q9", "d1", 1), ("q2", "d9", 1), ("q2", "d5", 1), ("q2", "d1", "much")]
     corpus = [*CORPUS, {"_id": "d1", "title": "", "text": "another d1"}, {"_id": "d5", "title": " ", "text": ""}]

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.curate import Options, Report, curate, curate_record
-from f2jax.data.curate.decontaminate import Hit, Index, load_index
+from f2jax.data.curate.decontaminate import Hit, Index, load_index, set_files
 from f2jax.data.curate.fold import units, words
 from f2jax.data.record import Record
 from f2jax.data.sources import open_source
+from f2jax.data.sources.rows import ENDINGS
 from f2jax.errors import UserError
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -193,6 +194,21 @@ def test_a_folder_stands_for_its_files_save_those_without_text(tmp_path):
     index = load_index((f"{tmp_path}/",), 13, 12)
     assert index.names == (tmp_path.name,)
     assert index.find("a question of the evaluation") and index.find("a document of the evaluation")
+
+
+def test_a_folder_stands_for_its_files_of_every_kind(tmp_path):
+    """In each kind of file another text, and all are found."""
+    texts = {ending: f"this secret of the evaluation ends in {ending}" for ending in ENDINGS}
+    for ending, text in texts.items():
+        kind = ending.removesuffix(".gz")
+        if kind == ".parquet":
+            pq.write_table(pa.table({"text": [text]}), tmp_path / f"x{ending}")
+            continue
+        lines = {".jsonl": json.dumps({"text": text}), ".tsv": f"id\ttext\n1\t{text}", ".txt": text}[kind].encode()
+        (tmp_path / f"x{ending}").write_bytes(gzip.compress(lines) if ending.endswith(".gz") else lines)
+    index = load_index((str(tmp_path),), 13, 12)
+    assert [ending for ending, text in texts.items() if not index.find(text)] == []
+    assert sorted(set_files(str(tmp_path))) == sorted(f"{tmp_path}/x{ending}" for ending in texts)
 
 
 @pytest.mark.parametrize("name", ["cldr-names", "stdlib-code"])

@@ -15,7 +15,6 @@ from f2jax.data.record import Record
 from f2jax.data.skipped import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.rows import read_rows
-from f2jax.data.sources.tolerant import read_all
 from f2jax.errors import UserError
 
 HOSTILE = {
@@ -145,33 +144,6 @@ def test_json_that_is_nested_too_deep_is_counted(tmp_path):
 def test_a_file_of_no_known_kind_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"notes\.md is of no known kind; data files end in \.parquet, \.jsonl"):
         read_rows(str(tmp_path / "notes.md"), Counter(), lambda present: present)
-
-
-def test_files_that_cannot_be_used_are_counted_and_the_others_are_read(tmp_path):
-    rows = [{"query": f"query {i * 7919}", "positive": f"positive {i * 104729}"} for i in range(2000)]
-    write_parquet(tmp_path / "b.parquet", rows)
-    whole = (tmp_path / "b.parquet").read_bytes()
-    (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "c.jsonl").write_bytes(b"")
-    (tmp_path / "d.parquet").write_bytes(b"")
-    write_jsonl(tmp_path / "e.jsonl", [{"question": "a column of another name", "positive": "p"}])
-    write_jsonl(tmp_path / "f.jsonl", [rows[0], {"query": "", "positive": "p"}])
-    listing = io.StringIO()
-    skipped = SkipList(listing=listing)
-    records = list(read_all([str(tmp_path), "stdlib:code"], "train", skipped))
-    assert {record.source for record in records} == {"b", "f", "stdlib-code"}
-    assert skipped == {"file cannot be used": 4, "empty query": 1}
-    lines = [json.loads(line) for line in listing.getvalue().splitlines()]
-    assert [line["where"].removeprefix(f"{tmp_path}/") for line in lines] == [
-        *["a.parquet", "c.jsonl", "d.parquet", "e.jsonl", "f.jsonl:2"]
-    ]
-    assert "has no column query" in lines[3]["error"]
-
-
-def test_a_name_under_which_there_is_nothing_is_still_an_error(tmp_path):
-    for spec in (f"{tmp_path}/nowhere.jsonl", "cldr:translations"):
-        with pytest.raises(UserError):
-            list(read_all([spec], "train", Counter()))
 
 
 def test_rows_that_readers_leave_out_can_be_listed(tmp_path):

@@ -36,6 +36,14 @@ def test_pairs_with_a_score_of_4_and_more_become_symmetric_rows(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("score", ["much", "", None, 10**400], ids=["word", "empty", "missing", "huge"])
+def test_a_score_that_is_no_number_of_a_size_to_compare_is_counted(tmp_path, score):
+    rows = [{"sentence1": "a", "sentence2": "b", "score": 5}, {"sentence1": "c", "sentence2": "d", "score": score}]
+    skipped = Counter()
+    assert len(read(f"sts:{corpora.write(tmp_path / 'stsb.jsonl', rows)}", skipped)) == 2
+    assert skipped == {"no label or score": 1}
+
+
 @pytest.mark.parametrize("names", [("entailment", "neutral", "contradiction"), (0, 1, 2)])
 def test_entailed_hypotheses_become_positives_whether_relations_are_words_or_numbers(tmp_path, names):
     rows = [{"premise": "p", "hypothesis": f"h{i}", "label": name} for i, name in enumerate(names)]
@@ -52,6 +60,13 @@ def test_languages_are_kept_apart_and_parts_of_a_source_together(tmp_path):
     assert {record.source for record in records} == {"intents"} and len(records) == 8
     for record in records:
         assert {text[:3] for text in (record.query, record.positive, *record.negatives)} == {record.language}
+
+
+def test_a_folder_of_labelled_data_stands_for_its_tables_too(tmp_path):
+    (tmp_path / "stsb.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t5\n")
+    (tmp_path / "README.txt").write_text("What this is.")
+    assert [(record.query, record.positive) for record in read(f"sts:{tmp_path}")] == [("a", "b"), ("b", "a")]
+    assert files_of(f"sts:{tmp_path}") == [f"{tmp_path}/stsb.tsv"]
 
 
 def test_columns_of_any_name_can_be_named(tmp_path):

@@ -182,6 +182,7 @@ BAD_ROWS = {
     "empty positive": [{"positive": ""}, {"positive": None}],
     "clustering without negatives": [{"kind": "clustering", "negatives": []}],
     "classification without negatives": [{"kind": "classification", "negatives": ["", " "]}],
+    "kind is none of retrieval, clustering, classification": [{"kind": "clusterin"}, {"kind": "Retrieval"}],
 }
 
 
@@ -221,12 +222,6 @@ def test_a_file_without_one_good_row_is_an_error_that_counts_the_reasons(tmp_pat
     with pytest.raises(UserError, match=rf"bad\.{ending} has no usable row \(2 empty query, 1 empty positive\)"):
         read(write(tmp_path / f"bad.{ending}", rows), skipped)
     assert skipped == {"empty query": 9, "empty positive": 1}
-
-
-@pytest.mark.parametrize("ending", FORMATS)
-def test_an_unknown_kind_names_the_nearest(tmp_path, ending):
-    with pytest.raises(UserError, match="unknown kind 'clusterin'; did you mean 'clustering'"):
-        read(write(tmp_path / f"x.{ending}", [GOOD | {"kind": "clusterin"}]))
 
 
 # Files that cannot be read
@@ -290,7 +285,7 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, reader):
 @pytest.mark.parametrize(
     "spec,word",
     [
-        ("nowhere.jsonl", r"There is no data file .*nowhere\.jsonl; check data\.sources"),
+        ("nowhere.jsonl", r"There is no data file .*nowhere\.jsonl; check the path"),
         ("*.jsonl", r"There is no data file .*\*\.jsonl"),
         ("empty", "There is no data file .*empty"),
         ("notes.txt", r"notes\.txt is of no known kind; data files end in \.jsonl, \.jsonl\.gz, \.parquet"),
@@ -335,7 +330,7 @@ def test_a_pattern_gives_the_kind_of_files_that_do_not_say_it(tmp_path, source, 
 @pytest.mark.parametrize("item", ["imdb", "imdb=", "=clustering", "imdb=sorting"])
 def test_a_pattern_without_source_or_kind_is_refused(tmp_path, item):
     path = write(tmp_path / "x.jsonl", [PAIR])
-    with pytest.raises(UserError, match=r"in data\.kinds should be SOURCE=KIND"):
+    with pytest.raises(UserError, match="among the kinds should be SOURCE=KIND"):
         list(open_source(str(path), "train", Counter(), (item,)))
 
 

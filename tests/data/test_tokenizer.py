@@ -311,8 +311,8 @@ def test_a_model_without_an_end_token_is_refused():
 @pytest.mark.parametrize(
     "texts,vocab_size,word",
     [
-        (TEXTS[:5], 5000, "5 texts give at most [0-9]+ pieces, not 5,000; lower tokenizer.train_vocab"),
-        (TEXTS, 200, "200 pieces are too few.* take 3[0-9]{2}; raise tokenizer.train_vocab"),
+        (TEXTS[:5], 5000, "5 texts give at most [0-9]+ pieces, not 5,000; lower train_vocab"),
+        (TEXTS, 200, "200 pieces are too few.* take 3[0-9]{2}; raise train_vocab"),
         (TEXTS, -1, "No tokenizer of -1 pieces"),
         ([], 400, "There is no text to train"),
         (["", " ", "\0"], 400, "There is no text to train"),

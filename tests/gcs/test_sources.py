@@ -55,7 +55,7 @@ def test_a_source_that_is_not_there_is_named(copies, spec):
     path = files.join(copies[1], spec)
     with pytest.raises(UserError) as error:
         list(open_source(path, "train", Counter()))
-    assert str(error.value) == f"There is no data file {path}; check data.sources."
+    assert str(error.value) == f"There is no data file {path}; check the path."
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "packed.jsonl.gz", "big.parquet"])

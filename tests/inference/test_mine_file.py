@@ -403,7 +403,7 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--dtype": "bfloat16", "--batch-size": "8"}, "--dtype and --batch-size would change nothing with --query"),
         ({"--input": "nothing.jsonl"}, "There is no data file nothing.jsonl"),
         ({"--corpus": "nothing.txt"}, "There is no file nothing.txt; check the path."),
-        ({"--kinds": "one=retreival"}, "'one=retreival' in data.kinds should be SOURCE=KIND"),
+        ({"--kinds": "one=retreival"}, "'one=retreival' among the kinds should be SOURCE=KIND"),
         ({"--only": "retreival"}, "There is no kind 'retreival'; did you mean 'retrieval'?"),
         ({"--max-score": "high"}, "argument --max-score: 'high' is neither a number nor off"),
         ({"--relative": "-1"}, "relative=-1.0 should be a number from 0 on."),

@@ -4,14 +4,16 @@ import functools
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
+import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from f2jax import cli
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 from f2jax.inference.embedder import Embedder
 from tests import tiny_model
 
@@ -328,10 +330,18 @@ def test_instructions_are_for_tasks_types_and_parts_of_a_task():
     assert own.items() <= prompts.read_prompts(given=own).instructions.items()
 
 
-def test_a_task_without_data_does_not_stop_the_others(release, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(local.TASKS["Tatoeba.local"], "load_data", lambda self: Path("/no/such/file").read_text())
+@pytest.mark.parametrize(
+    "cause,error,advice",
+    [
+        (FileNotFoundError("gone"), UserError, ""),
+        (httpx.ConnectError("gone"), Restart, "; run the same command again"),
+    ],
+)
+def test_a_task_without_data_does_not_stop_the_others(release, data, tmp_path, monkeypatch, cause, error, advice):
+    monkeypatch.setattr(local.TASKS["Tatoeba.local"], "load_data", Mock(side_effect=cause))
     options = Options(str(tmp_path), model=release, data=data, tasks=["Tatoeba.local", "XQuAD.local"], dims=[8])
-    with pytest.raises(UserError, match=r"1 of 2 tasks have no data: Tatoeba\.local \(.*No such file"):
+    complaint = rf"1 of 2 tasks have no data: Tatoeba\.local \(gone\); the scores of the others lie in .*{advice}\.$"
+    with pytest.raises(error, match=complaint):
         command.evaluate(options)
     assert files_of(tmp_path, "XQuAD.local")
 

@@ -18,7 +18,7 @@ import numpy as np
 from f2jax.data.curate.fold import WEIGHT_OF_WORD, units
 from f2jax.data.record import stable_id
 from f2jax.data.sources import expand, open_source
-from f2jax.data.sources.rows import read_rows
+from f2jax.data.sources.rows import ENDINGS, read_rows
 from f2jax.errors import UserError
 
 TEXT_COLUMNS = ("text", "query", "positive", "passage", "negatives", "question", "sentence1", "sentence2", "sentences")
@@ -118,7 +118,7 @@ def load_index(specs: tuple[str, ...], ngram: int, fewest_letters: int) -> Index
     """The index of evaluation sets that `Options.evaluation_sets` names, built once a process.
 
     A spec is the name of a built-in set, or PATH, NAME=PATH or NAME=PATH#COLUMN,COLUMN of a file, glob or folder:
-    .txt (a text a line), .jsonl, .jsonl.gz or .parquet. Without columns those of `TEXT_COLUMNS` are read.
+    .txt (a text a line), .jsonl, .tsv, each also as .gz, or .parquet. Without columns those of `TEXT_COLUMNS` are read.
 
     Raises:
         UserError: a set is missing, cannot be read, or holds no text.
@@ -138,7 +138,7 @@ def set_files(spec: str) -> list[str]:
     Raises:
         UserError: it is missing.
     """
-    return [] if spec in BUILT_IN else expand(_parse(spec)[1])
+    return [] if spec in BUILT_IN else expand(_parse(spec)[1], ENDINGS)
 
 
 def _open(spec: str) -> tuple[str, Iterator[str]]:
@@ -163,7 +163,7 @@ def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
 def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
     """All texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
     wanted, bad, found = columns or TEXT_COLUMNS, Counter(), False
-    for file in expand(path):
+    for file in expand(path, ENDINGS):
         for row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
             for name in wanted:
                 value = row.get(name)

@@ -52,11 +52,6 @@ def exact_key(record: Record) -> int:
     return stable_id(json.dumps([record.kind, *squeezed]))
 
 
-def survivor(group: Iterable[Record]) -> Record:
-    """The row that stays of a group of duplicates."""
-    return min(group, key=rank)
-
-
 def shingles(text: str, length: int) -> set[str]:
     """The pieces of `length` characters of a folded text; a shorter text is one piece, one without letters its own."""
     text = " ".join(words(text)) or text

@@ -40,9 +40,10 @@ class Options:
         for name in ("language_confidence", "near_duplicates"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} is no share; give a number from 0 to 1.")
-        for name, least in (("max_characters", 0), ("ngram", 0), ("fewest_letters", 1), ("shingle", 1), ("band", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name}={getattr(self, name)} is too small; give at least {least}.")
+        least = {"max_characters": 0, "ngram": 0, "fewest_letters": 1, "shingle": 1, "permutations": 1, "band": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise UserError(f"{name}={getattr(self, name)} is too small; give at least {smallest}.")
         for name, library in (("identify_language", "py3langid"), ("near_duplicates", "rensa")):
             if getattr(self, name) and not find_spec(library):
                 raise UserError(f"{name} needs {library}, which is not installed: pip install 'f2jax[curate]'.")

@@ -6,6 +6,7 @@ byte for each row of the corpus.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ from f2jax.data.prepare.intake import Taken, mapped, sketch_type
 from f2jax.data.prepare.runs import ranges
 
 STAYS, IS_EXACT, IS_NEAR, OVER_CAP = range(4)  # what becomes of a row
+OPEN_FILES = 64  # at most so many at once, of all inputs together
 REASONS = {IS_EXACT: EXACT, IS_NEAR: NEAR}
 
 
@@ -44,11 +46,13 @@ def _mark_exact(taken: Sequence[Taken], starts: np.ndarray, states: np.ndarray) 
 
 
 def _mark_near(taken: Sequence[Taken], starts: np.ndarray, states: np.ndarray, options: Curation) -> None:
-    sketches = [mapped(one.path("sketches"), sketch_type(options.permutations)) for one in taken]
+    @lru_cache(OPEN_FILES)
+    def sketches(number: int) -> np.ndarray:
+        return mapped(taken[number].path("sketches"), sketch_type(options.permutations))
 
     def sketch(row: int) -> Sketch:
         number = int(np.searchsorted(starts, row, side="right")) - 1
-        found = sketches[number][row - starts[number]]
+        found = sketches(number)[row - starts[number]]
         return Sketch(int(found["rank"]), int(row), found["values"].tobytes())
 
     for keys, rows in _entries(taken, starts, "near", 2):

@@ -95,19 +95,26 @@ def take_in(taken: Taken, options: Options, listing: bool) -> None:
     """
     part = Taken(taken.spec, taken.folder.with_name(f"{taken.folder.name}.{uuid.uuid4().hex}.part"))
     part.folder.mkdir(parents=True)
+    try:
+        _read(part, options, listing)
+        shutil.rmtree(taken.folder, ignore_errors=True)
+        part.folder.rename(taken.folder)
+    finally:
+        shutil.rmtree(part.folder, ignore_errors=True)  # it is there where something failed
+
+
+def _read(part: Taken, options: Options, listing: bool) -> None:
     with ExitStack() as stack:
         skipped = SkipList(listing=stack.enter_context(open(part.listing, "w")) if listing else None)
         report, writer = Report(skipped=skipped), stack.enter_context(_Writer(part, options))
-        for record in open_source(taken.spec, "train", skipped, options.kinds):
-            where = taken.spec if is_one(taken.spec) else skipped.row[0]
+        for record in open_source(part.spec, "train", skipped, options.kinds):
+            where = part.spec if is_one(part.spec) else skipped.row[0]
             outcome = curate_record(record, options.curate) if options.curate else Outcome(record, None, (), None)
             report.add(outcome, record, where)
             if outcome.record is not None:
                 writer.add(outcome.record, where)
     survey = Survey(report.kept, list(writer.parts), dict(skipped), dict(report.noted), dict(report.languages))
     files.write_whole(part.path("survey.json"), json.dumps(asdict(survey)))
-    shutil.rmtree(taken.folder, ignore_errors=True)
-    part.folder.rename(taken.folder)
 
 
 class _Writer(ExitStack):

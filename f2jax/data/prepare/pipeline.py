@@ -62,6 +62,8 @@ def prepare(
     """
     if files.is_remote(output):
         raise UserError(f"--output {output}: a corpus is written to a local or mounted folder; copy it from there.")
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs} should be at least 1.")
     output = Path(output).resolve()
     inputs = list_inputs(sources)
     if options.curate and any(map(set_files, options.curate.evaluation_sets)):
@@ -75,6 +77,8 @@ def prepare(
     fingerprint = chosen.fingerprint()
     run = partial(on_beam, beam=beam) if beam else partial(in_processes, jobs=jobs)
 
+    for left in (output / SURVEYS).glob("*.part"):  # by a run that was killed
+        shutil.rmtree(left)
     taken = [Taken(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
     read = partial(take_in, options=options, listing=bool(listing))
     wanted = ["survey.json", *(["skipped.jsonl"] if listing else [])]

@@ -45,13 +45,18 @@ class RunWriter:
 def ranges(paths: Sequence[Path], columns: int) -> Iterator[list[tuple[int, np.ndarray]]]:
     """All entries, by ranges of keys: equal keys come together.
 
-    Each range is a list of (number of the file, entries [columns, n]).
+    Each range is a list of (number of the file, entries [columns, n]). Files are opened one by one: there may be more
+    of them than a process may hold open.
     """
-    runs = [(number, run) for number, path in enumerate(paths) for run in _runs(path, columns)]
-    count = max(1, -(-sum(run.shape[1] for _, run in runs) // AT_ONCE))
+    entries = sum(path.stat().st_size for path in paths) // (8 * columns)
+    count = max(1, -(-entries // AT_ONCE))
     edges = np.array([(i << 63) // count for i in range(count + 1)], np.uint64)
     for low, high in pairwise(edges):
-        yield [(number, run[:, slice(*np.searchsorted(run[0], [low, high]))]) for number, run in runs]
+        yield [
+            (number, np.array(run[:, slice(*np.searchsorted(run[0], [low, high]))]))
+            for number, path in enumerate(paths)
+            for run in _runs(path, columns)
+        ]
 
 
 def _runs(path: Path, columns: int) -> Iterator[np.ndarray]:

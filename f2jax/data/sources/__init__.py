@@ -7,6 +7,7 @@ from itertools import chain
 from f2jax import files
 from f2jax.data.record import Record
 from f2jax.data.sources import beir, cldr, hub, jsonl, labelled, parquet, stdlib
+from f2jax.data.sources.rows import TABLES
 from f2jax.errors import UserError, nearest
 
 BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None}
@@ -39,7 +40,7 @@ def open_source(
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
     if origin in labelled.TASKS:
-        return labelled.read(origin, expand(_path(rest)), _columns(rest), skipped)
+        return labelled.read(origin, expand(_path(rest), TABLES), _columns(rest), skipped)
     return chain.from_iterable(_reader(path)(path, skipped, kinds, bare) for path in expand(spec))
 
 
@@ -60,7 +61,7 @@ def files_of(spec: str) -> list[str]:
         return []
     if origin == "beir":
         return beir.files_of(rest)
-    return expand(_path(rest) if origin in labelled.TASKS else spec)
+    return expand(_path(rest), TABLES) if origin in labelled.TASKS else expand(spec)
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -82,18 +83,21 @@ def _columns(rest: str) -> tuple[str, ...]:
     return tuple(filter(None, rest.partition("#")[2].split(",")))
 
 
-def expand(spec: str) -> list[str]:
+def expand(spec: str, endings: tuple[str, ...] = tuple(READERS)) -> list[str]:
     """The files that a path, a glob, a folder or a data set of the hub stands for, sorted.
+
+    Args:
+        endings: of the files that a folder or a data set stands for.
 
     Raises:
         UserError: there are none.
     """
     if spec.startswith("hub:"):
-        return list(hub.fetch(spec, tuple(READERS)).values())
+        return list(hub.fetch(spec, endings).values())
     filesystem, path = files.filesystem(spec)
     with files.explained(spec):
         if filesystem.isdir(path):
-            found = [name for name in filesystem.find(path) if name.endswith(tuple(READERS))]
+            found = [name for name in filesystem.find(path) if name.endswith(endings)]
         elif filesystem.exists(path):
             found = [path]
         else:
@@ -101,7 +105,7 @@ def expand(spec: str) -> list[str]:
     if not found:
         files.check_bucket(spec)
         known = f" Built-in sets are {', '.join(BUILT_IN)}." if "/" not in spec else ""
-        raise UserError(f"There is no data file {spec}; check data.sources.{known}")
+        raise UserError(f"There is no data file {spec}; check the path.{known}")
     return [filesystem.unstrip_protocol(name).removeprefix("file://") for name in sorted(found)]
 
 

@@ -105,7 +105,7 @@ def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float
         query, document, score = (_value(row, names) for names in (_QUERY, _DOCUMENT, _SCORE))
         try:
             score = float(score)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             skipped["judgement without a number"] += 1
             continue
         scores = found.setdefault(str(query), {})

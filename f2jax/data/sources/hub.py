@@ -4,6 +4,7 @@ import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from f2jax import files
 from f2jax.errors import UserError
 
 _SPEC = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<pattern>.+))?$")
@@ -17,24 +18,19 @@ def fetch(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
         endings: of data files.
 
     Raises:
+        Restart: the hub fails for a moment.
         UserError: the spec is none, or there are no such files, or they cannot be fetched.
     """
     parts = _SPEC.match(spec)
     if not parts:
         raise UserError(f"{spec} names no data set of the hub; write hub:org/name or hub:org/name@revision/PATTERN.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = _patterns((parts["pattern"] or "").rstrip("/"), endings)
-    try:
+    with files.fetched(spec):
         folder = snapshot_download(
             parts["name"], repo_type="dataset", revision=parts["revision"], allow_patterns=patterns
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{spec} could not be fetched from the Hugging Face hub ({type(error).__name__}); check the name and the "
-            "connection."
-        ) from error
     inside = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
     found = {path: str(Path(folder, path)) for path in inside if any(fnmatchcase(path, p) for p in patterns)}
     if not found:

@@ -84,7 +84,7 @@ def _rows(path: str, known: Iterable[tuple[str, ...]], task: Task, skipped: Coun
             continue
         try:
             last = task.last(last) if last is not None else None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             last = None
         if last is None or last == "":
             skipped["no label or score"] += 1

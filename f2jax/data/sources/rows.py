@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from f2jax.data.sources import jsonl, parquet
 from f2jax.errors import UserError
 
-ENDINGS = (".parquet", *(kind + gz for kind in (".jsonl", ".tsv", ".txt") for gz in ("", ".gz")))
+TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz")  # rows with columns
+ENDINGS = (*TABLES, ".txt", ".txt.gz")
 
 
 def read_rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from f2jax.data.record import KINDS, Record
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError
 
 NEGATIVE = re.compile(r"negative_(\d+)$")
 SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default", "part")
@@ -42,7 +42,7 @@ class Defaults:
         for item in kinds:
             pattern, _, kind = item.rpartition("=")
             if not pattern or kind not in KINDS:
-                raise UserError(f"'{item}' in data.kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
+                raise UserError(f"'{item}' among the kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
             if fnmatchcase(source, pattern):
                 return cls(source, kind)
         return cls(source)
@@ -91,9 +91,6 @@ def to_record(row: dict, defaults: Defaults, skipped: Counter, bare: bool = Fals
 
     Args:
         bare: take a row of any kind without negatives: they are to be mined.
-
-    Raises:
-        UserError: the row's kind is unknown.
     """
     query, positive = row.get("query"), row.get("positive", row.get("passage"))
     for text, name in ((query, "query"), (positive, "positive")):
@@ -113,7 +110,8 @@ def to_record(row: dict, defaults: Defaults, skipped: Counter, bare: bool = Fals
     negatives = tuple(text for text in listed if isinstance(text, str) and text.strip())
     kind = row.get("kind") or defaults.kind
     if kind not in KINDS:
-        raise UserError(f"{defaults.source} has a row of unknown kind '{kind}'{nearest(str(kind), KINDS)}")
+        skipped[f"kind is none of {', '.join(KINDS)}"] += 1
+        return None
     if kind != "retrieval" and not negatives and not bare:
         skipped[f"{kind} without negatives"] += 1
         return None

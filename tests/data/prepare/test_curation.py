@@ -1,6 +1,8 @@
 """`prepare` with curation: as the library does it in memory, over all inputs, counted once, listed on demand."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -208,6 +210,23 @@ def test_a_data_set_that_is_renamed_leaves_nothing_behind(tmp_path):
     for folder in ("documents", "rows", "finished"):
         assert {path.name.removesuffix(".json") for path in (tmp_path / "corpus" / folder).iterdir()} == names
     assert len(list((tmp_path / "corpus" / pipeline.SURVEYS).iterdir())) == 2
+
+
+def test_files_beyond_the_limit_of_open_ones_are_no_hindrance(tmp_path):
+    """In a process of its own: the limit is one of a process."""
+    pytest.importorskip("rensa")
+    corpora.make_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "in").mkdir()
+    for number in range(200):
+        corpora.write(tmp_path / f"in/s_part{number}.jsonl", corpora.rows(2, number))
+    program = (
+        "import resource, sys; from f2jax import cli; resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150)); "
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = ["prepare", "--input", f"{tmp_path}/in", "--output", f"{tmp_path}/corpus", "--near-duplicates", "0.8"]
+    command += ["--tokenizer", f"{tmp_path}/tokenizer", "--evaluation-sets"]
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_row_left_is_one_clear_error(tmp_path):

@@ -3,13 +3,14 @@
 import json
 import random
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from f2jax.data.corpus import Corpus, Reader, parse_document, parse_row, row_details, shards_of
-from f2jax.data.prepare import builder, plan, runners, spill
+from f2jax.data.prepare import builder, intake, plan, runners, spill
 from f2jax.data.prepare.pipeline import prepare
 from f2jax.data.prepare.plan import folder_name
 from f2jax.data.record import stable_id
@@ -190,6 +191,29 @@ def test_a_run_that_fails_leaves_a_finished_corpus_with_its_own_tokenizer(tmp_pa
     found = Corpus(tmp_path / "corpus").card
     kept = load_tokenizer(tmp_path / "corpus/tokenizer").fingerprint()
     assert contents(found) == contents(card) and kept == found["tokenizer"] == card["tokenizer"]
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
+def test_an_input_that_is_read_in_part_leaves_nothing_behind(tmp_path, monkeypatch, error):
+    inputs, read = corpora.write_inputs(tmp_path / "in")[:1], intake.open_source
+
+    def breaks_off(*args):
+        yield from islice(read(*args), 9)
+        raise error
+
+    monkeypatch.setattr(intake, "open_source", breaks_off)
+    with pytest.raises(error):
+        corpora.make(tmp_path, inputs)
+    assert list((tmp_path / "corpus/survey").iterdir()) == []
+
+
+def test_what_a_killed_run_left_of_an_input_is_removed_by_the_next_even_if_that_fails_too(tmp_path):
+    left = tmp_path / "corpus/survey/0a1b.2c3d.part"
+    left.mkdir(parents=True)
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"cut.parquet is damaged"):
+        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")])
+    assert not left.exists()
 
 
 # Made once
