@@ -81,7 +81,8 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     """Layouts that fit on paper, from the fastest; each shares the weights as little as leaves room for activations.
 
     To share them more changes little, and to compute activations again takes much time: `full` goes through the layers
-    once more, and so do chunks, for which `dots` is then faster than `full`. The last layout, the most frugal, is there whatever the paper says, if there is room for the weights alone.
+    once more, and so do chunks, for which `dots` is then faster than `full`. The last layout, the most frugal, is there
+    whatever the paper says, if there is room for the weights alone.
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
     architecture = workdir.shape(config.model.size, config.model.table_rank)
