@@ -64,7 +64,8 @@ def open_vectors(path: str | Path) -> np.ndarray:
     """The vectors [n, dim] of a .npy file, which stays on disk.
 
     Raises:
-        UserError: it cannot be read, or is no array of floats with a row for each text.
+        UserError: it cannot be read, is no array of floats with a row for each text, or `embed_into` has not come to
+            its end.
     """
     try:
         vectors = np.load(path, mmap_mode="r")
@@ -73,6 +74,10 @@ def open_vectors(path: str | Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read: {reason}.") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise UserError(f"{path} should be a .npy file of floats, with a row for each text.")
+    done = files.read_json(progress_of(path))["done"] if progress_of(path).exists() else len(vectors)
+    if done < len(vectors):  # the rest is zeros
+        part = f"{done:,} of {len(vectors):,}"
+        raise UserError(f"{path} is only embedded up to text {part}; run the command that makes it to the end.")
     return vectors
 
 
@@ -80,7 +85,7 @@ def digest(texts: list[str]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
-def progress_of(path: Path) -> Path:
+def progress_of(path: str | Path) -> Path:
     """The file that says whose work in `path` is, and how much of it is done."""
     return Path(f"{path}.json")
 

@@ -8,6 +8,7 @@ import pytest
 
 from f2jax import Embedder, cli
 from f2jax.errors import UserError
+from f2jax.inference.mine_file import load_vectors
 from f2jax.inference.search_file import read_corpus
 from tests import tiny_model
 from tests.inference.test_search import unit, vectors
@@ -199,6 +200,24 @@ def test_texts_whose_vectors_were_made_elsewhere_need_no_model(capsys, files, tm
     assert code == 0, err
     best = (unit(np.load(q)) @ unit(np.load(d)).T).argmax(axis=1)
     assert [row["found"][0]["text"] for row in read(tmp_path / "r.jsonl")] == [f"text {i}" for i in best]
+
+
+def test_vectors_that_are_embedded_in_part_are_refused(capsys, monkeypatch, files, model, texts):
+    """What is not yet embedded is zeros in the file."""
+    monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 4)
+
+    def encode(some):
+        if TEXTS[4] in some:
+            raise KeyboardInterrupt
+        return np.ones((len(some), 96), np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        read_corpus(str(texts), None, encode, {})
+    _, q = files
+    code, _, err = run(capsys, "--vectors", f"{texts}.vectors.npy", "--queries", q)
+    assert code == 1 and "npy is only embedded up to text 4 of 6; run the command that makes it to the end." in err
+    with pytest.raises(UserError, match="only embedded up to text 4 of 6"):
+        load_vectors(f"{texts}.vectors.npy", len(TEXTS), "documents")
 
 
 def test_vectors_that_are_not_those_of_the_texts_are_refused(capsys, files, model, texts):
