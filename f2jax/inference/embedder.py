@@ -155,7 +155,7 @@ class Embedder:
         Truncated first, then normalized, then quantized.
 
         Args:
-            prompt: put before every text as it is.
+            prompt: put before every text as it is; default: the model's default prompt, where it has one.
             prompt_name: a name in `prompts`, in the place of `prompt`.
             batch_size: texts of one device batch at most.
             truncate_dim: keep the first so many dimensions.
@@ -205,11 +205,11 @@ class Embedder:
         return encode(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 
     def encode_query(self, texts, **options) -> np.ndarray:
-        """`encode` with the prompt named `query`, where there is one and no other prompt is given."""
+        """`encode` with the prompt named `query`, or none, where no other prompt is given."""
         return self.encode(texts, **self._with_prompt(("query",), options))
 
     def encode_document(self, texts, **options) -> np.ndarray:
-        """`encode` with the prompt named `document` (or `passage`, or `corpus`), where no other prompt is given."""
+        """`encode` with the prompt named `document` (or `passage`, or `corpus`), or none, where no other is given."""
         return self.encode(texts, **self._with_prompt(DOCUMENT_PROMPTS, options))
 
     def similarity(self, a, b) -> np.ndarray:
@@ -229,15 +229,11 @@ class Embedder:
         package.write(folder, self.architecture, self.params, self.tokenizer, self.card)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        if prompt_name is None:
-            return ""
-        if prompt_name not in self.prompts:
+        if prompt_name is not None and prompt_name not in self.prompts:
             raise UserError(f"The model has no prompt named '{prompt_name}'{nearest(prompt_name, self.prompts)}")
-        return self.prompts[prompt_name]
+        return self.prompts.get(prompt_name or self.card.default_prompt_name, "") if prompt is None else prompt
 
     def _with_prompt(self, names: tuple[str, ...], options: dict) -> dict:
-        given = options.get("prompt") is not None or options.get("prompt_name") is not None
-        name = next((name for name in names if name in self.prompts), None)
-        return options if given or name is None else options | {"prompt_name": name}
+        if options.get("prompt") is not None or options.get("prompt_name") is not None:
+            return options
+        return options | {"prompt": next((self.prompts[name] for name in names if name in self.prompts), "")}

@@ -83,5 +83,5 @@ def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> C
     texts = [passage.text for passage in passages]
     prompt = next((embedder.prompts[name] for name in DOCUMENT_PROMPTS if name in embedder.prompts), "")
     cache = VectorCache(Path(folder) / VECTORS / f"{embedder.fingerprint[:16]}.sqlite")
-    vectors = cache.vectors(prompt, texts, partial(embedder.encode, batch_size=batch_size))
+    vectors = cache.vectors(prompt, texts, partial(embedder.encode, prompt="", batch_size=batch_size))
     return Corpus(vectors, texts, [passage.place for passage in passages])
