@@ -32,6 +32,12 @@ DTYPES = ("float32", "bfloat16")
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the first that a model has, as in sentence-transformers
 
 
+def check_dtype(dtype: str) -> None:
+    """Raises UserError for a name that is not in DTYPES."""
+    if dtype not in DTYPES:
+        raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
+
+
 class Embedder:
     """An embedding model ready for use.
 
@@ -56,8 +62,7 @@ class Embedder:
         Raises:
             UserError: tokenizer and architecture do not fit each other, or the dtype is unknown.
         """
-        if dtype not in DTYPES:
-            raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
+        check_dtype(dtype)
         tokenizer.check_vocab(architecture.vocab_size)
         self.architecture, self.params, self.tokenizer, self.card = architecture, params, tokenizer, card
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
@@ -83,8 +88,7 @@ class Embedder:
         Raises:
             UserError: the model is not there, or cannot be read, or the devices are no multiple of `fsdp`.
         """
-        if dtype not in DTYPES:
-            raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
+        check_dtype(dtype)
         path = files.find_model(name)
         mesh = make_mesh(fsdp=fsdp) if fsdp > 1 or jax.device_count() > 1 else None
         shardings = mesh and (lambda architecture: param_shardings(architecture, mesh))
