@@ -163,10 +163,10 @@ def encode_file(
     target = Path(output)
     if target.suffix not in (".npy", ".parquet") or files.is_remote(output):
         raise UserError(f"{output} should be a local path that ends in .npy or .parquet.")
-    check_precision(precision)
     texts = read_texts(source, column)
     if not texts:
         raise UserError(f"{source} holds no texts.")
+    check_precision(precision, len(texts))
     partial = Path(f"{output}.partial")
     call = {"model": embedder.fingerprint, "texts": digest(texts), "options": {k: str(v) for k, v in options.items()}}
     try:

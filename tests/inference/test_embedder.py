@@ -220,7 +220,7 @@ def test_the_prompt_of_documents_has_the_names_of_sentence_transformers(embedder
         (
             ["a"],
             {"precision": "int8"},
-            "One vector alone gives no ranges for int8; give ranges, or more texts at once.",
+            "One text alone gives no ranges for int8; give several at once, or choose ubinary.",
         ),
         (["a"], {"batch_size": 0}, "batch_size=0 should be at least 1."),
     ],

@@ -302,3 +302,10 @@ def test_an_unknown_precision_is_refused_before_any_work(tmp_path, source):
     with pytest.raises(UserError, match="did you mean 'ubinary'"):
         encode_file(model, source, str(tmp_path / "out.npy"), precision="ubinray")
     assert model.seen == []
+
+
+def test_one_text_is_not_embedded_for_ranges_that_it_cannot_give(tmp_path):
+    model = FakeEmbedder()
+    with pytest.raises(UserError, match="One text alone gives no ranges for uint8; give several at once"):
+        encode_file(model, write(tmp_path / "in.txt", ["one"]), str(tmp_path / "out.npy"), precision="uint8")
+    assert model.seen == [] and left_over(tmp_path) == []
