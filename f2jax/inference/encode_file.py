@@ -14,7 +14,7 @@ from tqdm import tqdm
 from f2jax import files
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
-from f2jax.inference.quantize import check_precision, quantize
+from f2jax.inference.quantize import check_precision, quantize, ranges_of
 
 PIECE = 8_192  # texts between two points from which an interrupted run goes on
 
@@ -174,24 +174,39 @@ def encode_file(
         vectors = embed_into(
             partial, texts, lambda some: embedder.encode(some, show_progress_bar=False, **options), call
         )
-        shape = _finish(target, vectors, texts, precision)
+        shape = _finish(target, partial, vectors, texts, precision)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
     progress_of(partial).unlink()
-    partial.unlink()
+    partial.unlink(missing_ok=True)
     return shape
 
 
-def _finish(target: Path, vectors: np.ndarray, texts: list[str], precision: str) -> tuple[int, int]:
-    """Quantize and write the result; it gets its name when it is whole."""
+def _finish(target: Path, partial: Path, vectors: np.ndarray, texts: list[str], precision: str) -> tuple[int, int]:
+    """Quantize and write the result, a piece in memory at a time; it gets its name when it is whole."""
+    if target.suffix == ".npy" and precision == "float32":
+        partial.replace(target)
+        return vectors.shape
+    pieces = [slice(start, start + PIECE) for start in range(0, len(texts), PIECE)]
+    ranges = None
+    if precision.endswith("int8"):
+        ranges = ranges_of(np.concatenate([ranges_of(vectors[piece]) for piece in pieces]))
+    first = quantize(vectors[:1], precision, ranges)
+    shape = len(texts), first.shape[1]
     whole = target.with_suffix(f"{target.suffix}.whole")
-    result = quantize(vectors, precision)
     if target.suffix == ".npy":
-        with whole.open("wb") as file:
-            np.save(file, result)
+        result = open_array(whole, first.dtype, shape, new=True)
+        for piece in pieces:
+            result[piece] = quantize(vectors[piece], precision, ranges)
+        result.flush()
     else:
-        embedding = pa.FixedSizeListArray.from_arrays(pa.array(result.reshape(-1)), result.shape[1])
-        clean = [SURROGATES.sub("\ufffd", text) for text in texts]  # parquet takes no half of a UTF-16 pair
-        pq.write_table(pa.table({"text": clean, "embedding": embedding}), whole)
+        of_text, of_vector = pa.string(), pa.list_(pa.from_numpy_dtype(first.dtype), shape[1])
+        with pq.ParquetWriter(whole, pa.schema({"text": of_text, "embedding": of_vector})) as writer:
+            for piece in pieces:
+                # parquet takes no half of a UTF-16 pair
+                clean = pa.array([SURROGATES.sub("\ufffd", text) for text in texts[piece]], of_text)
+                values = pa.array(quantize(vectors[piece], precision, ranges).reshape(-1))
+                embedding = pa.FixedSizeListArray.from_arrays(values, type=of_vector)
+                writer.write_table(pa.table([clean, embedding], schema=writer.schema))
     whole.replace(target)
-    return result.shape
+    return shape

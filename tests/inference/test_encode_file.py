@@ -122,6 +122,38 @@ def test_quantization_looks_at_the_whole_file(tmp_path, source, monkeypatch, pre
         assert found.dtype == expected.dtype
 
 
+@pytest.mark.parametrize("target", ["out.npy", "out.parquet"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
+def test_the_result_is_that_of_the_whole_file_at_once_with_a_piece_in_memory(
+    tmp_path, source, monkeypatch, precision, target
+):
+    """A .npy file has the bytes of `np.save`; a parquet file has a row group for each piece."""
+    expected, sizes = quantize(FakeEmbedder().encode(TEXTS), precision), []
+    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module, "quantize", lambda x, *more: sizes.append(len(x)) or quantize(x, *more))
+    encode_file(FakeEmbedder(), source, str(tmp_path / target), precision=precision)
+    assert max(sizes, default=0) <= PIECES
+    if target == "out.npy":
+        np.save(tmp_path / "expected.npy", expected)
+        assert (tmp_path / target).read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    else:
+        found = pq.ParquetFile(tmp_path / target)
+        type_ = pa.list_(pa.from_numpy_dtype(expected.dtype), expected.shape[1])
+        assert found.read().equals(pa.table({"text": TEXTS, "embedding": pa.array(expected.tolist(), type_)}))
+        assert found.num_row_groups == -(-len(TEXTS) // PIECES)
+
+
+def test_float32_vectors_are_not_written_a_second_time(tmp_path, source, monkeypatch):
+    made = []
+    replace = module.Path.replace
+    monkeypatch.setattr(
+        module.Path, "replace", lambda path, to: made.append((path.name, path.stat().st_ino)) or replace(path, to)
+    )
+    encode_file(FakeEmbedder(), source, str(tmp_path / "out.npy"))
+    assert made[-1] == ("out.npy.partial", (tmp_path / "out.npy").stat().st_ino)
+    assert left_over(tmp_path) == []
+
+
 def test_half_a_character_does_not_stop_the_output(tmp_path):
     source = write(tmp_path / "in.jsonl", ["a \ud83d", "b"])
     encode_file(FakeEmbedderOfHalves(), source, str(tmp_path / "out.parquet"))
