@@ -40,17 +40,15 @@ class Results:
     sample: int = 0  # queries that were also searched for exactly
     recall: float | None = None  # of the sample
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> Iterator[dict]:
         """A JSON object for each query: its text or number, and the documents, nearest first."""
-        rows = []
         for i, (scores, numbers) in enumerate(zip(self.found.scores_qk, self.found.numbers_qk, strict=True)):
             found = [
                 {"document": int(number), "score": round(float(score), 6)} | self._known(number)
                 for score, number in zip(scores, numbers, strict=True)
                 if number >= 0
             ]
-            rows.append({"query": clean(self.queries.texts[i]) if self.queries.texts else i, "found": found})
-        return rows
+            yield {"query": clean(self.queries.texts[i]) if self.queries.texts else i, "found": found}
 
     def _known(self, number: int) -> dict:
         documents = self.documents
@@ -123,8 +121,8 @@ def write_results(results: Results, output: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in results.rows())
-    files.write_whole(output, "".join(rows))
+    with files.whole(output) as part, files.explained(output, "written"), part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in results.rows())
 
 
 def read_corpus(

@@ -9,7 +9,8 @@ import pytest
 from f2jax import Embedder, cli
 from f2jax.errors import UserError
 from f2jax.inference.mine_file import load_vectors
-from f2jax.inference.search_file import read_corpus
+from f2jax.inference.search import Found, Options
+from f2jax.inference.search_file import Corpus, Results, read_corpus, write_results
 from tests import tiny_model
 from tests.inference.test_search import unit, vectors
 
@@ -189,6 +190,26 @@ def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, texts, ar
     code, _, err = run(capsys, *(part.format(d=d, q=q, t=texts) for part in argv))
     assert code == 1
     assert re.fullmatch(rf"f2jax: .*{message}.*\n", err)
+
+
+def test_results_are_written_row_by_row(tmp_path):
+    """Nothing but the row at work lies in memory: the file is open when the first text is asked for."""
+    opened = []
+
+    class Texts(dict):
+        def __getitem__(self, number):
+            opened.append((tmp_path / "r.jsonl.part").exists())
+            return TEXTS[number]
+
+    found = Found(np.array([[0.5], [0.25]]), np.array([[3], [1]]))
+    results = Results(Corpus(None, Texts({0: ""})), Corpus(None, ["one", "日"]), Options(k=1), found)
+    write_results(results, str(tmp_path / "r.jsonl"))
+    assert opened == [True, True]
+    assert [(row["query"], row["found"]) for row in read(tmp_path / "r.jsonl")] == [
+        ("one", [{"document": 3, "score": 0.5, "text": TEXTS[3]}]),
+        ("日", [{"document": 1, "score": 0.25, "text": TEXTS[1]}]),
+    ]
+    assert "日本の石" in (tmp_path / "r.jsonl").read_text(encoding="utf-8"), "to be read by people, too"
 
 
 def test_texts_whose_vectors_were_made_elsewhere_need_no_model(capsys, files, tmp_path):
