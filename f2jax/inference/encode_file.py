@@ -90,8 +90,11 @@ def progress_of(path: str | Path) -> Path:
     return Path(f"{path}.json")
 
 
-def read_progress(path: Path, call: dict) -> dict:
-    """What is known of the unfinished work in `path`: `done` and more; empty where nothing is done.
+def read_progress(path: Path, call: dict, renew: bool = False) -> dict:
+    """What is known of the work in `path`: `done` and more; empty where nothing is done.
+
+    Args:
+        renew: forget the finished vectors of another call.
 
     Raises:
         UserError: it was begun by another call.
@@ -103,6 +106,8 @@ def read_progress(path: Path, call: dict) -> dict:
     if not state["done"]:
         return {}
     if state["call"] != call:
+        if renew and state["done"] == len(np.load(path, mmap_mode="r")):
+            return {}
         raise UserError(f"{path} belongs to another model, other texts or other options; delete it to start anew.")
     return state
 
@@ -117,7 +122,12 @@ def open_array(path: Path, dtype, shape: tuple[int, ...], new: bool) -> np.memma
 
 
 def embed_into(
-    path: Path, texts: list[str], embed: Callable[[list[str]], np.ndarray], call: dict, name: str | None = None
+    path: Path,
+    texts: list[str],
+    embed: Callable[[list[str]], np.ndarray],
+    call: dict,
+    name: str | None = None,
+    renew: bool = False,
 ) -> np.ndarray:
     """Vectors of texts in the .npy file `path`, float32 [n, dim], a piece after the other.
 
@@ -126,11 +136,12 @@ def embed_into(
     Args:
         call: what the vectors depend on.
         name: of the texts, for the progress bar.
+        renew: write over the finished vectors of another call.
 
     Raises:
         UserError: `path` belongs to another call.
     """
-    done = read_progress(path, call).get("done", 0)
+    done = read_progress(path, call, renew).get("done", 0)
     shape = len(texts), embed(texts[:1]).shape[1]
     if not done:  # said before the array of zeros is there, which would else pass for vectors made elsewhere
         files.write_whole(progress_of(path), json.dumps({"call": call, "done": 0}))

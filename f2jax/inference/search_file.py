@@ -135,7 +135,8 @@ def read_corpus(
     """Documents or queries from a file of texts, a .npy file of vectors, or both.
 
     Texts without vectors are embedded into the file `vectors`, by default the texts' file name and `.vectors.npy`. The
-    same call after an interruption goes on there, and finds all done the next time.
+    same call after an interruption goes on there, and finds all done the next time. In the file of the default name
+    other texts, or another model, replace what was done.
 
     Args:
         encode: texts → float32 [n, e]; None: the vectors were made elsewhere.
@@ -147,12 +148,16 @@ def read_corpus(
     """
     if texts is None:
         return Corpus(open_vectors(vectors))
+    if not vectors and files.is_remote(texts):
+        raise UserError(
+            f"The vectors of {texts} are kept in a local file; name it by --vectors, or copy the texts here."
+        )
+    path = Path(vectors or f"{texts}.vectors.npy")
+    if path.suffix != ".npy" or files.is_remote(vectors or ""):
+        raise UserError(f"{vectors} should be a local path that ends in .npy.")
     found = read_texts(texts, column)
     if not found:
         raise UserError(f"{texts} holds no texts.")
-    path = Path(vectors or f"{texts}.vectors.npy")
-    if path.suffix != ".npy":
-        raise UserError(f"{path} should end in .npy.")
     if path.exists() and not progress_of(path).exists():  # made elsewhere
         given = open_vectors(path)
         if len(given) != len(found):
@@ -162,4 +167,5 @@ def read_corpus(
         raise UserError(f"{path} is made by a model from the texts of {texts}; give --model.")
     with files.explained(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Corpus(embed_into(path, found, encode, call | {"texts": digest(found)}, "embedding"), found)
+        call = call | {"texts": digest(found)}
+        return Corpus(embed_into(path, found, encode, call, "embedding", renew=not vectors), found)

@@ -244,6 +244,44 @@ def test_vectors_that_are_embedded_in_part_are_refused(capsys, monkeypatch, file
 def test_vectors_that_are_not_those_of_the_texts_are_refused(capsys, files, model, texts):
     argv = ("--documents", texts, "--query", "x", "--model", model)
     assert "has 300 vectors, but" in run(capsys, *argv, "--vectors", files[0])[2]
-    assert run(capsys, *argv)[0] == 0
+    named = ("--vectors", texts.with_name("v.npy"))
+    assert run(capsys, *argv, *named)[0] == 0
     texts.write_text("another text")
-    assert "belongs to another model, other texts or other options; delete it" in run(capsys, *argv)[2]
+    assert "belongs to another model, other texts or other options; delete it" in run(capsys, *argv, *named)[2]
+
+
+def test_texts_that_changed_are_embedded_anew_where_the_file_has_the_name_that_it_is_given(texts):
+    def encode(some):
+        return np.array([[len(text), 1.0] for text in some], np.float32)
+
+    for lines in (TEXTS, TEXTS[1:], ["one more", *TEXTS]):
+        texts.write_text("\n".join(lines), encoding="utf-8")
+        corpus = read_corpus(str(texts), None, encode, {"model": "m"})
+        assert corpus.texts == lines and corpus.vectors[:, 0].tolist() == [len(text) for text in lines]
+
+
+def test_unfinished_vectors_of_other_texts_are_refused(monkeypatch, texts):
+    monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 2)
+
+    def encode(some):
+        if TEXTS[4] in some:
+            raise KeyboardInterrupt
+        return np.ones((len(some), 2), np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        read_corpus(str(texts), None, encode, {"model": "m"})
+    texts.write_text("another text")
+    with pytest.raises(UserError, match="belongs to another model, other texts or other options; delete it"):
+        read_corpus(str(texts), None, encode, {"model": "m"})
+
+
+def test_remote_texts_need_a_local_file_for_their_vectors(capsys, monkeypatch, model, texts, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    argv = ("--documents", f"file://{texts}", "--query", "x", "--model", model)
+    code, _, err = run(capsys, *argv)
+    assert code == 1 and f"file://{texts} are kept in a local file; name it by --vectors" in err
+    code, _, err = run(capsys, *argv, "--vectors", f"file://{tmp_path}/v.npy")
+    assert code == 1 and "v.npy should be a local path that ends in .npy." in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt"]
+    code, _, err = run(capsys, *argv, "--vectors", "v.npy")
+    assert code == 0, err
