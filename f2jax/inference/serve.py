@@ -34,7 +34,8 @@ class Page:
         self.documents, self._embedder, self._options = documents, embedder, options
         self.most = min(MOST, options.candidates)
         width = documents.vectors.shape[1]
-        self.dims = sorted({*embedder.matryoshka_dims, options.dims, width})
+        self._width = width if width in embedder.matryoshka_dims else None  # that queries are cut to, if at all
+        self.dims = sorted({*(dim for dim in embedder.matryoshka_dims if dim < width), options.dims, width})
         self._searches: dict[int, Search] = {}
         self._one = threading.Lock()  # the devices serve one question at a time
         self.find("", options.dims, options.k)  # compiles, so that the first question is not slow
@@ -57,7 +58,7 @@ class Page:
             raise UserError(f"k={k} should be from 1 to {self.most}.")
         with self._one:
             start = time.perf_counter()
-            q_qe = self._embedder.encode_query([query], show_progress_bar=False)
+            q_qe = self._embedder.encode_query([query], show_progress_bar=False)[:, : self._width]
             embedded = time.perf_counter() - start
             found = self._search(dims)(q_qe)
         pairs = zip(found.scores_qk[0, :k].tolist(), found.numbers_qk[0, :k].tolist(), strict=True)

@@ -285,3 +285,19 @@ def test_remote_texts_need_a_local_file_for_their_vectors(capsys, monkeypatch, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt"]
     code, _, err = run(capsys, *argv, "--vectors", "v.npy")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["query", "queries"])
+def test_queries_are_cut_to_the_width_of_truncated_documents(capsys, model, texts, tmp_path, as_file):
+    embedder = Embedder.from_pretrained(model)
+    documents = embedder.encode_document(TEXTS, truncate_dim=16)
+    np.save(tmp_path / "d.npy", documents)
+    (tmp_path / "q.txt").write_text(TEXTS[2], encoding="utf-8")
+    queries = ("--queries", tmp_path / "q.txt") if as_file else ("--query", TEXTS[2])
+    argv = ("--vectors", tmp_path / "d.npy", *queries, "--model", model, "--k", 3, "--output", tmp_path / "r.jsonl")
+    code, _, err = run(capsys, *argv)
+    assert code == 0, err
+    scores = embedder.similarity(embedder.encode_query([TEXTS[2]], truncate_dim=16), documents)[0]
+    assert [x["document"] for x in read(tmp_path / "r.jsonl")[0]["found"]] == np.argsort(-scores)[:3].tolist()
+    np.save(tmp_path / "d.npy", documents[:, :9])
+    assert "Queries and documents have 64 and 9 dimensions; embed both with one model." in run(capsys, *argv)[2]

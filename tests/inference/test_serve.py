@@ -117,6 +117,14 @@ def test_another_host_name_gets_nothing(address):
     assert get(f"{address}/find?q=x", Host="evil.example")[0] == 403
 
 
+def test_documents_may_be_truncated_to_a_width_of_the_model():
+    vectors = Letters().encode_query(TEXTS)
+    found = Page(Corpus(vectors[:, :32], TEXTS), Letters(), OPTIONS)
+    assert found.about()["choices"] == [16, 32]
+    wanted = Search(vectors[:, :32], Options(3, 16, 6))(Letters().encode_query(["река"])[:, :32]).numbers_qk[0]
+    assert [x["text"] for x in found.find("река", 16, 3)["found"]] == [TEXTS[n] for n in wanted]
+
+
 def test_a_port_that_is_taken_is_refused(page, address):
     with pytest.raises(UserError, match=r"Port .* cannot be used"):
         make_server(page, int(address.rsplit(":", 1)[1]))
