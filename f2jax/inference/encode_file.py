@@ -44,7 +44,9 @@ def read_texts(path: str, column: str = "text") -> list[str]:
             except UnicodeDecodeError as error:
                 raise UserError(f"{path} is not UTF-8 at byte {error.start}; convert it.") from error
         lines = content.removesuffix("\n").split("\n") if content else []
-        texts = lines if kind == ".txt" else [_field(path, i, line, column) for i, line in enumerate(lines, 1)]
+        texts = lines
+        if kind == ".jsonl":
+            texts = [_field(path, i, line, column) for i, line in enumerate(lines, 1) if line.strip()]
     else:
         raise UserError(f"{path} should end in .txt, .jsonl or .parquet.")
     bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)

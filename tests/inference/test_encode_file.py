@@ -103,6 +103,12 @@ def test_a_text_file_has_a_text_on_each_line(tmp_path, content, texts):
     assert read_texts(str(tmp_path / "in.txt")) == texts
 
 
+def test_blank_lines_between_and_after_objects_are_no_rows(tmp_path):
+    """As in files of rows to train on."""
+    (tmp_path / "in.jsonl").write_text('{"text": "one"}\n\n{"text": ""}\n \n\n')
+    assert read_texts(str(tmp_path / "in.jsonl")) == ["one", ""]
+
+
 def test_the_output_folder_is_made(tmp_path, source):
     encode_file(FakeEmbedder(), source, str(tmp_path / "new/folder/out.npy"))
     assert (tmp_path / "new/folder/out.npy").exists()
@@ -250,7 +256,7 @@ def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path, source, monk
         ("in.jsonl", '{"text": "a"}\n{"text": \n', "line 2: no JSON object with the field 'text'; mend it."),
         ("in.jsonl", '{"text": "a"}\n{"body": "b"}\n', "line 2: no JSON object with the field 'text'; mend it."),
         ("in.jsonl", '{"text": "a"}\n["b"]\n', "line 2: no JSON object with the field 'text'; mend it."),
-        ("in.jsonl", '{"text": "a"}\n\n{"text": "c"}\n', "line 2: no JSON object with the field 'text'; mend it."),
+        ("in.jsonl", '{"text": "a"}\n\n{"body": "c"}\n', "line 3: no JSON object with the field 'text'; mend it."),
         (
             "in.jsonl",
             '{"text": "a"}\n{"text": 5}\n',
