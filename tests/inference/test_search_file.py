@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from f2jax import Embedder, cli
 from f2jax.errors import UserError
 from f2jax.inference.mine_file import load_vectors
 from f2jax.inference.search import Found, Options
+from f2jax.inference.search_command import folder_corpus
 from f2jax.inference.search_file import Corpus, Results, read_corpus, write_results
 from tests import tiny_model
 from tests.inference.test_search import unit, vectors
@@ -157,6 +159,13 @@ def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, mod
     (tmp_path / "b.txt").write_text("something new")
     assert run(capsys, *argv)[0] == 0
     assert sorted(map(len, encoded)) == [1, 1]  # the new passage, and the query
+
+
+def test_the_passages_of_a_folder_carry_the_prompt_of_documents_and_no_default(model, tmp_path):
+    embedder = Embedder.from_pretrained(model)
+    embedder.card = replace(embedder.card, prompts={"mine": "m: "}, default_prompt_name="mine")
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    np.testing.assert_array_equal(folder_corpus(str(tmp_path), embedder).vectors, embedder.encode_document(TEXTS[:1]))
 
 
 @pytest.mark.parametrize(
