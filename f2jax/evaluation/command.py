@@ -45,6 +45,8 @@ def evaluate(options: Options) -> list[run.Score] | None:
     """
     if files.is_remote(options.output):
         raise UserError(f"{options.output} should be a local folder; copy the results from there.")
+    if options.cache and files.is_remote(options.cache):
+        raise UserError(f"--cache {options.cache} should be a local folder.")
     for name in options.baseline:
         if name not in baselines.NAMES:
             raise UserError(f"There is no baseline '{name}'{nearest(name, baselines.NAMES)}")

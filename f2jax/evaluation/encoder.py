@@ -64,7 +64,7 @@ def cached(embedder: Embedder, cache: VectorCache, progress: Callable[[int], Non
     """`raw` of an `Encoder` from a model, through the cache."""
 
     def encode(texts: list[str]) -> np.ndarray:
-        return embedder.encode(texts, normalize_embeddings=False, show_progress_bar=False)
+        return embedder.encode(texts, prompt="", normalize_embeddings=False, show_progress_bar=False)
 
     return lambda prompt, texts: cache.vectors(prompt, texts, encode, progress)
 

@@ -32,6 +32,12 @@ DTYPES = ("float32", "bfloat16")
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the first that a model has, as in sentence-transformers
 
 
+def check_dtype(dtype: str) -> None:
+    """Raises UserError for a name that is not in DTYPES."""
+    if dtype not in DTYPES:
+        raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
+
+
 class Embedder:
     """An embedding model ready for use.
 
@@ -56,8 +62,7 @@ class Embedder:
         Raises:
             UserError: tokenizer and architecture do not fit each other, or the dtype is unknown.
         """
-        if dtype not in DTYPES:
-            raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
+        check_dtype(dtype)
         tokenizer.check_vocab(architecture.vocab_size)
         self.architecture, self.params, self.tokenizer, self.card = architecture, params, tokenizer, card
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
@@ -83,8 +88,7 @@ class Embedder:
         Raises:
             UserError: the model is not there, or cannot be read, or the devices are no multiple of `fsdp`.
         """
-        if dtype not in DTYPES:
-            raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
+        check_dtype(dtype)
         path = files.find_model(name)
         mesh = make_mesh(fsdp=fsdp) if fsdp > 1 or jax.device_count() > 1 else None
         shardings = mesh and (lambda architecture: param_shardings(architecture, mesh))
@@ -155,7 +159,7 @@ class Embedder:
         Truncated first, then normalized, then quantized.
 
         Args:
-            prompt: put before every text as it is.
+            prompt: put before every text as it is; default: the model's default prompt, where it has one.
             prompt_name: a name in `prompts`, in the place of `prompt`.
             batch_size: texts of one device batch at most.
             truncate_dim: keep the first so many dimensions.
@@ -205,11 +209,11 @@ class Embedder:
         return encode(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 
     def encode_query(self, texts, **options) -> np.ndarray:
-        """`encode` with the prompt named `query`, where there is one and no other prompt is given."""
+        """`encode` with the prompt named `query`, or none, where no other prompt is given."""
         return self.encode(texts, **self._with_prompt(("query",), options))
 
     def encode_document(self, texts, **options) -> np.ndarray:
-        """`encode` with the prompt named `document` (or `passage`, or `corpus`), where no other prompt is given."""
+        """`encode` with the prompt named `document` (or `passage`, or `corpus`), or none, where no other is given."""
         return self.encode(texts, **self._with_prompt(DOCUMENT_PROMPTS, options))
 
     def similarity(self, a, b) -> np.ndarray:
@@ -229,15 +233,11 @@ class Embedder:
         package.write(folder, self.architecture, self.params, self.tokenizer, self.card)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        if prompt_name is None:
-            return ""
-        if prompt_name not in self.prompts:
+        if prompt_name is not None and prompt_name not in self.prompts:
             raise UserError(f"The model has no prompt named '{prompt_name}'{nearest(prompt_name, self.prompts)}")
-        return self.prompts[prompt_name]
+        return self.prompts.get(prompt_name or self.card.default_prompt_name, "") if prompt is None else prompt
 
     def _with_prompt(self, names: tuple[str, ...], options: dict) -> dict:
-        given = options.get("prompt") is not None or options.get("prompt_name") is not None
-        name = next((name for name in names if name in self.prompts), None)
-        return options if given or name is None else options | {"prompt_name": name}
+        if options.get("prompt") is not None or options.get("prompt_name") is not None:
+            return options
+        return options | {"prompt": next((self.prompts[name] for name in names if name in self.prompts), "")}

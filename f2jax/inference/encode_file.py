@@ -14,7 +14,7 @@ from tqdm import tqdm
 from f2jax import files
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
-from f2jax.inference.quantize import check_precision, quantize
+from f2jax.inference.quantize import check_precision, quantize, ranges_of
 
 PIECE = 8_192  # texts between two points from which an interrupted run goes on
 
@@ -44,7 +44,9 @@ def read_texts(path: str, column: str = "text") -> list[str]:
             except UnicodeDecodeError as error:
                 raise UserError(f"{path} is not UTF-8 at byte {error.start}; convert it.") from error
         lines = content.removesuffix("\n").split("\n") if content else []
-        texts = lines if kind == ".txt" else [_field(path, i, line, column) for i, line in enumerate(lines, 1)]
+        texts = lines
+        if kind == ".jsonl":
+            texts = [_field(path, i, line, column) for i, line in enumerate(lines, 1) if line.strip()]
     else:
         raise UserError(f"{path} should end in .txt, .jsonl or .parquet.")
     bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
@@ -64,7 +66,8 @@ def open_vectors(path: str | Path) -> np.ndarray:
     """The vectors [n, dim] of a .npy file, which stays on disk.
 
     Raises:
-        UserError: it cannot be read, or is no array of floats with a row for each text.
+        UserError: it cannot be read, is no array of floats with a row for each text, or `embed_into` has not come to
+            its end.
     """
     try:
         vectors = np.load(path, mmap_mode="r")
@@ -73,6 +76,10 @@ def open_vectors(path: str | Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read: {reason}.") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise UserError(f"{path} should be a .npy file of floats, with a row for each text.")
+    done = files.read_json(progress_of(path))["done"] if progress_of(path).exists() else len(vectors)
+    if done < len(vectors):  # the rest is zeros
+        part = f"{done:,} of {len(vectors):,}"
+        raise UserError(f"{path} is only embedded up to text {part}; run the command that makes it to the end.")
     return vectors
 
 
@@ -80,13 +87,16 @@ def digest(texts: list[str]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
-def progress_of(path: Path) -> Path:
+def progress_of(path: str | Path) -> Path:
     """The file that says whose work in `path` is, and how much of it is done."""
     return Path(f"{path}.json")
 
 
-def read_progress(path: Path, call: dict) -> dict:
-    """What is known of the unfinished work in `path`: `done` and more; empty where nothing is done.
+def read_progress(path: Path, call: dict, renew: bool = False) -> dict:
+    """What is known of the work in `path`: `done` and more; empty where nothing is done.
+
+    Args:
+        renew: forget the finished vectors of another call.
 
     Raises:
         UserError: it was begun by another call.
@@ -98,6 +108,8 @@ def read_progress(path: Path, call: dict) -> dict:
     if not state["done"]:
         return {}
     if state["call"] != call:
+        if renew and state["done"] == len(np.load(path, mmap_mode="r")):
+            return {}
         raise UserError(f"{path} belongs to another model, other texts or other options; delete it to start anew.")
     return state
 
@@ -112,7 +124,12 @@ def open_array(path: Path, dtype, shape: tuple[int, ...], new: bool) -> np.memma
 
 
 def embed_into(
-    path: Path, texts: list[str], embed: Callable[[list[str]], np.ndarray], call: dict, name: str | None = None
+    path: Path,
+    texts: list[str],
+    embed: Callable[[list[str]], np.ndarray],
+    call: dict,
+    name: str | None = None,
+    renew: bool = False,
 ) -> np.ndarray:
     """Vectors of texts in the .npy file `path`, float32 [n, dim], a piece after the other.
 
@@ -121,11 +138,12 @@ def embed_into(
     Args:
         call: what the vectors depend on.
         name: of the texts, for the progress bar.
+        renew: write over the finished vectors of another call.
 
     Raises:
         UserError: `path` belongs to another call.
     """
-    done = read_progress(path, call).get("done", 0)
+    done = read_progress(path, call, renew).get("done", 0)
     shape = len(texts), embed(texts[:1]).shape[1]
     if not done:  # said before the array of zeros is there, which would else pass for vectors made elsewhere
         files.write_whole(progress_of(path), json.dumps({"call": call, "done": 0}))
@@ -158,10 +176,10 @@ def encode_file(
     target = Path(output)
     if target.suffix not in (".npy", ".parquet") or files.is_remote(output):
         raise UserError(f"{output} should be a local path that ends in .npy or .parquet.")
-    check_precision(precision)
     texts = read_texts(source, column)
     if not texts:
         raise UserError(f"{source} holds no texts.")
+    check_precision(precision, len(texts))
     partial = Path(f"{output}.partial")
     call = {"model": embedder.fingerprint, "texts": digest(texts), "options": {k: str(v) for k, v in options.items()}}
     try:
@@ -169,24 +187,39 @@ def encode_file(
         vectors = embed_into(
             partial, texts, lambda some: embedder.encode(some, show_progress_bar=False, **options), call
         )
-        shape = _finish(target, vectors, texts, precision)
+        shape = _finish(target, partial, vectors, texts, precision)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
     progress_of(partial).unlink()
-    partial.unlink()
+    partial.unlink(missing_ok=True)
     return shape
 
 
-def _finish(target: Path, vectors: np.ndarray, texts: list[str], precision: str) -> tuple[int, int]:
-    """Quantize and write the result; it gets its name when it is whole."""
+def _finish(target: Path, partial: Path, vectors: np.ndarray, texts: list[str], precision: str) -> tuple[int, int]:
+    """Quantize and write the result, a piece in memory at a time; it gets its name when it is whole."""
+    if target.suffix == ".npy" and precision == "float32":
+        partial.replace(target)
+        return vectors.shape
+    pieces = [slice(start, start + PIECE) for start in range(0, len(texts), PIECE)]
+    ranges = None
+    if precision.endswith("int8"):
+        ranges = ranges_of(np.concatenate([ranges_of(vectors[piece]) for piece in pieces]))
+    first = quantize(vectors[:1], precision, ranges)
+    shape = len(texts), first.shape[1]
     whole = target.with_suffix(f"{target.suffix}.whole")
-    result = quantize(vectors, precision)
     if target.suffix == ".npy":
-        with whole.open("wb") as file:
-            np.save(file, result)
+        result = open_array(whole, first.dtype, shape, new=True)
+        for piece in pieces:
+            result[piece] = quantize(vectors[piece], precision, ranges)
+        result.flush()
     else:
-        embedding = pa.FixedSizeListArray.from_arrays(pa.array(result.reshape(-1)), result.shape[1])
-        clean = [SURROGATES.sub("\ufffd", text) for text in texts]  # parquet takes no half of a UTF-16 pair
-        pq.write_table(pa.table({"text": clean, "embedding": embedding}), whole)
+        of_text, of_vector = pa.string(), pa.list_(pa.from_numpy_dtype(first.dtype), shape[1])
+        with pq.ParquetWriter(whole, pa.schema({"text": of_text, "embedding": of_vector})) as writer:
+            for piece in pieces:
+                # parquet takes no half of a UTF-16 pair
+                clean = pa.array([SURROGATES.sub("\ufffd", text) for text in texts[piece]], of_text)
+                values = pa.array(quantize(vectors[piece], precision, ranges).reshape(-1))
+                embedding = pa.FixedSizeListArray.from_arrays(values, type=of_vector)
+                writer.write_table(pa.table([clean, embedding], schema=writer.schema))
     whole.replace(target)
-    return result.shape
+    return shape

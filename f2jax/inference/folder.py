@@ -68,7 +68,7 @@ def split(text: str, most: int = MOST) -> Iterator[tuple[int, str]]:
 def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
     """(line, paragraph): lines without an empty one between them."""
     start, lines = 1, []
-    for number, line in enumerate([*text.splitlines(), ""], 1):
+    for number, line in enumerate([*text.replace("\r\n", "\n").split("\n"), ""], 1):
         if line.strip():
             start, lines = (start, [*lines, line]) if lines else (number, [line])
         elif lines:

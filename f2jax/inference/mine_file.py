@@ -176,7 +176,8 @@ class Embedded:
         options = {"batch_size": self.batch_size, "show_progress_bar": False}
 
         def queries(texts: list[str]) -> np.ndarray:
-            return self.embedder.encode([t if HAS_ONE.match(t) else self.prompt + t for t in texts], **options)
+            texts = [text if HAS_ONE.match(text) else self.prompt + text for text in texts]
+            return self.embedder.encode(texts, prompt="", **options)
 
         def documents(texts: list[str]) -> np.ndarray:
             return self.embedder.encode_document(texts, **options)

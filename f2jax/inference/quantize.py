@@ -12,10 +12,12 @@ def ranges_of(embeddings: np.ndarray) -> np.ndarray:
     return np.stack([embeddings.min(axis=0), embeddings.max(axis=0)]).astype(np.float32)
 
 
-def check_precision(precision: str) -> None:
-    """Raises UserError for a name that is not in PRECISIONS."""
+def check_precision(precision: str, count: int | None = None) -> None:
+    """Raises UserError for a name that is not in PRECISIONS, or where `count` vectors give no ranges for it."""
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}'{nearest(precision, PRECISIONS)}")
+    if count == 1 and precision.endswith("int8"):
+        raise UserError(f"One text alone gives no ranges for {precision}; give several at once, or choose ubinary.")
 
 
 def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
@@ -30,19 +32,15 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None =
     Raises:
         UserError: unknown precision, or int8 of a single vector without ranges.
     """
-    check_precision(precision)
+    check_precision(precision, len(embeddings) if ranges is None else None)
     if precision == "float32":
         return embeddings.astype(np.float32)
     if precision.endswith("binary"):
         bits = np.packbits(embeddings > 0, axis=-1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
-    if len(embeddings) and ranges is None:
-        if len(embeddings) == 1:
-            raise UserError(f"One vector alone gives no ranges for {precision}; give ranges, or more texts at once.")
-        ranges = ranges_of(embeddings)
-    if ranges is None:
+    if not len(embeddings):
         return embeddings.astype(precision)
-    starts, stops = ranges.astype(np.float32)
+    starts, stops = (ranges_of(embeddings) if ranges is None else ranges).astype(np.float32)
     steps = (stops - starts) / 255
     buckets = np.clip(np.floor((embeddings - starts) / np.where(steps == 0, 1, steps)), 0, 255)
     return buckets.astype(np.uint8) if precision == "uint8" else (buckets - 128).astype(np.int8)

@@ -1,6 +1,7 @@
 """What `f2jax search` does with its options: where documents, queries and results go."""
 
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,11 @@ def run(args: Namespace) -> None:
     """Raises UserError where an option or a file cannot be used."""
     embedder = Embedder.from_pretrained(args.model, args.dtype) if args.model else None
     documents = _documents(args, embedder)
+    queries = partial(_queries, args, embedder, documents.vectors.shape[1] if documents else None)
     if args.store:
         from f2jax.inference import store
 
-        store.use(args.store, documents, _queries(args, embedder), partial(_options, args), args.output)
+        store.use(args.store, documents, queries(), partial(_options, args), args.output)
         return
     options = _options(args, documents.vectors.shape[1])
     if args.serve:
@@ -29,7 +31,7 @@ def run(args: Namespace) -> None:
 
         serve(documents, embedder, options, args.port)
         return
-    results = search_corpus(documents, _queries(args, embedder), options, args.recall_queries)
+    results = search_corpus(documents, queries(), options, args.recall_queries)
     if args.output:
         write_results(results, args.output)
         print(f"{args.output}: {results}")
@@ -51,14 +53,17 @@ def _documents(args: Namespace, embedder: Embedder | None) -> Corpus | None:
     return read_corpus(args.documents, args.vectors, **_encoding(args, embedder, "document"))
 
 
-def _queries(args: Namespace, embedder: Embedder | None) -> Corpus | None:
-    if args.query:
-        return Corpus(embedder.encode_query(args.query, show_progress_bar=False), args.query)
-    if not args.queries:
+def _queries(args: Namespace, embedder: Embedder | None, width: int | None) -> Corpus | None:
+    """Those of a model are cut to the documents' width, where it is one of the model's."""
+    if not (args.query or args.queries):
         return None
-    if args.queries.endswith(".npy"):
+    if args.query:
+        queries = Corpus(embedder.encode_query(args.query, show_progress_bar=False), args.query)
+    elif args.queries.endswith(".npy"):
         return read_corpus(None, args.queries, **_encoding(args, embedder, "query"))
-    return read_corpus(args.queries, None, **_encoding(args, embedder, "query"))
+    else:
+        queries = read_corpus(args.queries, None, **_encoding(args, embedder, "query"))
+    return replace(queries, vectors=queries.vectors[:, :width]) if width in embedder.matryoshka_dims else queries
 
 
 def _encoding(args: Namespace, embedder: Embedder | None, kind: str) -> dict:
@@ -83,5 +88,5 @@ def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> C
     texts = [passage.text for passage in passages]
     prompt = next((embedder.prompts[name] for name in DOCUMENT_PROMPTS if name in embedder.prompts), "")
     cache = VectorCache(Path(folder) / VECTORS / f"{embedder.fingerprint[:16]}.sqlite")
-    vectors = cache.vectors(prompt, texts, partial(embedder.encode, batch_size=batch_size))
+    vectors = cache.vectors(prompt, texts, partial(embedder.encode, prompt="", batch_size=batch_size))
     return Corpus(vectors, texts, [passage.place for passage in passages])

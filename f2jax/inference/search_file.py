@@ -40,17 +40,15 @@ class Results:
     sample: int = 0  # queries that were also searched for exactly
     recall: float | None = None  # of the sample
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> Iterator[dict]:
         """A JSON object for each query: its text or number, and the documents, nearest first."""
-        rows = []
         for i, (scores, numbers) in enumerate(zip(self.found.scores_qk, self.found.numbers_qk, strict=True)):
             found = [
                 {"document": int(number), "score": round(float(score), 6)} | self._known(number)
                 for score, number in zip(scores, numbers, strict=True)
                 if number >= 0
             ]
-            rows.append({"query": clean(self.queries.texts[i]) if self.queries.texts else i, "found": found})
-        return rows
+            yield {"query": clean(self.queries.texts[i]) if self.queries.texts else i, "found": found}
 
     def _known(self, number: int) -> dict:
         documents = self.documents
@@ -123,8 +121,8 @@ def write_results(results: Results, output: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in results.rows())
-    files.write_whole(output, "".join(rows))
+    with files.whole(output) as part, files.explained(output, "written"), part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in results.rows())
 
 
 def read_corpus(
@@ -137,7 +135,8 @@ def read_corpus(
     """Documents or queries from a file of texts, a .npy file of vectors, or both.
 
     Texts without vectors are embedded into the file `vectors`, by default the texts' file name and `.vectors.npy`. The
-    same call after an interruption goes on there, and finds all done the next time.
+    same call after an interruption goes on there, and finds all done the next time. In the file of the default name
+    other texts, or another model, replace what was done.
 
     Args:
         encode: texts → float32 [n, e]; None: the vectors were made elsewhere.
@@ -149,12 +148,16 @@ def read_corpus(
     """
     if texts is None:
         return Corpus(open_vectors(vectors))
+    if not vectors and files.is_remote(texts):
+        raise UserError(
+            f"The vectors of {texts} are kept in a local file; name it by --vectors, or copy the texts here."
+        )
+    path = Path(vectors or f"{texts}.vectors.npy")
+    if path.suffix != ".npy" or files.is_remote(vectors or ""):
+        raise UserError(f"{vectors} should be a local path that ends in .npy.")
     found = read_texts(texts, column)
     if not found:
         raise UserError(f"{texts} holds no texts.")
-    path = Path(vectors or f"{texts}.vectors.npy")
-    if path.suffix != ".npy":
-        raise UserError(f"{path} should end in .npy.")
     if path.exists() and not progress_of(path).exists():  # made elsewhere
         given = open_vectors(path)
         if len(given) != len(found):
@@ -164,4 +167,5 @@ def read_corpus(
         raise UserError(f"{path} is made by a model from the texts of {texts}; give --model.")
     with files.explained(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Corpus(embed_into(path, found, encode, call | {"texts": digest(found)}, "embedding"), found)
+        call = call | {"texts": digest(found)}
+        return Corpus(embed_into(path, found, encode, call, "embedding", renew=not vectors), found)

@@ -1,9 +1,11 @@
 """A page that searches documents, for people on this machine: one HTML file, no other resource, no network."""
 
 import json
+import sys
 import threading
 import time
 from dataclasses import replace
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -34,8 +36,9 @@ class Page:
         self.documents, self._embedder, self._options = documents, embedder, options
         self.most = min(MOST, options.candidates)
         width = documents.vectors.shape[1]
-        self.dims = sorted({*embedder.matryoshka_dims, options.dims, width})
-        self._searches: dict[int, Search] = {}
+        self._width = width if width in embedder.matryoshka_dims else None  # that queries are cut to, if at all
+        self.dims = sorted({*(dim for dim in embedder.matryoshka_dims if dim < width), options.dims, width})
+        self._search = lru_cache(2)(self._make_search)  # each keeps its documents on the devices
         self._one = threading.Lock()  # the devices serve one question at a time
         self.find("", options.dims, options.k)  # compiles, so that the first question is not slow
 
@@ -57,7 +60,7 @@ class Page:
             raise UserError(f"k={k} should be from 1 to {self.most}.")
         with self._one:
             start = time.perf_counter()
-            q_qe = self._embedder.encode_query([query], show_progress_bar=False)
+            q_qe = self._embedder.encode_query([query], show_progress_bar=False)[:, : self._width]
             embedded = time.perf_counter() - start
             found = self._search(dims)(q_qe)
         pairs = zip(found.scores_qk[0, :k].tolist(), found.numbers_qk[0, :k].tolist(), strict=True)
@@ -71,11 +74,15 @@ class Page:
             "milliseconds": [round(1_000 * s, 2) for s in (embedded, found.first_pass, found.second_pass)],
         }
 
-    def _search(self, dims: int) -> Search:
-        if dims not in self._searches:
-            options = replace(self._options, k=self.most, dims=dims)
-            self._searches[dims] = Search(self.documents.vectors, options)
-        return self._searches[dims]
+    def _make_search(self, dims: int) -> Search:
+        return Search(self.documents.vectors, replace(self._options, k=self.most, dims=dims))
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A browser that goes away before it has its answer, as while somebody types, is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def make_server(page: Page, port: int) -> ThreadingHTTPServer:
@@ -87,9 +94,12 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in HOSTS:  # a page from elsewhere asks
+            try:
+                host, url = urlsplit(f"//{self.headers.get('Host', '')}").hostname, urlsplit(self.path)
+            except ValueError:
+                return self._answer(400, "text/plain", b"This is no address.")
+            if host not in HOSTS:  # a page from elsewhere asks
                 return self._answer(403, "text/plain", b"Only for this machine.")
-            url = urlsplit(self.path)
             if url.path == "/":
                 return self._answer(200, "text/html", PAGE.read_bytes())
             if url.path == "/about":
@@ -122,7 +132,7 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
             """Nothing: what people search for is theirs."""
 
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        return _Server(("127.0.0.1", port), Handler)
     except (OSError, OverflowError) as error:
         raise UserError(f"Port {port} cannot be used ({error}); choose another --port, or 0 for any.") from error
 

@@ -3,6 +3,7 @@
 A weight is read, mixed and written before the next one is read, so that memory holds two of them, not two models.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from f2jax import files
 from f2jax.data.loader import beside
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError, nearest
+from f2jax.inference.embedder import check_dtype
 from f2jax.model.lazy import Lazy
 from f2jax.model.sizes import Qwen3Config
 from f2jax.release import package
@@ -78,7 +80,8 @@ def shares(count: int, weights: Sequence[float] | None = None, decay: float | No
     [0.14285714285714285, 0.2857142857142857, 0.5714285714285714]
 
     Raises:
-        UserError: there are not as many weights as models, one is negative, all are 0, or `decay` is not in 0 … 1.
+        UserError: there are not as many weights as models, one is negative or no number, all are 0, or `decay` is not
+            in 0 … 1.
     """
     if weights and decay is not None:
         raise UserError("Give either --weights or --decay.")
@@ -89,8 +92,8 @@ def shares(count: int, weights: Sequence[float] | None = None, decay: float | No
     weights = list(weights or [1.0] * count)
     if len(weights) != count:
         raise UserError(f"There are {len(weights)} weights for {count} models; give one for each.")
-    if min(weights) < 0 or not sum(weights):
-        raise UserError("The weights should be positive, or 0 for some.")
+    if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):  # false of nan, too
+        raise UserError("The weights should be positive numbers, or 0 for some.")
     return [weight / sum(weights) for weight in weights]
 
 
@@ -145,6 +148,7 @@ def merge(
     """
     if method not in METHODS:
         raise UserError(f"There is no method '{method}'{nearest(method, METHODS)}")
+    check_dtype(dtype)
     package.check_output(output, [model.path for model in models])
     of_each = shares(len(models), weights, decay)
     opened = [workdir.open_weights(model.path, model.step) for model in models]

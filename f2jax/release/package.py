@@ -24,6 +24,7 @@ LAST = ("config.json", "modules.json")  # the files that make the folder a model
 GOLDEN = ("golden/texts.json", "golden/vectors.npy")  # what f2jax verify embeds again, and should find
 ONNX = {"float32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}  # by precision
 GGUF = {"whole": "gguf/model.gguf", "q8_0": "gguf/model-q8_0.gguf"}  # by type: that of the package, or 8 bits
+MODULES = ("Transformer", "Pooling", "Normalize")  # kinds of modules of sentence-transformers that are built here
 MADE = (  # by f2jax export, from the weights
     *ONNX.values(),
     *(f"{name}_data" for name in ONNX.values()),
@@ -39,13 +40,15 @@ class Card:
     max_length: int  # tokens of a text, end token included
     prompts: dict[str, str] = field(default_factory=dict)  # by name; `query` and `document` are the defaults
     matryoshka_dims: tuple[int, ...] = ()  # largest first
+    default_prompt_name: str | None = None  # of the prompt where a caller names none
 
 
 def read_card(path: str, architecture: Qwen3Config) -> Card:
     """The card of a training workdir (from its config) or of a released folder (from its metadata).
 
     Raises:
-        UserError: the folder says that its vectors are pooled in another way than from the last token.
+        UserError: the folder says that its vectors are made in another way than from the last token's state, or its
+            default prompt is none of its prompts.
     """
     if workdir.is_workdir(path):
         config = files.read_json(files.join(path, "config.json"))
@@ -57,6 +60,10 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
     def optional(name: str) -> dict:
         return files.read_json(files.join(path, name)) if files.exists(files.join(path, name)) else {}
 
+    for module in optional("modules.json"):
+        if module["type"].rpartition(".")[2] not in MODULES:
+            kinds = ", ".join(MODULES)
+            raise UserError(f"{path} has a module {module['type']} in modules.json; only {kinds} are built.")
     pooling = optional("1_Pooling/config.json")
     modes = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on] or pooling.get(
         "pooling_mode"
@@ -68,10 +75,18 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
         optional("tokenizer_config.json").get("model_max_length"),
         architecture.max_length,
     )
+    declared = optional("config_sentence_transformers.json")
+    prompts = {name: text or "" for name, text in (declared.get("prompts") or {}).items()}
+    default = declared.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise UserError(
+            f"{path} has no prompt of the name '{default}', its default; mend config_sentence_transformers.json."
+        )
     return Card(
         max_length=min(int(limit) for limit in limits if limit),
-        prompts=optional("config_sentence_transformers.json").get("prompts") or {},
+        prompts=prompts,
         matryoshka_dims=tuple(optional("config.json").get("matryoshka_dimensions") or (architecture.width,)),
+        default_prompt_name=default,
     )
 
 
@@ -127,7 +142,7 @@ def _texts(
         "config_sentence_transformers.json": {
             "model_type": "SentenceTransformer",
             "prompts": card.prompts,
-            "default_prompt_name": None,
+            "default_prompt_name": card.default_prompt_name,
             "similarity_fn_name": "cosine",
             "matryoshka_dimensions": dims,
         },

@@ -13,6 +13,7 @@ from f2jax.data.sample import draw, read_texts
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.data.trim import table_rows, trim, used_tokens
 from f2jax.errors import UserError
+from f2jax.inference.embedder import check_dtype
 from f2jax.model import nested
 from f2jax.model.importance import Scoring, calibrate
 from f2jax.model.prune import Choice, choose, cut, target
@@ -79,6 +80,7 @@ def prune(name: str, output: str | Path, options: Options, dtype: str = "float32
     Raises:
         UserError: the model, the data or an option cannot be used, or `output` is the model's own folder.
     """
+    check_dtype(dtype)
     path = files.find_model(name)
     package.check_output(output, [path])
     old = replace(workdir.read_architecture(path), table_rank=0)

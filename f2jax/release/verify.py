@@ -95,7 +95,7 @@ def table(results: list[Result]) -> str:
 def _f2jax(folder: str, form: str, texts: list[str]) -> np.ndarray:
     from f2jax import Embedder
 
-    return Embedder.from_pretrained(folder).encode(texts)
+    return Embedder.from_pretrained(folder).encode(texts, prompt="")
 
 
 def _transformers(folder: str, form: str, texts: list[str]) -> np.ndarray:
@@ -120,7 +120,7 @@ def _sentence_transformers(folder: str, form: str, texts: list[str]) -> np.ndarr
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": "float32"})
-    return model.encode(texts, batch_size=BATCH, show_progress_bar=False)
+    return model.encode(texts, prompt="", batch_size=BATCH, show_progress_bar=False)
 
 
 def _tokenizer(folder: str):

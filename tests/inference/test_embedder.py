@@ -3,6 +3,7 @@
 import copy
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +184,14 @@ def test_queries_and_documents_carry_their_prompts(embedder):
         assert encode("one", truncate_dim=8).shape == (8,)
 
 
+def test_a_default_prompt_stands_where_no_other_is_given(embedder):
+    other = copy.copy(embedder)
+    other.card = replace(embedder.card, prompts={"mine": "m: "}, default_prompt_name="mine")
+    np.testing.assert_array_equal(other.encode(TEXTS[:2]), embedder.encode(TEXTS[:2], prompt="m: "))
+    for encode in (partial(other.encode, prompt=""), other.encode_query, other.encode_document):
+        np.testing.assert_array_equal(encode(TEXTS[:2]), embedder.encode(TEXTS[:2]))
+
+
 @pytest.mark.parametrize("prompts,used", [
     ({}, ""), ({"passage": "p: "}, "p: "), ({"corpus": "c: ", "passage": "p: "}, "p: "),
     ({"corpus": "c: "}, "c: "), ({"passage": "p: ", "document": "d: "}, "d: "),
@@ -206,11 +215,12 @@ def test_the_prompt_of_documents_has_the_names_of_sentence_transformers(embedder
         ([b"a"], {}, "Text number 0 is of type bytes; give strings."),
         (None, {}, "The texts are of type NoneType; give a string or a list of strings."),
         (["a"], {"prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
+        (["a"], {"prompt": "", "prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
         (["a"], {"precision": "int4"}, "There is no precision 'int4'; did you mean 'int8'?"),
         (
             ["a"],
             {"precision": "int8"},
-            "One vector alone gives no ranges for int8; give ranges, or more texts at once.",
+            "One text alone gives no ranges for int8; give several at once, or choose ubinary.",
         ),
         (["a"], {"batch_size": 0}, "batch_size=0 should be at least 1."),
     ],

@@ -103,6 +103,12 @@ def test_a_text_file_has_a_text_on_each_line(tmp_path, content, texts):
     assert read_texts(str(tmp_path / "in.txt")) == texts
 
 
+def test_blank_lines_between_and_after_objects_are_no_rows(tmp_path):
+    """As in files of rows to train on."""
+    (tmp_path / "in.jsonl").write_text('{"text": "one"}\n\n{"text": ""}\n \n\n')
+    assert read_texts(str(tmp_path / "in.jsonl")) == ["one", ""]
+
+
 def test_the_output_folder_is_made(tmp_path, source):
     encode_file(FakeEmbedder(), source, str(tmp_path / "new/folder/out.npy"))
     assert (tmp_path / "new/folder/out.npy").exists()
@@ -120,6 +126,38 @@ def test_quantization_looks_at_the_whole_file(tmp_path, source, monkeypatch, pre
     np.testing.assert_array_equal(found.astype(expected.dtype), expected)
     if target == "out.npy":
         assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("target", ["out.npy", "out.parquet"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
+def test_the_result_is_that_of_the_whole_file_at_once_with_a_piece_in_memory(
+    tmp_path, source, monkeypatch, precision, target
+):
+    """A .npy file has the bytes of `np.save`; a parquet file has a row group for each piece."""
+    expected, sizes = quantize(FakeEmbedder().encode(TEXTS), precision), []
+    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module, "quantize", lambda x, *more: sizes.append(len(x)) or quantize(x, *more))
+    encode_file(FakeEmbedder(), source, str(tmp_path / target), precision=precision)
+    assert max(sizes, default=0) <= PIECES
+    if target == "out.npy":
+        np.save(tmp_path / "expected.npy", expected)
+        assert (tmp_path / target).read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    else:
+        found = pq.ParquetFile(tmp_path / target)
+        type_ = pa.list_(pa.from_numpy_dtype(expected.dtype), expected.shape[1])
+        assert found.read().equals(pa.table({"text": TEXTS, "embedding": pa.array(expected.tolist(), type_)}))
+        assert found.num_row_groups == -(-len(TEXTS) // PIECES)
+
+
+def test_float32_vectors_are_not_written_a_second_time(tmp_path, source, monkeypatch):
+    made = []
+    replace = module.Path.replace
+    monkeypatch.setattr(
+        module.Path, "replace", lambda path, to: made.append((path.name, path.stat().st_ino)) or replace(path, to)
+    )
+    encode_file(FakeEmbedder(), source, str(tmp_path / "out.npy"))
+    assert made[-1] == ("out.npy.partial", (tmp_path / "out.npy").stat().st_ino)
+    assert left_over(tmp_path) == []
 
 
 def test_half_a_character_does_not_stop_the_output(tmp_path):
@@ -218,7 +256,7 @@ def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path, source, monk
         ("in.jsonl", '{"text": "a"}\n{"text": \n', "line 2: no JSON object with the field 'text'; mend it."),
         ("in.jsonl", '{"text": "a"}\n{"body": "b"}\n', "line 2: no JSON object with the field 'text'; mend it."),
         ("in.jsonl", '{"text": "a"}\n["b"]\n', "line 2: no JSON object with the field 'text'; mend it."),
-        ("in.jsonl", '{"text": "a"}\n\n{"text": "c"}\n', "line 2: no JSON object with the field 'text'; mend it."),
+        ("in.jsonl", '{"text": "a"}\n\n{"body": "c"}\n', "line 3: no JSON object with the field 'text'; mend it."),
         (
             "in.jsonl",
             '{"text": "a"}\n{"text": 5}\n',
@@ -302,3 +340,10 @@ def test_an_unknown_precision_is_refused_before_any_work(tmp_path, source):
     with pytest.raises(UserError, match="did you mean 'ubinary'"):
         encode_file(model, source, str(tmp_path / "out.npy"), precision="ubinray")
     assert model.seen == []
+
+
+def test_one_text_is_not_embedded_for_ranges_that_it_cannot_give(tmp_path):
+    model = FakeEmbedder()
+    with pytest.raises(UserError, match="One text alone gives no ranges for uint8; give several at once"):
+        encode_file(model, write(tmp_path / "in.txt", ["one"]), str(tmp_path / "out.npy"), precision="uint8")
+    assert model.seen == [] and left_over(tmp_path) == []

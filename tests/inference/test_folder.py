@@ -11,6 +11,15 @@ def test_short_paragraphs_go_together_and_each_passage_knows_its_first_line():
     assert list(split(text, 25)) == [(1, "one\n\ntwo\nlines"), (7, "x" * 25), (7, "xxxxx\n\nfour")]
 
 
+def test_lines_end_where_an_editor_says_so():
+    """At newlines, and not at form feeds and other separators that `str.splitlines` knows."""
+    assert list(split("one\fa\u2028b\r\n\r\ntwo\x1c\n\n\f\nthree", 8)) == [
+        (1, "one\fa\u2028b"),
+        (3, "two\x1c"),
+        (6, "three"),
+    ]
+
+
 @pytest.mark.parametrize("space", [" ", "。", "\n"], ids=["spaces", "Chinese", "lines"])
 def test_a_long_paragraph_is_cut_between_words_and_nothing_is_lost(space):
     text = space.join(f"word{i}" for i in range(500))

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,21 +28,25 @@ PROMPTS = {"query": "Find: ", "document": "Text: ", "other": "Other: "}
 
 
 class FakeEmbedder:
-    """Exact unit vectors that depend on the text alone; stops once, after so many texts, as a lost machine would."""
+    """Exact unit vectors that depend on the text alone; stops once, after so many texts, as a lost machine would.
+
+    Its default prompt is none that mining wants.
+    """
 
     fingerprint = "fake"
 
     def __init__(self, stops_after: int | None = None, prompts: dict | None = None):
         self.stops_after, self.seen, self.prompts = stops_after, [], prompts or {}
 
-    def encode(self, texts, batch_size=1, show_progress_bar=None):
+    def encode(self, texts, prompt="Default: ", batch_size=1, show_progress_bar=None):
+        texts = [prompt + text for text in texts]
         if self.stops_after is not None and len(self.seen) >= self.stops_after:
             raise KeyboardInterrupt
         self.seen += texts
         return np.concatenate([exact_vectors(1, seed=list(text.encode())) for text in texts])
 
     def encode_document(self, texts, **options):
-        return self.encode([self.prompts.get("document", "") + text for text in texts], **options)
+        return self.encode(texts, self.prompts.get("document", ""), **options)
 
 
 def write(path, rows: list[dict]) -> str:
@@ -74,7 +79,7 @@ def expected(records: list[Record], options: Options) -> dict[str, list[str]]:
         [n for n, text in enumerate(documents) if Record(q, text, source=records[0].source, language="eng") in records]
         for q in queries
     ]
-    encode = FakeEmbedder().encode
+    encode = partial(FakeEmbedder().encode, prompt="")
     found = oracle(encode(queries), encode(documents), right, options)
     return {query: [documents[n] for n in row] for query, row in zip(queries, found, strict=True)}
 
@@ -253,7 +258,7 @@ def test_vectors_of_another_tool_give_the_same_bytes(inputs, tmp_path):
     listed = list_texts(Input(inputs, corpus), str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
     assert listed.splitlines() == [f"{tmp_path}/q.jsonl: 48 queries.", f"{tmp_path}/d.jsonl: 61 documents."]
     for name in "qd":
-        encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"))
+        encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"), prompt="")
     given = Given(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
     mine_file(Input(inputs, corpus), given, str(tmp_path / "given.parquet"), FEW, blocks=BLOCKS)
     assert (tmp_path / "given.parquet").read_bytes() == (tmp_path / "model.parquet").read_bytes()
@@ -435,7 +440,7 @@ def test_the_command_mines_with_files_of_vectors(capsys, inputs, tmp_path):
     ]
     assert main(listing) == 0
     for name in "qd":
-        encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"))
+        encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"), prompt="")
     vectors = ["--query-embeddings", f"{tmp_path}/q.npy", "--document-embeddings", f"{tmp_path}/d.npy"]
     rules = ["--top", "20", "--skip", "2", "--keep", "3", "--max-score", "0.4", "--relative", "off"]
     rules += ["--fewer", "random", "--seed", "7"]

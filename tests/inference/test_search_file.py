@@ -2,13 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from f2jax import Embedder, cli
 from f2jax.errors import UserError
-from f2jax.inference.search_file import read_corpus
+from f2jax.inference.mine_file import load_vectors
+from f2jax.inference.search import Found, Options
+from f2jax.inference.search_command import folder_corpus
+from f2jax.inference.search_file import Corpus, Results, read_corpus, write_results
 from tests import tiny_model
 from tests.inference.test_search import unit, vectors
 
@@ -157,6 +161,13 @@ def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, mod
     assert sorted(map(len, encoded)) == [1, 1]  # the new passage, and the query
 
 
+def test_the_passages_of_a_folder_carry_the_prompt_of_documents_and_no_default(model, tmp_path):
+    embedder = Embedder.from_pretrained(model)
+    embedder.card = replace(embedder.card, prompts={"mine": "m: "}, default_prompt_name="mine")
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    np.testing.assert_array_equal(folder_corpus(str(tmp_path), embedder).vectors, embedder.encode_document(TEXTS[:1]))
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -190,6 +201,26 @@ def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, texts, ar
     assert re.fullmatch(rf"f2jax: .*{message}.*\n", err)
 
 
+def test_results_are_written_row_by_row(tmp_path):
+    """Nothing but the row at work lies in memory: the file is open when the first text is asked for."""
+    opened = []
+
+    class Texts(dict):
+        def __getitem__(self, number):
+            opened.append((tmp_path / "r.jsonl.part").exists())
+            return TEXTS[number]
+
+    found = Found(np.array([[0.5], [0.25]]), np.array([[3], [1]]))
+    results = Results(Corpus(None, Texts({0: ""})), Corpus(None, ["one", "日"]), Options(k=1), found)
+    write_results(results, str(tmp_path / "r.jsonl"))
+    assert opened == [True, True]
+    assert [(row["query"], row["found"]) for row in read(tmp_path / "r.jsonl")] == [
+        ("one", [{"document": 3, "score": 0.5, "text": TEXTS[3]}]),
+        ("日", [{"document": 1, "score": 0.25, "text": TEXTS[1]}]),
+    ]
+    assert "日本の石" in (tmp_path / "r.jsonl").read_text(encoding="utf-8"), "to be read by people, too"
+
+
 def test_texts_whose_vectors_were_made_elsewhere_need_no_model(capsys, files, tmp_path):
     d, q = files
     lines = (json.dumps({"body": f"text {i}"}) + "\n" for i in range(300))
@@ -201,9 +232,81 @@ def test_texts_whose_vectors_were_made_elsewhere_need_no_model(capsys, files, tm
     assert [row["found"][0]["text"] for row in read(tmp_path / "r.jsonl")] == [f"text {i}" for i in best]
 
 
+def test_vectors_that_are_embedded_in_part_are_refused(capsys, monkeypatch, files, model, texts):
+    """What is not yet embedded is zeros in the file."""
+    monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 4)
+
+    def encode(some):
+        if TEXTS[4] in some:
+            raise KeyboardInterrupt
+        return np.ones((len(some), 96), np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        read_corpus(str(texts), None, encode, {})
+    _, q = files
+    code, _, err = run(capsys, "--vectors", f"{texts}.vectors.npy", "--queries", q)
+    assert code == 1 and "npy is only embedded up to text 4 of 6; run the command that makes it to the end." in err
+    with pytest.raises(UserError, match="only embedded up to text 4 of 6"):
+        load_vectors(f"{texts}.vectors.npy", len(TEXTS), "documents")
+
+
 def test_vectors_that_are_not_those_of_the_texts_are_refused(capsys, files, model, texts):
     argv = ("--documents", texts, "--query", "x", "--model", model)
     assert "has 300 vectors, but" in run(capsys, *argv, "--vectors", files[0])[2]
-    assert run(capsys, *argv)[0] == 0
+    named = ("--vectors", texts.with_name("v.npy"))
+    assert run(capsys, *argv, *named)[0] == 0
     texts.write_text("another text")
-    assert "belongs to another model, other texts or other options; delete it" in run(capsys, *argv)[2]
+    assert "belongs to another model, other texts or other options; delete it" in run(capsys, *argv, *named)[2]
+
+
+def test_texts_that_changed_are_embedded_anew_where_the_file_has_the_name_that_it_is_given(texts):
+    def encode(some):
+        return np.array([[len(text), 1.0] for text in some], np.float32)
+
+    for lines in (TEXTS, TEXTS[1:], ["one more", *TEXTS]):
+        texts.write_text("\n".join(lines), encoding="utf-8")
+        corpus = read_corpus(str(texts), None, encode, {"model": "m"})
+        assert corpus.texts == lines and corpus.vectors[:, 0].tolist() == [len(text) for text in lines]
+
+
+def test_unfinished_vectors_of_other_texts_are_refused(monkeypatch, texts):
+    monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 2)
+
+    def encode(some):
+        if TEXTS[4] in some:
+            raise KeyboardInterrupt
+        return np.ones((len(some), 2), np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        read_corpus(str(texts), None, encode, {"model": "m"})
+    texts.write_text("another text")
+    with pytest.raises(UserError, match="belongs to another model, other texts or other options; delete it"):
+        read_corpus(str(texts), None, encode, {"model": "m"})
+
+
+def test_remote_texts_need_a_local_file_for_their_vectors(capsys, monkeypatch, model, texts, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    argv = ("--documents", f"file://{texts}", "--query", "x", "--model", model)
+    code, _, err = run(capsys, *argv)
+    assert code == 1 and f"file://{texts} are kept in a local file; name it by --vectors" in err
+    code, _, err = run(capsys, *argv, "--vectors", f"file://{tmp_path}/v.npy")
+    assert code == 1 and "v.npy should be a local path that ends in .npy." in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt"]
+    code, _, err = run(capsys, *argv, "--vectors", "v.npy")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["query", "queries"])
+def test_queries_are_cut_to_the_width_of_truncated_documents(capsys, model, texts, tmp_path, as_file):
+    embedder = Embedder.from_pretrained(model)
+    documents = embedder.encode_document(TEXTS, truncate_dim=16)
+    np.save(tmp_path / "d.npy", documents)
+    (tmp_path / "q.txt").write_text(TEXTS[2], encoding="utf-8")
+    queries = ("--queries", tmp_path / "q.txt") if as_file else ("--query", TEXTS[2])
+    argv = ("--vectors", tmp_path / "d.npy", *queries, "--model", model, "--k", 3, "--output", tmp_path / "r.jsonl")
+    code, _, err = run(capsys, *argv)
+    assert code == 0, err
+    scores = embedder.similarity(embedder.encode_query([TEXTS[2]], truncate_dim=16), documents)[0]
+    assert [x["document"] for x in read(tmp_path / "r.jsonl")[0]["found"]] == np.argsort(-scores)[:3].tolist()
+    np.save(tmp_path / "d.npy", documents[:, :9])
+    assert "Queries and documents have 64 and 9 dimensions; embed both with one model." in run(capsys, *argv)[2]

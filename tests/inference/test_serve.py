@@ -1,11 +1,15 @@
 """The page: what it answers over HTTP, and that it works in a browser."""
 
+import gc
 import json
 import shutil
+import socket
+import struct
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +119,63 @@ def test_a_wrong_question_is_answered_with_a_reason(address, path, status, messa
 def test_another_host_name_gets_nothing(address):
     """A page from elsewhere whose name was pointed at this machine."""
     assert get(f"{address}/find?q=x", Host="evil.example")[0] == 403
+
+
+@pytest.mark.parametrize("host, path", [("[", "/"), ("localhost", "http://[/")], ids=["host", "path"])
+def test_an_address_that_is_none_is_refused_without_a_traceback(address, capfd, host, path):
+    with socket.create_connection(("localhost", int(address.rsplit(":", 1)[1]))) as client:
+        client.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        assert client.makefile().readline().split()[1] == "400"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_client_that_goes_away_is_not_talked_about(capfd):
+    """It is gone when the answer comes: the second write after a reset fails."""
+    asked, gone, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        def about(self):
+            asked.set()
+            gone.wait(30)
+            return {"documents": "x" * 2**24}
+
+    with make_server(Slow(), 0) as server:
+        shutdown_request = server.shutdown_request
+        server.shutdown_request = lambda request: (shutdown_request(request), ended.set())
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = socket.create_connection(server.server_address)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing is a reset
+        client.sendall(b"GET /about HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert asked.wait(30)
+        client.close()
+        gone.set()
+        assert ended.wait(30)
+        server.shutdown()
+    assert capfd.readouterr().err == ""
+
+
+def test_no_more_than_two_searches_keep_documents_on_the_devices(monkeypatch):
+    made = []
+
+    def watched(*args):
+        search = Search(*args)
+        made.append(weakref.ref(search))
+        return search
+
+    monkeypatch.setattr("f2jax.inference.serve.Search", watched)
+    page = Page(Corpus(Letters().encode_query(TEXTS), TEXTS), Letters(), OPTIONS)
+    for dims in (16, 32, 16, 64):
+        page.find("река", dims, 3)
+    gc.collect()
+    assert [search() is not None for search in made] == [True, False, True], "16 was asked for after 32"
+
+
+def test_documents_may_be_truncated_to_a_width_of_the_model():
+    vectors = Letters().encode_query(TEXTS)
+    found = Page(Corpus(vectors[:, :32], TEXTS), Letters(), OPTIONS)
+    assert found.about()["choices"] == [16, 32]
+    wanted = Search(vectors[:, :32], Options(3, 16, 6))(Letters().encode_query(["река"])[:, :32]).numbers_qk[0]
+    assert [x["text"] for x in found.find("река", 16, 3)["found"]] == [TEXTS[n] for n in wanted]
 
 
 def test_a_port_that_is_taken_is_refused(page, address):

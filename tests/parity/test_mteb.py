@@ -297,6 +297,7 @@ def test_the_benchmarks_of_the_paper_have_short_names():
         (["--benchmark", "germna"], "There is no benchmark 'germna'; did you mean 'german'?"),
         (["--data", "nowhere"], "nowhere/eval-tatoeba/bitext.parquet cannot be read"),
         (["--data", ".", "--baseline", "tfdf"], "There is no baseline 'tfdf'; did you mean 'tfidf'?"),
+        (["--data", ".", "--cache", "gs://bucket/vectors"], "--cache gs://bucket/vectors should be a local folder."),
         (["--data", ".", "--dims", "half"], "'half' is neither a number nor all"),
         (["--tasks", "STSBenchmark", "--prompts", "none", "--prompt", "query=x"], "--prompts none leaves no place"),
     ],

@@ -122,6 +122,23 @@ def test_prompts_do_the_same_there(ours, theirs):
         assert cosines(ours.encode(TEXTS, **options), theirs.encode(TEXTS, **options)).min() >= CLOSE
 
 
+@pytest.mark.parametrize("name", ["query", "cldr-names"])
+@pytest.mark.parametrize("prompts", [tiny_model.PROMPTS, {"cldr-names": "Name: ", "query": None}], ids=["all", "one"])
+def test_a_default_prompt_does_the_same_there(ours, folder, tmp_path, name, prompts):
+    """It is read from their folder and written into ours; methods with a prompt of their own leave it out."""
+    shutil.copytree(folder, tmp_path / "theirs")
+    declared = {"prompts": prompts, "default_prompt_name": name}
+    (tmp_path / "theirs/config_sentence_transformers.json").write_text(json.dumps(declared))
+    again = Embedder.from_pretrained(tmp_path / "theirs")
+    again.save_pretrained(tmp_path / "ours")
+    for path in ("theirs", "ours"):
+        model = sentence_transformers.SentenceTransformer(str(tmp_path / path), device="cpu")
+        for method in ("encode", "encode_query", "encode_document"):
+            assert cosines(getattr(again, method)(TEXTS), getattr(model, method)(TEXTS)).min() >= CLOSE
+        assert cosines(again.encode(TEXTS, prompt=""), model.encode(TEXTS, prompt="")).min() >= CLOSE
+    assert again.card.default_prompt_name == name
+
+
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_precisions_have_the_same_type_and_shape_there(ours, theirs, precision):
     found, expected = ours.encode(TEXTS, precision=precision), theirs.encode(TEXTS, precision=precision)

@@ -194,12 +194,23 @@ def test_last_steps_that_make_no_sense_are_refused(run, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8", "floaty"])
+def test_another_type_is_refused_and_what_lies_there_stays(folders, tmp_path, dtype):
+    merge(sources(folders[:1]), tmp_path)
+    with pytest.raises(UserError, match=f"no dtype '{dtype}'; choose float32 or bfloat16"):
+        merge(sources(folders), tmp_path, dtype=dtype)
+    Embedder.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     "options,message",
     [
         ({"weights": [1, 2]}, "2 weights for 3 models"),
         ({"weights": [1, 2, -1]}, "positive"),
         ({"weights": [0, 0, 0]}, "positive"),
+        ({"weights": [1, float("nan"), 1]}, "positive"),
+        ({"weights": [float("nan"), 1, 1]}, "positive"),
+        ({"weights": [1, 1, float("inf")]}, "positive"),
         ({"decay": 1.5}, "above 0 and at most 1"),
         ({"weights": [1, 1, 1], "decay": 0.5}, "either"),
     ],

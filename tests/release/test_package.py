@@ -253,6 +253,25 @@ def test_either_spelling_of_last_token_pooling_is_read(embedder, tmp_path, pooli
     assert read_card(str(tmp_path), embedder.architecture) == embedder.card
 
 
+def test_a_folder_with_a_module_that_is_not_built_is_refused(embedder, tmp_path):
+    """A Dense layer would be left out without a word."""
+    embedder.save_pretrained(tmp_path)
+    modules = read(tmp_path, "modules.json")
+    modules.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    message = r"has a module sentence_transformers\.models\.Dense in modules\.json; only Transformer, Pooling"
+    with pytest.raises(UserError, match=message):
+        read_card(str(tmp_path), embedder.architecture)
+
+
+def test_a_default_prompt_that_the_folder_lacks_is_refused(embedder, tmp_path):
+    embedder.save_pretrained(tmp_path)
+    declared = read(tmp_path, "config_sentence_transformers.json") | {"default_prompt_name": "qurey"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(declared))
+    with pytest.raises(UserError, match="has no prompt of the name 'qurey', its default"):
+        read_card(str(tmp_path), embedder.architecture)
+
+
 @pytest.mark.parametrize("command", [["export", "--model"], ["prune", "--model"], ["merge"]], ids=" ".join)
 def test_a_package_is_not_written_over_a_model_that_goes_into_it(folder, tmp_path, capsys, command):
     (tmp_path / "link").symlink_to(folder)

@@ -70,6 +70,8 @@ def test_a_trimmed_vocabulary_changes_no_vector_of_the_corpus(model, data, tmp_p
         (["--keep-layers", "0,x"], "'0,x' should be numbers with commas"),
         (["--keep-layers", "1,0"], "2 rising numbers from 0 to 1"),
         (["--mlp", "32", "--neurons", "frist"], "did you mean 'first'"),
+        (["--dtype", "int8"], "There is no dtype 'int8'; choose float32 or bfloat16."),
+        (["--dtype", "float16"], "There is no dtype 'float16'; choose float32 or bfloat16."),
         (["--size", "330n"], "did you mean '330m'"),
         (["--width", "32", "--data", "nothing.jsonl"], "no data file nothing.jsonl"),
     ],
