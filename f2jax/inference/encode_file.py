@@ -76,7 +76,9 @@ def open_vectors(path: str | Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read: {reason}.") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise UserError(f"{path} should be a .npy file of floats, with a row for each text.")
-    done = files.read_json(progress_of(path))["done"] if progress_of(path).exists() else len(vectors)
+    state = files.read_json(progress_of(path)) if progress_of(path).exists() else {}
+    state = state if isinstance(state, dict) else {}  # a file of that name may be another tool's
+    done = state.get("done", len(vectors))
     if done < len(vectors):  # the rest is zeros
         part = f"{done:,} of {len(vectors):,}"
         raise UserError(f"{path} is only embedded up to text {part}; run the command that makes it to the end.")

@@ -9,6 +9,7 @@ import pytest
 
 from f2jax import Embedder, cli
 from f2jax.errors import UserError
+from f2jax.inference.encode_file import open_vectors
 from f2jax.inference.mine_file import load_vectors
 from f2jax.inference.search import Found, Options
 from f2jax.inference.search_command import folder_corpus
@@ -230,6 +231,13 @@ def test_texts_whose_vectors_were_made_elsewhere_need_no_model(capsys, files, tm
     assert code == 0, err
     best = (unit(np.load(q)) @ unit(np.load(d)).T).argmax(axis=1)
     assert [row["found"][0]["text"] for row in read(tmp_path / "r.jsonl")] == [f"text {i}" for i in best]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"model": "another tool"}'])
+def test_a_file_of_another_tool_beside_vectors_says_nothing_about_them(tmp_path, content):
+    np.save(tmp_path / "v.npy", np.ones((3, 2), np.float32))
+    (tmp_path / "v.npy.json").write_text(content)
+    assert len(open_vectors(tmp_path / "v.npy")) == 3
 
 
 def test_vectors_that_are_embedded_in_part_are_refused(capsys, monkeypatch, files, model, texts):
