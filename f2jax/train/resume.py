@@ -37,8 +37,8 @@ def prepare_workdir(config, workdir: str | Path) -> bool:
         UserError: the run there has a config that differs, the folder cannot be written, or a host does not see it.
     """
     path = files.join(workdir, "config.json")
-    begun = files.exists(path) and has_begun(workdir)
-    if begun:
+    begun = has_begun(workdir)
+    if begun and files.exists(path):
         moved = MAY_MOVE if files.exists(files.join(workdir, DATA_FILE)) else ()
         moved += ("init_from",) if has_checkpoint(workdir) else ()
         changed = configs.differences(files.read_json(path), config.to_dict(), MAY_CHANGE + moved)
