@@ -13,8 +13,6 @@ from tests import tiny
 from tests.parallel import steps
 from tests.parallel.test_layouts import check
 
-CASES = ["plain, fsdp", "full, chunks on slices", "cache, chunks on fsdp"]
-
 
 def run(monkeypatch, command: list[str], processes: int, devices: int = 1) -> list[tuple[int, str]]:
     """(exit code, output) of each process of a job."""
@@ -28,31 +26,30 @@ def run(monkeypatch, command: list[str], processes: int, devices: int = 1) -> li
             process.kill()
 
 
-JOBS = {2: CASES[1:2], 4: CASES}  # processes with two devices each, and what they compute
+JOBS = {2: "full, chunks on slices", 4: "cache, chunks on fsdp"}  # processes, two devices each, and what they compute
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Arrays by number of processes."""
     arrays = {}
-    for processes, cases in JOBS.items():
+    for processes, case in JOBS.items():
         path = tmp_path_factory.mktemp("processes") / "found.npz"
         with pytest.MonkeyPatch.context() as patch:
-            results = run(patch, ["-m", "tests.parallel.steps", str(path), *cases], processes, devices=2)
+            results = run(patch, ["-m", "tests.parallel.steps", str(path), case], processes, devices=2)
         assert [code for code, _ in results] == [0] * processes, results
         arrays[processes] = np.load(path)
     return arrays
 
 
-@pytest.mark.parametrize("processes,case", [(processes, case) for processes, cases in JOBS.items() for case in cases])
+@pytest.mark.parametrize("processes,case", JOBS.items())
 def test_processes_give_the_loss_gradient_and_rows_of_one_device(processes, case, one_device, found):
     check(case, one_device, found[processes])
 
 
-def test_a_process_fills_the_rows_of_its_own_devices_alone(found):
-    for processes, cases in JOBS.items():
-        for case in cases:
-            assert found[processes][f"{case}/filled"] * processes == len(found[processes][f"{case}/tokens"])
+@pytest.mark.parametrize("processes,case", JOBS.items())
+def test_a_process_fills_the_rows_of_its_own_devices_alone(processes, case, found):
+    assert found[processes][f"{case}/filled"] * processes == len(found[processes][f"{case}/tokens"])
 
 
 UNLIKE = """
