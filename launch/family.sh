@@ -100,7 +100,8 @@ step prepare-2 f2jax prepare --input "${input2[@]}" --output "$corpus/2" --token
 # Stage 1 starts from Qwen3's language models; the three small sizes have none.
 for size in 14b 8b 4b 1.7b 0.6b; do
     ! wanted $size || step "train-$size-1" "${train[@]}" train --config "$configs/stage1.py:size=$size" \
-        --workdir "$output/$size-1" --config.init_from="Qwen/Qwen3-$(printf '%s' $size | tr b B)" "$(sources 1)" "${overrides[@]}"
+        --workdir "$output/$size-1" --config.init_from="Qwen/Qwen3-$(printf '%s' $size | tr b B)" "$(sources 1)" \
+        "${overrides[@]}"
 done
 
 # The small sizes are cut from the 0.6B as stage 1 left it, by its activations on texts of that stage (recipe 1).

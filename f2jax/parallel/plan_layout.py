@@ -20,8 +20,8 @@ def search(config, topology: str, tokens_per_text: int | None = None, rows: floa
 
     The `candidates` are tried in their order. Where the compiler needs more than the paper said, the same one is tried
     with the weights shared over more chips, if that saves what is missing. What fits is compiled once more with the
-    weights shared as far as they can be. A program that takes nearly all of the memory may be slow, since the compiler
-    then computes things again of its own: if the faster of both does, the next candidate has its turn too.
+    weights shared as far as they can be. A program that takes nearly all of the memory may be slow, by its forward pass
+    above all (docs/plans.md has examples): if the faster of both does, the next candidate has its turn too.
 
     Raises:
         UserError: see `plan`; or no layout is small enough even on paper.

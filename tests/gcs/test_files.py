@@ -1,10 +1,15 @@
 """gs:// paths: what is there is read, by range where asked, what is written is whole, and each failure is one line."""
 
+import re
+import subprocess
+import sys
+
 import fsspec
 import pytest
 
 from f2jax import files
 from f2jax.errors import Restart, UserError
+from tests import tiny
 
 TEXT = '{"name": "кошка"}'
 
@@ -127,3 +132,18 @@ def test_other_failures_are_one_line_with_their_reason(server, refusing):
     refusing(418, "I am a teapot\nshort and stout")
     with pytest.raises(UserError, match=r"^gs://b/x cannot be opened \(.*stout.*\); check the path and the connection"):
         files.read_json("gs://b/x")
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new folder", "folder that is there"])
+def test_a_workload_on_gke_copies_a_corpus_into_the_folder_that_it_names(bucket, server, tmp_path, there):
+    """By the line of launch/gke.sh: the base image has no gcloud."""
+    (code,) = re.findall(r"^copy='(.+)'$", (tiny.ROOT / "launch/gke.sh").read_text(), re.M)
+    content = {"corpus.json": b"{}", "train/rows-0.bin": b"123", "tokenizer/tokenizer.model": b""}
+    for name, data in content.items():
+        files.write_whole(f"{bucket}/corpus/{name}", data)
+    folder = tmp_path / "data"
+    if there:
+        folder.mkdir()
+    command = [sys.executable, "-c", code, f"{bucket}/corpus/", f"{folder}/"]
+    subprocess.run(command, env=server.environment, check=True)
+    assert {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")} == content

@@ -240,8 +240,8 @@ def test_a_file_of_another_tool_beside_vectors_says_nothing_about_them(tmp_path,
     assert len(open_vectors(tmp_path / "v.npy")) == 3
 
 
-def test_vectors_that_are_embedded_in_part_are_refused(capsys, monkeypatch, files, model, texts):
-    """What is not yet embedded is zeros in the file."""
+def embed_four(monkeypatch, texts):
+    """Embed the texts until an interruption after the first four; returns what embeds them."""
     monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 4)
 
     def encode(some):
@@ -251,6 +251,12 @@ def test_vectors_that_are_embedded_in_part_are_refused(capsys, monkeypatch, file
 
     with pytest.raises(KeyboardInterrupt):
         read_corpus(str(texts), None, encode, {})
+    return encode
+
+
+def test_vectors_that_are_embedded_in_part_are_refused(capsys, monkeypatch, files, model, texts):
+    """What is not yet embedded is zeros in the file."""
+    embed_four(monkeypatch, texts)
     _, q = files
     code, _, err = run(capsys, "--vectors", f"{texts}.vectors.npy", "--queries", q)
     assert code == 1 and "npy is only embedded up to text 4 of 6; run the command that makes it to the end." in err
@@ -278,18 +284,10 @@ def test_texts_that_changed_are_embedded_anew_where_the_file_has_the_name_that_i
 
 
 def test_unfinished_vectors_of_other_texts_are_refused(monkeypatch, texts):
-    monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 2)
-
-    def encode(some):
-        if TEXTS[4] in some:
-            raise KeyboardInterrupt
-        return np.ones((len(some), 2), np.float32)
-
-    with pytest.raises(KeyboardInterrupt):
-        read_corpus(str(texts), None, encode, {"model": "m"})
+    encode = embed_four(monkeypatch, texts)
     texts.write_text("another text")
     with pytest.raises(UserError, match="belongs to another model, other texts or other options; delete it"):
-        read_corpus(str(texts), None, encode, {"model": "m"})
+        read_corpus(str(texts), None, encode, {})
 
 
 def test_remote_texts_need_a_local_file_for_their_vectors(capsys, monkeypatch, model, texts, tmp_path):
