@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 from benchmarks import report
 from f2jax import Embedder, files
+from f2jax.checkpoints.package import Card
 from f2jax.data.sample import draw
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import size
 from f2jax.release.export import export
-from f2jax.release.package import Card
 
 TEXTS = {"short": ["cldr:translation"], "long": ["stdlib:code"], "mixed": ["cldr:translation", "stdlib:code"]}
 GPU = torch.cuda.is_available()

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from f2jax.model import hf
+from f2jax.checkpoints import hf
 from f2jax.model.sizes import size
 
 READ = """
 import resource, sys
 import jax, numpy as np
-from f2jax.model import hf
+from f2jax.checkpoints import hf
 jax.device_put(np.zeros(8)).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 _, params = hf.load(sys.argv[1], jax.numpy.dtype(sys.argv[2]))

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from f2jax import config as configs
 from f2jax import files
 from f2jax.model import sizes
-from f2jax.parallel import chips, plan_time
+from f2jax.parallel import chips
+from f2jax.plan import step_time as plan_time
 
 ROOT = Path(__file__).parents[1]
 TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
@@ -48,7 +49,7 @@ def load_config(size: str, stage: str):
 
 def fill(path: Path, tokens_per_text: int | None) -> None:
     """Compile the cases that the file does not have; a step without a teacher is the same in both stages."""
-    from f2jax.parallel import plan_layout
+    from f2jax.plan import search as plan_layout
 
     done = read(path)
     for size, stage, topology in tqdm(cases(), unit="plan", dynamic_ncols=True):

@@ -20,7 +20,7 @@ import jax
 
 from benchmarks import training
 from f2jax.model.sizes import size
-from f2jax.parallel import plan_hlo
+from f2jax.plan import hlo as plan_hlo
 
 STEPS = 3
 KINDS = {  # by the names of kernels; the first that is found in a name counts

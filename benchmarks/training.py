@@ -28,15 +28,16 @@ from transformers import Qwen3Model
 
 from benchmarks import report, torch_step
 from configs import common
+from f2jax.checkpoints import hf
 from f2jax.data.dataset import Row
 from f2jax.data.packing import assemble
 from f2jax.data.sample import draw
 from f2jax.data.tokenizer import load_tokenizer
-from f2jax.model import hf
+from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.plan_time import model_operations
-from f2jax.train.losses import matryoshka_dims, matryoshka_weights
+from f2jax.plan.step_time import model_operations
+from f2jax.train.losses import matryoshka_weights
 from f2jax.train.program import Program
 
 TEXTS = ["cldr:translation", "stdlib:code"]

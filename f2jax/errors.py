@@ -1,7 +1,22 @@
 """Errors and what they mean: to a user one clear sentence each, to whoever started the command an exit code."""
 
 import difflib
+import errno
+import importlib.util
+import os
 from collections.abc import Iterable
+
+# What `passing` knows errors by: system calls, HTTP, classes of libraries that got no answer, words of TensorStore;
+# and those that look so but are as the user or the server has it.
+ERRNOS = errno.EIO, errno.ESTALE, errno.ENOMEM
+STATUSES = {"408", "429", "500", "502", "503", "504"}
+NO_ANSWER = {
+    "aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "gcsfs.ChecksumError", "google.TransportError",
+    "httpx.TransportError", "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
+}  # fmt: skip
+FOR_GOOD = {"aiohttp.ClientSSLError", "ssl.SSLCertVerificationError", "huggingface_hub.OfflineModeIsEnabled"}
+WORDS = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
+FULL = "No space left", "Disk quota exceeded"
 
 
 class UserError(Exception):
@@ -31,8 +46,6 @@ class Restart(Exception):
 
 def goes_by(error: BaseException) -> bool:
     """Is it an error of a disk that fails for a moment?"""
-    from f2jax.files import passing  # which knows this module
-
     return isinstance(error, OSError) and passing(error)
 
 
@@ -47,3 +60,45 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, (Restart, ConnectionError, TimeoutError)) or goes_by(error):
         return 75
     return 1 if isinstance(error, (UserError, OSError)) else 70
+
+
+def passing(error: BaseException) -> bool:
+    """Is it likely to go by, with the files as they are?"""
+    kinds = _kinds(error)
+    if full(error) or not kinds.isdisjoint(FOR_GOOD):  # TensorStore says RESOURCE_EXHAUSTED of a full disk
+        return False
+    if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
+        return True
+    answer = getattr(error, "response", None)
+    status = getattr(error, "code", None) or getattr(error, "status", None) or getattr(answer, "status_code", None)
+    if status:
+        return str(status) in STATUSES
+    return (
+        getattr(error, "errno", None) in ERRNOS
+        or not kinds.isdisjoint(NO_ANSWER)
+        or any(word in str(error) for word in (*WORDS, *map(os.strerror, ERRNOS)))
+        or (error.__cause__ is not None and passing(error.__cause__))
+    )
+
+
+def _kinds(error: BaseException | None) -> set[str]:
+    """LIBRARY.CLASS of an error and of what caused it, with all that these are kinds of."""
+    if error is None:
+        return set()
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    return names | _kinds(error.__cause__)
+
+
+def full(error: BaseException) -> bool:
+    """Does it say that the disk is full? TensorStore does so inside a long message."""
+    return any(text in str(error) for text in FULL)
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, in a few words."""
+    return getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
+
+
+def need_mteb(what: str) -> None:
+    if not importlib.util.find_spec("mteb"):
+        raise UserError(f"{what} needs mteb; install it with pip install 'f2jax[mteb]'.")

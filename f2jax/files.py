@@ -7,7 +7,6 @@ Remote paths go through fsspec, gs:// ones through gcsfs. Besides the errors tha
 import errno
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,21 +14,10 @@ from pathlib import Path
 
 import fsspec
 
-from f2jax.errors import Restart, UserError
+from f2jax.errors import Restart, UserError, passing, reason
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
 
-# What `passing` knows errors by: system calls, HTTP, classes of libraries that got no answer, words of TensorStore;
-# and those that look so but are as the user or the server has it.
-ERRNOS = errno.EIO, errno.ESTALE, errno.ENOMEM
-STATUSES = {"408", "429", "500", "502", "503", "504"}
-NO_ANSWER = {
-    "aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "gcsfs.ChecksumError", "google.TransportError",
-    "httpx.TransportError", "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
-}  # fmt: skip
-FOR_GOOD = {"aiohttp.ClientSSLError", "ssl.SSLCertVerificationError", "huggingface_hub.OfflineModeIsEnabled"}
-WORDS = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
-FULL = "No space left", "Disk quota exceeded"
 
 # No listing of a bucket is remembered: other processes write there too, and TensorStore does so past gcsfs.
 fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
@@ -77,43 +65,6 @@ def explained(path: str | Path, verb: str = "opened") -> Iterator[None]:
         if passing(error):
             raise Restart(f"{path} cannot be {verb} just now ({reason(error)}); run the same command again.") from error
         raise UserError(_refused(path, verb, error)) from error
-
-
-def passing(error: BaseException) -> bool:
-    """Is it likely to go by, with the files as they are?"""
-    kinds = _kinds(error)
-    if full(error) or not kinds.isdisjoint(FOR_GOOD):  # TensorStore says RESOURCE_EXHAUSTED of a full disk
-        return False
-    if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
-        return True
-    answer = getattr(error, "response", None)
-    status = getattr(error, "code", None) or getattr(error, "status", None) or getattr(answer, "status_code", None)
-    if status:
-        return str(status) in STATUSES
-    return (
-        getattr(error, "errno", None) in ERRNOS
-        or not kinds.isdisjoint(NO_ANSWER)
-        or any(word in str(error) for word in (*WORDS, *map(os.strerror, ERRNOS)))
-        or (error.__cause__ is not None and passing(error.__cause__))
-    )
-
-
-def _kinds(error: BaseException | None) -> set[str]:
-    """LIBRARY.CLASS of an error and of what caused it, with all that these are kinds of."""
-    if error is None:
-        return set()
-    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    return names | _kinds(error.__cause__)
-
-
-def full(error: BaseException) -> bool:
-    """Does it say that the disk is full? TensorStore does so inside a long message."""
-    return any(text in str(error) for text in FULL)
-
-
-def reason(error: BaseException) -> str:
-    """What an error of a library says, in a few words."""
-    return getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
 
 
 def check_bucket(path: str | Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import requests
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from f2jax import files
+from f2jax import errors, files
 from f2jax.data.sources import hub
 from f2jax.errors import Restart, UserError
 from tests import tiny
@@ -169,7 +169,7 @@ def answered(status: int) -> Exception:
     ids=repr,
 )
 def test_what_is_likely_to_go_by(error, expected):
-    assert files.passing(error) is expected
+    assert errors.passing(error) is expected
 
 
 # Models by name

@@ -9,14 +9,13 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from f2jax import config as configs
+from f2jax.checkpoints import workdir
+from f2jax.checkpoints.orbax import Checkpoints, TrainState
+from f2jax.checkpoints.package import Card
 from f2jax.data.tokenizer import Tokenizer, train_sentencepiece
 from f2jax.inference.embedder import Embedder
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.release.package import Card
-from f2jax.train import workdir
-from f2jax.train.checkpoint import Checkpoints
-from f2jax.train.step import TrainState
 from tests import tiny
 
 DIMS = (64, 32, 16, 8)

@@ -3,8 +3,8 @@
 import argparse
 from difflib import get_close_matches
 
-from f2jax.commands.options import devices_option, dimension, model_options, need_mteb, pairs, parser_of
-from f2jax.errors import UserError, nearest
+from f2jax.commands.options import devices_option, dimension, model_options, pairs, parser_of
+from f2jax.errors import UserError, nearest, need_mteb
 
 
 def main(argv: list[str]) -> None:

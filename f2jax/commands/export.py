@@ -15,13 +15,14 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     from f2jax import Embedder, files
-    from f2jax.release import model_card, package
+    from f2jax.checkpoints import model_card, package
+    from f2jax.release import about as about_lib
     from f2jax.release.export import export
 
     model = files.find_model(args.model)
     package.check_output(args.output, [model])
     embedder = Embedder.from_pretrained(model, args.dtype, args.truncate_layers, args.table_rank)
-    scores = model_card.read_scores(args.scores, embedder.fingerprint) if args.scores else {}
-    about = model_card.About(model_card.read_stages(model), scores, args.license)
+    scores = about_lib.read_scores(args.scores, embedder.fingerprint) if args.scores else {}
+    about = model_card.About(about_lib.read_stages(model), scores, args.license)
     export(embedder, args.output, args.format, about)
     print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")

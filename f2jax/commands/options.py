@@ -1,7 +1,6 @@
 """What several commands share: parsers whose errors are one sentence, and kinds of options."""
 
 import argparse
-import importlib.util
 
 from f2jax.errors import UserError, nearest
 
@@ -74,8 +73,3 @@ def dimension(text: str) -> int | str:
         return text if text == "all" else int(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor all") from error
-
-
-def need_mteb(what: str) -> None:
-    if not importlib.util.find_spec("mteb"):
-        raise UserError(f"{what} needs mteb; install it with pip install 'f2jax[mteb]'.")

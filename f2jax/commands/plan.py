@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: nothing runs here
     from f2jax import config
-    from f2jax.parallel import plan_report
+    from f2jax.plan import report as plan_report
 
     loaded = config.load(args.config, overrides)
     print(plan_report.report(loaded, args.topology, args.tokens_per_text, args.rows, args.search, args.json))

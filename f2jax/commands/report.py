@@ -1,6 +1,7 @@
 """`f2jax report`: tables and curves of results."""
 
-from f2jax.commands.options import need_mteb, parser_of
+from f2jax.commands.options import parser_of
+from f2jax.errors import need_mteb
 
 
 def main(argv: list[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2  # the message alone: TensorFlow is not loaded
 
-from f2jax import files
+from f2jax import errors, files
 from f2jax.data.dataset import Row
 from f2jax.errors import Restart, UserError
 
@@ -70,7 +70,7 @@ class Reader:
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             self._open.pop(path, None)
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            if files.passing(error):
+            if errors.passing(error):
                 raise Restart(f"{path} could not be read just now ({reason}); run the same command again.") from error
             raise UserError(f"{path} is missing, damaged or cut short ({reason}); prepare the corpus again.") from error
 

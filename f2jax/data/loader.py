@@ -239,9 +239,3 @@ class Loader:
         finally:
             stopped.set()
             thread.join()
-
-
-def beside(path: str) -> str:
-    """The tokenizer folder of a model: `tokenizer/` in a training workdir, else the model's folder itself."""
-    inside = files.join(path, "tokenizer")
-    return inside if path and files.exists(inside) else path

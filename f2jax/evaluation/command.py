@@ -11,9 +11,9 @@ from f2jax.errors import UserError, nearest
 from f2jax.evaluation import baselines, prompts, run, selection
 from f2jax.evaluation.encoder import Encoder, cached, model_meta
 from f2jax.evaluation.variants import Variant, variants
-from f2jax.evaluation.vectors import VectorCache
 from f2jax.inference import team
 from f2jax.inference.embedder import Embedder
+from f2jax.inference.vector_cache import VectorCache
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from mteb.types import PromptType
 from f2jax import files
 from f2jax.evaluation.prompts import Prompts
 from f2jax.evaluation.variants import Variant
-from f2jax.evaluation.vectors import VectorCache
 from f2jax.inference.embedder import Embedder
+from f2jax.inference.vector_cache import VectorCache
 
 
 class Encoder(AbsEncoder):

@@ -2,15 +2,11 @@
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib
 
 from f2jax.evaluation import published
-from f2jax.evaluation.results import ALL, Run, shared_tasks, task_type, with_dimensions
-
-if TYPE_CHECKING:
-    from f2jax.evaluation.report import Benchmark
+from f2jax.evaluation.results import ALL, Benchmark, Run, shared_tasks, task_type, with_dimensions
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -61,7 +57,7 @@ def _curve(panel, model: str, points: list, color: str, dashed: bool) -> None:
             panel.plot(variant.dim, value, MARKS[variant.precision], ms=6, mfc="none", color=color, label=label)
 
 
-def sizes(runs: Sequence[Run], benchmarks: "Sequence[Benchmark]") -> bytes | None:
+def sizes(runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> bytes | None:
     """A panel for each benchmark of which a model has all tasks: the published family as a line, ours as stars.
 
     Without such a benchmark, one panel with the mean of the tasks that all our models share. None where there is none.

@@ -13,7 +13,7 @@ from mteb.languages import ISO_TO_LANGUAGE
 
 from f2jax import files
 from f2jax.evaluation import plots, published, results
-from f2jax.evaluation.results import Run
+from f2jax.evaluation.results import Benchmark, Run, covered
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,6 @@ class Table:
     note: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[float | str | None]]]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A benchmark of which at least one task has a score: {model: (mean, number of its tasks that are there)}."""
-
-    short: str
-    name: str
-    tasks: int
-    means: dict[str, tuple[float, int]]
 
 
 def report(folders: Iterable[str], output: str) -> list[str]:
@@ -51,18 +41,6 @@ def report(folders: Iterable[str], output: str) -> list[str]:
     for path, content in zip(written, (*texts.values(), *pictures.values()), strict=True):
         files.write_whole(path, content)
     return written
-
-
-def covered(runs: Sequence[Run]) -> list[Benchmark]:
-    """The paper's benchmarks that the runs have tasks of."""
-    there = {entry.task for run in runs for entry in run.entries}
-    found = []
-    for short, name in published.load()["benchmarks"].items():
-        tasks = mteb.get_benchmark(name).tasks
-        if there & {task.metadata.name for task in tasks}:
-            means = {run.model: results.benchmark_mean(run, tasks) for run in runs if run.whole}
-            found.append(Benchmark(short, name, len(tasks), {model: one for model, one in means.items() if one[1]}))
-    return found
 
 
 def tables(runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> list[Table]:

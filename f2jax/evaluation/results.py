@@ -11,7 +11,7 @@ import mteb
 import numpy as np
 
 from f2jax.errors import UserError
-from f2jax.evaluation import local
+from f2jax.evaluation import local, published
 from f2jax.evaluation.variants import Variant
 
 ALL = "mean of tasks"
@@ -187,3 +187,25 @@ def benchmark_mean(run: Run, tasks: Sequence) -> tuple[float, int]:
         if values:
             scores.append(float(np.mean(values)))
     return (float(np.mean(scores)) if scores else float("nan")), len(scores)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of which at least one task has a score: {model: (mean, number of its tasks that are there)}."""
+
+    short: str
+    name: str
+    tasks: int
+    means: dict[str, tuple[float, int]]
+
+
+def covered(runs: Sequence[Run]) -> list[Benchmark]:
+    """The paper's benchmarks that the runs have tasks of."""
+    there = {entry.task for run in runs for entry in run.entries}
+    found = []
+    for short, name in published.load()["benchmarks"].items():
+        tasks = mteb.get_benchmark(name).tasks
+        if there & {task.metadata.name for task in tasks}:
+            means = {run.model: benchmark_mean(run, tasks) for run in runs if run.whole}
+            found.append(Benchmark(short, name, len(tasks), {model: one for model, one in means.items() if one[1]}))
+    return found

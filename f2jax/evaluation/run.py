@@ -16,7 +16,7 @@ from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.results import TaskResult
 from tqdm import tqdm
 
-from f2jax import files
+from f2jax import errors
 from f2jax.errors import Interrupted, Restart, UserError
 from f2jax.evaluation.encoder import Encoder, settings, write_settings
 
@@ -72,7 +72,7 @@ def evaluate(
     if failures:
         missing = f"{len(failures)} of {len(tasks)} tasks have no data: {'; '.join(map(str, failures))}"
         missing += f"; the scores of the others lie in {output}"
-        if any(map(files.passing, failures)):
+        if any(map(errors.passing, failures)):
             raise Restart(f"{missing}; run the same command again.")
         raise UserError(f"{missing}.")
     return scores
@@ -118,7 +118,7 @@ def _load(task: AbsTask) -> None:
     try:
         task.load_data()
     except Exception as error:
-        if not isinstance(error, (OSError, ValueError, DatasetsError)) and not files.passing(error):
+        if not isinstance(error, (OSError, ValueError, DatasetsError)) and not errors.passing(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _Unloadable(f"{task.metadata.name} ({reason})") from error

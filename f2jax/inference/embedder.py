@@ -14,28 +14,20 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.data.loader import beside
+from f2jax.checkpoints import package, workdir
+from f2jax.checkpoints.workdir import beside, check_dtype
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, nearest
 from f2jax.inference import team
 from f2jax.inference.encode import encode, make_embed
 from f2jax.inference.quantize import check_precision, quantize
 from f2jax.model import nested
-from f2jax.model.qwen3 import Qwen3
+from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.rules import param_shardings
-from f2jax.release import package
-from f2jax.train import workdir
 
-DTYPES = ("float32", "bfloat16")
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the first that a model has, as in sentence-transformers
-
-
-def check_dtype(dtype: str) -> None:
-    """Raises UserError for a name that is not in DTYPES."""
-    if dtype not in DTYPES:
-        raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")
 
 
 class Embedder:
@@ -91,7 +83,7 @@ class Embedder:
         check_dtype(dtype)
         path = files.find_model(name)
         mesh = make_mesh(fsdp=fsdp) if fsdp > 1 or jax.device_count() > 1 else None
-        shardings = mesh and (lambda architecture: param_shardings(architecture, mesh))
+        shardings = mesh and (lambda architecture: param_shardings(abstract_params(architecture), mesh))
         weights = workdir.load_weights(path, jnp.dtype(dtype), shardings)
         architecture, params = nested.cut(*weights, layers=truncate_layers, rank=table_rank)
         card = package.read_card(path, architecture)

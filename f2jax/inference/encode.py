@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import PACKED, WHOLE, ladder, pack
+from f2jax.data.packing import PACKED, WHOLE, Share, ladder, pack
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import own_share
 from f2jax.parallel.rules import put
@@ -69,7 +69,7 @@ def encode(
         mesh: devices that share the rows; all its processes call this with the same sequences. None: one device.
     """
     out_sd = np.empty((len(sequences), width), np.float32)
-    share = own_share(mesh) if mesh else WHOLE
+    share = Share(*own_share(mesh)) if mesh else WHOLE
     waiting: list[tuple[np.ndarray, jax.Array]] = []
 
     def collect():

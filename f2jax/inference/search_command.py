@@ -5,11 +5,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from f2jax.evaluation.vectors import VectorCache
 from f2jax.inference.embedder import DOCUMENT_PROMPTS, Embedder
 from f2jax.inference.folder import read_folder
 from f2jax.inference.search import Options
 from f2jax.inference.search_file import Corpus, read_corpus, search_corpus, write_results
+from f2jax.inference.vector_cache import VectorCache
 
 DIMS = 64  # of the first pass, where there are as many
 VECTORS = ".f2jax-vectors"  # in a searched folder: the vectors of its passages, by model and text

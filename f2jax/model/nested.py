@@ -1,6 +1,6 @@
 """Smaller models inside a model: fewer layers, and a token table of smaller rank (3-D Matryoshka, recipe 6.10).
 
-The third dimension, that of the embedding, is cut from the vectors themselves: `losses.matryoshka_dims`.
+The third dimension, that of the embedding, is cut from the vectors themselves.
 """
 
 from dataclasses import replace
@@ -35,6 +35,24 @@ def table_ranks(rank: int) -> tuple[int, ...]:
         ranks.append(nested)
         nested *= 2
     return (*ranks, rank)
+
+
+def matryoshka_dims(width: int, smallest: int = 8) -> tuple[int, ...]:
+    """The nested sizes, largest first: the width, then those of `smallest`, 2 · `smallest`, 4 · `smallest` … below it.
+
+    >>> matryoshka_dims(320)
+    (320, 256, 128, 64, 32, 16, 8)
+
+    Raises:
+        UserError: `smallest` is below 1.
+    """
+    if smallest < 1:
+        raise UserError(f"loss.matryoshka_min={smallest} should be at least 1.")
+    powers, dim = [], smallest
+    while dim < width:
+        powers.append(dim)
+        dim *= 2
+    return (width, *reversed(powers))
 
 
 def draw_rank(rank: int, seed: int, step):

@@ -5,8 +5,6 @@ itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROC
 """
 
 import atexit
-import hashlib
-import importlib.metadata
 import itertools
 import json
 import os
@@ -17,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,7 +22,6 @@ from jax._src import distributed, hardware_utils  # the key-value store and the 
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import f2jax
 from f2jax.errors import Interrupted, Restart, UserError, exit_code
 from f2jax.parallel import maintenance
 
@@ -34,7 +30,6 @@ START_SECONDS = 300  # that processes wait for each other at the start
 DATA_SECONDS = 3_600  # that they wait until all have read their data; one that dies meanwhile ends the others sooner
 LAST_WORDS_SECONDS = 3  # that the first process leaves the others to say why they end
 MOST_NAMED = 5  # differences that an error names
-PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 BY_HAND = (
     "JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID on each host; on a single "
@@ -163,30 +158,6 @@ def of_first(value: int) -> int:
 def of_all(value: int) -> list[int]:
     """The values that the processes give, in their order, on all of them."""
     return multihost_utils.process_allgather(np.int32(value)).tolist()
-
-
-def facts(config) -> dict[str, str]:
-    """What must be the same on all hosts: versions, the code of f2jax, and each field of the config."""
-    from f2jax import config as configs
-
-    found = {name: _version(name) for name in PACKAGES}
-    found["f2jax code"] = code_hash(Path(f2jax.__file__).parent)
-    return found | {f"config.{name}": str(value) for name, value in configs.fields(config).items()}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-def code_hash(folder: Path) -> str:
-    """A short hash of the Python files in a folder and below."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def check_alike(own: dict[str, str], seconds: int = START_SECONDS) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from f2jax.data.packing import Share
 from f2jax.errors import UserError
 
 AXES = ("replica", "data", "fsdp", "tensor")
@@ -54,9 +53,9 @@ def _arrange(sizes: list[int], slices: int, devices) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
 
 
-def own_share(mesh: Mesh) -> Share:
-    """The packed rows that the devices of this process hold."""
+def own_share(mesh: Mesh) -> tuple[int, tuple[int, ...]]:
+    """The packed rows that the devices of this process hold: of so many equal parts, those of these numbers."""
     by_part = mesh.devices.reshape(math.prod(mesh.shape[axis] for axis in ROW_AXES), -1)
     me = jax.process_index()
     own = tuple(i for i, part in enumerate(by_part) if any(device.process_index == me for device in part))
-    return Share(len(by_part), own)
+    return len(by_part), own

@@ -5,10 +5,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import PACKED
 from f2jax.errors import UserError
-from f2jax.model.qwen3 import abstract_params
-from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.mesh import ROW_AXES
 
 RULES: dict[str, str | None] = {
@@ -25,8 +22,11 @@ RULES: dict[str, str | None] = {
 ROWS = PartitionSpec(ROW_AXES)  # of a batch
 
 
-def param_shardings(config: Qwen3Config, mesh: Mesh, rules: dict[str, str | None] = RULES):
+def param_shardings(boxes, mesh: Mesh, rules: dict[str, str | None] = RULES):
     """A tree like the parameters with the `NamedSharding` of each weight.
+
+    Args:
+        boxes: of `qwen3.abstract_params`: the shape of each weight, with its logical axes.
 
     Raises:
         UserError: a logical axis has no rule, or its length is no multiple of the mesh axis that it is split over.
@@ -45,16 +45,17 @@ def param_shardings(config: Qwen3Config, mesh: Mesh, rules: dict[str, str | None
                 )
         return NamedSharding(mesh, PartitionSpec(*(rules[axis] for axis in box.names)))
 
-    boxes = abstract_params(config)
     return jax.tree_util.tree_map_with_path(one, boxes, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
 def put(arrays: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """The arrays of a batch on the devices: its packed `rows` shared, each process giving its own; the others whole."""
+    """The arrays of a batch on the devices: its packed `rows` (names in `_bt`) shared, each process giving its own;
+    the others whole.
+    """
 
     def one(name, x):
-        spec = ROWS if name in PACKED else PartitionSpec()
-        shape = (rows, *x.shape[1:]) if name in PACKED else x.shape
+        packed = name.endswith("_bt")
+        spec, shape = (ROWS, (rows, *x.shape[1:])) if packed else (PartitionSpec(), x.shape)
         return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
 
     return {name: one(name, x) for name, x in arrays.items()}

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from f2jax.checkpoints import package
+from f2jax.checkpoints.model_card import NOTHING, About
 from f2jax.errors import UserError, nearest
 from f2jax.inference.embedder import Embedder
-from f2jax.release import golden, package, to_gguf, to_onnx
-from f2jax.release.model_card import NOTHING, About
+from f2jax.release import golden, to_gguf, to_onnx
 
 FORMATS = ("onnx", "onnx-int8", "gguf", "gguf-q8")
 

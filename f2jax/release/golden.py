@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
+from f2jax.checkpoints import package
 from f2jax.errors import UserError
 from f2jax.inference.embedder import Embedder
 from f2jax.inference.encode import encode, make_embed
 from f2jax.model.qwen3 import Qwen3
-from f2jax.release import package
 
 TEXTS = (
     "A red fox runs along the river.",

@@ -15,14 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.data.loader import beside
+from f2jax.checkpoints import package, workdir
+from f2jax.checkpoints.lazy import Lazy
+from f2jax.checkpoints.workdir import beside, check_dtype
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError, nearest
-from f2jax.inference.embedder import check_dtype
-from f2jax.model.lazy import Lazy
 from f2jax.model.sizes import Qwen3Config
-from f2jax.release import package
-from f2jax.train import workdir
 
 METHODS = ("average", "slerp")
 MAY_DIFFER = ("max_length", "tie_word_embeddings")  # fields of the architecture that say nothing about the weights

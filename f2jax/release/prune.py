@@ -8,20 +8,18 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.data.loader import beside
+from f2jax.checkpoints import package, workdir
+from f2jax.checkpoints.workdir import beside, check_dtype
 from f2jax.data.sample import draw, read_texts
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.data.trim import table_rows, trim, used_tokens
 from f2jax.errors import UserError
-from f2jax.inference.embedder import check_dtype
 from f2jax.model import nested
 from f2jax.model.importance import Scoring, calibrate
+from f2jax.model.nested import matryoshka_dims
 from f2jax.model.prune import Choice, choose, cut, target
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.release import package
-from f2jax.train import workdir
-from f2jax.train.losses import matryoshka_dims
 
 
 @dataclass(frozen=True)

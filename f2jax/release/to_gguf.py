@@ -13,11 +13,10 @@ import ml_dtypes
 import numpy as np
 
 from f2jax import files
+from f2jax.checkpoints import hf, package
 from f2jax.data.tokenizer import SPACE, Tokenizer
 from f2jax.errors import UserError
-from f2jax.model import hf
 from f2jax.model.sizes import Qwen3Config
-from f2jax.release import package
 
 # The Hugging Face name without `.weight`: GGUF's. Layers are `blk.N.` there.
 TOP_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm"}

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
+from f2jax.checkpoints import hf, package
 from f2jax.errors import UserError
-from f2jax.model import hf
 from f2jax.model.sizes import Qwen3Config
-from f2jax.release import package
 
 OPSET, IR_VERSION = 17, 8
 INLINE = 2**30  # bytes of weights that still lie in the graph's own file; protobuf ends at twice that

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
+from f2jax.checkpoints import package
 from f2jax.errors import UserError
-from f2jax.release import golden, package
+from f2jax.release import golden
 
 BOUND = 0.999  # the lowest cosine to a golden vector that passes
 BATCH = 4  # texts of very different lengths in one batch: padding is part of what is verified

@@ -17,22 +17,22 @@ from tqdm import tqdm
 
 from f2jax import config as configs
 from f2jax import files
+from f2jax.checkpoints import workdir as workdir_lib
+from f2jax.checkpoints.orbax import Checkpoints, TrainState, due
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
 from f2jax.data.packing import Share
 from f2jax.errors import Interrupted, UserError
 from f2jax.model.nested import factorize
+from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts, layout
 from f2jax.parallel.mesh import make_mesh, own_share
 from f2jax.parallel.rules import param_shardings
 from f2jax.train import optim, resume
-from f2jax.train import workdir as workdir_lib
-from f2jax.train.checkpoint import Checkpoints, due
 from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.program import Program
-from f2jax.train.step import TrainState
 from f2jax.train.teacher import load_teacher, teacher_facts, teacher_width
 
 
@@ -48,7 +48,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     """
     clock = Goodput()
     configs.check(config)
-    hosts.check_alike(hosts.facts(config))
+    hosts.check_alike(resume.host_facts(config))
     begun = resume.prepare_workdir(config, workdir)
     restores = resume.has_checkpoint(workdir)  # then the run is whole without `init_from`
     init_path = files.find_model(config.init_from) if config.init_from and not restores else ""
@@ -57,7 +57,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     architecture = workdir_lib.read_architecture(workdir) if restores else choose_architecture(config, init_path)
     folder = files.join(workdir, "tokenizer")
     tokenizer, splits = loader_lib.load_data(
-        config, folder if begun else "", loader_lib.beside(init_path), architecture.vocab_size, skipped
+        config, folder if begun else "", workdir_lib.beside(init_path), architecture.vocab_size, skipped
     )
     training = [data for data, _ in splits]
     held_out = [held for _, held in splits if len(held)]
@@ -68,7 +68,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
         tokenizer.save(folder)
 
     mesh = make_mesh(**config.mesh)
-    loader = Loader(training, config, tokenizer.pad_id, own_share(mesh), loader_lib.weights(training, config))
+    loader = Loader(training, config, tokenizer.pad_id, Share(*own_share(mesh)), loader_lib.weights(training, config))
     steps = config.steps or config.epochs * loader.steps_per_epoch
     program = Program(config, architecture, mesh, steps, teacher_width(config))
     if hosts.is_first():
@@ -173,7 +173,9 @@ def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkp
     if not init_path:
         return program.start(program.fresh_params(seed))
     found, weights = workdir_lib.load_weights(
-        init_path, program.model.param_dtype, lambda architecture: param_shardings(architecture, program.mesh)
+        init_path,
+        program.model.param_dtype,
+        lambda architecture: param_shardings(abstract_params(architecture), program.mesh),
     )
     rank = program.model.config.table_rank
     if rank != found.table_rank:

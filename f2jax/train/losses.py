@@ -116,24 +116,6 @@ def duplicate_mask(id_b, id_bk):
     return id_b[:, None] != id_bk
 
 
-def matryoshka_dims(width: int, smallest: int = 8) -> tuple[int, ...]:
-    """The nested sizes, largest first: the width, then those of `smallest`, 2 · `smallest`, 4 · `smallest` … below it.
-
-    >>> matryoshka_dims(320)
-    (320, 256, 128, 64, 32, 16, 8)
-
-    Raises:
-        UserError: `smallest` is below 1.
-    """
-    if smallest < 1:
-        raise UserError(f"loss.matryoshka_min={smallest} should be at least 1.")
-    powers, dim = [], smallest
-    while dim < width:
-        powers.append(dim)
-        dim *= 2
-    return (width, *reversed(powers))
-
-
 def matryoshka_weights(dims: Sequence[int], scheme: str = "sqrt_rank") -> tuple[float, ...]:
     """One weight for each size: `sqrt(dim / width) / rank` with rank 1 for the largest (recipe 0.3), or 1.
 

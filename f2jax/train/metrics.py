@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from f2jax import files
+from f2jax import errors, files
 from f2jax.errors import Restart, UserError
 
 NAME = "metrics.jsonl"
@@ -106,7 +106,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _reason(error: Restart | UserError) -> str:
-    return files.reason(error.__cause__ or error)
+    return errors.reason(error.__cause__ or error)
 
 
 def _step(line: str) -> float:

@@ -11,14 +11,15 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from f2jax.checkpoints.orbax import TrainState
 from f2jax.data.packing import Batch
 from f2jax.errors import UserError
-from f2jax.model.nested import exit_layers
+from f2jax.model.nested import exit_layers, matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.rules import follow_params, param_shardings, put
 from f2jax.train import distill, losses, optim
-from f2jax.train.step import TrainState, eval_step, train_step
+from f2jax.train.step import eval_step, train_step
 
 
 class Program:
@@ -66,7 +67,7 @@ class Program:
         def placed(tree, where):
             return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
 
-        shardings = param_shardings(self.model.config, self.mesh)
+        shardings = param_shardings(abstract_params(self.model.config), self.mesh)
         shapes = nn.meta.unbox(abstract_params(self.model.config, self.model.param_dtype))
         whole = NamedSharding(self.mesh, PartitionSpec())
         shapes |= {name: jax.eval_shape(make) for name, make in self.extra.items()}
@@ -111,7 +112,7 @@ def loss_config(config, architecture: Qwen3Config) -> losses.LossConfig:
     if config.nested_ranks and not architecture.table_rank:
         raise UserError("loss.nested_ranks is on and the token table is whole; set model.table_rank.")
     width = architecture.width
-    dims = losses.matryoshka_dims(width, config.matryoshka_min) if config.matryoshka else (width,)
+    dims = matryoshka_dims(width, config.matryoshka_min) if config.matryoshka else (width,)
     return losses.LossConfig(
         temperature=config.temperature,
         matryoshka_dims=dims,

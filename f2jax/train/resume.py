@@ -1,11 +1,14 @@
 """Whether a run may begin in a workdir or go on there: same config, same data, and all hosts see the folder."""
 
+import hashlib
+import importlib.metadata
 import json
 import secrets
 from pathlib import Path
 
 import jax
 
+import f2jax
 from f2jax import config as configs
 from f2jax import files
 from f2jax.errors import UserError
@@ -15,6 +18,7 @@ from f2jax.train.metrics import NAME as METRICS_FILE
 # Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
 MAY_CHANGE = ("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows")
 MAY_MOVE = ("data.sources", "teacher.path", "teacher.cache")  # what lies there is compared in their place
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 DATA_FILE = "data.json"  # in the workdir: what decides the rows of the run and their targets, beside its config
 
 
@@ -94,3 +98,25 @@ def check_data(config, facts: dict[str, str], workdir: str | Path, begun: bool) 
         files.write_whole(files.join(workdir, "config.json"), configs.to_json(config))
         if not known:
             files.write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def host_facts(config) -> dict[str, str]:
+    """What must be the same on all hosts: versions, the code of f2jax, and each field of the config."""
+    found = {name: _version(name) for name in PACKAGES}
+    found["f2jax code"] = code_hash(Path(f2jax.__file__).parent)
+    return found | {f"config.{name}": str(value) for name, value in configs.fields(config).items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def code_hash(folder: Path) -> str:
+    """A short hash of the Python files in a folder and below."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -11,21 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from f2jax.checkpoints.orbax import TrainState
 from f2jax.data.packing import PACKED
 from f2jax.model.nested import draw_rank
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.activations import place
 from f2jax.train.distill import PROJECTION, distill_loss
 from f2jax.train.losses import LossConfig, contrastive_loss
-
-
-@flax.struct.dataclass
-class TrainState:
-    """All that a resume needs: the step alone decides the batches."""
-
-    step: jax.Array  # int32 scalar: optimizer steps taken
-    params: dict
-    opt_state: optax.OptState
 
 
 @flax.struct.dataclass

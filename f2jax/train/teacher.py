@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 
 from f2jax import files
-from f2jax.data.loader import beside
+from f2jax.checkpoints import workdir
+from f2jax.checkpoints.workdir import beside
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.data.vectors import read_card
 from f2jax.errors import UserError
-from f2jax.model.qwen3 import Qwen3
+from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.parallel.rules import param_shardings
-from f2jax.train import workdir
 from f2jax.train.step import Teacher
 
 
@@ -64,7 +64,7 @@ def load_teacher(config, student_width: int, tokenizer: Tokenizer, mesh) -> Teac
         )
     dtype = jnp.dtype(config.teacher.dtype)
     shape, params = workdir.load_weights(
-        path, dtype, shardings=lambda architecture: param_shardings(architecture, mesh)
+        path, dtype, shardings=lambda architecture: param_shardings(abstract_params(architecture), mesh)
     )
     tokenizer.check_vocab(shape.vocab_size)
     student_layers = workdir.shape(config.model.size).layers

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from f2jax.checkpoints import workdir
 from f2jax.data import loader as loader_lib
 from f2jax.data.dataset import build
 from f2jax.data.loader import Loader, make_tokenizer, read_records
@@ -237,5 +238,5 @@ def test_without_any_tokenizer_the_error_says_what_to_set(tmp_path):
 def test_the_tokenizer_of_a_workdir_lies_in_a_folder_of_its_own(tmp_path, inside, expected):
     if inside:
         (tmp_path / "tokenizer").mkdir()
-    assert loader_lib.beside(str(tmp_path)) == expected.format(folder=tmp_path)
-    assert loader_lib.beside("") == ""
+    assert workdir.beside(str(tmp_path)) == expected.format(folder=tmp_path)
+    assert workdir.beside("") == ""

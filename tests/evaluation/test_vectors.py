@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.evaluation import vectors
-from f2jax.evaluation.vectors import VectorCache
+from f2jax.inference import vector_cache as vectors
+from f2jax.inference.vector_cache import VectorCache
 
 
 class Counting:
@@ -64,7 +64,7 @@ def test_no_texts_give_no_vectors(tmp_path):
 KILLED = """
 import os, signal, sys
 import numpy as np
-from f2jax.evaluation import vectors
+from f2jax.inference import vector_cache as vectors
 
 vectors.PIECE = 10
 def encode(texts):

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from configs import common
+from f2jax.checkpoints import workdir
+from f2jax.checkpoints.orbax import Checkpoints
 from f2jax.errors import UserError
-from f2jax.train import workdir
-from f2jax.train.checkpoint import Checkpoints
 from tests import tiny
 
 

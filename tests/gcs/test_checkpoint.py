@@ -9,10 +9,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax import files
+from f2jax.checkpoints.orbax import Checkpoints, TrainState
 from f2jax.errors import UserError
 from f2jax.parallel.mesh import make_mesh
-from f2jax.train.checkpoint import Checkpoints
-from f2jax.train.step import TrainState
 
 CONFIG = ml_collections.ConfigDict({"every": 1, "keep_last": 2, "keep_every": 5, "tail_steps": 0, "tail_every": 0})
 

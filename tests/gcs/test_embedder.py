@@ -7,12 +7,11 @@ import pytest
 
 from f2jax import Embedder, cli, files
 from f2jax import config as configs
+from f2jax.checkpoints import workdir
+from f2jax.checkpoints.orbax import Checkpoints, TrainState
 from f2jax.errors import UserError
 from f2jax.evaluation import builtin
 from f2jax.evaluation.tasks import RetrievalTask
-from f2jax.train import workdir
-from f2jax.train.checkpoint import Checkpoints
-from f2jax.train.step import TrainState
 from tests import tiny, tiny_model
 
 

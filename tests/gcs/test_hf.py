@@ -12,8 +12,8 @@ from flax import linen as nn
 from safetensors.numpy import load_file, save_file
 
 from f2jax import files
+from f2jax.checkpoints import hf
 from f2jax.errors import UserError
-from f2jax.model import hf
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 from tests import tiny
@@ -99,7 +99,7 @@ import sys
 import jax
 import numpy as np
 from gcsfs.core import GCSFileSystem
-from f2jax.model import hf
+from f2jax.checkpoints import hf
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.rules import param_shardings
 
@@ -114,7 +114,7 @@ GCSFileSystem._request = counted
 
 whole = jax.tree.map(np.asarray, hf.load(local)[1])
 config = hf.config_from_hf(hf.files.read_json(f"{local}/config.json"))
-_, params = hf.load(remote, shardings=param_shardings(config, make_mesh(MESH)))
+_, params = hf.load(remote, shardings=param_shardings(abstract_params(config), make_mesh(MESH)))
 def check(x, y):
     assert len(x.addressable_shards) == 2
     for shard in x.addressable_shards:

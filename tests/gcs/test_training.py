@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder, cli, files
-from f2jax.train import workdir
-from f2jax.train.checkpoint import Checkpoints
+from f2jax.checkpoints import workdir
+from f2jax.checkpoints.orbax import Checkpoints
 from f2jax.train.loop import train
 from tests import tiny
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder
+from f2jax.checkpoints.orbax import read_weight
 from f2jax.cli import main
 from f2jax.data import vectors as lib
 from f2jax.data.corpus import Corpus, Reader
@@ -15,7 +16,6 @@ from f2jax.data.vectors import Vectors
 from f2jax.errors import UserError
 from f2jax.inference.cache_teacher import by_model, cache_teacher, from_file
 from f2jax.model.sizes import size
-from f2jax.train.checkpoint import read_weight
 from f2jax.train.loop import train
 from tests import tiny, tiny_model
 from tests.data import corpora

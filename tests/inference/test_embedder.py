@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder
+from f2jax.checkpoints.package import Card
 from f2jax.data.tokenizer import train_sentencepiece
 from f2jax.errors import UserError
 from f2jax.inference.quantize import quantize
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import size
-from f2jax.release.package import Card
 from tests import tiny_model
 
 TEXTS = tiny_model.TEXTS

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from f2jax import files
+from f2jax.checkpoints import hf
 from f2jax.errors import UserError
-from f2jax.model import hf
-from f2jax.model.qwen3 import Qwen3, init_params
+from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.rules import param_shardings
@@ -56,7 +56,7 @@ def test_writing_again_leaves_no_stale_index_and_no_stale_weights(tmp_path, befo
 
 def test_weights_are_read_straight_into_a_sharding(tmp_path):
     params = write(tmp_path)
-    shardings = param_shardings(CONFIG, make_mesh())
+    shardings = param_shardings(abstract_params(CONFIG), make_mesh())
     _, loaded = hf.load(tmp_path, shardings=shardings)
     assert same_bits(params, loaded)
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, loaded, shardings))

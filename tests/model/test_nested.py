@@ -9,13 +9,14 @@ import numpy as np
 import optax
 import pytest
 
+from f2jax.checkpoints.orbax import TrainState
 from f2jax.data.packing import assemble
 from f2jax.errors import UserError
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
 from f2jax.train.losses import LossConfig
-from f2jax.train.step import Teacher, TrainState, loss_fn, train_step
+from f2jax.train.step import Teacher, loss_fn, train_step
 from tests.parallel.steps import FakeRow
 from tests.tiny_model import random_params
 

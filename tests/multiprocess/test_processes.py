@@ -9,6 +9,7 @@ import pytest
 
 from f2jax.parallel import hosts
 from f2jax.parallel.local import launch
+from f2jax.train import resume
 from tests import tiny
 from tests.parallel import steps
 from tests.parallel.test_layouts import check
@@ -133,11 +134,11 @@ def test_the_hosts_that_differ_from_most_are_named():
 def test_the_code_hash_changes_with_any_python_file(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner/a.py").write_text("1")
-    before = hosts.code_hash(tmp_path)
+    before = resume.code_hash(tmp_path)
     (tmp_path / "notes.txt").write_text("no code")
-    assert hosts.code_hash(tmp_path) == before
+    assert resume.code_hash(tmp_path) == before
     (tmp_path / "inner/a.py").write_text("2")
-    assert hosts.code_hash(tmp_path) != before
+    assert resume.code_hash(tmp_path) != before
 
 
 @pytest.mark.parametrize("variables", [{"JAX_NUM_PROCESSES": "2"}, {"JAX_PROCESS_ID": "0"}])

@@ -44,8 +44,8 @@ import jax, ml_collections, numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 from f2jax.errors import Restart, UserError
-from f2jax.train.checkpoint import Checkpoints
-from f2jax.train.step import TrainState
+from f2jax.checkpoints.orbax import Checkpoints
+from f2jax.checkpoints.orbax import TrainState
 from tests.train.test_checkpoint import KEEP, STEPS, state_at
 
 mesh = jax.make_mesh((2,), ("x",))

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+from f2jax.checkpoints import workdir
 from f2jax.parallel.local import launch
-from f2jax.train import workdir
 from tests import tiny
 from tests.parallel.steps import QUICK
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from configs import common
-from f2jax.data.packing import assemble
+from f2jax.data.packing import Share, assemble
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
@@ -100,7 +100,7 @@ def measure(
     """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
     config, shape = settings(loss, dtype), replace(SHAPE, table_rank=table_rank)
     options = {"kind": "retrieval", "batch_size": ROWS, "row_length": ROW_LENGTH, "pad_id": 0, "chunk_rows": chunk_rows}
-    batch = assemble(rows(teacher == "cache"), NEGATIVES, share=own_share(mesh), **options)
+    batch = assemble(rows(teacher == "cache"), NEGATIVES, share=Share(*own_share(mesh)), **options)
     with jax.set_mesh(mesh):
         program = Program(config, shape, mesh, steps=1, teacher_width=WIDER.width)
         where = jax.tree.map(lambda x: x.sharding, program.state.params)
@@ -117,7 +117,7 @@ def measure(
 
 def placed(architecture: Qwen3Config, seed: int, mesh):
     """Random weights, each process giving the pieces of its own devices."""
-    shapes, where = nn.meta.unbox(abstract_params(architecture)), param_shardings(architecture, mesh)
+    shapes, where = nn.meta.unbox(abstract_params(architecture)), param_shardings(abstract_params(architecture), mesh)
     rng = np.random.default_rng(seed)
     values = jax.tree.map(lambda x: rng.normal(len(x.shape) < 3, 0.2, x.shape).astype(np.float32), shapes)
     return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]), values, where)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from f2jax.parallel.plan_hlo import array_bytes, cost, first_group, loops, parse, trip_count
+from f2jax.plan.hlo import array_bytes, cost, first_group, loops, parse, trip_count
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
 

@@ -5,6 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from f2jax.errors import UserError
+from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import SIZES, size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.rules import RULES, param_shardings
@@ -12,7 +13,7 @@ from f2jax.parallel.rules import RULES, param_shardings
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_rules_cover_every_weight_of_every_size(name):
-    shardings = param_shardings(size(name), make_mesh())
+    shardings = param_shardings(abstract_params(size(name)), make_mesh())
     assert all(len(s.spec) >= 1 for s in jax.tree.leaves(shardings))
     assert shardings["layers"]["query"].spec == PartitionSpec(None, "fsdp", "tensor", None)
     assert shardings["token_table"].spec == PartitionSpec("tensor", "fsdp")
@@ -21,7 +22,7 @@ def test_the_rules_cover_every_weight_of_every_size(name):
 def test_a_weight_that_no_rule_covers_is_an_error():
     rules = {axis: to for axis, to in RULES.items() if axis != "mlp"}
     with pytest.raises(UserError, match="No sharding rule covers the axis 'mlp' of layers/down"):
-        param_shardings(size("tiny"), make_mesh(), rules)
+        param_shardings(abstract_params(size("tiny")), make_mesh(), rules)
 
 
 def test_a_mesh_that_does_not_fit_the_devices_is_refused():

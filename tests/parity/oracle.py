@@ -8,7 +8,7 @@ import json
 import jax
 import numpy as np
 
-from f2jax.model import hf
+from f2jax.checkpoints import hf
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 

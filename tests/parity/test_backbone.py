@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from f2jax.checkpoints import hf
 from f2jax.data.packing import Packed, pack
-from f2jax.model import hf
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
 from tests.parity.oracle import BASE, SETTINGS, oracle, random_params, save_for_transformers, sequences_of

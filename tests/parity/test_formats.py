@@ -3,12 +3,12 @@
 import pytest
 
 from f2jax import Embedder
+from f2jax.checkpoints.package import Card
 from f2jax.cli import main
 from f2jax.data.tokenizer import HFTokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.release import export, golden, to_gguf, verify
-from f2jax.release.package import Card
 from tests import tiny_model
 
 for module in ("torch", "transformers", "sentence_transformers", "onnxruntime", "gguf", "xllamacpp"):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from f2jax.train.losses import LossConfig, contrastive_loss, matryoshka_dims
+from f2jax.model.nested import matryoshka_dims
+from f2jax.train.losses import LossConfig, contrastive_loss
 
 torch = pytest.importorskip("torch")
 F = pytest.importorskip("torch.nn.functional")

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from configs import common
+from f2jax.checkpoints import hf
+from f2jax.checkpoints.orbax import TrainState
 from f2jax.data.packing import assemble
-from f2jax.model import hf
+from f2jax.model.nested import matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.train import optim
-from f2jax.train.losses import LossConfig, matryoshka_dims, matryoshka_weights
-from f2jax.train.step import TrainState, train_step
+from f2jax.train.losses import LossConfig, matryoshka_weights
+from f2jax.train.step import train_step
 from tests.data.test_packing import FakeRow
 
 torch = pytest.importorskip("torch")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder
+from f2jax.checkpoints.package import Card
 from f2jax.cli import main
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.sizes import size
-from f2jax.release.package import Card
 from tests import tiny_model
 
 pytest.importorskip("torch")

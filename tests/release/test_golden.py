@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder
+from f2jax.checkpoints import hf, package
 from f2jax.cli import main
 from f2jax.errors import UserError
-from f2jax.model import hf
-from f2jax.release import export, golden, package, verify
+from f2jax.release import export, golden, verify
 from tests import tiny_model
 
 

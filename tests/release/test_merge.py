@@ -8,15 +8,13 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from f2jax import Embedder
+from f2jax.checkpoints import hf, workdir
+from f2jax.checkpoints.orbax import Checkpoints, TrainState
+from f2jax.checkpoints.package import read_card
 from f2jax.cli import main
 from f2jax.errors import UserError
-from f2jax.model import hf
 from f2jax.model.sizes import size
 from f2jax.release.merge import Source, merge, shares, slerp, sources
-from f2jax.release.package import read_card
-from f2jax.train import workdir
-from f2jax.train.checkpoint import Checkpoints
-from f2jax.train.step import TrainState
 from tests import tiny_model
 
 STEPS = {1000: 0.5, 7500: 1.0, 8000: -2.0, 10_000: 3.0}  # step: what the weights of that checkpoint are multiplied by

@@ -6,10 +6,11 @@ import pytest
 
 from configs import stage2
 from f2jax import config as configs
+from f2jax.checkpoints import workdir
+from f2jax.checkpoints.model_card import NOTHING, About, Stage, render
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.release.model_card import NOTHING, About, Stage, read_scores, read_stages, render
-from f2jax.train import workdir
+from f2jax.release.about import read_scores, read_stages
 
 DATASETS = [
     {"name": "webfaq", "kind": "retrieval", "rows": {"train": 1_200}, "languages": {"de": 900, "fr": 300}},

@@ -9,12 +9,11 @@ import pytest
 import tokenizers
 
 from f2jax import Embedder
+from f2jax.checkpoints import hf, package
+from f2jax.checkpoints.package import Card, read_card
 from f2jax.cli import main
 from f2jax.errors import UserError
-from f2jax.model import hf
 from f2jax.model.sizes import size
-from f2jax.release import package
-from f2jax.release.package import Card, read_card
 from tests import tiny_model
 
 FILES = {

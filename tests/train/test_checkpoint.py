@@ -8,10 +8,9 @@ import ml_collections
 import orbax.checkpoint as ocp
 import pytest
 
+from f2jax.checkpoints.orbax import DAMAGED, NOT_NOW, READ, Checkpoints, TrainState, due
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
-from f2jax.train.checkpoint import DAMAGED, NOT_NOW, READ, Checkpoints, due
-from f2jax.train.step import TrainState
 
 KEEP = {"every": 5, "keep_last": 2, "keep_every": 10, "tail_steps": 7, "tail_every": 2}
 STEPS = 25

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from f2jax import config as configs
+from f2jax.checkpoints import workdir
 from f2jax.data.loader import Loader, load_data
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Interrupted, UserError
-from f2jax.train import loop, workdir
+from f2jax.train import loop
 from f2jax.train.loop import train
 from tests import tiny
 

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.train.losses import (
-    LossConfig,
-    contrastive_loss,
-    in_batch_infonce,
-    label_mask,
-    matryoshka_dims,
-    matryoshka_weights,
-    normalize,
-)
+from f2jax.model.nested import matryoshka_dims
+from f2jax.train.losses import LossConfig, contrastive_loss, in_batch_infonce, label_mask, matryoshka_weights, normalize
 
 # d: the weights and their sum that the recipe prints (2.4), largest dimension first
 RECIPE = {

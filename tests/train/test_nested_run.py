@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder
+from f2jax.checkpoints import workdir
 from f2jax.cli import main
 from f2jax.errors import UserError
-from f2jax.train import workdir
 from f2jax.train.loop import train
 from f2jax.train.teacher import teacher_width
 from tests import tiny

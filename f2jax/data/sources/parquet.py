@@ -7,7 +7,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from f2jax import files
+from f2jax import errors, files
 from f2jax.data.record import Record
 from f2jax.data.skipped import at
 from f2jax.data.sources import schema
@@ -36,7 +36,7 @@ def rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]])
                     number += 1
                     yield row
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            if files.passing(error):
+            if errors.passing(error):
                 raise
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is damaged, cut short or no parquet file ({reason}); fetch it again.") from error

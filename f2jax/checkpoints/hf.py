@@ -21,8 +21,8 @@ import numpy as np
 from flax import linen as nn
 
 from f2jax import files
+from f2jax.checkpoints.lazy import Lazy
 from f2jax.errors import UserError
-from f2jax.model.lazy import Lazy
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 

@@ -8,16 +8,27 @@ import itertools
 import logging
 from pathlib import Path
 
+import flax
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-from f2jax import files
+from f2jax import errors, files
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
-from f2jax.train.step import TrainState
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a resume needs: the step alone decides the batches."""
+
+    step: jax.Array  # int32 scalar: optimizer steps taken
+    params: dict
+    opt_state: optax.OptState
+
 
 READ, DAMAGED, NOT_NOW, REFUSED = range(4)  # what may come of reading a checkpoint, from good to bad
 
@@ -91,8 +102,8 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def _unwritten(self, error: Exception) -> Restart | UserError:
-        reason = "the disk is full" if files.full(error) else _short(error)
-        if files.passing(error):
+        reason = "the disk is full" if errors.full(error) else _short(error)
+        if errors.passing(error):
             message = f"A checkpoint could not be written to {self.folder} just now ({reason})"
             return Restart(f"{message}; run the same command again.")
         kept = (
@@ -201,7 +212,7 @@ def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> 
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             found = flatten_dict(checkpointer.restore(folder, args=args))[path]
     except (OSError, ValueError, KeyError) as error:
-        if files.passing(error):
+        if errors.passing(error):
             message = f"{folder} could not be read just now ({_short(error)})"
             raise Restart(f"{message}; run the same command again.") from error
         raise UserError(f"{folder} cannot be read ({_short(error)}); leave that checkpoint out.") from error
@@ -213,7 +224,7 @@ def _outcome(error: Exception | None) -> int:
         return READ
     if isinstance(error, UserError):
         return REFUSED
-    return NOT_NOW if isinstance(error, Restart) or files.passing(error) else DAMAGED
+    return NOT_NOW if isinstance(error, Restart) or errors.passing(error) else DAMAGED
 
 
 def _free(path: Path) -> Path:

@@ -16,15 +16,17 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax import config as configs
+from f2jax.checkpoints import workdir
 from f2jax.data.packing import ladder
 from f2jax.data.vectors import read_card
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import SIZES, Qwen3Config, size
-from f2jax.parallel import chips, plan_hlo, plan_time
+from f2jax.parallel import chips
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.rules import ROWS, param_shardings
-from f2jax.train import workdir
+from f2jax.plan import hlo as plan_hlo
+from f2jax.plan import step_time as plan_time
 from f2jax.train.program import Program
 from f2jax.train.step import Teacher
 
@@ -247,7 +249,7 @@ def abstract_teacher(config, mesh) -> Teacher | None:
     params = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
-        param_shardings(architecture, mesh),
+        param_shardings(abstract_params(architecture), mesh),
     )
     return Teacher(params, Qwen3(architecture, dtype=dtype, param_dtype=dtype, kernel=config.model.kernel))
 

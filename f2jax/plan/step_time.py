@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from f2jax.model.attention import splash_block
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import Chip
-from f2jax.parallel.plan_hlo import Collective, Cost
+from f2jax.plan.hlo import Collective, Cost
 
 KERNEL_EFFICIENCY = 0.5  # of peak on the tiles that an attention kernel visits: the softmax takes the rest
 HOP = 1e-6  # seconds that the first byte takes from a chip to the next

@@ -16,13 +16,15 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from f2jax import files
+from f2jax.checkpoints import hf
+from f2jax.checkpoints.lazy import Lazy
+from f2jax.checkpoints.orbax import Checkpoints, TrainState, read_weight
 from f2jax.errors import UserError
-from f2jax.model import hf
-from f2jax.model.lazy import Lazy
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import SIZES, Qwen3Config, size
 
 MODEL_FILE = "model.json"
+DTYPES = ("float32", "bfloat16")
 
 
 def is_workdir(path: str | Path) -> bool:
@@ -58,8 +60,6 @@ def steps(path: str | Path) -> list[int]:
     Raises:
         UserError: there are none yet.
     """
-    from f2jax.train.checkpoint import Checkpoints
-
     with Checkpoints(path) as checkpoints:
         found = checkpoints.steps()
     if not found:
@@ -79,8 +79,6 @@ def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[
     if not is_workdir(path):
         return hf.open_weights(path)
 
-    from f2jax.train.checkpoint import read_weight
-
     architecture, step = read_architecture(path), steps(path)[-1] if step is None else step
     if architecture.table_rank:
         raise UserError(f"The token table of {path} is factorized; f2jax export writes a folder where it is whole.")
@@ -95,8 +93,6 @@ def identity(path: str | Path) -> str:
     """Which model lies there: a hash of its last norm, which training changes."""
     name = ("final_norm",)
     if is_workdir(path):
-        from f2jax.train.checkpoint import read_weight
-
         like = flatten_dict(nn.meta.unbox(abstract_params(read_architecture(path))))[name]
         norm_d = read_weight(path, steps(path)[-1], name, like)
     else:
@@ -121,9 +117,6 @@ def load_weights(
     if not is_workdir(path):
         return hf.load(path, param_dtype, tree)
 
-    from f2jax.train.checkpoint import Checkpoints
-    from f2jax.train.step import TrainState
-
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = nn.meta.unbox(abstract_params(architecture, param_dtype))
     tree = tree or jax.tree.map(lambda _: one, shapes)
@@ -133,3 +126,15 @@ def load_weights(
     if state is None:
         raise UserError(f"The workdir {path} has no checkpoint yet; train a little longer.")
     return architecture, state.params
+
+
+def beside(path: str) -> str:
+    """The tokenizer folder of a model: `tokenizer/` in a training workdir, else the model's folder itself."""
+    inside = files.join(path, "tokenizer")
+    return inside if path and files.exists(inside) else path
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises UserError for a name that is not in DTYPES."""
+    if dtype not in DTYPES:
+        raise UserError(f"There is no dtype '{dtype}'; choose {' or '.join(DTYPES)}.")

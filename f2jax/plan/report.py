@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.parallel.plan import Plan, plan
-from f2jax.parallel.plan_layout import search
+from f2jax.plan.plan import Plan, plan
+from f2jax.plan.search import search
 
 GIB = 2**30
 

@@ -12,13 +12,11 @@ from pathlib import Path
 import jax
 
 from f2jax import files
+from f2jax.checkpoints import hf, model_card, workdir
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
-from f2jax.model import hf
+from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config
-from f2jax.release import model_card
-from f2jax.train import workdir
-from f2jax.train.losses import matryoshka_dims
 
 LAST = ("config.json", "modules.json")  # the files that make the folder a model and a package
 GOLDEN = ("golden/texts.json", "golden/vectors.npy")  # what f2jax verify embeds again, and should find
