@@ -29,7 +29,7 @@ from tqdm import tqdm
 from benchmarks import report
 from f2jax import Embedder, files
 from f2jax.checkpoints.package import Card
-from f2jax.data.sample import draw
+from f2jax.data.texts import draw
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import size

@@ -22,7 +22,7 @@ from f2jax.data.dataset import Row
 from f2jax.data.packing import PACKED, assemble
 from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.rules import ROWS
+from f2jax.parallel.sharding import ROWS
 from f2jax.train.program import Program
 
 NEGATIVES, ROW_LENGTH, MEAN_TOKENS = 7, 1024, 128

@@ -28,16 +28,16 @@ import numpy as np
 
 from f2jax import config as configs
 from f2jax.data.corpus import CARD, VERSION, Corpus
-from f2jax.data.curate import Options as Curation
-from f2jax.data.curate import curate_record, dedup
-from f2jax.data.curate.decontaminate import BUILT_IN
 from f2jax.data.dataset import Instructions
 from f2jax.data.loader import Loader
-from f2jax.data.prepare import builder
-from f2jax.data.prepare.options import Options
-from f2jax.data.prepare.pipeline import prepare
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.prepare import tfds
+from f2jax.prepare.curate import Options as Curation
+from f2jax.prepare.curate import curate_record, dedup
+from f2jax.prepare.curate.decontaminate import BUILT_IN
+from f2jax.prepare.options import Options
+from f2jax.prepare.run import prepare
 
 OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}
 LANGUAGES = 282
@@ -102,10 +102,10 @@ def rows(count: int, pool: int, seed: int):
 
 def make_loader(folder: Path, row_count: int = 20_000, pool: int = 100_000) -> Loader:
     made = [
-        builder.build(kind, "d", folder, {"train": [partial(*shard)]}, {})["train"]
+        tfds.build(kind, "d", folder, {"train": [partial(*shard)]}, {})["train"]
         for kind, shard in (
-            (builder.Rows, (rows, row_count, pool, 0)),
-            (builder.Documents, (documents, pool, 1)),
+            (tfds.Rows, (rows, row_count, pool, 0)),
+            (tfds.Documents, (documents, pool, 1)),
         )
     ]
     write_card(folder, [entry("d", row_count, pool, *made)])

@@ -21,7 +21,7 @@ def program(size_name: str, remat: str, rows: int, length: int, topology: str) -
     from f2jax.model.qwen3 import Qwen3, abstract_params
     from f2jax.model.sizes import size
     from f2jax.parallel.mesh import make_mesh
-    from f2jax.plan.plan import topology_devices
+    from f2jax.plan.run import topology_devices
 
     mesh = make_mesh(devices=topology_devices(topology)[:1])
     architecture = size(size_name, layers=LAYERS, vocab_size=512)

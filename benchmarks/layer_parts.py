@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from f2jax.model.qwen3 import rms_norm, swap_halves
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan import hlo as plan_hlo
-from f2jax.plan.plan import topology_devices
+from f2jax.plan.run import topology_devices
 
 MESH = make_mesh(devices=topology_devices("v5p:2x2x1")[:1])
 EPS, LENGTH = 1e-6, 1024

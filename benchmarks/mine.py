@@ -21,7 +21,7 @@ from datasets import Dataset
 from sentence_transformers.util import mine_hard_negatives
 
 from benchmarks import report
-from f2jax.data.mine import Answers, Options, mine
+from f2jax.mine.negatives import Answers, Options, mine
 
 FILES = ("queries.npy", "documents.npy")
 PEER = {"range_min": 5, "range_max": 100, "max_score": 0.8, "relative_margin": 0.05, "num_negatives": 24}

@@ -13,11 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax import Embedder
-from f2jax.data.sample import draw
+from f2jax.data.texts import draw
 from f2jax.inference.encode import encode, make_embed
-from f2jax.model.importance import Scoring, calibrate
-from f2jax.model.prune import Choice, choose, cut, target
 from f2jax.model.qwen3 import Qwen3
+from f2jax.prune.choose import Choice, choose, cut, target
+from f2jax.prune.importance import Scoring, calibrate
 
 SETTINGS = {
     "Minitron's scores, rescaled (default)": {},

@@ -23,8 +23,8 @@ import faiss
 import numpy as np
 
 from benchmarks import report
-from f2jax.inference.nearest import Nearest
-from f2jax.inference.search import Found, Options, Search, recall
+from f2jax.search.top_k import Nearest
+from f2jax.search.two_pass import Found, Options, Search, recall
 
 WIDTH = 1_024
 K = 10

@@ -31,7 +31,7 @@ from configs import common
 from f2jax.checkpoints import hf
 from f2jax.data.dataset import Row
 from f2jax.data.packing import assemble
-from f2jax.data.sample import draw
+from f2jax.data.texts import draw
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config, size

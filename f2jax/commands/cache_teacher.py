@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
         raise UserError("f2jax cache_teacher needs --output and either --model or --vectors, or else --list-texts.")
 
     from f2jax.data.corpus import Corpus
-    from f2jax.inference import cache_teacher as lib
+    from f2jax.train import cache_teacher as lib
 
     corpus = Corpus(args.corpus)
     if args.list_texts:

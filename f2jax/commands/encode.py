@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     from f2jax import Embedder
-    from f2jax.inference import team
+    from f2jax.inference import multihost
     from f2jax.inference.encode_file import encode_file
     from f2jax.parallel import hosts
 
@@ -30,6 +30,6 @@ def main(argv: list[str]) -> None:
     options = {name: getattr(args, name) for name in names}
     hosts.start()
     embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
-    shape = team.work(embedder, lambda: encode_file(embedder, args.input, args.output, args.column, **options))
+    shape = multihost.work(embedder, lambda: encode_file(embedder, args.input, args.output, args.column, **options))
     if shape:
         print(f"{args.output}: {shape[0]:,} vectors of {shape[1]} x {args.precision}.")

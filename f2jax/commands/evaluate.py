@@ -64,10 +64,10 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
 
     from f2jax import Embedder
     from f2jax.evaluation import builtin
-    from f2jax.inference import team
+    from f2jax.inference import multihost
 
     embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
-    results = team.work(embedder, lambda: builtin.evaluate(embedder, args.tasks or builtin.TASKS))
+    results = multihost.work(embedder, lambda: builtin.evaluate(embedder, args.tasks or builtin.TASKS))
     if results is None:
         return
     print(builtin.table(results))
@@ -81,11 +81,11 @@ def _evaluate_with_mteb(args: argparse.Namespace) -> None:
         raise UserError("f2jax evaluate needs --output for these tasks.")
     need_mteb("f2jax evaluate on these tasks")
 
-    from f2jax.evaluation import command, run
+    from f2jax.evaluation import run, runner
 
     args.prompt = pairs(args.prompt or [], "--prompt")
     given = {name: value for name, value in vars(args).items() if value is not None}
-    scores = command.evaluate(command.Options(**given))
+    scores = run.evaluate(run.Options(**given))
     if scores is not None:
-        print(run.table(scores))
+        print(runner.table(scores))
         print(f"Results: {args.output}/results")

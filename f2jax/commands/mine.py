@@ -41,16 +41,16 @@ def main(argv: list[str]) -> None:
     if args.query_embeddings and (some := changed(parser, args, "prompt_name", "dtype", "batch_size")):
         raise UserError(f"{some} would change nothing with --query-embeddings; leave out what is named.")
 
-    from f2jax.inference import mine_file
+    from f2jax.mine import run
 
-    given = mine_file.Input(args.input, args.corpus, args.kinds, args.only or mine_file.KINDS)
+    given = run.Input(args.input, args.corpus, args.kinds, args.only or run.KINDS)
     if args.list_queries or args.list_documents:
-        print(mine_file.list_texts(given, args.list_queries, args.list_documents))
+        print(run.list_texts(given, args.list_queries, args.list_documents))
         return
     if not args.output:
         raise UserError("f2jax mine needs --output, or a --list option.")
-    options = mine_file.Options(**{name: getattr(args, name) for name in mine_file.Options.__dataclass_fields__})
-    vectors = mine_file.choose_vectors(
+    options = run.Options(**{name: getattr(args, name) for name in run.Options.__dataclass_fields__})
+    vectors = run.choose_vectors(
         args.model, args.dtype, args.prompt_name, args.batch_size, args.query_embeddings, args.document_embeddings
     )
-    print(mine_file.mine_file(given, vectors, args.output, options, args.across_sources, args.replace))
+    print(run.mine_file(given, vectors, args.output, options, args.across_sources, args.replace))

@@ -38,12 +38,12 @@ def main(argv: list[str]) -> None:
     workers.add_argument("--beam_options", default="", help="its options: name=value,name=value")
     args = parser.parse_args(argv)
 
-    from f2jax.data import curate
     from f2jax.data.dataset import Instructions
-    from f2jax.data.prepare.card import table
-    from f2jax.data.prepare.options import Options
-    from f2jax.data.prepare.pipeline import prepare as write_corpus
-    from f2jax.data.prepare.runners import beam_options
+    from f2jax.prepare import curate
+    from f2jax.prepare.data_card import table
+    from f2jax.prepare.options import Options
+    from f2jax.prepare.run import prepare as write_corpus
+    from f2jax.prepare.workers import beam_options
 
     instructions = Instructions(
         enabled=args.instructions,

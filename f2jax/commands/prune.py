@@ -41,9 +41,9 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
 
-    from f2jax.model.importance import Scoring
-    from f2jax.model.prune import Choice
-    from f2jax.release import prune as lib
+    from f2jax.prune import run as lib
+    from f2jax.prune.choose import Choice
+    from f2jax.prune.importance import Scoring
 
     options = lib.Options(
         **{name: getattr(args, name) for name in ("size", "width", "mlp", "layers", "rescale", "trim_vocab")},

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     _check(args)
     _check_unused(parser, args)
 
-    from f2jax.inference.search_command import run
+    from f2jax.search.run import run
 
     run(args)
 

@@ -69,7 +69,7 @@ def _open_corpus(path: str, config, kept: str | Path, beside: str):
         )
     vectors = None
     if config.teacher.cache:
-        from f2jax.data.vectors import Vectors
+        from f2jax.data.teacher_vectors import Vectors
 
         vectors = Vectors(config.teacher.cache, corpus)
     return tokenizer, corpus.splits(vectors)

@@ -14,7 +14,7 @@ from mteb.models.model_implementations.codefuse_models import F2LLM_v2_0B6
 from f2jax import files
 from f2jax.errors import UserError, nearest
 from f2jax.evaluation import selection
-from f2jax.evaluation.local.base import LocalTask
+from f2jax.evaluation.local_tasks import LocalTask
 
 REFERENCE = F2LLM_v2_0B6.loader_kwargs  # all sizes of F2LLM-v2 have the same
 TEMPLATE = REFERENCE["instruction_template"]

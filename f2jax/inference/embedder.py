@@ -18,14 +18,14 @@ from f2jax.checkpoints import package, workdir
 from f2jax.checkpoints.workdir import beside, check_dtype
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, nearest
-from f2jax.inference import team
+from f2jax.inference import multihost
 from f2jax.inference.encode import encode, make_embed
 from f2jax.inference.quantize import check_precision, quantize
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.rules import param_shardings
+from f2jax.parallel.sharding import param_shardings
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the first that a model has, as in sentence-transformers
 
@@ -196,7 +196,7 @@ class Embedder:
             progress: is told after each batch how many more are done.
         """
         if self.mesh:
-            team.announce(sequences, batch_size)
+            multihost.announce(sequences, batch_size)
         options = batch_size, progress, self.mesh
         return encode(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from f2jax.data.packing import PACKED, WHOLE, Share, ladder, pack
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import own_share
-from f2jax.parallel.rules import put
+from f2jax.parallel.sharding import put
 
 SHORTEST_ROW = 64  # of many texts
 LONGEST_ROW = 1_024  # of several texts; a longer text has a row of its own

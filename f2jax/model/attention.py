@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, nearest
-from f2jax.model.products import in_memory, matmul, matmul_transposed
-from f2jax.parallel import activations
+from f2jax.model.matmul import in_memory, matmul, matmul_transposed
+from f2jax.parallel import sharding
 
 SPLASH_BLOCK = 128  # rows must be a multiple of the TPU's lane count
 
@@ -41,7 +41,7 @@ def choose(kernel: str, q_btnh, platform: str | None = None) -> str:
         if kernel not in KERNELS:
             raise UserError(f"There is no attention kernel '{kernel}'{nearest(kernel, ['auto', *KERNELS])}")
         return kernel
-    platform = platform or activations.platform()
+    platform = platform or sharding.platform()
     _, length, _, head_dim = q_btnh.shape
     if platform == "tpu" and length % SPLASH_BLOCK == 0 and head_dim % 128 == 0:
         return "splash"
@@ -64,7 +64,7 @@ def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
     """
     batch, length, heads, head_dim = q_btnh.shape
     kv_heads = k_btkh.shape[2]
-    block = max(64, length // 4) if activations.platform() == "cpu" else length
+    block = max(64, length // 4) if sharding.platform() == "cpu" else length
     sizes = [min(block, length - start) for start in range(0, length, block)]
     q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     q_blocks = jax.lax.split(in_memory(q_btkgh.transpose(0, 2, 3, 1, 4)), sizes, axis=3)
@@ -105,8 +105,8 @@ def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
     arrays = q_btnh, k_btkh, v_btkh, segments_bt
     if jax.sharding.get_abstract_mesh().empty:
         return kernel(*arrays)
-    by_head = activations.spec(k_btkh.shape, ("rows", None, "heads"))
-    specs = (by_head, by_head, by_head, activations.spec(segments_bt.shape, ("rows",)))
+    by_head = sharding.spec(k_btkh.shape, ("rows", None, "heads"))
+    specs = (by_head, by_head, by_head, sharding.spec(segments_bt.shape, ("rows",)))
     return jax.shard_map(kernel, in_specs=specs, out_specs=by_head, check_vma=False)(*arrays)
 
 

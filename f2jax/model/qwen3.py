@@ -13,9 +13,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, nearest
 from f2jax.model.attention import attention
-from f2jax.model.products import project
+from f2jax.model.matmul import project
 from f2jax.model.sizes import Qwen3Config
-from f2jax.parallel.activations import place, platform
+from f2jax.parallel.sharding import place, platform
 
 
 def _keep_names(*names: str):

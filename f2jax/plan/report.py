@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.plan.plan import Plan, plan
+from f2jax.plan.run import Plan, plan
 from f2jax.plan.search import search
 
 GIB = 2**30

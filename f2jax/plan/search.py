@@ -9,7 +9,7 @@ from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel import chips
 from f2jax.parallel.mesh import make_mesh
-from f2jax.plan.plan import Plan, abstract_batch, plan, teacher_size, topology_devices
+from f2jax.plan.run import Plan, abstract_batch, plan, teacher_size, topology_devices
 
 STATE_BYTES = 16  # of a weight in training: itself, its gradient and two moments, in float32
 ROOM = 0.9  # of the memory that a layout may take on paper; the compiler has the last word

@@ -8,7 +8,7 @@ from f2jax.checkpoints import package
 from f2jax.checkpoints.model_card import NOTHING, About
 from f2jax.errors import UserError, nearest
 from f2jax.inference.embedder import Embedder
-from f2jax.release import golden, to_gguf, to_onnx
+from f2jax.release import gguf, golden, onnx
 
 FORMATS = ("onnx", "onnx-int8", "gguf", "gguf-q8")
 
@@ -34,15 +34,15 @@ def export(embedder: Embedder, folder: str | Path, formats: Sequence[str] = (), 
     golden.write(folder, embedder)
     for name in formats:
         if name.startswith("onnx"):
-            to_onnx.write(folder, architecture, params, "int8" if name == "onnx-int8" else "float32")
+            onnx.write(folder, architecture, params, "int8" if name == "onnx-int8" else "float32")
         else:
             kind = "q8_0" if name == "gguf-q8" else "whole"
-            to_gguf.write(folder, architecture, params, embedder.tokenizer, embedder.max_length, kind)
+            gguf.write(folder, architecture, params, embedder.tokenizer, embedder.max_length, kind)
 
 
 def _check(name: str, embedder: Embedder) -> None:
     if name.startswith("onnx"):
-        to_onnx.check_installed()
+        onnx.check_installed()
     else:
-        to_gguf.vocabulary(embedder.tokenizer, embedder.architecture.vocab_size)
-        to_gguf.check_blocks(embedder.architecture, "q8_0" if name == "gguf-q8" else "whole")
+        gguf.vocabulary(embedder.tokenizer, embedder.architecture.vocab_size)
+        gguf.check_blocks(embedder.architecture, "q8_0" if name == "gguf-q8" else "whole")

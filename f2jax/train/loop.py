@@ -26,9 +26,9 @@ from f2jax.errors import Interrupted, UserError
 from f2jax.model.nested import factorize
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
-from f2jax.parallel import hosts, layout
+from f2jax.parallel import hosts, summary
 from f2jax.parallel.mesh import make_mesh, own_share
-from f2jax.parallel.rules import param_shardings
+from f2jax.parallel.sharding import param_shardings
 from f2jax.train import optim, resume
 from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter
@@ -74,7 +74,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     if hosts.is_first():
         workdir_lib.write_architecture(workdir, architecture)
     hosts.say(describe(architecture, loader, held_out, steps, skipped))
-    hosts.say(layout.table(program.state.params))
+    hosts.say(summary.table(program.state.params))
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
         state = start_state(program, config.seed, init_path, checkpoints)
@@ -118,7 +118,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                 values |= validation(start)  # the run before ended inside it
             for step, name, batch in clock.waiting(loader.batches(start, steps)):
                 if step == start:
-                    hosts.say(layout.tokens_line(mesh, batch.rows * config.data.row_length))
+                    hosts.say(summary.tokens_line(mesh, batch.rows * config.data.row_length))
                 with clock.compiling(batch.program):
                     state, metrics = program.step(state, program.put(batch), teacher, kind=batch.kind)
                 report.wait()  # for the step before: one runs, one is ready; more would only hold memory

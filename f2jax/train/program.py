@@ -17,7 +17,7 @@ from f2jax.errors import UserError
 from f2jax.model.nested import exit_layers, matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
-from f2jax.parallel.rules import follow_params, param_shardings, put
+from f2jax.parallel.sharding import follow_params, param_shardings, put
 from f2jax.train import distill, losses, optim
 from f2jax.train.step import eval_step, train_step
 

@@ -15,7 +15,7 @@ from f2jax.checkpoints.orbax import TrainState
 from f2jax.data.packing import PACKED
 from f2jax.model.nested import draw_rank
 from f2jax.model.qwen3 import Qwen3, pool
-from f2jax.parallel.activations import place
+from f2jax.parallel.sharding import place
 from f2jax.train.distill import PROJECTION, distill_loss
 from f2jax.train.losses import LossConfig, contrastive_loss
 

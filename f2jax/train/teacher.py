@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from f2jax import files
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.workdir import beside
+from f2jax.data.teacher_vectors import read_card
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
-from f2jax.data.vectors import read_card
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params
-from f2jax.parallel.rules import param_shardings
+from f2jax.parallel.sharding import param_shardings
 from f2jax.train.step import Teacher
 
 

@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 
 from f2jax import cli
 from f2jax.model.sizes import size
-from f2jax.plan.plan import bytes_used, topology_devices
+from f2jax.plan.run import bytes_used, topology_devices
 from tests.tiny import ROOT
 
 pytestmark = [

@@ -7,7 +7,7 @@ from jax.experimental import topologies
 
 from f2jax.errors import UserError
 from f2jax.parallel.mesh import make_mesh
-from f2jax.plan.plan import topology_devices
+from f2jax.plan.run import topology_devices
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, of the `tpu` extra")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from f2jax.data.dataset import Instructions
-from f2jax.data.prepare.options import Options
-from f2jax.data.prepare.pipeline import prepare
 from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.prepare.options import Options
+from f2jax.prepare.run import prepare
 from tests.tiny import WORDS
 
 TASK = "Find the same colour."

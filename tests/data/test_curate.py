@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.curate import Options, Outcome, Report, curate, curate_record
 from f2jax.data.record import KINDS, Record
-from f2jax.data.skipped import SkipList
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
+from f2jax.prepare.curate import Options, Outcome, Report, curate, curate_record
 
 OFF = Options(unicode_form="", max_characters=0, drop_trivial=False, excluded_sources=(), exact_duplicates=False)
 hostile = st.text(st.sampled_from("ab \0\u200b\u202e\ud800\ufeff\r\ne\u0301é"), max_size=6)
@@ -154,7 +154,7 @@ def test_options_without_a_meaning_are_errors(values, word):
 
 @pytest.mark.parametrize("step,library", [("identify_language", "py3langid"), ("near_duplicates", "rensa")])
 def test_a_step_without_its_library_says_what_to_install(monkeypatch, step, library):
-    monkeypatch.setattr("f2jax.data.curate.options.find_spec", lambda name: None)
+    monkeypatch.setattr("f2jax.prepare.curate.options.find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"needs {library}, which is not installed: pip install 'f2jax\[curate\]'"):
         Options(**{step: True})
 

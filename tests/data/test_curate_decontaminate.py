@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.curate import Options, Report, curate, curate_record
-from f2jax.data.curate.decontaminate import Hit, Index, load_index, set_files
-from f2jax.data.curate.fold import units, words
 from f2jax.data.record import Record
 from f2jax.data.sources import open_source
-from f2jax.data.sources.rows import ENDINGS
+from f2jax.data.sources.tables import ENDINGS
 from f2jax.errors import UserError
+from f2jax.prepare.curate import Options, Report, curate, curate_record
+from f2jax.prepare.curate.decontaminate import Hit, Index, load_index, set_files
+from f2jax.prepare.curate.words import units, words
 
 WORDS = [f"w{i}" for i in range(40)]
 QUESTION = "Which of the rivers that rise in the highlands flow into the western lake?"

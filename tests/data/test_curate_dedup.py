@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from f2jax.data.curate import Options, Report, curate
-from f2jax.data.curate.dedup import (
+from f2jax.data.record import Record
+from f2jax.data.sources import open_source
+from f2jax.prepare.curate import Options, Report, curate
+from f2jax.prepare.curate.dedup import (
     band_keys,
     drop_exact,
     drop_near,
@@ -23,8 +25,6 @@ from f2jax.data.curate.dedup import (
     shingles,
     sketch,
 )
-from f2jax.data.record import Record
-from f2jax.data.sources import open_source
 
 NEAR = Options(near_duplicates=0.8)
 words = st.lists(st.sampled_from(["red", "green", "blue", "the river", "é", "北京"]), max_size=4).map(" ".join)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.curate import Options, Report, curate
-from f2jax.data.curate.language import NO_LANGUAGE, UNKNOWN, _identifier, agrees, identify
 from f2jax.data.record import Record
+from f2jax.prepare.curate import Options, Report, curate
+from f2jax.prepare.curate.language import NO_LANGUAGE, UNKNOWN, _identifier, agrees, identify
 
 ON = Options(identify_language=True)
 GERMAN = "Die Kinder haben gestern im Garten gespielt und wollten nicht nach Hause gehen."
@@ -35,7 +35,7 @@ def test_a_language_is_an_iso_639_3_code_and_und_where_unsure(text, code):
 
 
 def test_every_language_of_the_identifier_has_a_code_of_three_letters():
-    from f2jax.data.curate.language import _iso_639_3
+    from f2jax.prepare.curate.language import _iso_639_3
 
     codes = {_iso_639_3(label) for label in _identifier().nb_classes}
     assert len(codes) >= 135 and all(len(code) == 3 and code.isascii() for code in codes)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.curate.normalize import FORMS, cut, normalize
+from f2jax.prepare.curate.normalize import FORMS, cut, normalize
 
 ZWNJ, ZWJ, ZWSP = "\u200c", "\u200d", "\u200b"
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.curate import Options, Report, curate
 from f2jax.data.record import Record
-from f2jax.data.skipped import SkipList
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
-from f2jax.data.sources.rows import read_rows
+from f2jax.data.sources.tables import read_rows
 from f2jax.errors import UserError
+from f2jax.prepare.curate import Options, Report, curate
 
 HOSTILE = {
     "lone surrogate": "before \ud83d after",

@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from f2jax.data.mine import Answers, Blocks, Options, mine
 from f2jax.errors import UserError
+from f2jax.mine.negatives import Answers, Blocks, Options, mine
 from tests import tiny
 
 SMALL = Blocks(queries=16, documents=32)
@@ -168,7 +168,7 @@ def test_several_devices_share_the_queries():
     """In a process that sees three devices."""
     code = """
 import jax
-from f2jax.data.mine import Answers, Blocks, Options
+from f2jax.mine.negatives import Answers, Blocks, Options
 from tests.data.test_mine import example, oracle, run
 assert len(jax.local_devices()) == 3
 options = Options(top=30, skip=2, keep=10)

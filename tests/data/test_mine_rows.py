@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from f2jax.data.mine_rows import group_rows, read_rows
 from f2jax.errors import UserError
+from f2jax.mine.rows import group_rows, read_rows
 
 
 def write(path, *rows) -> str:

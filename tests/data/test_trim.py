@@ -7,8 +7,8 @@ import pytest
 import tokenizers
 
 from f2jax.data.tokenizer import HFTokenizer, load_tokenizer
-from f2jax.data.trim import merged_tokens, table_rows, trim, used_tokens
 from f2jax.errors import UserError
+from f2jax.prune.vocabulary import merged_tokens, table_rows, trim, used_tokens
 from tests import tiny_model
 
 CORPUS = ["a red river", "the blue stone and the green tree", "Wasser  und\nStein", "<|im_end|> as text"]

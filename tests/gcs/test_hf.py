@@ -101,7 +101,7 @@ import numpy as np
 from gcsfs.core import GCSFileSystem
 from f2jax.checkpoints import hf
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.rules import param_shardings
+from f2jax.parallel.sharding import param_shardings
 
 remote, local, port, number = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))

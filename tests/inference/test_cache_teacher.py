@@ -10,12 +10,12 @@ import pytest
 from f2jax import Embedder
 from f2jax.checkpoints.orbax import read_weight
 from f2jax.cli import main
-from f2jax.data import vectors as lib
+from f2jax.data import teacher_vectors as lib
 from f2jax.data.corpus import Corpus, Reader
-from f2jax.data.vectors import Vectors
+from f2jax.data.teacher_vectors import Vectors
 from f2jax.errors import UserError
-from f2jax.inference.cache_teacher import by_model, cache_teacher, from_file
 from f2jax.model.sizes import size
+from f2jax.train.cache_teacher import by_model, cache_teacher, from_file
 from f2jax.train.loop import train
 from tests import tiny, tiny_model
 from tests.data import corpora

@@ -3,7 +3,7 @@
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.inference.folder import Passage, read_folder, split
+from f2jax.search.passages import Passage, read_folder, split
 
 
 def test_short_paragraphs_go_together_and_each_passage_knows_its_first_line():

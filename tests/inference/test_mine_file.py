@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.cli import main
-from f2jax.data.mine import Blocks, Options
 from f2jax.data.record import KINDS, Record
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
 from f2jax.inference import encode_file as encode_module
-from f2jax.inference import mine_file as module
 from f2jax.inference.encode_file import encode_file
-from f2jax.inference.mine_file import Embedded, Given, Input, list_texts, mine_file
+from f2jax.mine import run as module
+from f2jax.mine.negatives import Blocks, Options
+from f2jax.mine.run import Embedded, Given, Input, list_texts, mine_file
 from tests import tiny_model
 from tests.data.test_mine import exact_vectors, oracle
 

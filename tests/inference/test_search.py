@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.inference.nearest import Blocks, Nearest
 from f2jax.inference.quantize import quantize, ranges_of
-from f2jax.inference.search import Found, Options, Search, exact, recall
+from f2jax.search.top_k import Blocks, Nearest
+from f2jax.search.two_pass import Found, Options, Search, exact, recall
 from tests import tiny
 from tests.data.test_mine import exact_vectors
 
@@ -144,10 +144,10 @@ def test_no_more_than_a_chunk_of_the_file_is_read_at_once():
 
 DEVICES = """
 import jax, numpy as np
-from f2jax.inference.search import Options, Search
+from f2jax.search.two_pass import Options, Search
 from tests.inference.test_search import SMALL, vectors
 from tests.data.test_mine import exact_vectors
-from f2jax.inference.nearest import Nearest
+from f2jax.search.top_k import Nearest
 assert jax.device_count() == {devices}
 rows = [Search(vectors(333, 1), Options(7, 16, 30, p), SMALL)(vectors(11, 0)).numbers_qk
         for p in ("float32", "int8", "binary")]

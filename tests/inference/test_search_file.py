@@ -10,10 +10,10 @@ import pytest
 from f2jax import Embedder, cli
 from f2jax.errors import UserError
 from f2jax.inference.encode_file import open_vectors
-from f2jax.inference.mine_file import load_vectors
-from f2jax.inference.search import Found, Options
-from f2jax.inference.search_command import folder_corpus
-from f2jax.inference.search_file import Corpus, Results, read_corpus, write_results
+from f2jax.mine.run import load_vectors
+from f2jax.search.files import Corpus, Results, read_corpus, write_results
+from f2jax.search.run import folder_corpus
+from f2jax.search.two_pass import Found, Options
 from tests import tiny_model
 from tests.inference.test_search import unit, vectors
 

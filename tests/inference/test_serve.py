@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.inference.search import Options, Search
-from f2jax.inference.search_file import Corpus
-from f2jax.inference.serve import Page, make_server
+from f2jax.search.files import Corpus
+from f2jax.search.serve import Page, make_server
+from f2jax.search.two_pass import Options, Search
 
 TEXTS = [
     "a red river",
@@ -162,7 +162,7 @@ def test_no_more_than_two_searches_keep_documents_on_the_devices(monkeypatch):
         made.append(weakref.ref(search))
         return search
 
-    monkeypatch.setattr("f2jax.inference.serve.Search", watched)
+    monkeypatch.setattr("f2jax.search.serve.Search", watched)
     page = Page(Corpus(Letters().encode_query(TEXTS), TEXTS), Letters(), OPTIONS)
     for dims in (16, 32, 16, 64):
         page.find("река", dims, 3)

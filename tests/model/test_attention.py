@@ -57,8 +57,8 @@ def test_gradients_of_attention_in_blocks_are_those_of_the_whole(monkeypatch, dt
         return jnp.sum(jnp.sin(attention(*qkv, segments, "xla").astype(jnp.float32)))
 
     in_blocks = jax.grad(loss, argnums=(0, 1, 2))(*qkv)
-    monkeypatch.setattr("f2jax.parallel.activations.platform", lambda: "other")  # where there is one block
-    monkeypatch.setattr("f2jax.model.products.platform", lambda: "other")
+    monkeypatch.setattr("f2jax.parallel.sharding.platform", lambda: "other")  # where there is one block
+    monkeypatch.setattr("f2jax.model.matmul.platform", lambda: "other")
     for a, b in zip(in_blocks, jax.grad(loss, argnums=(0, 1, 2))(*(x.astype("float32") for x in qkv)), strict=True):
         assert np.abs(a.astype("float32") - b).max() < tolerance * np.abs(b).max()
 

@@ -16,7 +16,7 @@ from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.rules import param_shardings
+from f2jax.parallel.sharding import param_shardings
 
 CONFIG = Qwen3Config(32, 48, 3, 4, 2, head_dim=16, vocab_size=50)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from f2jax.model.products import in_memory, matmul, matmul_transposed
+from f2jax.model.matmul import in_memory, matmul, matmul_transposed
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 

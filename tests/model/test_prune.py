@@ -10,10 +10,10 @@ import pytest
 from flax import linen as nn
 
 from f2jax.errors import UserError
-from f2jax.model.importance import Importance, Scoring, calibrate
-from f2jax.model.prune import Choice, Kept, choose, cut, target
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config, size
+from f2jax.prune.choose import Choice, Kept, choose, cut, target
+from f2jax.prune.importance import Importance, Scoring, calibrate
 from tests import tiny_model
 
 OLD = Qwen3Config(24, 20, 4, 4, 2, head_dim=8, vocab_size=50, rms_norm_eps=1e-12)

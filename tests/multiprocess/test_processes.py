@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from f2jax.parallel import hosts
-from f2jax.parallel.local import launch
+from f2jax.parallel.simulate import launch
 from f2jax.train import resume
 from tests import tiny
 from tests.parallel import steps

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from f2jax.commands import encode
-from f2jax.parallel.local import launch
+from f2jax.parallel.simulate import launch
 from tests import tiny, tiny_model
 
 

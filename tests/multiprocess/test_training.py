@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from f2jax.checkpoints import workdir
-from f2jax.parallel.local import launch
+from f2jax.parallel.simulate import launch
 from tests import tiny
 from tests.parallel.steps import QUICK
 

@@ -20,7 +20,7 @@ from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
 from f2jax.parallel.mesh import make_mesh, own_share
-from f2jax.parallel.rules import param_shardings
+from f2jax.parallel.sharding import param_shardings
 from f2jax.train.program import Program, loss_config
 from f2jax.train.step import Teacher, loss_fn
 from tests import tiny

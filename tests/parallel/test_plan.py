@@ -13,13 +13,13 @@ import pytest
 from f2jax import cli
 from f2jax import config as configs
 from f2jax.data.packing import chunk
-from f2jax.data.vectors import Card, begin
+from f2jax.data.teacher_vectors import Card, begin
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan import report as plan_report
 from f2jax.plan import search as plan_layout
-from f2jax.plan.plan import (
+from f2jax.plan.run import (
     Plan,
     abstract_batch,
     abstract_teacher,
@@ -381,8 +381,8 @@ def test_a_step_that_the_compiler_finds_no_room_for_is_an_answer(monkeypatch):
     def no_room(compile_step):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory. Used 20.50G of 15.75G hbm.")
 
-    monkeypatch.setattr("f2jax.plan.plan.topology_devices", lambda topology: np.array(jax.devices()[:1]))
-    monkeypatch.setattr("f2jax.plan.plan.interruptible", no_room)
+    monkeypatch.setattr("f2jax.plan.run.topology_devices", lambda topology: np.array(jax.devices()[:1]))
+    monkeypatch.setattr("f2jax.plan.run.interruptible", no_room)
     found = plan(config("size=tiny,teacher=none", "--config.model.remat=dots"), "v5e:1x1", tokens_per_text=64)
     assert not found.fits and found.needed == int(20.5 * GIB)
     assert found.advice == "keep fewer activations: model.remat=full"
@@ -392,13 +392,13 @@ def test_a_program_larger_than_the_chip_does_not_fit_though_the_compiler_lets_it
     sizes = dict.fromkeys(("argument", "output", "alias", "generated_code"), 0) | {"temp": 17 * GIB}
     stats = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
     compiled = SimpleNamespace(memory_analysis=lambda: stats)
-    monkeypatch.setattr("f2jax.plan.plan.topology_devices", lambda topology: np.array(jax.devices()[:1]))
-    monkeypatch.setattr("f2jax.plan.plan.interruptible", lambda compile_step: compiled)
+    monkeypatch.setattr("f2jax.plan.run.topology_devices", lambda topology: np.array(jax.devices()[:1]))
+    monkeypatch.setattr("f2jax.plan.run.interruptible", lambda compile_step: compiled)
     found = plan(config("size=tiny,teacher=none"), "v5e:1x1", tokens_per_text=64)
     assert not found.fits and found.needed >= 17 * GIB > found.hbm
 
 
 def test_a_text_longer_than_a_row_is_refused(monkeypatch):
-    monkeypatch.setattr("f2jax.plan.plan.topology_devices", lambda topology: np.array(jax.devices()[:1]))
+    monkeypatch.setattr("f2jax.plan.run.topology_devices", lambda topology: np.array(jax.devices()[:1]))
     with pytest.raises(UserError, match=r"--tokens-per-text=4096 should be from 1 to data\.max_length=1024"):
         plan(config(), "v5e:2x2", tokens_per_text=4096)

@@ -8,7 +8,7 @@ from f2jax.cli import main
 from f2jax.data.tokenizer import HFTokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.release import export, golden, to_gguf, verify
+from f2jax.release import export, gguf, golden, verify
 from tests import tiny_model
 
 for module in ("torch", "transformers", "sentence_transformers", "onnxruntime", "gguf", "xllamacpp"):
@@ -43,12 +43,12 @@ def test_llama_cpp_reads_the_tokenizer_of_qwen(shared_data, tmp_path):
 
 
 def test_bfloat16_weights_stay_so_in_gguf(trained, tmp_path):
-    import gguf
+    from gguf import GGUFReader
 
     trained.save_pretrained(tmp_path / "whole")
     half = Embedder.from_pretrained(tmp_path / "whole", "bfloat16")
     export.export(half, tmp_path / "half", ["gguf", "onnx"])
-    reader = gguf.GGUFReader(tmp_path / "half/gguf/model.gguf")
+    reader = GGUFReader(tmp_path / "half/gguf/model.gguf")
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert types["blk.1.attn_q.weight"] == types["token_embd.weight"] == "BF16"
     assert types["blk.0.attn_q_norm.weight"] == "F32"
@@ -63,7 +63,7 @@ def test_other_tokenizers_have_no_form_in_gguf(trained, tmp_path, capsys):
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = HFTokenizer(backend.to_str(), "words")
     with pytest.raises(UserError, match="no form in GGUF"):
-        to_gguf.vocabulary(tokenizer, 512)
+        gguf.vocabulary(tokenizer, 512)
     Embedder(trained.architecture, trained.params, tokenizer, trained.card).save_pretrained(tmp_path / "words")
     options = ["--output", str(tmp_path / "out"), "--format", "gguf"]
     assert main(["export", "--model", str(tmp_path / "words"), *options]) == 1

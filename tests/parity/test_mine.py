@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from f2jax.data.mine import Answers, Blocks, Options, mine
-from f2jax.inference.mine_file import Given, Input, mine_file
+from f2jax.mine.negatives import Answers, Blocks, Options, mine
+from f2jax.mine.run import Given, Input, mine_file
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("datasets")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from f2jax.model.sizes import Qwen3Config
-from f2jax.release import to_onnx
+from f2jax.release import onnx as release_onnx
 from tests.parity.oracle import BASE, SETTINGS, oracle, save_for_transformers
 from tests.tiny_model import random_params
 
@@ -38,7 +38,7 @@ def case(request, tmp_path_factory):
     params, folder = random_params(config), tmp_path_factory.mktemp("onnx")
     save_for_transformers(folder, config, params)
     for precision in ("float32", "int8"):
-        to_onnx.write(folder, config, params, precision)
+        release_onnx.write(folder, config, params, precision)
     texts = sequences(config)
     return folder, texts, oracle(folder, texts)
 
@@ -71,13 +71,13 @@ def test_weights_in_a_file_of_their_own_give_the_same(precision, tmp_path):
     """As of models above a gigabyte, which protobuf cannot hold; a smaller one written over it leaves no such file."""
     config = Qwen3Config(**BASE)
     params, texts = random_params(config), sequences(config)
-    for folder, inline in ((tmp_path / "inside", to_onnx.INLINE), (tmp_path / "beside", 1_000)):
-        to_onnx.write(folder, config, params, precision, inline)
-    name = to_onnx.package.ONNX[precision]
+    for folder, inline in ((tmp_path / "inside", release_onnx.INLINE), (tmp_path / "beside", 1_000)):
+        release_onnx.write(folder, config, params, precision, inline)
+    name = release_onnx.package.ONNX[precision]
     assert (tmp_path / f"beside/{name}_data").stat().st_size > (tmp_path / "beside" / name).stat().st_size
     inside, beside = (run(tmp_path / folder / name, texts, "right")[1] for folder in ("inside", "beside"))
     np.testing.assert_array_equal(inside, beside)
-    to_onnx.write(tmp_path / "beside", config, params, precision)
+    release_onnx.write(tmp_path / "beside", config, params, precision)
     assert not (tmp_path / f"beside/{name}_data").exists()
 
 
@@ -95,4 +95,4 @@ def test_the_graph_is_valid_and_has_the_names_of_sentence_transformers(case):
     onnx.checker.check_model(model, full_check=True)
     assert [one.name for one in model.graph.input] == ["input_ids", "attention_mask"]
     assert [one.name for one in model.graph.output] == ["token_embeddings", "sentence_embedding"]
-    assert {(one.domain, one.version) for one in model.opset_import} == {("", to_onnx.OPSET)}
+    assert {(one.domain, one.version) for one in model.opset_import} == {("", release_onnx.OPSET)}

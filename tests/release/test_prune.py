@@ -7,7 +7,7 @@ import pytest
 
 from f2jax import Embedder
 from f2jax.cli import main
-from f2jax.data.sample import draw
+from f2jax.data.texts import draw
 from tests import tiny_model
 
 TEXTS = ["a red river", "the blue stone and the green tree", "Wasser und Stein", "камень 石 川"]

@@ -7,7 +7,7 @@ from itertools import chain
 from f2jax import files
 from f2jax.data.record import Record
 from f2jax.data.sources import beir, cldr, hub, jsonl, labelled, parquet, stdlib
-from f2jax.data.sources.rows import TABLES
+from f2jax.data.sources.tables import TABLES
 from f2jax.errors import UserError, nearest
 
 BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None}

@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 
 from f2jax import files
 from f2jax.data.record import Record
-from f2jax.data.skipped import at
+from f2jax.data.skip_list import at
 from f2jax.data.sources import hub
-from f2jax.data.sources.rows import ENDINGS, read_rows
+from f2jax.data.sources.tables import ENDINGS, read_rows
 from f2jax.errors import UserError
 
 _ID = ("_id", "id")

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from f2jax.data.record import Record
 from f2jax.data.sources import convert
-from f2jax.data.sources.rows import read_rows
 from f2jax.data.sources.schema import source_of
+from f2jax.data.sources.tables import read_rows
 from f2jax.errors import UserError
 
 _TEXT = ("text", "sentence", "query", "utterance", "content")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from f2jax import errors, files
 from f2jax.data.record import Record
-from f2jax.data.skipped import at
+from f2jax.data.skip_list import at
 from f2jax.data.sources import schema
 from f2jax.errors import UserError
 

@@ -4,7 +4,7 @@ import pyarrow.compute as pc
 from datasets import DatasetDict
 from mteb.abstasks import AbsTaskClassification
 
-from f2jax.evaluation.local.base import LocalTask, dataset, like
+from f2jax.evaluation.local_tasks import LocalTask, dataset, like
 
 
 class Banking77(LocalTask, AbsTaskClassification):

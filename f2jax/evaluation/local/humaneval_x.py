@@ -2,7 +2,7 @@
 
 from mteb.abstasks import AbsTaskRetrieval
 
-from f2jax.evaluation.local.base import LocalTask, groups, like, retrieval
+from f2jax.evaluation.local_tasks import LocalTask, groups, like, retrieval
 
 NAMES = {"cpp": "c++"}  # as mteb writes them
 

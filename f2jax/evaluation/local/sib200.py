@@ -4,7 +4,7 @@ import pyarrow.compute as pc
 from datasets import DatasetDict
 from mteb.abstasks import AbsTaskClassification, AbsTaskClustering
 
-from f2jax.evaluation.local.base import LocalTask, dataset, groups, like
+from f2jax.evaluation.local_tasks import LocalTask, dataset, groups, like
 
 DEV, TRAIN = "eval-sib200-dev/data.parquet", "sib200-topics/train.parquet"
 

@@ -4,7 +4,7 @@ import pyarrow.compute as pc
 from datasets import DatasetDict
 from mteb.abstasks import AbsTaskSTS
 
-from f2jax.evaluation.local.base import LocalTask, dataset, groups, like, tag
+from f2jax.evaluation.local_tasks import LocalTask, dataset, groups, like, tag
 
 
 class STSB(LocalTask, AbsTaskSTS):

@@ -3,7 +3,7 @@
 from datasets import DatasetDict
 from mteb.abstasks import AbsTaskBitextMining
 
-from f2jax.evaluation.local.base import LocalTask, dataset, groups, like
+from f2jax.evaluation.local_tasks import LocalTask, dataset, groups, like
 
 ORIGINAL = like("Tatoeba", "Tatoeba.local", "Up to 1,000 sentences with their English translation, 112 languages.")
 

@@ -3,7 +3,7 @@
 import pyarrow.compute as pc
 from mteb.abstasks import AbsTaskRetrieval
 
-from f2jax.evaluation.local.base import LocalTask, groups, like, retrieval, tag
+from f2jax.evaluation.local_tasks import LocalTask, groups, like, retrieval, tag
 
 
 class XQuAD(LocalTask, AbsTaskRetrieval):

@@ -7,9 +7,9 @@ import pytest
 
 from f2jax import cli
 from f2jax.data.corpus import Corpus
-from f2jax.data.curate import Options as Curation
-from f2jax.data.sample import read_texts
+from f2jax.data.texts import read_texts
 from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.prepare.curate import Options as Curation
 from f2jax.train import loop
 from tests import tiny
 from tests.data import corpora
@@ -177,7 +177,7 @@ def test_a_tokenizer_trained_on_the_texts_is_that_of_a_sentencepiece_run_on_them
     assert cli.main([*command, "--train-vocab", "400"]) == 0
     corpus = Corpus(folder / "own")
     assert corpus.card["tokenizer"] == oracle.fingerprint()
-    monkeypatch.setattr("f2jax.data.prepare.vocabulary.train_sentencepiece", None)  # it would be called in vain
+    monkeypatch.setattr("f2jax.prepare.tokenizer.train_sentencepiece", None)  # it would be called in vain
     assert cli.main([*command, "--train-vocab", "400"]) == 0
     capsys.readouterr()
     assert cli.main(command) == 1

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from f2jax.data.corpus import Corpus, Reader, parse_row, row_details, shards_of
-from f2jax.data.curate import Options as Curation
-from f2jax.data.curate import Report, curate
 from f2jax.data.dataset import Instructions
-from f2jax.data.prepare import intake, pipeline, runners, runs
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
+from f2jax.prepare import read_inputs, run, runs, workers
+from f2jax.prepare.curate import Options as Curation
+from f2jax.prepare.curate import Report, curate
 from tests.data import corpora
 
 PLAIN = replace(corpora.OPTIONS, instructions=Instructions(enabled=False), validation_share=0.0)
@@ -101,10 +101,10 @@ def test_the_order_of_inputs_does_not_matter(tmp_path, options):
 def test_whoever_works_the_bytes_and_counts_and_lists_are_the_same(tmp_path, how):
     if how == "beam":
         pytest.importorskip("apache_beam")
-    workers = {"jobs": 2} if how == "jobs" else {"beam": runners.beam_options("DirectRunner", "")}
+    options = {"jobs": 2} if how == "jobs" else {"beam": workers.beam_options("DirectRunner", "")}
     inputs = write_inputs(tmp_path / "in")
     card = corpora.make(tmp_path, inputs, CURATED, listing=tmp_path / "one.jsonl")
-    other = corpora.make(tmp_path / "other", inputs, CURATED, listing=tmp_path / "other.jsonl", **workers)
+    other = corpora.make(tmp_path / "other", inputs, CURATED, listing=tmp_path / "other.jsonl", **options)
     assert other == card
     assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "other.jsonl").read_text() != ""
 
@@ -126,7 +126,7 @@ def test_every_input_is_read_once(tmp_path, monkeypatch):
         read.append(spec)
         return open_source(spec, *rest)
 
-    monkeypatch.setattr(intake, "open_source", opened)
+    monkeypatch.setattr(read_inputs, "open_source", opened)
     inputs = write_inputs(tmp_path / "in")
     card = corpora.make(tmp_path, inputs, CURATED)
     assert read == inputs
@@ -209,7 +209,7 @@ def test_a_data_set_that_is_renamed_leaves_nothing_behind(tmp_path):
     assert names == {"s-retrieval", "s-clustering"}
     for folder in ("documents", "rows", "finished"):
         assert {path.name.removesuffix(".json") for path in (tmp_path / "corpus" / folder).iterdir()} == names
-    assert len(list((tmp_path / "corpus" / pipeline.SURVEYS).iterdir())) == 2
+    assert len(list((tmp_path / "corpus" / run.SURVEYS).iterdir())) == 2
 
 
 def test_files_beyond_the_limit_of_open_ones_are_no_hindrance(tmp_path):

@@ -7,15 +7,15 @@ from itertools import islice
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
+from tensorflow_datasets import builder_from_directory
 
 from f2jax.data.corpus import Corpus, Reader, parse_document, parse_row, row_details, shards_of
-from f2jax.data.prepare import builder, intake, plan, runners, spill
-from f2jax.data.prepare.pipeline import prepare
-from f2jax.data.prepare.plan import folder_name
 from f2jax.data.record import stable_id
 from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
+from f2jax.prepare import datasets, read_inputs, spill, tfds, workers
+from f2jax.prepare.datasets import folder_name
+from f2jax.prepare.run import prepare
 from tests.data import corpora
 from tests.tiny import WORDS
 
@@ -53,8 +53,8 @@ def queries(folder, name: str) -> list[str]:
 @pytest.mark.parametrize("name", ["pairs", "colours", "../hostile name"])
 def test_tfds_opens_the_folders_and_sees_the_same(folder, name):
     inside = folder / "corpus"
-    rows = tfds.builder_from_directory(inside / f"rows/{folder_name(name)}/1.0.0")
-    documents = tfds.builder_from_directory(inside / f"documents/{folder_name(name)}/1.0.0")
+    rows = builder_from_directory(inside / f"rows/{folder_name(name)}/1.0.0")
+    documents = builder_from_directory(inside / f"documents/{folder_name(name)}/1.0.0")
     for split in ("train", "validation"):
         seen = list(rows.as_data_source(split=split))
         records = raw(folder, name, split)
@@ -98,7 +98,7 @@ def test_the_card_counts_what_is_there(folder):
 )
 def test_beam_writes_the_same_bytes(folder, tmp_path, options):
     pytest.importorskip("apache_beam")
-    beam = runners.beam_options("DirectRunner", options)
+    beam = workers.beam_options("DirectRunner", options)
     assert contents(corpora.make(tmp_path, inputs=inputs_of(folder), beam=beam)) == contents(
         Corpus(folder / "corpus").card
     )
@@ -112,13 +112,13 @@ def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
     pytest.importorskip("apache_beam")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"^\S+cut.parquet is damaged, cut short or no parquet file"):
-        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=runners.beam_options("DirectRunner", options))
+        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=workers.beam_options("DirectRunner", options))
 
 
 def test_an_unknown_runner_is_refused():
     pytest.importorskip("apache_beam")
     with pytest.raises(UserError, match="--beam_runner NoRunner: Unexpected pipeline runner"):
-        runners.beam_options("NoRunner", "")
+        workers.beam_options("NoRunner", "")
 
 
 def test_two_processes_write_the_same_bytes(folder, tmp_path):
@@ -131,9 +131,9 @@ def inputs_of(folder) -> list[str]:
 
 
 def test_many_shards_hold_what_one_holds(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "SHARD_BYTES", 1000)
-    monkeypatch.setattr(builder, "SHARD_ROWS", 7)
-    monkeypatch.setattr(builder, "CHUNK", 5)
+    monkeypatch.setattr(datasets, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(tfds, "SHARD_ROWS", 7)
+    monkeypatch.setattr(tfds, "CHUNK", 5)
     monkeypatch.setattr(spill, "FLUSH", 500)
     found = corpora.make(tmp_path, inputs=inputs_of(folder))
     assert all(
@@ -195,13 +195,13 @@ def test_a_run_that_fails_leaves_a_finished_corpus_with_its_own_tokenizer(tmp_pa
 
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
 def test_an_input_that_is_read_in_part_leaves_nothing_behind(tmp_path, monkeypatch, error):
-    inputs, read = corpora.write_inputs(tmp_path / "in")[:1], intake.open_source
+    inputs, read = corpora.write_inputs(tmp_path / "in")[:1], read_inputs.open_source
 
     def breaks_off(*args):
         yield from islice(read(*args), 9)
         raise error
 
-    monkeypatch.setattr(intake, "open_source", breaks_off)
+    monkeypatch.setattr(read_inputs, "open_source", breaks_off)
     with pytest.raises(error):
         corpora.make(tmp_path, inputs)
     assert list((tmp_path / "corpus/survey").iterdir()) == []
@@ -223,8 +223,8 @@ class Built:
     """Which data sets were written, and an interruption before one of them."""
 
     def __init__(self, monkeypatch):
-        self.names, self.stop_at, self._build = [], None, builder.build
-        monkeypatch.setattr(builder, "build", self)
+        self.names, self.stop_at, self._build = [], None, tfds.build
+        monkeypatch.setattr(tfds, "build", self)
 
     def __call__(self, kind, name, *rest):
         if (kind.__name__, name) == self.stop_at:

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.prepare import records as lib
 from f2jax.data.record import KINDS, Record
+from f2jax.prepare import scratch as lib
 
 text = st.text(st.sampled_from("ab \0\ud800é😀\n"), max_size=5)
 records = st.builds(

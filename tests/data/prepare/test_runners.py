@@ -9,8 +9,8 @@ from multiprocessing import active_children
 
 import pytest
 
-from f2jax.data.prepare.runners import in_processes
 from f2jax.errors import UserError
+from f2jax.prepare.workers import in_processes
 
 
 def interrupt_parent(number: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.prepare import runs
+from f2jax.prepare import runs
 
 keys = st.one_of(st.integers(0, 2**63 - 1), st.sampled_from([0, 7, 2**62, 2**63 - 1]))
 

@@ -1,0 +1,355 @@
+"""Files of rows → the same rows with hard negatives, in pieces that survive an interruption.
+
+The texts of the input lie in memory. Vectors and negatives lie in `.npy` files, in a folder beside the output that goes
+when all is done.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from f2jax import files
+from f2jax.data.instructions import HAS_ONE
+from f2jax.data.record import KINDS, Record
+from f2jax.errors import UserError, nearest
+from f2jax.inference.embedder import Embedder
+from f2jax.inference.encode_file import (
+    digest,
+    embed_into,
+    open_array,
+    open_vectors,
+    progress_of,
+    read_progress,
+    read_texts,
+)
+from f2jax.mine.negatives import BLOCKS, Blocks, Options, mine
+from f2jax.mine.rows import Group, Rows, group_rows, read_rows
+
+ROWS = 4_096  # of a row group of the output
+TYPES = {bool: pa.bool_(), tuple[str, ...]: pa.list_(pa.string())}
+SCHEMA = pa.schema([(f.name, TYPES.get(f.type, pa.string())) for f in dataclasses.fields(Record)])
+
+
+@dataclass(frozen=True)
+class Input:
+    """Which rows are mined, against what."""
+
+    sources: Sequence[str]  # files, globs, folders or built-in sets
+    corpus: str | None = None  # a file of texts (`read_texts`) that are documents of every set
+    kinds: Sequence[str] = ()  # SOURCE=KIND patterns for files whose rows do not say their kind
+    only: Sequence[str] = KINDS  # the kinds to mine for
+
+    def read(self) -> Rows:
+        """Raises UserError where `read_rows` does, or where the corpus cannot be read."""
+        return read_rows(self.sources, read_texts(self.corpus) if self.corpus else (), self.kinds, self.only)
+
+
+def mine_file(
+    given: Input,
+    vectors: "Embedded | Given",
+    output: str,
+    options: Options,
+    across_sources: bool = False,
+    replace: bool = False,
+    blocks: Blocks = BLOCKS,
+) -> "Summary":
+    """Write the rows with their negatives as parquet that `f2jax.data.sources` reads, in their order.
+
+    A row's own negatives come first and mined ones fill up to `options.keep`. Rows of kinds that are not mined stay as
+    they are. A classification row that brings negatives is never dropped: one wrong label is all it needs (recipe 3.1).
+    The same call after an interruption goes on from the last whole block and writes the same bytes.
+
+    Args:
+        across_sources: mine all sources of a kind together, not each against its own documents.
+        replace: forget the rows' own negatives.
+
+    Raises:
+        UserError: the input cannot be read, the output cannot be written, the vectors do not fit the rows, the
+            unfinished work beside the output belongs to another call, or no row is left.
+    """
+    if Path(output).suffix != ".parquet" or files.is_remote(output):
+        raise UserError(f"{output} should be a local path that ends in .parquet.")
+    rows = given.read()
+    groups = group_rows(rows, across_sources)
+    folder, whole = Path(f"{output}.partial"), Path(f"{output}.whole")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        queries, documents = vectors.of(rows, folder)
+        negatives, counts = _mine_groups(rows, groups, queries, documents, vectors.call, options, blocks, folder)
+        summary = Summary(output, len(rows.records), skipped=rows.skipped, counts=counts)
+        _write(whole, _finished(rows, groups, negatives, options, replace, summary))
+        if not summary.written:
+            whole.unlink()
+            (folder / NEGATIVES).unlink()  # other options may follow; the vectors stay
+            raise UserError(f"No row is left: {summary.reason}; lower --keep or --skip, or give --fewer random.")
+        whole.replace(output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+    shutil.rmtree(folder)
+    return summary
+
+
+def list_texts(given: Input, queries: str | None, documents: str | None) -> str:
+    """Write the texts for another tool to embed: a JSON object {"text": …} a line, in the order that `Given` wants.
+
+    Returns what was written, for the user.
+
+    Raises:
+        UserError: the input cannot be read or a file cannot be written.
+    """
+    targets = {"queries": queries, "documents": documents}
+    for path in filter(None, targets.values()):
+        if Path(path).suffix != ".jsonl":
+            raise UserError(f"{path} should end in .jsonl; a text may hold line ends.")
+    rows, lines = given.read(), []
+    for kind, path in targets.items():
+        if path:
+            texts = getattr(rows, kind)
+            try:
+                files.write_whole(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+            except OSError as error:
+                raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+            lines.append(f"{path}: {len(texts):,} {kind}.")
+    return "\n".join(lines)
+
+
+# Vectors: by a model, or from files
+
+
+def choose_vectors(
+    model: str | None,
+    dtype: str,
+    prompt_name: str | None,
+    batch_size: int,
+    queries: str | None,
+    documents: str | None,
+) -> "Embedded | Given":
+    """Where the vectors come from: a model, or two files.
+
+    Raises:
+        UserError: both or neither are named, or the model cannot be loaded.
+    """
+    if bool(model) == bool(queries or documents) or bool(queries) != bool(documents):
+        raise UserError("Give either --model, or both --query-embeddings and --document-embeddings.")
+    if not model:
+        return Given(queries, documents)
+    return Embedded(Embedder.from_pretrained(model, dtype), prompt_name, batch_size)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors by an `Embedder`: queries with a prompt of the model, documents with its prompt for these.
+
+    A query that brings an instruction gets no prompt before it. Raises UserError for an unknown prompt.
+    """
+
+    embedder: Embedder
+    prompt_name: str | None = None  # default: `query`, where the model has it
+    batch_size: int = 1_024
+
+    def __post_init__(self):
+        if self.prompt_name is not None and self.prompt_name not in self.embedder.prompts:
+            known = nearest(self.prompt_name, self.embedder.prompts)
+            raise UserError(f"The model has no prompt named '{self.prompt_name}'{known}")
+
+    @property
+    def prompt(self) -> str:
+        return self.embedder.prompts.get(self.prompt_name or "query", "")
+
+    @property
+    def call(self) -> dict:
+        return {"model": self.embedder.fingerprint, "prompt": self.prompt}
+
+    def of(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [queries, e] and [documents, e], in files of `folder`."""
+        options = {"batch_size": self.batch_size, "show_progress_bar": False}
+
+        def queries(texts: list[str]) -> np.ndarray:
+            texts = [text if HAS_ONE.match(text) else self.prompt + text for text in texts]
+            return self.embedder.encode(texts, prompt="", **options)
+
+        def documents(texts: list[str]) -> np.ndarray:
+            return self.embedder.encode_document(texts, **options)
+
+        def embed(name: str, texts: list[str], encode: Callable) -> np.ndarray:
+            return embed_into(folder / f"{name}.npy", texts, encode, self.call | {"texts": digest(texts)}, name)
+
+        return embed("queries", rows.queries, queries), embed("documents", rows.documents, documents)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Vectors from .npy files, [queries, e] and [documents, e] of any float type, in the order of `Rows`."""
+
+    queries: str
+    documents: str
+
+    @property
+    def call(self) -> dict:
+        stats = [Path(path).stat() for path in (self.queries, self.documents)]
+        return {"files": [[stat.st_size, stat.st_mtime_ns] for stat in stats]}
+
+    def of(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """The arrays of both files, which stay on disk. Raises UserError where they do not fit the rows."""
+        return load_vectors(self.queries, len(rows.queries), "queries"), load_vectors(
+            self.documents, len(rows.documents), "documents"
+        )
+
+
+def load_vectors(path: str, count: int, kind: str) -> np.ndarray:
+    """The array of a .npy file, which stays on disk.
+
+    Raises:
+        UserError: it cannot be read, or is no array of floats with `count` rows.
+    """
+    vectors = open_vectors(path)
+    if len(vectors) != count:
+        raise UserError(
+            f"{path} has {len(vectors):,} vectors, but the input has {count:,} distinct {kind}; "
+            f"embed the texts that --list-{kind} writes."
+        )
+    return vectors
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some rows of an array of vectors, read when they are asked for."""
+
+    vectors: np.ndarray
+    numbers: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.numbers), self.vectors.shape[1]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return self.vectors[self.numbers[index]]
+
+
+# Negatives: a file with a row for each query of each group
+
+NEGATIVES = "negatives.npy"
+
+
+def _mine_groups(
+    rows: Rows,
+    groups: list[Group],
+    queries: np.ndarray,
+    documents: np.ndarray,
+    vectors_call: dict,
+    options: Options,
+    blocks: Blocks,
+    folder: Path,
+) -> tuple[np.ndarray, Counter]:
+    """(numbers in `Rows.documents` [queries of all groups, keep], -1 where there is none; counts of `Mined`)."""
+    path = folder / NEGATIVES
+    call = {
+        "rows": hashlib.sha256("\0".join(map(repr, rows.records)).encode()).hexdigest(),
+        "documents": digest(rows.documents),
+        "groups": len(groups),
+        "vectors": vectors_call,
+        "options": dataclasses.asdict(options) | dataclasses.asdict(blocks),
+    }
+    state = read_progress(path, call)
+    done, counts = state.get("done", 0), Counter(state.get("counts"))
+    ends = np.cumsum([len(group.queries) for group in groups])
+    out = open_array(path, np.int32, (int(ends[-1]), options.keep), new=not done)
+    with tqdm(total=len(out), initial=done, desc="mining", unit="query", unit_scale=True, dynamic_ncols=True) as bar:
+        for group, end in zip(groups, ends, strict=True):
+            first = int(end) - len(group.queries)
+            if done >= end:
+                continue
+            of_queries, of_documents = _Some(queries, group.queries), _Some(documents, group.documents)
+            start = max(done - first, 0)
+            for mined in mine(of_queries, of_documents, group.answers, options, group.ids, start, blocks):
+                found = np.where(mined.documents_bk < 0, -1, group.documents[mined.documents_bk])
+                at = first + mined.start
+                out[at : at + len(found)] = found
+                out.flush()
+                counts.update(mined.counts)
+                state = {"call": call, "done": at + len(found), "counts": counts}
+                files.write_whole(progress_of(path), json.dumps(state))
+                bar.update(len(found))
+    return out, counts
+
+
+# The result
+
+
+@dataclass
+class Summary:
+    """What became of the rows."""
+
+    output: str
+    read: int
+    written: int = 0
+    negatives: int = 0  # of all written rows
+    own: int = 0  # of these, which the rows brought themselves
+    dropped: Counter = field(default_factory=Counter)  # rows, by reason
+    skipped: Counter = field(default_factory=Counter)  # rows that could not be read, by reason
+    counts: Counter = field(default_factory=Counter)  # of `Mined`
+
+    @property
+    def reason(self) -> str:
+        """Why most rows were dropped."""
+        return self.dropped.most_common(1)[0][0]
+
+    def __str__(self) -> str:
+        mean = self.negatives / max(self.written, 1)
+        lines = [f"{self.output}: {self.written:,} of {self.read:,} rows, {mean:.1f} negatives each"]
+        lines += [f"{self.own:,} negatives are those that the rows brought"] if self.own else []
+        lines += [f"{count:,} rows dropped: {reason}" for reason, count in self.dropped.most_common()]
+        lines += [f"{count:,} rows not read: {reason}" for reason, count in self.skipped.most_common()]
+        meaning = {
+            "max_score": "near documents rejected: the score is not below max_score",
+            "relative": "near documents rejected: the score is too near that of the right answer",
+            "random": "negatives drawn at random",
+        }
+        lines += [f"{self.counts[name]:,} {text}" for name, text in meaning.items() if self.counts[name]]
+        return "\n  ".join(lines)
+
+
+def _finished(
+    rows: Rows, groups: list[Group], negatives: np.ndarray, options: Options, replace: bool, summary: Summary
+) -> Iterator[Record]:
+    """The rows that stay, with their negatives; tells `summary`."""
+    place = np.full(len(rows.records), -1)
+    enough = np.ones(len(rows.records), bool)
+    first = 0
+    for group in groups:
+        place[group.rows] = first + group.query_r
+        enough[group.rows] = len(group.documents) > options.skip + options.keep
+        first += len(group.queries)
+    for row, record in enumerate(tqdm(rows.records, desc="writing", unit="row", unit_scale=True, dynamic_ncols=True)):
+        own = () if replace and place[row] >= 0 else tuple(dict.fromkeys(record.negatives))
+        texts = own
+        if place[row] >= 0:
+            mined = (rows.documents[number] for number in negatives[place[row]] if number >= 0)
+            texts = tuple(dict.fromkeys([*own, *mined]))[: max(options.keep, len(own))]
+            fixed = record.kind == "classification" and own
+            if not texts or (len(texts) < options.keep and options.fewer == "drop" and not fixed):
+                what = "documents pass the thresholds" if enough[row] else "documents are in the set"
+                summary.dropped[f"fewer than {options.keep} negatives, too few {what}"] += 1
+                continue
+        summary.written += 1
+        summary.negatives += len(texts)
+        summary.own += len(own)
+        yield dataclasses.replace(record, negatives=texts)
+
+
+def _write(path: Path, records: Iterator[Record]) -> None:
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        while piece := list(islice(records, ROWS)):
+            columns = {name: [getattr(record, name) for record in piece] for name in SCHEMA.names}
+            writer.write_table(pa.table(columns, schema=SCHEMA))

@@ -1,0 +1,178 @@
+"""Training texts that stand in an evaluation set: the whole text, or 13 words in a row, as letters and digits alone.
+
+A stretch of 13 words is what GPT-3 was checked with (Brown et al. 2020, appendix C). In scripts without spaces
+characters stand for parts of words, see `fold.units`, and a stretch is as many units as weigh 13 words: 26 ideographs
+or 52 Thai letters. 13 Thai letters are three words, and texts that have nothing to do with each other share them ("of
+the United States").
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from f2jax.data.record import stable_id
+from f2jax.data.sources import expand, open_source
+from f2jax.data.sources.tables import ENDINGS, read_rows
+from f2jax.errors import UserError
+from f2jax.prepare.curate.words import WEIGHT_OF_WORD, units
+
+TEXT_COLUMNS = ("text", "query", "positive", "passage", "negatives", "question", "sentence1", "sentence2", "sentences")
+BUILT_IN = {"cldr-names": ("cldr:translation", ("query",)), "stdlib-code": ("stdlib:code", ("query", "positive"))}
+
+
+class Hit(NamedTuple):
+    """Where a text was found."""
+
+    evaluation_set: str
+    how: str  # "whole" or "13-gram"
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """What evaluation sets hold, as sorted hashes: 12 bytes for each distinct text or stretch."""
+
+    names: tuple[str, ...]
+    ngram: int
+    fewest_letters: int
+    whole: "_Hashes"
+    stretches: "_Hashes"
+
+    @classmethod
+    def build(cls, sets: dict[str, Iterable[str]], ngram: int = 13, fewest_letters: int = 12) -> "Index":
+        """An index of the texts of each named set."""
+        whole, parts = {}, {}
+        for number, texts in enumerate(sets.values()):
+            for text in texts:
+                found = units(text)
+                if _letters(found) >= fewest_letters:
+                    whole.setdefault(_whole(found), number)
+                for stretch in _stretches(found, ngram):
+                    parts.setdefault(stretch, number)
+        return cls(tuple(sets), ngram, fewest_letters, _Hashes.of(whole), _Hashes.of(parts))
+
+    def find(self, text: str) -> Hit | None:
+        """The first set, in the order of `names`, that holds the text or a stretch of it."""
+        found = units(text)
+        if _letters(found) >= self.fewest_letters:
+            number = self.whole.first([_whole(found)])
+            if number is not None:
+                return Hit(self.names[number], "whole")
+        number = self.stretches.first(_stretches(found, self.ngram))
+        return None if number is None else Hit(self.names[number], f"{self.ngram}-gram")
+
+
+@dataclass(frozen=True, eq=False)
+class _Hashes:
+    """Sorted hashes, and the number of the first set that each comes from."""
+
+    hashes: np.ndarray
+    owners: np.ndarray
+
+    @classmethod
+    def of(cls, owners: dict[int, int]) -> "_Hashes":
+        hashes = np.fromiter(owners, np.int64, len(owners))
+        order = np.argsort(hashes)
+        return cls(hashes[order], np.fromiter(owners.values(), np.int32, len(owners))[order])
+
+    def first(self, hashes: list[int]) -> int | None:
+        """The smallest number of a set that holds one of the hashes."""
+        if not hashes or not len(self.hashes):
+            return None
+        wanted = np.array(hashes, np.int64)
+        places = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
+        owners = self.owners[places[self.hashes[places] == wanted]]
+        return int(owners.min()) if len(owners) else None
+
+
+def _letters(found: list[tuple[str, int]]) -> int:
+    """Letters of a text; an ideograph counts as two."""
+    return sum(2 if weight == 2 else len(unit) for unit, weight in found)
+
+
+def _whole(found: list[tuple[str, int]]) -> int:
+    return stable_id("".join(unit for unit, _ in found))
+
+
+def _stretches(found: list[tuple[str, int]], ngram: int) -> list[int]:
+    """Hash of the shortest stretch from each unit that weighs `ngram` words."""
+    if not ngram:
+        return []
+    # Stretches are slices of one string: unit u starts at starts_u[u], and all units before it weigh sums_u[u].
+    text = " ".join(unit for unit, _ in found)
+    starts_u = np.cumsum([0, *(len(unit) + 1 for unit, _ in found)])
+    sums_u = np.cumsum([0, *(weight for _, weight in found)])
+    lasts_u = np.searchsorted(sums_u, sums_u + ngram * WEIGHT_OF_WORD)
+    count = np.searchsorted(lasts_u, len(sums_u))  # from there on too little text is left
+    return [
+        stable_id(text[start : end - 1]) for start, end in zip(starts_u[:count], starts_u[lasts_u[:count]], strict=True)
+    ]
+
+
+@lru_cache(maxsize=2)
+def load_index(specs: tuple[str, ...], ngram: int, fewest_letters: int) -> Index:
+    """The index of evaluation sets that `Options.evaluation_sets` names, built once a process.
+
+    A spec is the name of a built-in set, or PATH, NAME=PATH or NAME=PATH#COLUMN,COLUMN of a file, glob or folder:
+    .txt (a text a line), .jsonl, .tsv, each also as .gz, or .parquet. Without columns those of `TEXT_COLUMNS` are read.
+
+    Raises:
+        UserError: a set is missing, cannot be read, or holds no text.
+    """
+    sets = {}
+    for spec in specs:
+        name, texts = _open(spec)
+        if name in sets:
+            raise UserError(f"Two evaluation sets are called {name}; name one by NAME=PATH.")
+        sets[name] = texts
+    return Index.build(sets, ngram, fewest_letters)
+
+
+def set_files(spec: str) -> list[str]:
+    """The files of an evaluation set; none where it is built in.
+
+    Raises:
+        UserError: it is missing.
+    """
+    return [] if spec in BUILT_IN else expand(_parse(spec)[1], ENDINGS)
+
+
+def _open(spec: str) -> tuple[str, Iterator[str]]:
+    """(name, texts) of an evaluation set."""
+    if spec in BUILT_IN:
+        source, roles = BUILT_IN[spec]
+        return spec, (getattr(record, role) for record in open_source(source, "test", Counter()) for role in roles)
+    name, path, columns = _parse(spec)
+    return name, _texts(path, columns)
+
+
+def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
+    """(name, path, columns) of `NAME=PATH#COLUMN,…`."""
+    name, _, rest = spec.partition("=")
+    if not rest or "/" in name:  # an = further on belongs to the path
+        name, rest = "", spec
+    path, _, columns = rest.partition("#")
+    name = name or PurePosixPath(path.rstrip("/")).name.split(".")[0]
+    return name, path, tuple(filter(None, columns.split(",")))
+
+
+def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
+    """All texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
+    wanted, bad, found = columns or TEXT_COLUMNS, Counter(), False
+    for file in expand(path, ENDINGS):
+        for row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
+            for name in wanted:
+                value = row.get(name)
+                for text in value if isinstance(value, list) else [value]:
+                    if isinstance(text, str):
+                        found = True
+                        yield text
+        if bad:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
+            raise UserError(f"The evaluation file {file} has bad rows ({reasons}); mend it, or they go unchecked.")
+    if not found:
+        raise UserError(f"The evaluation set {path} holds no text in {', '.join(wanted)}; name columns by PATH#COLUMN.")

@@ -1,0 +1,120 @@
+"""Duplicates: rows to group by a key, and the one of a group that stays, whatever the order in which rows come.
+
+Exact duplicates have the same query, positive and kind. Near duplicates have queries and positives whose sets of
+letter n-grams overlap (Jaccard). Both must: two questions about one passage are two rows. MinHash estimates the
+overlap (Broder 1997), and only rows that agree in a whole band of values are compared (Leskovec, Rajaraman and Ullman,
+Mining of Massive Datasets, 3.4). A band holds values of the query and of the positive, so that rows with one query and
+many positives do not meet.
+
+A corpus that is larger than memory takes the same steps on disk (`f2jax/prepare/duplicates.py`): group by
+`exact_key`, of each group the smallest `rank` stays; then group by `band_keys`, and drop `near_duplicates(group)`.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+
+from f2jax.data.record import Record, stable_id
+from f2jax.prepare.curate.options import Options
+from f2jax.prepare.curate.words import words
+
+_SEED = 1  # of MinHash: sketches of one corpus must share it
+MOST_NEGATIVES = (1 << 16) - 1  # that a rank tells apart
+_BLOCK = 256  # better rows that a row is compared with at once
+_FIELDS = tuple(field.name for field in fields(Record))
+
+
+class Sketch(NamedTuple):
+    """What near duplicates are found by: about 1 kB with 128 permutations."""
+
+    rank: int  # of the record: the smallest stays
+    id: int  # of the record, among those that are compared
+    values: bytes  # uint32 MinHash values of the query, then of the positive
+
+
+def record_id(record: Record) -> int:
+    """63-bit id of a whole row: equal for equal rows alone."""
+    return stable_id(json.dumps([getattr(record, name) for name in _FIELDS]))
+
+
+def rank(record: Record) -> int:
+    """Of duplicates the one with the smallest rank stays: the most negatives, then the smallest id. Below 2^63."""
+    return (MOST_NEGATIVES - min(len(record.negatives), MOST_NEGATIVES)) << 47 | record_id(record) >> 16
+
+
+def exact_key(record: Record) -> int:
+    """Equal for exact duplicates: the same query and positive, white space aside, and the same kind."""
+    squeezed = (" ".join(text.split()) for text in (record.query, record.positive))
+    return stable_id(json.dumps([record.kind, *squeezed]))
+
+
+def shingles(text: str, length: int) -> set[str]:
+    """The pieces of `length` characters of a folded text; a shorter text is one piece, one without letters its own."""
+    text = " ".join(words(text)) or text
+    return {text[i : i + length] for i in range(max(1, len(text) - length + 1))}
+
+
+def sketch(record: Record, options: Options) -> Sketch:
+    """MinHash values of a record's query and positive."""
+    import rensa
+
+    values = []
+    for text in (record.query, record.positive):
+        made = rensa.RMinHash(options.permutations, _SEED)
+        made.update(list(shingles(text, options.shingle)))
+        values += made.digest()
+    return Sketch(rank(record), record_id(record), np.array(values, "<u4").tobytes())
+
+
+def band_keys(made: Sketch, options: Options) -> list[int]:
+    """Keys of the groups in which a row may meet its near duplicates, one for each band."""
+    values_2hb = np.frombuffer(made.values, "<u4").reshape(2, -1, options.band)
+    return [stable_id(f"{h} {values_2hb[:, h].tobytes().hex()}") for h in range(values_2hb.shape[1])]
+
+
+def near_duplicates(group: Iterable[Sketch], options: Options) -> Iterator[int]:
+    """Ids of the rows of a group to drop: those like a row of smaller rank, whether or not that one stays.
+
+    The decision is about pairs, so it depends neither on order nor on what other groups decide, and the best row of
+    a chain of near duplicates always stays.
+    """
+    ranked = sorted(set(group))
+    values_n2p = np.frombuffer(b"".join(made.values for made in ranked), "<u4").reshape(-1, 2, options.permutations)
+    fewest = options.near_duplicates * options.permutations
+    for i, made in enumerate(ranked):
+        for start in range(0, i, _BLOCK):
+            alike_m = (values_n2p[start : min(i, start + _BLOCK)] == values_n2p[i]).sum(-1).min(-1)
+            if (alike_m >= fewest).any():
+                yield made.id
+                break
+
+
+def drop_exact(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """(rows that stay, rows that go) in memory; rows that stay keep the order of the first of their duplicates."""
+    groups: dict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[exact_key(record)].append(record)
+    kept, dropped = [], []
+    for group in groups.values():
+        best = min(range(len(group)), key=lambda i: rank(group[i]))
+        kept.append(group.pop(best))
+        dropped += group
+    return kept, dropped
+
+
+def drop_near(records: Iterable[Record], options: Options) -> tuple[list[Record], list[Record]]:
+    """(rows that stay, rows that go) in memory, in the order in which they come."""
+    records, bands = list(records), defaultdict(list)
+    for record in records:
+        made = sketch(record, options)
+        for key in band_keys(made, options):
+            bands[key].append(made)
+    gone = {number for group in bands.values() if len(group) > 1 for number in near_duplicates(group, options)}
+    split = ([], [])
+    for record in records:
+        split[record_id(record) in gone].append(record)
+    return split

@@ -1,0 +1,123 @@
+"""Which data sets a corpus gets: what feeds each, which rows a cap keeps, and a fingerprint of all that decides it."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from f2jax.data.corpus import VERSION
+from f2jax.data.dataset import dataset_names
+from f2jax.data.record import stable_id
+from f2jax.errors import UserError
+from f2jax.prepare.duplicates import OVER_CAP, STAYS
+from f2jax.prepare.options import Key, Options
+from f2jax.prepare.read_inputs import Taken
+from f2jax.prepare.spill import SHARD_BYTES, Wanted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One data set that is to be made."""
+
+    name: str
+    source_kind: Key
+    inputs: tuple[int, ...]  # numbers of those that feed it
+    wanted: Wanted
+    tokenizer: str  # its fingerprint
+    fingerprint: str  # of all that decides the content
+
+    @property
+    def key(self) -> str:
+        """Its name on disk."""
+        return self.wanted.folder
+
+
+def plan_all(
+    taken: Sequence[Taken], parts: Sequence[list[Key]], states: Sequence[np.ndarray], options: Options, tokenizer: str
+) -> list[Plan]:
+    """A plan for each data set that has rows, in the order in which they first come; marks rows as `OVER_CAP`.
+
+    Args:
+        parts: the data sets that each input feeds.
+        states: what becomes of each row of each input.
+
+    Raises:
+        UserError: two data sets would have one name.
+    """
+    feeds: dict[Key, list[tuple[int, int]]] = {}
+    for number, keys in enumerate(parts):
+        columns, stays = taken[number].rows()["part"], states[number] == STAYS
+        counts = np.bincount(columns[stays], minlength=len(keys))
+        for part, key in enumerate(keys):
+            if counts[part]:
+                feeds.setdefault(key, []).append((number, part))
+    names = dataset_names(feeds)
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise UserError(f"Two data sets would have the name {twice[0]}; give one of them another source.")
+    building = dataclasses.asdict(dataclasses.replace(options, curate=None, kinds=(), cap=0))
+    plans = []
+    for key, fed in feeds.items():
+        if options.cap:
+            _mark_over_cap(taken, states, fed, options.cap)
+        size, decides = 0, []
+        for number, part in fed:
+            rows = taken[number].rows()
+            mine = (rows["part"] == part) & (states[number] == STAYS)
+            size += int(rows["bytes"][mine].sum())
+            decides.append((taken[number].folder.name, digest(mask=mine)))
+        wanted = Wanted(folder_name(names[key]), max(1, -(-size // SHARD_BYTES)))
+        fingerprint = digest([VERSION, key, decides, building, tokenizer])
+        plans.append(Plan(names[key], key, tuple(number for number, _ in fed), wanted, tokenizer, fingerprint))
+    return plans
+
+
+def _mark_over_cap(
+    taken: Sequence[Taken], states: Sequence[np.ndarray], fed: Sequence[tuple[int, int]], cap: int
+) -> None:
+    """Of a data set's rows those with the smallest hashes stay; equal rows stay or go together."""
+
+    def hashes() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        for number, part in fed:
+            rows = taken[number].rows()
+            mine = np.flatnonzero((rows["part"] == part) & (states[number] == STAYS))
+            yield number, mine, rows["hash"][mine]
+
+    smallest = np.zeros(0, np.uint64)
+    for _, _, found in hashes():
+        smallest = np.sort(np.concatenate([smallest, found]))[: cap + 1]
+    if len(smallest) > cap:
+        for number, mine, found in hashes():
+            states[number][mine[found > smallest[cap - 1]]] = OVER_CAP
+
+
+def folder_name(name: str) -> str:
+    """A name that any file system takes, and no two data sets share.
+
+    >>> folder_name("nli")
+    'nli'
+    """
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80] or "_"
+    return safe if safe == name else f"{safe}-{stable_id(name):x}"
+
+
+def groups(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Data sets that share inputs, together: they are read once for all."""
+    found: list[tuple[set[int], list[Plan]]] = []
+    for plan in plans:
+        apart = [group for group in found if group[0].isdisjoint(plan.inputs)]
+        touching = [group for group in found if not group[0].isdisjoint(plan.inputs)]
+        inputs = set(plan.inputs).union(*(group[0] for group in touching))
+        found = [*apart, (inputs, [p for group in touching for p in group[1]] + [plan])]
+    return [plans for _, plans in found]
+
+
+def digest(parts: object = None, mask: np.ndarray | None = None) -> str:
+    """A short name for anything that JSON can write, or for an array of booleans."""
+    content = json.dumps(parts, ensure_ascii=True).encode() if mask is None else np.packbits(mask)
+    return hashlib.sha256(content).hexdigest()[:32]

@@ -1,0 +1,146 @@
+"""Between the files that come in and the corpus that goes out: texts on disk, in buckets by the hash of the document.
+
+An input's records are spilled together for all its data sets; a bucket is then small enough to sort in memory.
+Files are streams of Arrow batches, one stream for each flush, so that few files are open and memory is bounded.
+"""
+
+import shutil
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from f2jax.data.dataset import label_id
+from f2jax.data.record import Record, in_share, stable_id
+from f2jax.prepare.duplicates import STAYS
+from f2jax.prepare.options import Key, Options
+from f2jax.prepare.scratch import RECORD_BYTES, read_records
+
+FLUSH = 64 << 20  # bytes of text in memory before they go to disk
+SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
+WORK = "work"  # folder of a corpus for all that goes when it is whole
+SPLITS = ("train", "validation")
+DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary()})
+ROWS = pa.schema(
+    {
+        "query": pa.large_binary(),
+        "documents": pa.list_(pa.int64()),  # keys: the positive, then the negatives
+        "label": pa.int64(),
+        "id": pa.int64(),
+        "language": pa.string(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A data set that records are spilled for."""
+
+    folder: str  # its name on disk
+    buckets: int
+
+
+def document_key(text: str) -> int:
+    """The key of a document as it is tokenized. A corpus stores its documents in the order of their keys."""
+    return stable_id(text)
+
+
+def bucket_of(key: int, buckets: int) -> int:
+    """Buckets are ranges of keys, in order."""
+    return key * buckets >> 63
+
+
+def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], options: Options) -> None:
+    """Write the texts of an input's rows that stay to `folder`, which is there whole or not at all.
+
+    Args:
+        states: what becomes of each record, an array in a file.
+    """
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+    writer = _Writer(part)
+    for (record, _), state in zip(read_records(records), np.load(states).tolist(), strict=True):
+        target = wanted.get((record.source, record.kind))
+        if target and state == STAYS:
+            _add(record, target, writer, options)
+    writer.flush()
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def _add(record: Record, target: Wanted, writer: "_Writer", options: Options) -> None:
+    keys = []
+    for original in (record.positive, *record.negatives):
+        text = options.instructions.document(original, record)
+        keys.append(document_key(text))
+        bucket = bucket_of(keys[-1], target.buckets)
+        writer.add(
+            documents_path(target.folder, bucket), DOCUMENTS, (keys[-1], stable_id(original), _bytes(text)), len(text)
+        )
+    query = options.instructions.query(record)
+    split = SPLITS[in_share(record.query_id, options.validation_share, "held out", options.seed)]
+    row = (_bytes(query), keys, label_id(record), record.query_id, _readable(record.language))
+    writer.add(rows_path(target.folder, split), ROWS, row, len(query))
+
+
+def documents_path(folder: str, bucket: int) -> str:
+    return f"{folder}/documents-{bucket:05d}.arrow"
+
+
+def rows_path(folder: str, split: str) -> str:
+    return f"{folder}/rows-{split}.arrow"
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class _Writer:
+    """Collects rows of many files in memory, and appends them together."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.size = folder, 0
+        self.waiting: dict[tuple[str, pa.Schema], list[tuple]] = defaultdict(list)
+        folder.mkdir(parents=True)
+
+    def add(self, path: str, schema: pa.Schema, row: tuple, size: int) -> None:
+        self.waiting[path, schema].append(row)
+        self.size += size + RECORD_BYTES
+        if self.size > FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        for (name, schema), rows in self.waiting.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            columns = [pa.array(c, kind) for c, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
+            with open(path, "ab") as file, pa.ipc.new_stream(file, schema) as stream:
+                stream.write_batch(pa.record_batch(columns, schema=schema))
+        self.waiting.clear()
+        self.size = 0
+
+
+def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
+    """The batches of spilled files, in order; a file that is not there is empty."""
+    for path in paths:
+        if not path.exists():
+            continue
+        with pa.memory_map(str(path)) as file:
+            while file.tell() < file.size():
+                with pa.ipc.open_stream(file) as stream:
+                    yield from stream
+
+
+def unique_documents(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
+    """(keys, ids, texts) of the distinct documents of a bucket, in the order of their keys."""
+    table = pa.Table.from_batches(list(batches(paths)), DOCUMENTS)
+    keys, first = np.unique(table["key"].to_numpy(), return_index=True)
+    chosen = table.take(first)
+    return keys, chosen["id"].to_numpy(), chosen["text"].to_pylist()

@@ -1,0 +1,191 @@
+"""The two TFDS data sets of a data set, in ArrayRecord and without TensorFlow: its documents and its rows.
+
+TFDS writes them shard by shard, in this process or on any runner of Apache Beam. A shard is a function of spilled
+files, so what is written does not depend on who writes it. (TFDS's shuffling writers hold a data set in memory where
+its order is given, and need TensorFlow above 1 GB.)
+"""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from tensorflow_datasets.core.writer import ExampleWriter
+from tensorflow_datasets.proto import tf_example_pb2
+
+from f2jax.data.corpus import VERSION
+from f2jax.data.tokenizer import Tokenizer, load_tokenizer
+from f2jax.prepare.spill import SPLITS, WORK, batches, documents_path, rows_path, unique_documents
+
+SHARD_ROWS = 65_536
+CHUNK = 4_096  # texts that are tokenized at once
+
+Shard = Callable[[], Iterator[tuple[int, dict]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spilled:
+    """Where a data set's texts lie, and how they are tokenized."""
+
+    inputs: tuple[str, ...]  # folders that `spill` wrote, in the order of the inputs
+    folder: str  # name of the data set in each
+    keys: str  # folder for the keys of its documents
+    buckets: int
+    tokenizer: str  # folder
+    fingerprint: str  # of the tokenizer
+    max_length: int
+
+    def paths(self, name: str) -> list[Path]:
+        return [Path(folder) / name for folder in self.inputs]
+
+    def keys_path(self, bucket: int) -> Path:
+        return Path(self.keys) / f"keys-{bucket:05d}.npy"
+
+    def tokens(self, texts: list[bytes]) -> list[np.ndarray]:
+        """Token ids of each text, in the coding of `spill`."""
+        decoded = [text.decode("utf-8", "surrogatepass") for text in texts]
+        return _tokenizer(self.tokenizer, self.fingerprint).encode(decoded, self.max_length)
+
+    def all_keys(self) -> np.ndarray:
+        """Sorted: the number of a document is the rank of its key. 8 bytes for each document."""
+        return np.concatenate([np.load(self.keys_path(bucket)) for bucket in range(self.buckets)])
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
+    """Loaded once a process: a large one takes a second. The fingerprint tells a new one in the same place."""
+    return load_tokenizer(path)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Config(tfds.core.BuilderConfig):
+    """The configuration of one data set: its name, and a function for each shard of each split."""
+
+    shards: dict[str, list[Shard]] = dataclasses.field(default_factory=dict, repr=False)
+
+
+class _SameBytes(ExampleWriter):
+    """Writes the fields of each record in one order; protobuf's own order differs from process to process."""
+
+    def write(self, path, examples):
+        parsed = ((key, tf_example_pb2.Example.FromString(raw)) for key, raw in examples)
+        return super().write(path, ((key, example.SerializeToString(deterministic=True)) for key, example in parsed))
+
+
+class _Sharded(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """A builder whose shards come with its configuration."""
+
+    VERSION = tfds.core.Version(VERSION)
+
+    def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Shard]]:
+        return self.builder_config.shards
+
+    def _example_writer(self) -> ExampleWriter:
+        return _SameBytes(self.info.file_format)
+
+    def _describe(self, description: str, features: dict) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(builder=self, description=description, features=features, disable_shuffling=True)
+
+
+class Documents(_Sharded, skip_registration=True):
+    """Each distinct document once, in the order of `spill.document_key`. One split, `train`."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "id": tfds.features.Scalar(np.int64, doc="hash of the text before its instruction"),
+            "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes", doc="end token included"),
+        }
+        return self._describe("Tokenized documents, each once.", features)
+
+
+class Rows(_Sharded, skip_registration=True):
+    """Training rows in the order of the inputs. Splits train and validation; one without rows is not there."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        numbers = "numbers of the positive, then of the negatives, in the documents of the same name"
+        features = {
+            "query": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes", doc="tokens, end included"),
+            "documents": tfds.features.Tensor(shape=(None,), dtype=np.int64, encoding="bytes", doc=numbers),
+            "label": tfds.features.Scalar(np.int64, doc="hash of the label; -1: none"),
+            "id": tfds.features.Scalar(np.int64, doc="hash of the query before its instruction"),
+            "language": tfds.features.Text(doc="of the query"),
+        }
+        return self._describe("Rows: a tokenized query and its documents.", features)
+
+
+def document_shards(spilled: Spilled) -> dict[str, list[Shard]]:
+    return {"train": [partial(document_shard, spilled, bucket) for bucket in range(spilled.buckets)]}
+
+
+def document_shard(spilled: Spilled, bucket: int) -> Iterator[tuple[int, dict]]:
+    """The documents of a bucket; their keys are kept beside, for the rows."""
+    keys, ids, texts = unique_documents(spilled.paths(documents_path(spilled.folder, bucket)))
+    path = spilled.keys_path(bucket)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, keys)
+    for start in range(0, len(texts), CHUNK):
+        for i, ids_of_text in enumerate(spilled.tokens(texts[start : start + CHUNK]), start):
+            yield int(keys[i]), {"id": ids[i], "tokens": ids_of_text}
+
+
+def row_shards(spilled: Spilled) -> dict[str, list[Shard]]:
+    """The small split comes first: TFDS starts a Beam pipeline for each split, which runs those before it again."""
+    shards = {}
+    for split in reversed(SPLITS):
+        count = sum(batch.num_rows for batch in batches(spilled.paths(rows_path(spilled.folder, split))))
+        starts = range(0, count, SHARD_ROWS)
+        shards[split] = [partial(row_shard, spilled, split, start, min(start + SHARD_ROWS, count)) for start in starts]
+    return {split: found for split, found in shards.items() if found}
+
+
+def row_shard(spilled: Spilled, split: str, start: int, stop: int) -> Iterator[tuple[int, dict]]:
+    """The rows of a split from number `start` to `stop`."""
+    keys = spilled.all_keys()
+    number = 0  # of the batch's first row
+    for batch in batches(spilled.paths(rows_path(spilled.folder, split))):
+        first, last = max(start - number, 0), min(stop - number, batch.num_rows)
+        for begin in range(first, last, CHUNK):
+            chunk = batch.slice(begin, min(CHUNK, last - begin)).to_pydict()
+            columns = (spilled.tokens(chunk.pop("query")), *chunk.values())
+            for i, (query, used, label, query_id, language) in enumerate(zip(*columns, strict=True)):
+                numbers = np.searchsorted(keys, np.array(used, np.int64))
+                example = {"query": query, "documents": numbers, "label": label, "id": query_id, "language": language}
+                yield number + begin + i, example
+        number += batch.num_rows
+        if number >= stop:
+            return
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS tells of downloads, and warns of data sets that it does not know; neither helps here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def build(builder: type, name: str, folder: Path, shards: dict[str, list[Shard]], beam: dict) -> dict[str, list[int]]:
+    """Write one TFDS data set under `folder`; it is there whole or not at all.
+
+    Args:
+        beam: `beam_runner` and `beam_options` of TFDS; empty: this process.
+
+    Returns:
+        The number of records of each shard, by split.
+    """
+    config = Config(name=name, version=VERSION, description=name, shards=shards)
+    with _quiet():
+        made = builder(config=config, data_dir=str(folder), file_format="array_record")
+        downloads = str(folder / WORK / "downloads")  # a folder that TFDS wants; it stays empty
+        made.download_and_prepare(download_dir=downloads, download_config=tfds.download.DownloadConfig(**beam))
+    return {split: list(info.shard_lengths) for split, info in made.info.splits.items()}

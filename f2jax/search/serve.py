@@ -1,0 +1,151 @@
+"""A page that searches documents, for people on this machine: one HTML file, no other resource, no network."""
+
+import json
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from f2jax.errors import UserError
+from f2jax.search.files import Corpus
+from f2jax.search.two_pass import Options, Search
+
+PAGE = Path(__file__).with_name("search.html")
+HOSTS = ("localhost", "127.0.0.1")
+MOST = 100  # documents of an answer
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+class Page:
+    """What the page asks for: `about` the documents, and `find`.
+
+    Args:
+        documents: with texts.
+        embedder: of the queries.
+        options: the slider starts at its `dims`.
+
+    Raises:
+        UserError: an option does not fit the documents.
+    """
+
+    def __init__(self, documents: Corpus, embedder, options: Options):
+        self.documents, self._embedder, self._options = documents, embedder, options
+        self.most = min(MOST, options.candidates)
+        width = documents.vectors.shape[1]
+        self._width = width if width in embedder.matryoshka_dims else None  # that queries are cut to, if at all
+        self.dims = sorted({*(dim for dim in embedder.matryoshka_dims if dim < width), options.dims, width})
+        self._search = lru_cache(2)(self._make_search)  # each keeps its documents on the devices
+        self._one = threading.Lock()  # the devices serve one question at a time
+        self.find("", options.dims, options.k)  # compiles, so that the first question is not slow
+
+    def about(self) -> dict:
+        names = ("k", "dims", "candidates", "precision")
+        return {"documents": len(self.documents.texts), "choices": self.dims} | {
+            name: getattr(self._options, name) for name in names
+        }
+
+    def find(self, query: str, dims: int, k: int) -> dict:
+        """The documents nearest to a query, with milliseconds of its embedding and of both passes.
+
+        Raises:
+            UserError: the slider has no such place, or k is out of range.
+        """
+        if dims not in self.dims:
+            raise UserError(f"dims={dims} is none of {', '.join(map(str, self.dims))}.")
+        if not 1 <= k <= self.most:
+            raise UserError(f"k={k} should be from 1 to {self.most}.")
+        with self._one:
+            start = time.perf_counter()
+            q_qe = self._embedder.encode_query([query], show_progress_bar=False)[:, : self._width]
+            embedded = time.perf_counter() - start
+            found = self._search(dims)(q_qe)
+        pairs = zip(found.scores_qk[0, :k].tolist(), found.numbers_qk[0, :k].tolist(), strict=True)
+        places, texts = self.documents.places, self.documents.texts
+        return {
+            "found": [
+                {"score": score, "place": places[n] if places else f"{n + 1}", "text": texts[n]}
+                for score, n in pairs
+                if n >= 0
+            ],
+            "milliseconds": [round(1_000 * s, 2) for s in (embedded, found.first_pass, found.second_pass)],
+        }
+
+    def _make_search(self, dims: int) -> Search:
+        return Search(self.documents.vectors, replace(self._options, k=self.most, dims=dims))
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A browser that goes away before it has its answer, as while somebody types, is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def make_server(page: Page, port: int) -> ThreadingHTTPServer:
+    """A server that only this machine reaches; port 0: any free one.
+
+    Raises:
+        UserError: the port cannot be used.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            try:
+                host, url = urlsplit(f"//{self.headers.get('Host', '')}").hostname, urlsplit(self.path)
+            except ValueError:
+                return self._answer(400, "text/plain", b"This is no address.")
+            if host not in HOSTS:  # a page from elsewhere asks
+                return self._answer(403, "text/plain", b"Only for this machine.")
+            if url.path == "/":
+                return self._answer(200, "text/html", PAGE.read_bytes())
+            if url.path == "/about":
+                return self._json(200, page.about())
+            if url.path == "/find":
+                return self._find({name: values[-1] for name, values in parse_qs(url.query).items()})
+            return self._answer(404, "text/plain", b"There is no such page.")
+
+        def _find(self, asked: dict[str, str]):
+            options = page.about()
+            try:
+                dims, k = (int(asked.get(name, options[name])) for name in ("dims", "k"))
+                found = page.find(asked.get("q", ""), dims, k)
+            except (UserError, ValueError) as error:
+                return self._json(400, {"error": str(error)})
+            return self._json(200, found)
+
+        def _json(self, status: int, content: dict):
+            self._answer(status, "application/json", json.dumps(content).encode())
+
+        def _answer(self, status: int, kind: str, content: bytes):
+            self.send_response(status)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Security-Policy", POLICY)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            """Nothing: what people search for is theirs."""
+
+    try:
+        return _Server(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"Port {port} cannot be used ({error}); choose another --port, or 0 for any.") from error
+
+
+def serve(documents: Corpus, embedder, options: Options, port: int) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        UserError: the port cannot be used, or an option does not fit the documents.
+    """
+    with make_server(Page(documents, embedder, options), port) as server:
+        print(f"{len(documents.texts):,} texts: http://localhost:{server.server_port}/ (Ctrl-C ends)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("\nended.")

@@ -1,0 +1,147 @@
+"""Search in two passes, the paper's dynamic retrieval: many documents by few dimensions, then few by all.
+
+The first pass takes the `candidates` nearest documents by the first `dims` dimensions, optionally in fewer bits; the
+second orders these by the cosine of the whole vectors. Each pass is exact: what can be missed is a document that the
+few dimensions rank too low, and `recall` says how often that is so.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from f2jax.errors import UserError
+from f2jax.mine.negatives import Vectors, unit
+from f2jax.search.top_k import BLOCKS, Blocks, Nearest
+
+SAME = 1e-6  # scores that differ by less are equal: the passes add up in different orders
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a search is done.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    k: int = 10  # documents to find
+    dims: int = 64  # of the first pass
+    candidates: int = 200  # documents that the first pass hands to the second
+    precision: str = "float32"  # of the first pass: float32, int8 or binary
+    approximate: float | None = None  # share of the candidates that a TPU's approx_max_k is to find; None: all
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise UserError(f"k={self.k} should be at least 1.")
+        if self.candidates < self.k:
+            raise UserError(f"candidates={self.candidates} should be at least k={self.k}.")
+
+
+OPTIONS = Options()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The documents of a block of queries, nearest first, equal ones by number."""
+
+    scores_qk: np.ndarray  # float32, cosines; -inf where there is no further document
+    numbers_qk: np.ndarray  # int32; -1 where there is no further document
+    first_pass: float = 0.0  # seconds
+    second_pass: float = 0.0
+
+
+class Search:
+    """A search over documents [n, e], of any float type and length; of a `np.memmap` only what is needed is read.
+
+    >>> search = Search(np.load("documents.npy", mmap_mode="r"), Options(k=5))
+    >>> search(model.encode_query(["where is Kenya?"])).numbers_qk
+
+    Raises:
+        UserError: an option does not fit the documents.
+    """
+
+    def __init__(self, documents: Vectors, options: Options = OPTIONS, blocks: Blocks = BLOCKS):
+        self.documents, self.options = documents, options
+        self._first = Nearest(documents, options.dims, options.precision, options.approximate, blocks)
+
+    def blocks(self, queries: Vectors) -> Iterator[Found]:
+        """What is found for queries [q, e], block by block.
+
+        Raises:
+            UserError: the widths differ, or a vector is not finite.
+        """
+        check_widths(queries, self.documents)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for at in range(0, queries.shape[0], self._first.block):
+                q_qe = unit(queries, slice(at, at + self._first.block), "queries")
+                start = time.perf_counter()
+                _, candidates_qc = self._first(q_qe, min(self.options.candidates, self.documents.shape[0]))
+                middle = time.perf_counter()
+                # On the host, where the vectors are: to send them to a device takes longer than to multiply them.
+                ranked = list(pool.map(self._rank, q_qe, candidates_qc))
+                scores_qk, numbers_qk = (np.stack(some) for some in zip(*ranked, strict=True))
+                yield Found(scores_qk, numbers_qk, middle - start, time.perf_counter() - middle)
+
+    def __call__(self, queries: Vectors) -> Found:
+        """What is found for all queries [q, e].
+
+        Raises:
+            UserError: the widths differ, or a vector is not finite.
+        """
+        return joined(self.blocks(queries), self.options.k)
+
+    def _rank(self, q_e: np.ndarray, candidates_c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines [k] and numbers [k] of the nearest of a query's candidates."""
+        numbers_c = np.sort(candidates_c[candidates_c >= 0])
+        # No BLAS: above some 450 documents it starts threads of its own, which wait for those of the pool.
+        scores_c = np.einsum("ce,e->c", unit(self.documents, numbers_c, "documents"), q_e)
+        order_k = np.argsort(-scores_c, kind="stable")[: self.options.k]
+        rest = self.options.k - len(order_k)
+        scores_k = np.pad(scores_c[order_k], (0, rest), constant_values=-np.inf)
+        return scores_k, np.pad(numbers_c[order_k], (0, rest), constant_values=-1)
+
+
+def joined(blocks: Iterable[Found], k: int) -> Found:
+    """What was found for the queries of all blocks."""
+    found = [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int32)), *blocks]
+    return Found(
+        np.concatenate([block.scores_qk for block in found]),
+        np.concatenate([block.numbers_qk for block in found]),
+        sum(block.first_pass for block in found),
+        sum(block.second_pass for block in found),
+    )
+
+
+def exact(
+    queries: Vectors, documents: Vectors, k: int, progress: Callable[[int], None] = lambda documents: None
+) -> Found:
+    """What a search by all dimensions in one pass finds, the bar of `recall`.
+
+    Args:
+        progress: is told, for each block of queries, how many more documents were compared.
+
+    Raises:
+        UserError: k is not positive, the widths differ, or a vector is not finite.
+    """
+    check_widths(queries, documents)
+    start = time.perf_counter()
+    found = Nearest(documents)(queries, k, progress)
+    return Found(*found, first_pass=time.perf_counter() - start)
+
+
+def recall(found: Found, wanted: Found) -> float:
+    """The share of the nearest documents that was found; one that scores as high as the last of them counts as one."""
+    last_q1 = np.where(np.isneginf(wanted.scores_qk), np.inf, wanted.scores_qk).min(axis=1, keepdims=True)
+    hits = (found.scores_qk >= last_q1 - SAME).sum()
+    return float(hits / np.isfinite(wanted.scores_qk).sum())
+
+
+def check_widths(queries: Vectors, documents: Vectors) -> None:
+    """Raises UserError where queries and documents have different numbers of dimensions."""
+    if queries.shape[1] != documents.shape[1]:
+        widths = f"{queries.shape[1]} and {documents.shape[1]}"
+        raise UserError(f"Queries and documents have {widths} dimensions; embed both with one model.")
