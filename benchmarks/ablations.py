@@ -35,7 +35,7 @@ QUESTIONS = {  # title: rows, the first is what the others are compared with
 def scores(folder: Path) -> dict[tuple[str, int], dict[int, float]]:
     """{(row, dimensions): {seed: mean score of the tasks}} of all runs whose scores are there."""
     found = defaultdict(dict)
-    for run in results.read([folder / "scores"]):
+    for run in results.read_results([folder / "scores"]):
         name = re.fullmatch(r".*/(\w+)-(\d+)( \(.*\))?", run.model)  # in brackets: prompts that are not the default's
         if name:
             found[name[1], run.variant.dim][int(name[2])] = 100 * float(np.mean(list(run.tasks().values())))

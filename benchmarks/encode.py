@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 from benchmarks import report
 from f2jax import Embedder, files
-from f2jax.checkpoints.package import Card
-from f2jax.data.texts import draw
+from f2jax.checkpoints.package import ModelSettings
+from f2jax.data.texts import sample_texts
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import size
-from f2jax.release.export import export
+from f2jax.release.export import export_package
 
 TEXTS = {"short": ["cldr:translation"], "long": ["stdlib:code"], "mixed": ["cldr:translation", "stdlib:code"]}
 GPU = torch.cuda.is_available()
@@ -47,7 +47,7 @@ def fresh(name: str, tokenizer_folder: str) -> Embedder:
     """A model of this size with random weights."""
     tokenizer = load_tokenizer(tokenizer_folder)
     architecture = size(name)
-    return Embedder(architecture, init_params(Qwen3(architecture), 0), tokenizer, Card(max_length=512))
+    return Embedder(architecture, init_params(Qwen3(architecture), 0), tokenizer, ModelSettings(max_length=512))
 
 
 def onnx(folder: str) -> Callable:
@@ -86,7 +86,7 @@ def tools(folder: str, dtypes: list[str]) -> dict[str, Callable]:
 def kinds_of_text(data: Path | None, count: int) -> Iterator[tuple[str, list[str]]]:
     """(name, texts) of each kind."""
     if data is None:
-        yield from ((name, draw(sources, count)) for name, sources in TEXTS.items())
+        yield from ((name, sample_texts(sources, count)) for name, sources in TEXTS.items())
         return
     texts = pyarrow.parquet.read_table(data, columns=["positive"])["positive"].unique().to_pylist()
     yield data.parent.name, texts[:count]
@@ -112,7 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         embedder = fresh(args.size, args.tokenizer) if args.size else Embedder.from_pretrained(args.model)
-        export(embedder, folder, formats=() if GPU else ("onnx",))
+        export_package(embedder, folder, formats=() if GPU else ("onnx",))
         encoders = tools(folder, args.dtypes)
         oracle = SentenceTransformer(folder, device=DEVICE)
         columns = ("texts", "mean tokens", "tool", "batch", "texts/s", "ratio", "worst cosine")

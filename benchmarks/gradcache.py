@@ -22,7 +22,7 @@ from f2jax.data.dataset import Row
 from f2jax.data.packing import PACKED, assemble
 from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.sharding import ROWS
+from f2jax.parallel.sharding import ROW_SPEC
 from f2jax.train.program import Program
 
 NEGATIVES, ROW_LENGTH, MEAN_TOKENS = 7, 1024, 128
@@ -50,7 +50,7 @@ def temporary_bytes(name: str, device, batch, remat: str) -> int | None:
     program = Program(config, size(name), mesh, steps=1000)
 
     def shape(key, x):
-        where = NamedSharding(mesh, ROWS if key in PACKED else PartitionSpec())
+        where = NamedSharding(mesh, ROW_SPEC if key in PACKED else PartitionSpec())
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
     shapes = {key: shape(key, x) for key, x in batch.arrays().items()}

@@ -27,16 +27,16 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import config as configs
-from f2jax.data.corpus import CARD, VERSION, Corpus
+from f2jax.data.corpus import CARD, VERSION, PreparedCorpus
 from f2jax.data.dataset import Instructions
 from f2jax.data.loader import Loader
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import train_sentencepiece
 from f2jax.prepare import tfds
-from f2jax.prepare.curate import Options as Curation
+from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate import curate_record, dedup
 from f2jax.prepare.curate.decontaminate import BUILT_IN
-from f2jax.prepare.options import Options
+from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.run import prepare
 
 OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}
@@ -77,7 +77,7 @@ def start(folder: Path) -> None:
 
 def open_index(folder: Path) -> None:
     began, imported = time.process_time(), peak_mib()
-    datasets = [training for training, _ in Corpus(folder).splits()]
+    datasets = [training for training, _ in PreparedCorpus(folder).splits()]
     loader = Loader(datasets, configs.load(str(CONFIG)), 0)
     rows = sum(map(len, datasets))
     for step in range(1000):
@@ -109,7 +109,7 @@ def make_loader(folder: Path, row_count: int = 20_000, pool: int = 100_000) -> L
         )
     ]
     write_card(folder, [entry("d", row_count, pool, *made)])
-    return Loader([training for training, _ in Corpus(folder).splits()], configs.load(str(CONFIG)), 0)
+    return Loader([training for training, _ in PreparedCorpus(folder).splits()], configs.load(str(CONFIG)), 0)
 
 
 def batches(folder: Path, profile: bool) -> None:
@@ -150,7 +150,7 @@ def million(folder: Path, count: int) -> None:
 
 def prepare_once(folder: Path, curation: str) -> None:
     before, began, clock = peak_mib(), time.process_time(), time.perf_counter()
-    options = Options(instructions=Instructions(enabled=False), curate=CURATIONS[curation])
+    options = PrepareOptions(instructions=Instructions(enabled=False), curate=CURATIONS[curation])
     card = prepare([str(folder / "million.jsonl")], folder / curation, folder / "tokenizer", options)
     seconds, wall = time.process_time() - began, time.perf_counter() - clock
     rows = sum(sum(found["rows"].values()) for found in card["datasets"])

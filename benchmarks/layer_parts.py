@@ -100,7 +100,7 @@ def cost(way, arguments, cotangents) -> plan_hlo.Cost:
         return out, back(cotangents)
 
     with jax.set_mesh(MESH):
-        return plan_hlo.cost(jax.jit(both).lower(arguments, cotangents).compile().as_text())
+        return plan_hlo.program_cost(jax.jit(both).lower(arguments, cotangents).compile().as_text())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from datasets import Dataset
 from sentence_transformers.util import mine_hard_negatives
 
 from benchmarks import report
-from f2jax.mine.negatives import Answers, Options, mine
+from f2jax.mine.negatives import Answers, MiningOptions, mine_negatives
 
 FILES = ("queries.npy", "documents.npy")
 PEER = {"range_min": 5, "range_max": 100, "max_score": 0.8, "relative_margin": 0.05, "num_negatives": 24}
@@ -65,7 +65,7 @@ def ours(q: np.ndarray, d: np.ndarray) -> int:
     answers = Answers([[i % len(d)] for i in range(len(q))])
     rows = [
         [texts[number] for number in row]
-        for block in mine(q, d, answers, Options())
+        for block in mine_negatives(q, d, answers, MiningOptions())
         for row in block.documents_bk
         if row[-1] >= 0
     ]

@@ -63,9 +63,9 @@ def fill(path: Path, tokens_per_text: int | None) -> None:
             changes = {"steps": steps, "days": days, "chip_hours": days * 24 * done[twin]["chips"]}
             done[key] = done[twin] | changes
         else:
-            done[key] = dataclasses.asdict(plan_layout.search(config, topology, tokens_per_text))
+            done[key] = dataclasses.asdict(plan_layout.search_layouts(config, topology, tokens_per_text))
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(one)}" for key, one in done.items())
-        files.write_whole(path, f"{{\n{lines}\n}}\n")
+        files.write_atomically(path, f"{{\n{lines}\n}}\n")
 
 
 def read(path: Path) -> dict[str, dict]:

@@ -13,10 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax import Embedder
-from f2jax.data.texts import draw
-from f2jax.inference.encode import encode, make_embed
+from f2jax.data.texts import sample_texts
+from f2jax.inference.encode import encode_texts, make_embed
 from f2jax.model.qwen3 import Qwen3
-from f2jax.prune.choose import Choice, choose, cut, target
+from f2jax.prune.choose import ChannelChoice, choose_channels, cut_weights, target_architecture
 from f2jax.prune.importance import Scoring, calibrate
 
 SETTINGS = {
@@ -26,10 +26,10 @@ SETTINGS = {
     "scores: variance over tokens": {"scoring": Scoring(tokens="variance")},
     "channels by the residual stream": {"scoring": Scoring(measure="stream")},
     "channels by the final output": {"scoring": Scoring(measure="final")},
-    "first channels": {"choice": Choice(channels="first")},
-    "random channels and neurons": {"choice": Choice(channels="random", neurons="random")},
-    "layers by change of the norm": {"choice": Choice(layers="norm_change")},
-    "even layers": {"choice": Choice(layers="even")},
+    "first channels": {"choice": ChannelChoice(channels="first")},
+    "random channels and neurons": {"choice": ChannelChoice(channels="random", neurons="random")},
+    "layers by change of the norm": {"choice": ChannelChoice(layers="norm_change")},
+    "even layers": {"choice": ChannelChoice(layers="even")},
 }
 
 
@@ -54,8 +54,8 @@ def main() -> None:
 
     embedder = Embedder.from_pretrained(args.model)
     old = embedder.architecture
-    new = target(old, args.width, args.mlp, args.layers)
-    texts, others = draw(args.data, args.samples, seed=0), draw(args.data, args.samples, seed=1)
+    new = target_architecture(old, args.width, args.mlp, args.layers)
+    texts, others = sample_texts(args.data, args.samples, seed=0), sample_texts(args.data, args.samples, seed=1)
     seen, unseen = (
         embedder.tokenizer.encode(some, embedder.max_length) for some in (texts, sorted({*others} - {*texts}))
     )
@@ -63,12 +63,12 @@ def main() -> None:
     print(f"{old.parameters:,} -> {new.parameters:,} parameters, {len(unseen):,} texts\n{'':<40} cosine  neighbours")
     measured = {}
     for name, how in tqdm(SETTINGS.items(), leave=False):
-        scoring, choice = how.get("scoring", Scoring()), how.get("choice", Choice())
+        scoring, choice = how.get("scoring", Scoring()), how.get("choice", ChannelChoice())
         if scoring not in measured:
             measured[scoring] = calibrate(embedder.model, embedder.params, seen, scoring)
-        kept = choose(old, new, choice, measured[scoring])
-        params = cut(old, embedder.params, kept, measured[scoring] if how.get("rescale", True) else None)
-        found = encode(embed, params, unseen, new.width, embedder.tokenizer.pad_id)
+        kept = choose_channels(old, new, choice, measured[scoring])
+        params = cut_weights(old, embedder.params, kept, measured[scoring] if how.get("rescale", True) else None)
+        found = encode_texts(embed, params, unseen, new.width, embedder.tokenizer.pad_id)
         cosine = float(jnp.mean(jnp.sum(unit(found) * unit(original[:, kept.embed]), axis=1)))
         same = np.mean(nearest(unit(found)) == nearest(unit(original)))
         tqdm.write(f"{name:<40} {cosine:6.3f}  {same:9.1%}")

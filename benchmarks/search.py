@@ -23,19 +23,19 @@ import faiss
 import numpy as np
 
 from benchmarks import report
-from f2jax.search.top_k import Nearest
-from f2jax.search.two_pass import Found, Options, Search, recall
+from f2jax.search.top_k import TopK
+from f2jax.search.two_pass import Search, SearchOptions, SearchResult, recall
 
 WIDTH = 1_024
 K = 10
 PIECE = 16_384  # vectors made at once
 NOISE = 0.5
 OURS = {
-    "f2jax 64 dims float32, 200 candidates": Options(K, 64, 200),
-    "f2jax 64 dims float32, 500 candidates": Options(K, 64, 500),
-    "f2jax 64 dims int8, 200 candidates": Options(K, 64, 200, "int8"),
-    "f2jax 128 dims int8, 200 candidates": Options(K, 128, 200, "int8"),
-    "f2jax 256 dims binary, 200 candidates": Options(K, 256, 200, "binary"),
+    "f2jax 64 dims float32, 200 candidates": SearchOptions(K, 64, 200),
+    "f2jax 64 dims float32, 500 candidates": SearchOptions(K, 64, 500),
+    "f2jax 64 dims int8, 200 candidates": SearchOptions(K, 64, 200, "int8"),
+    "f2jax 128 dims int8, 200 candidates": SearchOptions(K, 128, 200, "int8"),
+    "f2jax 256 dims binary, 200 candidates": SearchOptions(K, 256, 200, "binary"),
 }
 
 
@@ -68,20 +68,20 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def ours(d: np.ndarray, options: Options):
+def ours(d: np.ndarray, options: SearchOptions):
     search = Search(d, options)
     return lambda q: search(q)
 
 
 def exact(d: np.ndarray):
-    search = Nearest(d)
-    return lambda q: Found(*search(q, K))
+    search = TopK(d)
+    return lambda q: SearchResult(*search(q, K))
 
 
 def of_faiss(index, d: np.ndarray):
     for start in range(0, len(d), PIECE):
         index.add(d[start : start + PIECE])
-    return lambda q: Found(*index.search(q, K))
+    return lambda q: SearchResult(*index.search(q, K))
 
 
 def graph(d: np.ndarray, beam: int):

@@ -54,7 +54,7 @@ def main() -> None:
             for _ in range(STEPS):
                 run.step()
         seen = kernels(folder)
-    computations, _ = plan_hlo.parse(run.text())
+    computations, _ = plan_hlo.parse_hlo(run.text())
     scopes = {x.name: plan_hlo.scope(x) for body in computations.values() for x in body}
     by_part, by_kernel = Counter(), Counter()
     for name, op, taken in seen:

@@ -31,7 +31,7 @@ from configs import common
 from f2jax.checkpoints import hf
 from f2jax.data.dataset import Row
 from f2jax.data.packing import assemble
-from f2jax.data.texts import draw
+from f2jax.data.texts import sample_texts
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config, size
@@ -47,7 +47,7 @@ PEAKS = {"H100": 989.4e12, "H200": 989.4e12}  # bfloat16 operations a second, de
 
 def make_rows(queries: int, negatives: int, max_length: int, vocab: int) -> list[Row]:
     rng = np.random.default_rng(0)
-    texts = iter(rng.permutation(np.array(draw(TEXTS, queries * (2 + negatives)), object)))
+    texts = iter(rng.permutation(np.array(sample_texts(TEXTS, queries * (2 + negatives)), object)))
 
     def ids():
         length = min(len(next(texts).encode()) // 4 + 2, max_length)
@@ -161,7 +161,7 @@ def peer_model(architecture: Qwen3Config, params: dict | None, device: str) -> Q
         with torch.device(device):
             return Qwen3Model(PeerConfig(**config)).train()
     with tempfile.TemporaryDirectory() as folder:
-        hf.save(Path(folder), params)
+        hf.save_hf(Path(folder), params)
         Path(folder, "config.json").write_text(json.dumps(config))
         return Qwen3Model.from_pretrained(folder, dtype=torch.float32).to(device).train()
 

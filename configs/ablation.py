@@ -7,7 +7,7 @@ The script makes the students and runs the rows; `python -m benchmarks.ablations
 """
 
 from configs import common, mini
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 ALONE = {"teacher.path": ""}
 SCRATCH = {"init_from": ""}
@@ -42,7 +42,7 @@ def get_config(text=None):
     options = common.options(text, row="distilled", start="", teacher="", cache="", seed=0, stage=2)
     row = options["row"]
     if row not in ROWS:
-        raise UserError(f"There is no row '{row}'{nearest(row, ROWS)}")
+        raise UserError(f"There is no row '{row}'{did_you_mean(row, ROWS)}")
     missing = [name for name in ("start", "teacher") if not options[name]]
     if missing:
         raise UserError(f"configs/ablation.py needs {' and '.join(missing)}: configs/ablation.py:row={row},start=…")

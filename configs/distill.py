@@ -8,7 +8,7 @@ f2jax train --config configs/distill.py:size=330m,teacher=runs/0.6b-2,objective=
 """
 
 from configs import common, stage2
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 OBJECTIVES = {
     "recipe": {},  # mean squared error of raw states
@@ -27,7 +27,7 @@ def get_config(text=None):
     options = common.options(text, size="330m", teacher="auto", cache="", objective="recipe")
     objective = options["objective"]
     if objective not in OBJECTIVES:
-        raise UserError(f"There is no objective '{objective}'{nearest(objective, OBJECTIVES)}")
+        raise UserError(f"There is no objective '{objective}'{did_you_mean(objective, OBJECTIVES)}")
     teacher = "none" if options["cache"] else options["teacher"]
     config = stage2.get_config(f"size={options['size']},teacher={teacher}")
     config.teacher.cache = options["cache"]

@@ -10,7 +10,7 @@ import traceback
 from importlib import import_module
 
 from f2jax import __version__
-from f2jax.errors import UserError, exit_code, goes_by, nearest
+from f2jax.errors import UserError, did_you_mean, exit_code, is_transient_io_error
 
 COMMANDS = {
     "prepare": "tokenize data into a corpus for training",
@@ -57,7 +57,7 @@ def _sentence(error: BaseException) -> str:
         return f"the network failed ({error}); run the same command again."
     if isinstance(error, OSError):  # such as a full disk in the middle of a run
         where = f"{error.filename}: " if error.filename else ""
-        mend = "" if goes_by(error) else "mend that and "
+        mend = "" if is_transient_io_error(error) else "mend that and "
         return f"{where}{error.strerror or error}; {mend}run the same command again."
     return str(error)
 
@@ -68,7 +68,7 @@ def _run(argv: list[str]) -> None:
     elif argv[0] == "--version":
         print(f"f2jax {__version__}")
     elif argv[0] not in COMMANDS:
-        raise UserError(f"There is no command '{argv[0]}'{nearest(argv[0], COMMANDS)}")
+        raise UserError(f"There is no command '{argv[0]}'{did_you_mean(argv[0], COMMANDS)}")
     else:
         with contextlib.suppress(SystemExit):  # argparse leaves so after --help
             import_module(f"f2jax.commands.{argv[0]}").main(argv[1:])

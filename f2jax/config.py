@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 
 def load(path: str, overrides: list[str] = ()) -> ConfigDict:
@@ -32,7 +32,7 @@ def load(path: str, overrides: list[str] = ()) -> ConfigDict:
         for override in overrides:
             name = override.lstrip("-").split("=", 1)[0].removeprefix("config.")
             if name not in known:
-                raise UserError(f"The config has no field '{name}'{nearest(name, known)}")
+                raise UserError(f"The config has no field '{name}'{did_you_mean(name, known)}")
         return _parse(path, list(overrides))
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
@@ -74,7 +74,7 @@ def parse_options(text: str | None, **defaults):
         if not sign:
             raise UserError(f"The config option '{part}' has no value; write {name}=VALUE.")
         if name not in defaults:
-            raise UserError(f"The config has no option '{name}'{nearest(name, defaults)}")
+            raise UserError(f"The config has no option '{name}'{did_you_mean(name, defaults)}")
         try:
             options[name] = type(defaults[name])(value)
         except ValueError as error:

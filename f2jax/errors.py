@@ -14,8 +14,8 @@ NO_ANSWER = {
     "aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "gcsfs.ChecksumError", "google.TransportError",
     "httpx.TransportError", "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
 }  # fmt: skip
-FOR_GOOD = {"aiohttp.ClientSSLError", "ssl.SSLCertVerificationError", "huggingface_hub.OfflineModeIsEnabled"}
-WORDS = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
+PERMANENT = {"aiohttp.ClientSSLError", "ssl.SSLCertVerificationError", "huggingface_hub.OfflineModeIsEnabled"}
+TRANSIENT_WORDS = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
 FULL = "No space left", "Disk quota exceeded"
 
 
@@ -23,7 +23,7 @@ class UserError(Exception):
     """Bad input. The message says what is wrong and what to change; `f2jax` prints it and exits 1."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name closest to `name`, or a list of the known names.
 
     >>> nearest("szie", ["size", "teacher"])
@@ -44,9 +44,9 @@ class Restart(Exception):
     """What this process shared with others failed, by no fault of the user; the same command, run again, goes on."""
 
 
-def goes_by(error: BaseException) -> bool:
+def is_transient_io_error(error: BaseException) -> bool:
     """Is it an error of a disk that fails for a moment?"""
-    return isinstance(error, OSError) and passing(error)
+    return isinstance(error, OSError) and is_transient(error)
 
 
 def exit_code(error: BaseException) -> int:
@@ -57,15 +57,15 @@ def exit_code(error: BaseException) -> int:
     """
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return 130
-    if isinstance(error, (Restart, ConnectionError, TimeoutError)) or goes_by(error):
+    if isinstance(error, (Restart, ConnectionError, TimeoutError)) or is_transient_io_error(error):
         return 75
     return 1 if isinstance(error, (UserError, OSError)) else 70
 
 
-def passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Is it likely to go by, with the files as they are?"""
     kinds = _kinds(error)
-    if full(error) or not kinds.isdisjoint(FOR_GOOD):  # TensorStore says RESOURCE_EXHAUSTED of a full disk
+    if is_disk_full(error) or not kinds.isdisjoint(PERMANENT):  # TensorStore says RESOURCE_EXHAUSTED of a full disk
         return False
     if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
         return True
@@ -76,8 +76,8 @@ def passing(error: BaseException) -> bool:
     return (
         getattr(error, "errno", None) in ERRNOS
         or not kinds.isdisjoint(NO_ANSWER)
-        or any(word in str(error) for word in (*WORDS, *map(os.strerror, ERRNOS)))
-        or (error.__cause__ is not None and passing(error.__cause__))
+        or any(word in str(error) for word in (*TRANSIENT_WORDS, *map(os.strerror, ERRNOS)))
+        or (error.__cause__ is not None and is_transient(error.__cause__))
     )
 
 
@@ -89,12 +89,12 @@ def _kinds(error: BaseException | None) -> set[str]:
     return names | _kinds(error.__cause__)
 
 
-def full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Does it say that the disk is full? TensorStore does so inside a long message."""
     return any(text in str(error) for text in FULL)
 
 
-def reason(error: BaseException) -> str:
+def short_reason(error: BaseException) -> str:
     """What an error of a library says, in a few words."""
     return getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fsspec
 
-from f2jax.errors import Restart, UserError, passing, reason
+from f2jax.errors import Restart, UserError, is_transient, short_reason
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
 
@@ -45,7 +45,7 @@ def filesystem(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 @contextmanager
-def explained(path: str | Path, verb: str = "opened") -> Iterator[None]:
+def clear_errors(path: str | Path, verb: str = "opened") -> Iterator[None]:
     """Whatever goes wrong with `path` inside the block, in a sentence that says what to change.
 
     Raises:
@@ -62,8 +62,10 @@ def explained(path: str | Path, verb: str = "opened") -> Iterator[None]:
     except Exception as error:
         if not is_remote(path) and not isinstance(error, OSError):  # for gs:// each library below has its own classes
             raise
-        if passing(error):
-            raise Restart(f"{path} cannot be {verb} just now ({reason(error)}); run the same command again.") from error
+        if is_transient(error):
+            raise Restart(
+                f"{path} cannot be {verb} just now ({short_reason(error)}); run the same command again."
+            ) from error
         raise UserError(_refused(path, verb, error)) from error
 
 
@@ -83,7 +85,7 @@ def _refused(path: str | Path, verb: str, error: Exception) -> str:
         advice = "ask the owner of the bucket for the right to it"
     else:
         advice = "check the path and the connection" if is_remote(path) else "check the path"
-    return f"{path} cannot be {verb} ({reason(error)}); {advice}."
+    return f"{path} cannot be {verb} ({short_reason(error)}); {advice}."
 
 
 def exists(path: str | Path) -> bool:
@@ -93,7 +95,7 @@ def exists(path: str | Path) -> bool:
         UserError: that cannot be told, e.g. without the right to read the bucket.
     """
     found, name = filesystem(path)
-    with explained(path):
+    with clear_errors(path):
         try:
             found.info(name)
         except (FileNotFoundError, NotADirectoryError):
@@ -108,28 +110,28 @@ def open_file(path: str | Path, mode: str = "rb"):
         UserError: it is missing, a folder, or may not be read.
     """
     found, name = filesystem(path)
-    with explained(path):
+    with clear_errors(path):
         return found.open(name, mode)
 
 
-def read(path: str | Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     """The content of a file.
 
     Raises:
         UserError: it is missing, a folder, or may not be read.
     """
-    with explained(path), open_file(path) as file:
+    with clear_errors(path), open_file(path) as file:
         return file.read()
 
 
-def size(path: str | Path) -> int:
+def file_size(path: str | Path) -> int:
     """The bytes of a file.
 
     Raises:
         UserError: it is missing or may not be read.
     """
     found, name = filesystem(path)
-    with explained(path):
+    with clear_errors(path):
         return found.size(name)
 
 
@@ -140,23 +142,23 @@ def read_range(path: str | Path, start: int, stop: int) -> bytes:
         UserError: it is missing or may not be read.
     """
     found, name = filesystem(path)
-    with explained(path):
+    with clear_errors(path):
         return found.cat_file(name, start, stop)
 
 
-def names(folder: str | Path) -> list[str]:
+def list_names(folder: str | Path) -> list[str]:
     """The names of what lies in a folder.
 
     Raises:
         UserError: it is missing or may not be read.
     """
     found, name = filesystem(folder)
-    with explained(folder):
+    with clear_errors(folder):
         return [path.rstrip("/").rsplit("/", 1)[-1] for path in found.ls(name, detail=False)]
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """A local file to write to. After the block its content is at `path`, whole or not at all, even at a kill.
 
     Raises:
@@ -167,15 +169,15 @@ def whole(path: str | Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             yield part
-            with explained(path, "written"):
+            with clear_errors(path, "written"):
                 found.put_file(str(part), name)
     else:
         part = Path(f"{path}.part")
-        with explained(path, "written"):
+        with clear_errors(path, "written"):
             part.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part
-            with explained(path, "written"):
+            with clear_errors(path, "written"):
                 part.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -183,17 +185,17 @@ def whole(path: str | Path) -> Iterator[Path]:
             raise
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
+def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write a file that is there whole or not at all, even if the process is killed meanwhile.
 
     Raises:
         UserError: it cannot be written.
     """
-    with whole(path) as part, explained(path, "written"):
+    with atomic_path(path) as part, clear_errors(path, "written"):
         part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def remove(path: str | Path) -> None:
+def remove_file(path: str | Path) -> None:
     """Delete a file, if it is there.
 
     Raises:
@@ -201,18 +203,18 @@ def remove(path: str | Path) -> None:
     """
     if exists(path):
         found, name = filesystem(path)
-        with explained(path, "deleted"):
+        with clear_errors(path, "deleted"):
             found.rm_file(name)
 
 
-def remove_all(folder: str | Path) -> None:
+def remove_files(folder: str | Path) -> None:
     """Delete each file in a folder and below.
 
     Raises:
         UserError: one may not be deleted.
     """
     found, name = filesystem(folder)
-    with explained(folder, "deleted"):
+    with clear_errors(folder, "deleted"):
         for path in found.find(name):
             found.rm_file(path)
 
@@ -223,14 +225,14 @@ def read_json(path: str | Path):
     Raises:
         UserError: the file is missing or is no JSON.
     """
-    content = read(path)
+    content = read_bytes(path)
     try:
         return json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it from its origin.") from error
 
 
-def find_model(name: str | Path) -> str:
+def resolve_model(name: str | Path) -> str:
     """The folder that `name` stands for: a local folder, a gs:// folder, or a hub repository (then downloaded).
 
     Raises:
@@ -249,12 +251,12 @@ def find_model(name: str | Path) -> str:
         raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
     from huggingface_hub import snapshot_download
 
-    with fetched(f"{text} is no folder here and"):
+    with clear_hub_errors(f"{text} is no folder here and"):
         return snapshot_download(text, allow_patterns=HUB_PATTERNS)
 
 
 @contextmanager
-def fetched(what: str) -> Iterator[None]:
+def clear_hub_errors(what: str) -> Iterator[None]:
     """What the Hugging Face hub's client raises inside the block, in a sentence on `what` that says what to change.
 
     Raises:
@@ -267,7 +269,7 @@ def fetched(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         failed, name = f"{what} could not be fetched from the Hugging Face hub", type(error).__name__
-        if passing(error):
+        if is_transient(error):
             raise Restart(f"{failed} just now ({name}); run the same command again.") from error
         if not isinstance(error, (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)):
             raise

@@ -94,7 +94,7 @@ def test_an_unknown_protocol_is_named(call):
 @pytest.mark.parametrize("content", ["text: кошка\n", b"\0\xff"])
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, content):
     path = tmp_path / "x"
-    files.write_whole(path, content)
+    files.write_atomically(path, content)
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
 
     def killed(*_):
@@ -102,7 +102,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, content):
 
     monkeypatch.setattr("pathlib.Path.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        files.write_whole(path, "another")
+        files.write_atomically(path, "another")
     assert path.read_bytes() != b"another"
     assert os.listdir(tmp_path) == ["x"], "nothing is left beside it"
 
@@ -111,7 +111,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, content):
 def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(number):
     with (
         pytest.raises(Restart, match=rf"^x cannot be written just now \({os.strerror(number)}\); run the same command"),
-        files.explained("x", "written"),
+        files.clear_errors("x", "written"),
     ):
         raise OSError(number, os.strerror(number))
 
@@ -127,7 +127,7 @@ def test_what_does_not_go_by_is_for_the_user(number, advice):
     reason = os.strerror(number)
     with (
         pytest.raises(UserError, match=rf"^x cannot be written \({reason}\); {advice}\.$"),
-        files.explained("x", "written"),
+        files.clear_errors("x", "written"),
     ):
         raise OSError(number, reason)
 
@@ -169,7 +169,7 @@ def answered(status: int) -> Exception:
     ids=repr,
 )
 def test_what_is_likely_to_go_by(error, expected):
-    assert errors.passing(error) is expected
+    assert errors.is_transient(error) is expected
 
 
 # Models by name
@@ -179,30 +179,30 @@ def test_a_folder_here_is_a_model_by_its_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org/name").mkdir(parents=True)
-    assert files.find_model(tmp_path) == str(tmp_path)
-    assert files.find_model("org/name") == "org/name", "a folder comes before a hub id"
-    assert files.find_model("~/org") == str(tmp_path / "org")
+    assert files.resolve_model(tmp_path) == str(tmp_path)
+    assert files.resolve_model("org/name") == "org/name", "a folder comes before a hub id"
+    assert files.resolve_model("~/org") == str(tmp_path / "org")
 
 
 def test_a_remote_model_is_read_where_it_lies():
-    assert files.find_model("gs://bucket/model") == "gs://bucket/model"
+    assert files.resolve_model("gs://bucket/model") == "gs://bucket/model"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./org/name", "../name", "/no/where", "~/nowhere", "a/b/c"])
 def test_a_wrong_path_is_named(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"There is no model folder {name}; give a folder, a gs:// path or a hub id"):
-        files.find_model(name)
+        files.resolve_model(name)
 
 
 def test_a_file_is_no_model(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UserError, match="is a file; give the folder"):
-        files.find_model(tmp_path / "model.safetensors")
+        files.resolve_model(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("error", [answered(503), httpx.ReadTimeout("slow"), httpx.ReadError("reset")], ids=repr)
-@pytest.mark.parametrize("fetch", [files.find_model, lambda name: hub.fetch(f"hub:{name}", (".parquet",))])
+@pytest.mark.parametrize("fetch", [files.resolve_model, lambda name: hub.fetch_dataset(f"hub:{name}", (".parquet",))])
 def test_a_hub_that_fails_for_a_moment_asks_for_a_restart(tmp_path, monkeypatch, fetch, error):
     """Be it for a model or for a data set."""
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.orbax import Checkpoints, TrainState
-from f2jax.checkpoints.package import Card
+from f2jax.checkpoints.package import ModelSettings
 from f2jax.data.tokenizer import Tokenizer, train_sentencepiece
 from f2jax.inference.embedder import Embedder
 from f2jax.model.qwen3 import abstract_params
@@ -52,7 +52,7 @@ def random_params(architecture: Qwen3Config) -> dict:
 def make_embedder(folder, **options) -> Embedder:
     """Of size `tiny`, with prompts, four Matryoshka dimensions and a context of 96 tokens."""
     architecture = size("tiny")
-    card = Card(max_length=96, prompts=dict(PROMPTS), matryoshka_dims=DIMS)
+    card = ModelSettings(max_length=96, prompts=dict(PROMPTS), matryoshka_dims=DIMS)
     return Embedder(architecture, random_params(architecture), train_tokenizer(folder), card, **options)
 
 

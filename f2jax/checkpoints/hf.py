@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 
 from f2jax import files
-from f2jax.checkpoints.lazy import Lazy
+from f2jax.checkpoints.lazy import LazyWeight
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
@@ -115,7 +115,7 @@ def config_to_hf(config: Qwen3Config, dtype: str, eos_id: int, pad_id: int) -> d
     }
 
 
-def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qwen3Config, dict]:
+def load_hf(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qwen3Config, dict]:
     """Configuration and parameters of a checkpoint folder (local or gs://).
 
     Args:
@@ -139,7 +139,7 @@ def load(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qw
     return config, flax.traverse_util.unflatten_dict(params)
 
 
-def open_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ...], Lazy]]:
+def open_hf_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
     """Configuration of a checkpoint folder, and its weights by path in float32, each read when it is asked for.
 
     Raises:
@@ -152,7 +152,8 @@ def open_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ...],
         return _reader(path, box, tensors, np.float32)((slice(None),) * box.value.ndim)
 
     return config, {
-        path: Lazy(box.value.shape, np.dtype(np.float32), partial(whole, path, box)) for path, box in boxes.items()
+        path: LazyWeight(box.value.shape, np.dtype(np.float32), partial(whole, path, box))
+        for path, box in boxes.items()
     }
 
 
@@ -165,7 +166,7 @@ def _open(folder: str | Path, dtype) -> tuple[Qwen3Config, dict[str, "_Tensor"],
     return config, tensors, boxes
 
 
-def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
+def save_hf(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
     """Write parameters as safetensors under Hugging Face names, in their own type, in shards of at most `shard_bytes`.
 
     Weights, arrays or `Lazy`, are fetched one at a time; a shard is complete before its final name appears.
@@ -193,12 +194,12 @@ def save(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
             "metadata": {"total_size": sum(entry.nbytes for entry in entries.values())},
             "weight_map": weight_map,
         }
-        files.write_whole(index, json.dumps(content, indent=1))
+        files.write_atomically(index, json.dumps(content, indent=1))
     else:
-        files.remove(index)
-    for name in files.names(folder):
+        files.remove_file(index)
+    for name in files.list_names(folder):
         if name.startswith("model") and name.endswith(".safetensors") and name not in names:
-            files.remove(files.join(folder, name))  # of an earlier save; some loaders would prefer it
+            files.remove_file(files.join(folder, name))  # of an earlier save; some loaders would prefer it
 
 
 def to_hf_matrix(path: tuple[str, ...], array):
@@ -279,7 +280,7 @@ def _write(path: str, entries: dict[str, Entry], tensors: Iterable[tuple[str, np
         header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with files.whole(path) as part:
+    with files.atomic_path(path) as part:
         try:
             with part.open("wb") as file:
                 file.write(struct.pack("<Q", len(text)) + text)
@@ -328,7 +329,7 @@ def _open_tensors(folder) -> dict[str, _Tensor]:
 def _open_shard(path: str) -> Iterator[tuple[str, _Tensor]]:
     """The safetensors layout: 8 bytes of header length, a JSON header with offsets, then the raw arrays."""
     broken = UserError(f"{path} is cut short or no safetensors file; fetch it again.")
-    size = files.size(path)
+    size = files.file_size(path)
     length = struct.unpack("<Q", files.read_range(path, 0, 8))[0] if size >= 8 else size
     if length + 8 > size:
         raise broken

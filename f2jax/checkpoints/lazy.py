@@ -7,7 +7,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Lazy:
+class LazyWeight:
     """Stands for an array in a tree of parameters that `hf.save` writes."""
 
     shape: tuple[int, ...]

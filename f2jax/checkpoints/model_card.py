@@ -13,7 +13,7 @@ LANGUAGES = 30  # that are named
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One training run: its config, and what the data card of its corpus says."""
 
     config: dict
@@ -21,19 +21,21 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class About:
+class RunHistory:
     """What a card says besides the model's own facts."""
 
-    stages: tuple[Stage, ...] = ()  # in the order of training
+    stages: tuple[TrainingStage, ...] = ()  # in the order of training
     scores: dict[str, dict] = field(default_factory=dict)  # {task: {dimensions: score, 0 to 1}}
     license: str | None = None  # an identifier of the Hugging Face hub
     formats: tuple[str, ...] = ()  # of f2jax export
 
 
-NOTHING = About()
+NOTHING = RunHistory()
 
 
-def render(architecture: Qwen3Config, max_length: int, dims: Sequence[int], prompts: dict, about: About) -> str:
+def render_model_card(
+    architecture: Qwen3Config, max_length: int, dims: Sequence[int], prompts: dict, about: RunHistory
+) -> str:
     """The card as Markdown, with the metadata that the hub reads at its top."""
     languages = _languages(about.stages)
     codes = [code for code in languages if re.fullmatch("[a-z]{2,3}", code)]
@@ -72,7 +74,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def _languages(stages: Sequence[Stage]) -> list[str]:
+def _languages(stages: Sequence[TrainingStage]) -> list[str]:
     counts: Counter = Counter()
     for entry in (entry for stage in stages for entry in stage.datasets):
         counts.update({code: rows for code, rows in entry["languages"].items() if code})
@@ -89,7 +91,7 @@ def _percent(score: float | None) -> str:
     return "" if score is None else f"{score:.1%}"
 
 
-def _stage(number: int, stage: Stage) -> str:
+def _stage(number: int, stage: TrainingStage) -> str:
     """Data and hyper-parameters of one run; of local paths the last part alone."""
     c = stage.config
     teacher = c["teacher"]["path"] or c["teacher"].get("cache", "")

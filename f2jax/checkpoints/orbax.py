@@ -33,12 +33,12 @@ class TrainState:
 READ, DAMAGED, NOT_NOW, REFUSED = range(4)  # what may come of reading a checkpoint, from good to bad
 
 
-def due(step: int, steps: int, config) -> bool:
+def is_checkpoint_step(step: int, steps: int, config) -> bool:
     """Is a checkpoint due after `step` of `steps`? Every so often, more often in the tail, and at the end."""
-    return step == steps or step % config.every == 0 or step in tail(steps, config)
+    return step == steps or step % config.every == 0 or step in averaged_steps(steps, config)
 
 
-def tail(steps: int, config) -> set[int]:
+def averaged_steps(steps: int, config) -> set[int]:
     """The steps of the last stretch whose checkpoints stay, to be averaged later (recipe 2.2)."""
     if not config.tail_steps or not config.tail_every:
         return set()
@@ -52,7 +52,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save on several lines
         policies = []
         if config is not None:
-            policies = [keep.LatestN(max(config.keep_last, 1)), keep.CustomSteps(sorted(tail(steps, config)))]
+            policies = [keep.LatestN(max(config.keep_last, 1)), keep.CustomSteps(sorted(averaged_steps(steps, config)))]
             if config.keep_every:
                 policies.append(keep.EveryNSteps(config.keep_every))
         remote = files.is_remote(workdir)
@@ -64,7 +64,7 @@ class Checkpoints:
             cleanup_tmp_directories=config is not None,  # what is left of writes that were cut off, before the next
             read_only=config is None,
         )
-        with files.explained(self.folder):
+        with files.clear_errors(self.folder):
             self.manager = ocp.CheckpointManager(self.folder, item_names=("params", "opt_state"), options=options)
 
     def __enter__(self):
@@ -102,8 +102,8 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def _unwritten(self, error: Exception) -> Restart | UserError:
-        reason = "the disk is full" if errors.full(error) else _short(error)
-        if errors.passing(error):
+        reason = "the disk is full" if errors.is_disk_full(error) else _short(error)
+        if errors.is_transient(error):
             message = f"A checkpoint could not be written to {self.folder} just now ({reason})"
             return Restart(f"{message}; run the same command again.")
         kept = (
@@ -127,10 +127,10 @@ class Checkpoints:
             UserError: there are checkpoints, but none can be read, or the folder itself cannot.
         """
         failed, steps = False, self.steps()
-        while (step := hosts.of_first(steps.pop() if steps else -1)) >= 0:
+        while (step := hosts.broadcast(steps.pop() if steps else -1)) >= 0:
             items, error = self._read(step, like)
             own = _outcome(error)
-            outcomes = hosts.of_all(own)
+            outcomes = hosts.allgather(own)
             worst = max(outcomes)
             if worst == READ:
                 at = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
@@ -185,12 +185,12 @@ class Checkpoints:
         if hosts.is_first():
             for found in later:
                 self._set_aside(found)
-        if hosts.of_first(len(later)):  # the others wait here for the first
+        if hosts.broadcast(len(later)):  # the others wait here for the first
             self.manager.reload()
 
     def _set_aside(self, step: int) -> None:
         if files.is_remote(self.folder):
-            files.remove_all(files.join(self.folder, str(step)))
+            files.remove_files(files.join(self.folder, str(step)))
         else:
             aside = Path(self.folder).with_name("unreadable")
             aside.mkdir(exist_ok=True)
@@ -212,7 +212,7 @@ def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> 
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             found = flatten_dict(checkpointer.restore(folder, args=args))[path]
     except (OSError, ValueError, KeyError) as error:
-        if errors.passing(error):
+        if errors.is_transient(error):
             message = f"{folder} could not be read just now ({_short(error)})"
             raise Restart(f"{message}; run the same command again.") from error
         raise UserError(f"{folder} cannot be read ({_short(error)}); leave that checkpoint out.") from error
@@ -224,7 +224,7 @@ def _outcome(error: Exception | None) -> int:
         return READ
     if isinstance(error, UserError):
         return REFUSED
-    return NOT_NOW if isinstance(error, Restart) or errors.passing(error) else DAMAGED
+    return NOT_NOW if isinstance(error, Restart) or errors.is_transient(error) else DAMAGED
 
 
 def _free(path: Path) -> Path:

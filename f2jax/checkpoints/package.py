@@ -32,7 +32,7 @@ MADE = (  # by f2jax export, from the weights
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelSettings:
     """What a model needs to be used rightly, besides its weights and its tokenizer."""
 
     max_length: int  # tokens of a text, end token included
@@ -41,7 +41,7 @@ class Card:
     default_prompt_name: str | None = None  # of the prompt where a caller names none
 
 
-def read_card(path: str, architecture: Qwen3Config) -> Card:
+def read_settings(path: str, architecture: Qwen3Config) -> ModelSettings:
     """The card of a training workdir (from its config) or of a released folder (from its metadata).
 
     Raises:
@@ -53,7 +53,7 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
         dims = (architecture.width,)
         if config["loss"]["matryoshka"]:
             dims = matryoshka_dims(architecture.width, config["loss"]["matryoshka_min"])
-        return Card(config["data"]["max_length"], config["prompts"], dims)
+        return ModelSettings(config["data"]["max_length"], config["prompts"], dims)
 
     def optional(name: str) -> dict:
         return files.read_json(files.join(path, name)) if files.exists(files.join(path, name)) else {}
@@ -80,7 +80,7 @@ def read_card(path: str, architecture: Qwen3Config) -> Card:
         raise UserError(
             f"{path} has no prompt of the name '{default}', its default; mend config_sentence_transformers.json."
         )
-    return Card(
+    return ModelSettings(
         max_length=min(int(limit) for limit in limits if limit),
         prompts=prompts,
         matryoshka_dims=tuple(optional("config.json").get("matryoshka_dimensions") or (architecture.width,)),
@@ -98,13 +98,13 @@ def check_output(folder: str | Path, models: Iterable[str]) -> None:
         raise UserError(f"{folder} holds a model that goes into the package; choose another folder.")
 
 
-def write(
+def write_package(
     folder: str | Path,
     architecture: Qwen3Config,
     params,
     tokenizer: Tokenizer,
-    card: Card,
-    about: model_card.About = model_card.NOTHING,
+    card: ModelSettings,
+    about: model_card.RunHistory = model_card.NOTHING,
 ) -> None:
     """Write the package, to a local folder or gs://.
 
@@ -119,16 +119,16 @@ def write(
     dtype = str(jax.tree.leaves(params)[0].dtype)
     texts = _texts(architecture, dtype, tokenizer, card, about)  # before the folder: not every tokenizer converts
     for name in (*LAST, *MADE):
-        files.remove(files.join(folder, name))
-    hf.save(folder, params)
+        files.remove_file(files.join(folder, name))
+    hf.save_hf(folder, params)
     if not files.is_remote(folder):  # where a folder without files cannot be
         Path(folder, "2_Normalize").mkdir(exist_ok=True)
     for name, text in texts.items():
-        files.write_whole(files.join(folder, name), text)
+        files.write_atomically(files.join(folder, name), text)
 
 
 def _texts(
-    architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: Card, about: model_card.About
+    architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: ModelSettings, about: model_card.RunHistory
 ) -> dict[str, str]:
     """The content of all files but the weights, in the order of writing."""
     dims = list(card.matryoshka_dims)
@@ -161,7 +161,7 @@ def _texts(
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ],
     }
-    readme = model_card.render(architecture, card.max_length, card.matryoshka_dims, card.prompts, about)
+    readme = model_card.render_model_card(architecture, card.max_length, card.matryoshka_dims, card.prompts, about)
     plain = {"tokenizer.json": tokenizer.to_hf_json(), "README.md": readme}
     return plain | {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in contents.items()

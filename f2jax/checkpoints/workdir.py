@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 
 from f2jax import files
 from f2jax.checkpoints import hf
-from f2jax.checkpoints.lazy import Lazy
+from f2jax.checkpoints.lazy import LazyWeight
 from f2jax.checkpoints.orbax import Checkpoints, TrainState, read_weight
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
@@ -32,7 +32,7 @@ def is_workdir(path: str | Path) -> bool:
 
 
 def write_architecture(workdir: str | Path, config: Qwen3Config) -> None:
-    files.write_whole(files.join(workdir, MODEL_FILE), json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    files.write_atomically(files.join(workdir, MODEL_FILE), json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def read_architecture(path: str | Path) -> Qwen3Config:
@@ -43,7 +43,7 @@ def read_architecture(path: str | Path) -> Qwen3Config:
     return hf.config_from_hf(files.read_json(name), name)
 
 
-def shape(name: str, table_rank: int = 0) -> Qwen3Config:
+def architecture_of(name: str, table_rank: int = 0) -> Qwen3Config:
     """The architecture that `model.size` names: a known size, or that of a model in a folder or on gs://.
 
     Raises:
@@ -51,10 +51,10 @@ def shape(name: str, table_rank: int = 0) -> Qwen3Config:
     """
     if name in SIZES or not (name.startswith("gs://") or Path(name).is_dir()):
         return size(name, table_rank=table_rank)
-    return dataclasses.replace(read_architecture(files.find_model(name)), table_rank=table_rank)
+    return dataclasses.replace(read_architecture(files.resolve_model(name)), table_rank=table_rank)
 
 
-def steps(path: str | Path) -> list[int]:
+def checkpoint_steps(path: str | Path) -> list[int]:
     """The steps of a workdir's checkpoints.
 
     Raises:
@@ -67,7 +67,7 @@ def steps(path: str | Path) -> list[int]:
     return found
 
 
-def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[tuple[str, ...], Lazy]]:
+def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
     """Architecture of a folder or workdir, and its weights by path, each read when it is asked for.
 
     Args:
@@ -77,26 +77,26 @@ def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[
         UserError: nothing is there, it cannot be read, or its token table is factorized.
     """
     if not is_workdir(path):
-        return hf.open_weights(path)
+        return hf.open_hf_weights(path)
 
-    architecture, step = read_architecture(path), steps(path)[-1] if step is None else step
+    architecture, step = read_architecture(path), checkpoint_steps(path)[-1] if step is None else step
     if architecture.table_rank:
         raise UserError(f"The token table of {path} is factorized; f2jax export writes a folder where it is whole.")
     shapes = flatten_dict(nn.meta.unbox(abstract_params(architecture)))
     return architecture, {
-        name: Lazy(shape.shape, shape.dtype, partial(read_weight, path, step, name, shape))
-        for name, shape in shapes.items()
+        name: LazyWeight(like.shape, like.dtype, partial(read_weight, path, step, name, like))
+        for name, like in shapes.items()
     }
 
 
-def identity(path: str | Path) -> str:
+def weights_fingerprint(path: str | Path) -> str:
     """Which model lies there: a hash of its last norm, which training changes."""
     name = ("final_norm",)
     if is_workdir(path):
         like = flatten_dict(nn.meta.unbox(abstract_params(read_architecture(path))))[name]
-        norm_d = read_weight(path, steps(path)[-1], name, like)
+        norm_d = read_weight(path, checkpoint_steps(path)[-1], name, like)
     else:
-        norm_d = hf.open_weights(path)[1][name]
+        norm_d = hf.open_hf_weights(path)[1][name]
     return hashlib.blake2b(np.asarray(norm_d, np.float32), digest_size=16).hexdigest()
 
 
@@ -111,11 +111,11 @@ def load_weights(
     Raises:
         UserError: nothing is there, or it cannot be read.
     """
-    path = files.find_model(name)
+    path = files.resolve_model(name)
     architecture = read_architecture(path)
     tree = shardings(architecture) if shardings else None
     if not is_workdir(path):
-        return hf.load(path, param_dtype, tree)
+        return hf.load_hf(path, param_dtype, tree)
 
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = nn.meta.unbox(abstract_params(architecture, param_dtype))
@@ -128,7 +128,7 @@ def load_weights(
     return architecture, state.params
 
 
-def beside(path: str) -> str:
+def tokenizer_folder(path: str) -> str:
     """The tokenizer folder of a model: `tokenizer/` in a training workdir, else the model's folder itself."""
     inside = files.join(path, "tokenizer")
     return inside if path and files.exists(inside) else path

@@ -18,10 +18,10 @@ def main(argv: list[str]) -> None:
     if not args.list_texts and (not args.output or bool(args.model) == bool(args.vectors)):
         raise UserError("f2jax cache_teacher needs --output and either --model or --vectors, or else --list-texts.")
 
-    from f2jax.data.corpus import Corpus
+    from f2jax.data.corpus import PreparedCorpus
     from f2jax.train import cache_teacher as lib
 
-    corpus = Corpus(args.corpus)
+    corpus = PreparedCorpus(args.corpus)
     if args.list_texts:
         print(f"{args.list_texts}: {lib.list_texts(corpus, args.list_texts):,} texts.")
         return

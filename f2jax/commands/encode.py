@@ -30,6 +30,8 @@ def main(argv: list[str]) -> None:
     options = {name: getattr(args, name) for name in names}
     hosts.start()
     embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
-    shape = multihost.work(embedder, lambda: encode_file(embedder, args.input, args.output, args.column, **options))
+    shape = multihost.follow_first(
+        embedder, lambda: encode_file(embedder, args.input, args.output, args.column, **options)
+    )
     if shape:
         print(f"{args.output}: {shape[0]:,} vectors of {shape[1]} x {args.precision}.")

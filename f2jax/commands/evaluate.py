@@ -4,7 +4,7 @@ import argparse
 from difflib import get_close_matches
 
 from f2jax.commands.options import devices_option, dimension, model_options, pairs, parser_of
-from f2jax.errors import UserError, nearest, need_mteb
+from f2jax.errors import UserError, did_you_mean, need_mteb
 
 
 def main(argv: list[str]) -> None:
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     others = args.data or args.benchmark or args.baseline
     for name in args.tasks or ():
         if not others and name not in TASKS and get_close_matches(name, TASKS):
-            raise UserError(f"There is no built-in task '{name}'{nearest(name, TASKS)}")
+            raise UserError(f"There is no built-in task '{name}'{did_you_mean(name, TASKS)}")
     if others or not set(args.tasks or ()) <= set(TASKS):
         _evaluate_with_mteb(args)
     else:
@@ -67,7 +67,7 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
     from f2jax.inference import multihost
 
     embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
-    results = multihost.work(embedder, lambda: builtin.evaluate(embedder, args.tasks or builtin.TASKS))
+    results = multihost.follow_first(embedder, lambda: builtin.evaluate_builtin(embedder, args.tasks or builtin.TASKS))
     if results is None:
         return
     print(builtin.table(results))
@@ -85,7 +85,7 @@ def _evaluate_with_mteb(args: argparse.Namespace) -> None:
 
     args.prompt = pairs(args.prompt or [], "--prompt")
     given = {name: value for name, value in vars(args).items() if value is not None}
-    scores = run.evaluate(run.Options(**given))
+    scores = run.evaluate(run.EvaluationOptions(**given))
     if scores is not None:
         print(runner.table(scores))
         print(f"Results: {args.output}/results")

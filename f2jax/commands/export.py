@@ -17,12 +17,12 @@ def main(argv: list[str]) -> None:
     from f2jax import Embedder, files
     from f2jax.checkpoints import model_card, package
     from f2jax.release import about as about_lib
-    from f2jax.release.export import export
+    from f2jax.release.export import export_package
 
-    model = files.find_model(args.model)
+    model = files.resolve_model(args.model)
     package.check_output(args.output, [model])
     embedder = Embedder.from_pretrained(model, args.dtype, args.truncate_layers, args.table_rank)
     scores = about_lib.read_scores(args.scores, embedder.fingerprint) if args.scores else {}
-    about = model_card.About(about_lib.read_stages(model), scores, args.license)
-    export(embedder, args.output, args.format, about)
+    about = model_card.RunHistory(about_lib.read_stages(model), scores, args.license)
+    export_package(embedder, args.output, args.format, about)
     print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     from f2jax.release import merge as lib
 
     models = lib.sources(args.models, args.last)
-    made, shares = lib.merge(models, args.output, args.method, args.weights, args.decay, args.dtype)
+    made, shares = lib.merge_models(models, args.output, args.method, args.weights, args.decay, args.dtype)
     for model, share in zip(models, shares, strict=True):
         print(f"{share:7.1%}  {model}")
     print(f"{args.output}: {made.parameters:,} parameters, {args.method} of {len(models)}.")

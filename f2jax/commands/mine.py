@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         return
     if not args.output:
         raise UserError("f2jax mine needs --output, or a --list option.")
-    options = run.Options(**{name: getattr(args, name) for name in run.Options.__dataclass_fields__})
+    options = run.MiningOptions(**{name: getattr(args, name) for name in run.MiningOptions.__dataclass_fields__})
     vectors = run.choose_vectors(
         args.model, args.dtype, args.prompt_name, args.batch_size, args.query_embeddings, args.document_embeddings
     )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,7 +13,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             name = unknown[0].split("=", 1)[0]
             known = [option for option in self._option_string_actions if option.startswith("--")]
-            raise UserError(f"{self.prog} has no option '{name}'{nearest(name, known)}")
+            raise UserError(f"{self.prog} has no option '{name}'{did_you_mean(name, known)}")
         return args
 
     def error(self, message: str):

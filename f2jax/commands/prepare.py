@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     from f2jax.data.dataset import Instructions
     from f2jax.prepare import curate
     from f2jax.prepare.data_card import table
-    from f2jax.prepare.options import Options
+    from f2jax.prepare.options import PrepareOptions
     from f2jax.prepare.run import prepare as write_corpus
     from f2jax.prepare.workers import beam_options
 
@@ -52,16 +52,16 @@ def main(argv: list[str]) -> None:
         symmetric_sources=tuple(args.symmetric_sources),
         seed=args.seed,
     )
-    steps = {name: getattr(args, name) for name in curate.Options.__dataclass_fields__}
+    steps = {name: getattr(args, name) for name in curate.CurationOptions.__dataclass_fields__}
     steps = {name: tuple(value) if isinstance(value, list) else value for name, value in steps.items()}
     names = ("max_length", "validation_share", "seed", "cap")
     options = {name: getattr(args, name) for name in names}
-    curation = curate.Options(**steps) if args.curation else None
+    curation = curate.CurationOptions(**steps) if args.curation else None
     card = write_corpus(
         args.input,
         args.output,
         args.tokenizer or args.train_vocab,
-        Options(instructions=instructions, kinds=tuple(args.kinds), curate=curation, **options),
+        PrepareOptions(instructions=instructions, kinds=tuple(args.kinds), curate=curation, **options),
         pairs(args.licences, "--licences"),
         args.jobs,
         beam_options(args.beam_runner, args.beam_options),

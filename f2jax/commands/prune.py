@@ -42,16 +42,16 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     from f2jax.prune import run as lib
-    from f2jax.prune.choose import Choice
+    from f2jax.prune.choose import ChannelChoice
     from f2jax.prune.importance import Scoring
 
-    options = lib.Options(
+    options = lib.PruneOptions(
         **{name: getattr(args, name) for name in ("size", "width", "mlp", "layers", "rescale", "trim_vocab")},
         calibration=lib.Calibration(args.data, args.samples, args.max_length, args.seed),
         scoring=Scoring(args.token_score, args.text_score, args.measure),
-        choice=Choice(args.channels, args.neurons, args.order, args.keep_layers or args.layers_by, args.seed),
+        choice=ChannelChoice(args.channels, args.neurons, args.order, args.keep_layers or args.layers_by, args.seed),
     )
-    made = lib.prune(args.model, args.output, options, args.dtype)
+    made = lib.prune_model(args.model, args.output, options, args.dtype)
     print(
         f"{args.output}: {made.parameters:,} parameters, width {made.width}, MLP {made.mlp}, {made.layers} layers, "
         f"{made.vocab_size:,} tokens."

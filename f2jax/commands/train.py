@@ -19,5 +19,5 @@ def main(argv: list[str]) -> None:
     from f2jax.train import loop
 
     hosts.start()
-    with hosts.explained():
+    with hosts.leave_on_error():
         loop.train(config.load(args.config, overrides), args.workdir)

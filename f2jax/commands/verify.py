@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
 
     from f2jax.release import verify
 
-    results = list(tqdm(verify.verify(args.folder), unit="tool", leave=False, dynamic_ncols=True))
+    results = list(tqdm(verify.verify_package(args.folder), unit="tool", leave=False, dynamic_ncols=True))
     print(verify.table(results))
     if all(one.worst is None and not one.failed for one in results):
         raise UserError(f"No tool could read {args.folder}, so nothing is verified; export the model again.")

@@ -70,7 +70,7 @@ class Reader:
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             self._open.pop(path, None)
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            if errors.passing(error):
+            if errors.is_transient(error):
                 raise Restart(f"{path} could not be read just now ({reason}); run the same command again.") from error
             raise UserError(f"{path} is missing, damaged or cut short ({reason}); prepare the corpus again.") from error
 
@@ -177,7 +177,7 @@ def _features(raw: bytes):
     return tf_example_pb2.Example.FromString(raw).features.feature
 
 
-class Corpus:
+class PreparedCorpus:
     """What `f2jax prepare` wrote.
 
     Raises:

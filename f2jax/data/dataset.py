@@ -58,7 +58,7 @@ class Instructions:
 class Dataset:
     """Rows of one source and kind. Reading them costs no tokenization."""
 
-    def __init__(self, name: str, kind: str, texts: "Texts", rows: list[tuple]):
+    def __init__(self, name: str, kind: str, texts: "TokenizedTexts", rows: list[tuple]):
         self.name, self.kind = name, kind
         self._texts, self._rows = texts, rows
         self.max_negatives = max((len(row[2]) for row in rows), default=0)
@@ -112,7 +112,7 @@ class Dataset:
         return Dataset(self.name, self.kind, self._texts, [self._rows[i] for i in indices])
 
 
-class Texts:
+class TokenizedTexts:
     """Distinct texts: tokens in one flat array, and the stable id of the text before its instruction."""
 
     def __init__(self):
@@ -147,7 +147,7 @@ class Texts:
         return self._flat[self._ends[number] : self._ends[number + 1]]
 
 
-def build(
+def build_datasets(
     records: Iterable[Record], tokenizer: Tokenizer, max_length: int, instructions: Instructions
 ) -> list[Dataset]:
     """Tokenize records into one `Dataset` for each (source, kind), in the order in which they first come.
@@ -155,9 +155,9 @@ def build(
     Raises:
         UserError: there are no records.
     """
-    groups: dict[tuple[str, str], tuple[Texts, list]] = {}
+    groups: dict[tuple[str, str], tuple[TokenizedTexts, list]] = {}
     for record in records:
-        texts, rows = groups.setdefault((record.source, record.kind), (Texts(), []))
+        texts, rows = groups.setdefault((record.source, record.kind), (TokenizedTexts(), []))
         query = texts.add(instructions.query(record), record.query)
         positive = texts.add(instructions.document(record.positive, record), record.positive)
         negatives = tuple(texts.add(instructions.document(text, record), text) for text in record.negatives)

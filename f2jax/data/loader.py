@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from f2jax import files
-from f2jax.data.dataset import Dataset, Instructions, build
+from f2jax.data.dataset import Dataset, Instructions, build_datasets
 from f2jax.data.instructions import add_instruction
-from f2jax.data.mixture import Mixture, Spec
-from f2jax.data.packing import WHOLE, Batch, Share, assemble
+from f2jax.data.mixture import DatasetSpec, Mixture
+from f2jax.data.packing import WHOLE, Batch, RowShare, assemble
 from f2jax.data.record import Record
 from f2jax.data.selection import language_weights, pattern_weights, select
 from f2jax.data.sources import open_source
@@ -50,16 +50,16 @@ def load_data(
             records = list(records)  # read twice
         tokenizer = make_tokenizer(config, kept, beside, records)
         tokenizer.check_vocab(vocab_size)
-        datasets = build(records, tokenizer, data.max_length, instructions(config))
+        datasets = build_datasets(records, tokenizer, data.max_length, instructions(config))
         splits = [dataset.split(data.validation_share, config.seed) for dataset in datasets]
     chosen = select([training.name for training, _ in splits], data.include, data.exclude)
     return tokenizer, [splits[i] for i in chosen]
 
 
 def _open_corpus(path: str, config, kept: str | Path, beside: str):
-    from f2jax.data.corpus import Corpus  # needs TFDS's messages; runs without a corpus do not
+    from f2jax.data.corpus import PreparedCorpus  # needs TFDS's messages; runs without a corpus do not
 
-    corpus = Corpus(path)
+    corpus = PreparedCorpus(path)
     corpus.check(config.data.max_length, config.data.use_instructions)
     named = str(kept) or config.tokenizer.path or beside
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
@@ -69,20 +69,20 @@ def _open_corpus(path: str, config, kept: str | Path, beside: str):
         )
     vectors = None
     if config.teacher.cache:
-        from f2jax.data.teacher_vectors import Vectors
+        from f2jax.data.teacher_vectors import TeacherVectors
 
-        vectors = Vectors(config.teacher.cache, corpus)
+        vectors = TeacherVectors(config.teacher.cache, corpus)
     return tokenizer, corpus.splits(vectors)
 
 
-def weights(datasets: Sequence[Dataset], config) -> list[float]:
+def mixture_weights(datasets: Sequence[Dataset], config) -> list[float]:
     """How often the batches of each data set come: its patterns in the config, times the balance of languages."""
     by_name = pattern_weights([dataset.name for dataset in datasets], config.data.weights)
     by_language = language_weights([dataset.languages for dataset in datasets], config.data.language_temperature)
     return [a * b for a, b in zip(by_name, by_language, strict=True)]
 
 
-def facts(tokenizer: Tokenizer, datasets: Sequence[Dataset]) -> dict[str, str]:
+def data_fingerprints(tokenizer: Tokenizer, datasets: Sequence[Dataset]) -> dict[str, str]:
     """What decides the rows of a run beside its config, by name; the same wherever the data lies."""
     names = [dataset.name for dataset in datasets]
     counted = [
@@ -167,7 +167,7 @@ class Loader:
         datasets: Sequence[Dataset],
         config,
         pad_id: int,
-        share: Share = WHOLE,
+        share: RowShare = WHOLE,
         weights: Sequence[float] | None = None,
     ):
         data = config.data
@@ -178,7 +178,9 @@ class Loader:
         self.datasets, self.pad_id, self.share, self.chunk_rows = datasets, pad_id, share, config.model.chunk_rows
         self.batch_size, self.row_length, self.row_steps = data.batch_size, data.row_length, data.row_steps
         weights = weights or [1.0] * len(datasets)
-        specs = [Spec(d.name, d.kind, len(d), d.max_negatives, w) for d, w in zip(datasets, weights, strict=True)]
+        specs = [
+            DatasetSpec(d.name, d.kind, len(d), d.max_negatives, w) for d, w in zip(datasets, weights, strict=True)
+        ]
         self.mixture = Mixture(specs, data.batch_size, dict(data.negatives), config.seed)
 
     @property

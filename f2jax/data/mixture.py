@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from f2jax.data.record import KINDS
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 NEGATIVES = {"retrieval": 7, "clustering": 9, "classification": 1}  # of the reference, recipe 2.2
 ROUNDS = 4  # of the Feistel network
 
 
 @dataclass(frozen=True)
-class Spec:
+class DatasetSpec:
     """What the mixture needs to know of a data set."""
 
     name: str
@@ -54,7 +54,9 @@ class Mixture:
         UserError: no data sets, an empty one, an unknown kind, a weight of 0, or a batch size below 1.
     """
 
-    def __init__(self, specs: Sequence[Spec], batch_size: int, negatives: Mapping[str, int] = NEGATIVES, seed: int = 0):
+    def __init__(
+        self, specs: Sequence[DatasetSpec], batch_size: int, negatives: Mapping[str, int] = NEGATIVES, seed: int = 0
+    ):
         if not specs:
             raise UserError("The mixture has no data sets; check data.sources.")
         if batch_size < 1:
@@ -63,7 +65,9 @@ class Mixture:
             if spec.rows < 1:
                 raise UserError(f"The data set {spec.name} has no training rows; remove it or lower validation_share.")
             if spec.kind not in KINDS:
-                raise UserError(f"The data set {spec.name} is of unknown kind '{spec.kind}'{nearest(spec.kind, KINDS)}")
+                raise UserError(
+                    f"The data set {spec.name} is of unknown kind '{spec.kind}'{did_you_mean(spec.kind, KINDS)}"
+                )
             if not 0 < spec.weight < float("inf"):
                 raise UserError(f"The data set {spec.name} has weight {spec.weight}; give one above 0, or exclude it.")
         self.specs, self.batch_size, self.seed = tuple(specs), batch_size, seed

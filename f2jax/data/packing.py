@@ -16,7 +16,7 @@ PACKED = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of packed ro
 
 
 @dataclass(frozen=True)
-class Share:
+class RowShare:
     """The rows of a batch that this process holds: of `parts` equal parts, one a device, those numbered `own`."""
 
     parts: int = 1
@@ -27,7 +27,7 @@ class Share:
         return np.arange(count).reshape(self.parts, -1)[list(self.own)].ravel()
 
 
-WHOLE = Share()
+WHOLE = RowShare()
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Batch:
         return (self.kind, self.rows, *(value.shape for value in self.arrays().values()))
 
 
-def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
+def round_up_rows(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
     """The smallest allowed number of rows ≥ `rows`: multiples of `multiple`, at most `steps_per_octave` sizes in each
     doubling, so that less than 1/steps_per_octave is wasted.
 
-    >>> ladder(1000, steps_per_octave=16)
+    >>> round_up_rows(1000, steps_per_octave=16)
     1024
     """
     units = -(-max(rows, 1) // multiple)
@@ -93,7 +93,11 @@ def ladder(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
 
 
 def pack(
-    sequences: Sequence[np.ndarray | None], row_length: int, pad_id: int, row_count=ladder, share: Share = WHOLE
+    sequences: Sequence[np.ndarray | None],
+    row_length: int,
+    pad_id: int,
+    row_count=round_up_rows,
+    share: RowShare = WHOLE,
 ) -> Packed:
     """Pack sequences by best fit, longest first; the same input gives the same rows.
 
@@ -215,7 +219,7 @@ def assemble(
     row_length: int,
     pad_id: int,
     steps_per_octave: int = 16,
-    share: Share = WHOLE,
+    share: RowShare = WHOLE,
     chunk_rows: int = 0,
     filler: Sequence = (),
 ) -> Batch:
@@ -244,7 +248,7 @@ def assemble(
         if filler:
             others = [ids for row in filler for ids in (row.query, row.positive, *row.negatives)]
             n = max(n, _rows_of([*sequences, *others], row_length))
-        return ladder(n, steps_per_octave, share.parts * max(chunk_rows, 1))
+        return round_up_rows(n, steps_per_octave, share.parts * max(chunk_rows, 1))
 
     packed = pack(sequences, row_length, pad_id, row_count, share)
     present_s = np.array([ids is not None for ids in sequences])

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 
 def select(names: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[int]:
@@ -79,4 +79,4 @@ def language_weights(languages: Sequence[Mapping[str, int]], temperature: float)
 
 def _check(pattern: str, names: Sequence[str], where: str) -> None:
     if not any(fnmatchcase(name, pattern) for name in names):
-        raise UserError(f"No data set is named '{pattern}' ({where}){nearest(pattern, names)}")
+        raise UserError(f"No data set is named '{pattern}' ({where}){did_you_mean(pattern, names)}")

@@ -26,7 +26,7 @@ class SkipList(Counter):
         super().__setitem__(reason, count)
 
 
-def at(skipped: Counter, where: str, content: dict) -> None:
+def located(skipped: Counter, where: str, content: dict) -> None:
     """Say which row a reader is at, in case that it leaves it out."""
     if isinstance(skipped, SkipList):
         skipped.row = (where, content)

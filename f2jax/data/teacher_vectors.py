@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from f2jax import files
-from f2jax.data.corpus import Corpus, Reader, Shards, parse_document, parse_row, shards_of
+from f2jax.data.corpus import PreparedCorpus, Reader, Shards, parse_document, parse_row, shards_of
 from f2jax.errors import UserError
 
 CARD = "vectors.json"
@@ -22,7 +22,7 @@ PIECE = 65_536  # vectors of a file
 
 
 @dataclass(frozen=True)
-class Card:
+class TeacherVectorsInfo:
     """What the vectors of a folder are."""
 
     teacher: str  # hash of the model, or of where the vectors came from
@@ -53,14 +53,14 @@ class Piece:
         """The file is there whole or not at all."""
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        with files.whole(self.path) as part:
+        with files.atomic_path(self.path) as part:
             writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")  # read at random; noise does not shrink
             for vector in vectors.astype(DTYPES[dtype]):
                 writer.write(vector.tobytes())
             writer.close()
 
 
-def pieces(folder: str | Path, corpus: Corpus) -> list[Piece]:
+def pieces(folder: str | Path, corpus: PreparedCorpus) -> list[Piece]:
     """All pieces, in the order of the texts: each data set's documents, then the queries of its rows."""
     found, first = [], 0
     for entry in corpus.card["datasets"]:
@@ -74,21 +74,21 @@ def pieces(folder: str | Path, corpus: Corpus) -> list[Piece]:
     return found
 
 
-def texts(folder: str | Path, corpus: Corpus, reader: Reader) -> Iterator[np.ndarray]:
+def iter_texts(folder: str | Path, corpus: PreparedCorpus, reader: Reader) -> Iterator[np.ndarray]:
     """Token ids of all texts, in the order of `pieces`."""
     for piece in pieces(folder, corpus):
         yield from piece.tokens(reader)
 
 
-class Vectors:
+class TeacherVectors:
     """What `f2jax cache_teacher` wrote for a corpus.
 
     Raises:
         UserError: the folder holds none, or not those of all texts of this corpus.
     """
 
-    def __init__(self, folder: str | Path, corpus: Corpus):
-        self.folder, self.card = folder, read_card(folder)
+    def __init__(self, folder: str | Path, corpus: PreparedCorpus):
+        self.folder, self.card = folder, read_info(folder)
         missing = next((piece.path for piece in pieces(folder, corpus) if not piece.exists()), None)
         if missing:
             raise UserError(
@@ -103,23 +103,23 @@ class Vectors:
         return np.frombuffer(b"".join(raw), DTYPES[self.card.dtype]).reshape(len(numbers), self.card.width)
 
 
-def read_card(folder: str | Path) -> Card:
+def read_info(folder: str | Path) -> TeacherVectorsInfo:
     """Raises UserError where there is none."""
     path = Path(folder) / CARD
     if not path.exists():
         raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache_teacher wrote.")
-    return Card(**files.read_json(path))
+    return TeacherVectorsInfo(**files.read_json(path))
 
 
-def begin(folder: str | Path, card: Card) -> None:
+def begin(folder: str | Path, card: TeacherVectorsInfo) -> None:
     """Keep the card in the folder.
 
     Raises:
         UserError: the folder holds vectors of another kind.
     """
-    if (Path(folder) / CARD).exists() and read_card(folder) != card:
+    if (Path(folder) / CARD).exists() and read_info(folder) != card:
         raise UserError(f"{folder} holds vectors of another teacher, width or dtype; delete it or name another folder.")
-    files.write_whole(Path(folder) / CARD, json.dumps(asdict(card), indent=1) + "\n")
+    files.write_atomically(Path(folder) / CARD, json.dumps(asdict(card), indent=1) + "\n")
 
 
 def _shards(folder: str | Path, entry: dict, part: str) -> Shards:

@@ -28,7 +28,7 @@ def read_texts(sources: Sequence[str]) -> Iterator[str]:
         yield from texts_of(open_source(spec, "train", Counter(), bare=True))
 
 
-def draw(sources: Sequence[str], count: int, seed: int = 0) -> list[str]:
+def sample_texts(sources: Sequence[str], count: int, seed: int = 0) -> list[str]:
     """`count` texts at random, as many from each source; fewer where a source has fewer. Each is read once, to its end.
 
     Raises:
@@ -37,11 +37,11 @@ def draw(sources: Sequence[str], count: int, seed: int = 0) -> list[str]:
     rng, drawn = np.random.default_rng(seed), []
     for number, spec in enumerate(sources):
         share = count // len(sources) + (number < count % len(sources))
-        drawn += reservoir(read_texts([spec]), share, rng)
+        drawn += reservoir_sample(read_texts([spec]), share, rng)
     return drawn
 
 
-def reservoir(texts: Iterable[str], count: int, rng: np.random.Generator) -> list[str]:
+def reservoir_sample(texts: Iterable[str], count: int, rng: np.random.Generator) -> list[str]:
     """`count` of the texts, each with the same chance, in memory for `count` (Vitter's algorithm R)."""
     kept: list[str] = []
     for seen, text in enumerate(texts):

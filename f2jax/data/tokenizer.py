@@ -174,8 +174,8 @@ class HFTokenizer(Tokenizer):
             "eos_token": self._backend.id_to_token(self.eos_id),
             "pad_token": self._backend.id_to_token(self.pad_id),
         }
-        files.write_whole(files.join(folder, "tokenizer_config.json"), json.dumps(names))
-        files.write_whole(files.join(folder, "tokenizer.json"), self._backend.to_str())
+        files.write_atomically(files.join(folder, "tokenizer_config.json"), json.dumps(names))
+        files.write_atomically(files.join(folder, "tokenizer.json"), self._backend.to_str())
 
     def _hf(self):
         from tokenizers import Tokenizer as Backend
@@ -218,7 +218,7 @@ class SentencePieceTokenizer(Tokenizer):
         return text.replace(SPACE, " ")  # a model without a piece for the space spells it in bytes
 
     def save(self, folder: str | Path) -> None:
-        files.write_whole(files.join(folder, "tokenizer.model"), self._model)
+        files.write_atomically(files.join(folder, "tokenizer.model"), self._model)
 
     def _hf(self):
         """Byte-pair merges rebuilt from the pieces: a pair merges where both halves and the whole are pieces."""
@@ -279,7 +279,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             break
     if not path.endswith((".json", ".json.gz", ".model")):
         raise UserError(f"There is no tokenizer.json or tokenizer.model in {path}; give a folder with one.")
-    content = files.read(path)
+    content = files.read_bytes(path)
     if path.endswith(".model"):
         return SentencePieceTokenizer(content, path)
     try:

@@ -42,7 +42,7 @@ def tfidf_score(task: RetrievalTask) -> float:
     return accuracy((queries @ documents.T).toarray(), task.answers)
 
 
-def evaluate(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:
+def evaluate_builtin(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:
     """Results by task: `dims` {dimension: accuracy}, `tfidf`, and the numbers of queries and documents.
 
     Raises:
@@ -109,8 +109,8 @@ def write(results: dict[str, dict], folder: str | Path, revision: str) -> None:
         UserError: the folder cannot be written.
     """
     content = {"revision": revision, "tasks": results}
-    files.write_whole(files.join(folder, "results.json"), json.dumps(content, indent=2) + "\n")
-    files.write_whole(files.join(folder, "results.txt"), table(results) + "\n")
+    files.write_atomically(files.join(folder, "results.json"), json.dumps(content, indent=2) + "\n")
+    files.write_atomically(files.join(folder, "results.txt"), table(results) + "\n")
     picture = files.join(folder, "dimensions.png")
-    with files.whole(picture) as part, files.explained(picture, "written"):
+    with files.atomic_path(picture) as part, files.clear_errors(picture, "written"):
         plot(results, part)

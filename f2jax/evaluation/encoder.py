@@ -115,4 +115,4 @@ def write_settings(path: Path, record: dict) -> None:
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     kept = [line for line in old if line["task"] != record["task"]]
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in [*kept, record]]
-    files.write_whole(path, "".join(lines))
+    files.write_atomically(path, "".join(lines))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import matplotlib
 
 from f2jax.evaluation import published
-from f2jax.evaluation.results import ALL, Benchmark, Run, shared_tasks, task_type, with_dimensions
+from f2jax.evaluation.results import ALL, Benchmark, ModelResults, shared_tasks, task_type, with_dimensions
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 MARKS = {"int8": "s", "uint8": "D", "binary": "^", "ubinary": "v"}
 
 
-def dimensions(runs: Sequence[Run]) -> bytes | None:
+def dimensions(runs: Sequence[ModelResults]) -> bytes | None:
     """A panel for each task type and for all tasks, on the tasks that every model with several dimensions has.
 
     A line for each of these models, marks for other precisions, dashed lines for models with one dimension. None where
@@ -57,7 +57,7 @@ def _curve(panel, model: str, points: list, color: str, dashed: bool) -> None:
             panel.plot(variant.dim, value, MARKS[variant.precision], ms=6, mfc="none", color=color, label=label)
 
 
-def sizes(runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> bytes | None:
+def sizes(runs: Sequence[ModelResults], benchmarks: Sequence[Benchmark]) -> bytes | None:
     """A panel for each benchmark of which a model has all tasks: the published family as a line, ours as stars.
 
     Without such a benchmark, one panel with the mean of the tasks that all our models share. None where there is none.
@@ -74,7 +74,7 @@ def sizes(runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> bytes | None:
     figure, panels = _panels(len(stars), min(3, len(stars)), (5.2, 3.6))
     for panel, (title, own) in zip(panels, stars.items(), strict=True):
         scores = {model: one[title] for model, one in published.benchmark_scores().items() if title in one}
-        family = sorted((published.load()["parameters"][model], score) for model, score in scores.items())
+        family = sorted((published.load_published()["parameters"][model], score) for model, score in scores.items())
         if family:
             panel.plot(*zip(*family, strict=True), "o-", ms=4, color="0.6", label="F2LLM-v2 (paper)")
         for number, model in enumerate(ours):

@@ -12,7 +12,7 @@ from mteb.abstasks.task_metadata import TaskType
 from mteb.models.model_implementations.codefuse_models import F2LLM_v2_0B6
 
 from f2jax import files
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.evaluation import selection
 from f2jax.evaluation.local_tasks import LocalTask
 
@@ -80,7 +80,7 @@ def _check_names(names: Iterable[str]) -> None:
     known = {*REFERENCE["prompts_dict"], *get_args(TaskType), *selection.known_names()}
     for name in names:
         if name not in known:
-            close = nearest(name, known)
+            close = did_you_mean(name, known)
             hint = close if close.startswith("; did") else "; give a task, its type, query or document."
             raise UserError(f"An instruction is for '{name}', which is no task or type{hint}")
 

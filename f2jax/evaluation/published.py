@@ -6,12 +6,12 @@ from importlib import resources
 
 
 @cache
-def load() -> dict:
+def load_published() -> dict:
     """`benchmarks` {short name: mteb's name}, `parameters`, `scores` in the order of `benchmarks`, `types`, `tasks`."""
     return json.loads(resources.files("f2jax.evaluation").joinpath("published.json").read_text())
 
 
 def benchmark_scores() -> dict[str, dict[str, float]]:
     """{model: {mteb's name of a benchmark: mean of its tasks, in percent}}"""
-    names = list(load()["benchmarks"].values())
-    return {model: dict(zip(names, values, strict=True)) for model, values in load()["scores"].items()}
+    names = list(load_published()["benchmarks"].values())
+    return {model: dict(zip(names, values, strict=True)) for model, values in load_published()["scores"].items()}

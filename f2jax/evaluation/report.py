@@ -13,7 +13,7 @@ from mteb.languages import ISO_TO_LANGUAGE
 
 from f2jax import files
 from f2jax.evaluation import plots, published, results
-from f2jax.evaluation.results import Benchmark, Run, covered
+from f2jax.evaluation.results import Benchmark, ModelResults, covered
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ def report(folders: Iterable[str], output: str) -> list[str]:
     Raises:
         UserError: there are no results, or the folder cannot be written.
     """
-    runs = results.read(folders)
+    runs = results.read_results(folders)
     benchmarks = covered(runs)
     pictures = {"dimensions.png": plots.dimensions(runs), "sizes.png": plots.sizes(runs, benchmarks)}
     pictures = {name: picture for name, picture in pictures.items() if picture}
     texts = {"index.html": page(tables(runs, benchmarks), pictures), "scores.csv": long_form(runs)}
     written = [files.join(output, name) for name in (*texts, *pictures)]
     for path, content in zip(written, (*texts.values(), *pictures.values()), strict=True):
-        files.write_whole(path, content)
+        files.write_atomically(path, content)
     return written
 
 
-def tables(runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> list[Table]:
+def tables(runs: Sequence[ModelResults], benchmarks: Sequence[Benchmark]) -> list[Table]:
     """All tables that have rows, scores in percent."""
     whole = {run.model: run for run in runs if run.whole}
     made = [
@@ -81,11 +81,11 @@ def _partial(scores: Sequence[float], tasks: int) -> float | str | None:
     return mean if len(scores) == tasks else f"{mean:.2f} ({len(scores)} of {tasks})"
 
 
-def by_published_type(whole: dict[str, Run], benchmarks: Sequence[Benchmark]) -> list[Table]:
+def by_published_type(whole: dict[str, ModelResults], benchmarks: Sequence[Benchmark]) -> list[Table]:
     """For English and multilingual MTEB, task types beside the published ones."""
     made = []
     for benchmark in benchmarks:
-        types = published.load()["types"].get(benchmark.short)
+        types = published.load_published()["types"].get(benchmark.short)
         if not types:
             continue
         tasks = [task.metadata.name for task in mteb.get_benchmark(benchmark.name).tasks]
@@ -102,9 +102,9 @@ def by_published_type(whole: dict[str, Run], benchmarks: Sequence[Benchmark]) ->
     return made
 
 
-def by_task(whole: dict[str, Run]) -> Table:
+def by_task(whole: dict[str, ModelResults]) -> Table:
     """Tasks x models, with the published scores of tasks that have them."""
-    paper = published.load()["tasks"]
+    paper = published.load_published()["tasks"]
     scores = {model: run.tasks() for model, run in whole.items()}
     names = list(dict.fromkeys(task for own in scores.values() for task in own))
     known = paper["columns"] if any(name in paper for name in names) else []
@@ -116,7 +116,7 @@ def by_task(whole: dict[str, Run]) -> Table:
     return Table("Tasks", "mteb's main score of each task, mean of its subsets.", columns, rows)
 
 
-def by_dimension(runs: Sequence[Run]) -> Table:
+def by_dimension(runs: Sequence[ModelResults]) -> Table:
     """Models at each dimension and precision, by task type."""
     several = results.with_dimensions(runs)
     shared = results.shared_tasks(several)
@@ -127,7 +127,7 @@ def by_dimension(runs: Sequence[Run]) -> Table:
     return Table("Dimensions and precisions", note, kinds, rows)
 
 
-def _by_model(title: str, note: str, whole: dict[str, Run], scores, name=lambda key: key) -> Table:
+def _by_model(title: str, note: str, whole: dict[str, ModelResults], scores, name=lambda key: key) -> Table:
     own = {model: scores(run) for model, run in whole.items()}
     keys = sorted({key for values in own.values() for key in values})
     rows = [(name(key), [_percent(values.get(key)) for values in own.values()]) for key in keys]
@@ -143,7 +143,7 @@ def language_name(tag: str) -> str:
     return f"{tag} {ISO_TO_LANGUAGE.get(tag.partition('-')[0], '')}".strip()
 
 
-def long_form(runs: Sequence[Run]) -> str:
+def long_form(runs: Sequence[ModelResults]) -> str:
     """Every score as a line of CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -172,7 +172,7 @@ tr:hover td { background: #f5f8fc } tr.paper td { color: #777 }
 
 def page(made: Sequence[Table], pictures: dict[str, bytes]) -> str:
     """One HTML page with everything inside."""
-    body = [f"<h1>Scores</h1><p>In percent. Published: {html.escape(published.load()['source'])}.</p>"]
+    body = [f"<h1>Scores</h1><p>In percent. Published: {html.escape(published.load_published()['source'])}.</p>"]
     for name, picture in pictures.items():
         data = base64.b64encode(picture).decode()
         body.append(f'<img alt="{name}" src="data:image/png;base64,{data}">')

@@ -29,7 +29,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Run:
+class ModelResults:
     """All scores of a model at one dimension and precision."""
 
     model: str
@@ -60,7 +60,7 @@ class Run:
         return _means([*((task_type(task), score) for task, score in kept.items()), *everything])
 
 
-def read(folders: Iterable[str | Path]) -> list[Run]:
+def read_results(folders: Iterable[str | Path]) -> list[ModelResults]:
     """The runs in folders of results: those of `f2jax evaluate`, or a copy of mteb's own collection.
 
     Raises:
@@ -107,16 +107,16 @@ def _entries(content: dict) -> list[Entry]:
     ]
 
 
-def _run(meta: dict, entries: Sequence[Entry]) -> Run:
+def _run(meta: dict, entries: Sequence[Entry]) -> ModelResults:
     experiment = meta["experiment_kwargs"] or {}
     variant = Variant(experiment.get("embed_dim") or meta["embed_dim"] or 0, experiment.get("output_dtypes", "float32"))
     model = meta["name"] + (f" (prompts {experiment['prompts']})" if "prompts" in experiment else "")
     whole = not {"embed_dim", "output_dtypes"} & set(experiment)
     distinct = {(entry.task, entry.split, entry.subset): entry for entry in entries}
-    return Run(model, meta["revision"] or "", meta["n_parameters"], variant, whole, tuple(distinct.values()))
+    return ModelResults(model, meta["revision"] or "", meta["n_parameters"], variant, whole, tuple(distinct.values()))
 
 
-def _distinct(runs: list[Run]) -> list[Run]:
+def _distinct(runs: list[ModelResults]) -> list[ModelResults]:
     """Two revisions of one name are told apart by the first digits of these."""
     revisions = defaultdict(set)
     for run in runs:
@@ -127,12 +127,12 @@ def _distinct(runs: list[Run]) -> list[Run]:
     )
 
 
-def shared_tasks(runs: Sequence[Run]) -> set[str]:
+def shared_tasks(runs: Sequence[ModelResults]) -> set[str]:
     """The tasks that every run has: means over these compare."""
     return set.intersection(*(set(run.tasks()) for run in runs)) if runs else set()
 
 
-def with_dimensions(runs: Sequence[Run]) -> list[Run]:
+def with_dimensions(runs: Sequence[ModelResults]) -> list[ModelResults]:
     """The runs of the models that were scored at more than one dimension or precision."""
     return [run for run in runs if sum(other.model == run.model for other in runs) > 1]
 
@@ -173,7 +173,7 @@ class AnySplit:
         return True
 
 
-def benchmark_mean(run: Run, tasks: Sequence) -> tuple[float, int]:
+def benchmark_mean(run: ModelResults, tasks: Sequence) -> tuple[float, int]:
     """(mean over those tasks of a benchmark that the run has, how many these are); its subsets and splits alone."""
     scores = []
     for task in tasks:
@@ -199,11 +199,11 @@ class Benchmark:
     means: dict[str, tuple[float, int]]
 
 
-def covered(runs: Sequence[Run]) -> list[Benchmark]:
+def covered(runs: Sequence[ModelResults]) -> list[Benchmark]:
     """The paper's benchmarks that the runs have tasks of."""
     there = {entry.task for run in runs for entry in run.entries}
     found = []
-    for short, name in published.load()["benchmarks"].items():
+    for short, name in published.load_published()["benchmarks"].items():
         tasks = mteb.get_benchmark(name).tasks
         if there & {task.metadata.name for task in tasks}:
             means = {run.model: benchmark_mean(run, tasks) for run in runs if run.whole}

@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.evaluation import baselines, prompts, runner, selection
 from f2jax.evaluation.encoder import Encoder, cached, model_meta
 from f2jax.evaluation.variants import Variant, variants
@@ -17,7 +17,7 @@ from f2jax.inference.vector_cache import VectorCache
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """What `f2jax evaluate --help` explains."""
 
     output: str
@@ -37,7 +37,7 @@ class Options:
     cache: str | None = None
 
 
-def evaluate(options: Options) -> list[runner.Score] | None:
+def evaluate(options: EvaluationOptions) -> list[runner.Score] | None:
     """Score a model, baselines or both. Of several processes the first one does, and the others get None.
 
     Raises:
@@ -49,10 +49,10 @@ def evaluate(options: Options) -> list[runner.Score] | None:
         raise UserError(f"--cache {options.cache} should be a local folder.")
     for name in options.baseline:
         if name not in baselines.NAMES:
-            raise UserError(f"There is no baseline '{name}'{nearest(name, baselines.NAMES)}")
+            raise UserError(f"There is no baseline '{name}'{did_you_mean(name, baselines.NAMES)}")
     if not options.model and set(options.baseline) != {"tfidf"}:
         raise UserError("f2jax evaluate needs --model (or --baseline tfidf alone).")
-    tasks = selection.select(options.tasks, options.benchmark, options.data, options.languages)
+    tasks = selection.select_tasks(options.tasks, options.benchmark, options.data, options.languages)
     chosen = prompts.read_prompts(options.prompts, options.prompt).for_tasks(tasks)
     embedder = Embedder.from_pretrained(options.model, options.dtype, fsdp=options.fsdp) if options.model else None
 
@@ -60,12 +60,14 @@ def evaluate(options: Options) -> list[runner.Score] | None:
         with tqdm(unit="score", dynamic_ncols=True) as bar:
             encoders = _encoders(embedder, options, chosen, bar)
             bar.reset(len(encoders) * len(tasks))
-            return runner.evaluate(encoders, tasks, options.output, bar)
+            return runner.run_tasks(encoders, tasks, options.output, bar)
 
-    return multihost.work(embedder, score) if embedder else score()
+    return multihost.follow_first(embedder, score) if embedder else score()
 
 
-def _encoders(embedder: Embedder | None, options: Options, chosen: prompts.Prompts, bar: tqdm) -> list[Encoder]:
+def _encoders(
+    embedder: Embedder | None, options: EvaluationOptions, chosen: prompts.Prompts, bar: tqdm
+) -> list[Encoder]:
     """Of the model, a variant each; then of the baselines, at full width."""
     found = []
     if embedder:
@@ -87,7 +89,7 @@ def _of_embedder(embedder, name, some, options, chosen, bar) -> list[Encoder]:
     return [Encoder(raw, meta, variant, chosen) for variant in some]
 
 
-def _name(options: Options) -> str:
+def _name(options: EvaluationOptions) -> str:
     """ORG/NAME as mteb wants it: the hub id, or f2jax/ and the folder's name."""
     if options.name:
         return options.name if "/" in options.name else f"f2jax/{options.name}"

@@ -43,7 +43,7 @@ class Score:
     value: float
 
 
-def evaluate(
+def run_tasks(
     encoders: Sequence[Encoder], tasks: Sequence[AbsTask], output: str | Path, bar: tqdm | None = None
 ) -> list[Score]:
     """Score every encoder on every task; what lies in `output` already is not scored again.
@@ -72,7 +72,7 @@ def evaluate(
     if failures:
         missing = f"{len(failures)} of {len(tasks)} tasks have no data: {'; '.join(map(str, failures))}"
         missing += f"; the scores of the others lie in {output}"
-        if any(map(errors.passing, failures)):
+        if any(map(errors.is_transient, failures)):
             raise Restart(f"{missing}; run the same command again.")
         raise UserError(f"{missing}.")
     return scores
@@ -118,7 +118,7 @@ def _load(task: AbsTask) -> None:
     try:
         task.load_data()
     except Exception as error:
-        if not isinstance(error, (OSError, ValueError, DatasetsError)) and not errors.passing(error):
+        if not isinstance(error, (OSError, ValueError, DatasetsError)) and not errors.is_transient(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _Unloadable(f"{task.metadata.name} ({reason})") from error

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import mteb
 from mteb.abstasks import AbsTask
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.evaluation import local, published
 from f2jax.evaluation.tasks import TASKS as BUILT_IN
 
 
-def select(
+def select_tasks(
     names: Sequence[str] = (), benchmark: str | None = None, data: str | None = None, languages: Sequence[str] = ()
 ) -> list[AbsTask]:
     """The tasks in the order given, each once: those of a benchmark, then the named ones.
@@ -33,12 +33,12 @@ def select(
 
 
 def _benchmark(name: str) -> Sequence[AbsTask]:
-    short = published.load()["benchmarks"]
+    short = published.load_published()["benchmarks"]
     try:
         return mteb.get_benchmark(short.get(name, name)).tasks
     except KeyError as error:
         known = [*short, *(benchmark.name for benchmark in mteb.get_benchmarks())]
-        raise UserError(f"There is no benchmark '{name}'{nearest(name, known)}") from error
+        raise UserError(f"There is no benchmark '{name}'{did_you_mean(name, known)}") from error
 
 
 def _task(name: str, data: str | None) -> AbsTask:
@@ -52,7 +52,7 @@ def _task(name: str, data: str | None) -> AbsTask:
     try:
         return mteb.get_task(name)
     except KeyError as error:
-        close = nearest(name, known_names())
+        close = did_you_mean(name, known_names())
         hint = close if close.startswith("; did") else "; see mteb.get_tasks() for the names."
         raise UserError(f"There is no task '{name}'{hint}") from error
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from f2jax.data.sources import cldr, stdlib
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,5 @@ def load_task(name: str) -> RetrievalTask:
         UserError: there is no such task.
     """
     if name not in TASKS:
-        raise UserError(f"There is no built-in task '{name}'{nearest(name, TASKS)}")
+        raise UserError(f"There is no built-in task '{name}'{did_you_mean(name, TASKS)}")
     return TASKS[name]()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from f2jax.errors import UserError
-from f2jax.inference.quantize import check_precision, quantize, ranges_of
+from f2jax.inference.quantize import check_precision, int8_ranges, quantize
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Variant:
             return e_se
         if self.precision.endswith("binary"):
             return np.unpackbits(quantize(e_se, "ubinary"), axis=1, count=self.dim) * np.float32(2) - 1
-        starts, stops = ranges = ranges_of(e_se)
+        starts, stops = ranges = int8_ranges(e_se)
         return starts + quantize(e_se, "uint8", ranges) * ((stops - starts) / 255)
 
 

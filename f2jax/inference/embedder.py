@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.checkpoints import package, workdir
-from f2jax.checkpoints.workdir import beside, check_dtype
+from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.inference import multihost
-from f2jax.inference.encode import encode, make_embed
+from f2jax.inference.encode import encode_texts, make_embed
 from f2jax.inference.quantize import check_precision, quantize
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3, abstract_params
@@ -42,7 +42,7 @@ class Embedder:
         architecture: Qwen3Config,
         params,
         tokenizer: Tokenizer,
-        card: package.Card,
+        card: package.ModelSettings,
         dtype: str = "float32",
         mesh: Mesh | None = None,
         origin: str = "",
@@ -81,14 +81,14 @@ class Embedder:
             UserError: the model is not there, or cannot be read, or the devices are no multiple of `fsdp`.
         """
         check_dtype(dtype)
-        path = files.find_model(name)
+        path = files.resolve_model(name)
         mesh = make_mesh(fsdp=fsdp) if fsdp > 1 or jax.device_count() > 1 else None
         shardings = mesh and (lambda architecture: param_shardings(abstract_params(architecture), mesh))
         weights = workdir.load_weights(path, jnp.dtype(dtype), shardings)
-        architecture, params = nested.cut(*weights, layers=truncate_layers, rank=table_rank)
-        card = package.read_card(path, architecture)
+        architecture, params = nested.cut_nested(*weights, layers=truncate_layers, rank=table_rank)
+        card = package.read_settings(path, architecture)
         origin = path if files.is_remote(path) else str(Path(path).resolve())
-        return cls(architecture, params, load_tokenizer(beside(path)), card, dtype, mesh, origin)
+        return cls(architecture, params, load_tokenizer(tokenizer_folder(path)), card, dtype, mesh, origin)
 
     @property
     def dim(self) -> int:
@@ -196,9 +196,9 @@ class Embedder:
             progress: is told after each batch how many more are done.
         """
         if self.mesh:
-            multihost.announce(sequences, batch_size)
+            multihost.call_on_all(sequences, batch_size)
         options = batch_size, progress, self.mesh
-        return encode(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
+        return encode_texts(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 
     def encode_query(self, texts, **options) -> np.ndarray:
         """`encode` with the prompt named `query`, or none, where no other prompt is given."""
@@ -222,11 +222,11 @@ class Embedder:
                 from, which a write that is cut off would leave without a model.
         """
         package.check_output(folder, [self.origin] if self.origin else [])
-        package.write(folder, self.architecture, self.params, self.tokenizer, self.card)
+        package.write_package(folder, self.architecture, self.params, self.tokenizer, self.card)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt_name is not None and prompt_name not in self.prompts:
-            raise UserError(f"The model has no prompt named '{prompt_name}'{nearest(prompt_name, self.prompts)}")
+            raise UserError(f"The model has no prompt named '{prompt_name}'{did_you_mean(prompt_name, self.prompts)}")
         return self.prompts.get(prompt_name or self.card.default_prompt_name, "") if prompt is None else prompt
 
     def _with_prompt(self, names: tuple[str, ...], options: dict) -> dict:

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import PACKED, WHOLE, Share, ladder, pack
+from f2jax.data.packing import PACKED, WHOLE, RowShare, pack, round_up_rows
 from f2jax.model.qwen3 import Qwen3, pool
-from f2jax.parallel.mesh import own_share
-from f2jax.parallel.sharding import put
+from f2jax.parallel.mesh import process_share
+from f2jax.parallel.sharding import shard_batch
 
 SHORTEST_ROW = 64  # of many texts
 LONGEST_ROW = 1_024  # of several texts; a longer text has a row of its own
@@ -50,7 +50,7 @@ def make_embed(model: Qwen3, mesh: Mesh | None = None) -> Callable:
     return embed
 
 
-def encode(
+def encode_texts(
     embed: Callable,
     params,
     sequences: Sequence[np.ndarray],
@@ -69,7 +69,7 @@ def encode(
         mesh: devices that share the rows; all its processes call this with the same sequences. None: one device.
     """
     out_sd = np.empty((len(sequences), width), np.float32)
-    share = Share(*own_share(mesh)) if mesh else WHOLE
+    share = RowShare(*process_share(mesh)) if mesh else WHOLE
     waiting: list[tuple[np.ndarray, jax.Array]] = []
 
     def collect():
@@ -87,7 +87,7 @@ def encode(
             slots = _power_of_two(len(chunk)) - len(chunk)
             arrays |= {name: np.pad(arrays[name], (0, slots)) for name in ("row_s", "col_s")}
             if mesh:
-                arrays = put(arrays, packed.rows, mesh)
+                arrays = shard_batch(arrays, packed.rows, mesh)
             waiting.append((chunk, embed(params, *arrays.values())))
             if len(waiting) > 1:  # one batch is packed while the one before it runs
                 collect()
@@ -125,10 +125,10 @@ def _row_length(longest: int, left: int, shapes: Shapes) -> int:
     The shortest row that such texts fill, since attention pays for a long row; a shorter one for the last few texts.
     """
     floor = min(SHORTEST_ROW, max(_power_of_two(left), shapes.fewest))
-    shortest = ladder(max(longest, floor), shapes.steps)
+    shortest = round_up_rows(max(longest, floor), shapes.steps)
     found = shortest
     while longest * (found // longest) < FILL * found:
-        found = ladder(found + 1, shapes.steps)
+        found = round_up_rows(found + 1, shapes.steps)
         if found > min(LONGEST_ROW, _power_of_two(left)):
             return shortest
     return found

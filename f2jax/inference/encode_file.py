@@ -14,7 +14,7 @@ from tqdm import tqdm
 from f2jax import files
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
-from f2jax.inference.quantize import check_precision, quantize, ranges_of
+from f2jax.inference.quantize import check_precision, int8_ranges, quantize
 
 PIECE = 8_192  # texts between two points from which an interrupted run goes on
 
@@ -148,14 +148,14 @@ def embed_into(
     done = read_progress(path, call, renew).get("done", 0)
     shape = len(texts), embed(texts[:1]).shape[1]
     if not done:  # said before the array of zeros is there, which would else pass for vectors made elsewhere
-        files.write_whole(progress_of(path), json.dumps({"call": call, "done": 0}))
+        files.write_atomically(progress_of(path), json.dumps({"call": call, "done": 0}))
     vectors = open_array(path, np.float32, shape, new=not done)
     with tqdm(total=len(texts), initial=done, desc=name, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
         for start in range(done, len(texts), PIECE):
             piece = texts[start : start + PIECE]
             vectors[start : start + len(piece)] = embed(piece)
             vectors.flush()
-            files.write_whole(progress_of(path), json.dumps({"call": call, "done": start + len(piece)}))
+            files.write_atomically(progress_of(path), json.dumps({"call": call, "done": start + len(piece)}))
             bar.update(len(piece))
     return vectors
 
@@ -205,7 +205,7 @@ def _finish(target: Path, partial: Path, vectors: np.ndarray, texts: list[str], 
     pieces = [slice(start, start + PIECE) for start in range(0, len(texts), PIECE)]
     ranges = None
     if precision.endswith("int8"):
-        ranges = ranges_of(np.concatenate([ranges_of(vectors[piece]) for piece in pieces]))
+        ranges = int8_ranges(np.concatenate([int8_ranges(vectors[piece]) for piece in pieces]))
     first = quantize(vectors[:1], precision, ranges)
     shape = len(texts), first.shape[1]
     whole = target.with_suffix(f"{target.suffix}.whole")

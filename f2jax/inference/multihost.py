@@ -15,7 +15,7 @@ from f2jax.parallel import hosts
 END = -1  # in the place of a number of texts
 
 
-def work(embedder, job: Callable[[], Any]) -> Any:
+def follow_first(embedder, job: Callable[[], Any]) -> Any:
     """What `job` returns, in the first process; the others help it to encode until it is done, and get None.
 
     All processes call this with the same model, which lies on the devices of all of them.
@@ -25,7 +25,7 @@ def work(embedder, job: Callable[[], Any]) -> Any:
     """
     if jax.process_count() == 1:
         return job()
-    with hosts.explained(all_stop=False):
+    with hosts.leave_on_error(all_stop=False):
         embedder.fingerprint  # noqa: B018 (all compute it together)
         if hosts.is_first():
             found = job()
@@ -36,7 +36,7 @@ def work(embedder, job: Callable[[], Any]) -> Any:
     return None
 
 
-def announce(sequences: Sequence[np.ndarray], batch_size: int) -> None:
+def call_on_all(sequences: Sequence[np.ndarray], batch_size: int) -> None:
     """The first process tells the others what it is about to encode; nothing to do in the others."""
     if jax.process_count() == 1 or not hosts.is_first():
         return

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
-def ranges_of(embeddings: np.ndarray) -> np.ndarray:
+def int8_ranges(embeddings: np.ndarray) -> np.ndarray:
     """Smallest and largest value of each dimension, float32 [2, dim]: what int8 and uint8 are scaled by."""
     return np.stack([embeddings.min(axis=0), embeddings.max(axis=0)]).astype(np.float32)
 
@@ -15,7 +15,7 @@ def ranges_of(embeddings: np.ndarray) -> np.ndarray:
 def check_precision(precision: str, count: int | None = None) -> None:
     """Raises UserError for a name that is not in PRECISIONS, or where `count` vectors give no ranges for it."""
     if precision not in PRECISIONS:
-        raise UserError(f"There is no precision '{precision}'{nearest(precision, PRECISIONS)}")
+        raise UserError(f"There is no precision '{precision}'{did_you_mean(precision, PRECISIONS)}")
     if count == 1 and precision.endswith("int8"):
         raise UserError(f"One text alone gives no ranges for {precision}; give several at once, or choose ubinary.")
 
@@ -40,7 +40,7 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None =
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     if not len(embeddings):
         return embeddings.astype(precision)
-    starts, stops = (ranges_of(embeddings) if ranges is None else ranges).astype(np.float32)
+    starts, stops = (int8_ranges(embeddings) if ranges is None else ranges).astype(np.float32)
     steps = (stops - starts) / 255
     buckets = np.clip(np.floor((embeddings - starts) / np.where(steps == 0, 1, steps)), 0, 255)
     return buckets.astype(np.uint8) if precision == "uint8" else (buckets - 128).astype(np.int8)

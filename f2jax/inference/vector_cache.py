@@ -26,7 +26,7 @@ class VectorCache:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        with files.explained(self.path, "written"), self._explained():
+        with files.clear_errors(self.path, "written"), self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.database = sqlite3.connect(self.path, timeout=600)
             self.database.execute("PRAGMA journal_mode=WAL")

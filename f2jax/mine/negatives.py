@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.data.mixture import permute
 from f2jax.data.record import stable_id
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 FEWER = ("drop", "random")
 GROUP = 16  # documents whose highest score stands for them in the first round
@@ -35,7 +35,7 @@ WALK = 256  # documents that a random draw looks at, at once
 
 
 @dataclass(frozen=True)
-class Options:
+class MiningOptions:
     """What a hard negative is.
 
     Raises:
@@ -52,7 +52,7 @@ class Options:
 
     def __post_init__(self):
         if self.fewer not in FEWER:
-            raise UserError(f"There is no choice fewer={self.fewer}{nearest(str(self.fewer), FEWER)}")
+            raise UserError(f"There is no choice fewer={self.fewer}{did_you_mean(str(self.fewer), FEWER)}")
         for name, least in (("skip", 0), ("keep", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)} should be at least {least}.")
@@ -137,11 +137,11 @@ class Mined:
     counts: Counter  # documents that were rejected, by reason, and that were drawn at random
 
 
-def mine(
+def mine_negatives(
     queries: Vectors,
     documents: Vectors,
     answers: Answers,
-    options: Options,
+    options: MiningOptions,
     ids: Sequence[int] | None = None,
     start: int = 0,
     blocks: Blocks = BLOCKS,
@@ -170,7 +170,7 @@ def mine(
             yield _choose(waiting.popleft().result(), queries, documents, answers, options, ids)
 
 
-def unit(vectors: Vectors, index: slice | np.ndarray, kind: str) -> np.ndarray:
+def unit_vectors(vectors: Vectors, index: slice | np.ndarray, kind: str) -> np.ndarray:
     """float32 vectors [n, e] of length 1; a zero vector stays zero.
 
     Raises:
@@ -210,7 +210,7 @@ class _Search:
         The score is -inf where there is no further document.
         """
         stop = min(first + self.block, self.queries.shape[0])
-        q_be = unit(self.queries, slice(first, stop), "queries")
+        q_be = unit_vectors(self.queries, slice(first, stop), "queries")
         rows = (
             _filled(q_be, self.block),
             _filled(_labels(self.answers.query_labels_ql, first, stop), self.block),
@@ -229,7 +229,7 @@ class _Search:
         """A block of documents on the devices: vectors, labels, number of its first document and one past its last."""
         if offset not in self._kept:
             stop = min(offset + self._documents, self.documents.shape[0])
-            d_de = unit(self.documents, slice(offset, stop), "documents")
+            d_de = unit_vectors(self.documents, slice(offset, stop), "documents")
             labels_dl = _labels(self.answers.document_labels_dl, offset, stop)
             grouped = [_grouped(_filled(x, self._documents)) for x in (d_de, labels_dl)]
             block = (*jax.device_put(grouped, self._whole), offset, stop)
@@ -299,11 +299,11 @@ def _merge(best_qk, numbers_qk, q_qe, query_labels_ql, d_gne, document_labels_gn
 
 
 def _choose(
-    found: tuple, queries: Vectors, documents: Vectors, answers: Answers, options: Options, ids: Sequence[int]
+    found: tuple, queries: Vectors, documents: Vectors, answers: Answers, options: MiningOptions, ids: Sequence[int]
 ) -> Mined:
     """The negatives among the nearest documents of a block of queries."""
     first, stop, scores_bc, numbers_bc = found
-    q_be = unit(queries, slice(first, stop), "queries")
+    q_be = unit_vectors(queries, slice(first, stop), "queries")
     query_r, document_r = answers.right(first, stop)
     worst_b = np.full(stop - first, np.inf, np.float32)  # score of the worst right answer
     np.minimum.at(worst_b, query_r, _scores(q_be, documents, query_r, document_r))
@@ -351,7 +351,7 @@ def _scores(q_be: np.ndarray, documents: Vectors, query_r: np.ndarray, document_
     out_r = np.empty(len(query_r), np.float32)
     for at in range(0, len(query_r), PAIRS):
         piece = slice(at, at + PAIRS)
-        d_re = unit(documents, document_r[piece], "documents")
+        d_re = unit_vectors(documents, document_r[piece], "documents")
         out_r[piece] = np.einsum("re,re->r", q_be[query_r[piece]], d_re)
     return out_r
 

@@ -12,12 +12,12 @@ from f2jax.data.instructions import add_instruction
 from f2jax.data.record import KINDS, Record, stable_id
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import SURROGATES
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.mine.negatives import Answers
 
 
 @dataclass(frozen=True)
-class Rows:
+class MiningRows:
     """The rows of the input. Each distinct text has a number, in the order in which the texts first come."""
 
     records: list[Record]
@@ -31,7 +31,7 @@ class Rows:
 
 def read_rows(
     sources: Iterable[str], corpus: Iterable[str] = (), kinds: Sequence[str] = (), only: Sequence[str] = KINDS
-) -> Rows:
+) -> MiningRows:
     """Rows of files, globs, folders and built-in sets.
 
     Args:
@@ -44,7 +44,7 @@ def read_rows(
     """
     unknown = next((kind for kind in only if kind not in KINDS), None)
     if unknown is not None:
-        raise UserError(f"There is no kind '{unknown}'{nearest(unknown, KINDS)}")
+        raise UserError(f"There is no kind '{unknown}'{did_you_mean(unknown, KINDS)}")
     skipped: Counter = Counter()
     queries, documents = _Numbers(), _Numbers()
     records, query_r, positive_r = [], [], []
@@ -56,7 +56,7 @@ def read_rows(
     if not queries:
         raise UserError(f"No row of the input is of the kind {' or '.join(only)}; choose others.")
     extra = [documents[SURROGATES.sub("\ufffd", text)] for text in corpus if text.strip()]
-    return Rows(records, list(queries), list(documents), query_r, positive_r, extra, skipped)
+    return MiningRows(records, list(queries), list(documents), query_r, positive_r, extra, skipped)
 
 
 class _Numbers(dict):
@@ -88,7 +88,7 @@ class Group:
     ids: list[int]  # stable id of each query
 
 
-def group_rows(rows: Rows, across_sources: bool = False) -> list[Group]:
+def group_rows(rows: MiningRows, across_sources: bool = False) -> list[Group]:
     """A group for each source and kind, or for each kind. What is right for a query is right in every group."""
     right: dict[int, set[int]] = defaultdict(set)
     members: dict[tuple, list[int]] = defaultdict(list)
@@ -101,7 +101,7 @@ def group_rows(rows: Rows, across_sources: bool = False) -> list[Group]:
     return [_group(rows, some, right, numbers) for some in members.values()]
 
 
-def _group(rows: Rows, members: list[int], right: dict[int, set[int]], numbers: dict[str, int]) -> Group:
+def _group(rows: MiningRows, members: list[int], right: dict[int, set[int]], numbers: dict[str, int]) -> Group:
     documents = np.unique([rows.positive_r[row] for row in members] + rows.corpus)
     place = {number: i for i, number in enumerate(documents.tolist())}
     queries, labels = _Numbers(), _Numbers()

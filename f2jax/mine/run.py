@@ -22,7 +22,7 @@ from tqdm import tqdm
 from f2jax import files
 from f2jax.data.instructions import HAS_ONE
 from f2jax.data.record import KINDS, Record
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
 from f2jax.inference.encode_file import (
     digest,
@@ -33,8 +33,8 @@ from f2jax.inference.encode_file import (
     read_progress,
     read_texts,
 )
-from f2jax.mine.negatives import BLOCKS, Blocks, Options, mine
-from f2jax.mine.rows import Group, Rows, group_rows, read_rows
+from f2jax.mine.negatives import BLOCKS, Blocks, MiningOptions, mine_negatives
+from f2jax.mine.rows import Group, MiningRows, group_rows, read_rows
 
 ROWS = 4_096  # of a row group of the output
 TYPES = {bool: pa.bool_(), tuple[str, ...]: pa.list_(pa.string())}
@@ -50,7 +50,7 @@ class Input:
     kinds: Sequence[str] = ()  # SOURCE=KIND patterns for files whose rows do not say their kind
     only: Sequence[str] = KINDS  # the kinds to mine for
 
-    def read(self) -> Rows:
+    def read(self) -> MiningRows:
         """Raises UserError where `read_rows` does, or where the corpus cannot be read."""
         return read_rows(self.sources, read_texts(self.corpus) if self.corpus else (), self.kinds, self.only)
 
@@ -59,7 +59,7 @@ def mine_file(
     given: Input,
     vectors: "Embedded | Given",
     output: str,
-    options: Options,
+    options: MiningOptions,
     across_sources: bool = False,
     replace: bool = False,
     blocks: Blocks = BLOCKS,
@@ -117,7 +117,7 @@ def list_texts(given: Input, queries: str | None, documents: str | None) -> str:
         if path:
             texts = getattr(rows, kind)
             try:
-                files.write_whole(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+                files.write_atomically(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
             except OSError as error:
                 raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
             lines.append(f"{path}: {len(texts):,} {kind}.")
@@ -160,7 +160,7 @@ class Embedded:
 
     def __post_init__(self):
         if self.prompt_name is not None and self.prompt_name not in self.embedder.prompts:
-            known = nearest(self.prompt_name, self.embedder.prompts)
+            known = did_you_mean(self.prompt_name, self.embedder.prompts)
             raise UserError(f"The model has no prompt named '{self.prompt_name}'{known}")
 
     @property
@@ -171,7 +171,7 @@ class Embedded:
     def call(self) -> dict:
         return {"model": self.embedder.fingerprint, "prompt": self.prompt}
 
-    def of(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, rows: MiningRows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """float32 [queries, e] and [documents, e], in files of `folder`."""
         options = {"batch_size": self.batch_size, "show_progress_bar": False}
 
@@ -200,7 +200,7 @@ class Given:
         stats = [Path(path).stat() for path in (self.queries, self.documents)]
         return {"files": [[stat.st_size, stat.st_mtime_ns] for stat in stats]}
 
-    def of(self, rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, rows: MiningRows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """The arrays of both files, which stay on disk. Raises UserError where they do not fit the rows."""
         return load_vectors(self.queries, len(rows.queries), "queries"), load_vectors(
             self.documents, len(rows.documents), "documents"
@@ -243,12 +243,12 @@ NEGATIVES = "negatives.npy"
 
 
 def _mine_groups(
-    rows: Rows,
+    rows: MiningRows,
     groups: list[Group],
     queries: np.ndarray,
     documents: np.ndarray,
     vectors_call: dict,
-    options: Options,
+    options: MiningOptions,
     blocks: Blocks,
     folder: Path,
 ) -> tuple[np.ndarray, Counter]:
@@ -272,14 +272,14 @@ def _mine_groups(
                 continue
             of_queries, of_documents = _Some(queries, group.queries), _Some(documents, group.documents)
             start = max(done - first, 0)
-            for mined in mine(of_queries, of_documents, group.answers, options, group.ids, start, blocks):
+            for mined in mine_negatives(of_queries, of_documents, group.answers, options, group.ids, start, blocks):
                 found = np.where(mined.documents_bk < 0, -1, group.documents[mined.documents_bk])
                 at = first + mined.start
                 out[at : at + len(found)] = found
                 out.flush()
                 counts.update(mined.counts)
                 state = {"call": call, "done": at + len(found), "counts": counts}
-                files.write_whole(progress_of(path), json.dumps(state))
+                files.write_atomically(progress_of(path), json.dumps(state))
                 bar.update(len(found))
     return out, counts
 
@@ -321,7 +321,12 @@ class Summary:
 
 
 def _finished(
-    rows: Rows, groups: list[Group], negatives: np.ndarray, options: Options, replace: bool, summary: Summary
+    rows: MiningRows,
+    groups: list[Group],
+    negatives: np.ndarray,
+    options: MiningOptions,
+    replace: bool,
+    summary: Summary,
 ) -> Iterator[Record]:
     """The rows that stay, with their negatives; tells `summary`."""
     place = np.full(len(rows.records), -1)

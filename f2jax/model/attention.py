@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.model.matmul import in_memory, matmul, matmul_transposed
 from f2jax.parallel import sharding
 
@@ -39,7 +39,7 @@ def choose(kernel: str, q_btnh, platform: str | None = None) -> str:
     """The kernel that `auto` stands for: by platform, and by what its kernel can do with this shape and type."""
     if kernel != "auto":
         if kernel not in KERNELS:
-            raise UserError(f"There is no attention kernel '{kernel}'{nearest(kernel, ['auto', *KERNELS])}")
+            raise UserError(f"There is no attention kernel '{kernel}'{did_you_mean(kernel, ['auto', *KERNELS])}")
         return kernel
     platform = platform or sharding.platform()
     _, length, _, head_dim = q_btnh.shape
@@ -105,8 +105,8 @@ def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
     arrays = q_btnh, k_btkh, v_btkh, segments_bt
     if jax.sharding.get_abstract_mesh().empty:
         return kernel(*arrays)
-    by_head = sharding.spec(k_btkh.shape, ("rows", None, "heads"))
-    specs = (by_head, by_head, by_head, sharding.spec(segments_bt.shape, ("rows",)))
+    by_head = sharding.activation_spec(k_btkh.shape, ("rows", None, "heads"))
+    specs = (by_head, by_head, by_head, sharding.activation_spec(segments_bt.shape, ("rows",)))
     return jax.shard_map(kernel, in_specs=specs, out_specs=by_head, check_vma=False)(*arrays)
 
 

@@ -62,7 +62,7 @@ def draw_rank(rank: int, seed: int, step):
     return jax.random.choice(key, ranks, p=ranks / ranks.sum())
 
 
-def factorize(params, rank: int):
+def factorize_table(params, rank: int):
     """The parameters with the token table [V, D] as `token_table` [V, R] times `table_basis` [R, D].
 
     The product is the nearest table of that rank, and so is that of the first r columns and rows for each r < R
@@ -76,7 +76,7 @@ def factorize(params, rank: int):
     return params | {"token_table": table_vr.astype(dtype), "table_basis": basis_rd.astype(dtype)}
 
 
-def cut(architecture: Qwen3Config, params, layers: int | None = None, rank: int | None = None):
+def cut_nested(architecture: Qwen3Config, params, layers: int | None = None, rank: int | None = None):
     """The architecture and the parameters of the first layers, with one whole token table, multiplied out.
 
     Args:

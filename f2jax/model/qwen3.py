@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.model.attention import attention
 from f2jax.model.matmul import project
 from f2jax.model.sizes import Qwen3Config
-from f2jax.parallel.sharding import place, platform
+from f2jax.parallel.sharding import platform, shard_activation
 
 
 def _keep_names(*names: str):
@@ -104,7 +104,9 @@ class Block(nn.Module):
         value = self.param(name, nn.with_logical_partitioning(init, axes), _shape(self.config, axes), self.param_dtype)
         if len(axes) == 1:
             return value
-        return place(value.astype(self.dtype), *("heads" if axis in SPLIT_BY_HEADS else None for axis in axes))
+        return shard_activation(
+            value.astype(self.dtype), *("heads" if axis in SPLIT_BY_HEADS else None for axis in axes)
+        )
 
     @nn.compact
     def __call__(self, x_btd, segments_bt, cos, sin, ends):
@@ -122,7 +124,7 @@ class Block(nn.Module):
             k_btkh = rotate(rms_norm(k_btkh, self.weight("key_norm", ("head_dim",)), eps), cos, sin)
             a_btnh = attention(q_btnh, k_btkh, v_btkh, segments_bt, self.kernel)
             x_btd += project("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
-            x_btd = checkpoint_name(place(x_btd, "rows"), "middle")
+            x_btd = checkpoint_name(shard_activation(x_btd, "rows"), "middle")
 
         with jax.named_scope("mlp"):
             observe(self, "mlp_stream", x_btd, segments_bt)
@@ -134,7 +136,7 @@ class Block(nn.Module):
             inner_btf = nn.silu(gate_btf) * up_btf
             observe(self, "mlp_inner", inner_btf, segments_bt)
             x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))
-        x_btd = place(x_btd, "rows")
+        x_btd = shard_activation(x_btd, "rows")
         return x_btd, None if ends is None else x_btd[ends]
 
 
@@ -168,7 +170,7 @@ class Qwen3(nn.Module):
         """
         config = self.config
         if self.remat not in REMAT_POLICIES:
-            raise UserError(f"There is no remat policy '{self.remat}'{nearest(self.remat, REMAT_POLICIES)}")
+            raise UserError(f"There is no remat policy '{self.remat}'{did_you_mean(self.remat, REMAT_POLICIES)}")
         x_btd = self.token_states(tokens_bt, rank)
         cos, sin = rotary_angles(positions_bt, config.head_dim, config.rope_theta)
 
@@ -223,9 +225,9 @@ def look_up(table_vd, tokens_bt, dtype):
     Devices that share the weights hold some columns of the table each: they look up the tokens of all, then exchange
     columns for rows. So a table is never gathered whole.
     """
-    tokens_bt = place(tokens_bt, "groups")
-    x_btd = place(table_vd[tokens_bt].astype(dtype), "groups", None, "split")
-    return place(x_btd, "rows")
+    tokens_bt = shard_activation(tokens_bt, "groups")
+    x_btd = shard_activation(table_vd[tokens_bt].astype(dtype), "groups", None, "split")
+    return shard_activation(x_btd, "rows")
 
 
 def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):

@@ -3,7 +3,7 @@ multilingual model on a laptop, `tiny` for tests."""
 
 from dataclasses import dataclass, replace
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -70,5 +70,5 @@ def size(name: str, **changes) -> Qwen3Config:
         UserError: there is no such size.
     """
     if name not in SIZES:
-        raise UserError(f"There is no model size '{name}'{nearest(name, SIZES)}")
+        raise UserError(f"There is no model size '{name}'{did_you_mean(name, SIZES)}")
     return replace(SIZES[name], **changes)

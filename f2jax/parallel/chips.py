@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,5 @@ def chip(topology: str) -> Chip:
     """
     name = topology.partition(":")[0]
     if name not in CHIPS:
-        raise UserError(f"There is no chip '{name}' to plan for{nearest(name, CHIPS)}")
+        raise UserError(f"There is no chip '{name}' to plan for{did_you_mean(name, CHIPS)}")
     return CHIPS[name]

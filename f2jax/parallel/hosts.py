@@ -102,7 +102,7 @@ def _on_tpu() -> bool:
 
 
 @contextmanager
-def explained(all_stop: bool = True) -> Iterator[None]:
+def leave_on_error(all_stop: bool = True) -> Iterator[None]:
     """What ends this process alone, inside the block, ends the others soon: it leaves without waiting for them.
 
     Args:
@@ -144,23 +144,23 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """Print, once for all processes."""
     if is_first():
         print(text)
 
 
-def of_first(value: int) -> int:
+def broadcast(value: int) -> int:
     """The value that the first process gives, on all of them."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def of_all(value: int) -> list[int]:
+def allgather(value: int) -> list[int]:
     """The values that the processes give, in their order, on all of them."""
     return multihost_utils.process_allgather(np.int32(value)).tolist()
 
 
-def check_alike(own: dict[str, str], seconds: int = START_SECONDS) -> None:
+def check_same_on_all_hosts(own: dict[str, str], seconds: int = START_SECONDS) -> None:
     """All processes compare their `facts`; they ask the coordinator, because unlike ones may not compute together.
 
     Args:
@@ -178,7 +178,7 @@ def check_alike(own: dict[str, str], seconds: int = START_SECONDS) -> None:
         texts = [
             store.blocking_key_value_get(f"{prefix}/{process}", milliseconds) for process in range(jax.process_count())
         ]
-        store.key_value_set(f"{prefix}/verdict", unlike([json.loads(text) for text in texts]))
+        store.key_value_set(f"{prefix}/verdict", differing_names([json.loads(text) for text in texts]))
     verdict = store.blocking_key_value_get(f"{prefix}/verdict", milliseconds)
     if verdict:
         store.key_value_set(f"{prefix}/heard/{jax.process_index()}", "")
@@ -189,7 +189,7 @@ def check_alike(own: dict[str, str], seconds: int = START_SECONDS) -> None:
         raise UserError(verdict)
 
 
-def unlike(hosts: list[tuple[str, dict[str, str]]]) -> str:
+def differing_names(hosts: list[tuple[str, dict[str, str]]]) -> str:
     """One sentence on how the facts of some hosts, in the order of the processes, differ from those of most; or ""."""
     found = []
     for name in sorted({name for _, own in hosts for name in own}):
@@ -199,10 +199,10 @@ def unlike(hosts: list[tuple[str, dict[str, str]]]) -> str:
             if value != usual:
                 found.append(f"process {process} on {host} has {name} {value}, the others {usual}")
     same = "Give all the same versions, code, config and data."
-    return f"The hosts are not alike: {listed(found, '; ')}. {same}" if found else ""
+    return f"The hosts are not alike: {name_some(found, '; ')}. {same}" if found else ""
 
 
-def listed(found: list[str], between: str = ", ") -> str:
+def name_some(found: list[str], between: str = ", ") -> str:
     """The first few, and how many more.
 
     >>> listed(["a", "b", "c", "d", "e", "f", "g"])

@@ -15,7 +15,7 @@ QUIET = {"preempted": "FALSE", "maintenance-event": "NONE"}  # what is said whil
 SECONDS = 5.0  # between two looks
 
 
-def announced(address: str = ADDRESS) -> bool:
+def is_maintenance_announced(address: str = ADDRESS) -> bool:
     """Is this machine about to be taken away? False where no metadata server answers."""
     return any(_ask(address, key) not in (None, quiet) for key, quiet in QUIET.items())
 
@@ -41,7 +41,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self.ended.wait(self.seconds):
-            if announced(self.address):
+            if is_maintenance_announced(self.address):
                 return self.notify()
 
     def end(self) -> None:

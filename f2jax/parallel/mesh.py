@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh
 
 from f2jax.errors import UserError
 
-AXES = ("replica", "data", "fsdp", "tensor")
+MESH_AXES = ("replica", "data", "fsdp", "tensor")
 ROW_AXES = ("replica", "data", "fsdp")  # those that share the rows of a batch
 
 
@@ -32,7 +32,7 @@ def make_mesh(replica: int = -1, data: int = -1, fsdp: int = 1, tensor: int = 1,
     slices = len({getattr(device, "slice_index", None) for device in devices})
     replica = slices if replica == -1 else replica
     sizes = [replica, data, fsdp, tensor]
-    named = ", ".join(f"{axis}={length}" for axis, length in zip(AXES, sizes, strict=True))
+    named = ", ".join(f"{axis}={length}" for axis, length in zip(MESH_AXES, sizes, strict=True))
     asked = f"mesh {named} does not fit {len(devices)} device(s)"
     if sizes.count(-1) > 1 or any(length == 0 or length < -1 for length in sizes):
         raise UserError(f"{asked}; give positive sizes and at most one -1.")
@@ -42,7 +42,7 @@ def make_mesh(replica: int = -1, data: int = -1, fsdp: int = 1, tensor: int = 1,
     if replica % slices:
         raise UserError(f"mesh.replica={replica} does not fit {slices} slices; give a multiple of {slices}, or -1.")
     sizes = [len(devices) // fixed if length == -1 else length for length in sizes]
-    return Mesh(_arrange(sizes, slices, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(_arrange(sizes, slices, devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def _arrange(sizes: list[int], slices: int, devices) -> np.ndarray:
@@ -53,7 +53,7 @@ def _arrange(sizes: list[int], slices: int, devices) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
 
 
-def own_share(mesh: Mesh) -> tuple[int, tuple[int, ...]]:
+def process_share(mesh: Mesh) -> tuple[int, tuple[int, ...]]:
     """The packed rows that the devices of this process hold: of so many equal parts, those of these numbers."""
     by_part = mesh.devices.reshape(math.prod(mesh.shape[axis] for axis in ROW_AXES), -1)
     me = jax.process_index()

@@ -1,8 +1,8 @@
 """Which mesh axes the axes of weights, batches and activations are split over.
 
-`RULES` names the mesh axis of each logical axis of the weights, `AXES` those of activations on the mesh of
-`jax.set_mesh`. Without constraints on its activations the compiler is free to gather a batch, or a token table, whole
-on each device.
+`WEIGHT_AXES` names the mesh axis of each logical axis of the weights, `ACTIVATION_AXES` those of activations on the
+mesh of `jax.set_mesh`. Without constraints on its activations the compiler is free to gather a batch, or a token
+table, whole on each device.
 """
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from f2jax.errors import UserError
 from f2jax.parallel.mesh import ROW_AXES
 
-RULES: dict[str, str | None] = {
+WEIGHT_AXES: dict[str, str | None] = {
     "layers": None,
     "vocab": "tensor",
     "embed": "fsdp",
@@ -24,9 +24,9 @@ RULES: dict[str, str | None] = {
     "head_dim": None,
     "mlp": "tensor",
 }
-ROWS = PartitionSpec(ROW_AXES)  # of a batch
+ROW_SPEC = PartitionSpec(ROW_AXES)  # of a batch
 
-AXES: dict[str | None, tuple[str, ...]] = {
+ACTIVATION_AXES: dict[str | None, tuple[str, ...]] = {
     "rows": ROW_AXES,
     "groups": ("replica", "data"),  # rows that share one copy of the weights
     "split": ("fsdp",),
@@ -35,7 +35,7 @@ AXES: dict[str | None, tuple[str, ...]] = {
 }
 
 
-def param_shardings(boxes, mesh: Mesh, rules: dict[str, str | None] = RULES):
+def param_shardings(boxes, mesh: Mesh, rules: dict[str, str | None] = WEIGHT_AXES):
     """A tree like the parameters with the `NamedSharding` of each weight.
 
     Args:
@@ -61,20 +61,20 @@ def param_shardings(boxes, mesh: Mesh, rules: dict[str, str | None] = RULES):
     return jax.tree_util.tree_map_with_path(one, boxes, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
-def put(arrays: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[str, jax.Array]:
+def shard_batch(arrays: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[str, jax.Array]:
     """The arrays of a batch on the devices: its packed `rows` (names in `_bt`) shared, each process giving its own;
     the others whole.
     """
 
     def one(name, x):
         packed = name.endswith("_bt")
-        spec, shape = (ROWS, (rows, *x.shape[1:])) if packed else (PartitionSpec(), x.shape)
+        spec, shape = (ROW_SPEC, (rows, *x.shape[1:])) if packed else (PartitionSpec(), x.shape)
         return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
 
     return {name: one(name, x) for name, x in arrays.items()}
 
 
-def follow_params(tree, params_shardings, mesh: Mesh):
+def optimizer_shardings(tree, params_shardings, mesh: Mesh):
     """Shardings for an optimizer state: a leaf whose path ends like a weight's is split like it, others are whole."""
     flat = jax.tree_util.tree_flatten_with_path(params_shardings)[0]
     by_path = {tuple(str(key) for key in path): sharding for path, sharding in flat}
@@ -87,15 +87,15 @@ def follow_params(tree, params_shardings, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def spec(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec:
-    """The mesh axes for the first axes of an array, by their names in `AXES`; an axis that does not divide stays whole.
+def activation_spec(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec:
+    """The mesh axes for the first axes of an array, by their names in `ACTIVATION_AXES`.
 
-    That happens for the one row that fresh weights are made with.
+    An axis whose length the devices do not divide stays whole, such as the one row that fresh weights are made with.
     """
     mesh = jax.sharding.get_abstract_mesh()
     found = []
     for length, name in zip(shape, names, strict=False):
-        axes = tuple(axis for axis in AXES[name] if mesh.shape.get(axis, 1) > 1)
+        axes = tuple(axis for axis in ACTIVATION_AXES[name] if mesh.shape.get(axis, 1) > 1)
         devices = 1
         for axis in axes:
             devices *= mesh.shape[axis]
@@ -103,11 +103,11 @@ def spec(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec
     return PartitionSpec(*found)
 
 
-def place(x, *names: str | None):
-    """`x` with its first axes split over the devices as `names` say (see `AXES`), the others whole."""
+def shard_activation(x, *names: str | None):
+    """`x` with its first axes split over the devices as `names` say (see `ACTIVATION_AXES`), the others whole."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(x.shape, names))
+    return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, names))
 
 
 def platform() -> str:

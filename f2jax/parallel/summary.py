@@ -11,7 +11,7 @@ from f2jax.parallel.mesh import ROW_AXES
 KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}  # by JAX's name
 
 
-def weights(params) -> list[tuple[str, tuple[int, ...], str, float]]:
+def weight_rows(params) -> list[tuple[str, tuple[int, ...], str, float]]:
     """(name, shape, mesh axes, MB on each device) of every weight of a tree of arrays or shapes with shardings."""
     rows = []
     for path, x in jax.tree_util.tree_leaves_with_path(params):
@@ -21,15 +21,15 @@ def weights(params) -> list[tuple[str, tuple[int, ...], str, float]]:
     return rows
 
 
-def table(params) -> str:
+def weight_table(params) -> str:
     """`weights` in columns, with their sum."""
-    rows = weights(params)
+    rows = weight_rows(params)
     lines = [f"{'weight':<24} {'shape':<24} {'split over':<30} {'MB a device':>12}"]
     lines += [f"{name:<24} {' × '.join(map(str, shape)):<24} {axes:<30} {mb:>12,.2f}" for name, shape, axes, mb in rows]
     return "\n".join([*lines, f"{'all':<80} {sum(mb for *_, mb in rows):>12,.2f}"])
 
 
-def tokens_line(mesh: Mesh, tokens: int) -> str:
+def tokens_summary(mesh: Mesh, tokens: int) -> str:
     """Tokens of a step on each chip, beside what it takes to keep its matmuls from waiting for memory.
 
     A bfloat16 weight of 2 bytes is read for 2 FLOPs a token, so a chip is busy from peak FLOP/s ÷ bytes/s tokens on.

@@ -68,7 +68,7 @@ class Cost:
         self.moved += times * other.moved
 
 
-def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+def parse_hlo(text: str) -> tuple[dict[str, list[Instruction]], str]:
     """The computations of a program by name, and the name of the one that it starts with."""
     computations: dict[str, list[Instruction]] = {}
     entry = current = ""
@@ -93,15 +93,15 @@ def _lines(text: str):
         open_line = ""
 
 
-def cost(text: str) -> Cost:
+def program_cost(text: str) -> Cost:
     """The cost of one run of the program whose optimized HLO is `text`."""
-    computations, entry = parse(text)
+    computations, entry = parse_hlo(text)
     return _computation(computations, entry)
 
 
 def loops(text: str) -> list[tuple[int, Cost]]:
     """How often each loop of the program's entry runs, and what one iteration costs, in their order."""
-    computations, entry = parse(text)
+    computations, entry = parse_hlo(text)
     return [
         (trip_count(computations, x.attribute("condition")), _computation(computations, x.attribute("body")))
         for x in computations[entry]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.plan.run import Plan, plan
-from f2jax.plan.search import search
+from f2jax.plan.run import SlicePlan, plan_slice
+from f2jax.plan.search import search_layouts
 
 GIB = 2**30
 
@@ -22,12 +22,12 @@ def report(config, topologies: Sequence[str], tokens_per_text=None, rows=None, s
     Raises:
         UserError: see `plan.plan`.
     """
-    make = search if searches else plan
+    make = search_layouts if searches else plan_slice
     plans = []
     for topology in tqdm(topologies, unit="plan", dynamic_ncols=True):
         plans.append(make(config, topology, tokens_per_text, rows))
         if json_path:  # after each: one that is interrupted has not compiled for nothing
-            files.write_whole(json_path, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")
+            files.write_atomically(json_path, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")
     chosen = [f"{one.topology}: f2jax train … {overrides(one)}" for one in plans if searches and one.fits]
     return "\n".join([table(plans), *larger_batches(config), *chosen])
 
@@ -45,14 +45,14 @@ def larger_batches(config) -> list[str]:
     ]
 
 
-def overrides(plan: Plan) -> str:
+def overrides(plan: SlicePlan) -> str:
     """The options of `f2jax train` that lay it out as planned."""
     layout = {f"mesh.{axis}": length for axis, length in plan.mesh.items()}
     layout |= {"model.remat": plan.remat, "model.chunk_rows": plan.chunk_rows}
     return " ".join(f"--config.{name}={value}" for name, value in layout.items())
 
 
-def table(plans: Sequence[Plan]) -> str:
+def table(plans: Sequence[SlicePlan]) -> str:
     """The plans of one config side by side, then what each waits for or what to change."""
     first = plans[0]
     worst = "the worst case" if first.tokens_per_text == first.row_length else "by --tokens-per-text"
@@ -71,7 +71,7 @@ def table(plans: Sequence[Plan]) -> str:
     return "\n".join(lines)
 
 
-def _column(plan: Plan) -> dict[str, str]:
+def _column(plan: SlicePlan) -> dict[str, str]:
     """The cells of one plan by the name of their row."""
     mesh = " x ".join(f"{axis} {length}" for axis, length in plan.mesh.items() if length > 1) or "one device"
     rows = {
@@ -100,7 +100,7 @@ def _column(plan: Plan) -> dict[str, str]:
     return rows
 
 
-def _row_devices(plan: Plan) -> int:
+def _row_devices(plan: SlicePlan) -> int:
     devices = 1
     for axis, length in plan.mesh.items():
         devices *= length if axis != "tensor" else 1

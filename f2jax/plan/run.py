@@ -17,14 +17,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
-from f2jax.data.packing import ladder
-from f2jax.data.teacher_vectors import read_card
+from f2jax.data.packing import round_up_rows
+from f2jax.data.teacher_vectors import read_info
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import SIZES, Qwen3Config, size
 from f2jax.parallel import chips
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.sharding import ROWS, param_shardings
+from f2jax.parallel.sharding import ROW_SPEC, param_shardings
 from f2jax.plan import hlo as plan_hlo
 from f2jax.plan import step_time as plan_time
 from f2jax.train.program import Program
@@ -39,7 +39,7 @@ QUIET = {  # the compiler asks the machine for its TPU unless it is told; severa
 
 
 @dataclass(frozen=True)
-class Plan:
+class SlicePlan:
     """What a config needs, and how fast it is, on one topology. Bytes are of one device, seconds of one step."""
 
     topology: str
@@ -68,7 +68,7 @@ class Plan:
     advice: str  # what to change where it does not fit
 
 
-def plan(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> Plan:
+def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> SlicePlan:
     """Compile the train step of `config` for a topology and read off what it takes.
 
     Args:
@@ -83,7 +83,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     configs.check(config)
     devices = topology_devices(topology)
     chip = chips.chip(topology)
-    architecture = workdir.shape(config.model.size, config.model.table_rank)
+    architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
     mesh = make_mesh(**config.mesh, devices=devices)
     length = tokens_per_text or config.data.max_length
     if not 1 <= length <= config.data.max_length:
@@ -124,7 +124,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     memory, needed = memory_by_kind(compiled.memory_analysis(), held)
     if needed > chip.hbm:  # the compiler does not always complain
         return _too_large(known, held, needed, config)
-    cost = plan_hlo.cost(compiled.as_text())
+    cost = plan_hlo.program_cost(compiled.as_text())
     coordinates = [(*device.coords, device.core_on_chip) for device in mesh.devices.flat]
     seconds = plan_time.seconds(cost, chip, coordinates)
     tokens = min(packed_rows * row_length, sequences(config) * length)
@@ -132,7 +132,7 @@ def plan(config, topology: str, tokens_per_text: int | None = None, rows: float 
     if teacher:
         operations += plan_time.model_operations(teacher.model.config, tokens, length, passes=1)
     days = seconds.step * steps / 86_400
-    return Plan(
+    return SlicePlan(
         **known,
         fits=True,
         memory=memory,
@@ -197,11 +197,11 @@ def sequences(config) -> int:
 
 def abstract_batch(config, mesh, tokens_per_text: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and shardings of a retrieval batch whose texts have a mean length and fill their rows."""
-    shards = math.prod(mesh.shape[axis] for axis in ROWS[0])
+    shards = math.prod(mesh.shape[axis] for axis in ROW_SPEC[0])
     chunk_rows = config.model.chunk_rows
     b, j, s = config.data.batch_size, config.data.negatives.retrieval, sequences(config)
     full = math.ceil(s * tokens_per_text / config.data.row_length)
-    rows = ladder(full, config.data.row_steps, shards * max(chunk_rows, 1))
+    rows = round_up_rows(full, config.data.row_steps, shards * max(chunk_rows, 1))
     integers = dict.fromkeys(("tokens_bt", "segments_bt", "positions_bt"), (rows, config.data.row_length))
     integers |= dict.fromkeys(("row_s", "col_s"), (s,)) | dict.fromkeys(("label_b", "positive_b"), (b,))
     integers |= {"negative_bj": (b, j)}
@@ -211,12 +211,12 @@ def abstract_batch(config, mesh, tokens_per_text: int) -> dict[str, jax.ShapeDty
         integers |= {"chunk_row_cm": of_chunk, "chunk_col_cm": of_chunk, "place_s": (s,)}
     shapes = {name: (shape, jnp.int32) for name, shape in integers.items()}
     if config.teacher.cache:
-        card = read_card(config.teacher.cache)
+        card = read_info(config.teacher.cache)
         shapes["teacher_se"] = ((s, card.width), jnp.dtype(card.dtype))
     shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
 
     def one(name, shape, dtype):
-        where = ROWS if name.endswith("_bt") else PartitionSpec()
+        where = ROW_SPEC if name.endswith("_bt") else PartitionSpec()
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, where))
 
     return {name: one(name, *shape) for name, shape in shapes.items()}
@@ -230,7 +230,7 @@ def teacher_size(path: str) -> str:
 
 def cached_width(config) -> int:
     """Dimensions of the teacher's vectors that `config.teacher.cache` holds; 0 where it names none."""
-    return read_card(config.teacher.cache).width if config.teacher.cache else 0
+    return read_info(config.teacher.cache).width if config.teacher.cache else 0
 
 
 def abstract_teacher(config, mesh) -> Teacher | None:
@@ -310,10 +310,10 @@ def bytes_used(message: str, held: int) -> int:
     return 0
 
 
-def _too_large(known: dict, held: dict[str, int], needed: int, config) -> Plan:
+def _too_large(known: dict, held: dict[str, int], needed: int, config) -> SlicePlan:
     """The plan of a step for which there is no room."""
     memory = held | {"temporaries": max(needed - sum(held.values()), 0)}
-    return Plan(
+    return SlicePlan(
         **known,
         fits=False,
         memory=memory,
@@ -338,7 +338,7 @@ def what_to_change(known: dict, memory: dict[str, int], config) -> str:
         return f"share the weights among more devices: mesh.fsdp={min(2 * mesh['fsdp'], devices)} or more"
     if known["remat"] != "full":
         return "keep fewer activations: model.remat=full"
-    shards = math.prod(mesh[axis] for axis in ROWS[0])
+    shards = math.prod(mesh[axis] for axis in ROW_SPEC[0])
     if (known["chunk_rows"] or known["rows"] // shards) > 1:
         rows = max((known["chunk_rows"] or known["rows"] // shards) // 2, 1)
         return f"encode fewer rows at once: model.chunk_rows={rows}"

@@ -9,13 +9,13 @@ from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel import chips
 from f2jax.parallel.mesh import make_mesh
-from f2jax.plan.run import Plan, abstract_batch, plan, teacher_size, topology_devices
+from f2jax.plan.run import SlicePlan, abstract_batch, plan_slice, teacher_size, topology_devices
 
 STATE_BYTES = 16  # of a weight in training: itself, its gradient and two moments, in float32
 ROOM = 0.9  # of the memory that a layout may take on paper; the compiler has the last word
 
 
-def search(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> Plan:
+def search_layouts(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> SlicePlan:
     """The fastest plan of the first layouts that the compiler finds room for; the last one tried if none fits.
 
     The `candidates` are tried in their order. Where the compiler needs more than the paper said, the same one is tried
@@ -29,8 +29,8 @@ def search(config, topology: str, tokens_per_text: int | None = None, rows: floa
     last, fitting = None, []
     weights, shares = weights_and_shares(config, topology)
 
-    def compiled(layout: dict) -> Plan:
-        return plan(with_layout(config, layout), topology, tokens_per_text, rows)
+    def compiled(layout: dict) -> SlicePlan:
+        return plan_slice(with_layout(config, layout), topology, tokens_per_text, rows)
 
     for candidate in tqdm(list(candidates(config, topology, tokens_per_text)), unit="layout", leave=False):
         layout, is_next = candidate, bool(fitting)
@@ -48,7 +48,7 @@ def search(config, topology: str, tokens_per_text: int | None = None, rows: floa
     return fastest(fitting) if fitting else last
 
 
-def fastest(plans: list[Plan]) -> Plan:
+def fastest(plans: list[SlicePlan]) -> SlicePlan:
     return min(plans, key=lambda one: one.seconds["step"])
 
 
@@ -61,7 +61,7 @@ def shared_further(layout: dict, missing: int, weights: int, shares: list[int]) 
 
 def weights_and_shares(config, topology: str) -> tuple[int, list[int]]:
     """Bytes of the weights and their state, and over how many chips they may be shared so that they at least fit."""
-    architecture = workdir.shape(config.model.size, config.model.table_rank)
+    architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
     named = teacher_size(config.teacher.path)
     weights = STATE_BYTES * architecture.parameters + (2 * size(named).parameters if named else 0)
     possible = possible_shares(architecture.width, len(topology_devices(topology)))
@@ -85,7 +85,7 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     whatever the paper says, if there is room for the weights alone.
     """
     chip, devices = chips.chip(topology), topology_devices(topology)
-    architecture = workdir.shape(config.model.size, config.model.table_rank)
+    architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
     weights, shares = weights_and_shares(config, topology)
     if not shares:
         return

@@ -18,16 +18,16 @@ LANGUAGES = 10  # that are printed
 
 def is_finished(folder: Path, key: str, fingerprint: str) -> bool:
     """Is the data set there, made of the same inputs by the same options?"""
-    return (folder / f"{key}.json").exists() and read(folder, key)["fingerprint"] == fingerprint
+    return (folder / f"{key}.json").exists() and read_data_card(folder, key)["fingerprint"] == fingerprint
 
 
-def read(folder: Path, key: str) -> dict:
+def read_data_card(folder: Path, key: str) -> dict:
     return files.read_json(folder / f"{key}.json")
 
 
-def write(folder: Path, key: str, entry: dict) -> None:
+def write_data_card(folder: Path, key: str, entry: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_whole(folder / f"{key}.json", json.dumps(entry, ensure_ascii=False))
+    files.write_atomically(folder / f"{key}.json", json.dumps(entry, ensure_ascii=False))
 
 
 def forget(folder: Path, key: str) -> None:

@@ -15,13 +15,13 @@ from f2jax.data.dataset import dataset_names
 from f2jax.data.record import stable_id
 from f2jax.errors import UserError
 from f2jax.prepare.duplicates import OVER_CAP, STAYS
-from f2jax.prepare.options import Key, Options
-from f2jax.prepare.read_inputs import Taken
+from f2jax.prepare.options import Key, PrepareOptions
+from f2jax.prepare.read_inputs import InputResult
 from f2jax.prepare.spill import SHARD_BYTES, Wanted
 
 
 @dataclass(frozen=True)
-class Plan:
+class DatasetPlan:
     """One data set that is to be made."""
 
     name: str
@@ -37,9 +37,13 @@ class Plan:
         return self.wanted.folder
 
 
-def plan_all(
-    taken: Sequence[Taken], parts: Sequence[list[Key]], states: Sequence[np.ndarray], options: Options, tokenizer: str
-) -> list[Plan]:
+def plan_datasets(
+    taken: Sequence[InputResult],
+    parts: Sequence[list[Key]],
+    states: Sequence[np.ndarray],
+    options: PrepareOptions,
+    tokenizer: str,
+) -> list[DatasetPlan]:
     """A plan for each data set that has rows, in the order in which they first come; marks rows as `OVER_CAP`.
 
     Args:
@@ -70,15 +74,15 @@ def plan_all(
             rows = taken[number].rows()
             mine = (rows["part"] == part) & (states[number] == STAYS)
             size += int(rows["bytes"][mine].sum())
-            decides.append((taken[number].folder.name, digest(mask=mine)))
+            decides.append((taken[number].folder.name, settings_digest(mask=mine)))
         wanted = Wanted(folder_name(names[key]), max(1, -(-size // SHARD_BYTES)))
-        fingerprint = digest([VERSION, key, decides, building, tokenizer])
-        plans.append(Plan(names[key], key, tuple(number for number, _ in fed), wanted, tokenizer, fingerprint))
+        fingerprint = settings_digest([VERSION, key, decides, building, tokenizer])
+        plans.append(DatasetPlan(names[key], key, tuple(number for number, _ in fed), wanted, tokenizer, fingerprint))
     return plans
 
 
 def _mark_over_cap(
-    taken: Sequence[Taken], states: Sequence[np.ndarray], fed: Sequence[tuple[int, int]], cap: int
+    taken: Sequence[InputResult], states: Sequence[np.ndarray], fed: Sequence[tuple[int, int]], cap: int
 ) -> None:
     """Of a data set's rows those with the smallest hashes stay; equal rows stay or go together."""
 
@@ -106,9 +110,9 @@ def folder_name(name: str) -> str:
     return safe if safe == name else f"{safe}-{stable_id(name):x}"
 
 
-def groups(plans: Sequence[Plan]) -> list[list[Plan]]:
+def groups(plans: Sequence[DatasetPlan]) -> list[list[DatasetPlan]]:
     """Data sets that share inputs, together: they are read once for all."""
-    found: list[tuple[set[int], list[Plan]]] = []
+    found: list[tuple[set[int], list[DatasetPlan]]] = []
     for plan in plans:
         apart = [group for group in found if group[0].isdisjoint(plan.inputs)]
         touching = [group for group in found if not group[0].isdisjoint(plan.inputs)]
@@ -117,7 +121,7 @@ def groups(plans: Sequence[Plan]) -> list[list[Plan]]:
     return [plans for _, plans in found]
 
 
-def digest(parts: object = None, mask: np.ndarray | None = None) -> str:
+def settings_digest(parts: object = None, mask: np.ndarray | None = None) -> str:
     """A short name for anything that JSON can write, or for an array of booleans."""
     content = json.dumps(parts, ensure_ascii=True).encode() if mask is None else np.packbits(mask)
     return hashlib.sha256(content).hexdigest()[:32]

@@ -12,10 +12,10 @@ from itertools import pairwise
 import numpy as np
 from tqdm import tqdm
 
-from f2jax.prepare.curate import Options as Curation
+from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate.dedup import Sketch, near_duplicates
 from f2jax.prepare.curate.steps import EXACT, NEAR
-from f2jax.prepare.read_inputs import Taken, mapped, sketch_type
+from f2jax.prepare.read_inputs import InputResult, mapped, sketch_type
 from f2jax.prepare.runs import ranges
 
 STAYS, IS_EXACT, IS_NEAR, OVER_CAP = range(4)  # what becomes of a row
@@ -23,7 +23,7 @@ OPEN_FILES = 64  # at most so many at once, of all inputs together
 REASONS = {IS_EXACT: EXACT, IS_NEAR: NEAR}
 
 
-def decide(taken: Sequence[Taken], rows: Sequence[int], options: Curation | None) -> list[np.ndarray]:
+def decide(taken: Sequence[InputResult], rows: Sequence[int], options: Curation | None) -> list[np.ndarray]:
     """What becomes of each row of each input, before any cap: an array of `STAYS`, `IS_EXACT` or `IS_NEAR`.
 
     Args:
@@ -38,14 +38,14 @@ def decide(taken: Sequence[Taken], rows: Sequence[int], options: Curation | None
     return [states[start:stop] for start, stop in pairwise(starts)]
 
 
-def _mark_exact(taken: Sequence[Taken], starts: np.ndarray, states: np.ndarray) -> None:
+def _mark_exact(taken: Sequence[InputResult], starts: np.ndarray, states: np.ndarray) -> None:
     for keys, ranks, rows in _entries(taken, starts, "exact", 3):
         order = np.lexsort((rows, ranks, keys))
         again = keys[order][1:] == keys[order][:-1]
         states[rows[order][1:][again]] = IS_EXACT
 
 
-def _mark_near(taken: Sequence[Taken], starts: np.ndarray, states: np.ndarray, options: Curation) -> None:
+def _mark_near(taken: Sequence[InputResult], starts: np.ndarray, states: np.ndarray, options: Curation) -> None:
     @lru_cache(OPEN_FILES)
     def sketches(number: int) -> np.ndarray:
         return mapped(taken[number].path("sketches"), sketch_type(options.permutations))
@@ -66,7 +66,7 @@ def _mark_near(taken: Sequence[Taken], starts: np.ndarray, states: np.ndarray, o
                 states[list(near_duplicates(group, options))] = IS_NEAR
 
 
-def _entries(taken: Sequence[Taken], starts: np.ndarray, name: str, columns: int) -> Iterator[np.ndarray]:
+def _entries(taken: Sequence[InputResult], starts: np.ndarray, name: str, columns: int) -> Iterator[np.ndarray]:
     """Entries by ranges of keys, [columns, n]; the last column is the row's number among all."""
     for found in tqdm(ranges([one.path(name) for one in taken], columns), f"{name} duplicates", disable=None):
         parts = []

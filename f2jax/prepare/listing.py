@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
-from f2jax.data.skip_list import SkipList, at
+from f2jax.data.skip_list import SkipList, located
 from f2jax.prepare.duplicates import REASONS
 from f2jax.prepare.scratch import read_records
 
 
 def list_duplicates(records: Path, states: Path, path: Path) -> None:
     """Write the lines of one input's duplicates to `path`, which is there whole or not at all."""
-    with files.whole(path) as part, open(part, "w") as file:
+    with files.atomic_path(path) as part, open(part, "w") as file:
         skipped = SkipList(listing=file)
         for (record, where), state in zip(read_records(records), np.load(states).tolist(), strict=True):
             if state in REASONS:
-                at(skipped, where, {"query": record.query, "positive": record.positive})
+                located(skipped, where, {"query": record.query, "positive": record.positive})
                 skipped[REASONS[state]] += 1
 
 
@@ -28,7 +28,7 @@ def write_listing(parts: Sequence[Path], target: str | Path) -> None:
     Raises:
         UserError: the target cannot be written.
     """
-    with files.whole(target) as whole, files.explained(target, "written"), open(whole, "wb") as file:
+    with files.atomic_path(target) as whole, files.clear_errors(target, "written"), open(whole, "wb") as file:
         for part in parts:
             with open(part, "rb") as source:
                 shutil.copyfileobj(source, file)

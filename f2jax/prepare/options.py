@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 from f2jax.data.dataset import Instructions
 from f2jax.errors import UserError
-from f2jax.prepare.curate import Options as Curation
+from f2jax.prepare.curate import CurationOptions as Curation
 
 Key = tuple[str, str]  # (source, kind): one data set
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     """What a row of a corpus is, and which rows stay.
 
     Raises:

@@ -17,8 +17,8 @@ from f2jax import files
 from f2jax.data.record import Record, stable_id
 from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import is_one, open_source
-from f2jax.prepare.curate import Outcome, Report, curate_record, dedup
-from f2jax.prepare.options import Key, Options
+from f2jax.prepare.curate import CurationReport, Outcome, curate_record, dedup
+from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.runs import RunWriter
 from f2jax.prepare.scratch import RecordWriter
 
@@ -27,7 +27,7 @@ ROW = np.dtype([("part", "<u4"), ("bytes", "<u8"), ("hash", "<u8")])  # data set
 
 
 @dataclass(frozen=True)
-class Taken:
+class InputResult:
     """Where an input lies once it has been read."""
 
     spec: str
@@ -45,8 +45,8 @@ class Taken:
         """Skipped rows as lines of JSON; duplicates are not among them."""
         return self.path("skipped.jsonl")
 
-    def survey(self) -> "Survey":
-        return Survey.load(self.path("survey.json"))
+    def survey(self) -> "InputSurvey":
+        return InputSurvey.load(self.path("survey.json"))
 
     def rows(self) -> np.ndarray:
         """The numbers of each record, of dtype `ROW`."""
@@ -54,7 +54,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Survey:
+class InputSurvey:
     """What an input holds."""
 
     rows: int  # that stay
@@ -64,7 +64,7 @@ class Survey:
     languages: dict[str, int]  # that queries were found to be in → rows
 
     @classmethod
-    def load(cls, path: Path) -> "Survey":
+    def load(cls, path: Path) -> "InputSurvey":
         found = files.read_json(path)
         return cls(**found | {"parts": [tuple(key) for key in found["parts"]]})
 
@@ -84,7 +84,7 @@ def row_hash(record: Record, seed: int) -> int:
     return stable_id("\n".join([f"cap {seed}", record.query, record.positive, *record.negatives]))
 
 
-def take_in(taken: Taken, options: Options, listing: bool) -> None:
+def read_input(taken: InputResult, options: PrepareOptions, listing: bool) -> None:
     """Read an input and fill its folder, which is there whole or not at all.
 
     Args:
@@ -93,7 +93,7 @@ def take_in(taken: Taken, options: Options, listing: bool) -> None:
     Raises:
         UserError: the input cannot be read.
     """
-    part = Taken(taken.spec, taken.folder.with_name(f"{taken.folder.name}.{uuid.uuid4().hex}.part"))
+    part = InputResult(taken.spec, taken.folder.with_name(f"{taken.folder.name}.{uuid.uuid4().hex}.part"))
     part.folder.mkdir(parents=True)
     try:
         _read(part, options, listing)
@@ -103,24 +103,24 @@ def take_in(taken: Taken, options: Options, listing: bool) -> None:
         shutil.rmtree(part.folder, ignore_errors=True)  # it is there where something failed
 
 
-def _read(part: Taken, options: Options, listing: bool) -> None:
+def _read(part: InputResult, options: PrepareOptions, listing: bool) -> None:
     with ExitStack() as stack:
         skipped = SkipList(listing=stack.enter_context(open(part.listing, "w")) if listing else None)
-        report, writer = Report(skipped=skipped), stack.enter_context(_Writer(part, options))
+        report, writer = CurationReport(skipped=skipped), stack.enter_context(_Writer(part, options))
         for record in open_source(part.spec, "train", skipped, options.kinds):
             where = part.spec if is_one(part.spec) else skipped.row[0]
             outcome = curate_record(record, options.curate) if options.curate else Outcome(record, None, (), None)
             report.add(outcome, record, where)
             if outcome.record is not None:
                 writer.add(outcome.record, where)
-    survey = Survey(report.kept, list(writer.parts), dict(skipped), dict(report.noted), dict(report.languages))
-    files.write_whole(part.path("survey.json"), json.dumps(asdict(survey)))
+    survey = InputSurvey(report.kept, list(writer.parts), dict(skipped), dict(report.noted), dict(report.languages))
+    files.write_atomically(part.path("survey.json"), json.dumps(asdict(survey)))
 
 
 class _Writer(ExitStack):
     """Writes records and their numbers."""
 
-    def __init__(self, taken: Taken, options: Options):
+    def __init__(self, taken: InputResult, options: PrepareOptions):
         super().__init__()
         self.parts: dict[Key, int] = {}
         self._count, self._options, self._near = 0, options, None

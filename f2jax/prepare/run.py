@@ -24,14 +24,14 @@ from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
 from f2jax.prepare.curate.decontaminate import load_index, set_files
-from f2jax.prepare.datasets import Plan, digest, groups, plan_all
+from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
 from f2jax.prepare.duplicates import REASONS, decide
 from f2jax.prepare.listing import list_duplicates, write_listing
-from f2jax.prepare.options import Options
-from f2jax.prepare.read_inputs import Survey, Taken, take_in
+from f2jax.prepare.options import PrepareOptions
+from f2jax.prepare.read_inputs import InputResult, InputSurvey, read_input
 from f2jax.prepare.spill import WORK, spill
 from f2jax.prepare.tokenizer import own_tokenizer
-from f2jax.prepare.workers import here, in_processes, on_beam
+from f2jax.prepare.workers import run_here, run_in_processes, run_on_beam
 
 SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders beside the data sets
 STATES, SETS = "states", "sets"  # in the folder for work: what becomes of each row of each input; texts of data sets
@@ -41,7 +41,7 @@ def prepare(
     sources: Sequence[str],
     output: str | Path,
     tokenizer: str | Path | int,
-    options: Options,
+    options: PrepareOptions,
     licences: Mapping[str, str] | None = None,
     jobs: int = 1,
     beam: dict | None = None,
@@ -69,24 +69,24 @@ def prepare(
     if options.curate and any(map(set_files, options.curate.evaluation_sets)):
         load_index.cache_clear()  # their files may have changed since an earlier call
     if listing:
-        files.write_whole(listing, "")  # better now than after hours is it said that it cannot be written
+        files.write_atomically(listing, "")  # better now than after hours is it said that it cannot be written
     if isinstance(tokenizer, int):
         chosen = own_tokenizer(inputs, tokenizer, options.seed, output / VOCABULARY)
     else:
         chosen = load_tokenizer(tokenizer)
     fingerprint = chosen.fingerprint()
-    run = partial(on_beam, beam=beam) if beam else partial(in_processes, jobs=jobs)
+    run = partial(run_on_beam, beam=beam) if beam else partial(run_in_processes, jobs=jobs)
 
     for left in (output / SURVEYS).glob("*.part"):  # by a run that was killed
         shutil.rmtree(left)
-    taken = [Taken(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
-    read = partial(take_in, options=options, listing=bool(listing))
+    taken = [InputResult(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
+    read = partial(read_input, options=options, listing=bool(listing))
     wanted = ["survey.json", *(["skipped.jsonl"] if listing else [])]
     _with_bar(run, read, [one for one in taken if not all(one.path(name).exists() for name in wanted)])
     surveys = [one.survey() for one in taken]
     states = decide(taken, [survey.rows for survey in surveys], options.curate)
     counts = count(surveys, states)
-    plans = plan_all(taken, [survey.parts for survey in surveys], states, options, fingerprint)
+    plans = plan_datasets(taken, [survey.parts for survey in surveys], states, options, fingerprint)
     if not plans:
         reasons = "; ".join(f"{number:,} x {reason}" for reason, number in counts["skipped"].items())
         raise UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
@@ -105,7 +105,9 @@ def prepare(
         np.save(states_path(output, number), states[number])
     for _ in run(_list_one, [(taken[n].records, states_path(output, n), listings[n]) for n in unlisted]):
         pass
-    make = partial(make_group, output=output, taken=taken, options=options, beam=beam or {}, run=run if beam else here)
+    make = partial(
+        make_group, output=output, taken=taken, options=options, beam=beam or {}, run=run if beam else run_here
+    )
     work = groups(todo)
     with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
         for plans_made, _ in zip(work, (map if beam else run)(make, work), strict=True):
@@ -116,7 +118,7 @@ def prepare(
         write_listing(parts, listing)
     (output / CARD).unlink(missing_ok=True)  # it names nothing that is removed now
     clear(output, taken, plans)
-    made = [cards.read(output / FINISHED, plan.key) for plan in plans]
+    made = [cards.read_data_card(output / FINISHED, plan.key) for plan in plans]
     card = {
         "version": VERSION,
         "f2jax": __version__,
@@ -125,11 +127,11 @@ def prepare(
         **counts,
         "datasets": [entry | {"licence": _licence(entry["name"], licences or {})} for entry in made],
     }
-    files.write_whole(output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
+    files.write_atomically(output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
     return card
 
 
-def _with_bar(run: Callable, read: Callable, taken: Sequence[Taken]) -> None:
+def _with_bar(run: Callable, read: Callable, taken: Sequence[InputResult]) -> None:
     for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None if taken else True):
         pass
 
@@ -159,11 +161,13 @@ def signature(paths: Sequence[str]) -> str:
     return "\n".join(found) or f"f2jax {__version__}"
 
 
-def names_of(inputs: Mapping[str, str], options: Options) -> dict[str, str]:
+def names_of(inputs: Mapping[str, str], options: PrepareOptions) -> dict[str, str]:
     """A name for each input, of all that decides which records it gives."""
     curate = options.curate and dataclasses.asdict(options.curate)
     sets = [signature(set_files(spec)) for spec in options.curate.evaluation_sets] if options.curate else []
-    return {spec: digest([spec, sign, options.kinds, options.seed, curate, sets]) for spec, sign in inputs.items()}
+    return {
+        spec: settings_digest([spec, sign, options.kinds, options.seed, curate, sets]) for spec, sign in inputs.items()
+    }
 
 
 def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -175,7 +179,7 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     part.rename(folder)
 
 
-def count(surveys: Sequence[Survey], states: Sequence[np.ndarray]) -> dict[str, dict]:
+def count(surveys: Sequence[InputSurvey], states: Sequence[np.ndarray]) -> dict[str, dict]:
     """Over all inputs, for the card: rows skipped by reason, rows by note, rows and share of each language found.
 
     Languages and notes are those of all rows that pass the steps for single rows: duplicates are among them.
@@ -199,13 +203,13 @@ def states_path(output: Path, number: int) -> Path:
     return output / WORK / STATES / f"{number:05d}.npy"
 
 
-def listings_of(taken: Sequence[Taken], states: Sequence[np.ndarray]) -> dict[int, Path]:
+def listings_of(taken: Sequence[InputResult], states: Sequence[np.ndarray]) -> dict[int, Path]:
     """Where the duplicates of each input that has some are listed."""
     found = {}
     for number, state in enumerate(states):
         duplicates = np.isin(state, list(REASONS))
         if duplicates.any():
-            found[number] = taken[number].path(f"duplicates-{digest(mask=duplicates)}.jsonl")
+            found[number] = taken[number].path(f"duplicates-{settings_digest(mask=duplicates)}.jsonl")
     return found
 
 
@@ -214,7 +218,12 @@ def _list_one(item: tuple[Path, Path, Path]) -> None:
 
 
 def make_group(
-    plans: list[Plan], output: Path, taken: Sequence[Taken], options: Options, beam: dict, run: Callable
+    plans: list[DatasetPlan],
+    output: Path,
+    taken: Sequence[InputResult],
+    options: PrepareOptions,
+    beam: dict,
+    run: Callable,
 ) -> None:
     """Spill the inputs of some data sets, then write and describe each."""
     from f2jax.prepare import tfds
@@ -247,17 +256,17 @@ def make_group(
             "documents": shards["documents"]["train"],
             "rows": {split: shards["rows"].get(split, []) for split in ("train", "validation")},
         }
-        cards.write(output / FINISHED, plan.key, entry | cards.describe(output, entry, options.max_length))
+        cards.write_data_card(output / FINISHED, plan.key, entry | cards.describe(output, entry, options.max_length))
     shutil.rmtree(work)
     for number in folders:
         taken[number].records.unlink()
 
 
-def _spill_one(item: tuple[Path, Path, Path], wanted: dict, options: Options) -> None:
+def _spill_one(item: tuple[Path, Path, Path], wanted: dict, options: PrepareOptions) -> None:
     spill(*item, wanted, options)
 
 
-def clear(output: Path, taken: Sequence[Taken], plans: Sequence[Plan]) -> None:
+def clear(output: Path, taken: Sequence[InputResult], plans: Sequence[DatasetPlan]) -> None:
     """Remove what is not needed once all data sets are whole, and what earlier runs made for others."""
     shutil.rmtree(output / WORK, ignore_errors=True)
     for one in taken:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from f2jax.data.dataset import label_id
 from f2jax.data.record import Record, in_share, stable_id
 from f2jax.prepare.duplicates import STAYS
-from f2jax.prepare.options import Key, Options
+from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.scratch import RECORD_BYTES, read_records
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
@@ -54,7 +54,7 @@ def bucket_of(key: int, buckets: int) -> int:
     return key * buckets >> 63
 
 
-def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], options: Options) -> None:
+def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], options: PrepareOptions) -> None:
     """Write the texts of an input's rows that stay to `folder`, which is there whole or not at all.
 
     Args:
@@ -71,7 +71,7 @@ def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], 
     part.rename(folder)
 
 
-def _add(record: Record, target: Wanted, writer: "_Writer", options: Options) -> None:
+def _add(record: Record, target: Wanted, writer: "_Writer", options: PrepareOptions) -> None:
     keys = []
     for original in (record.positive, *record.negatives):
         text = options.instructions.document(original, record)

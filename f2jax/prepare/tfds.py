@@ -63,7 +63,7 @@ def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class Config(tfds.core.BuilderConfig):
+class CorpusConfig(tfds.core.BuilderConfig):
     """The configuration of one data set: its name, and a function for each shard of each split."""
 
     shards: dict[str, list[Shard]] = dataclasses.field(default_factory=dict, repr=False)
@@ -183,7 +183,7 @@ def build(builder: type, name: str, folder: Path, shards: dict[str, list[Shard]]
     Returns:
         The number of records of each shard, by split.
     """
-    config = Config(name=name, version=VERSION, description=name, shards=shards)
+    config = CorpusConfig(name=name, version=VERSION, description=name, shards=shards)
     with _quiet():
         made = builder(config=config, data_dir=str(folder), file_format="array_record")
         downloads = str(folder / WORK / "downloads")  # a folder that TFDS wants; it stays empty

@@ -11,11 +11,11 @@ from multiprocessing import active_children, get_context
 from f2jax.errors import UserError
 
 
-def here(function: Callable, items: Iterable) -> Iterator:
+def run_here(function: Callable, items: Iterable) -> Iterator:
     return map(function, items)
 
 
-def in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
+def run_in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
     """An interruption ends the processes at once.
 
     Raises:
@@ -39,7 +39,7 @@ def in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
             raise
 
 
-def on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
+def run_on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
     """Results stay in files: a runner hands none back."""
     import apache_beam
 

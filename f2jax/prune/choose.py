@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.model.qwen3 import logical_axes
 from f2jax.model.sizes import Qwen3Config
 from f2jax.prune.importance import Importance
@@ -20,7 +20,7 @@ ORDERS = ("original", "importance")
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChannelChoice:
     """How to choose what stays.
 
     Raises:
@@ -41,11 +41,11 @@ class Choice:
             ("choice of layers", self.layers, LAYER_CHOICES),
         ):
             if isinstance(name, str) and name not in known:
-                raise UserError(f"There is no {title} '{name}'{nearest(name, known)}")
+                raise UserError(f"There is no {title} '{name}'{did_you_mean(name, known)}")
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptChannels:
     """What stays of each logical axis, as numbers in the old model and in the order of the new one."""
 
     layers: np.ndarray  # [L']
@@ -54,7 +54,7 @@ class Kept:
     vocab: np.ndarray | None = None  # [V'] rows of the token table; None: all
 
 
-def target(old: Qwen3Config, width: int = 0, mlp: int = 0, layers: int = 0) -> Qwen3Config:
+def target_architecture(old: Qwen3Config, width: int = 0, mlp: int = 0, layers: int = 0) -> Qwen3Config:
     """The smaller architecture; 0 leaves an axis as it is.
 
     Raises:
@@ -67,7 +67,9 @@ def target(old: Qwen3Config, width: int = 0, mlp: int = 0, layers: int = 0) -> Q
     return replace(old, **wanted)
 
 
-def choose(old: Qwen3Config, new: Qwen3Config, choice: Choice, importance: Importance | None) -> Kept:
+def choose_channels(
+    old: Qwen3Config, new: Qwen3Config, choice: ChannelChoice, importance: Importance | None
+) -> KeptChannels:
     """What to keep of `old` for the shape `new`.
 
     Channels are scored over the kept layers together, neurons in each layer by themselves.
@@ -102,10 +104,10 @@ def choose(old: Qwen3Config, new: Qwen3Config, choice: Choice, importance: Impor
     if choice.order == "importance":
         embed = embed[np.argsort(-channel_d[embed], kind="stable")]
     mlp = np.stack([pick(new.mlp, old.mlp, choice.neurons, neuron_lf[layer]) for layer in layers])
-    return Kept(layers, embed, mlp)
+    return KeptChannels(layers, embed, mlp)
 
 
-def _layers(old: Qwen3Config, count: int, choice: Choice, importance: Importance | None, rng) -> np.ndarray:
+def _layers(old: Qwen3Config, count: int, choice: ChannelChoice, importance: Importance | None, rng) -> np.ndarray:
     if not isinstance(choice.layers, str):
         layers = np.array(choice.layers, int)
         if len(layers) != count or (np.diff(layers) <= 0).any() or layers[0] < 0 or layers[-1] >= old.layers:
@@ -122,7 +124,7 @@ def _layers(old: Qwen3Config, count: int, choice: Choice, importance: Importance
     return np.arange(count)
 
 
-def cut(old: Qwen3Config, params, kept: Kept, importance: Importance | None = None):
+def cut_weights(old: Qwen3Config, params, kept: KeptChannels, importance: Importance | None = None):
     """The weights of the smaller model, each sliced along its logical axes.
 
     RMSNorm divides by the root mean square over all channels, and that changes when some go. With `importance` it is
@@ -149,7 +151,7 @@ def cut(old: Qwen3Config, params, kept: Kept, importance: Importance | None = No
     return jax.tree_util.tree_map_with_path(one, params, logical_axes(old))
 
 
-def _take(weight, axes: tuple[str, ...], kept: Kept):
+def _take(weight, axes: tuple[str, ...], kept: KeptChannels):
     """One weight, sliced along each of its logical axes that something goes from."""
     for axis, name in enumerate(axes):
         numbers = getattr(kept, name, None)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.model.qwen3 import Qwen3
 
 TOKENS = 2_048  # of one device batch
@@ -41,7 +41,7 @@ class Scoring:
             ("measure", self.measure, MEASURES),
         ):
             if name not in known:
-                raise UserError(f"There is no {title} '{name}'{nearest(name, known)}")
+                raise UserError(f"There is no {title} '{name}'{did_you_mean(name, known)}")
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.checkpoints import package, workdir
-from f2jax.checkpoints.workdir import beside, check_dtype
-from f2jax.data.texts import draw, read_texts
+from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
+from f2jax.data.texts import read_texts, sample_texts
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.model import nested
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.prune.choose import Choice, choose, cut, target
+from f2jax.prune.choose import ChannelChoice, choose_channels, cut_weights, target_architecture
 from f2jax.prune.importance import Scoring, calibrate
-from f2jax.prune.vocabulary import table_rows, trim, used_tokens
+from f2jax.prune.vocabulary import table_rows, trim_tokenizer, used_tokens
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Calibration:
     seed: int = 0  # of the draw
 
     def sequences(self, tokenizer: Tokenizer, context: int) -> list:
-        return tokenizer.encode(draw(self.sources, self.samples, self.seed), min(self.max_length, context))
+        return tokenizer.encode(sample_texts(self.sources, self.samples, self.seed), min(self.max_length, context))
 
 
 @dataclass(frozen=True)
-class Options:
+class PruneOptions:
     """What is cut, and how."""
 
     size: str = ""  # a name in model/sizes.py; else the three fields that follow
@@ -45,7 +45,7 @@ class Options:
     layers: int = 0
     calibration: Calibration = field(default_factory=Calibration)
     scoring: Scoring = field(default_factory=Scoring)
-    choice: Choice = field(default_factory=Choice)
+    choice: ChannelChoice = field(default_factory=ChannelChoice)
     rescale: bool = True  # make good for what goes from under the RMSNorms, see `model.prune.cut`
     trim_vocab: Sequence[str] = ()  # sources whose tokens stay in the token table; (): all stay
 
@@ -67,10 +67,10 @@ class Options:
         wanted = (named.width, named.mlp, named.layers) if named else (self.width, self.mlp, self.layers)
         if not isinstance(self.choice.layers, str):
             wanted = (*wanted[:2], wanted[2] or len(self.choice.layers))
-        return target(old, *wanted)
+        return target_architecture(old, *wanted)
 
 
-def prune(name: str, output: str | Path, options: Options, dtype: str = "float32") -> Qwen3Config:
+def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str = "float32") -> Qwen3Config:
     """Prune the model `name` and write it as a package to `output`; returns its architecture.
 
     Memory: the model, the smaller one, and a few numbers for each channel.
@@ -79,30 +79,30 @@ def prune(name: str, output: str | Path, options: Options, dtype: str = "float32
         UserError: the model, the data or an option cannot be used, or `output` is the model's own folder.
     """
     check_dtype(dtype)
-    path = files.find_model(name)
+    path = files.resolve_model(name)
     package.check_output(output, [path])
     old = replace(workdir.read_architecture(path), table_rank=0)
     new = options.architecture(old)
     narrower, measured = new.width < old.width, options.calibration.sources
     if narrower and options.rescale and not measured:
         raise UserError("Rescaling needs the energy of the channels that go; name texts with --data, or --no-rescale.")
-    tokenizer, card = load_tokenizer(beside(path)), package.read_card(path, old)
-    params = nested.cut(*workdir.load_weights(path, jnp.dtype(dtype)))[1]  # a factorized table is multiplied out
+    tokenizer, card = load_tokenizer(tokenizer_folder(path)), package.read_settings(path, old)
+    params = nested.cut_nested(*workdir.load_weights(path, jnp.dtype(dtype)))[1]  # a factorized table is multiplied out
     importance = None
     if measured:
         sequences = options.calibration.sequences(tokenizer, card.max_length)
         model = Qwen3(old, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         with tqdm(total=len(sequences), desc="calibration", unit="text", dynamic_ncols=True) as bar:
             importance = calibrate(model, params, sequences, options.scoring, bar.update)
-    kept = choose(old, new, options.choice, importance)
+    kept = choose_channels(old, new, options.choice, importance)
     if options.trim_vocab:
         bar = tqdm(read_texts(options.trim_vocab), "tokens", unit="text", unit_scale=True, dynamic_ncols=True)
         texts = (prompt + text for text in bar for prompt in ("", *card.prompts.values()))
-        trimmed, old_ids = trim(tokenizer, used_tokens(tokenizer, texts))
+        trimmed, old_ids = trim_tokenizer(tokenizer, used_tokens(tokenizer, texts))
         kept = replace(kept, vocab=table_rows(old_ids, tokenizer.pad_id))
         tokenizer, new = trimmed, replace(new, vocab_size=len(kept.vocab))
-    params = cut(old, params, kept, importance if options.rescale else None)
+    params = cut_weights(old, params, kept, importance if options.rescale else None)
     dims = matryoshka_dims(new.width, min(card.matryoshka_dims))
     dims = dims if len(card.matryoshka_dims) > 1 else (new.width,)
-    package.write(output, new, params, tokenizer, replace(card, matryoshka_dims=dims))
+    package.write_package(output, new, params, tokenizer, replace(card, matryoshka_dims=dims))
     return new

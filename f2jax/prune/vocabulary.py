@@ -21,7 +21,7 @@ def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
     return used
 
 
-def trim(tokenizer: Tokenizer, used: Iterable[int]) -> tuple[HFTokenizer, np.ndarray]:
+def trim_tokenizer(tokenizer: Tokenizer, used: Iterable[int]) -> tuple[HFTokenizer, np.ndarray]:
     """The tokenizer with the tokens in `used`, and the old id of each new one.
 
     Kept besides: special tokens, tokens that no merge makes (letters and bytes, so that any text can be spelled), and

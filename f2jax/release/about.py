@@ -5,19 +5,19 @@ from pathlib import Path
 
 from f2jax import files
 from f2jax.checkpoints import workdir
-from f2jax.checkpoints.model_card import Stage
+from f2jax.checkpoints.model_card import TrainingStage
 from f2jax.data.corpus import CARD
 from f2jax.errors import UserError, need_mteb
 
 
-def read_stages(path: str) -> tuple[Stage, ...]:
+def read_stages(path: str) -> tuple[TrainingStage, ...]:
     """The runs that led to a workdir, as far back as they are still there; none for a folder that is no workdir."""
-    stages: list[Stage] = []
+    stages: list[TrainingStage] = []
     seen: set[str] = set()
     while path and path not in seen and workdir.is_workdir(path):
         seen.add(path)
         config = files.read_json(files.join(path, "config.json"))
-        stages.insert(0, Stage(config, _datasets(config["data"]["sources"])))
+        stages.insert(0, TrainingStage(config, _datasets(config["data"]["sources"])))
         path = config["init_from"]
     return tuple(stages)
 
@@ -48,7 +48,7 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     need_mteb("Reading results of MTEB")
     from f2jax.evaluation import results
 
-    runs = results.read([folder])
+    runs = results.read_results([folder])
     own = [run for run in runs if run.revision == fingerprint]
     if not own:
         others = ", ".join(sorted({run.model for run in runs}))

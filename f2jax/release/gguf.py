@@ -102,7 +102,7 @@ def _kind(spec: dict) -> str:
     )
 
 
-def write(
+def write_gguf(
     folder: str | Path,
     config: Qwen3Config,
     params,
@@ -126,7 +126,7 @@ def write(
     name = package.GGUF[kind]
     entries = hf.hf_entries(params)
     types = {key: _type(entry, kind) for key, entry in entries.items()}
-    with files.whole(files.join(folder, name)) as part, files.explained(files.join(folder, name), "written"):
+    with files.atomic_path(files.join(folder, name)) as part, files.clear_errors(files.join(folder, name), "written"):
         writer = gguf.GGUFWriter(part, "qwen3")
         _add_architecture(writer, config, max_length)
         _add_tokenizer(writer, words, tokenizer)

@@ -11,7 +11,7 @@ from f2jax import files
 from f2jax.checkpoints import package
 from f2jax.errors import UserError
 from f2jax.inference.embedder import Embedder
-from f2jax.inference.encode import encode, make_embed
+from f2jax.inference.encode import encode_texts, make_embed
 from f2jax.model.qwen3 import Qwen3
 
 TEXTS = (
@@ -30,14 +30,14 @@ TEXTS = (
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenVectors:
     """Texts, prompts before some of them, and their vectors."""
 
     texts: list[str]
     vectors: np.ndarray  # float32 [n, dim], normalized
 
 
-def write(folder: str | Path, embedder: Embedder) -> Golden:
+def write_golden(folder: str | Path, embedder: Embedder) -> GoldenVectors:
     """Embed the golden texts, alone and after the model's prompts, and keep the vectors in the package.
 
     Matmuls are float32 whatever the type of the weights: what a tool differs by is then its own doing.
@@ -50,16 +50,16 @@ def write(folder: str | Path, embedder: Embedder) -> Golden:
     weights = next(iter(embedder.params.values()))
     model = Qwen3(embedder.architecture, dtype=np.float32, param_dtype=weights.dtype)
     sequences = embedder.tokenizer.encode(texts, embedder.max_length)
-    e_sd = encode(make_embed(model), embedder.params, sequences, embedder.dim, embedder.tokenizer.pad_id)
+    e_sd = encode_texts(make_embed(model), embedder.params, sequences, embedder.dim, embedder.tokenizer.pad_id)
     vectors = e_sd / np.linalg.norm(e_sd, axis=1, keepdims=True)
     content = io.BytesIO()
     np.save(content, vectors, allow_pickle=False)
-    files.write_whole(files.join(folder, package.GOLDEN[0]), json.dumps(texts, indent=1, ensure_ascii=False))
-    files.write_whole(files.join(folder, package.GOLDEN[1]), content.getvalue())
-    return Golden(texts, vectors)
+    files.write_atomically(files.join(folder, package.GOLDEN[0]), json.dumps(texts, indent=1, ensure_ascii=False))
+    files.write_atomically(files.join(folder, package.GOLDEN[1]), content.getvalue())
+    return GoldenVectors(texts, vectors)
 
 
-def read(folder: str | Path) -> Golden:
+def read_golden(folder: str | Path) -> GoldenVectors:
     """The golden set of a package.
 
     Raises:
@@ -77,4 +77,4 @@ def read(folder: str | Path) -> Golden:
             raise UserError(f"{names[1]} cannot be read ({error}); export the model again.") from error
     if vectors.ndim != 2 or len(texts) != len(vectors):
         raise UserError(f"The golden set of {folder} has {len(texts)} texts but not as many vectors; export it again.")
-    return Golden(texts, vectors)
+    return GoldenVectors(texts, vectors)

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.checkpoints import package, workdir
-from f2jax.checkpoints.lazy import Lazy
-from f2jax.checkpoints.workdir import beside, check_dtype
+from f2jax.checkpoints.lazy import LazyWeight
+from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import load_tokenizer
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.model.sizes import Qwen3Config
 
 METHODS = ("average", "slerp")
@@ -27,7 +27,7 @@ MAY_DIFFER = ("max_length", "tie_word_embeddings")  # fields of the architecture
 
 
 @dataclass(frozen=True)
-class Source:
+class MergeSource:
     """One of the models that are merged."""
 
     path: str
@@ -37,7 +37,7 @@ class Source:
         return self.path if self.step is None else f"{self.path}@{self.step}"
 
 
-def sources(names: Sequence[str], last: int | None = None) -> list[Source]:
+def sources(names: Sequence[str], last: int | None = None) -> list[MergeSource]:
     """The checkpoints that the names stand for: folders, hub ids, workdirs, `WORKDIR@STEP`.
 
     Args:
@@ -48,16 +48,16 @@ def sources(names: Sequence[str], last: int | None = None) -> list[Source]:
     """
     if last is not None and last < 0:
         raise UserError(f"--last {last} should be a number of steps, 0 or more.")
-    found: list[Source] = []
+    found: list[MergeSource] = []
     for name in names:
         step = re.fullmatch(r"(.+)@(\d+)", name)
-        path = files.find_model(step[1] if step else name)
+        path = files.resolve_model(step[1] if step else name)
         if not workdir.is_workdir(path):
             if step or last is not None:
                 raise UserError(f"{path} is no training workdir, and has no steps; name it alone.")
-            found.append(Source(path))
+            found.append(MergeSource(path))
             continue
-        steps = workdir.steps(path)
+        steps = workdir.checkpoint_steps(path)
         if step:
             if last is not None:
                 raise UserError(f"{name} is one checkpoint and --last takes several; leave out --last or @{step[2]}.")
@@ -66,7 +66,7 @@ def sources(names: Sequence[str], last: int | None = None) -> list[Source]:
             steps = [int(step[2])]
         else:
             steps = [n for n in steps if n >= steps[-1] - (last or 0)]
-        found += [Source(path, n) for n in steps]
+        found += [MergeSource(path, n) for n in steps]
     return found
 
 
@@ -130,8 +130,8 @@ def slerp_all(tensors: Iterable[np.ndarray], shares: Sequence[float], stacked: b
     return total
 
 
-def merge(
-    models: Sequence[Source],
+def merge_models(
+    models: Sequence[MergeSource],
     output: str | Path,
     method: str = "average",
     weights: Sequence[float] | None = None,
@@ -145,13 +145,13 @@ def merge(
         UserError: the models differ in shape or tokenizer, `output` is one of them, or an option cannot be used.
     """
     if method not in METHODS:
-        raise UserError(f"There is no method '{method}'{nearest(method, METHODS)}")
+        raise UserError(f"There is no method '{method}'{did_you_mean(method, METHODS)}")
     check_dtype(dtype)
     package.check_output(output, [model.path for model in models])
     of_each = shares(len(models), weights, decay)
     opened = [workdir.open_weights(model.path, model.step) for model in models]
     architecture = _same_shape(models, [found for found, _ in opened])
-    tokenizers = [load_tokenizer(beside(path)) for path in dict.fromkeys(model.path for model in models)]
+    tokenizers = [load_tokenizer(tokenizer_folder(path)) for path in dict.fromkeys(model.path for model in models)]
     if not all(tokenizer.is_same(tokenizers[-1]) for tokenizer in tokenizers):
         raise UserError("The models have different tokenizers; only models with one tokenizer can be merged.")
 
@@ -164,16 +164,16 @@ def merge(
         return average(tensors, of_each) if method == "average" else slerp_all(tensors, of_each, path[0] == "layers")
 
     params = {
-        path: Lazy(weight.shape, np.dtype(jnp.dtype(dtype)), lambda path=path: made(path))
+        path: LazyWeight(weight.shape, np.dtype(jnp.dtype(dtype)), lambda path=path: made(path))
         for path, weight in readers[0].items()
     }
     with bar:
-        card = package.read_card(models[-1].path, architecture)
-        package.write(output, architecture, flax.traverse_util.unflatten_dict(params), tokenizers[-1], card)
+        card = package.read_settings(models[-1].path, architecture)
+        package.write_package(output, architecture, flax.traverse_util.unflatten_dict(params), tokenizers[-1], card)
     return architecture, of_each
 
 
-def _same_shape(models: Sequence[Source], found: Sequence[Qwen3Config]) -> Qwen3Config:
+def _same_shape(models: Sequence[MergeSource], found: Sequence[Qwen3Config]) -> Qwen3Config:
     """Raises UserError where two architectures differ."""
     for model, other in zip(models, found, strict=True):
         wrong = [

@@ -32,7 +32,9 @@ def check_installed() -> None:
         raise UserError("The ONNX formats need onnx; install it with pip install 'f2jax[onnx]'.") from error
 
 
-def write(folder: str | Path, config: Qwen3Config, params, precision: str = "float32", inline: int = INLINE) -> str:
+def write_onnx(
+    folder: str | Path, config: Qwen3Config, params, precision: str = "float32", inline: int = INLINE
+) -> str:
     """Write the graph into a package; returns its name there. One weight is in memory at a time above `inline` bytes.
 
     Args:
@@ -47,12 +49,12 @@ def write(folder: str | Path, config: Qwen3Config, params, precision: str = "flo
     name = package.ONNX[precision]
     path, external = files.join(folder, name), files.join(folder, f"{name}_data")
     weights = _stored(hf.hf_tensors(params), precision)
-    files.remove(path)  # first, so that no graph of an earlier model stands beside new weights
+    files.remove_file(path)  # first, so that no graph of an earlier model stands beside new weights
     if config.parameters * (1 if precision == "int8" else 4) > inline:
-        with files.whole(external) as part, files.explained(external, "written"), part.open("wb") as file:
+        with files.atomic_path(external) as part, files.clear_errors(external, "written"), part.open("wb") as file:
             stored = [_external(key, array, file, Path(external).name) for key, array in weights]
     else:
-        files.remove(external)
+        files.remove_file(external)
         stored = [_inline(key, array) for key, array in weights]
     graph = _graph(config, precision)
     output = onnx.helper.make_graph(
@@ -67,7 +69,7 @@ def write(folder: str | Path, config: Qwen3Config, params, precision: str = "flo
     )
     opsets = [onnx.helper.make_opsetid("", OPSET)]
     model = onnx.helper.make_model(output, opset_imports=opsets, ir_version=IR_VERSION, producer_name="f2jax")
-    files.write_whole(path, model.SerializeToString())
+    files.write_atomically(path, model.SerializeToString())
     return name
 
 

@@ -40,7 +40,7 @@ class Tool:
     truncates: bool = True  # else it refuses a text that is longer than the model's context
 
 
-def verify(folder: str | Path) -> Iterator[Result]:
+def verify_package(folder: str | Path) -> Iterator[Result]:
     """A result for each tool and form, in turn.
 
     Args:
@@ -53,11 +53,11 @@ def verify(folder: str | Path) -> Iterator[Result]:
         raise UserError(f"{folder} is remote, and other tools read local folders; copy it here first.")
     if not Path(folder).is_dir():
         raise UserError(f"There is no folder {folder}; give one that f2jax export wrote.")
-    expected = golden.read(folder)
+    expected = golden.read_golden(folder)
     return (_run(tool, form, str(folder), expected) for tool in TOOLS for form in tool.forms)
 
 
-def _run(tool: Tool, form: str, folder: str, expected: golden.Golden) -> Result:
+def _run(tool: Tool, form: str, folder: str, expected: golden.GoldenVectors) -> Result:
     missing = [module for module in tool.modules if not importlib.util.find_spec(module)]
     if not Path(folder, form).exists():
         return Result(tool.name, form, note="not in this package")
@@ -68,7 +68,7 @@ def _run(tool: Tool, form: str, folder: str, expected: golden.Golden) -> Result:
         fits = _fits(folder, expected.texts)
         note += f"; longer texts, which it refuses: {fits.count(False)}" if not all(fits) else ""
         texts = [text for text, fit in zip(expected.texts, fits, strict=True) if fit]
-        expected = golden.Golden(texts, expected.vectors[fits])
+        expected = golden.GoldenVectors(texts, expected.vectors[fits])
     try:
         found = np.asarray(tool.embed(folder, form, expected.texts), np.float32)
     except Exception as error:  # whatever a tool that is not ours may raise: that is the finding

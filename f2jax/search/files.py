@@ -15,13 +15,13 @@ from f2jax.errors import UserError
 from f2jax.inference.encode_file import digest, embed_into, open_vectors, progress_of, read_texts
 from f2jax.mine.negatives import Vectors
 from f2jax.search.top_k import BLOCKS
-from f2jax.search.two_pass import Found, Options, Search, exact, joined, recall
+from f2jax.search.two_pass import Search, SearchOptions, SearchResult, exact_search, joined, recall
 
 SHOWN = 160  # characters of a text on the screen
 
 
 @dataclass(frozen=True)
-class Corpus:
+class SearchTexts:
     """Documents or queries, by number."""
 
     vectors: Vectors | None  # [n, e]; None: a store has them
@@ -33,10 +33,10 @@ class Corpus:
 class Results:
     """What a search found, and how."""
 
-    documents: Corpus
-    queries: Corpus
-    options: Options
-    found: Found
+    documents: SearchTexts
+    queries: SearchTexts
+    options: SearchOptions
+    found: SearchResult
     sample: int = 0  # queries that were also searched for exactly
     recall: float | None = None  # of the sample
 
@@ -88,7 +88,7 @@ def clean(text: str) -> str:
     return SURROGATES.sub("\ufffd", text)
 
 
-def search_corpus(documents: Corpus, queries: Corpus, options: Options, sample: int = 100) -> Results:
+def search_corpus(documents: SearchTexts, queries: SearchTexts, options: SearchOptions, sample: int = 100) -> Results:
     """Search for all queries, under a progress bar; measure recall on `sample` of them, spread evenly; 0: on none.
 
     Raises:
@@ -99,7 +99,7 @@ def search_corpus(documents: Corpus, queries: Corpus, options: Options, sample: 
         raise UserError("There are no queries; give at least one.")
     with tqdm(total=total, desc="searching", unit="query", unit_scale=True, dynamic_ncols=True) as bar:
 
-        def watched() -> Iterator[Found]:
+        def watched() -> Iterator[SearchResult]:
             for block in search.blocks(queries.vectors):
                 yield block
                 bar.update(len(block.numbers_qk))
@@ -110,8 +110,8 @@ def search_corpus(documents: Corpus, queries: Corpus, options: Options, sample: 
     chosen = np.unique(np.linspace(0, total - 1, min(sample, total)).astype(int))
     comparisons = documents.vectors.shape[0] * math.ceil(len(chosen) / BLOCKS.queries)
     with tqdm(total=comparisons, desc="exact search", unit="document", unit_scale=True, dynamic_ncols=True) as bar:
-        wanted = exact(np.asarray(queries.vectors[chosen]), documents.vectors, options.k, bar.update)
-    share = recall(Found(found.scores_qk[chosen], found.numbers_qk[chosen]), wanted)
+        wanted = exact_search(np.asarray(queries.vectors[chosen]), documents.vectors, options.k, bar.update)
+    share = recall(SearchResult(found.scores_qk[chosen], found.numbers_qk[chosen]), wanted)
     return Results(documents, queries, options, found, len(chosen), share)
 
 
@@ -121,7 +121,11 @@ def write_results(results: Results, output: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with files.whole(output) as part, files.explained(output, "written"), part.open("w", encoding="utf-8") as file:
+    with (
+        files.atomic_path(output) as part,
+        files.clear_errors(output, "written"),
+        part.open("w", encoding="utf-8") as file,
+    ):
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in results.rows())
 
 
@@ -131,7 +135,7 @@ def read_corpus(
     encode: Callable[[list[str]], np.ndarray] | None,
     call: dict,
     column: str = "text",
-) -> Corpus:
+) -> SearchTexts:
     """Documents or queries from a file of texts, a .npy file of vectors, or both.
 
     Texts without vectors are embedded into the file `vectors`, by default the texts' file name and `.vectors.npy`. The
@@ -147,7 +151,7 @@ def read_corpus(
             they must be made and `encode` is None.
     """
     if texts is None:
-        return Corpus(open_vectors(vectors))
+        return SearchTexts(open_vectors(vectors))
     if not vectors and files.is_remote(texts):
         raise UserError(
             f"The vectors of {texts} are kept in a local file; name it by --vectors, or copy the texts here."
@@ -162,10 +166,10 @@ def read_corpus(
         given = open_vectors(path)
         if len(given) != len(found):
             raise UserError(f"{path} has {len(given):,} vectors, but {texts} has {len(found):,} texts; embed it again.")
-        return Corpus(given, found)
+        return SearchTexts(given, found)
     if encode is None:
         raise UserError(f"{path} is made by a model from the texts of {texts}; give --model.")
-    with files.explained(path, "written"):
+    with files.clear_errors(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         call = call | {"texts": digest(found)}
-        return Corpus(embed_into(path, found, encode, call, "embedding", renew=not vectors), found)
+        return SearchTexts(embed_into(path, found, encode, call, "embedding", renew=not vectors), found)

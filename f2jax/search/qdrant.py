@@ -13,10 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax.errors import UserError
-from f2jax.mine.negatives import unit
-from f2jax.search.files import Corpus, Results, clean, write_results
+from f2jax.mine.negatives import unit_vectors
+from f2jax.search.files import Results, SearchTexts, clean, write_results
 from f2jax.search.top_k import check_first_pass
-from f2jax.search.two_pass import Found, Options
+from f2jax.search.two_pass import SearchOptions, SearchResult
 
 COLLECTION = "f2jax"
 QUANTIZED = {"NoneType": "float32", "ScalarQuantization": "int8", "BinaryQuantization": "binary"}  # Qdrant's names
@@ -24,7 +24,7 @@ PIECE = 256  # points or queries of a request
 
 
 @contextmanager
-def opened(place: str) -> Iterator:
+def open_store(place: str) -> Iterator:
     """A client of the store in a folder, or at an http:// address.
 
     Raises:
@@ -48,7 +48,7 @@ def opened(place: str) -> Iterator:
         client.close()
 
 
-def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> int:
+def fill_store(client, documents: SearchTexts, dims: int, precision: str = "float32") -> int:
     """Put the documents there, under their numbers, in the place of an earlier fill. Returns how many there are.
 
     Args:
@@ -79,7 +79,7 @@ def fill(client, documents: Corpus, dims: int, precision: str = "float32") -> in
         }
         client.create_collection(COLLECTION, vectors_config=parameters)
     for start in tqdm(range(0, total, PIECE), desc="storing", unit="piece", dynamic_ncols=True):
-        x_ne = unit(documents.vectors, slice(start, start + PIECE), "documents")
+        x_ne = unit_vectors(documents.vectors, slice(start, start + PIECE), "documents")
         numbers = range(start, start + len(x_ne))
         known = {"text": documents.texts, "place": documents.places}
         batch = models.Batch(
@@ -122,7 +122,9 @@ def sizes(client) -> tuple[int, int]:
     return vectors["first"].size, vectors["whole"].size
 
 
-def search(client, queries: np.ndarray, options: Options, where=None) -> tuple[Found, dict[int, dict]]:
+def search_store(
+    client, queries: np.ndarray, options: SearchOptions, where=None
+) -> tuple[SearchResult, dict[int, dict]]:
     """(what is found for queries [q, e], what the store knows of each found document).
 
     Args:
@@ -139,7 +141,7 @@ def search(client, queries: np.ndarray, options: Options, where=None) -> tuple[F
             f"The store searches by {dims:,} of {width:,} dimensions, not {options.dims:,} of {queries.shape[1]:,}; "
             "give its --dims and its model."
         )
-    q_qe = unit(queries, slice(None), "queries")
+    q_qe = unit_vectors(queries, slice(None), "queries")
     requests = [
         models.QueryRequest(
             prefetch=models.Prefetch(query=q_e[:dims].tolist(), using="first", limit=options.candidates, filter=where),
@@ -158,10 +160,12 @@ def search(client, queries: np.ndarray, options: Options, where=None) -> tuple[F
             scores_qk[row, : len(answer.points)] = [point.score for point in answer.points]
             numbers_qk[row, : len(answer.points)] = [point.id for point in answer.points]
             known |= {point.id: point.payload for point in answer.points}
-    return Found(scores_qk, numbers_qk), known
+    return SearchResult(scores_qk, numbers_qk), known
 
 
-def use(place: str, documents: Corpus | None, queries: Corpus | None, options_of: Callable, output: str | None) -> None:
+def use(
+    place: str, documents: SearchTexts | None, queries: SearchTexts | None, options_of: Callable, output: str | None
+) -> None:
     """`f2jax search --store`: fill the store where there are documents, search it where there are queries.
 
     Args:
@@ -170,18 +174,18 @@ def use(place: str, documents: Corpus | None, queries: Corpus | None, options_of
     Raises:
         UserError: the store cannot be used, or keeps another precision.
     """
-    with opened(place) as client:
+    with open_store(place) as client:
         if documents:
             options = options_of(documents.vectors.shape[1])
             check_kept(client, "://" in place, options.precision)
-            count = fill(client, documents, options.dims, options.precision)
+            count = fill_store(client, documents, options.dims, options.precision)
             print(f"{place}: {count:,} documents, {options.dims} dimensions first.")
         if not queries:
             return
         options = options_of(sizes(client)[1])
-        found, known = search(client, np.asarray(queries.vectors), options)
+        found, known = search_store(client, np.asarray(queries.vectors), options)
         texts, places = ({n: of[name] for n, of in known.items() if name in of} for name in ("text", "place"))
-        results = Results(Corpus(None, texts, places), queries, options, found)
+        results = Results(SearchTexts(None, texts, places), queries, options, found)
         if output:
             write_results(results, output)
             print(f"{output}: {options.k} nearest documents for {len(queries.vectors):,} queries.")

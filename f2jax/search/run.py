@@ -7,9 +7,9 @@ from pathlib import Path
 
 from f2jax.inference.embedder import DOCUMENT_PROMPTS, Embedder
 from f2jax.inference.vector_cache import VectorCache
-from f2jax.search.files import Corpus, read_corpus, search_corpus, write_results
+from f2jax.search.files import SearchTexts, read_corpus, search_corpus, write_results
 from f2jax.search.passages import read_folder
-from f2jax.search.two_pass import Options
+from f2jax.search.two_pass import SearchOptions
 
 DIMS = 64  # of the first pass, where there are as many
 VECTORS = ".f2jax-vectors"  # in a searched folder: the vectors of its passages, by model and text
@@ -39,12 +39,12 @@ def run(args: Namespace) -> None:
         print(f"{results.lines()}\n{results}")
 
 
-def _options(args: Namespace, width: int) -> Options:
+def _options(args: Namespace, width: int) -> SearchOptions:
     dims = min(DIMS, width) if args.dims is None else args.dims
-    return Options(args.k, dims, args.candidates, args.precision, args.approximate)
+    return SearchOptions(args.k, dims, args.candidates, args.precision, args.approximate)
 
 
-def _documents(args: Namespace, embedder: Embedder | None) -> Corpus | None:
+def _documents(args: Namespace, embedder: Embedder | None) -> SearchTexts | None:
     """None where there are none, but a store that has them."""
     if args.folder:
         return folder_corpus(args.folder, embedder, args.batch_size)
@@ -53,12 +53,12 @@ def _documents(args: Namespace, embedder: Embedder | None) -> Corpus | None:
     return read_corpus(args.documents, args.vectors, **_encoding(args, embedder, "document"))
 
 
-def _queries(args: Namespace, embedder: Embedder | None, width: int | None) -> Corpus | None:
+def _queries(args: Namespace, embedder: Embedder | None, width: int | None) -> SearchTexts | None:
     """Those of a model are cut to the documents' width, where it is one of the model's."""
     if not (args.query or args.queries):
         return None
     if args.query:
-        queries = Corpus(embedder.encode_query(args.query, show_progress_bar=False), args.query)
+        queries = SearchTexts(embedder.encode_query(args.query, show_progress_bar=False), args.query)
     elif args.queries.endswith(".npy"):
         return read_corpus(None, args.queries, **_encoding(args, embedder, "query"))
     else:
@@ -78,7 +78,7 @@ def _encoding(args: Namespace, embedder: Embedder | None, kind: str) -> dict:
     }
 
 
-def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> Corpus:
+def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> SearchTexts:
     """The passages of a folder; their vectors stay in it, so that only new texts are embedded the next time.
 
     Raises:
@@ -89,4 +89,4 @@ def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> C
     prompt = next((embedder.prompts[name] for name in DOCUMENT_PROMPTS if name in embedder.prompts), "")
     cache = VectorCache(Path(folder) / VECTORS / f"{embedder.fingerprint[:16]}.sqlite")
     vectors = cache.vectors(prompt, texts, partial(embedder.encode, prompt="", batch_size=batch_size))
-    return Corpus(vectors, texts, [passage.place for passage in passages])
+    return SearchTexts(vectors, texts, [passage.place for passage in passages])

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from f2jax.errors import UserError
-from f2jax.search.files import Corpus
-from f2jax.search.two_pass import Options, Search
+from f2jax.search.files import SearchTexts
+from f2jax.search.two_pass import Search, SearchOptions
 
 PAGE = Path(__file__).with_name("search.html")
 HOSTS = ("localhost", "127.0.0.1")
@@ -32,7 +32,7 @@ class Page:
         UserError: an option does not fit the documents.
     """
 
-    def __init__(self, documents: Corpus, embedder, options: Options):
+    def __init__(self, documents: SearchTexts, embedder, options: SearchOptions):
         self.documents, self._embedder, self._options = documents, embedder, options
         self.most = min(MOST, options.candidates)
         width = documents.vectors.shape[1]
@@ -137,7 +137,7 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
         raise UserError(f"Port {port} cannot be used ({error}); choose another --port, or 0 for any.") from error
 
 
-def serve(documents: Corpus, embedder, options: Options, port: int) -> None:
+def serve(documents: SearchTexts, embedder, options: SearchOptions, port: int) -> None:
     """Serve the page until Ctrl-C.
 
     Raises:

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.errors import UserError, nearest
-from f2jax.inference.quantize import quantize, ranges_of
-from f2jax.mine.negatives import Vectors, unit
+from f2jax.errors import UserError, did_you_mean
+from f2jax.inference.quantize import int8_ranges, quantize
+from f2jax.mine.negatives import Vectors, unit_vectors
 
 PRECISIONS = ("float32", "int8", "binary")
 STORED = {"float32": "float32", "int8": "uint8", "binary": "ubinary"}  # the same bits, easier to unpack
@@ -51,10 +51,10 @@ def check_first_pass(documents: Vectors, dims: int, precision: str) -> None:
     if not 1 <= dims <= width:
         raise UserError(f"dims={dims} is out of range; the vectors have 1 to {width} dimensions.")
     if precision not in PRECISIONS:
-        raise UserError(f"There is no precision '{precision}' of a search{nearest(precision, PRECISIONS)}")
+        raise UserError(f"There is no precision '{precision}' of a search{did_you_mean(precision, PRECISIONS)}")
 
 
-class Nearest:
+class TopK:
     """Finds the documents nearest to queries by the cosine of their first dimensions.
 
     Args:
@@ -96,7 +96,7 @@ class Nearest:
         self._ranges, self._worth_e = None, np.float32(1)
         if precision != "float32":
             sample = self._cut(documents, slice(None, None, math.ceil(total / SAMPLE)), "documents")
-            self._ranges = ranges_of(sample)  # a value outside becomes the nearest inside
+            self._ranges = int8_ranges(sample)  # a value outside becomes the nearest inside
             steps_e = (self._ranges[1] - self._ranges[0]) / 255
             self._worth_e = steps_e if precision == "int8" else np.abs(sample).mean(axis=0)
 
@@ -158,7 +158,7 @@ class Nearest:
         x_ne = vectors[index]
         if x_ne.shape[1] < self.dims:
             raise UserError(f"The {kind} have {x_ne.shape[1]} dimensions, but the search needs {self.dims}.")
-        return unit(x_ne[:, : self.dims], slice(None), kind)
+        return unit_vectors(x_ne[:, : self.dims], slice(None), kind)
 
 
 # On the devices

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from f2jax.errors import UserError
-from f2jax.mine.negatives import Vectors, unit
-from f2jax.search.top_k import BLOCKS, Blocks, Nearest
+from f2jax.mine.negatives import Vectors, unit_vectors
+from f2jax.search.top_k import BLOCKS, Blocks, TopK
 
 SAME = 1e-6  # scores that differ by less are equal: the passes add up in different orders
 
 
 @dataclass(frozen=True)
-class Options:
+class SearchOptions:
     """How a search is done.
 
     Raises:
@@ -41,11 +41,11 @@ class Options:
             raise UserError(f"candidates={self.candidates} should be at least k={self.k}.")
 
 
-OPTIONS = Options()
+OPTIONS = SearchOptions()
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The documents of a block of queries, nearest first, equal ones by number."""
 
     scores_qk: np.ndarray  # float32, cosines; -inf where there is no further document
@@ -64,11 +64,11 @@ class Search:
         UserError: an option does not fit the documents.
     """
 
-    def __init__(self, documents: Vectors, options: Options = OPTIONS, blocks: Blocks = BLOCKS):
+    def __init__(self, documents: Vectors, options: SearchOptions = OPTIONS, blocks: Blocks = BLOCKS):
         self.documents, self.options = documents, options
-        self._first = Nearest(documents, options.dims, options.precision, options.approximate, blocks)
+        self._first = TopK(documents, options.dims, options.precision, options.approximate, blocks)
 
-    def blocks(self, queries: Vectors) -> Iterator[Found]:
+    def blocks(self, queries: Vectors) -> Iterator[SearchResult]:
         """What is found for queries [q, e], block by block.
 
         Raises:
@@ -77,16 +77,16 @@ class Search:
         check_widths(queries, self.documents)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for at in range(0, queries.shape[0], self._first.block):
-                q_qe = unit(queries, slice(at, at + self._first.block), "queries")
+                q_qe = unit_vectors(queries, slice(at, at + self._first.block), "queries")
                 start = time.perf_counter()
                 _, candidates_qc = self._first(q_qe, min(self.options.candidates, self.documents.shape[0]))
                 middle = time.perf_counter()
                 # On the host, where the vectors are: to send them to a device takes longer than to multiply them.
                 ranked = list(pool.map(self._rank, q_qe, candidates_qc))
                 scores_qk, numbers_qk = (np.stack(some) for some in zip(*ranked, strict=True))
-                yield Found(scores_qk, numbers_qk, middle - start, time.perf_counter() - middle)
+                yield SearchResult(scores_qk, numbers_qk, middle - start, time.perf_counter() - middle)
 
-    def __call__(self, queries: Vectors) -> Found:
+    def __call__(self, queries: Vectors) -> SearchResult:
         """What is found for all queries [q, e].
 
         Raises:
@@ -98,17 +98,17 @@ class Search:
         """Cosines [k] and numbers [k] of the nearest of a query's candidates."""
         numbers_c = np.sort(candidates_c[candidates_c >= 0])
         # No BLAS: above some 450 documents it starts threads of its own, which wait for those of the pool.
-        scores_c = np.einsum("ce,e->c", unit(self.documents, numbers_c, "documents"), q_e)
+        scores_c = np.einsum("ce,e->c", unit_vectors(self.documents, numbers_c, "documents"), q_e)
         order_k = np.argsort(-scores_c, kind="stable")[: self.options.k]
         rest = self.options.k - len(order_k)
         scores_k = np.pad(scores_c[order_k], (0, rest), constant_values=-np.inf)
         return scores_k, np.pad(numbers_c[order_k], (0, rest), constant_values=-1)
 
 
-def joined(blocks: Iterable[Found], k: int) -> Found:
+def joined(blocks: Iterable[SearchResult], k: int) -> SearchResult:
     """What was found for the queries of all blocks."""
-    found = [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int32)), *blocks]
-    return Found(
+    found = [SearchResult(np.empty((0, k), np.float32), np.empty((0, k), np.int32)), *blocks]
+    return SearchResult(
         np.concatenate([block.scores_qk for block in found]),
         np.concatenate([block.numbers_qk for block in found]),
         sum(block.first_pass for block in found),
@@ -116,9 +116,9 @@ def joined(blocks: Iterable[Found], k: int) -> Found:
     )
 
 
-def exact(
+def exact_search(
     queries: Vectors, documents: Vectors, k: int, progress: Callable[[int], None] = lambda documents: None
-) -> Found:
+) -> SearchResult:
     """What a search by all dimensions in one pass finds, the bar of `recall`.
 
     Args:
@@ -129,11 +129,11 @@ def exact(
     """
     check_widths(queries, documents)
     start = time.perf_counter()
-    found = Nearest(documents)(queries, k, progress)
-    return Found(*found, first_pass=time.perf_counter() - start)
+    found = TopK(documents)(queries, k, progress)
+    return SearchResult(*found, first_pass=time.perf_counter() - start)
 
 
-def recall(found: Found, wanted: Found) -> float:
+def recall(found: SearchResult, wanted: SearchResult) -> float:
     """The share of the nearest documents that was found; one that scores as high as the last of them counts as one."""
     last_q1 = np.where(np.isneginf(wanted.scores_qk), np.inf, wanted.scores_qk).min(axis=1, keepdims=True)
     hits = (found.scores_qk >= last_q1 - SAME).sum()

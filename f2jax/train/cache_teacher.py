@@ -9,16 +9,16 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.data.corpus import Corpus, Reader
-from f2jax.data.teacher_vectors import DTYPES, Card, Piece, begin, pieces, texts
+from f2jax.data.corpus import PreparedCorpus, Reader
+from f2jax.data.teacher_vectors import DTYPES, Piece, TeacherVectorsInfo, begin, iter_texts, pieces
 from f2jax.data.tokenizer import load_tokenizer
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
 from f2jax.mine.run import load_vectors
 
 
 @dataclass(frozen=True)
-class Source:
+class TeacherSource:
     """Where vectors come from."""
 
     name: str  # tells one teacher from another
@@ -26,7 +26,7 @@ class Source:
     vectors: Callable[[Piece, Callable], np.ndarray]  # of a piece, float [n, width]; the function reads its tokens
 
 
-def by_model(name: str, dtype: str, corpus: Corpus, batch_size: int = 1_024) -> Source:
+def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_024) -> TeacherSource:
     """Raw states of a model on the corpus's own tokens, as training with it as `teacher.path` has them.
 
     Raises:
@@ -38,14 +38,14 @@ def by_model(name: str, dtype: str, corpus: Corpus, batch_size: int = 1_024) -> 
             f"The teacher {name} has another tokenizer than the corpus {corpus.folder}; embed the texts of "
             "--list-texts, and give --vectors."
         )
-    return Source(
+    return TeacherSource(
         embedder.fingerprint,
         embedder.dim,
         lambda piece, read: embedder.encode_tokens(read(piece), batch_size),
     )
 
 
-def from_file(path: str, corpus: Corpus) -> Source:
+def from_file(path: str, corpus: PreparedCorpus) -> TeacherSource:
     """Vectors that were made elsewhere, in a .npy file with a row for each text that `list_texts` writes.
 
     Raises:
@@ -54,14 +54,16 @@ def from_file(path: str, corpus: Corpus) -> Source:
     count = pieces("", corpus)[-1]
     vectors = load_vectors(path, count.first + count.stop - count.start, "texts")
     stat = Path(path).stat()
-    return Source(
+    return TeacherSource(
         f"{stat.st_size} bytes of {stat.st_mtime_ns}",
         vectors.shape[1],
         lambda piece, _: vectors[piece.first : piece.first + piece.stop - piece.start],
     )
 
 
-def cache_teacher(corpus: Corpus, output: str | Path, source: Source, width: int = 0, dtype: str = "bfloat16") -> Card:
+def cache_teacher(
+    corpus: PreparedCorpus, output: str | Path, source: TeacherSource, width: int = 0, dtype: str = "bfloat16"
+) -> TeacherVectorsInfo:
     """Write the vectors of all texts of the corpus; the same call goes on where one before it ended.
 
     Args:
@@ -72,12 +74,12 @@ def cache_teacher(corpus: Corpus, output: str | Path, source: Source, width: int
         UserError: an option cannot be used, the output cannot be written, or it holds vectors of another kind.
     """
     if dtype not in DTYPES:
-        raise UserError(f"There is no dtype '{dtype}'{nearest(dtype, DTYPES)}")
+        raise UserError(f"There is no dtype '{dtype}'{did_you_mean(dtype, DTYPES)}")
     if not 0 <= width <= source.width:
         raise UserError(f"--width {width} is out of range; this teacher has {source.width} dimensions.")
     if files.is_remote(output):
         raise UserError(f"--output {output}: vectors are written to a local or mounted folder; copy them from there.")
-    card = Card(source.name, width or source.width, dtype)
+    card = TeacherVectorsInfo(source.name, width or source.width, dtype)
     begin(output, card)
     todo = pieces(output, corpus)
     total = sum(piece.stop - piece.start for piece in todo)
@@ -92,7 +94,7 @@ def cache_teacher(corpus: Corpus, output: str | Path, source: Source, width: int
     return card
 
 
-def list_texts(corpus: Corpus, path: str) -> int:
+def list_texts(corpus: PreparedCorpus, path: str) -> int:
     """Write the texts for another tool to embed, a JSON object {"text": …} a line, in the order of `pieces`.
 
     They are decoded from tokens: with their instructions, and cut where the corpus cut them. Returns how many.
@@ -101,8 +103,8 @@ def list_texts(corpus: Corpus, path: str) -> int:
         UserError: the file cannot be written.
     """
     tokenizer, count = load_tokenizer(corpus.tokenizer_folder), 0
-    with files.whole(path) as part, part.open("w", encoding="utf-8") as file:
-        for ids in tqdm(texts("", corpus, Reader()), unit="text", unit_scale=True, dynamic_ncols=True):
+    with files.atomic_path(path) as part, part.open("w", encoding="utf-8") as file:
+        for ids in tqdm(iter_texts("", corpus, Reader()), unit="text", unit_scale=True, dynamic_ncols=True):
             file.write(json.dumps({"text": tokenizer.decode(ids[:-1])}) + "\n")
             count += 1
     return count

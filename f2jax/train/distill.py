@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from f2jax.errors import UserError, nearest
-from f2jax.train.losses import MASKED, LossConfig, masked_mean, matryoshka_weights, normalize, similarity
+from f2jax.errors import UserError, did_you_mean
+from f2jax.train.losses import MASKED, LossConfig, l2_normalize, masked_mean, matryoshka_weights, temperature_scores
 
 
 def squared_error(student_be, teacher_be):
@@ -20,7 +20,7 @@ def squared_error(student_be, teacher_be):
 
 def cosine_distance(student_be, teacher_be):
     """1 - cosine (jina-embeddings-v5, recipe 6.4)."""
-    return 1 - jnp.sum(normalize(student_be) * normalize(teacher_be), axis=-1)
+    return 1 - jnp.sum(l2_normalize(student_be) * l2_normalize(teacher_be), axis=-1)
 
 
 PROJECTION = "distill_projection"  # its name among the trained weights; no model has it
@@ -36,7 +36,7 @@ def fresh_projection(width: int, teacher_width: int, dtype):
 def check_distance(name: str) -> None:
     """Raises UserError for a name that is not in `DISTANCES`."""
     if name not in DISTANCES:
-        raise UserError(f"There is no distillation loss '{name}'{nearest(name, DISTANCES)}")
+        raise UserError(f"There is no distillation loss '{name}'{did_you_mean(name, DISTANCES)}")
 
 
 def embedding_loss(
@@ -75,13 +75,15 @@ def score_loss(student_bk, teacher_bk, mask_bk, row_mask_b, temperature: float):
 
 def own_scores(q_be, p_be, n_bje):
     """Cosine similarities [B, 1 + J] of each query to its positive and to its own negatives."""
-    q, p, n = (normalize(x) for x in (q_be, p_be, n_bje))
-    return jnp.concatenate([similarity("be,be->b", q, p)[:, None], similarity("be,bje->bj", q, n)], axis=1)
+    q, p, n = (l2_normalize(x) for x in (q_be, p_be, n_bje))
+    return jnp.concatenate(
+        [temperature_scores("be,be->b", q, p)[:, None], temperature_scores("be,bje->bj", q, n)], axis=1
+    )
 
 
 def in_batch_scores(q_be, p_be, n_bje):
     """Cosine similarities [B, C] of each query to all positives of the batch."""
-    return similarity("be,ce->bc", normalize(q_be), normalize(p_be))
+    return temperature_scores("be,ce->bc", l2_normalize(q_be), l2_normalize(p_be))
 
 
 def distill_loss(student, teacher, *, config: LossConfig, n_mask_bj, row_mask_b, projection_et=None):

@@ -18,22 +18,22 @@ from tqdm import tqdm
 from f2jax import config as configs
 from f2jax import files
 from f2jax.checkpoints import workdir as workdir_lib
-from f2jax.checkpoints.orbax import Checkpoints, TrainState, due
+from f2jax.checkpoints.orbax import Checkpoints, TrainState, is_checkpoint_step
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
-from f2jax.data.packing import Share
+from f2jax.data.packing import RowShare
 from f2jax.errors import Interrupted, UserError
-from f2jax.model.nested import factorize
+from f2jax.model.nested import factorize_table
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts, summary
-from f2jax.parallel.mesh import make_mesh, own_share
+from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
 from f2jax.train import optim, resume
 from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.program import Program
-from f2jax.train.teacher import load_teacher, teacher_facts, teacher_width
+from f2jax.train.teacher import load_teacher, teacher_fingerprints, teacher_width
 
 
 def train(config, workdir: str | Path) -> dict[str, float]:
@@ -48,40 +48,42 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     """
     clock = Goodput()
     configs.check(config)
-    hosts.check_alike(resume.host_facts(config))
+    hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
     begun = resume.prepare_workdir(config, workdir)
     restores = resume.has_checkpoint(workdir)  # then the run is whole without `init_from`
-    init_path = files.find_model(config.init_from) if config.init_from and not restores else ""
+    init_path = files.resolve_model(config.init_from) if config.init_from and not restores else ""
 
     skipped: Counter = Counter()
     architecture = workdir_lib.read_architecture(workdir) if restores else choose_architecture(config, init_path)
     folder = files.join(workdir, "tokenizer")
     tokenizer, splits = loader_lib.load_data(
-        config, folder if begun else "", workdir_lib.beside(init_path), architecture.vocab_size, skipped
+        config, folder if begun else "", workdir_lib.tokenizer_folder(init_path), architecture.vocab_size, skipped
     )
     training = [data for data, _ in splits]
     held_out = [held for _, held in splits if len(held)]
-    facts = loader_lib.facts(tokenizer, training) | teacher_facts(config)
-    hosts.check_alike(facts, hosts.DATA_SECONDS)
+    facts = loader_lib.data_fingerprints(tokenizer, training) | teacher_fingerprints(config)
+    hosts.check_same_on_all_hosts(facts, hosts.DATA_SECONDS)
     resume.check_data(config, facts, workdir, begun)
     if hosts.is_first() and not begun:
         tokenizer.save(folder)
 
     mesh = make_mesh(**config.mesh)
-    loader = Loader(training, config, tokenizer.pad_id, Share(*own_share(mesh)), loader_lib.weights(training, config))
+    loader = Loader(
+        training, config, tokenizer.pad_id, RowShare(*process_share(mesh)), loader_lib.mixture_weights(training, config)
+    )
     steps = config.steps or config.epochs * loader.steps_per_epoch
     program = Program(config, architecture, mesh, steps, teacher_width(config))
     if hosts.is_first():
         workdir_lib.write_architecture(workdir, architecture)
-    hosts.say(describe(architecture, loader, held_out, steps, skipped))
-    hosts.say(summary.table(program.state.params))
+    hosts.print_once(describe(architecture, loader, held_out, steps, skipped))
+    hosts.print_once(summary.weight_table(program.state.params))
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
         state = start_state(program, config.seed, init_path, checkpoints)
         teacher = load_teacher(config, architecture.width, tokenizer, mesh)
         start = int(state.step)
         if start:
-            hosts.say(f"Resuming after step {start} of {steps}.")
+            hosts.print_once(f"Resuming after step {start} of {steps}.")
         clock.count("start", since=clock.began)
         values: dict[str, float] = {}
         with (
@@ -89,7 +91,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
             MetricsWriter(workdir, start, config.log.tensorboard) as writer,
             tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not hosts.is_first()) as bar,
         ):
-            report = Report(writer, optim.schedule(config.optim, steps))
+            report = Report(writer, optim.make_schedule(config.optim, steps))
 
             def save(wait: bool) -> None:
                 with clock.during("checkpoint"):
@@ -114,11 +116,11 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                 every = config.log.validate_every
                 return bool(held_out) and (done == steps or (every > 0 and done % every == 0))
 
-            if start and validates(start) and not hosts.of_first(writer.validated(start)):
+            if start and validates(start) and not hosts.broadcast(writer.validated(start)):
                 values |= validation(start)  # the run before ended inside it
             for step, name, batch in clock.waiting(loader.batches(start, steps)):
                 if step == start:
-                    hosts.say(summary.tokens_line(mesh, batch.rows * config.data.row_length))
+                    hosts.print_once(summary.tokens_summary(mesh, batch.rows * config.data.row_length))
                 with clock.compiling(batch.program):
                     state, metrics = program.step(state, program.put(batch), teacher, kind=batch.kind)
                 report.wait()  # for the step before: one runs, one is ready; more would only hold memory
@@ -126,7 +128,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                 bar.update()
                 done = step + 1
                 stops = stop.exchange()
-                saves = due(done, steps, config.checkpoint)
+                saves = is_checkpoint_step(done, steps, config.checkpoint)
                 if stops or saves or done % config.log.every == 0:
                     values = report.flush()
                     bar.set_postfix_str(report.line(values))
@@ -140,14 +142,14 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                     report.go_on()
         with clock.during("checkpoint"):
             checkpoints.wait()
-        hosts.say(f"{report.summary()}\n{clock.line()}")
+        hosts.print_once(f"{report.summary()}\n{clock.line()}")
     return values
 
 
 def choose_architecture(config, init_path: str) -> Qwen3Config:
     """The shape of the starting weights, which `model.size` must agree with, or that of `model.size`."""
     rank = config.model.table_rank
-    wanted = workdir_lib.shape(config.model.size, rank)
+    wanted = workdir_lib.architecture_of(config.model.size, rank)
     if not init_path:
         return wanted
     found = workdir_lib.read_architecture(init_path)
@@ -179,12 +181,12 @@ def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkp
     )
     rank = program.model.config.table_rank
     if rank != found.table_rank:
-        weights = jax.jit(partial(factorize, rank=rank), out_shardings=program.model_shardings)(weights)
+        weights = jax.jit(partial(factorize_table, rank=rank), out_shardings=program.model_shardings)(weights)
     return program.start(weights)
 
 
 def validate(
-    program: Program, state, teacher, held_out, config, pad_id: int, share: Share, stop: hosts.StopSignal
+    program: Program, state, teacher, held_out, config, pad_id: int, share: RowShare, stop: hosts.StopSignal
 ) -> dict[str, float] | None:
     """Mean metrics over the held-out share of each data set, as `validation/<name>/<metric>`; None if asked to stop."""
     values = {}

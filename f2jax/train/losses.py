@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 WEIGHTS = ("sqrt_rank", "uniform")
 MASKED = -1e30  # a logit that takes no part; finite, so that no gradient is NaN
@@ -36,13 +36,13 @@ class LossConfig:
     nested_ranks: bool = False  # each step uses the token table at a rank that is drawn
 
 
-def normalize(x, eps: float = 1e-12):
+def l2_normalize(x, eps: float = 1e-12):
     """Unit vectors along the last axis; a zero vector stays zero, with a finite gradient."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
 
 
-def similarity(spec: str, *arrays):
+def temperature_scores(spec: str, *arrays):
     """Dot products in true float32: accelerators would round the factors, and 1 / temperature magnifies that."""
     return jnp.einsum(spec, *(x.astype(jnp.float32) for x in arrays), precision="highest")
 
@@ -54,8 +54,8 @@ def hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float 
         q_be, p_be, n_bje: unit vectors; J may be 0. n_mask_bj: False where a slot is no negative.
         margin: leave out negatives that score above the positive plus this (`within_margin`).
     """
-    positive_b = similarity("be,be->b", q_be, p_be)
-    negative_bj = similarity("be,bje->bj", q_be, n_bje)
+    positive_b = temperature_scores("be,be->b", q_be, p_be)
+    negative_bj = temperature_scores("be,bje->bj", q_be, n_bje)
     if margin is not None:
         n_mask_bj = n_mask_bj & within_margin(negative_bj, positive_b, margin)
     return positive_b / temperature, jnp.where(n_mask_bj, negative_bj / temperature, MASKED)
@@ -70,7 +70,7 @@ def in_batch_logits(q_be, p_ce, target_b, mask_bc, temperature: float, margin: f
         mask_bc: False where a candidate is no negative of a row.
         margin: as in `hard_logits`.
     """
-    similarity_bc = similarity("be,ce->bc", q_be, p_ce)
+    similarity_bc = temperature_scores("be,ce->bc", q_be, p_ce)
     positive_b = jnp.take_along_axis(similarity_bc, target_b[:, None], axis=1)[:, 0]
     mask_bc = mask_bc & (target_b[:, None] != jnp.arange(p_ce.shape[0]))
     if margin is not None:
@@ -126,12 +126,12 @@ def matryoshka_weights(dims: Sequence[int], scheme: str = "sqrt_rank") -> tuple[
         return tuple((dim / dims[0]) ** 0.5 / rank for rank, dim in enumerate(dims, 1))
     if scheme == "uniform":
         return (1.0,) * len(dims)
-    raise UserError(f"There are no Matryoshka weights '{scheme}'{nearest(scheme, WEIGHTS)}")
+    raise UserError(f"There are no Matryoshka weights '{scheme}'{did_you_mean(scheme, WEIGHTS)}")
 
 
 def matryoshka(loss: Callable, embeddings: Sequence, dims: Sequence[int], weights: Sequence[float]):
     """Weighted sum of `loss` over nested sizes: slice, then normalize (https://arxiv.org/abs/2205.13147)."""
-    terms = (loss(*(normalize(x[..., :dim]) for x in embeddings)) for dim in dims)
+    terms = (loss(*(l2_normalize(x[..., :dim]) for x in embeddings)) for dim in dims)
     return sum(weight * term for weight, term in zip(weights, terms, strict=True))
 
 
@@ -140,7 +140,7 @@ def spread_out(x_be, mask_bc):
 
     x_be: unit vectors.
     """
-    return masked_mean(jnp.square(similarity("be,ce->bc", x_be, x_be)), mask_bc)
+    return masked_mean(jnp.square(temperature_scores("be,ce->bc", x_be, x_be)), mask_bc)
 
 
 def masked_mean(x, mask):
@@ -180,7 +180,7 @@ def contrastive_loss(
         p_ce = p_ce if config.passage_gradient else jax.lax.stop_gradient(p_ce)
         return masked_mean(in_batch_infonce(q_be, p_ce, target_b, mask_bc, **options), row_mask_b)
 
-    q_unit, p_unit, n_unit = (normalize(x) for x in (q_be, p_be, n_bje))
+    q_unit, p_unit, n_unit = (l2_normalize(x) for x in (q_be, p_be, n_bje))
     loss = matryoshka(hard, (q_be, p_be, n_bje), dims, weights)
     logits = hard_logits(q_unit, p_unit, n_unit, n_mask_bj, **options)
     metrics = {"loss_hard": hard(q_unit, p_unit, n_unit)}

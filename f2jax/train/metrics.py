@@ -36,7 +36,7 @@ class MetricsWriter:
         self.publish_time = time.monotonic()
 
         self.last_line = kept[-1] if kept else "{}"
-        files.write_whole(self.folder / NAME, "".join(kept))
+        files.write_atomically(self.folder / NAME, "".join(kept))
         self.file = (self.folder / NAME).open("a")
         self.board = None
         if tensorboard:
@@ -92,7 +92,7 @@ class MetricsWriter:
             for path in self.folder.rglob("*") if self.target else ():
                 if path.is_file() and path.stat().st_size != self.published.get(path):  # they only grow
                     content = path.read_bytes()
-                    files.write_whole(files.join(self.target, path.relative_to(self.folder).as_posix()), content)
+                    files.write_atomically(files.join(self.target, path.relative_to(self.folder).as_posix()), content)
                     self.published[path] = len(content)
         except (Restart, UserError) as error:
             return error
@@ -102,11 +102,11 @@ class MetricsWriter:
 def _lines(path: str) -> list[str]:
     if not files.exists(path):
         return []
-    return files.read(path).decode("utf-8", "replace").splitlines(keepends=True)
+    return files.read_bytes(path).decode("utf-8", "replace").splitlines(keepends=True)
 
 
 def _reason(error: Restart | UserError) -> str:
-    return errors.reason(error.__cause__ or error)
+    return errors.short_reason(error.__cause__ or error)
 
 
 def _step(line: str) -> float:

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw", "sgd")
 
 
-def schedule(config, steps: int) -> optax.Schedule:
+def make_schedule(config, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up from 0 to `peak_lr`, then down to the floor `end_lr` at `steps`.
 
     Raises:
@@ -27,24 +27,24 @@ def schedule(config, steps: int) -> optax.Schedule:
     elif config.schedule == "constant":
         after = optax.constant_schedule(config.peak_lr)
     else:
-        raise UserError(f"There is no schedule '{config.schedule}'{nearest(config.schedule, SCHEDULES)}")
+        raise UserError(f"There is no schedule '{config.schedule}'{did_you_mean(config.schedule, SCHEDULES)}")
     return optax.join_schedules([optax.linear_schedule(0.0, config.peak_lr, warmup), after], [warmup])
 
 
-def optimizer(config, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     """Clip by global norm, then the optimizer named in the config, with its state in `state_dtype`.
 
     Raises:
         UserError: unknown optimizer or schedule.
     """
-    rate = schedule(config, steps)
+    rate = make_schedule(config, steps)
     if config.name == "adamw":
         update = optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
     elif config.name == "sgd":
         decay = optax.add_decayed_weights(config.weight_decay)  # apart from the momentum, as in AdamW
         update = optax.chain(optax.trace(config.b1), decay, optax.scale_by_learning_rate(rate))
     else:
-        raise UserError(f"There is no optimizer '{config.name}'{nearest(config.name, OPTIMIZERS)}")
+        raise UserError(f"There is no optimizer '{config.name}'{did_you_mean(config.name, OPTIMIZERS)}")
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, store_as(update, jnp.dtype(config.state_dtype)))
 

@@ -17,7 +17,7 @@ from f2jax.errors import UserError
 from f2jax.model.nested import exit_layers, matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
-from f2jax.parallel.sharding import follow_params, param_shardings, put
+from f2jax.parallel.sharding import optimizer_shardings, param_shardings, shard_batch
 from f2jax.train import distill, losses, optim
 from f2jax.train.step import eval_step, train_step
 
@@ -52,7 +52,7 @@ class Program:
             remat=config.model.remat,
             unroll=config.model.unroll,
         )
-        self.tx = optim.optimizer(config.optim, steps)
+        self.tx = optim.make_optimizer(config.optim, steps)
         self.state = self._abstract_state()
         shared = {"model": self.model, "config": loss_config(config.loss, architecture)}
         self.step = jax.jit(
@@ -73,7 +73,7 @@ class Program:
         shapes |= {name: jax.eval_shape(make) for name, make in self.extra.items()}
         shardings |= dict.fromkeys(self.extra, whole)
         opt_shapes = jax.eval_shape(self.tx.init, shapes)
-        opt_state = placed(opt_shapes, follow_params(opt_shapes, shardings, self.mesh))
+        opt_state = placed(opt_shapes, optimizer_shardings(opt_shapes, shardings, self.mesh))
         step = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
         return TrainState(step, placed(shapes, shardings), opt_state)
 
@@ -95,7 +95,7 @@ class Program:
 
     def put(self, batch: Batch) -> dict[str, jax.Array]:
         """The arrays of a batch on the devices, see `rules.put`."""
-        return put(batch.arrays(), batch.rows, self.mesh)
+        return shard_batch(batch.arrays(), batch.rows, self.mesh)
 
 
 def _shardings(tree):

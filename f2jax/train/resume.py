@@ -25,13 +25,13 @@ DATA_FILE = "data.json"  # in the workdir: what decides the rows of the run and 
 def has_checkpoint(workdir: str | Path) -> bool:
     """Is there one that was written whole? Then the weights come from it."""
     folder = files.join(workdir, "checkpoints")
-    return files.exists(folder) and any(name.isdigit() for name in files.names(folder))
+    return files.exists(folder) and any(name.isdigit() for name in files.list_names(folder))
 
 
 def has_begun(workdir: str | Path) -> bool:
     """Is there a checkpoint or a line of metrics? Until then everything may be corrected."""
     metrics = files.join(workdir, METRICS_FILE)
-    return has_checkpoint(workdir) or (files.exists(metrics) and files.size(metrics) > 0)
+    return has_checkpoint(workdir) or (files.exists(metrics) and files.file_size(metrics) > 0)
 
 
 def prepare_workdir(config, workdir: str | Path) -> bool:
@@ -52,7 +52,7 @@ def prepare_workdir(config, workdir: str | Path) -> bool:
                 "it, or another --workdir."
             )
     elif hosts.is_first():
-        files.write_whole(path, configs.to_json(config))
+        files.write_atomically(path, configs.to_json(config))
     check_shared(workdir)
     return begun
 
@@ -65,13 +65,13 @@ def check_shared(workdir: str | Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    path = files.join(workdir, f"shared-{hosts.of_first(secrets.randbits(31))}")
+    path = files.join(workdir, f"shared-{hosts.broadcast(secrets.randbits(31))}")
     if hosts.is_first():
-        files.write_whole(path, "Hosts look for this file at the start of a run.\n")
-    written = hosts.of_all(1)  # none looks before
-    blind = [process for process, sees in enumerate(hosts.of_all(int(files.exists(path)))) if not sees]
+        files.write_atomically(path, "Hosts look for this file at the start of a run.\n")
+    written = hosts.allgather(1)  # none looks before
+    blind = [process for process, sees in enumerate(hosts.allgather(int(files.exists(path)))) if not sees]
     if hosts.is_first():
-        files.remove(path)
+        files.remove_file(path)
     if blind:
         raise UserError(
             f"The workdir {workdir} of process 0 is not that of {len(blind)} of {len(written)} processes, process "
@@ -91,16 +91,16 @@ def check_data(config, facts: dict[str, str], workdir: str | Path, begun: bool) 
     changed = [name for name in before | facts if before.get(name) != facts.get(name)]
     if changed:
         raise UserError(
-            f"{workdir} holds a run whose data differs in {hosts.listed(changed)}; restore the data to resume it, or "
-            "give another --workdir."
+            f"{workdir} holds a run whose data differs in {hosts.name_some(changed)}; restore the data to resume it, "
+            "or give another --workdir."
         )
     if hosts.is_first():
-        files.write_whole(files.join(workdir, "config.json"), configs.to_json(config))
+        files.write_atomically(files.join(workdir, "config.json"), configs.to_json(config))
         if not known:
-            files.write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+            files.write_atomically(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
-def host_facts(config) -> dict[str, str]:
+def host_fingerprints(config) -> dict[str, str]:
     """What must be the same on all hosts: versions, the code of f2jax, and each field of the config."""
     found = {name: _version(name) for name in PACKAGES}
     found["f2jax code"] = code_hash(Path(f2jax.__file__).parent)

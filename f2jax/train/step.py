@@ -15,7 +15,7 @@ from f2jax.checkpoints.orbax import TrainState
 from f2jax.data.packing import PACKED
 from f2jax.model.nested import draw_rank
 from f2jax.model.qwen3 import Qwen3, pool
-from f2jax.parallel.sharding import place
+from f2jax.parallel.sharding import shard_activation
 from f2jax.train.distill import PROJECTION, distill_loss
 from f2jax.train.losses import LossConfig, contrastive_loss
 
@@ -53,7 +53,7 @@ def by_role(e_sd, batch):
     """Vectors [S, D] of all sequences → q [B, D], p [B, D], n [B, J, D], each device its rows of them."""
     rows, slots = batch["negative_mask_bj"].shape
     q_bd, p_bd, n_sd = jnp.split(e_sd, [rows, 2 * rows])
-    return tuple(place(x, "rows") for x in (q_bd, p_bd, n_sd.reshape(rows, slots, e_sd.shape[-1])))
+    return tuple(shard_activation(x, "rows") for x in (q_bd, p_bd, n_sd.reshape(rows, slots, e_sd.shape[-1])))
 
 
 def encode_all(encode, batch):
@@ -68,7 +68,7 @@ def encode_chunks(encode, batch):
     """
     chunks = batch["chunk_row_cm"].shape[0]
     packed = [batch[name].reshape(-1, chunks, batch[name].shape[-1]).swapaxes(0, 1) for name in PACKED]
-    packed = [place(x_cbt, None, "rows") for x_cbt in packed]
+    packed = [shard_activation(x_cbt, None, "rows") for x_cbt in packed]
     encode = jax.checkpoint(encode, prevent_cse=False)  # inside a scan nothing can be shared anyway
     e_cmxd = jax.lax.map(lambda x: encode(*x), (packed, batch["chunk_row_cm"], batch["chunk_col_cm"]))
     return e_cmxd.reshape(-1, *e_cmxd.shape[2:])[batch["place_s"]]

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 from f2jax import files
 from f2jax.checkpoints import workdir
-from f2jax.checkpoints.workdir import beside
-from f2jax.data.teacher_vectors import read_card
+from f2jax.checkpoints.workdir import tokenizer_folder
+from f2jax.data.teacher_vectors import read_info
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params
@@ -27,18 +27,18 @@ def teacher_width(config) -> int:
             "loss.exits needs the teacher's own exits and a cache has its last layer alone; set teacher.path."
         )
     if config.teacher.cache:
-        return read_card(config.teacher.cache).width
+        return read_info(config.teacher.cache).width
     if config.teacher.path:
-        return workdir.read_architecture(files.find_model(config.teacher.path)).width
+        return workdir.read_architecture(files.resolve_model(config.teacher.path)).width
     if config.loss.distill_projection:
         raise UserError("loss.distill_projection is on and there is no teacher; set teacher.path or teacher.cache.")
     return 0
 
 
-def teacher_facts(config) -> dict[str, str]:
+def teacher_fingerprints(config) -> dict[str, str]:
     """Which model teaches, wherever it lies: a run may not go on with another one."""
     path = config.teacher.path
-    return {"the teacher": workdir.identity(files.find_model(path))} if path else {}
+    return {"the teacher": workdir.weights_fingerprint(files.resolve_model(path))} if path else {}
 
 
 def load_teacher(config, student_width: int, tokenizer: Tokenizer, mesh) -> Teacher | None:
@@ -56,8 +56,8 @@ def load_teacher(config, student_width: int, tokenizer: Tokenizer, mesh) -> Teac
         )
     if not config.teacher.path:
         return None
-    path = files.find_model(config.teacher.path)
-    if not load_tokenizer(beside(path)).reads_like(tokenizer):
+    path = files.resolve_model(config.teacher.path)
+    if not load_tokenizer(tokenizer_folder(path)).reads_like(tokenizer):
         raise UserError(
             f"The teacher {config.teacher.path} reads texts as other tokens than the student; take one with the "
             "student's tokenizer, or cache its vectors (f2jax cache_teacher --list-texts) and set teacher.cache."
@@ -67,7 +67,7 @@ def load_teacher(config, student_width: int, tokenizer: Tokenizer, mesh) -> Teac
         path, dtype, shardings=lambda architecture: param_shardings(abstract_params(architecture), mesh)
     )
     tokenizer.check_vocab(shape.vocab_size)
-    student_layers = workdir.shape(config.model.size).layers
+    student_layers = workdir.architecture_of(config.model.size).layers
     if config.loss.exits and shape.layers < student_layers:
         raise UserError(
             f"The teacher {config.teacher.path} has {shape.layers} layers and the student {student_layers}; with "

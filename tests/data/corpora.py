@@ -7,12 +7,12 @@ import numpy as np
 
 from f2jax.data.dataset import Instructions
 from f2jax.data.tokenizer import train_sentencepiece
-from f2jax.prepare.options import Options
+from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.run import prepare
 from tests.tiny import WORDS
 
 TASK = "Find the same colour."
-OPTIONS = Options(max_length=32, instructions=Instructions(by_name={"retrieval": TASK}), validation_share=0.2)
+OPTIONS = PrepareOptions(max_length=32, instructions=Instructions(by_name={"retrieval": TASK}), validation_share=0.2)
 HOSTILE = [
     "\ud800 lone",
     "nul \0 inside",
@@ -69,7 +69,7 @@ def make_tokenizer(folder: Path):
     return train_sentencepiece([f"Instruct: {TASK}\nQuery: {text}" for text in texts], 400, folder)
 
 
-def make(folder: Path, inputs: list[str] | None = None, options: Options = OPTIONS, **how) -> dict:
+def make(folder: Path, inputs: list[str] | None = None, options: PrepareOptions = OPTIONS, **how) -> dict:
     """The card of a corpus in `folder/corpus`, made of `inputs` with a tokenizer in `folder/tokenizer`."""
     if not (folder / "tokenizer").exists():
         make_tokenizer(folder / "tokenizer")

@@ -220,7 +220,7 @@ def test_files_of_the_hub_read_as_local_ones(hub_with, spec, sources):
 
 def test_no_code_is_fetched_and_a_revision_can_be_chosen(hub_with, tmp_path):
     calls = hub_with(MMARCO)
-    found = hub.fetch("hub:org/name@v1.2", (".parquet", ".jsonl"))
+    found = hub.fetch_dataset("hub:org/name@v1.2", (".parquet", ".jsonl"))
     assert list(found) == ["mmarco_deu.parquet", "mmarco_fra.jsonl"]
     assert calls == [("org/name", "dataset", "v1.2")]
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".parquet", ".jsonl"}
@@ -228,8 +228,8 @@ def test_no_code_is_fetched_and_a_revision_can_be_chosen(hub_with, tmp_path):
 
 def test_files_that_lie_in_the_cache_from_another_call_are_not_taken(hub_with):
     hub_with(MMARCO)
-    hub.fetch("hub:org/name", (".parquet", ".jsonl"))
-    assert list(hub.fetch("hub:org/name/mmarco_d*", (".parquet", ".jsonl"))) == ["mmarco_deu.parquet"]
+    hub.fetch_dataset("hub:org/name", (".parquet", ".jsonl"))
+    assert list(hub.fetch_dataset("hub:org/name/mmarco_d*", (".parquet", ".jsonl"))) == ["mmarco_deu.parquet"]
 
 
 def test_a_beir_data_set_of_the_hub_reads_as_a_folder(hub_with):

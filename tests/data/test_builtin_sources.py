@@ -19,7 +19,7 @@ from tests import tiny
 
 @cache
 def read(task, split):
-    return list(cldr.read(task, split) if task in cldr.TASKS else stdlib.read(split))
+    return list(cldr.read_cldr(task, split) if task in cldr.TASKS else stdlib.read_stdlib(split))
 
 
 def key(text: str) -> str:
@@ -68,7 +68,7 @@ def test_a_pair_comes_once(task):
     assert max(pairs.values()) == 1
 
 
-@pytest.mark.parametrize("reader", [lambda split: cldr.read("kinds", split), stdlib.read])
+@pytest.mark.parametrize("reader", [lambda split: cldr.read_cldr("kinds", split), stdlib.read_stdlib])
 def test_an_unknown_split_is_refused(reader):
     with pytest.raises(UserError, match="There is no split 'dev'; splits are train and test"):
         list(reader("dev"))
@@ -158,7 +158,7 @@ def test_a_classification_row_has_a_right_and_a_wrong_word():
 
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(UserError, match="There is no task 'cldr:label'; did you mean 'labels'"):
-        cldr.read("label")
+        cldr.read_cldr("label")
 
 
 # The standard library

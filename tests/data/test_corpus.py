@@ -12,8 +12,8 @@ import pytest
 
 from f2jax.data import corpus as lib
 from f2jax.data import loader as loader_lib
-from f2jax.data.corpus import Corpus, Reader
-from f2jax.data.dataset import Instructions, build
+from f2jax.data.corpus import PreparedCorpus, Reader
+from f2jax.data.dataset import Instructions, build_datasets
 from f2jax.data.loader import Loader
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
@@ -35,9 +35,9 @@ def both(request, tmp_path_factory):
     corpora.make(folder, inputs, options)
     records = [record for path in inputs for record in open_source(path, "train", Counter())]
     tokenizer = load_tokenizer(folder / "tokenizer")
-    datasets = build(records, tokenizer, options.max_length, options.instructions)
+    datasets = build_datasets(records, tokenizer, options.max_length, options.instructions)
     in_memory = [dataset.split(options.validation_share, options.seed) for dataset in datasets]
-    return in_memory, Corpus(folder / "corpus").splits()
+    return in_memory, PreparedCorpus(folder / "corpus").splits()
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_batches_are_those_in_memory(both, tmp_path):
 
 def test_opening_a_corpus_reads_its_card_alone(folder, tmp_path):
     shutil.copy(folder / "corpus/corpus.json", tmp_path)
-    splits = Corpus(tmp_path).splits()
-    assert [len(training) for training, _ in splits] == [len(a) for a, _ in Corpus(folder / "corpus").splits()]
+    splits = PreparedCorpus(tmp_path).splits()
+    assert [len(training) for training, _ in splits] == [len(a) for a, _ in PreparedCorpus(folder / "corpus").splits()]
     with pytest.raises(UserError, match=r"rows-train.array_record-00000-of-00001 is missing, damaged or cut short"):
         splits[0][0].rows([0], [], 0)
 
@@ -97,7 +97,7 @@ def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(folder, monkeypatch):
 
     monkeypatch.setattr(Reader, "_file", failing)
     with pytest.raises(Restart, match=r"could not be read just now .*; run the same command again"):
-        Corpus(folder / "corpus").splits()[0][0].rows([0], [], 0)
+        PreparedCorpus(folder / "corpus").splits()[0][0].rows([0], [], 0)
 
 
 @pytest.mark.parametrize("size", [0, 100, 0.7])
@@ -106,13 +106,13 @@ def test_a_file_that_is_cut_short_is_one_clear_error(folder, tmp_path, size):
     (path,) = (tmp_path / "corpus/documents/pairs/1.0.0").glob("*array_record*")
     whole = path.read_bytes()
     path.write_bytes(whole[: size if size >= 1 or not size else int(size * len(whole))])
-    training, _ = Corpus(tmp_path / "corpus").splits()[0]
+    training, _ = PreparedCorpus(tmp_path / "corpus").splits()[0]
     with pytest.raises(UserError, match=r"documents-train.*cut short .*prepare the corpus again"):
         training.rows(range(len(training)), range(9), 9)
 
 
 def test_few_files_are_open_at_once(folder):
-    card = Corpus(folder / "corpus").card
+    card = PreparedCorpus(folder / "corpus").card
     reader = Reader(most=2)
     datasets = [lib.StoredDataset(folder / "corpus", entry, "train", reader) for entry in card["datasets"]]
     first = [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets]
@@ -142,20 +142,22 @@ def test_threads_that_share_a_reader_close_no_file_under_each_other(monkeypatch)
 
 def test_a_folder_without_a_whole_corpus_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no corpus.json; run `f2jax prepare"):
-        Corpus(tmp_path)
+        PreparedCorpus(tmp_path)
 
 
 def test_a_corpus_of_another_version_is_refused(tmp_path):
     (tmp_path / "corpus.json").write_text('{"version": "0.1"}')
     with pytest.raises(UserError, match=r"of version 0.1"):
-        Corpus(tmp_path)
+        PreparedCorpus(tmp_path)
 
 
 # What the rows of a run are
 
 
 def facts(corpus, tokenizer):
-    return loader_lib.facts(load_tokenizer(tokenizer), [training for training, _ in Corpus(corpus).splits()])
+    return loader_lib.data_fingerprints(
+        load_tokenizer(tokenizer), [training for training, _ in PreparedCorpus(corpus).splits()]
+    )
 
 
 def test_a_corpus_that_was_moved_is_the_same_and_no_record_is_read_to_know_it(folder, tmp_path):
@@ -176,12 +178,12 @@ def test_a_corpus_with_another_row_differs_in_that_data_set_alone(folder, tmp_pa
 
 
 def test_the_order_of_data_sets_and_the_tokenizer_are_facts_of_a_run(folder, tmp_path):
-    tokenizer, (first, second, *_) = load_tokenizer(folder / "tokenizer"), Corpus(folder / "corpus").splits()
+    tokenizer, (first, second, *_) = load_tokenizer(folder / "tokenizer"), PreparedCorpus(folder / "corpus").splits()
     other = corpora.train_sentencepiece([f"another {i} text" for i in range(99)], 300, None)
-    before = loader_lib.facts(tokenizer, [first[0], second[0]])
+    before = loader_lib.data_fingerprints(tokenizer, [first[0], second[0]])
     swapped, changed = (
-        loader_lib.facts(tokenizer, [second[0], first[0]]),
-        loader_lib.facts(other, [first[0], second[0]]),
+        loader_lib.data_fingerprints(tokenizer, [second[0], first[0]]),
+        loader_lib.data_fingerprints(other, [first[0], second[0]]),
     )
     assert {name for name in before if before[name] != swapped[name]} == {"the order of data sets"}
     assert {name for name in before if before[name] != changed[name]} == {"the tokenizer"}
@@ -244,6 +246,6 @@ def test_a_run_trains_on_what_it_selects_as_often_as_it_weighs(folder, tmp_path)
         folder, tmp_path, **{"data.exclude": "('*hostile*',)", "data.weights": "('pairs=3',)", "data.batch_size": 8}
     )
     datasets = [training for training, _ in splits]
-    loader = Loader(datasets, config, 0, weights=loader_lib.weights(datasets, config))
+    loader = Loader(datasets, config, 0, weights=loader_lib.mixture_weights(datasets, config))
     drawn = Counter(loader.batch(step)[0] for step in range(loader.steps_per_epoch))
     assert drawn == {"pairs": 3 * -(-len(datasets[0]) // 8), "colours": -(-len(datasets[1]) // 8)}

@@ -14,9 +14,11 @@ from f2jax.data.record import KINDS, Record
 from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
-from f2jax.prepare.curate import Options, Outcome, Report, curate, curate_record
+from f2jax.prepare.curate import CurationOptions, CurationReport, Outcome, curate, curate_record
 
-OFF = Options(unicode_form="", max_characters=0, drop_trivial=False, excluded_sources=(), exact_duplicates=False)
+OFF = CurationOptions(
+    unicode_form="", max_characters=0, drop_trivial=False, excluded_sources=(), exact_duplicates=False
+)
 hostile = st.text(st.sampled_from("ab \0\u200b\u202e\ud800\ufeff\r\ne\u0301é"), max_size=6)
 records = st.builds(
     Record,
@@ -30,18 +32,18 @@ records = st.builds(
 
 @given(st.lists(records, max_size=10), st.randoms(use_true_random=False))
 def test_every_row_stays_or_is_counted_under_a_reason_whatever_the_order(rows, shuffle):
-    report, other = Report(), Report()
-    kept = list(curate(rows, Options(), report))
+    report, other = CurationReport(), CurationReport()
+    kept = list(curate(rows, CurationOptions(), report))
     assert len(kept) == report.kept and report.kept + report.skipped.total() == len(rows)
-    moved = list(curate(shuffle.sample(rows, len(rows)), Options(), other))
+    moved = list(curate(shuffle.sample(rows, len(rows)), CurationOptions(), other))
     assert Counter(moved) == Counter(kept) and report == other
 
 
 @given(records)
 def test_a_record_that_stays_is_clean_and_a_second_time_changes_nothing(row):
-    outcome = curate_record(row, Options())
+    outcome = curate_record(row, CurationOptions())
     if outcome.record is not None:
-        again = curate_record(outcome.record, Options())
+        again = curate_record(outcome.record, CurationOptions())
         assert again == Outcome(outcome.record, None, (), None)
         texts = [outcome.record.query, outcome.record.positive, *outcome.record.negatives]
         assert all(text.strip() for text in texts) and len(set(texts)) == len(texts)
@@ -51,7 +53,7 @@ def test_a_record_that_stays_is_clean_and_a_second_time_changes_nothing(row):
 @given(st.lists(records, max_size=6))
 def test_every_step_can_be_off(rows):
     """What is left is what the readers hold to: no empty texts, and negatives for all kinds but retrieval."""
-    report = Report()
+    report = CurationReport()
     kept = list(curate(rows, OFF, report))
     usable = [row for row in rows if row.kind == "retrieval" or row.negatives]
     assert kept == [row for row in usable if row.query.strip() and row.positive.strip()]
@@ -70,12 +72,12 @@ def test_every_step_can_be_off(rows):
     ],
 )
 def test_rows_that_cannot_teach_go(row, reason):
-    assert curate_record(row, Options()) == Outcome(None, reason, (), None)
+    assert curate_record(row, CurationOptions()) == Outcome(None, reason, (), None)
 
 
 def test_changes_are_noted():
     row = Record("caf\u0065\u0301", "p" * 30, ("n", "n", "p" * 30, "n\u200b", " ", "caf\u00e9"))
-    outcome = curate_record(row, Options(max_characters=20))
+    outcome = curate_record(row, CurationOptions(max_characters=20))
     assert outcome.record == Record("café", "p" * 20, ("n",))
     assert outcome.notes == ("text normalized", "text cut", "empty, repeated or right negatives removed")
 
@@ -84,18 +86,18 @@ def test_changes_are_noted():
 def test_texts_of_a_megabyte_are_cut_or_go(role):
     long = "many words " * 100_000
     row = Record(**{"query": "q", "positive": "p", "negatives": ()} | {role: (long,) if role == "negatives" else long})
-    cut = curate_record(row, Options()).record
+    cut = curate_record(row, CurationOptions()).record
     assert max(map(len, (cut.query, cut.positive, *cut.negatives))) == 100_000
-    assert curate_record(row, Options(too_long="drop")).reason == "text is too long"
-    assert curate_record(row, Options(max_characters=0)).record == row
+    assert curate_record(row, CurationOptions(too_long="drop")).reason == "text is too long"
+    assert curate_record(row, CurationOptions(max_characters=0)).record == row
 
 
 def test_what_is_left_out_can_be_listed():
     listing = io.StringIO()
-    report = Report(skipped=SkipList(listing=listing))
+    report = CurationReport(skipped=SkipList(listing=listing))
     rows = [Record("\ud800", "p", source="a"), Record("q", "p", source="b"), Record("q", "p", ("n",), source="c")]
     rows.append(Record("q" * 999, "é", source="mkqa_fin"))
-    assert list(curate(rows, Options(), report)) == [rows[2]]
+    assert list(curate(rows, CurationOptions(), report)) == [rows[2]]
     lines = [json.loads(line) for line in listing.getvalue().splitlines()]
     assert lines == [
         {"reason": "empty query", "where": "a", "query": "\ud800", "positive": "p"},
@@ -108,8 +110,8 @@ def test_what_is_left_out_can_be_listed():
 
 @given(st.lists(records, max_size=8), st.integers(0, 8))
 def test_reports_of_parts_add_up(rows, cut):
-    options = Options(exact_duplicates=False)
-    whole, first, second = Report(), Report(), Report()
+    options = CurationOptions(exact_duplicates=False)
+    whole, first, second = CurationReport(), CurationReport(), CurationReport()
     for report, part in ((whole, rows), (first, rows[:cut]), (second, rows[cut:])):
         list(curate(part, options, report))
     assert first + second == whole
@@ -123,14 +125,14 @@ def test_rows_stream_where_no_duplicates_are_dropped():
             seen.append(len(seen))
             yield Record(f"q{len(seen)}", "p")
 
-    rows = curate(endless(), Options(exact_duplicates=False), Report())
+    rows = curate(endless(), CurationOptions(exact_duplicates=False), CurationReport())
     assert [next(rows).query for _ in range(3)] == ["q1", "q2", "q3"] and len(seen) == 3
 
 
 def test_a_distributed_runner_can_ship_everything():
-    row, options = Record("q\0", "p", ("n",)), Options()
+    row, options = Record("q\0", "p", ("n",)), CurationOptions()
     function, args, result = pickle.loads(pickle.dumps((curate_record, (row, options), curate_record(row, options))))
-    assert function(*args) == result and hash(options) == hash(Options())
+    assert function(*args) == result and hash(options) == hash(CurationOptions())
 
 
 @pytest.mark.parametrize(
@@ -149,25 +151,25 @@ def test_a_distributed_runner_can_ship_everything():
 )
 def test_options_without_a_meaning_are_errors(values, word):
     with pytest.raises(UserError, match=word):
-        Options(**values)
+        CurationOptions(**values)
 
 
 @pytest.mark.parametrize("step,library", [("identify_language", "py3langid"), ("near_duplicates", "rensa")])
 def test_a_step_without_its_library_says_what_to_install(monkeypatch, step, library):
     monkeypatch.setattr("f2jax.prepare.curate.options.find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"needs {library}, which is not installed: pip install 'f2jax\[curate\]'"):
-        Options(**{step: True})
+        CurationOptions(**{step: True})
 
 
 def test_real_data_passes_nearly_whole(shared_data):
     rows = [row for name in ("afriqa", "nli", "osm-presets") for row in _some(shared_data, name, 400)]
-    report = Report()
-    kept = list(curate(rows, Options(identify_language=True, near_duplicates=0.9), report))
+    report = CurationReport()
+    kept = list(curate(rows, CurationOptions(identify_language=True, near_duplicates=0.9), report))
     assert report.kept == len(kept) > 0.98 * len(rows)
     assert report.noted["text normalized"] > 0 and report.languages["eng"] > 0
-    again = Report()
+    again = CurationReport()
     moved = random.Random(0).sample(kept, len(kept))
-    assert Counter(curate(moved, Options(near_duplicates=0.9), again)) == Counter(kept) and not again.skipped
+    assert Counter(curate(moved, CurationOptions(near_duplicates=0.9), again)) == Counter(kept) and not again.skipped
 
 
 def _some(folder, name: str, count: int) -> list[Record]:

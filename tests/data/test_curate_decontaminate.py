@@ -16,9 +16,9 @@ from f2jax.data.record import Record
 from f2jax.data.sources import open_source
 from f2jax.data.sources.tables import ENDINGS
 from f2jax.errors import UserError
-from f2jax.prepare.curate import Options, Report, curate, curate_record
+from f2jax.prepare.curate import CurationOptions, CurationReport, curate, curate_record
 from f2jax.prepare.curate.decontaminate import Hit, Index, load_index, set_files
-from f2jax.prepare.curate.words import units, words
+from f2jax.prepare.curate.words import split_units, split_words
 
 WORDS = [f"w{i}" for i in range(40)]
 QUESTION = "Which of the rivers that rise in the highlands flow into the western lake?"
@@ -42,7 +42,7 @@ QUESTION = "Which of the rivers that rise in the highlands flow into the western
     ],
 )
 def test_words_are_letters_and_digits_without_case_and_accents(text, result):
-    assert words(text) == result
+    assert split_words(text) == result
 
 
 @given(st.text(max_size=40))
@@ -50,11 +50,11 @@ def test_folding_keeps_what_python_calls_letters_and_digits(text):
     """Against the definition, character by character."""
     decomposed = (c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c)[0] in "LN")
     folded = "".join(decomposed).casefold()
-    assert "".join(words(text)) == "".join(c for c in folded if c.isalnum())
+    assert "".join(split_words(text)) == "".join(c for c in folded if c.isalnum())
 
 
 def test_scripts_without_spaces_give_characters():
-    assert units("GPU 北京 ไทย かな 한국 1") == [
+    assert split_units("GPU 北京 ไทย かな 한국 1") == [
         *[("gpu", 4), ("北", 2), ("京", 2)],
         *[("ไ", 1), ("ท", 1), ("ย", 1), ("か", 2), ("な", 2)],
         *[(unicodedata.normalize("NFD", "한국"), 4), ("1", 4)],
@@ -134,14 +134,14 @@ def test_the_first_of_several_sets_is_named():
 
 def test_rows_go_and_of_negatives_only_those_that_are_found(tmp_path):
     (tmp_path / "quiz.txt").write_text(QUESTION + "\n", encoding="utf-8")
-    options = Options(evaluation_sets=(str(tmp_path / "quiz.txt"),))
+    options = CurationOptions(evaluation_sets=(str(tmp_path / "quiz.txt"),))
     rows = [
         Record(QUESTION, "The Nzoia."),
         Record("Which rivers?", f"You asked: {QUESTION}"),
         Record("Which rivers?", "The Nzoia.", (QUESTION, "The Tana.")),
         Record("Which rivers flow there?", "label", (QUESTION,), "classification"),
     ]
-    report = Report()
+    report = CurationReport()
     assert list(curate(rows, options, report)) == [Record("Which rivers?", "The Nzoia.", ("The Tana.",))]
     assert report.skipped == {
         "query is in evaluation set quiz (whole)": 1,
@@ -155,10 +155,10 @@ def test_rows_go_and_of_negatives_only_those_that_are_found(tmp_path):
     "source,stays", [("mkqa_deu", False), ("sib200", False), ("sib200-topics", False), ("webfaq", True)]
 )
 def test_sources_that_overlap_mteb_are_left_out_by_default(source, stays):
-    outcome = curate_record(Record("q", "p", source=source), Options())
+    outcome = curate_record(Record("q", "p", source=source), CurationOptions())
     assert (outcome.record is not None) == stays
     assert outcome.reason is None if stays else outcome.reason.startswith(f"source {source} is among the excluded")
-    assert curate_record(Record("q", "p", source=source), Options(excluded_sources=())).record
+    assert curate_record(Record("q", "p", source=source), CurationOptions(excluded_sources=())).record
 
 
 # Evaluation sets
@@ -216,7 +216,7 @@ def test_built_in_test_splits_are_evaluation_sets(name):
     index = load_index((name,), 13, 12)
     source = {"cldr-names": "cldr:translation", "stdlib-code": "stdlib:code"}[name]
     held = [record.query for record in open_source(source, "test", Counter())]
-    long = [text for text in held if sum(len(word) for word in words(text)) >= 12]
+    long = [text for text in held if sum(len(word) for word in split_words(text)) >= 12]
     assert long and all(index.find(text).evaluation_set == name for text in long[:200])
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from f2jax.data.record import Record
 from f2jax.data.sources import open_source
-from f2jax.prepare.curate import Options, Report, curate
+from f2jax.prepare.curate import CurationOptions, CurationReport, curate
 from f2jax.prepare.curate.dedup import (
     band_keys,
     drop_exact,
@@ -26,7 +26,7 @@ from f2jax.prepare.curate.dedup import (
     sketch,
 )
 
-NEAR = Options(near_duplicates=0.8)
+NEAR = CurationOptions(near_duplicates=0.8)
 words = st.lists(st.sampled_from(["red", "green", "blue", "the river", "é", "北京"]), max_size=4).map(" ".join)
 records = st.builds(
     Record,
@@ -147,7 +147,7 @@ def variants(seed: int) -> list[Record]:
 @pytest.mark.parametrize("threshold", [0.7, 0.8, 0.9])
 def test_near_duplicates_are_those_of_brute_force(threshold):
     """MinHash estimates: within three standard deviations of the threshold it may err, beyond them it must not."""
-    options = Options(near_duplicates=threshold)
+    options = CurationOptions(near_duplicates=threshold)
     margin = 3 * math.sqrt(threshold * (1 - threshold) / options.permutations)
     rows, _ = drop_exact(variants(seed=1))
     kept, dropped = drop_near(rows, options)
@@ -203,7 +203,7 @@ def test_a_group_decides_by_itself_and_twice_alike():
 
 def test_sketches_are_the_same_on_every_machine():
     """If this fails the MinHash library has changed: sketches of older runs cannot be compared with new ones."""
-    options = Options(permutations=4, band=2)
+    options = CurationOptions(permutations=4, band=2)
     made = sketch(Record("a question about rivers", "an answer about rivers"), options)
     assert made.values.hex() == "a06b1409d9d5402e83b29d0046561c05" + "a06b14095c27fc36eba19b0046561c05"
     assert band_keys(made, options) == [2831675354480445431, 6559068847466134482]
@@ -213,7 +213,7 @@ def test_curate_reports_duplicates_by_reason():
     rows = [Record("one question of many words", "one answer of many words")] * 2
     rows.append(Record("one question of many words!", "one answer of many words."))
     rows.append(Record("something else", "entirely"))
-    report = Report()
+    report = CurationReport()
     kept = list(curate(rows, NEAR, report))
     assert len(kept) == report.kept == 2
     assert report.skipped == {"exact duplicate": 1, "near duplicate": 1}
@@ -223,7 +223,7 @@ def test_real_rows_have_few_near_duplicates(shared_data):
     """MedQuAD asks one question about hundreds of illnesses: alike in words, yet other rows."""
     rows = list(open_source(str(shared_data / "medquad/train.parquet"), "train", Counter()))[:600]
     rows, _ = drop_exact(rows)
-    _, dropped = drop_near(rows, Options(near_duplicates=0.9))
+    _, dropped = drop_near(rows, CurationOptions(near_duplicates=0.9))
     assert len(dropped) < 0.02 * len(rows)
     for row in dropped:
         assert max(likeness(row, other) for other in rows if rank(other) < rank(row)) > 0.8

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.record import Record
-from f2jax.prepare.curate import Options, Report, curate
-from f2jax.prepare.curate.language import NO_LANGUAGE, UNKNOWN, _identifier, agrees, identify
+from f2jax.prepare.curate import CurationOptions, CurationReport, curate
+from f2jax.prepare.curate.language import NO_LANGUAGE, UNKNOWN, _identifier, identify_language, language_agrees
 
-ON = Options(identify_language=True)
+ON = CurationOptions(identify_language=True)
 GERMAN = "Die Kinder haben gestern im Garten gespielt und wollten nicht nach Hause gehen."
 FRENCH = "Les enfants ont joué hier dans le jardin et ne voulaient pas rentrer à la maison."
 
@@ -31,7 +31,7 @@ FRENCH = "Les enfants ont joué hier dans le jardin et ne voulaient pas rentrer 
     ],
 )
 def test_a_language_is_an_iso_639_3_code_and_und_where_unsure(text, code):
-    assert identify(text, 0.9) == code
+    assert identify_language(text, 0.9) == code
 
 
 def test_every_language_of_the_identifier_has_a_code_of_three_letters():
@@ -70,13 +70,13 @@ def test_every_language_of_the_identifier_has_a_code_of_three_letters():
     ],
 )
 def test_declared_and_found_languages_are_compared(declared, found, verdict):
-    assert agrees(declared, found) is verdict
+    assert language_agrees(declared, found) is verdict
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=20), st.text(st.characters(exclude_categories=[])))
 def test_no_text_and_no_code_is_too_strange(declared, text):
-    assert len(identify(text, 0.0)) == 3
-    assert agrees(declared, "deu") in (True, False, None)
+    assert len(identify_language(text, 0.0)) == 3
+    assert language_agrees(declared, "deu") in (True, False, None)
 
 
 def test_languages_are_counted_and_set_where_they_are_und():
@@ -86,7 +86,7 @@ def test_languages_are_counted_and_set_where_they_are_und():
         Record("ok", "p"),
         Record(GERMAN, "p", language="fra"),
     ]
-    report = Report()
+    report = CurationReport()
     kept = list(curate(rows, replace(ON, exact_duplicates=False), report))
     assert [row.language for row in kept] == ["deu", "fra", "und", "fra"]
     assert report.languages == {"deu": 2, "fra": 1, "und": 1}
@@ -100,14 +100,14 @@ def test_a_row_in_another_language_goes_by_option_alone():
         Record(GERMAN, "p", language="deu"),
         Record(GERMAN, "p", language="kas"),
     ]
-    report = Report()
+    report = CurationReport()
     kept = list(curate(rows, replace(ON, drop_other_language=True), report))
     assert {row.language for row in kept} <= {"deu", "kas"}
     assert report.skipped["query is in another language than declared"] == 1
 
 
 def test_code_is_let_be():
-    report = Report()
+    report = CurationReport()
     row = Record("def add(a, b): return a + b", "adds", language="code:python")
     assert list(curate([row], ON, report)) == [row] and not report.languages
 
@@ -117,6 +117,6 @@ def test_real_text_is_nearly_always_in_the_language_that_it_declares(shared_data
     import pyarrow.parquet as pq
 
     rows = pq.read_table(shared_data / "eval-sib200-dev/data.parquet", columns=["text", "language"]).to_pylist()[::40]
-    verdicts = Counter(agrees(row["language"], identify(row["text"], 0.9)) for row in rows)
+    verdicts = Counter(language_agrees(row["language"], identify_language(row["text"], 0.9)) for row in rows)
     assert verdicts[True] > 150
     assert verdicts[False] < 0.02 * verdicts[True]

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from f2jax.data import dataset as dataset_module
-from f2jax.data.dataset import Instructions, build
+from f2jax.data.dataset import Instructions, build_datasets
 from f2jax.data.instructions import add_instruction
 from f2jax.data.record import KINDS, Record, in_share, stable_id
 from f2jax.data.tokenizer import train_sentencepiece
@@ -67,7 +67,7 @@ def contents(dataset, tokenizer) -> list:
 def test_a_row_gives_the_tokens_and_ids_of_its_texts(tokenizer, monkeypatch, at_once):
     monkeypatch.setattr(dataset_module, "AT_ONCE", at_once)
     given = [*records(20, source="s"), Record("only a pair", "red", (), source="s")]
-    (dataset,) = build(given, tokenizer, 64, PLAIN)
+    (dataset,) = build_datasets(given, tokenizer, 64, PLAIN)
     assert (dataset.name, dataset.kind, len(dataset), dataset.max_negatives) == ("s", "retrieval", 21, 2)
     for record, row in zip(given, all_rows(dataset), strict=True):
         query, positive, *negatives = tokenizer.encode([record.query, record.positive, *record.negatives], 64)
@@ -79,7 +79,7 @@ def test_a_row_gives_the_tokens_and_ids_of_its_texts(tokenizer, monkeypatch, at_
 
 @pytest.mark.parametrize("max_length", [1, 2, 5])
 def test_tokens_are_cut_to_the_length_and_keep_the_end_token(tokenizer, max_length):
-    (dataset,) = build(records(20), tokenizer, max_length, PLAIN)
+    (dataset,) = build_datasets(records(20), tokenizer, max_length, PLAIN)
     for row in all_rows(dataset):
         for ids in (row.query, row.positive, *row.negatives):
             assert 1 <= len(ids) <= max_length and ids[-1] == tokenizer.eos_id
@@ -87,7 +87,7 @@ def test_tokens_are_cut_to_the_length_and_keep_the_end_token(tokenizer, max_leng
 
 def test_each_distinct_text_is_tokenized_and_stored_once(tokenizer):
     given, counting = records(200), Counting(tokenizer)
-    (dataset,) = build(given, counting, 64, PLAIN)
+    (dataset,) = build_datasets(given, counting, 64, PLAIN)
     distinct = {text for record in given for text in (record.query, record.positive, *record.negatives)}
     assert sorted(counting.texts) == sorted(distinct)
     other = next(i for i in range(1, 200) if given[i].positive == given[0].positive)
@@ -98,7 +98,7 @@ def test_each_distinct_text_is_tokenized_and_stored_once(tokenizer):
 @pytest.mark.parametrize("columns,chosen", [([2, 0, 1], [2, 0]), ([0, 1, 2], [0, 1]), ([1], [1])])
 def test_a_row_takes_the_first_columns_that_it_has(tokenizer, columns, chosen):
     given = [Record("q", "p", ("a", "b", "c")), Record("r", "p", ("a",))]
-    (dataset,) = build(given, tokenizer, 64, PLAIN)
+    (dataset,) = build_datasets(given, tokenizer, 64, PLAIN)
     many, one = dataset.rows([0, 1], columns, 2)
     assert many.negative_ids == [stable_id("abc"[c]) for c in chosen]
     assert [tokenizer.decode(text) for text in many.negatives] == ["abc"[c] for c in chosen]
@@ -107,7 +107,7 @@ def test_a_row_takes_the_first_columns_that_it_has(tokenizer, columns, chosen):
 
 def test_equal_labels_have_equal_ids(tokenizer):
     given = [Record(f"q{i}", "p", ("n",), label=label) for i, label in enumerate(["b", "a", None, "b", ""])]
-    (dataset,) = build(given, tokenizer, 64, PLAIN)
+    (dataset,) = build_datasets(given, tokenizer, 64, PLAIN)
     b, a, empty = (stable_id(label) for label in ("b", "a", ""))
     assert [row.label_id for row in all_rows(dataset)] == [b, a, -1, b, empty]
 
@@ -128,7 +128,7 @@ def test_the_fingerprint_of_a_data_set_changes_with_its_rows(tokenizer, change):
     rows = Record("red", "green", ("black", "white"), source="s"), Record("blue", "red", source="s")
 
     def fingerprint(given):
-        return build(given, tokenizer, 64, PLAIN)[0].fingerprint()
+        return build_datasets(given, tokenizer, 64, PLAIN)[0].fingerprint()
 
     assert fingerprint(rows) == fingerprint(list(rows)) != fingerprint(CHANGES[change](*rows))
 
@@ -136,7 +136,7 @@ def test_the_fingerprint_of_a_data_set_changes_with_its_rows(tokenizer, change):
 def test_there_is_one_data_set_for_each_source_and_kind_in_the_order_in_which_they_come(tokenizer):
     order = [("b", "retrieval"), ("a", "clustering"), ("b", "clustering"), ("b", "retrieval"), ("c", "classification")]
     given = [Record(f"query {i}", "p", ("n",), kind, source=source) for i, (source, kind) in enumerate(order)]
-    datasets = build(iter(given), tokenizer, 64, PLAIN)
+    datasets = build_datasets(iter(given), tokenizer, 64, PLAIN)
     assert [(d.name, d.kind, len(d)) for d in datasets] == [
         ("b-retrieval", "retrieval", 2),
         ("a", "clustering", 1),
@@ -148,14 +148,14 @@ def test_there_is_one_data_set_for_each_source_and_kind_in_the_order_in_which_th
 
 def test_no_records_are_an_error(tokenizer):
     with pytest.raises(UserError, match=r"hold no rows; check data\.sources"):
-        build([], tokenizer, 64, PLAIN)
+        build_datasets([], tokenizer, 64, PLAIN)
 
 
 # The held-out share
 
 
 def test_held_out_and_training_rows_are_all_rows_and_share_no_query(tokenizer):
-    (dataset,) = build(records(400), tokenizer, 64, PLAIN)
+    (dataset,) = build_datasets(records(400), tokenizer, 64, PLAIN)
     training, held = dataset.split(0.2, seed=0)
     rows = [contents(part, tokenizer) for part in (training, held)]
     assert sorted(rows[0] + rows[1]) == sorted(contents(dataset, tokenizer))
@@ -165,7 +165,7 @@ def test_held_out_and_training_rows_are_all_rows_and_share_no_query(tokenizer):
 
 def test_the_held_out_share_does_not_depend_on_the_order_of_rows_or_on_other_rows(tokenizer):
     def held_out(given, seed=0):
-        (dataset,) = build(given, tokenizer, 64, PLAIN)
+        (dataset,) = build_datasets(given, tokenizer, 64, PLAIN)
         return {query for query, _, _ in contents(dataset.split(0.2, seed)[1], tokenizer)}
 
     given = records(200)
@@ -176,8 +176,8 @@ def test_the_held_out_share_does_not_depend_on_the_order_of_rows_or_on_other_row
 
 
 def test_a_query_is_held_out_with_and_without_its_instruction(tokenizer):
-    (plain,) = build(records(100), tokenizer, 64, PLAIN)
-    (instructed,) = build(records(100, instruction=TASK), tokenizer, 64, Instructions())
+    (plain,) = build_datasets(records(100), tokenizer, 64, PLAIN)
+    (instructed,) = build_datasets(records(100, instruction=TASK), tokenizer, 64, Instructions())
     held = [part.split(0.3, 0)[1] for part in (plain, instructed)]
     queries = [[query for query, _, _ in contents(part, tokenizer)] for part in held]
     assert queries[1] == [add_instruction(query, TASK) for query in queries[0]]
@@ -185,7 +185,7 @@ def test_a_query_is_held_out_with_and_without_its_instruction(tokenizer):
 
 @pytest.mark.parametrize("share,held", [(0.0, 0), (1.0, 50)])
 def test_none_or_all_can_be_held_out(tokenizer, share, held):
-    (dataset,) = build(records(50), tokenizer, 64, PLAIN)
+    (dataset,) = build_datasets(records(50), tokenizer, 64, PLAIN)
     training, held_out = dataset.split(share, 0)
     assert (len(training), len(held_out)) == (50 - held, held)
     assert len(held_out) or held_out.max_negatives == 0
@@ -202,7 +202,7 @@ def test_a_share_of_ids_is_about_that_share():
 
 def instructed(given, instructions, tokenizer) -> list[tuple[bool, list[bool]]]:
     """Of each row, in the order of its records: has the query an instruction, and which of the documents?"""
-    (dataset,) = build(given, tokenizer, 64, instructions)
+    (dataset,) = build_datasets(given, tokenizer, 64, instructions)
     start = f"Instruct: {TASK}\nQuery: "
     return [
         (query.startswith(start), [text.startswith(start) for text in (positive, *negatives)])
@@ -264,7 +264,7 @@ def test_in_stage_1_no_text_carries_an_instruction(tokenizer):
 def test_a_released_row_that_has_its_instruction_gets_no_second(tokenizer):
     query = add_instruction("red", TASK)
     record = Record(query, query, (query,), "clustering", instruction="Another task.")
-    (dataset,) = build([record], tokenizer, 64, Instructions(symmetric_share=1.0))
+    (dataset,) = build_datasets([record], tokenizer, 64, Instructions(symmetric_share=1.0))
     assert contents(dataset, tokenizer) == [(query, query, [query])]
 
 
@@ -290,6 +290,6 @@ def test_a_document_with_and_without_instruction_is_one_document(tokenizer):
     """So that it is never its own negative."""
     record = Record("q", "red", ("red", "green"), "clustering", instruction=TASK)
     for share in (0.0, 1.0):
-        (dataset,) = build([record], tokenizer, 64, Instructions(symmetric_share=share))
+        (dataset,) = build_datasets([record], tokenizer, 64, Instructions(symmetric_share=share))
         (row,) = all_rows(dataset)
         assert row.positive_id == row.negative_ids[0] == stable_id("red")

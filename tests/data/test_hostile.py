@@ -15,7 +15,7 @@ from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.tables import read_rows
 from f2jax.errors import UserError
-from f2jax.prepare.curate import Options, Report, curate
+from f2jax.prepare.curate import CurationOptions, CurationReport, curate
 
 HOSTILE = {
     "lone surrogate": "before \ud83d after",
@@ -27,7 +27,7 @@ HOSTILE = {
     "marks": "a" + "\u0315\u0300" * 1_000,
     "nothing": "\u200b\0\u202e",
 }
-EVERYTHING = Options(identify_language=True, near_duplicates=0.8)
+EVERYTHING = CurationOptions(identify_language=True, near_duplicates=0.8)
 
 
 def write_jsonl(path, rows):
@@ -48,7 +48,7 @@ def test_hostile_texts_pass_the_readers_and_leave_curation_clean(tmp_path, name,
     skipped = Counter()
     records = list(open_source(str(tmp_path / name), "train", skipped))
     assert len(records) == len(rows) and not skipped
-    report = Report()
+    report = CurationReport()
     kept = list(curate(records, EVERYTHING, report))
     assert report.skipped == {"empty query": 1, "empty positive": 1} and report.kept == len(rows) - 2
     for record in kept:
@@ -69,8 +69,8 @@ def test_hostile_texts_pass_the_beir_reader(tmp_path, name, write):
     skipped = Counter()
     records = list(open_source(f"beir:{tmp_path}", "train", skipped))
     assert len(records) == len(texts) and not skipped
-    report = Report()
-    list(curate(records, Options(exact_duplicates=False), report))
+    report = CurationReport()
+    list(curate(records, CurationOptions(exact_duplicates=False), report))
     assert report.kept == len(texts) - 1 and report.skipped == {"empty query": 1}
 
 
@@ -84,14 +84,14 @@ def test_names_are_cleaned_like_texts(tmp_path):
         "language": "deu\u200e",
     }
     write_jsonl(tmp_path / "x.jsonl", [row])
-    (record,) = curate(open_source(str(tmp_path / "x.jsonl"), "train", Counter()), Options(), Report())
+    (record,) = curate(open_source(str(tmp_path / "x.jsonl"), "train", Counter()), CurationOptions(), CurationReport())
     assert record == Record("q", "p", (), "retrieval", "deu", "s", "l", "i\n")
 
 
 def test_fields_that_are_no_text_become_text(tmp_path):
     row = {"query": "q", "positive": "p", "source": 1, "label": ["l"], "instruction": {"a": 1}, "language": 5}
     write_jsonl(tmp_path / "x.jsonl", [row])
-    (record,) = curate(open_source(str(tmp_path / "x.jsonl"), "train", Counter()), EVERYTHING, Report())
+    (record,) = curate(open_source(str(tmp_path / "x.jsonl"), "train", Counter()), EVERYTHING, CurationReport())
     assert record == Record("q", "p", (), "retrieval", "5", "1", "['l']", "{'a': 1}")
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from f2jax.checkpoints import workdir
 from f2jax.data import loader as loader_lib
-from f2jax.data.dataset import build
+from f2jax.data.dataset import build_datasets
 from f2jax.data.loader import Loader, make_tokenizer, read_records
-from f2jax.data.packing import WHOLE, Share
+from f2jax.data.packing import WHOLE, RowShare
 from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
 from tests import tiny
@@ -20,7 +20,7 @@ def make_loader(folder, share=WHOLE, **changes) -> Loader:
     config = tiny.config(folder, **changes)
     records = list(read_records(config, Counter()))
     tokenizer = make_tokenizer(config, "", "", records)
-    datasets = build(records, tokenizer, config.data.max_length, loader_lib.instructions(config))
+    datasets = build_datasets(records, tokenizer, config.data.max_length, loader_lib.instructions(config))
     return Loader(datasets, config, tokenizer.pad_id, share)
 
 
@@ -82,7 +82,7 @@ def test_the_last_batches_of_an_epoch_run_the_programs_of_full_ones(tmp_path):
 
 
 def test_rows_divide_among_the_devices(tmp_path):
-    loader = make_loader(tmp_path, Share(6, tuple(range(6))))
+    loader = make_loader(tmp_path, RowShare(6, tuple(range(6))))
     assert {loader.batch(step)[1].tokens_bt.shape[0] % 6 for step in range(12)} == {0}
 
 
@@ -238,5 +238,5 @@ def test_without_any_tokenizer_the_error_says_what_to_set(tmp_path):
 def test_the_tokenizer_of_a_workdir_lies_in_a_folder_of_its_own(tmp_path, inside, expected):
     if inside:
         (tmp_path / "tokenizer").mkdir()
-    assert workdir.beside(str(tmp_path)) == expected.format(folder=tmp_path)
-    assert workdir.beside("") == ""
+    assert workdir.tokenizer_folder(str(tmp_path)) == expected.format(folder=tmp_path)
+    assert workdir.tokenizer_folder("") == ""

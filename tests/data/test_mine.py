@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.mine.negatives import Answers, Blocks, Options, mine
+from f2jax.mine.negatives import Answers, Blocks, MiningOptions, mine_negatives
 from tests import tiny
 
 SMALL = Blocks(queries=16, documents=32)
@@ -56,9 +56,9 @@ def oracle(q, d, right, options, own=None, query_labels=None, document_labels=No
     return found
 
 
-def run(q, d, answers: Answers, options: Options, **more) -> tuple[list[list[int]], np.ndarray, Counter]:
+def run(q, d, answers: Answers, options: MiningOptions, **more) -> tuple[list[list[int]], np.ndarray, Counter]:
     """(documents of each query, scores with 0 for none, counts)."""
-    blocks = list(mine(q, d, answers, options, **more))
+    blocks = list(mine_negatives(q, d, answers, options, **more))
     documents = np.concatenate([block.documents_bk for block in blocks])
     counts = Counter()
     for block in blocks:
@@ -69,16 +69,16 @@ def run(q, d, answers: Answers, options: Options, **more) -> tuple[list[list[int
 # Equal to brute force
 
 RULES = {
-    "recipe": Options(),
-    "few": Options(top=20, skip=2, keep=5),
-    "no_skip": Options(top=10, skip=0, keep=10),
-    "all_of_top": Options(top=29, skip=5, keep=24),
-    "no_max_score": Options(top=40, keep=8, max_score=None),
-    "no_relative": Options(top=40, keep=8, relative=None),
-    "no_limits": Options(top=40, keep=8, max_score=None, relative=None),
-    "low_max_score": Options(top=60, keep=8, max_score=0.125),  # a value that scores have: it does not pass
-    "low_relative": Options(top=60, keep=8, relative=0.25),
-    "as_good_as_right": Options(top=60, keep=8, relative=1.0),
+    "recipe": MiningOptions(),
+    "few": MiningOptions(top=20, skip=2, keep=5),
+    "no_skip": MiningOptions(top=10, skip=0, keep=10),
+    "all_of_top": MiningOptions(top=29, skip=5, keep=24),
+    "no_max_score": MiningOptions(top=40, keep=8, max_score=None),
+    "no_relative": MiningOptions(top=40, keep=8, relative=None),
+    "no_limits": MiningOptions(top=40, keep=8, max_score=None, relative=None),
+    "low_max_score": MiningOptions(top=60, keep=8, max_score=0.125),  # a value that scores have: it does not pass
+    "low_relative": MiningOptions(top=60, keep=8, relative=0.25),
+    "as_good_as_right": MiningOptions(top=60, keep=8, relative=1.0),
 }
 
 
@@ -98,7 +98,7 @@ def test_negatives_are_those_of_the_oracle(options, most_right):
 @pytest.mark.parametrize("documents", [3, 30, 129, 257])
 def test_blocks_of_any_size_give_the_same(blocks, documents):
     """Also where there are fewer documents than are looked at, than are kept, or than a block holds."""
-    options = Options(top=40, skip=3, keep=12)
+    options = MiningOptions(top=40, skip=3, keep=12)
     q, d, right = example(37, documents, most_right=2)
     found, scores, _ = run(q, d, Answers(right), options, blocks=blocks)
     assert found == oracle(q, d, right, options)
@@ -110,7 +110,7 @@ def test_equal_scores_go_by_document_number():
     d = np.tile(exact_vectors(1, 0), (200, 1))
     q = np.copy(d[:1])
     q[0, np.flatnonzero(q[0])[:32]] *= -1  # scores 0 with all
-    options = Options(skip=5, keep=24, relative=None)
+    options = MiningOptions(skip=5, keep=24, relative=None)
     for right in (0, 17, 199):
         expected = [n for n in range(200) if n != right][5:29]
         assert run(q, d, Answers([[right]]), options, blocks=SMALL)[0] == [expected]
@@ -121,7 +121,7 @@ def test_what_fills_up_the_last_block_takes_no_place():
     scores = np.full(200, -0.9)
     scores[[5, 40, 100]] = -0.1, -0.2, -0.3
     d = np.stack([scores, np.sqrt(1 - scores**2)], axis=1)
-    options = Options(top=2, skip=0, keep=2, max_score=None, relative=None)
+    options = MiningOptions(top=2, skip=0, keep=2, max_score=None, relative=None)
     for blocks in (SMALL, Blocks()):
         assert run(np.array([[1.0, 0.0]]), d, Answers([[5]]), options, blocks=blocks)[0] == [[40, 100]]
 
@@ -131,7 +131,7 @@ def test_documents_with_a_label_of_the_query_are_not_looked_at():
     q, d, right = example(40, 200, most_right=2)
     query_labels = [rng.choice(6, rng.integers(0, 3), replace=False).tolist() for _ in q]
     document_labels = [rng.choice(6, rng.integers(0, 4), replace=False).tolist() for _ in d]
-    options = Options(top=30, skip=2, keep=10)
+    options = MiningOptions(top=30, skip=2, keep=10)
     answers = Answers(right, None, query_labels, document_labels)
     found, _, _ = run(q, d, answers, options, blocks=SMALL)
     assert found == oracle(q, d, right, options, None, query_labels, document_labels)
@@ -140,7 +140,7 @@ def test_documents_with_a_label_of_the_query_are_not_looked_at():
 
 def test_the_text_of_the_query_itself_is_no_negative():
     q, d, right = example(40, 200)
-    options = Options(top=30, skip=0, keep=10, max_score=None, relative=None)
+    options = MiningOptions(top=30, skip=0, keep=10, max_score=None, relative=None)
     own = np.array([row[0] if i % 2 else -1 for i, row in enumerate(oracle(q, d, right, options))])
     found, _, _ = run(q, d, Answers(right, own), options, blocks=SMALL)
     assert found == oracle(q, d, right, options, own)
@@ -150,7 +150,7 @@ def test_vectors_need_not_be_float32_of_unit_length(tmp_path):
     q, d, right = example(40, 200)
     stored = np.lib.format.open_memmap(tmp_path / "d.npy", "w+", np.float16, d.shape)
     stored[:] = d * 4
-    options = Options(top=30, skip=2, keep=10)
+    options = MiningOptions(top=30, skip=2, keep=10)
     for queries, documents in ((q.astype(np.float64) / 2, stored), (q * 8, d * 2)):
         assert run(queries, documents, Answers(right), options, blocks=SMALL)[0] == oracle(q, d, right, options)
 
@@ -158,7 +158,7 @@ def test_vectors_need_not_be_float32_of_unit_length(tmp_path):
 def test_a_zero_vector_scores_zero_and_never_nan():
     q, d, right = example(8, 60)
     q[3], d[right[4][0]] = 0, 0
-    options = Options(top=20, skip=0, keep=20, relative=None)
+    options = MiningOptions(top=20, skip=0, keep=20, relative=None)
     found, scores, _ = run(q, d, Answers(right), options, blocks=SMALL)
     assert np.isfinite(scores).all() and not scores[3].any()
     assert found[3] == [n for n in range(60) if n != right[3][0]][:20]
@@ -184,9 +184,9 @@ for queries in (4, 1_000):
 
 def test_from_a_later_query_on_the_rest_is_the_same():
     q, d, right = example(70, 200)
-    options = Options(top=60, skip=2, keep=10, max_score=0.1, fewer="random")
-    whole = list(mine(q, d, Answers(right), options, blocks=SMALL))
-    rest = list(mine(q, d, Answers(right), options, blocks=SMALL, start=whole[2].start))
+    options = MiningOptions(top=60, skip=2, keep=10, max_score=0.1, fewer="random")
+    whole = list(mine_negatives(q, d, Answers(right), options, blocks=SMALL))
+    rest = list(mine_negatives(q, d, Answers(right), options, blocks=SMALL, start=whole[2].start))
     assert [block.start for block in rest] == [block.start for block in whole[2:]]
     for a, b in zip(rest, whole[2:], strict=True):
         np.testing.assert_array_equal(a.documents_bk, b.documents_bk)
@@ -197,7 +197,7 @@ def test_rejected_documents_are_counted_once_by_the_limit_that_they_fail():
     q = np.array([[1, 0]], np.float32)
     angles = np.arccos([0.9, 0.85, 0.8, 0.7, 0.5, 0.4, 0.3, 0.2])
     d = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    options = Options(top=8, skip=1, keep=2, max_score=0.82, relative=0.95)
+    options = MiningOptions(top=8, skip=1, keep=2, max_score=0.82, relative=0.95)
     found, _, counts = run(q, d, Answers([[4]]), options)  # the right answer scores 0.5
     assert found == [[6, 7]]
     assert counts == {"max_score": 2, "relative": 2, "random": 0}
@@ -212,14 +212,14 @@ def test_the_draw_fills_up_and_is_never_a_right_rejected_or_doubled_document():
     labels = [[int(label)] for label in rng.integers(0, 5, len(q) + len(d))]
     own = rng.integers(0, len(d), len(q))
     answers = Answers(right, own, labels[: len(q)], labels[len(q) :])
-    drop = Options(top=60, skip=2, keep=24, max_score=0.05)
+    drop = MiningOptions(top=60, skip=2, keep=24, max_score=0.05)
     nearest_, _, _ = run(q, d, answers, drop, blocks=SMALL)
-    found, scores, counts = run(q, d, answers, Options(top=60, skip=2, keep=24, max_score=0.05, fewer="random"))
+    found, scores, counts = run(q, d, answers, MiningOptions(top=60, skip=2, keep=24, max_score=0.05, fewer="random"))
     looked_at = oracle(
         q,
         d,
         right,
-        Options(top=60, skip=0, keep=60, max_score=None, relative=None),
+        MiningOptions(top=60, skip=0, keep=60, max_score=None, relative=None),
         own,
         labels[: len(q)],
         labels[len(q) :],
@@ -237,20 +237,20 @@ def test_the_draw_fills_up_and_is_never_a_right_rejected_or_doubled_document():
 
 def test_the_draw_depends_on_seed_and_query_id_alone():
     q, d, right = example(30, 100)
-    options = Options(top=60, keep=24, max_score=0.0, fewer="random")
+    options = MiningOptions(top=60, keep=24, max_score=0.0, fewer="random")
     ids = np.arange(30) + 1_000
     found, _, _ = run(q, d, Answers(right), options, ids=ids)
     order = np.random.default_rng(0).permutation(30)
     shuffled, _, _ = run(q[order], d, Answers([right[i] for i in order]), options, ids=ids[order], blocks=Blocks(4, 16))
     assert shuffled == [found[i] for i in order]
     assert run(q, d, Answers(right), options, ids=ids + 1)[0] != found
-    other_seed = Options(top=60, keep=24, max_score=0.0, fewer="random", seed=1)
+    other_seed = MiningOptions(top=60, keep=24, max_score=0.0, fewer="random", seed=1)
     assert run(q, d, Answers(right), other_seed, ids=ids)[0] != found
 
 
 def test_the_draw_takes_all_that_may_be_where_documents_are_few():
     q, d, right = example(10, 6)
-    options = Options(top=30, skip=5, keep=24, max_score=None, relative=None, fewer="random")
+    options = MiningOptions(top=30, skip=5, keep=24, max_score=None, relative=None, fewer="random")
     found, _, _ = run(q, d, Answers(right), options)
     assert [sorted(row) for row in found] == [[n for n in range(6) if n != right[i][0]] for i in range(10)]
 
@@ -258,7 +258,7 @@ def test_the_draw_takes_all_that_may_be_where_documents_are_few():
 def test_the_draw_is_spread_over_all_documents():
     """More than one walk long, and each document is drawn about as often as any other."""
     q, d = exact_vectors(200, 0), exact_vectors(1_000, 1)
-    options = Options(top=29, max_score=0.0, fewer="random")  # the nearest all score above 0
+    options = MiningOptions(top=29, max_score=0.0, fewer="random")  # the nearest all score above 0
     found, _, counts = run(q, d, Answers([[i] for i in range(200)]), options)
     assert counts["random"] == 200 * 24
     drawn = np.bincount(np.concatenate(found), minlength=1_000)
@@ -282,13 +282,13 @@ def test_the_draw_is_spread_over_all_documents():
 )
 def test_a_rule_that_makes_no_sense(changes, message):
     with pytest.raises(UserError) as error:
-        Options(**changes)
+        MiningOptions(**changes)
     assert str(error.value) == message
 
 
 def test_vectors_of_different_models():
     with pytest.raises(UserError, match="have 96 and 64 dimensions; embed both with one model"):
-        list(mine(exact_vectors(3, 0), exact_vectors(3, 0, dim=64), Answers([[0]] * 3), Options()))
+        list(mine_negatives(exact_vectors(3, 0), exact_vectors(3, 0, dim=64), Answers([[0]] * 3), MiningOptions()))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -297,4 +297,4 @@ def test_vectors_that_are_not_finite(kind, value):
     q, d, right = example(20, 40)
     (q if kind == "queries" else d)[17, 3] = value
     with pytest.raises(UserError, match=f"The vectors of the {kind} hold a value that is not finite; embed them again"):
-        list(mine(q, d, Answers(right), Options(), blocks=SMALL))
+        list(mine_negatives(q, d, Answers(right), MiningOptions(), blocks=SMALL))

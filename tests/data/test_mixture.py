@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from f2jax.data.mixture import Mixture, Spec, permute
+from f2jax.data.mixture import DatasetSpec, Mixture, permute
 from f2jax.errors import UserError
 
 
@@ -34,10 +34,10 @@ def test_permute_spreads_evenly():
 
 
 SPECS = [
-    Spec("a", "retrieval", 1003, 24),
-    Spec("b", "clustering", 64, 5),
-    Spec("c", "classification", 130, 1),
-    Spec("d", "retrieval", 7, 0),
+    DatasetSpec("a", "retrieval", 1003, 24),
+    DatasetSpec("b", "clustering", 64, 5),
+    DatasetSpec("c", "classification", 130, 1),
+    DatasetSpec("d", "retrieval", 7, 0),
 ]
 
 
@@ -82,7 +82,7 @@ def test_a_mixture_without_weights_never_changes_between_versions():
 @pytest.mark.parametrize("weight,epochs", [(2.0, 1), (3.0, 1), (1.0, 1), (0.5, 2), (0.25, 4), (1.5, 2)])
 def test_a_weight_multiplies_how_often_each_row_comes(weight, epochs):
     """In so many epochs, every row of the weighted data set comes equally often, every other one once an epoch."""
-    mixture = Mixture([Spec("a", "retrieval", 250, 24, weight), *SPECS[1:]], 32)  # 8 batches
+    mixture = Mixture([DatasetSpec("a", "retrieval", 250, 24, weight), *SPECS[1:]], 32)  # 8 batches
     plans = [mixture.plan(step) for step in range(epochs * mixture.steps_per_epoch)]
     for number, spec in enumerate(mixture.specs):
         rows = np.concatenate([plan.rows for plan in plans if plan.dataset == number])
@@ -90,14 +90,14 @@ def test_a_weight_multiplies_how_often_each_row_comes(weight, epochs):
 
 
 def test_a_weighted_data_set_comes_in_another_order_each_time():
-    mixture = Mixture([Spec("a", "retrieval", 64, 0, 2.0)], 64)
+    mixture = Mixture([DatasetSpec("a", "retrieval", 64, 0, 2.0)], 64)
     assert mixture.steps_per_epoch == 2
     orders = {tuple(mixture.plan(step).rows) for step in range(6)}
     assert len(orders) == 6
 
 
 def test_a_small_weight_leaves_at_least_a_batch_an_epoch():
-    mixture = Mixture([Spec("a", "retrieval", 640, 0), Spec("b", "retrieval", 640, 0, 1e-6)], 64)
+    mixture = Mixture([DatasetSpec("a", "retrieval", 640, 0), DatasetSpec("b", "retrieval", 640, 0, 1e-6)], 64)
     assert [row["batches"] for row in mixture.table()] == [10, 1]
     seen = [mixture.plan(step) for step in range(11 * 10)]
     rows = np.concatenate([plan.rows for plan in seen if plan.dataset == 1])
@@ -136,11 +136,11 @@ def test_the_table_gives_shares_that_add_up():
     "specs,batch_size,word",
     [
         ([], 8, "no data sets"),
-        ([Spec("x", "retrieval", 0, 1)], 8, "no training rows"),
-        ([Spec("x", "retreival", 5, 1)], 8, "did you mean 'retrieval'"),
-        ([Spec("x", "retrieval", 5, 1)], 0, "at least 1"),
-        ([Spec("x", "retrieval", 5, 1, 0.0)], 8, "has weight 0.0; give one above 0, or exclude it"),
-        ([Spec("x", "retrieval", 5, 1, float("nan"))], 8, "has weight nan"),
+        ([DatasetSpec("x", "retrieval", 0, 1)], 8, "no training rows"),
+        ([DatasetSpec("x", "retreival", 5, 1)], 8, "did you mean 'retrieval'"),
+        ([DatasetSpec("x", "retrieval", 5, 1)], 0, "at least 1"),
+        ([DatasetSpec("x", "retrieval", 5, 1, 0.0)], 8, "has weight 0.0; give one above 0, or exclude it"),
+        ([DatasetSpec("x", "retrieval", 5, 1, float("nan"))], 8, "has weight nan"),
     ],
 )
 def test_bad_mixtures_are_refused(specs, batch_size, word):

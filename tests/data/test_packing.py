@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.packing import PACKED, Share, assemble, chunk, ladder, pack
+from f2jax.data.packing import PACKED, RowShare, assemble, chunk, pack, round_up_rows
 from f2jax.errors import UserError
 
 PAD = 999_999
@@ -66,16 +66,16 @@ def test_the_same_sequences_give_the_same_rows(lengths):
 
 @given(st.integers(1, 10**6), st.integers(1, 64), st.integers(1, 64))
 def test_the_ladder_rounds_up_by_little(rows, steps, multiple):
-    chosen = ladder(rows, steps, multiple)
+    chosen = round_up_rows(rows, steps, multiple)
     least = -(-rows // multiple) * multiple
     assert chosen >= rows and chosen % multiple == 0
     assert chosen <= least + least / steps + multiple
-    assert ladder(chosen, steps, multiple) == chosen
+    assert round_up_rows(chosen, steps, multiple) == chosen
 
 
 def test_the_ladder_has_few_sizes():
-    assert len({ladder(rows, 16) for rows in range(1025, 2049)}) == 16
-    assert [ladder(rows, 16) for rows in range(1, 33)] == list(range(1, 33))
+    assert len({round_up_rows(rows, 16) for rows in range(1025, 2049)}) == 16
+    assert [round_up_rows(rows, 16) for rows in range(1, 33)] == list(range(1, 33))
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.8, 1.2])
@@ -170,11 +170,11 @@ def test_a_batch_without_negatives_has_no_slots():
 
 @pytest.mark.parametrize("owners", [[(0,), (1,), (2,)], [(0, 2), (1,)]])
 def test_the_shares_of_all_processes_are_the_rows_of_one(owners):
-    whole = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=Share(3, (0, 1, 2)))
+    whole = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=RowShare(3, (0, 1, 2)))
     assert whole.rows == len(whole.tokens_bt) and whole.rows % 3 == 0
     joined = {name: np.full_like(getattr(whole, name), -7) for name in PACKED}
     for own in owners:
-        share = Share(3, own)
+        share = RowShare(3, own)
         part = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=share)
         assert len(part.tokens_bt) == whole.rows * len(own) // 3
         for name, array in part.arrays().items():
@@ -203,6 +203,6 @@ def test_every_sequence_has_a_place_in_the_chunk_that_holds_its_row(chunks, ends
 
 def test_rows_come_in_whole_chunks_of_every_device():
     batch = assemble(
-        ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=Share(2, (0, 1)), chunk_rows=3
+        ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=RowShare(2, (0, 1)), chunk_rows=3
     )
     assert batch.rows % (2 * 3) == 0 and batch.chunk_row_cm.shape[0] == batch.rows // (2 * 3)

@@ -275,7 +275,7 @@ def test_text_that_is_not_utf8_in_a_parquet_file_is_an_error(tmp_path):
         read(tmp_path / "x.parquet")
 
 
-@pytest.mark.parametrize("reader", [jsonl.read, parquet.read])
+@pytest.mark.parametrize("reader", [jsonl.read_jsonl, parquet.read_parquet])
 def test_a_file_that_may_not_be_read_is_an_error(tmp_path, reader):
     """A folder in its place: the superuser may read every file."""
     with pytest.raises(UserError, match="Is a directory"):

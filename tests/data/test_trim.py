@@ -8,7 +8,7 @@ import tokenizers
 
 from f2jax.data.tokenizer import HFTokenizer, load_tokenizer
 from f2jax.errors import UserError
-from f2jax.prune.vocabulary import merged_tokens, table_rows, trim, used_tokens
+from f2jax.prune.vocabulary import merged_tokens, table_rows, trim_tokenizer, used_tokens
 from tests import tiny_model
 
 CORPUS = ["a red river", "the blue stone and the green tree", "Wasser  und\nStein", "<|im_end|> as text"]
@@ -24,7 +24,7 @@ def tokenizer(request):
 
 @pytest.fixture(scope="module")
 def trimmed(tokenizer):
-    return trim(tokenizer, used_tokens(tokenizer, CORPUS))
+    return trim_tokenizer(tokenizer, used_tokens(tokenizer, CORPUS))
 
 
 def test_texts_of_the_corpus_have_the_same_tokens(tokenizer, trimmed):
@@ -54,7 +54,7 @@ def test_what_is_not_needed_is_gone(tokenizer, trimmed):
 
 def test_trimming_again_takes_nothing_away(trimmed):
     small, _ = trimmed
-    again, ids = trim(small, used_tokens(small, CORPUS))
+    again, ids = trim_tokenizer(small, used_tokens(small, CORPUS))
     assert ids.tolist() == list(range(small.vocab_size))
     assert again.fingerprint() == small.fingerprint()
 
@@ -82,5 +82,5 @@ def test_the_table_has_a_round_number_of_rows():
 def test_only_byte_pair_models_can_be_trimmed():
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<|im_end|>": 0, "<|endoftext|>": 1, "a": 2}, "a"))
     with pytest.raises(UserError, match="this is WordLevel"):
-        trim(HFTokenizer(model.to_str(), "words"), {2})
+        trim_tokenizer(HFTokenizer(model.to_str(), "words"), {2})
     assert json.loads(model.to_str())["model"]["type"] == "WordLevel"

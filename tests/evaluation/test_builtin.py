@@ -130,7 +130,7 @@ def test_a_built_in_task_has_distinct_texts_and_an_answer_to_each_query(name):
 
 
 def test_results_by_task_and_their_table(embedder, small_tasks):
-    results = builtin.evaluate(embedder, ["names", "more-names"])
+    results = builtin.evaluate_builtin(embedder, ["names", "more-names"])
     assert list(results) == ["names", "more-names"]
     one = results["names"]
     assert (one["queries"], one["documents"]) == (14, 12)
@@ -146,7 +146,7 @@ def test_results_by_task_and_their_table(embedder, small_tasks):
 
 
 def test_table_plot_and_numbers_are_written(embedder, small_tasks, tmp_path):
-    results = builtin.evaluate(embedder, ["names", "more-names"])
+    results = builtin.evaluate_builtin(embedder, ["names", "more-names"])
     builtin.write(results, tmp_path / "new/results", "r1")
     folder = tmp_path / "new/results"
     assert {path.name for path in folder.iterdir()} == {"results.json", "results.txt", "dimensions.png"}
@@ -162,7 +162,7 @@ def test_table_plot_and_numbers_are_written(embedder, small_tasks, tmp_path):
 
 def test_an_unknown_task_names_the_nearest_before_any_work():
     with pytest.raises(UserError, match="no built-in task 'cldr-nmaes'; did you mean 'cldr-names'"):
-        builtin.evaluate(None, ["cldr-names", "cldr-nmaes"])
+        builtin.evaluate_builtin(None, ["cldr-names", "cldr-nmaes"])
 
 
 @pytest.mark.parametrize("missing", ["sklearn", "matplotlib"])
@@ -170,7 +170,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, missing):
     find_spec = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == missing else find_spec(name))
     with pytest.raises(UserError, match=r"pip install 'f2jax\[eval\]'"):
-        builtin.evaluate(None, ["cldr-names"])
+        builtin.evaluate_builtin(None, ["cldr-names"])
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):

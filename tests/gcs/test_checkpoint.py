@@ -122,9 +122,9 @@ def test_what_is_left_of_a_write_that_was_cut_off_is_deleted(run):
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run):
     save(run, 1, 2)
     for name in objects(run, 2):
-        content = files.read_range(f"gs://{name}", 0, files.size(f"gs://{name}"))
+        content = files.read_range(f"gs://{name}", 0, files.file_size(f"gs://{name}"))
         if len(content) > 1_000:
-            files.write_whole(f"gs://{name}", content[:500])
+            files.write_atomically(f"gs://{name}", content[:500])
     state, warnings = restore(run)
     assert same_bits(state, state_at(1))
     (warning,) = warnings
@@ -135,7 +135,7 @@ def test_what_was_passed_over_is_deleted(run):
     save(run, 1, 2)
     for name in objects(run, 2):
         if name.endswith("_METADATA"):
-            files.write_whole(f"gs://{name}", b"")
+            files.write_atomically(f"gs://{name}", b"")
     with Checkpoints(run, CONFIG, 99) as checkpoints:
         assert checkpoints.restore(like(), warn=[].append).step == 1
         checkpoints.set_aside_after(1)

@@ -23,7 +23,7 @@ def embedder(tmp_path_factory) -> Embedder:
 def write_workdir(run: str, embedder: Embedder, folder) -> None:
     """The embedder as the workdir of a run that ended after step 1, whose data lies in `folder`."""
     config = tiny.config(folder, **{"data.max_length": embedder.max_length})
-    files.write_whole(files.join(run, "config.json"), configs.to_json(config))
+    files.write_atomically(files.join(run, "config.json"), configs.to_json(config))
     workdir.write_architecture(run, embedder.architecture)
     embedder.tokenizer.save(files.join(run, "tokenizer"))
     with Checkpoints(run, config.checkpoint, 1) as checkpoints:
@@ -36,7 +36,7 @@ def test_a_released_folder_is_used_where_it_lies(embedder, tmp_path, bucket, dow
     loaded = Embedder.from_pretrained(f"{bucket}/release")
     assert loaded.card == embedder.card
     np.testing.assert_array_equal(loaded.encode_query(tiny_model.TEXTS), embedder.encode_query(tiny_model.TEXTS))
-    size_there = files.size(f"{bucket}/release/model.safetensors")
+    size_there = files.file_size(f"{bucket}/release/model.safetensors")
     assert sum(size for name, size in downloads if name.endswith(".safetensors")) == size_there, "each byte once"
 
 
@@ -45,7 +45,7 @@ def test_a_package_is_written_to_a_bucket_as_to_a_folder(embedder, tmp_path, buc
     embedder.save_pretrained(f"{bucket}/release")
     for path in (path for path in (tmp_path / "release").rglob("*") if path.is_file()):
         there = f"{bucket}/release/{path.relative_to(tmp_path / 'release')}"
-        assert files.read_range(there, 0, files.size(there)) == path.read_bytes()
+        assert files.read_range(there, 0, files.file_size(there)) == path.read_bytes()
     np.testing.assert_array_equal(
         Embedder.from_pretrained(f"{bucket}/release").encode(tiny_model.TEXTS), embedder.encode(tiny_model.TEXTS)
     )

@@ -18,14 +18,14 @@ TEXT = '{"name": "кошка"}'
 def test_what_is_written_is_read_again(bucket, name):
     path = files.join(bucket, name)
     assert not files.exists(path)
-    files.write_whole(path, TEXT)
+    files.write_atomically(path, TEXT)
     assert files.exists(path) and files.exists(path.rsplit("/", 1)[0]) and files.exists(bucket)
-    assert files.size(path) == len(TEXT.encode())
+    assert files.file_size(path) == len(TEXT.encode())
     assert files.read_json(path) == {"name": "кошка"}
-    files.write_whole(path, "{}")
+    files.write_atomically(path, "{}")
     assert files.read_json(path) == {}
-    files.remove(path)
-    files.remove(path)
+    files.remove_file(path)
+    files.remove_file(path)
     assert not files.exists(path)
 
 
@@ -33,7 +33,7 @@ def test_what_is_written_is_read_again(bucket, name):
 def test_bytes_of_any_size_are_kept(bucket, size):
     content = bytes(i * i % 251 for i in range(997)) * (size // 997 + 1)
     content = content[:size]
-    with files.whole(f"{bucket}/x") as part:
+    with files.atomic_path(f"{bucket}/x") as part:
         part.write_bytes(content)
     with files.open_file(f"{bucket}/x") as file:
         assert file.read() == content
@@ -41,14 +41,14 @@ def test_bytes_of_any_size_are_kept(bucket, size):
 
 def test_a_range_is_read_and_not_one_byte_more(bucket, downloads):
     content = bytes(range(256)) * 4_000
-    files.write_whole(f"{bucket}/a/x", content)
+    files.write_atomically(f"{bucket}/a/x", content)
     assert files.read_range(f"{bucket}/a/x", 1_000, 1_010) == content[1_000:1_010]
     assert downloads == [("a/x", 10)]
 
 
 def test_a_file_whose_writing_fails_is_not_there(bucket):
-    files.write_whole(f"{bucket}/x", "old")
-    with pytest.raises(ZeroDivisionError), files.whole(f"{bucket}/x") as part:
+    files.write_atomically(f"{bucket}/x", "old")
+    with pytest.raises(ZeroDivisionError), files.atomic_path(f"{bucket}/x") as part:
         part.write_text("half of the ne")
         raise ZeroDivisionError
     assert files.read_range(f"{bucket}/x", 0, 99) == b"old"
@@ -58,7 +58,7 @@ def test_what_another_process_writes_is_seen_at_once(bucket):
     """Listings are not remembered: neither ours nor those of other users of fsspec, such as Orbax."""
     other = fsspec.filesystem("gs")
     assert not files.exists(f"{bucket}/a/x") and not other.exists(f"{bucket}/a/x")
-    files.write_whole(f"{bucket}/a/y", "")
+    files.write_atomically(f"{bucket}/a/y", "")
     assert other.ls(f"{bucket}/a") == [f"{bucket[5:]}/a/y"]
     stranger = fsspec.filesystem("gs", skip_instance_cache=True)
     stranger.pipe(f"{bucket}/a/x", b"")
@@ -66,8 +66,8 @@ def test_what_another_process_writes_is_seen_at_once(bucket):
     assert len(other.ls(f"{bucket}/a")) == 2
 
 
-READS = [files.open_file, files.read_json, files.size, lambda path: files.read_range(path, 0, 9)]
-WRITES = [lambda path: files.write_whole(path, TEXT)]
+READS = [files.open_file, files.read_json, files.file_size, lambda path: files.read_range(path, 0, 9)]
+WRITES = [lambda path: files.write_atomically(path, TEXT)]
 
 
 @pytest.mark.parametrize("call", READS)
@@ -116,14 +116,14 @@ def test_a_server_that_is_gone_asks_for_a_restart(server, refusing, monkeypatch)
     refusing(503, "Try again later")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     with pytest.raises(Restart, match="gs://b/x cannot be opened just now"):
-        files.read("gs://b/x")
+        files.read_bytes("gs://b/x")
 
 
 def test_a_read_that_breaks_off_asks_for_a_restart(bucket, refusing):
     """The file is open already, and more than what was fetched with it is wanted."""
     rows = b"one line\n" * 2**21
-    files.write_whole(f"{bucket}/x.txt", rows)
-    with files.open_file(f"{bucket}/x.txt") as file, pytest.raises(Restart), files.explained(f"{bucket}/x.txt"):
+    files.write_atomically(f"{bucket}/x.txt", rows)
+    with files.open_file(f"{bucket}/x.txt") as file, pytest.raises(Restart), files.clear_errors(f"{bucket}/x.txt"):
         refusing(503, "Try again later")
         file.read()
 
@@ -140,7 +140,7 @@ def test_a_workload_on_gke_copies_a_corpus_into_the_folder_that_it_names(bucket,
     (code,) = re.findall(r"^copy='(.+)'$", (tiny.ROOT / "launch/gke.sh").read_text(), re.M)
     content = {"corpus.json": b"{}", "train/rows-0.bin": b"123", "tokenizer/tokenizer.model": b""}
     for name, data in content.items():
-        files.write_whole(f"{bucket}/corpus/{name}", data)
+        files.write_atomically(f"{bucket}/corpus/{name}", data)
     folder = tmp_path / "data"
     if there:
         folder.mkdir()

@@ -27,7 +27,7 @@ def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     rng = np.random.default_rng(0)
     shapes = nn.meta.unbox(abstract_params(CONFIG))
-    hf.save(folder, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes))
+    hf.save_hf(folder, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes))
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"lm_head.weight": np.zeros((52, 32), np.float32)}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(hf.config_to_hf(CONFIG, "float32", 1, 0)))
@@ -38,7 +38,7 @@ def local(tmp_path_factory):
 def remote(server, local) -> str:
     bucket = server.new_bucket()
     for path in local.iterdir():
-        files.write_whole(f"{bucket}/model/{path.name}", path.read_bytes())
+        files.write_atomically(f"{bucket}/model/{path.name}", path.read_bytes())
     return f"{bucket}/model"
 
 
@@ -56,9 +56,9 @@ def needed(folder) -> dict[str, np.ndarray]:
 
 
 def test_the_weights_are_those_of_the_local_folder_and_each_is_fetched_once(local, remote, downloads):
-    config, params = hf.load(remote)
+    config, params = hf.load_hf(remote)
     assert config == CONFIG
-    assert same_bits(params, hf.load(local)[1])
+    assert same_bits(params, hf.load_hf(local)[1])
     fetched = [size for name, size in downloads if name == "model/model.safetensors"]
     assert sum(fetched) == header_bytes(local) + sum(x.nbytes for x in needed(local).values())
     assert len(fetched) == 2 + len(needed(local)), "length, header, and one range a weight"
@@ -66,31 +66,31 @@ def test_the_weights_are_those_of_the_local_folder_and_each_is_fetched_once(loca
 
 @pytest.mark.parametrize("shard_bytes", [2**30, 5_000])
 def test_weights_are_written_whole_and_in_shards(local, bucket, shard_bytes):
-    _, params = hf.load(local)
-    files.write_whole(f"{bucket}/config.json", (local / "config.json").read_bytes())
-    hf.save(bucket, params, shard_bytes)
+    _, params = hf.load_hf(local)
+    files.write_atomically(f"{bucket}/config.json", (local / "config.json").read_bytes())
+    hf.save_hf(bucket, params, shard_bytes)
     assert files.exists(f"{bucket}/model.safetensors.index.json") == (shard_bytes == 5_000)
-    assert same_bits(params, hf.load(bucket)[1])
+    assert same_bits(params, hf.load_hf(bucket)[1])
 
 
 def test_writing_again_with_fewer_shards_leaves_no_stale_index(local, bucket):
-    _, params = hf.load(local)
-    hf.save(bucket, params, 5_000)
-    hf.save(bucket, params)
+    _, params = hf.load_hf(local)
+    hf.save_hf(bucket, params, 5_000)
+    hf.save_hf(bucket, params)
     assert not files.exists(f"{bucket}/model.safetensors.index.json")
 
 
 def test_a_file_cut_short_and_a_missing_one_are_named(local, bucket):
     with pytest.raises(UserError, match=rf"^There is no file {bucket}/config\.json"):
-        hf.load(bucket)
-    files.write_whole(f"{bucket}/config.json", (local / "config.json").read_bytes())
+        hf.load_hf(bucket)
+    files.write_atomically(f"{bucket}/config.json", (local / "config.json").read_bytes())
     with pytest.raises(UserError, match=rf"^{bucket} has neither model\.safetensors nor its index"):
-        hf.load(bucket)
+        hf.load_hf(bucket)
     content = (local / "model.safetensors").read_bytes()
     for kept in (0, 5, 100, len(content) - 1):
-        files.write_whole(f"{bucket}/model.safetensors", content[:kept])
+        files.write_atomically(f"{bucket}/model.safetensors", content[:kept])
         with pytest.raises(UserError, match=rf"^{bucket}/model\.safetensors is cut short"):
-            hf.load(bucket)
+            hf.load_hf(bucket)
 
 
 # Prints the bytes that this process fetched, and checks its slices of the weights against the local file.

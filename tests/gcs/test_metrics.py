@@ -14,7 +14,7 @@ from f2jax.train.metrics import MetricsWriter
 
 
 def read(path: str) -> bytes:
-    return files.read_range(path, 0, files.size(path))
+    return files.read_range(path, 0, files.file_size(path))
 
 
 def steps(run: str) -> list[int]:

@@ -80,6 +80,6 @@ def test_a_missing_bucket_is_named(server):
 
 def test_a_parquet_file_cut_short_is_named(copies, bucket):
     content = files.read_range(f"{copies[1]}/nested/small.parquet", 0, 500)
-    files.write_whole(f"{bucket}/cut.parquet", content)
+    files.write_atomically(f"{bucket}/cut.parquet", content)
     with pytest.raises(UserError, match=rf"^{bucket}/cut\.parquet is .*cut short.*; fetch it again"):
         list(open_source(f"{bucket}/cut.parquet", "train", Counter()))

@@ -62,7 +62,7 @@ def remote(server, tmp_path_factory) -> str:
 
 
 def content(path) -> bytes:
-    return files.read_range(path, 0, files.size(path))
+    return files.read_range(path, 0, files.file_size(path))
 
 
 def lines(run) -> list[dict]:

@@ -11,8 +11,8 @@ from f2jax import Embedder
 from f2jax.checkpoints.orbax import read_weight
 from f2jax.cli import main
 from f2jax.data import teacher_vectors as lib
-from f2jax.data.corpus import Corpus, Reader
-from f2jax.data.teacher_vectors import Vectors
+from f2jax.data.corpus import PreparedCorpus, Reader
+from f2jax.data.teacher_vectors import TeacherVectors
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.train.cache_teacher import by_model, cache_teacher, from_file
@@ -30,14 +30,14 @@ def folder(tmp_path_factory):
     corpora.make(folder, [first, second, more])
     for name, width in (("teacher", 96), ("student", 64)):
         architecture = size("tiny", width=width)
-        card = tiny_model.Card(96, {}, (width,))
+        card = tiny_model.ModelSettings(96, {}, (width,))
         Embedder(architecture, tiny_model.random_params(architecture), tokenizer, card).save_pretrained(folder / name)
     return folder
 
 
 @pytest.fixture(scope="module")
 def corpus(folder):
-    return Corpus(folder / "corpus")
+    return PreparedCorpus(folder / "corpus")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_training_with_the_cache_gives_the_loss_of_the_teacher_itself(cached, tm
 def test_vectors_are_those_of_each_rows_own_texts(cached, corpus):
     """Each text of a row, embedded alone by the teacher."""
     embedder = Embedder.from_pretrained(cached / "teacher")
-    for split in corpus.splits(Vectors(cached / "float32", corpus)):
+    for split in corpus.splits(TeacherVectors(cached / "float32", corpus)):
         for data in split:
             for row in data.rows([0, len(data) - 1], range(data.max_negatives), 3):
                 expected = embedder.encode_tokens([row.query, row.positive, *row.negatives])
@@ -89,7 +89,7 @@ def test_vectors_are_those_of_each_rows_own_texts(cached, corpus):
 
 def test_the_cache_is_cut_to_the_students_width_and_rounded_once(cached, corpus, tmp_path):
     cache_teacher(corpus, tmp_path, by_model(str(cached / "teacher"), "float32", corpus), width=64)
-    whole, cut = Vectors(cached / "float32", corpus), Vectors(tmp_path, corpus)
+    whole, cut = TeacherVectors(cached / "float32", corpus), TeacherVectors(tmp_path, corpus)
     entry, numbers = corpus.card["datasets"][0], np.array([3, 0, 5])
     expected = whole.read(entry, "documents", numbers)[:, :64].astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(cut.read(entry, "documents", numbers), expected)
@@ -108,7 +108,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(cached, corpus, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         cache_teacher(corpus, tmp_path, type(source)(source.name, source.width, interrupted), dtype="float32")
     with pytest.raises(UserError, match="run f2jax cache_teacher to the end"):
-        Vectors(tmp_path, corpus)
+        TeacherVectors(tmp_path, corpus)
     made.clear()
     made.append(None)  # so that three more would be one too many, were any made again
     rest = []
@@ -119,9 +119,11 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(cached, corpus, tmp_pat
     assert len(rest) == len(lib.pieces(tmp_path, corpus)) - 3
     entry = corpus.card["datasets"][0]
     monkeypatch.undo()
-    expected = Vectors(cached / "float32", corpus).read(entry, "documents", np.arange(40))
+    expected = TeacherVectors(cached / "float32", corpus).read(entry, "documents", np.arange(40))
     monkeypatch.setattr(lib, "PIECE", 32)
-    np.testing.assert_allclose(Vectors(tmp_path, corpus).read(entry, "documents", np.arange(40)), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        TeacherVectors(tmp_path, corpus).read(entry, "documents", np.arange(40)), expected, atol=1e-5
+    )
 
 
 def test_any_tool_can_be_the_teacher(cached, corpus, tmp_path, capsys):
@@ -135,7 +137,7 @@ def test_any_tool_can_be_the_teacher(cached, corpus, tmp_path, capsys):
     assert main([*arguments, *output]) == 0
     assert "vectors of 5 x float32" in capsys.readouterr().out
     tokenizer = Embedder.from_pretrained(cached / "teacher").tokenizer
-    for training, held in corpus.splits(Vectors(tmp_path / "out", corpus)):
+    for training, held in corpus.splits(TeacherVectors(tmp_path / "out", corpus)):
         for row in [*training.rows([1, 2], [0], 1), *held.rows([0], [0], 1)]:
             for ids, vector in zip([row.query, row.positive, *row.negatives], row.vectors, strict=True):
                 text = tokenizer.decode(ids[:-1])
@@ -145,7 +147,7 @@ def test_any_tool_can_be_the_teacher(cached, corpus, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_projection_is_trained_beside_the_model_and_is_no_part_of_it(cached, tmp_path):
     """It begins as the identity and moves; a model of 32 dimensions teaches one of 64; a resume goes on with it."""
-    narrow, corpus = tmp_path / "narrow", Corpus(cached / "corpus")
+    narrow, corpus = tmp_path / "narrow", PreparedCorpus(cached / "corpus")
     cache_teacher(corpus, narrow, by_model(str(cached / "teacher"), "float32", corpus), width=32)
     how = {
         "teacher.cache": str(narrow),
@@ -173,7 +175,7 @@ def test_what_does_not_fit_is_refused(cached, corpus, tmp_path):
         (lambda: cache_teacher(corpus, tmp_path, source, width=97), "this teacher has 96 dimensions"),
         (lambda: cache_teacher(corpus, tmp_path, source, dtype="int8"), "no dtype 'int8'"),
         (lambda: cache_teacher(corpus, cached / "float32", source, width=8), "another teacher, width or dtype"),
-        (lambda: Vectors(tmp_path / "nothing", corpus), "holds no vectors.json"),
+        (lambda: TeacherVectors(tmp_path / "nothing", corpus), "holds no vectors.json"),
     ):
         with pytest.raises(UserError, match=message):
             make()
@@ -187,7 +189,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(cached, corpus, tmp_path):
 
 def test_training_says_what_is_wrong_with_a_cache(cached, tmp_path):
     narrow = tmp_path / "narrow"
-    corpus = Corpus(cached / "corpus")
+    corpus = PreparedCorpus(cached / "corpus")
     cache_teacher(corpus, narrow, by_model(str(cached / "teacher"), "float32", corpus), width=32)
     both = {"teacher.cache": str(cached / "float32"), "teacher.path": str(cached / "teacher")}
     for number, (changes, message) in enumerate(
@@ -210,9 +212,9 @@ def test_a_corpus_that_changed_needs_new_vectors(cached, tmp_path):
     card = json.loads((tmp_path / "corpus/corpus.json").read_text())
     card["datasets"][1]["content"] = "0" * 32
     (tmp_path / "corpus/corpus.json").write_text(json.dumps(card))
-    corpus = Corpus(tmp_path / "corpus")
+    corpus = PreparedCorpus(tmp_path / "corpus")
     with pytest.raises(UserError, match=card["datasets"][1]["folder"]):
-        Vectors(tmp_path / "vectors", corpus)
+        TeacherVectors(tmp_path / "vectors", corpus)
     missing = [piece for piece in lib.pieces(tmp_path / "vectors", corpus) if not piece.exists()]
     assert {piece.path.split("/")[-3] for piece in missing} == {card["datasets"][1]["folder"]}
     assert all(len(piece.tokens(Reader())) for piece in missing)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder
-from f2jax.checkpoints.package import Card
+from f2jax.checkpoints.package import ModelSettings
 from f2jax.data.tokenizer import train_sentencepiece
 from f2jax.errors import UserError
 from f2jax.inference.quantize import quantize
@@ -198,7 +198,7 @@ def test_a_default_prompt_stands_where_no_other_is_given(embedder):
 ])  # fmt: skip
 def test_the_prompt_of_documents_has_the_names_of_sentence_transformers(embedder, prompts, used):
     other = copy.copy(embedder)
-    other.card = Card(embedder.max_length, prompts)
+    other.card = ModelSettings(embedder.max_length, prompts)
     np.testing.assert_array_equal(other.encode_document(TEXTS[:2]), other.encode(TEXTS[:2], prompt=used))
     np.testing.assert_array_equal(other.encode_query(TEXTS[:2]), other.encode(TEXTS[:2]))
 
@@ -317,7 +317,7 @@ def test_the_fingerprint_tells_models_apart(embedder, folder):
     others = [
         Embedder(embedder.architecture, moved, embedder.tokenizer, embedder.card),
         Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.card, "bfloat16"),
-        Embedder(embedder.architecture, embedder.params, embedder.tokenizer, Card(95, embedder.prompts)),
+        Embedder(embedder.architecture, embedder.params, embedder.tokenizer, ModelSettings(95, embedder.prompts)),
     ]
     assert len({model.fingerprint for model in [embedder, *others]}) == 4
 

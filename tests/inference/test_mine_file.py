@@ -17,13 +17,13 @@ from f2jax.errors import UserError
 from f2jax.inference import encode_file as encode_module
 from f2jax.inference.encode_file import encode_file
 from f2jax.mine import run as module
-from f2jax.mine.negatives import Blocks, Options
+from f2jax.mine.negatives import Blocks, MiningOptions
 from f2jax.mine.run import Embedded, Given, Input, list_texts, mine_file
 from tests import tiny_model
 from tests.data.test_mine import exact_vectors, oracle
 
 BLOCKS = Blocks(queries=16, documents=32)
-FEW = Options(top=12, skip=1, keep=4, max_score=0.5)
+FEW = MiningOptions(top=12, skip=1, keep=4, max_score=0.5)
 PROMPTS = {"query": "Find: ", "document": "Text: ", "other": "Other: "}
 
 
@@ -70,7 +70,7 @@ def read(path) -> list[Record]:
     return list(open_source(str(path), "train", {}))
 
 
-def expected(records: list[Record], options: Options) -> dict[str, list[str]]:
+def expected(records: list[Record], options: MiningOptions) -> dict[str, list[str]]:
     """query → negatives, of one source, by brute force."""
     queries, documents = (
         list(dict.fromkeys(texts)) for texts in zip(*((r.query, r.positive) for r in records), strict=True)
@@ -89,7 +89,7 @@ def expected(records: list[Record], options: Options) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("keep", [1, 4, 8])
 def test_rows_get_the_negatives_of_a_brute_force_search_in_their_own_source(inputs, tmp_path, keep):
-    options = Options(top=20, skip=1, keep=keep, max_score=0.5, relative=None)
+    options = MiningOptions(top=20, skip=1, keep=keep, max_score=0.5, relative=None)
     mined(inputs, tmp_path / "out.parquet", options)
     found = read(tmp_path / "out.parquet")
     sources = [read(path) for path in inputs]
@@ -109,7 +109,7 @@ def test_all_other_fields_of_a_row_stay(tmp_path):
     }
     rows = [{"query": f"q{i}", "positive": f"p{i}"} | full | {"label": str(i)} for i in range(9)]
     path = write(tmp_path / "rows.jsonl", [*rows, {"query": "q", "positive": "p", "negatives": list("abcde")}])
-    options = Options(top=20, skip=0, keep=2, max_score=None, relative=None)
+    options = MiningOptions(top=20, skip=0, keep=2, max_score=None, relative=None)
     mined([path], tmp_path / "out.parquet", options)
     found = read(tmp_path / "out.parquet")
     for record, row in zip(found, rows, strict=False):
@@ -123,7 +123,7 @@ def test_the_rows_own_negatives_come_first_and_mined_ones_fill_up(tmp_path):
     rows[0]["negatives"] = ["own", "p3", "own"]
     rows[1]["negatives"] = ["a", "b", "c", "d", "e"]
     path = write(tmp_path / "rows.jsonl", rows)
-    options = Options(top=20, skip=0, keep=4, max_score=None, relative=None)
+    options = MiningOptions(top=20, skip=0, keep=4, max_score=None, relative=None)
     summary = mined([path], tmp_path / "out.parquet", options)
     first, second, third, *_ = read(tmp_path / "out.parquet")
     assert first.negatives[:2] == ("own", "p3") and len(set(first.negatives)) == 4
@@ -140,7 +140,7 @@ def test_the_rows_own_negatives_come_first_and_mined_ones_fill_up(tmp_path):
 def test_rows_of_other_kinds_stay_as_they_are(tmp_path):
     rows = [{"query": f"q{i}", "positive": f"p{i}", "negatives": ["x"]} for i in range(9)]
     rows[4]["kind"] = "classification"
-    options = Options(top=20, skip=0, keep=4, max_score=None, relative=None)
+    options = MiningOptions(top=20, skip=0, keep=4, max_score=None, relative=None)
     summary = mined(
         [write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options, only=["retrieval"], replace=True
     )
@@ -151,7 +151,7 @@ def test_rows_of_other_kinds_stay_as_they_are(tmp_path):
 
 def test_two_rows_with_one_label_are_never_each_others_negatives(tmp_path):
     rows = [{"query": f"q{i}", "positive": f"p{i}", "kind": "clustering", "label": i % 3} for i in range(30)]
-    options = Options(top=30, skip=0, keep=20, max_score=None, relative=None)
+    options = MiningOptions(top=30, skip=0, keep=20, max_score=None, relative=None)
     mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options)
     for i, record in enumerate(read(tmp_path / "out.parquet")):
         assert set(record.negatives) == {f"p{n}" for n in range(30) if n % 3 != i % 3}
@@ -159,12 +159,12 @@ def test_two_rows_with_one_label_are_never_each_others_negatives(tmp_path):
 
 def test_documents_of_the_corpus_and_of_other_sources_may_be_negatives(inputs, tmp_path):
     (tmp_path / "corpus.txt").write_text("".join(f"extra {i}\n" for i in range(50)))
-    options = Options(top=100, skip=0, keep=60, max_score=None, relative=None)
+    options = MiningOptions(top=100, skip=0, keep=60, max_score=None, relative=None)
     mined(inputs, tmp_path / "corpus.parquet", options, corpus=str(tmp_path / "corpus.txt"))
     mined(
         inputs,
         tmp_path / "across.parquet",
-        Options(top=100, skip=0, keep=55, max_score=None, relative=None),
+        MiningOptions(top=100, skip=0, keep=55, max_score=None, relative=None),
         across_sources=True,
     )
     both = {f"extra {i}" for i in range(50)}
@@ -178,7 +178,7 @@ def test_rows_with_too_few_negatives_are_dropped_and_counted(tmp_path, kind):
     large = [{"query": f"q{i}", "positive": f"p{i}", "source": "large"} for i in range(40)]
     small = [{"query": f"q{i}", "positive": f"s{i}", "source": "small"} for i in range(5)]
     path = write(tmp_path / "rows.jsonl", [*large, *small, {"query": "", "positive": "x"}])
-    options = Options(top=20, skip=1, keep=8, max_score=0.1, relative=None)
+    options = MiningOptions(top=20, skip=1, keep=8, max_score=0.1, relative=None)
     summary = mined([path], tmp_path / "out.parquet", options)
     found = read(tmp_path / "out.parquet")
     passing = expected([Record(r["query"], r["positive"], source="large", language="eng") for r in large], options)
@@ -199,14 +199,14 @@ def test_rows_with_too_few_negatives_may_get_random_ones(tmp_path):
     rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(40)]
     rows.append({"query": "alone", "positive": "single", "source": "single"})
     path = write(tmp_path / "rows.jsonl", rows)
-    options = Options(top=20, skip=1, keep=8, max_score=0.05, relative=None, fewer="random")
+    options = MiningOptions(top=20, skip=1, keep=8, max_score=0.05, relative=None, fewer="random")
     summary = mined([path], tmp_path / "out.parquet", options)
     found = read(tmp_path / "out.parquet")
     assert [record.query for record in found] == [f"q{i}" for i in range(40)]
     assert all(len(set(record.negatives)) == 8 and record.positive not in record.negatives for record in found)
     assert summary.dropped == {"fewer than 8 negatives, too few documents are in the set": 1}
     assert f"{summary.counts['random']} negatives drawn at random" in str(summary)
-    mined([path], tmp_path / "seed.parquet", Options(**vars(options) | {"seed": 1}))
+    mined([path], tmp_path / "seed.parquet", MiningOptions(**vars(options) | {"seed": 1}))
     assert read(tmp_path / "seed.parquet") != found
 
 
@@ -217,7 +217,7 @@ def test_a_classification_row_that_brings_its_wrong_label_is_not_dropped(tmp_pat
     ]
     for row in rows[:6]:
         row["negatives"] = ["wrong"]
-    summary = mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", Options())
+    summary = mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", MiningOptions())
     assert [(record.query, record.negatives) for record in read(tmp_path / "out.parquet")] == [
         (f"q{i}", ("wrong",)) for i in range(6)
     ]
@@ -226,7 +226,7 @@ def test_a_classification_row_that_brings_its_wrong_label_is_not_dropped(tmp_pat
 
 def test_a_large_result_is_written_in_row_groups(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROWS", 7)
-    mined(inputs, tmp_path / "out.parquet", Options(top=20, skip=0, keep=2, max_score=None, relative=None))
+    mined(inputs, tmp_path / "out.parquet", MiningOptions(top=20, skip=0, keep=2, max_score=None, relative=None))
     file = pq.ParquetFile(tmp_path / "out.parquet")
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [7] * 8 + [4]
 
@@ -242,7 +242,7 @@ def test_a_model_puts_its_prompts_before_the_texts(tmp_path):
     documents = [f"Text: p{i}" for i in range(4)]
     for name, prompt in ((None, "Find: "), ("other", "Other: ")):
         embedder = FakeEmbedder(prompts=PROMPTS)
-        options = Options(top=3, skip=0, keep=3, max_score=None, relative=None)
+        options = MiningOptions(top=3, skip=0, keep=3, max_score=None, relative=None)
         mine_file(Input([path]), Embedded(embedder, name), str(tmp_path / "out.parquet"), options)
         asked = [f"{prompt}q0", "Instruct: Find it.\nQuery: q1", "Instruct: Say.\nQuery: q2", f"{prompt}q3"]
         assert list(dict.fromkeys(embedder.seen)) == asked + documents
@@ -271,7 +271,7 @@ class _Stops:
     """`mine`, which stops after so many blocks of all sources."""
 
     def __init__(self, after: int):
-        self.left, self.original, self.starts = after, module.mine, []
+        self.left, self.original, self.starts = after, module.mine_negatives, []
 
     def __call__(self, queries, documents, answers, options, ids, start, blocks):
         self.starts.append(start)
@@ -286,16 +286,16 @@ class _Stops:
 @pytest.mark.parametrize("blocks,starts", [(0, [0, 0]), (1, [14, 0]), (2, [0]), (3, [10])])
 def test_mining_goes_on_from_the_last_whole_block(inputs, tmp_path, monkeypatch, blocks, starts, fewer):
     """One source has 28 queries in two blocks of 14, the other 20 in two of 10."""
-    options = Options(top=12, skip=1, keep=4, max_score=0.1, fewer=fewer)
+    options = MiningOptions(top=12, skip=1, keep=4, max_score=0.1, fewer=fewer)
     reference = mined(inputs, tmp_path / "reference.parquet", options)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "mine", _Stops(blocks))
+        patch.setattr(module, "mine_negatives", _Stops(blocks))
         with pytest.raises(KeyboardInterrupt):
             mined(inputs, tmp_path / "out.parquet", options)
     assert not (tmp_path / "out.parquet").exists()
 
     second, embedder = _Stops(100), FakeEmbedder()
-    monkeypatch.setattr(module, "mine", second)
+    monkeypatch.setattr(module, "mine_negatives", second)
     summary = mined(inputs, tmp_path / "out.parquet", options, embedder)
     assert second.starts == starts
     assert len(embedder.seen) == 2, "one text of each kind, for the width"
@@ -319,11 +319,11 @@ def test_embedding_goes_on_from_the_last_whole_piece(inputs, tmp_path, monkeypat
 def test_work_of_another_call_is_refused_and_its_vectors_are_kept(inputs, tmp_path, monkeypatch):
     output = tmp_path / "out.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr(module, "mine", _Stops(1))
+        patch.setattr(module, "mine_negatives", _Stops(1))
         with pytest.raises(KeyboardInterrupt):
             mined(inputs, output)
     calls = [
-        (r"negatives\.npy", {"options": Options(top=12, skip=1, keep=4)}),
+        (r"negatives\.npy", {"options": MiningOptions(top=12, skip=1, keep=4)}),
         (r"negatives\.npy", {"across_sources": True}),
         (r"queries\.npy", {"inputs": inputs[:1]}),
     ]
@@ -334,14 +334,14 @@ def test_work_of_another_call_is_refused_and_its_vectors_are_kept(inputs, tmp_pa
             mined(**{"inputs": inputs, "output": output} | changes)
     (tmp_path / "out.parquet.partial/negatives.npy").unlink()
     embedder = FakeEmbedder()
-    mined(inputs, output, Options(top=12, skip=1, keep=4), embedder)
+    mined(inputs, output, MiningOptions(top=12, skip=1, keep=4), embedder)
     assert len(embedder.seen) == 2
 
 
 def test_where_no_row_is_left_other_rules_may_be_tried(inputs, tmp_path):
     output = tmp_path / "out.parquet"
     with pytest.raises(UserError) as error:
-        mined(inputs, output, Options(keep=90))
+        mined(inputs, output, MiningOptions(keep=90))
     assert str(error.value) == (
         "No row is left: fewer than 90 negatives, too few documents are in the set; "
         "lower --keep or --skip, or give --fewer random."
@@ -446,7 +446,7 @@ def test_the_command_mines_with_files_of_vectors(capsys, inputs, tmp_path):
     rules += ["--fewer", "random", "--seed", "7"]
     assert main(["mine", "--input", *inputs, "--output", f"{tmp_path}/out.parquet", *vectors, *rules]) == 0
     assert f"{tmp_path}/out.parquet: 60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
-    options = Options(top=20, skip=2, keep=3, max_score=0.4, relative=None, fewer="random", seed=7)
+    options = MiningOptions(top=20, skip=2, keep=3, max_score=0.4, relative=None, fewer="random", seed=7)
     mined(inputs, tmp_path / "expected.parquet", options)
     assert read(tmp_path / "out.parquet") == read(tmp_path / "expected.parquet")
 
@@ -463,6 +463,9 @@ def test_the_command_mines_with_a_model(capsys, inputs, tmp_path):
     rows = Input(inputs).read()
     np.save(tmp_path / "q.npy", embedder.encode_query(rows.queries))
     np.save(tmp_path / "d.npy", embedder.encode_document(rows.documents))
-    given, options = Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), Options(keep=3, max_score=None, relative=None)
+    given, options = (
+        Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"),
+        MiningOptions(keep=3, max_score=None, relative=None),
+    )
     mine_file(Input(inputs), given, f"{tmp_path}/given.parquet", options)
     assert read(tmp_path / "model.parquet") == read(tmp_path / "given.parquet")

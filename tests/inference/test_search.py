@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.inference.quantize import quantize, ranges_of
-from f2jax.search.top_k import Blocks, Nearest
-from f2jax.search.two_pass import Found, Options, Search, exact, recall
+from f2jax.inference.quantize import int8_ranges, quantize
+from f2jax.search.top_k import Blocks, TopK
+from f2jax.search.two_pass import Search, SearchOptions, SearchResult, exact_search, recall
 from tests import tiny
 from tests.data.test_mine import exact_vectors
 
@@ -32,8 +32,8 @@ def stands_for(documents: np.ndarray, dims: int, precision: str) -> np.ndarray:
     """What the stored documents are worth, float64 [n, dims]."""
     x = unit(documents[:, :dims]).astype(np.float32)
     if precision == "int8":
-        low, high = ranges_of(x).astype(np.float64)
-        return low + (quantize(x, "int8", ranges_of(x)) + 128.5) * (high - low) / 255
+        low, high = int8_ranges(x).astype(np.float64)
+        return low + (quantize(x, "int8", int8_ranges(x)) + 128.5) * (high - low) / 255
     return np.where(x > 0, 1, -1) * np.abs(x).mean(axis=0, dtype=np.float64) if precision == "binary" else x
 
 
@@ -53,13 +53,13 @@ def check_nearest(numbers_qk: np.ndarray, scores_qd: np.ndarray) -> None:
 @pytest.mark.parametrize("documents, k, dims", [(1, 3, 8), (333, 10, 20), (2_000, 40, 96)])
 def test_the_first_pass_finds_the_nearest_of_the_stored_vectors(documents, k, dims, precision):
     q, d = vectors(11, 0), vectors(documents, 1)
-    _, numbers = Nearest(d, dims, precision, blocks=SMALL)(q, k)
+    _, numbers = TopK(d, dims, precision, blocks=SMALL)(q, k)
     check_nearest(numbers, unit(q[:, :dims]) @ stands_for(d, dims, precision).T)
 
 
 def test_float32_scores_are_cosines():
     q, d = vectors(5, 0), vectors(70, 1)
-    scores, _ = Nearest(d, 32, blocks=SMALL)(q, 4)
+    scores, _ = TopK(d, 32, blocks=SMALL)(q, 4)
     np.testing.assert_allclose(scores, -np.sort(-unit(q[:, :32]) @ unit(d[:, :32]).T, axis=1)[:, :4], atol=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_equal_scores_go_by_document_number_in_blocks_of_any_size(blocks):
     q, d = exact_vectors(20, 0), exact_vectors(documents, 1)  # exact in float32 and full of ties
     scores = q.astype(np.float64) @ d.astype(np.float64).T
     wanted = [sorted(range(documents), key=lambda n: (-row[n], n))[:k] for row in scores]
-    found = Nearest(d, blocks=blocks)(q, k)[1]
+    found = TopK(d, blocks=blocks)(q, k)[1]
     assert [row[row >= 0].tolist() for row in found] == wanted
 
 
@@ -77,13 +77,13 @@ def test_what_fills_up_the_last_block_is_never_found():
     """The last document, which fills it up, is the nearest: its copies would take the next places."""
     q = exact_vectors(1, 0)
     d = np.concatenate([np.tile(-q, (18, 1)), q])
-    assert Nearest(d, blocks=SMALL)(q, 5)[1].tolist() == [[18, 0, 1, 2, 3]]
-    assert Nearest(d, blocks=SMALL)(q, 30)[1].tolist() == [[18, *range(18), *[-1] * 11]]
+    assert TopK(d, blocks=SMALL)(q, 5)[1].tolist() == [[18, 0, 1, 2, 3]]
+    assert TopK(d, blocks=SMALL)(q, 30)[1].tolist() == [[18, *range(18), *[-1] * 11]]
 
 
 def test_an_approximate_first_pass_finds_at_least_the_share_asked_for():
     q, d = vectors(20, 0), vectors(2_000, 1)
-    wanted, found = (Nearest(d, 32, approximate=share, blocks=SMALL)(q, 20)[1] for share in (None, 0.9))
+    wanted, found = (TopK(d, 32, approximate=share, blocks=SMALL)(q, 20)[1] for share in (None, 0.9))
     assert np.mean([len(set(a) & set(b)) / 20 for a, b in zip(wanted.tolist(), found.tolist(), strict=True)]) >= 0.9
 
 
@@ -95,9 +95,9 @@ def test_an_approximate_first_pass_finds_at_least_the_share_asked_for():
 )
 def test_the_second_pass_orders_the_candidates_of_the_first_by_whole_vectors(k, candidates, dims, precision):
     q, d = vectors(11, 0), vectors(333, 1)
-    first = Nearest(d, dims, precision)(q, candidates)[1]
+    first = TopK(d, dims, precision)(q, candidates)[1]
     scores = unit(q) @ unit(d).T
-    found = Search(d, Options(k, dims, candidates, precision), SMALL)(q)
+    found = Search(d, SearchOptions(k, dims, candidates, precision), SMALL)(q)
     for row, among, numbers, values in zip(scores, first, found.numbers_qk, found.scores_qk, strict=True):
         wanted = sorted(among[among >= 0].tolist(), key=lambda n: (-row[n], n))[:k]
         assert numbers.tolist() == wanted
@@ -106,13 +106,13 @@ def test_the_second_pass_orders_the_candidates_of_the_first_by_whole_vectors(k, 
 
 def test_all_documents_as_candidates_make_a_search_exact_by_any_dimensions():
     q, d = vectors(9, 0), vectors(100, 1)
-    found = Search(d, Options(k=5, dims=2, candidates=1_000, precision="binary"))(q)
+    found = Search(d, SearchOptions(k=5, dims=2, candidates=1_000, precision="binary"))(q)
     np.testing.assert_array_equal(found.numbers_qk, np.argsort(-unit(q) @ unit(d).T, axis=1)[:, :5])
-    assert recall(found, exact(q, d, 5)) == 1
+    assert recall(found, exact_search(q, d, 5)) == 1
 
 
 def test_fewer_documents_than_k_leave_places_empty():
-    found = Search(vectors(3, 1), Options(k=5, dims=8))(vectors(2, 0))
+    found = Search(vectors(3, 1), SearchOptions(k=5, dims=8))(vectors(2, 0))
     assert (found.numbers_qk[:, 3:] == -1).all()
     assert np.isneginf(found.scores_qk[:, 3:]).all()
     assert all(sorted(row) == [0, 1, 2] for row in found.numbers_qk[:, :3].tolist())
@@ -123,7 +123,7 @@ def test_memory_mapped_vectors_of_any_float_type_give_the_same(tmp_path, dtype):
     q, d = vectors(4, 0).astype(np.float16), vectors(90, 1).astype(np.float16)
     np.save(tmp_path / "d.npy", d.astype(dtype))
     mapped = np.load(tmp_path / "d.npy", mmap_mode="r")
-    found, wanted = (Search(x, Options(k=5, dims=16, candidates=20), SMALL)(q) for x in (mapped, d))
+    found, wanted = (Search(x, SearchOptions(k=5, dims=16, candidates=20), SMALL)(q) for x in (mapped, d))
     np.testing.assert_array_equal(found.numbers_qk, wanted.numbers_qk)
     np.testing.assert_array_equal(found.scores_qk, wanted.scores_qk)
 
@@ -138,7 +138,7 @@ def test_no_more_than_a_chunk_of_the_file_is_read_at_once():
             Counted.most = max(Counted.most, len(x))
             return x
 
-    Search(Counted(), Options(dims=16, candidates=50), SMALL)(vectors(3, 0))
+    Search(Counted(), SearchOptions(dims=16, candidates=50), SMALL)(vectors(3, 0))
     assert 0 < Counted.most <= 4_096
 
 
@@ -171,18 +171,18 @@ def test_eight_devices_find_what_one_finds():
 
 
 def test_recall_is_the_share_of_the_nearest_that_was_found():
-    wanted = Found(np.array([[0.9, 0.8], [0.7, 0.5]]), np.array([[1, 2], [3, 4]]))
-    found = Found(np.array([[0.9, 0.3], [0.7, 0.5]]), np.array([[1, 9], [3, 4]]))
+    wanted = SearchResult(np.array([[0.9, 0.8], [0.7, 0.5]]), np.array([[1, 2], [3, 4]]))
+    found = SearchResult(np.array([[0.9, 0.3], [0.7, 0.5]]), np.array([[1, 9], [3, 4]]))
     assert recall(found, wanted) == 0.75
 
 
 def test_another_document_with_the_same_score_counts_as_found():
-    wanted = Found(np.array([[0.9, 0.8]]), np.array([[1, 2]]))
-    assert recall(Found(np.array([[0.9, 0.8]]), np.array([[1, 7]])), wanted) == 1
+    wanted = SearchResult(np.array([[0.9, 0.8]]), np.array([[1, 2]]))
+    assert recall(SearchResult(np.array([[0.9, 0.8]]), np.array([[1, 7]])), wanted) == 1
 
 
 def test_recall_asks_for_no_more_documents_than_there_are():
-    wanted = Found(np.array([[0.9, -np.inf]]), np.array([[0, -1]]))
+    wanted = SearchResult(np.array([[0.9, -np.inf]]), np.array([[0, -1]]))
     assert recall(wanted, wanted) == 1
 
 
@@ -202,7 +202,7 @@ def test_recall_asks_for_no_more_documents_than_there_are():
 )
 def test_an_option_out_of_range_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        Search(vectors(30, 1), Options(**options))
+        Search(vectors(30, 1), SearchOptions(**options))
 
 
 @pytest.mark.parametrize("kind", ["queries", "documents"])
@@ -210,11 +210,11 @@ def test_a_vector_that_is_not_finite_is_refused(kind):
     q, d = vectors(3, 0), vectors(30, 1)
     (q if kind == "queries" else d)[2, 5] = np.nan
     with pytest.raises(UserError, match=f"vectors of the {kind} hold a value that is not finite"):
-        Search(d, Options(dims=8))(q)
+        Search(d, SearchOptions(dims=8))(q)
 
 
 def test_queries_of_another_model_and_no_documents_are_refused():
     with pytest.raises(UserError, match="96 and 48 dimensions; embed both with one model"):
-        Search(vectors(30, 1, dim=48), Options(dims=8))(vectors(3, 0))
+        Search(vectors(30, 1, dim=48), SearchOptions(dims=8))(vectors(3, 0))
     with pytest.raises(UserError, match="no documents to search"):
-        Search(vectors(0, 1), Options(dims=8))
+        Search(vectors(0, 1), SearchOptions(dims=8))

@@ -11,9 +11,9 @@ from f2jax import Embedder, cli
 from f2jax.errors import UserError
 from f2jax.inference.encode_file import open_vectors
 from f2jax.mine.run import load_vectors
-from f2jax.search.files import Corpus, Results, read_corpus, write_results
+from f2jax.search.files import Results, SearchTexts, read_corpus, write_results
 from f2jax.search.run import folder_corpus
-from f2jax.search.two_pass import Found, Options
+from f2jax.search.two_pass import SearchOptions, SearchResult
 from tests import tiny_model
 from tests.inference.test_search import unit, vectors
 
@@ -211,8 +211,8 @@ def test_results_are_written_row_by_row(tmp_path):
             opened.append((tmp_path / "r.jsonl.part").exists())
             return TEXTS[number]
 
-    found = Found(np.array([[0.5], [0.25]]), np.array([[3], [1]]))
-    results = Results(Corpus(None, Texts({0: ""})), Corpus(None, ["one", "日"]), Options(k=1), found)
+    found = SearchResult(np.array([[0.5], [0.25]]), np.array([[3], [1]]))
+    results = Results(SearchTexts(None, Texts({0: ""})), SearchTexts(None, ["one", "日"]), SearchOptions(k=1), found)
     write_results(results, str(tmp_path / "r.jsonl"))
     assert opened == [True, True]
     assert [(row["query"], row["found"]) for row in read(tmp_path / "r.jsonl")] == [

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.search.files import Corpus
+from f2jax.search.files import SearchTexts
 from f2jax.search.serve import Page, make_server
-from f2jax.search.two_pass import Options, Search
+from f2jax.search.two_pass import Search, SearchOptions
 
 TEXTS = [
     "a red river",
@@ -29,7 +29,7 @@ TEXTS = [
     "השפה העברית נכתבת מימין לשמאל",
 ]
 PLACES = [f"file{i}.txt:{i + 1}" for i in range(len(TEXTS))]
-OPTIONS = Options(k=3, dims=16, candidates=6)
+OPTIONS = SearchOptions(k=3, dims=16, candidates=6)
 
 
 @dataclass
@@ -51,7 +51,7 @@ def hash_of(letter: str) -> int:
 
 @pytest.fixture(scope="module")
 def page() -> Page:
-    return Page(Corpus(Letters().encode_query(TEXTS), TEXTS, PLACES), Letters(), OPTIONS)
+    return Page(SearchTexts(Letters().encode_query(TEXTS), TEXTS, PLACES), Letters(), OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_the_answer_is_that_of_the_search_with_texts_places_and_times(address, q
     assert (status, kind) == (200, "application/json; charset=utf-8")
     answer = json.loads(content)
     vectors = Letters().encode_query(TEXTS)
-    wanted = Search(vectors, Options(3, dims, 6))(Letters().encode_query([query])).numbers_qk[0]
+    wanted = Search(vectors, SearchOptions(3, dims, 6))(Letters().encode_query([query])).numbers_qk[0]
     assert [(x["text"], x["place"]) for x in answer["found"]] == [(TEXTS[n], PLACES[n]) for n in wanted]
     assert len(answer["milliseconds"]) == 3 and min(answer["milliseconds"]) >= 0
 
@@ -163,7 +163,7 @@ def test_no_more_than_two_searches_keep_documents_on_the_devices(monkeypatch):
         return search
 
     monkeypatch.setattr("f2jax.search.serve.Search", watched)
-    page = Page(Corpus(Letters().encode_query(TEXTS), TEXTS), Letters(), OPTIONS)
+    page = Page(SearchTexts(Letters().encode_query(TEXTS), TEXTS), Letters(), OPTIONS)
     for dims in (16, 32, 16, 64):
         page.find("река", dims, 3)
     gc.collect()
@@ -172,9 +172,9 @@ def test_no_more_than_two_searches_keep_documents_on_the_devices(monkeypatch):
 
 def test_documents_may_be_truncated_to_a_width_of_the_model():
     vectors = Letters().encode_query(TEXTS)
-    found = Page(Corpus(vectors[:, :32], TEXTS), Letters(), OPTIONS)
+    found = Page(SearchTexts(vectors[:, :32], TEXTS), Letters(), OPTIONS)
     assert found.about()["choices"] == [16, 32]
-    wanted = Search(vectors[:, :32], Options(3, 16, 6))(Letters().encode_query(["река"])[:, :32]).numbers_qk[0]
+    wanted = Search(vectors[:, :32], SearchOptions(3, 16, 6))(Letters().encode_query(["река"])[:, :32]).numbers_qk[0]
     assert [x["text"] for x in found.find("река", 16, 3)["found"]] == [TEXTS[n] for n in wanted]
 
 

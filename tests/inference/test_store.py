@@ -9,26 +9,26 @@ import pytest
 from f2jax import cli
 from f2jax.errors import UserError
 from f2jax.search import qdrant
-from f2jax.search.files import Corpus
-from f2jax.search.two_pass import Options, Search
+from f2jax.search.files import SearchTexts
+from f2jax.search.two_pass import Search, SearchOptions
 from tests import tiny
 from tests.inference.test_search import vectors
 
 pytest.importorskip("qdrant_client", reason="the store is an extra")
 
-OPTIONS = Options(k=5, dims=16, candidates=20)
+OPTIONS = SearchOptions(k=5, dims=16, candidates=20)
 
 
 @pytest.fixture
 def client():
-    with qdrant.opened(":memory:") as client:
+    with qdrant.open_store(":memory:") as client:
         yield client
 
 
 def test_a_store_finds_what_our_search_finds(client):
     q, d = vectors(9, 0), vectors(300, 1)
-    assert qdrant.fill(client, Corpus(d, [f"text {i}" for i in range(300)]), OPTIONS.dims) == 300
-    found, known = qdrant.search(client, q, OPTIONS)
+    assert qdrant.fill_store(client, SearchTexts(d, [f"text {i}" for i in range(300)]), OPTIONS.dims) == 300
+    found, known = qdrant.search_store(client, q, OPTIONS)
     wanted = Search(d, OPTIONS)(q)
     np.testing.assert_array_equal(found.numbers_qk, wanted.numbers_qk)
     np.testing.assert_allclose(found.scores_qk, wanted.scores_qk, atol=1e-5)
@@ -39,62 +39,64 @@ def test_a_filter_holds_in_both_passes(client):
     from qdrant_client import models
 
     q, d = vectors(9, 0), vectors(100, 1)
-    qdrant.fill(client, Corpus(d, places=[f"{i % 2}" for i in range(100)]), OPTIONS.dims)
+    qdrant.fill_store(client, SearchTexts(d, places=[f"{i % 2}" for i in range(100)]), OPTIONS.dims)
     odd = models.Filter(must=[models.FieldCondition(key="place", match=models.MatchValue(value="1"))])
-    found, _ = qdrant.search(client, q, OPTIONS, odd)
+    found, _ = qdrant.search_store(client, q, OPTIONS, odd)
     np.testing.assert_array_equal(found.numbers_qk, Search(d[1::2], OPTIONS)(q).numbers_qk * 2 + 1)
 
 
 def test_the_filter_in_the_docs_finds_the_passages_of_a_file(tmp_path, monkeypatch):
     q, d = vectors(2, 0), vectors(40, 1)
     monkeypatch.chdir(tmp_path)
-    with qdrant.opened("vectors.qdrant") as client:
-        qdrant.fill(client, Corpus(d, places=[f"{('rivers', 'stones')[i % 2]}.md:{i}" for i in range(40)]), 64)
+    with qdrant.open_store("vectors.qdrant") as client:
+        qdrant.fill_store(
+            client, SearchTexts(d, places=[f"{('rivers', 'stones')[i % 2]}.md:{i}" for i in range(40)]), 64
+        )
     (example,) = re.findall(r"```python\n(.*?)```", (tiny.ROOT / "docs/retrieval.md").read_text(), re.S)
     names = {"queries": q}
     exec(example, names)
-    np.testing.assert_array_equal(names["found"].numbers_qk, Search(d[::2], Options())(q).numbers_qk * 2)
+    np.testing.assert_array_equal(names["found"].numbers_qk, Search(d[::2], SearchOptions())(q).numbers_qk * 2)
 
 
 def test_a_document_that_comes_again_is_replaced(client):
     d = vectors(40, 1)
-    qdrant.fill(client, Corpus(d), OPTIONS.dims)
+    qdrant.fill_store(client, SearchTexts(d), OPTIONS.dims)
     d[7] = vectors(1, 5)
-    assert qdrant.fill(client, Corpus(d), OPTIONS.dims) == 40
-    assert qdrant.search(client, d[7:8], OPTIONS)[0].numbers_qk[0, 0] == 7
+    assert qdrant.fill_store(client, SearchTexts(d), OPTIONS.dims) == 40
+    assert qdrant.search_store(client, d[7:8], OPTIONS)[0].numbers_qk[0, 0] == 7
 
 
 def test_documents_of_an_earlier_larger_fill_go(client, monkeypatch):
     monkeypatch.setattr(qdrant, "PIECE", 8)
     d = vectors(40, 1)
-    qdrant.fill(client, Corpus(d), OPTIONS.dims)
-    assert qdrant.fill(client, Corpus(d[:11]), OPTIONS.dims) == 11
-    found, _ = qdrant.search(client, d[30:40], OPTIONS)
+    qdrant.fill_store(client, SearchTexts(d), OPTIONS.dims)
+    assert qdrant.fill_store(client, SearchTexts(d[:11]), OPTIONS.dims) == 11
+    found, _ = qdrant.search_store(client, d[30:40], OPTIONS)
     assert (found.numbers_qk < 11).all()
 
 
 def test_fewer_documents_than_k_leave_places_empty(client):
-    qdrant.fill(client, Corpus(vectors(3, 1)), OPTIONS.dims)
-    found, _ = qdrant.search(client, vectors(1, 0), OPTIONS)
+    qdrant.fill_store(client, SearchTexts(vectors(3, 1)), OPTIONS.dims)
+    found, _ = qdrant.search_store(client, vectors(1, 0), OPTIONS)
     assert (found.numbers_qk[0, 3:] == -1).all() and np.isneginf(found.scores_qk[0, 3:]).all()
 
 
 def test_vectors_of_another_model_and_an_empty_store_are_refused(client):
     with pytest.raises(UserError, match="holds no documents"):
-        qdrant.search(client, vectors(1, 0), OPTIONS)
-    qdrant.fill(client, Corpus(vectors(3, 1)), OPTIONS.dims)
+        qdrant.search_store(client, vectors(1, 0), OPTIONS)
+    qdrant.fill_store(client, SearchTexts(vectors(3, 1)), OPTIONS.dims)
     with pytest.raises(UserError, match="searches by 16 of 96 dimensions, not 8 of 96"):
-        qdrant.search(client, vectors(1, 0), Options(dims=8))
+        qdrant.search_store(client, vectors(1, 0), SearchOptions(dims=8))
     with pytest.raises(UserError, match="There are no documents"):
-        qdrant.fill(client, Corpus(vectors(0, 1)), 16)
+        qdrant.fill_store(client, SearchTexts(vectors(0, 1)), 16)
     with pytest.raises(UserError, match="has vectors of 16 and 96 dimensions, not 16 and 48"):
-        qdrant.fill(client, Corpus(vectors(3, 1, dim=48)), 16)
+        qdrant.fill_store(client, SearchTexts(vectors(3, 1, dim=48)), 16)
 
 
 @pytest.mark.parametrize("kept", ["float32", "int8", "binary"])
 @pytest.mark.parametrize("asked", ["float32", "int8", "binary"])
 def test_a_server_is_filled_again_in_the_precision_that_it_has(client, kept, asked):
-    qdrant.fill(client, Corpus(vectors(3, 1)), 16, kept)
+    qdrant.fill_store(client, SearchTexts(vectors(3, 1)), 16, kept)
     if asked == kept:
         return qdrant.check_kept(client, True, asked)
     with pytest.raises(UserError, match=f"searches first in {kept}, not in {asked}; use another place"):
@@ -102,7 +104,7 @@ def test_a_server_is_filled_again_in_the_precision_that_it_has(client, kept, ask
 
 
 def test_a_folder_that_was_filled_in_another_precision_is_filled_again(client):
-    qdrant.fill(client, Corpus(vectors(3, 1)), 16, "int8")  # which a folder ignores
+    qdrant.fill_store(client, SearchTexts(vectors(3, 1)), 16, "int8")  # which a folder ignores
     qdrant.check_kept(client, False, "float32")
 
 
@@ -152,5 +154,5 @@ def test_a_precision_is_refused_where_the_store_is_only_searched(capsys, tmp_pat
 def test_a_place_that_cannot_be_opened_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (str(tmp_path / "file"), "http://127.0.0.1:9"):
-        with pytest.raises(UserError, match="cannot be opened"), qdrant.opened(place):
+        with pytest.raises(UserError, match="cannot be opened"), qdrant.open_store(place):
             pass

@@ -23,7 +23,7 @@ CONFIG = Qwen3Config(32, 48, 3, 4, 2, head_dim=16, vocab_size=50)
 
 def write(folder, config=CONFIG, dtype=jnp.float32, **options):
     params = jax.tree.map(lambda x: x.astype(dtype), init_params(Qwen3(config), 3))
-    hf.save(folder, params, **options)
+    hf.save_hf(folder, params, **options)
     (folder / "config.json").write_text(json.dumps(hf.config_to_hf(config, "float32", 1, 0)))
     return params
 
@@ -40,7 +40,7 @@ def test_a_round_trip_keeps_every_bit(tmp_path, dtype, shard_bytes):
     params = write(tmp_path, dtype=dtype, shard_bytes=shard_bytes)
     shards = list(tmp_path.glob("*.safetensors"))
     assert (len(shards) > 3) == (shard_bytes == 5_000)
-    config, loaded = hf.load(tmp_path, dtype)
+    config, loaded = hf.load_hf(tmp_path, dtype)
     assert config == CONFIG
     assert same_bits(params, loaded)
 
@@ -51,13 +51,13 @@ def test_writing_again_leaves_no_stale_index_and_no_stale_weights(tmp_path, befo
     params = write(tmp_path, shard_bytes=after)
     write(tmp_path / "fresh", shard_bytes=after)
     assert {p.name for p in tmp_path.glob("model*")} == {p.name for p in (tmp_path / "fresh").glob("model*")}
-    assert same_bits(params, hf.load(tmp_path)[1])
+    assert same_bits(params, hf.load_hf(tmp_path)[1])
 
 
 def test_weights_are_read_straight_into_a_sharding(tmp_path):
     params = write(tmp_path)
     shardings = param_shardings(abstract_params(CONFIG), make_mesh())
-    _, loaded = hf.load(tmp_path, shardings=shardings)
+    _, loaded = hf.load_hf(tmp_path, shardings=shardings)
     assert same_bits(params, loaded)
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, loaded, shardings))
 
@@ -66,7 +66,7 @@ def test_a_remote_weight_that_was_used_leaves_nothing_in_memory(tmp_path, monkey
     write(tmp_path)
     folder = f"memory://{tmp_path.name}"
     for name in ("config.json", "model.safetensors"):
-        files.write_whole(f"{folder}/{name}", (tmp_path / name).read_bytes())
+        files.write_atomically(f"{folder}/{name}", (tmp_path / name).read_bytes())
     fetched, rows = [], hf._Tensor.rows
 
     def watched(*args):
@@ -75,7 +75,7 @@ def test_a_remote_weight_that_was_used_leaves_nothing_in_memory(tmp_path, monkey
         return found
 
     monkeypatch.setattr(hf._Tensor, "rows", watched)
-    weights = hf.open_weights(folder)[1]
+    weights = hf.open_hf_weights(folder)[1]
     for weight in weights.values():
         weight.make()
     assert len(fetched) == 11 * CONFIG.layers + 2 and not any(fetch() is not None for fetch in fetched)
@@ -89,7 +89,7 @@ def test_all_misfits_are_named_in_one_error(tmp_path):
     tensors["extra.bias"] = np.ones(3, np.float32)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UserError) as error:
-        hf.load(tmp_path)
+        hf.load_hf(tmp_path)
     text = str(error.value)
     assert "missing: layers.1.mlp.up_proj.weight" in text
     assert "surplus: extra.bias" in text
@@ -102,16 +102,16 @@ def test_a_file_cut_short_is_refused_wherever_it_is_cut(tmp_path):
     for kept in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         (tmp_path / "model.safetensors").write_bytes(whole[:kept])
         with pytest.raises(UserError, match=r"model\.safetensors is cut short"):
-            hf.load(tmp_path)
+            hf.load_hf(tmp_path)
 
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no file .*config\.json"):
-        hf.load(tmp_path)
+        hf.load_hf(tmp_path)
     write(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"neither model\.safetensors nor its index"):
-        hf.load(tmp_path)
+        hf.load_hf(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_states_behind_a_layer_are_those_of_the_model_cut_there(options):
     ends = arrays["row_s"], arrays["col_s"]
     found_lsd = Qwen3(SHAPE, **options).apply({"params": params}, *packed, ends=ends)
     for layer in range(1, 4):
-        architecture, cut = nested.cut(SHAPE, params, layers=layer)
+        architecture, cut = nested.cut_nested(SHAPE, params, layers=layer)
         wanted_btd = Qwen3(architecture).apply({"params": cut}, *packed)
         np.testing.assert_allclose(found_lsd[layer - 1], wanted_btd[ends], atol=2e-5)
 
@@ -79,7 +79,7 @@ def test_the_loss_with_exits_is_the_mean_over_the_models_cut_there(options, chun
     loss, metrics, gradient = loss_and_gradient(SHAPE, params, replace(LOSS, exits=exits), None, chunk_rows, **options)
 
     def mean_of_cut_models(params):
-        models = (nested.cut(SHAPE, params, layers=layer) for layer in exits)
+        models = (nested.cut_nested(SHAPE, params, layers=layer) for layer in exits)
         losses = [
             loss_fn(cut, batch(), None, model=Qwen3(shape), kind="retrieval", config=LOSS)[0] for shape, cut in models
         ]
@@ -100,8 +100,8 @@ def test_each_exit_learns_from_the_teachers_exit_of_the_same_layer_and_the_last_
 
     terms = []
     for own, other in ((1, 1), (2, 2), (3, 5)):
-        shape, cut = nested.cut(SHAPE, student, layers=own)
-        teacher_shape, teacher_cut = nested.cut(deeper, frozen, layers=other)
+        shape, cut = nested.cut_nested(SHAPE, student, layers=own)
+        teacher_shape, teacher_cut = nested.cut_nested(deeper, frozen, layers=other)
         terms.append(loss_and_gradient(shape, cut, LOSS, Teacher(teacher_cut, Qwen3(teacher_shape)))[0])
     np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
 
@@ -109,12 +109,12 @@ def test_each_exit_learns_from_the_teachers_exit_of_the_same_layer_and_the_last_
 @pytest.mark.parametrize("rank", [1, 7, 24, 32])
 def test_a_factorized_table_is_the_nearest_of_its_rank_and_so_are_its_first_columns(rank):
     params = random_params(SHAPE)
-    factors = nested.factorize(params, rank)
+    factors = nested.factorize_table(params, rank)
     assert factors["token_table"].shape == (97, rank) and factors["table_basis"].shape == (rank, 32)
     u, s, v = np.linalg.svd(np.asarray(params["token_table"], np.float64), full_matrices=False)
     for smaller in {1, (rank + 1) // 2, rank}:
         nearest = (u[:, :smaller] * s[:smaller]) @ v[:smaller]
-        _, cut = nested.cut(replace(SHAPE, table_rank=rank), factors, rank=smaller)
+        _, cut = nested.cut_nested(replace(SHAPE, table_rank=rank), factors, rank=smaller)
         np.testing.assert_allclose(cut["token_table"], nearest, atol=1e-5)
 
 
@@ -124,7 +124,7 @@ def test_a_model_run_at_a_rank_is_the_one_with_the_table_multiplied_out(rank):
     arrays = batch()
     packed = [arrays[name] for name in ("tokens_bt", "segments_bt", "positions_bt")]
     found = Qwen3(FACTORIZED).apply({"params": params}, *packed, rank=jnp.int32(rank))
-    architecture, plain = nested.cut(FACTORIZED, params, rank=rank)
+    architecture, plain = nested.cut_nested(FACTORIZED, params, rank=rank)
     np.testing.assert_allclose(found, Qwen3(architecture).apply({"params": plain}, *packed), atol=2e-5)
     assert architecture == SHAPE and sum(x.size for x in jax.tree.leaves(plain)) == SHAPE.parameters
     assert sum(x.size for x in jax.tree.leaves(params)) == FACTORIZED.parameters
@@ -149,7 +149,7 @@ def test_a_step_with_nested_ranks_has_the_loss_of_the_rank_that_is_drawn():
     seen = set()
     for number in range(8):
         rank = int(nested.draw_rank(160, 3, number))
-        architecture, cut = nested.cut(shape, params, rank=rank)
+        architecture, cut = nested.cut_nested(shape, params, rank=rank)
         wanted = loss_and_gradient(architecture, cut, LossConfig())[0]
         found = step(TrainState(jnp.int32(number), params, tx.init(params)), batch())[1]["loss"]
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
@@ -169,7 +169,7 @@ def test_a_step_with_nested_ranks_has_the_loss_of_the_rank_that_is_drawn():
 )
 def test_a_cut_that_is_not_there_is_one_sentence(shape, options, sentence):
     with pytest.raises(UserError, match=sentence.replace(".", r"\.")):
-        nested.cut(shape, random_params(shape), **options)
+        nested.cut_nested(shape, random_params(shape), **options)
 
 
 @pytest.mark.parametrize("rank", [-1, 33])

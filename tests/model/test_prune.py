@@ -12,7 +12,7 @@ from flax import linen as nn
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.prune.choose import Choice, Kept, choose, cut, target
+from f2jax.prune.choose import ChannelChoice, KeptChannels, choose_channels, cut_weights, target_architecture
 from f2jax.prune.importance import Importance, Scoring, calibrate
 from tests import tiny_model
 
@@ -56,12 +56,12 @@ def test_what_does_nothing_is_pruned_without_a_change_of_the_output(channels, ne
     """The names of what is silent are nowhere told to the pruning: the scores must find it."""
     params = silenced(channels, neurons, layers)
     importance = measured(params)
-    new = target(OLD, 24 - len(channels), 20 - len(neurons), 4 - len(layers))
-    kept = choose(OLD, new, Choice(layers="norm_change"), importance)
+    new = target_architecture(OLD, 24 - len(channels), 20 - len(neurons), 4 - len(layers))
+    kept = choose_channels(OLD, new, ChannelChoice(layers="norm_change"), importance)
     assert set(kept.layers) == set(range(4)) - layers
     assert set(kept.embed) == set(range(24)) - channels
     assert all(set(row) == set(range(20)) - neurons for row in kept.mlp)
-    small = cut(OLD, params, kept, importance)
+    small = cut_weights(OLD, params, kept, importance)
     for ids in TEXTS:
         before = states(OLD, params, ids)
         assert np.abs(np.delete(before, kept.embed, axis=1)).max(initial=0) == 0
@@ -72,12 +72,12 @@ def test_without_rescaling_the_same_pruning_changes_the_output():
     """RMSNorm over 12 channels of 24, with the same energy: vectors are shorter by the root of two in each norm."""
     params = silenced(channels=range(0, 24, 2))
     importance = measured(params)
-    new = target(OLD, width=12)
-    kept = choose(OLD, new, Choice(), importance)
+    new = target_architecture(OLD, width=12)
+    kept = choose_channels(OLD, new, ChannelChoice(), importance)
     before = states(OLD, params, TEXTS[1])[:, kept.embed]
-    plain = states(new, cut(OLD, params, kept), TEXTS[1])
+    plain = states(new, cut_weights(OLD, params, kept), TEXTS[1])
     assert np.abs(plain - before).max() > 0.1
-    final = np.asarray(cut(OLD, params, kept)["final_norm"])
+    final = np.asarray(cut_weights(OLD, params, kept)["final_norm"])
     np.testing.assert_array_equal(final, params["final_norm"][kept.embed])
 
 
@@ -85,8 +85,8 @@ def test_rescaling_keeps_the_mean_square_where_channels_with_energy_go():
     """Of what the first norm gives, whose input is the token table alone. A text counts once, whatever its length."""
     params = silenced()
     importance = measured(params)
-    kept = choose(OLD, target(OLD, width=8), Choice(), importance)
-    small = cut(OLD, params, kept, importance)
+    kept = choose_channels(OLD, target_architecture(OLD, width=8), ChannelChoice(), importance)
+    small = cut_weights(OLD, params, kept, importance)
     table = params["token_table"].astype(np.float64)
     energy = np.mean([np.square(table[ids]).mean(0) for ids in TEXTS], axis=0)
     factor = np.asarray(small["layers"]["attention_norm"][0]) / params["layers"]["attention_norm"][0, kept.embed]
@@ -162,17 +162,17 @@ def importance(channels=None) -> Importance:
 @pytest.mark.parametrize(
     "choice,expected",
     [
-        (Choice(), [[0, 1], [21, 22, 23], [18, 19]]),
-        (Choice(order="importance"), [[0, 1], [23, 22, 21], [18, 19]]),
-        (Choice(channels="first", neurons="first"), [[0, 1], [0, 1, 2], [0, 1]]),
-        (Choice(layers="norm_change"), [[0, 2], [21, 22, 23], [18, 19]]),
-        (Choice(layers="even"), [[0, 3], [21, 22, 23], [18, 19]]),
-        (Choice(layers=(1, 3)), [[1, 3], [21, 22, 23], [18, 19]]),
+        (ChannelChoice(), [[0, 1], [21, 22, 23], [18, 19]]),
+        (ChannelChoice(order="importance"), [[0, 1], [23, 22, 21], [18, 19]]),
+        (ChannelChoice(channels="first", neurons="first"), [[0, 1], [0, 1, 2], [0, 1]]),
+        (ChannelChoice(layers="norm_change"), [[0, 2], [21, 22, 23], [18, 19]]),
+        (ChannelChoice(layers="even"), [[0, 3], [21, 22, 23], [18, 19]]),
+        (ChannelChoice(layers=(1, 3)), [[1, 3], [21, 22, 23], [18, 19]]),
     ],
     ids=str,
 )
 def test_choices(choice, expected):
-    kept = choose(OLD, target(OLD, 3, 2, 2), choice, importance())
+    kept = choose_channels(OLD, target_architecture(OLD, 3, 2, 2), choice, importance())
     layers, embed, mlp = expected
     assert (kept.layers.tolist(), kept.embed.tolist(), kept.mlp.tolist()) == (layers, embed, [mlp, mlp])
 
@@ -183,14 +183,16 @@ def test_channels_are_scored_over_the_kept_layers_alone():
     found = Importance(
         scores, *(getattr(importance(), name) for name in Importance.__dataclass_fields__ if name != "channels_ld")
     )
-    assert choose(OLD, target(OLD, width=1, layers=2), Choice(), found).embed.tolist() == [5]
-    assert choose(OLD, target(OLD, width=1), Choice(), found).embed.tolist() == [7]
+    assert choose_channels(OLD, target_architecture(OLD, width=1, layers=2), ChannelChoice(), found).embed.tolist() == [
+        5
+    ]
+    assert choose_channels(OLD, target_architecture(OLD, width=1), ChannelChoice(), found).embed.tolist() == [7]
 
 
 def test_random_choices_follow_the_seed():
     def drawn(seed):
-        rules = Choice(channels="random", neurons="random", layers="random", seed=seed)
-        kept = choose(OLD, target(OLD, 12, 10, 2), rules, None)
+        rules = ChannelChoice(channels="random", neurons="random", layers="random", seed=seed)
+        kept = choose_channels(OLD, target_architecture(OLD, 12, 10, 2), rules, None)
         return [x.tolist() for x in (kept.layers, kept.embed, kept.mlp)]
 
     assert drawn(1) == drawn(1) != drawn(2)
@@ -201,8 +203,8 @@ def test_random_choices_follow_the_seed():
 def test_a_0_6b_is_cut_to_the_sizes_of_the_recipe_exactly(name):
     """Shapes alone: no weight is made. The counts are those of the recipe (tests/model/test_sizes.py)."""
     old, new = size("0.6b"), size(name)
-    kept = Kept(np.arange(new.layers), np.arange(new.width), np.tile(np.arange(new.mlp), (new.layers, 1)))
-    made = jax.eval_shape(partial(cut, old, kept=kept), nn.meta.unbox(abstract_params(old)))
+    kept = KeptChannels(np.arange(new.layers), np.arange(new.width), np.tile(np.arange(new.mlp), (new.layers, 1)))
+    made = jax.eval_shape(partial(cut_weights, old, kept=kept), nn.meta.unbox(abstract_params(old)))
     assert made == nn.meta.unbox(abstract_params(new))
     assert sum(x.size for x in jax.tree.leaves(made)) == new.parameters
 
@@ -211,8 +213,8 @@ def test_every_axis_is_sliced_where_it_belongs():
     """Weights that carry their own indices: what is left says where it came from."""
     params = jax.tree.map(lambda x: np.arange(x.size, dtype=np.float64).reshape(x.shape), silenced())
     mlp = np.array([[4, 7], [1, 2], [0, 19]])
-    kept = Kept(np.array([0, 2, 3]), np.array([9, 5]), mlp, vocab=np.array([49, 3, 3]))
-    made = cut(OLD, params, kept)
+    kept = KeptChannels(np.array([0, 2, 3]), np.array([9, 5]), mlp, vocab=np.array([49, 3, 3]))
+    made = cut_weights(OLD, params, kept)
     old = params["layers"]
     for i, layer in enumerate((0, 2, 3)):
         np.testing.assert_array_equal(made["layers"]["gate"][i], old["gate"][layer][[9, 5]][:, mlp[i]])
@@ -226,14 +228,23 @@ def test_every_axis_is_sliced_where_it_belongs():
 @pytest.mark.parametrize(
     "make,message",
     [
-        (lambda: target(OLD, width=25), "width=25 is out of range; this model can be pruned to 1 … 24"),
-        (lambda: target(OLD, layers=-1), "layers=-1 is out of range"),
-        (lambda: Choice(channels="importence"), "did you mean 'importance'"),
-        (lambda: Choice(layers="last"), "no choice of layers 'last'"),
+        (lambda: target_architecture(OLD, width=25), "width=25 is out of range; this model can be pruned to 1 … 24"),
+        (lambda: target_architecture(OLD, layers=-1), "layers=-1 is out of range"),
+        (lambda: ChannelChoice(channels="importence"), "did you mean 'importance'"),
+        (lambda: ChannelChoice(layers="last"), "no choice of layers 'last'"),
         (lambda: Scoring(tokens="max"), "no token score 'max'"),
-        (lambda: choose(OLD, target(OLD, layers=2), Choice(layers=(0, 4)), None), "2 rising numbers from 0 to 3"),
-        (lambda: choose(OLD, target(OLD, width=2), Choice(), None), "name some with --data"),
-        (lambda: choose(OLD, target(OLD, layers=2), Choice(layers="norm_change"), None), "name some with --data"),
+        (
+            lambda: choose_channels(OLD, target_architecture(OLD, layers=2), ChannelChoice(layers=(0, 4)), None),
+            "2 rising numbers from 0 to 3",
+        ),
+        (
+            lambda: choose_channels(OLD, target_architecture(OLD, width=2), ChannelChoice(), None),
+            "name some with --data",
+        ),
+        (
+            lambda: choose_channels(OLD, target_architecture(OLD, layers=2), ChannelChoice(layers="norm_change"), None),
+            "name some with --data",
+        ),
         (lambda: calibrate(Qwen3(OLD), {}, [], Scoring()), "no calibration texts"),
     ],
 )

@@ -123,10 +123,10 @@ def test_an_error_on_one_host_ends_the_others(monkeypatch):
 
 def test_the_hosts_that_differ_from_most_are_named():
     usual = {"jax": "1", "libtpu": "none"}
-    assert hosts.unlike([("a", usual), ("b", dict(usual))]) == ""
-    found = hosts.unlike([("a", usual | {"jax": "2"}), ("b", usual), ("c", usual)])
+    assert hosts.differing_names([("a", usual), ("b", dict(usual))]) == ""
+    found = hosts.differing_names([("a", usual | {"jax": "2"}), ("b", usual), ("c", usual)])
     assert "process 0 on a has jax 2, the others 1. Give all the same" in found
-    assert "process 1 on b has libtpu none, the others 3" in hosts.unlike(
+    assert "process 1 on b has libtpu none, the others 3" in hosts.differing_names(
         [("a", {"libtpu": "3"}), ("b", {}), ("c", {"libtpu": "3"})]
     )
 

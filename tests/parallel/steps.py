@@ -15,11 +15,11 @@ from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from configs import common
-from f2jax.data.packing import Share, assemble
+from f2jax.data.packing import RowShare, assemble
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
-from f2jax.parallel.mesh import make_mesh, own_share
+from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
 from f2jax.train.program import Program, loss_config
 from f2jax.train.step import Teacher, loss_fn
@@ -100,7 +100,7 @@ def measure(
     """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
     config, shape = settings(loss, dtype), replace(SHAPE, table_rank=table_rank)
     options = {"kind": "retrieval", "batch_size": ROWS, "row_length": ROW_LENGTH, "pad_id": 0, "chunk_rows": chunk_rows}
-    batch = assemble(rows(teacher == "cache"), NEGATIVES, share=Share(*own_share(mesh)), **options)
+    batch = assemble(rows(teacher == "cache"), NEGATIVES, share=RowShare(*process_share(mesh)), **options)
     with jax.set_mesh(mesh):
         program = Program(config, shape, mesh, steps=1, teacher_width=WIDER.width)
         where = jax.tree.map(lambda x: x.sharding, program.state.params)

@@ -33,7 +33,7 @@ def server():
 def test_it_is_noticed_once_it_is_announced(server, key, value):
     address, said = server
     noticed = threading.Event()
-    assert not maintenance.announced(address)
+    assert not maintenance.is_maintenance_announced(address)
     watch = maintenance.Watch(noticed.set, address, seconds=0.01)
     said[key] = value
     assert noticed.wait(30)
@@ -41,4 +41,4 @@ def test_it_is_noticed_once_it_is_announced(server, key, value):
 
 
 def test_without_a_metadata_server_nothing_is_announced():
-    assert not maintenance.announced("localhost:1")
+    assert not maintenance.is_maintenance_announced("localhost:1")

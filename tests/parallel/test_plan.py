@@ -13,21 +13,21 @@ import pytest
 from f2jax import cli
 from f2jax import config as configs
 from f2jax.data.packing import chunk
-from f2jax.data.teacher_vectors import Card, begin
+from f2jax.data.teacher_vectors import TeacherVectorsInfo, begin
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan import report as plan_report
 from f2jax.plan import search as plan_layout
 from f2jax.plan.run import (
-    Plan,
+    SlicePlan,
     abstract_batch,
     abstract_teacher,
     bytes_on_device,
     bytes_used,
     interruptible,
     memory_by_kind,
-    plan,
+    plan_slice,
     teacher_size,
     topology_devices,
     what_to_change,
@@ -88,7 +88,7 @@ def test_a_teacher_costs_its_weights_in_its_own_type():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_cached_teacher_is_a_vector_for_each_text_of_the_batch(tmp_path, dtype):
-    begin(tmp_path, Card("hash", 48, dtype))
+    begin(tmp_path, TeacherVectorsInfo("hash", 48, dtype))
     batch = abstract_batch(config("size=tiny,teacher=none", f"--config.teacher.cache={tmp_path}"), one_device(), 64)
     assert (batch["teacher_se"].shape, batch["teacher_se"].dtype) == ((512 * 9, 48), dtype)
 
@@ -203,7 +203,7 @@ def test_a_layout_changes_a_copy_of_the_config():
     assert (before.mesh.fsdp, before.model.remat) == (1, "full")
 
 
-FITS = Plan(
+FITS = SlicePlan(
     topology="v5e:2x2",
     size="80m",
     teacher="",
@@ -246,7 +246,7 @@ def test_a_layout_that_was_searched_for_is_printed_as_options_that_give_it(monke
     before = config()
     chosen = with_layout(before, {"mesh.data": 2, "mesh.fsdp": 2, "model.remat": "mlp", "model.chunk_rows": 3})
     found = replace(FITS, mesh=dict(chosen.mesh), remat="mlp", chunk_rows=3)
-    monkeypatch.setattr(plan_report, "search", lambda *args: found)
+    monkeypatch.setattr(plan_report, "search_layouts", lambda *args: found)
     line = plan_report.report(before, ["v5e:2x2"], searches=True).splitlines()[-1]
     again = config("size=tiny,teacher=none", *line.split(" … ")[1].split())
     assert line.startswith("v5e:2x2: f2jax train …") and again == chosen
@@ -276,8 +276,8 @@ def test_weights_are_shared_further_where_the_compiler_needs_more_than_the_paper
         return replace(FITS, fits=needed <= 16, needed=int(needed * GIB), hbm=16 * GIB, seconds=faster_shared)
 
     layouts("0.6b", 256, 1)  # a machine of 256 chips
-    monkeypatch.setattr(plan_layout, "plan", compiled)
-    assert plan_layout.search(config("size=0.6b,teacher=none"), "v5e:x", 1).fits
+    monkeypatch.setattr(plan_layout, "plan_slice", compiled)
+    assert plan_layout.search_layouts(config("size=0.6b,teacher=none"), "v5e:x", 1).fits
     assert seen == tried
 
 
@@ -289,8 +289,8 @@ def test_of_weights_shared_little_and_by_all_chips_the_faster_layout_is_taken(la
         share = changed.mesh.fsdp
         return replace(FITS, mesh={"fsdp": share}, seconds={"step": 0.5 if share == 1 else shared})
 
-    monkeypatch.setattr(plan_layout, "plan", compiled)
-    assert plan_layout.search(config("size=0.6b,teacher=none"), "v5e:x", 1).mesh["fsdp"] == chosen
+    monkeypatch.setattr(plan_layout, "plan_slice", compiled)
+    assert plan_layout.search_layouts(config("size=0.6b,teacher=none"), "v5e:x", 1).mesh["fsdp"] == chosen
 
 
 @pytest.mark.parametrize(
@@ -316,8 +316,8 @@ def test_where_the_fastest_layout_on_paper_fills_the_memory_the_next_one_has_its
         memory = {"needed": (needed if remat == "dots" else 15 if fits else 17) * GIB, "hbm": 16 * GIB}
         return replace(FITS, remat=remat, fits=fits, seconds={"step": seconds} if fits else {}, **memory)
 
-    monkeypatch.setattr(plan_layout, "plan", compiled)
-    assert plan_layout.search(config("size=80m,teacher=none"), "v5e:x", 1).remat == chosen
+    monkeypatch.setattr(plan_layout, "plan_slice", compiled)
+    assert plan_layout.search_layouts(config("size=80m,teacher=none"), "v5e:x", 1).remat == chosen
     assert seen == tried
 
 
@@ -383,7 +383,7 @@ def test_a_step_that_the_compiler_finds_no_room_for_is_an_answer(monkeypatch):
 
     monkeypatch.setattr("f2jax.plan.run.topology_devices", lambda topology: np.array(jax.devices()[:1]))
     monkeypatch.setattr("f2jax.plan.run.interruptible", no_room)
-    found = plan(config("size=tiny,teacher=none", "--config.model.remat=dots"), "v5e:1x1", tokens_per_text=64)
+    found = plan_slice(config("size=tiny,teacher=none", "--config.model.remat=dots"), "v5e:1x1", tokens_per_text=64)
     assert not found.fits and found.needed == int(20.5 * GIB)
     assert found.advice == "keep fewer activations: model.remat=full"
 
@@ -394,11 +394,11 @@ def test_a_program_larger_than_the_chip_does_not_fit_though_the_compiler_lets_it
     compiled = SimpleNamespace(memory_analysis=lambda: stats)
     monkeypatch.setattr("f2jax.plan.run.topology_devices", lambda topology: np.array(jax.devices()[:1]))
     monkeypatch.setattr("f2jax.plan.run.interruptible", lambda compile_step: compiled)
-    found = plan(config("size=tiny,teacher=none"), "v5e:1x1", tokens_per_text=64)
+    found = plan_slice(config("size=tiny,teacher=none"), "v5e:1x1", tokens_per_text=64)
     assert not found.fits and found.needed >= 17 * GIB > found.hbm
 
 
 def test_a_text_longer_than_a_row_is_refused(monkeypatch):
     monkeypatch.setattr("f2jax.plan.run.topology_devices", lambda topology: np.array(jax.devices()[:1]))
     with pytest.raises(UserError, match=r"--tokens-per-text=4096 should be from 1 to data\.max_length=1024"):
-        plan(config(), "v5e:2x2", tokens_per_text=4096)
+        plan_slice(config(), "v5e:2x2", tokens_per_text=4096)

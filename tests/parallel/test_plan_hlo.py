@@ -2,7 +2,7 @@
 
 import pytest
 
-from f2jax.plan.hlo import array_bytes, cost, first_group, loops, parse, trip_count
+from f2jax.plan.hlo import array_bytes, first_group, loops, parse_hlo, program_cost, trip_count
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
@@ -61,26 +61,26 @@ backend_config={"window_config":{"estimated_cycles":"500"}}
 
 
 def test_cycles_are_summed_with_the_runs_of_each_loop():
-    found = cost(PROGRAM)
+    found = program_cost(PROGRAM)
     assert found.cycles == 28 * (1000 + 30 + 7) + 500
     assert found.products == 28 * 1000
     assert dict(found.by_scope) == {"forward mlp": 28_000, "forward other": 28 * 37, "recompute attention": 500}
 
 
 def test_an_exchange_that_several_operations_carry_forward_counts_once():
-    by_kind = {one.kind: one for one in cost(PROGRAM).collectives if one.runs == 28}
+    by_kind = {one.kind: one for one in program_cost(PROGRAM).collectives if one.runs == 28}
     gather, scatter = by_kind["all-gather"], by_kind["reduce-scatter"]
     assert (gather.bytes, gather.group, gather.overlaps) == (16 * 4 * 2, (0, 1), True)
     assert (scatter.bytes, scatter.group, scatter.overlaps) == (32 * 4 * 2, (0, 1), False)
 
 
 def test_a_started_exchange_counts_its_result_alone():
-    (one,) = [one for one in cost(PROGRAM).collectives if one.runs == 1]
+    (one,) = [one for one in program_cost(PROGRAM).collectives if one.runs == 1]
     assert (one.kind, one.bytes, one.group, one.overlaps) == ("all-gather", 16 * 4, (0, 1, 2, 3), True)
 
 
 def test_kernels_and_look_ups_are_kept_apart_because_they_have_no_cycles():
-    found = cost(PROGRAM)
+    found = program_cost(PROGRAM)
     assert found.kernels == [("fwd.1", (2, 4, 512, 128), 28)]
     assert found.moved == 2 * 10 * 8 * 4
 
@@ -103,7 +103,7 @@ def test_a_branch_counts_as_its_dearest():
   ROOT %z = f32[8]{0} fusion(%b), kind=kLoop, calls=%y, backend_config={"estimated_cycles":"50"}
 }
 """
-    assert cost(text).cycles == 50
+    assert program_cost(text).cycles == 50
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_the_bytes_of_a_shape_are_those_of_all_its_arrays():
 
 
 def test_a_loop_runs_to_the_constant_that_its_condition_compares_with():
-    assert trip_count(parse(PROGRAM)[0], "condition") == 28
+    assert trip_count(parse_hlo(PROGRAM)[0], "condition") == 28

@@ -8,7 +8,7 @@ from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import SIZES, size
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.sharding import RULES, param_shardings
+from f2jax.parallel.sharding import WEIGHT_AXES, param_shardings
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -20,7 +20,7 @@ def test_the_rules_cover_every_weight_of_every_size(name):
 
 
 def test_a_weight_that_no_rule_covers_is_an_error():
-    rules = {axis: to for axis, to in RULES.items() if axis != "mlp"}
+    rules = {axis: to for axis, to in WEIGHT_AXES.items() if axis != "mlp"}
     with pytest.raises(UserError, match="No sharding rule covers the axis 'mlp' of layers/down"):
         param_shardings(abstract_params(size("tiny")), make_mesh(), rules)
 

@@ -38,7 +38,7 @@ def random_params(config: Qwen3Config, seed: int = 0):
 
 
 def save_for_transformers(folder, config: Qwen3Config, params, **save_options):
-    hf.save(folder, params, **save_options)
+    hf.save_hf(folder, params, **save_options)
     dtype = str(jax.tree.leaves(params)[0].dtype)
     (folder / "config.json").write_text(json.dumps(hf.config_to_hf(config, dtype, eos_id=1, pad_id=0)))
 

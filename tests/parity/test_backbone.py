@@ -89,7 +89,7 @@ def test_checkpoints_written_by_transformers_are_read(tmp_path, dtype, shard_siz
     model = kind(hf_config).to(getattr(torch, dtype))
     model.save_pretrained(tmp_path, max_shard_size=shard_size)
 
-    found, params = hf.load(tmp_path)
+    found, params = hf.load_hf(tmp_path)
 
     assert found == config
     sequences = sequences_of([4, 9], config.vocab_size)

@@ -3,7 +3,7 @@
 import pytest
 
 from f2jax import Embedder
-from f2jax.checkpoints.package import Card
+from f2jax.checkpoints.package import ModelSettings
 from f2jax.cli import main
 from f2jax.data.tokenizer import HFTokenizer, load_tokenizer
 from f2jax.errors import UserError
@@ -25,8 +25,8 @@ def trained(tmp_path_factory) -> Embedder:
 
 
 def test_every_tool_gives_the_golden_vectors_of_every_form(trained, tmp_path, capsys):
-    export.export(trained, tmp_path, export.FORMATS)
-    results = list(verify.verify(tmp_path))
+    export.export_package(trained, tmp_path, export.FORMATS)
+    results = list(verify.verify_package(tmp_path))
     assert all(one.worst is not None for one in results), "every tool ran"
     assert min(one.worst for one in results if one.form not in ROUNDED) > 0.99999
     assert min(one.worst for one in results if one.form in ROUNDED) > 0.99
@@ -36,9 +36,14 @@ def test_every_tool_gives_the_golden_vectors_of_every_form(trained, tmp_path, ca
 def test_llama_cpp_reads_the_tokenizer_of_qwen(shared_data, tmp_path):
     """Byte-level pairs, with more rows in the token table than tokens."""
     architecture = size("tiny", vocab_size=151_936)
-    tokenizer, card = load_tokenizer(shared_data / "qwen-tokenizer"), Card(1_024, dict(tiny_model.PROMPTS), (64,))
-    export.export(Embedder(architecture, tiny_model.random_params(architecture), tokenizer, card), tmp_path, ["gguf"])
-    (one,) = (one for one in verify.verify(tmp_path) if one.form == "gguf/model.gguf")
+    tokenizer, card = (
+        load_tokenizer(shared_data / "qwen-tokenizer"),
+        ModelSettings(1_024, dict(tiny_model.PROMPTS), (64,)),
+    )
+    export.export_package(
+        Embedder(architecture, tiny_model.random_params(architecture), tokenizer, card), tmp_path, ["gguf"]
+    )
+    (one,) = (one for one in verify.verify_package(tmp_path) if one.form == "gguf/model.gguf")
     assert one.worst > 0.99999 and "longer" not in one.note
 
 
@@ -47,12 +52,12 @@ def test_bfloat16_weights_stay_so_in_gguf(trained, tmp_path):
 
     trained.save_pretrained(tmp_path / "whole")
     half = Embedder.from_pretrained(tmp_path / "whole", "bfloat16")
-    export.export(half, tmp_path / "half", ["gguf", "onnx"])
+    export.export_package(half, tmp_path / "half", ["gguf", "onnx"])
     reader = GGUFReader(tmp_path / "half/gguf/model.gguf")
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert types["blk.1.attn_q.weight"] == types["token_embd.weight"] == "BF16"
     assert types["blk.0.attn_q_norm.weight"] == "F32"
-    (one,) = (one for one in verify.verify(tmp_path / "half") if one.form == "onnx/model.onnx")
+    (one,) = (one for one in verify.verify_package(tmp_path / "half") if one.form == "onnx/model.onnx")
     assert one.worst > 0.99999
 
 
@@ -74,13 +79,13 @@ def test_a_shape_that_q8_0_cannot_cut_is_refused(trained, tmp_path):
     architecture = size("tiny", width=72)
     embedder = Embedder(architecture, tiny_model.random_params(architecture), trained.tokenizer, trained.card)
     with pytest.raises(UserError, match="multiples of 32, not width 72"):
-        export.export(embedder, tmp_path / "out", ["gguf-q8"])
+        export.export_package(embedder, tmp_path / "out", ["gguf-q8"])
     assert not (tmp_path / "out").exists()
 
 
 def test_llama_cpp_refuses_a_text_above_the_context(trained, tmp_path):
     """Rather than embed it without its end token, or beyond what the model was trained on."""
-    export.export(trained, tmp_path, ["gguf"])
+    export.export_package(trained, tmp_path, ["gguf"])
     long = [golden.TEXTS[-1]]
     assert len(trained.tokenizer.encode(long, 10_000)[0]) > trained.max_length
     with pytest.raises(RuntimeError, match="exceeds the available context size"):

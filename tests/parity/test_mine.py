@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from f2jax.mine.negatives import Answers, Blocks, Options, mine
+from f2jax.mine.negatives import Answers, Blocks, MiningOptions, mine_negatives
 from f2jax.mine.run import Given, Input, mine_file
 
 torch = pytest.importorskip("torch")
@@ -63,7 +63,7 @@ def example(most_right: int, seed: int = 0):
     return q, d, right
 
 
-def peer(q, d, right, options: Options, output_format: str) -> list[dict]:
+def peer(q, d, right, options: MiningOptions, output_format: str) -> list[dict]:
     from sentence_transformers.util import mine_hard_negatives
 
     pairs = [{"query": f"q{i}", "positive": f"d{n}"} for i, numbers in enumerate(right) for n in numbers]
@@ -103,11 +103,11 @@ def same_but_for_ties(q, d, found: dict[str, list[str]], expected: dict[str, lis
 @pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
 def test_equal_to_sentence_transformers(changes, most_right):
     q, d, right = example(most_right)
-    options = Options(**changes)
+    options = MiningOptions(**changes)
     expected = {}
     for row in peer(q, d, right, options, "labeled-list"):
         expected[row["query"]] = row["positive"][1:], row["scores"][1:]
-    blocks = list(mine(q, d, Answers(right), options, blocks=Blocks(64, 128)))
+    blocks = list(mine_negatives(q, d, Answers(right), options, blocks=Blocks(64, 128)))
     documents, scores = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("documents_bk", "scores_bk"))
     found = {
         f"q{i}": ([f"d{n}" for n in row[row >= 0]], scores[i][row >= 0])
@@ -124,7 +124,7 @@ def test_equal_to_sentence_transformers(changes, most_right):
 def test_the_command_writes_the_rows_of_sentence_transformers(tmp_path, most_right):
     """Rows with fewer negatives are dropped by both; a query with several right documents has a row for each."""
     q, d, right = example(most_right)
-    options = Options()
+    options = MiningOptions()
     rows = [{"query": f"q{i}", "positive": f"d{n}"} for i, numbers in enumerate(right) for n in numbers]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "corpus.txt").write_text("".join(f"d{i}\n" for i in range(DOCUMENTS)))

@@ -39,9 +39,9 @@ def test_exits_are_the_normed_hidden_states_of_transformers(tmp_path, layers):
 @pytest.mark.parametrize(("layers", "rank"), [(1, 24), (2, 8), (2, 24)])
 def test_sentence_transformers_loads_a_package_of_some_depth_and_rank(tmp_path, layers, rank):
     whole = make_embedder(tmp_path / "tokenizer")
-    factors = nested.factorize(whole.params, 24)
+    factors = nested.factorize_table(whole.params, 24)
     architecture = replace(whole.architecture, table_rank=24)
-    ours = Embedder(*nested.cut(architecture, factors, layers, rank), whole.tokenizer, whole.card)
+    ours = Embedder(*nested.cut_nested(architecture, factors, layers, rank), whole.tokenizer, whole.card)
     ours.save_pretrained(tmp_path / "package")
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "package"), device="cpu")
     np.testing.assert_allclose(theirs.encode(TEXTS, normalize_embeddings=True), ours.encode(TEXTS), atol=1e-5)

@@ -38,7 +38,7 @@ def case(request, tmp_path_factory):
     params, folder = random_params(config), tmp_path_factory.mktemp("onnx")
     save_for_transformers(folder, config, params)
     for precision in ("float32", "int8"):
-        release_onnx.write(folder, config, params, precision)
+        release_onnx.write_onnx(folder, config, params, precision)
     texts = sequences(config)
     return folder, texts, oracle(folder, texts)
 
@@ -72,12 +72,12 @@ def test_weights_in_a_file_of_their_own_give_the_same(precision, tmp_path):
     config = Qwen3Config(**BASE)
     params, texts = random_params(config), sequences(config)
     for folder, inline in ((tmp_path / "inside", release_onnx.INLINE), (tmp_path / "beside", 1_000)):
-        release_onnx.write(folder, config, params, precision, inline)
+        release_onnx.write_onnx(folder, config, params, precision, inline)
     name = release_onnx.package.ONNX[precision]
     assert (tmp_path / f"beside/{name}_data").stat().st_size > (tmp_path / "beside" / name).stat().st_size
     inside, beside = (run(tmp_path / folder / name, texts, "right")[1] for folder in ("inside", "beside"))
     np.testing.assert_array_equal(inside, beside)
-    release_onnx.write(tmp_path / "beside", config, params, precision)
+    release_onnx.write_onnx(tmp_path / "beside", config, params, precision)
     assert not (tmp_path / f"beside/{name}_data").exists()
 
 

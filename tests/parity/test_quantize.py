@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from f2jax.inference.quantize import PRECISIONS, quantize, ranges_of
+from f2jax.inference.quantize import PRECISIONS, int8_ranges, quantize
 
 quantization = pytest.importorskip("sentence_transformers.util.quantization")
 pytestmark = pytest.mark.parity
@@ -23,6 +23,6 @@ def test_equal_to_sentence_transformers(precision, shape):
 def test_equal_with_calibrated_ranges(precision):
     rng = np.random.default_rng(1)
     calibration, vectors = rng.normal(size=(500, 32)).astype(np.float32), rng.normal(size=(1, 32)).astype(np.float32)
-    ranges = ranges_of(calibration)
+    ranges = int8_ranges(calibration)
     expected = quantization.quantize_embeddings(vectors, precision, ranges=ranges)
     assert np.array_equal(quantize(vectors, precision, ranges), expected)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder
-from f2jax.checkpoints.package import Card
+from f2jax.checkpoints.package import ModelSettings
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.sizes import size
 from tests import tiny_model
@@ -43,7 +43,7 @@ def ours(request, tmp_path_factory) -> Embedder:
         return tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
     tokenizer = load_tokenizer(request.getfixturevalue("shared_data") / "qwen-tokenizer")
     architecture = size("tiny", vocab_size=151_936)
-    card = Card(96, dict(tiny_model.PROMPTS), tiny_model.DIMS)
+    card = ModelSettings(96, dict(tiny_model.PROMPTS), tiny_model.DIMS)
     return Embedder(architecture, tiny_model.random_params(architecture), tokenizer, card)
 
 

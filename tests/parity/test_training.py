@@ -84,14 +84,14 @@ def optimizer_settings():
 
 
 def saved(folder, params):
-    hf.save(folder, params)
+    hf.save_hf(folder, params)
     (folder / "config.json").write_text(json.dumps(hf.config_to_hf(CONFIG, "float32", 1, 0)))
     return folder
 
 
 def our_losses(params, settings) -> list[float]:
     """The same steps with packed batches."""
-    tx = optim.optimizer(settings, STEPS)
+    tx = optim.make_optimizer(settings, STEPS)
     options = {"model": Qwen3(CONFIG), "config": LossConfig(matryoshka_dims=matryoshka_dims(CONFIG.width)), "tx": tx}
     step_fn = jax.jit(lambda state, batch, kind: train_step(state, batch, kind=kind, **options), static_argnames="kind")
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))

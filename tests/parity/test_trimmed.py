@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from f2jax import Embedder
-from f2jax.checkpoints.package import Card
+from f2jax.checkpoints.package import ModelSettings
 from f2jax.cli import main
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.sizes import size
@@ -30,7 +30,7 @@ def both(request, tmp_path_factory):
         tokenizer = load_tokenizer(request.getfixturevalue("shared_data") / "qwen-tokenizer")
         architecture = size("tiny", vocab_size=151_936)
         model = Embedder(
-            architecture, tiny_model.random_params(architecture), tokenizer, Card(96, dict(tiny_model.PROMPTS))
+            architecture, tiny_model.random_params(architecture), tokenizer, ModelSettings(96, dict(tiny_model.PROMPTS))
         )
     model.save_pretrained(folder / "before")
     rows = [{"query": a, "passage": b, "negative_1": "x"} for a, b in zip(CORPUS, CORPUS[::-1], strict=True)]

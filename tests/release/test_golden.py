@@ -23,7 +23,7 @@ def embedder(tmp_path_factory) -> Embedder:
 @pytest.fixture(scope="module")
 def exported(embedder, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "package"
-    export.export(embedder, path)
+    export.export_package(embedder, path)
     return path
 
 
@@ -40,7 +40,7 @@ def ours_alone(monkeypatch):
 
 
 def test_the_golden_vectors_are_those_of_the_model(embedder, folder):
-    found = golden.read(folder)
+    found = golden.read_golden(folder)
     np.testing.assert_allclose(found.vectors, embedder.encode(found.texts), atol=1e-6)
     assert f"{tiny_model.PROMPTS['query']}{golden.TEXTS[0]}" in found.texts
     lengths = [len(ids) for ids in embedder.tokenizer.encode(found.texts, 10_000)]
@@ -48,8 +48,8 @@ def test_the_golden_vectors_are_those_of_the_model(embedder, folder):
 
 
 def test_golden_vectors_of_bfloat16_weights_are_computed_in_float32(folder, tmp_path):
-    export.export(Embedder.from_pretrained(folder, "bfloat16"), tmp_path / "half")
-    found, exact = golden.read(tmp_path / "half"), Embedder.from_pretrained(tmp_path / "half", "float32")
+    export.export_package(Embedder.from_pretrained(folder, "bfloat16"), tmp_path / "half")
+    found, exact = golden.read_golden(tmp_path / "half"), Embedder.from_pretrained(tmp_path / "half", "float32")
     np.testing.assert_allclose(found.vectors, exact.encode(found.texts), atol=1e-6)
 
 
@@ -59,9 +59,9 @@ def test_a_sound_package_passes(folder, ours_alone, capsys):
 
 
 def test_a_package_whose_weights_lie_in_several_files_is_verified_too(embedder, folder, ours_alone):
-    hf.save(folder, embedder.params, shard_bytes=2**14)
+    hf.save_hf(folder, embedder.params, shard_bytes=2**14)
     assert not (folder / "model.safetensors").exists()
-    (one,) = verify.verify(folder)
+    (one,) = verify.verify_package(folder)
     assert one.worst == pytest.approx(1) and not one.failed
 
 
@@ -72,7 +72,7 @@ def test_a_package_that_no_tool_reads_does_not_pass(folder, ours_alone, capsys):
 
 
 def test_weights_that_changed_after_the_export_fail(embedder, folder, ours_alone, capsys):
-    hf.save(folder, jax.tree.map(lambda x: x + 0.1, embedder.params))
+    hf.save_hf(folder, jax.tree.map(lambda x: x + 0.1, embedder.params))
     assert main(["verify", str(folder)]) == 1
     said = capsys.readouterr()
     assert "FAILED" in said.out and "does not give its golden vectors" in said.err and said.err.count("f2jax: ") == 1
@@ -88,27 +88,27 @@ def broken(*args):
         (lambda *args: np.ones((1, 64)), "vectors of shape"),
         (broken, "no such operator"),
         (lambda folder, form, texts: np.full((len(texts), 64), np.nan), ""),
-        (lambda folder, form, texts: -golden.read(folder).vectors, ""),
+        (lambda folder, form, texts: -golden.read_golden(folder).vectors, ""),
     ],
     ids=["shape", "error", "nan", "opposite"],
 )
 def test_a_tool_that_stops_or_gives_other_vectors_fails(folder, monkeypatch, embed, note):
     monkeypatch.setattr(verify, "TOOLS", [verify.Tool("other", ("numpy",), ("config.json",), embed)])
-    (one,) = verify.verify(folder)
+    (one,) = verify.verify_package(folder)
     assert one.failed and note in one.note and "\n" not in one.note
 
 
 def test_vectors_of_any_length_are_compared_by_direction(folder, monkeypatch):
-    tool = verify.Tool("other", ("numpy",), ("config.json",), lambda *args: 7 * golden.read(folder).vectors)
+    tool = verify.Tool("other", ("numpy",), ("config.json",), lambda *args: 7 * golden.read_golden(folder).vectors)
     monkeypatch.setattr(verify, "TOOLS", [tool])
-    (one,) = verify.verify(folder)
+    (one,) = verify.verify_package(folder)
     assert not one.failed and one.worst == pytest.approx(1)
 
 
 def test_what_is_not_there_is_said_and_is_no_failure(folder, monkeypatch):
     tools = [verify.Tool("other", ("no_such_package",), ("config.json", "onnx/model.onnx"), broken)]
     monkeypatch.setattr(verify, "TOOLS", tools)
-    results = list(verify.verify(folder))
+    results = list(verify.verify_package(folder))
     assert [one.note for one in results] == ["not installed: no_such_package", "not in this package"]
     assert not any(one.failed for one in results)
 
@@ -148,7 +148,7 @@ def test_a_package_without_a_sound_golden_set_is_refused(folder, ours_alone, cap
 )
 def test_a_folder_that_other_tools_cannot_read_is_refused(name, message):
     with pytest.raises(UserError, match=message):
-        verify.verify(name)
+        verify.verify_package(name)
 
 
 @pytest.mark.parametrize(
@@ -157,5 +157,5 @@ def test_a_folder_that_other_tools_cannot_read_is_refused(name, message):
 )
 def test_an_unknown_format_is_refused_before_anything_is_written(embedder, tmp_path, formats, message):
     with pytest.raises(UserError, match=message):
-        export.export(embedder, tmp_path / "out", formats)
+        export.export_package(embedder, tmp_path / "out", formats)
     assert not (tmp_path / "out").exists()

@@ -10,11 +10,11 @@ from flax.traverse_util import flatten_dict
 from f2jax import Embedder
 from f2jax.checkpoints import hf, workdir
 from f2jax.checkpoints.orbax import Checkpoints, TrainState
-from f2jax.checkpoints.package import read_card
+from f2jax.checkpoints.package import read_settings
 from f2jax.cli import main
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.release.merge import Source, merge, shares, slerp, sources
+from f2jax.release.merge import MergeSource, merge_models, shares, slerp, sources
 from tests import tiny_model
 
 STEPS = {1000: 0.5, 7500: 1.0, 8000: -2.0, 10_000: 3.0}  # step: what the weights of that checkpoint are multiplied by
@@ -51,11 +51,11 @@ def folders(embedder, tmp_path_factory) -> list[str]:
 
 
 def weights(folder) -> dict:
-    return {name: np.asarray(x) for name, x in flatten_dict(hf.load(folder)[1], sep="/").items()}
+    return {name: np.asarray(x) for name, x in flatten_dict(hf.load_hf(folder)[1], sep="/").items()}
 
 
 def merged(folders, output, **options) -> dict:
-    merge(sources(folders), output, **options)
+    merge_models(sources(folders), output, **options)
     return weights(output)
 
 
@@ -110,9 +110,9 @@ def test_slerp_of_several_gives_each_its_share(embedder, folders, tmp_path):
 
 
 def test_the_last_steps_of_a_run_are_its_kept_checkpoints(run):
-    assert sources([str(run)]) == [Source(str(run), 10_000)]
-    assert sources([str(run)], last=2500) == [Source(str(run), step) for step in (7500, 8000, 10_000)]
-    assert sources([f"{run}@1000", str(run)]) == [Source(str(run), 1000), Source(str(run), 10_000)]
+    assert sources([str(run)]) == [MergeSource(str(run), 10_000)]
+    assert sources([str(run)], last=2500) == [MergeSource(str(run), step) for step in (7500, 8000, 10_000)]
+    assert sources([f"{run}@1000", str(run)]) == [MergeSource(str(run), 1000), MergeSource(str(run), 10_000)]
 
 
 def test_the_soup_of_a_tail_in_one_command(run, embedder, tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_the_soup_of_a_tail_in_one_command(run, embedder, tmp_path, capsys):
     soup = Embedder.from_pretrained(tmp_path / "soup")
     for found, one in zip(jax.tree.leaves(soup.params), jax.tree.leaves(embedder.params), strict=True):
         np.testing.assert_allclose(found, one * (2 / 3), rtol=1e-6)
-    assert soup.card == read_card(str(run), embedder.architecture)
+    assert soup.card == read_settings(str(run), embedder.architecture)
     ours, theirs = (model.tokenizer.encode(["red stone"], 9)[0] for model in (embedder, soup))
     assert ours.tolist() == theirs.tolist()
 
@@ -133,7 +133,7 @@ def test_a_merge_of_one_checkpoint_is_that_checkpoint(run, embedder, tmp_path):
 
 
 def test_the_result_may_be_bfloat16(folders, tmp_path):
-    merge(sources(folders[:2]), tmp_path, dtype="bfloat16")
+    merge_models(sources(folders[:2]), tmp_path, dtype="bfloat16")
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert Embedder.from_pretrained(tmp_path, "bfloat16").encode("red").shape == (64,)
 
@@ -157,7 +157,7 @@ def test_one_weight_is_read_at_a_time(folders, tmp_path, monkeypatch):
         return architecture, {name: watch(name, weight) for name, weight in found.items()}
 
     monkeypatch.setattr(workdir, "open_weights", watched)
-    merge(sources(folders), tmp_path)
+    merge_models(sources(folders), tmp_path)
     assert len(order) == 3 * 13 and order == [(name, f) for name, _ in order[::3] for f in folders]
     assert written == sorted(written) and len(set(written)) == 13
 
@@ -179,7 +179,7 @@ def test_models_that_do_not_fit_are_refused(embedder, folders, run, tmp_path):
         ([f"{folders[0]}@9"], "no training workdir"),
     ):
         with pytest.raises(UserError, match=message):
-            merge(sources(names), tmp_path / "out")
+            merge_models(sources(names), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -194,9 +194,9 @@ def test_last_steps_that_make_no_sense_are_refused(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "floaty"])
 def test_another_type_is_refused_and_what_lies_there_stays(folders, tmp_path, dtype):
-    merge(sources(folders[:1]), tmp_path)
+    merge_models(sources(folders[:1]), tmp_path)
     with pytest.raises(UserError, match=f"no dtype '{dtype}'; choose float32 or bfloat16"):
-        merge(sources(folders), tmp_path, dtype=dtype)
+        merge_models(sources(folders), tmp_path, dtype=dtype)
     Embedder.from_pretrained(tmp_path)
 
 

@@ -7,7 +7,7 @@ import pytest
 from configs import stage2
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
-from f2jax.checkpoints.model_card import NOTHING, About, Stage, render
+from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, render_model_card
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.release.about import read_scores, read_stages
@@ -18,8 +18,8 @@ DATASETS = [
 ]
 
 
-def text_of(about: About) -> str:
-    return render(size("80m"), 1_024, (320, 256, 8), {"query": "Query: "}, about)
+def text_of(about: RunHistory) -> str:
+    return render_model_card(size("80m"), 1_024, (320, 256, 8), {"query": "Query: "}, about)
 
 
 def write_run(folder, **fields) -> str:
@@ -33,7 +33,7 @@ def write_run(folder, **fields) -> str:
 
 
 @pytest.fixture
-def stages(tmp_path) -> tuple[Stage, ...]:
+def stages(tmp_path) -> tuple[TrainingStage, ...]:
     """A second stage on a prepared corpus, started from a first one on plain files."""
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared/corpus.json").write_text(json.dumps({"datasets": DATASETS}))
@@ -48,7 +48,7 @@ def stages(tmp_path) -> tuple[Stage, ...]:
 
 
 def test_the_stages_are_told_in_the_order_of_training(stages):
-    text = text_of(About(stages))
+    text = text_of(RunHistory(stages))
     first, second = text.split("### Stage ")[1:]
     assert "started from | Qwen/Qwen3-0.6B" in first and "`*.parquet`" in first and "teacher | none" in first
     assert "started from | first" in second and "teacher | big" in second
@@ -57,14 +57,14 @@ def test_the_stages_are_told_in_the_order_of_training(stages):
 
 
 def test_data_sets_and_languages_are_those_of_the_data_card(stages):
-    text = text_of(About(stages))
+    text = text_of(RunHistory(stages))
     assert "| webfaq | retrieval | 1,200 | 2 |" in text and "| sib | clustering | 70 | 3 |" in text
     assert "the most frequent first: de, fr, yor_Latn." in text
     assert 'language: ["de", "fr"]' in text.split("---")[1], "the hub knows codes alone"
 
 
 def test_no_path_of_the_machine_stands_in_the_card(stages, tmp_path):
-    text = text_of(About(stages))
+    text = text_of(RunHistory(stages))
     assert str(tmp_path) not in text and "/data" not in text
 
 
@@ -79,7 +79,7 @@ def test_runs_that_are_gone_or_go_in_a_circle_end_the_history(tmp_path):
 def test_scores_of_f2jax_evaluate_are_a_table_by_dimension(tmp_path):
     found = {"cldr-names": {"queries": 9, "dims": {"8": 0.25, "320": 0.5}}, "stdlib-code": {"dims": {"320": 0.125}}}
     (tmp_path / "results.json").write_text(json.dumps({"revision": "r1", "tasks": found}))
-    text = text_of(About(scores=read_scores(tmp_path, "r1")))
+    text = text_of(RunHistory(scores=read_scores(tmp_path, "r1")))
     assert "| main score | 8 dims | 320 dims |" in text
     assert "| cldr-names | 25.0% | 50.0% |" in text and "| stdlib-code |  | 12.5% |" in text
 
@@ -97,7 +97,7 @@ def test_scores_that_are_not_there_are_an_error(tmp_path):
 
 
 def test_the_licence_is_stated_or_said_to_be_missing():
-    assert "license: apache-2.0\n" in text_of(About(license="apache-2.0")).split("---")[1]
+    assert "license: apache-2.0\n" in text_of(RunHistory(license="apache-2.0")).split("---")[1]
     assert "licence | not stated" in text_of(NOTHING) and "license:" not in text_of(NOTHING)
 
 
@@ -111,6 +111,6 @@ def test_the_licence_is_stated_or_said_to_be_missing():
     ],
 )
 def test_the_ways_to_use_it_are_those_of_the_formats_in_the_package(formats, inside, outside):
-    text = text_of(About(formats=formats))
+    text = text_of(RunHistory(formats=formats))
     assert all(name in text for name in inside) and not any(name in text for name in outside)
     assert all(tool in text for tool in ("SentenceTransformer", "vllm serve", "text-embeddings-router", "from f2jax"))

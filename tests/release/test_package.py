@@ -10,7 +10,7 @@ import tokenizers
 
 from f2jax import Embedder
 from f2jax.checkpoints import hf, package
-from f2jax.checkpoints.package import Card, read_card
+from f2jax.checkpoints.package import ModelSettings, read_settings
 from f2jax.cli import main
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
@@ -64,7 +64,7 @@ def test_pooling_dimension_layer_types_and_lengths_are_the_true_ones(embedder, t
     """Released models had the dimension of another size, and the layer types of the model they were pruned from."""
     architecture = size("tiny", **shape)
     params = tiny_model.random_params(architecture)
-    package.write(tmp_path, architecture, params, embedder.tokenizer, Card(max_length=77))
+    package.write_package(tmp_path, architecture, params, embedder.tokenizer, ModelSettings(max_length=77))
     pooling = read(tmp_path, "1_Pooling/config.json")
     assert pooling.pop("word_embedding_dimension") == architecture.width
     assert pooling.pop("include_prompt") is True
@@ -88,9 +88,11 @@ def test_prompts_matryoshka_dimensions_and_similarity_are_declared(folder):
 
 
 def test_a_model_of_one_dimension_is_not_declared_matryoshka(embedder, tmp_path):
-    package.write(tmp_path, embedder.architecture, embedder.params, embedder.tokenizer, Card(77, {}, (64,)))
+    package.write_package(
+        tmp_path, embedder.architecture, embedder.params, embedder.tokenizer, ModelSettings(77, {}, (64,))
+    )
     assert read(tmp_path, "config.json")["is_matryoshka"] is False
-    assert read_card(str(tmp_path), embedder.architecture) == Card(77, {}, (64,))
+    assert read_settings(str(tmp_path), embedder.architecture) == ModelSettings(77, {}, (64,))
 
 
 def test_the_tokenizer_file_appends_the_end_token_by_itself(embedder, folder):
@@ -114,14 +116,14 @@ def test_the_readme_says_what_a_user_must_know(folder):
 
 
 def test_the_card_is_read_back_as_it_was(embedder, folder):
-    assert read_card(str(folder), embedder.architecture) == embedder.card
+    assert read_settings(str(folder), embedder.architecture) == embedder.card
 
 
 def test_the_weights_are_read_back_bit_for_bit_in_their_type(embedder, tmp_path):
     half = jax.tree.map(lambda x: x.astype("bfloat16"), embedder.params)
-    package.write(tmp_path, embedder.architecture, half, embedder.tokenizer, embedder.card)
+    package.write_package(tmp_path, embedder.architecture, half, embedder.tokenizer, embedder.card)
     assert read(tmp_path, "config.json")["dtype"] == "bfloat16"
-    _, found = hf.load(tmp_path, "bfloat16")
+    _, found = hf.load_hf(tmp_path, "bfloat16")
     same = jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), half, found)
     assert jax.tree.all(same)
 
@@ -133,7 +135,9 @@ def test_a_folder_without_our_metadata_has_a_card_too(embedder, folder, tmp_path
     config = read(folder, "config.json")
     del config["matryoshka_dimensions"], config["is_matryoshka"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert read_card(str(tmp_path), embedder.architecture) == Card(max_length=512, prompts={}, matryoshka_dims=(64,))
+    assert read_settings(str(tmp_path), embedder.architecture) == ModelSettings(
+        max_length=512, prompts={}, matryoshka_dims=(64,)
+    )
 
 
 # Writing
@@ -141,7 +145,9 @@ def test_a_folder_without_our_metadata_has_a_card_too(embedder, folder, tmp_path
 
 def test_a_package_can_be_written_over_an_old_one(embedder, tmp_path):
     old = size("tiny", layers=4)
-    package.write(tmp_path, old, tiny_model.random_params(old), embedder.tokenizer, Card(500, {"old": "Old: "}))
+    package.write_package(
+        tmp_path, old, tiny_model.random_params(old), embedder.tokenizer, ModelSettings(500, {"old": "Old: "})
+    )
     embedder.save_pretrained(tmp_path)
     assert files_in(tmp_path) == FILES
     again = Embedder.from_pretrained(tmp_path)
@@ -166,14 +172,14 @@ def test_a_model_is_not_written_over_the_folder_that_it_was_loaded_from(embedder
 
 def crash_at(monkeypatch, name):
     """The machine is lost when the file `name` is due."""
-    write_whole = package.files.write_whole
+    write_whole = package.files.write_atomically
 
     def stop(path, content):
         if str(path).endswith(name):
             raise KeyboardInterrupt
         write_whole(path, content)
 
-    monkeypatch.setattr(package.files, "write_whole", stop)
+    monkeypatch.setattr(package.files, "write_atomically", stop)
 
 
 @pytest.mark.parametrize("name", sorted(FILES - {"model.safetensors"}))
@@ -200,7 +206,7 @@ def test_a_tokenizer_that_cannot_be_converted_leaves_the_old_package_whole(embed
 
     monkeypatch.setattr(type(embedder.tokenizer), "to_hf_json", refuse)
     with pytest.raises(UserError, match=r"cannot be written as tokenizer\.json"):
-        package.write(tmp_path, embedder.architecture, embedder.params, embedder.tokenizer, Card(9))
+        package.write_package(tmp_path, embedder.architecture, embedder.params, embedder.tokenizer, ModelSettings(9))
     monkeypatch.undo()
     assert Embedder.from_pretrained(tmp_path).card == embedder.card
 
@@ -242,14 +248,14 @@ def test_a_folder_that_pools_in_another_way_is_refused(embedder, tmp_path, pooli
     embedder.save_pretrained(tmp_path)
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": 64} | pooling))
     with pytest.raises(UserError, match="only pooling of the last token is built"):
-        read_card(str(tmp_path), embedder.architecture)
+        read_settings(str(tmp_path), embedder.architecture)
 
 
 @pytest.mark.parametrize("pooling", [{"pooling_mode": "lasttoken"}, {"pooling_mode_lasttoken": True}])
 def test_either_spelling_of_last_token_pooling_is_read(embedder, tmp_path, pooling):
     embedder.save_pretrained(tmp_path)
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": False} | pooling))
-    assert read_card(str(tmp_path), embedder.architecture) == embedder.card
+    assert read_settings(str(tmp_path), embedder.architecture) == embedder.card
 
 
 def test_a_folder_with_a_module_that_is_not_built_is_refused(embedder, tmp_path):
@@ -260,7 +266,7 @@ def test_a_folder_with_a_module_that_is_not_built_is_refused(embedder, tmp_path)
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     message = r"has a module sentence_transformers\.models\.Dense in modules\.json; only Transformer, Pooling"
     with pytest.raises(UserError, match=message):
-        read_card(str(tmp_path), embedder.architecture)
+        read_settings(str(tmp_path), embedder.architecture)
 
 
 def test_a_default_prompt_that_the_folder_lacks_is_refused(embedder, tmp_path):
@@ -268,7 +274,7 @@ def test_a_default_prompt_that_the_folder_lacks_is_refused(embedder, tmp_path):
     declared = read(tmp_path, "config_sentence_transformers.json") | {"default_prompt_name": "qurey"}
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(declared))
     with pytest.raises(UserError, match="has no prompt of the name 'qurey', its default"):
-        read_card(str(tmp_path), embedder.architecture)
+        read_settings(str(tmp_path), embedder.architecture)
 
 
 @pytest.mark.parametrize("command", [["export", "--model"], ["prune", "--model"], ["merge"]], ids=" ".join)

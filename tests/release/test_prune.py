@@ -7,7 +7,7 @@ import pytest
 
 from f2jax import Embedder
 from f2jax.cli import main
-from f2jax.data.texts import draw
+from f2jax.data.texts import sample_texts
 from tests import tiny_model
 
 TEXTS = ["a red river", "the blue stone and the green tree", "Wasser und Stein", "камень 石 川"]
@@ -90,9 +90,9 @@ def test_calibration_texts_are_drawn_evenly_and_by_the_seed(tmp_path):
         ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sources = [str(tmp_path / f"{name}.jsonl") for name in ("large", "small")]
-    found = draw(sources, 40, seed=1)
-    assert found == draw(sources, 40, seed=1) != draw(sources, 40, seed=2)
+    found = sample_texts(sources, 40, seed=1)
+    assert found == sample_texts(sources, 40, seed=1) != sample_texts(sources, 40, seed=2)
     numbers = [int(text.split()[1][1:]) for text in found if text.startswith("large")]
     assert len(numbers) == 20 == len(set(found)) - 20
     assert min(numbers) < 300 and max(numbers) > 700
-    assert len(draw(sources, 10_000)) == 3030
+    assert len(sample_texts(sources, 10_000)) == 3030

@@ -8,7 +8,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 import pytest
 
-from f2jax.checkpoints.orbax import DAMAGED, NOT_NOW, READ, Checkpoints, TrainState, due
+from f2jax.checkpoints.orbax import DAMAGED, NOT_NOW, READ, Checkpoints, TrainState, is_checkpoint_step
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
 
@@ -25,7 +25,7 @@ def run_to(folder, stop: int, **changes) -> list[int]:
     config = ml_collections.ConfigDict(KEEP | changes)
     with Checkpoints(folder, config, STEPS) as checkpoints:
         for step in range(1, stop + 1):
-            if due(step, STEPS, config):
+            if is_checkpoint_step(step, STEPS, config):
                 checkpoints.save(state_at(step))
         checkpoints.wait()
         return checkpoints.steps()
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_was_passed_over_is_set_aside_and_not_deleted(tmp_path
 def beside_another(monkeypatch, *outcomes: int):
     """As if a second process said so of each checkpoint, one after the other."""
     said = iter(outcomes)
-    monkeypatch.setattr(hosts, "of_all", lambda value: [value, next(said)])
+    monkeypatch.setattr(hosts, "allgather", lambda value: [value, next(said)])
 
 
 def test_a_checkpoint_that_another_process_cannot_read_is_passed_over_here_too(tmp_path, monkeypatch):

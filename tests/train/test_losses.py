@@ -7,7 +7,14 @@ import pytest
 
 from f2jax.errors import UserError
 from f2jax.model.nested import matryoshka_dims
-from f2jax.train.losses import LossConfig, contrastive_loss, in_batch_infonce, label_mask, matryoshka_weights, normalize
+from f2jax.train.losses import (
+    LossConfig,
+    contrastive_loss,
+    in_batch_infonce,
+    l2_normalize,
+    label_mask,
+    matryoshka_weights,
+)
 
 # d: the weights and their sum that the recipe prints (2.4), largest dimension first
 RECIPE = {
@@ -34,8 +41,8 @@ def test_unknown_weights_name_the_nearest():
 
 
 def test_a_zero_vector_stays_zero_and_its_gradient_is_finite():
-    assert np.array_equal(normalize(jnp.zeros(4)), np.zeros(4))
-    assert np.isfinite(jax.grad(lambda x: normalize(x).sum())(jnp.zeros(4))).all()
+    assert np.array_equal(l2_normalize(jnp.zeros(4)), np.zeros(4))
+    assert np.isfinite(jax.grad(lambda x: l2_normalize(x).sum())(jnp.zeros(4))).all()
 
 
 def test_in_batch_of_two_orthogonal_pairs():

@@ -21,7 +21,7 @@ def config(**changes):
 @pytest.mark.parametrize("warmup,steps", [(0, 10), (5, 50), (500, 2000)])
 def test_cosine_warms_up_from_zero_and_ends_on_the_floor(warmup, steps):
     c = config(warmup_steps=warmup, peak_lr=1e-3, end_lr=1e-5)
-    rate = optim.schedule(c, steps)
+    rate = optim.make_schedule(c, steps)
     for step in range(0, steps + 1, max(1, steps // 40)):
         if step < warmup:
             expected = 1e-3 * step / warmup
@@ -33,7 +33,7 @@ def test_cosine_warms_up_from_zero_and_ends_on_the_floor(warmup, steps):
 
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
 def test_the_optimizer_state_is_stored_in_its_own_type(state_dtype):
-    tx = optim.optimizer(config(state_dtype=state_dtype, warmup_steps=0), 10)
+    tx = optim.make_optimizer(config(state_dtype=state_dtype, warmup_steps=0), 10)
     params = {"w": jnp.ones((3, 4), jnp.float32)}
     state = tx.init(params)
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_the_optimizer_state_is_stored_in_its_own_type(state_dtype):
 def test_gradients_are_clipped_by_their_global_norm():
     """Plain SGD with rate 1 shows the clipped gradient itself."""
     plain = {"name": "sgd", "schedule": "constant", "warmup_steps": 0, "b1": 0.0, "weight_decay": 0.0}
-    tx = optim.optimizer(config(**plain, peak_lr=1.0), 10)
+    tx = optim.make_optimizer(config(**plain, peak_lr=1.0), 10)
     grads = {"a": jnp.full((2,), 3.0), "b": jnp.full((2,), 4.0)}
     updates, _ = tx.update(grads, tx.init(grads), grads)
     assert np.allclose(updates["a"], -3 / math.sqrt(50)) and np.allclose(updates["b"], -4 / math.sqrt(50))
@@ -55,7 +55,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 def test_sgd_decays_weights_apart_from_its_momentum():
     """Of SGDW, by hand: v = b1 v + g, w = w - rate (v + decay w) (https://arxiv.org/abs/1711.05101)."""
     c = config(name="sgd", schedule="constant", peak_lr=0.1, warmup_steps=0, b1=0.9, weight_decay=0.5, clip_norm=0.0)
-    tx = optim.optimizer(c, 10)
+    tx = optim.make_optimizer(c, 10)
     params, moment = {"w": jnp.array([2.0, -1.0])}, 0.0
     state, expected = tx.init(params), np.array([2.0, -1.0])
     for grad in (0.3, -0.2, 0.7):
@@ -68,8 +68,8 @@ def test_sgd_decays_weights_apart_from_its_momentum():
 
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'cosine'"):
-        optim.schedule(config(schedule="cosin", warmup_steps=0), 10)
+        optim.make_schedule(config(schedule="cosin", warmup_steps=0), 10)
     with pytest.raises(UserError, match="did you mean 'adamw'"):
-        optim.optimizer(config(name="adamx", warmup_steps=0), 10)
+        optim.make_optimizer(config(name="adamx", warmup_steps=0), 10)
     with pytest.raises(UserError, match="leaves nothing of 10 steps"):
-        optim.schedule(config(warmup_steps=500), 10)
+        optim.make_schedule(config(warmup_steps=500), 10)

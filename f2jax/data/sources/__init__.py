@@ -8,10 +8,10 @@ from f2jax import files
 from f2jax.data.record import Record
 from f2jax.data.sources import beir, cldr, hub, jsonl, labelled, parquet, stdlib
 from f2jax.data.sources.tables import TABLES
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 BUILT_IN = {**{f"cldr:{task}": task for task in cldr.TASKS}, "stdlib:code": None}
-READERS = {".jsonl": jsonl.read, ".jsonl.gz": jsonl.read, ".parquet": parquet.read}
+READERS = {".jsonl": jsonl.read_jsonl, ".jsonl.gz": jsonl.read_jsonl, ".parquet": parquet.read_parquet}
 
 
 def open_source(
@@ -34,13 +34,13 @@ def open_source(
     origin, rest = _split(spec)
     if origin in ("cldr", "stdlib"):
         _check_built_in(spec)
-        return stdlib.read(split) if origin == "stdlib" else cldr.read(BUILT_IN[spec], split)
+        return stdlib.read_stdlib(split) if origin == "stdlib" else cldr.read_cldr(BUILT_IN[spec], split)
     if origin == "beir":
-        return beir.read(rest, split, skipped)
+        return beir.read_beir(rest, split, skipped)
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
     if origin in labelled.TASKS:
-        return labelled.read(origin, expand(_path(rest), TABLES), _columns(rest), skipped)
+        return labelled.read_labelled(origin, expand(_path(rest), TABLES), _columns(rest), skipped)
     return chain.from_iterable(_reader(path)(path, skipped, kinds, bare) for path in expand(spec))
 
 
@@ -60,7 +60,7 @@ def files_of(spec: str) -> list[str]:
         _check_built_in(spec)
         return []
     if origin == "beir":
-        return beir.files_of(rest)
+        return beir.beir_files(rest)
     return expand(_path(rest), TABLES) if origin in labelled.TASKS else expand(spec)
 
 
@@ -72,7 +72,7 @@ def _split(spec: str) -> tuple[str, str]:
 
 def _check_built_in(spec: str) -> None:
     if spec not in BUILT_IN:
-        raise UserError(f"There is no built-in set '{spec}'{nearest(spec, BUILT_IN)}")
+        raise UserError(f"There is no built-in set '{spec}'{did_you_mean(spec, BUILT_IN)}")
 
 
 def _path(rest: str) -> str:
@@ -93,9 +93,9 @@ def expand(spec: str, endings: tuple[str, ...] = tuple(READERS)) -> list[str]:
         UserError: there are none.
     """
     if spec.startswith("hub:"):
-        return list(hub.fetch(spec, endings).values())
+        return list(hub.fetch_dataset(spec, endings).values())
     filesystem, path = files.filesystem(spec)
-    with files.explained(spec):
+    with files.clear_errors(spec):
         if filesystem.isdir(path):
             found = [name for name in filesystem.find(path) if name.endswith(endings)]
         elif filesystem.exists(path):

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from f2jax import files
 from f2jax.data.record import Record
-from f2jax.data.skip_list import at
+from f2jax.data.skip_list import located
 from f2jax.data.sources import hub
 from f2jax.data.sources.tables import ENDINGS, read_rows
 from f2jax.errors import UserError
@@ -26,7 +26,7 @@ _SCORE = ("score",)
 _OPTIONAL = ("title", "language")
 
 
-def read(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
+def read_beir(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
     """One record for each query and document that is right for it: judged above 0.
 
     Documents that are judged 0 or below are the query's negatives. A query with several right documents has its id as
@@ -47,12 +47,12 @@ def read(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
     source, good = PurePosixPath(folder.rstrip("/")).name, False
     for number, scores in scores_by_query.items():
         if number not in queries:
-            at(skipped, folder, {"query": number})
+            located(skipped, folder, {"query": number})
             skipped["judged query is missing"] += 1
             continue
         for document in scores:
             if document not in documents:
-                at(skipped, folder, {"query": number, "document": document})
+                located(skipped, folder, {"query": number, "document": document})
                 skipped["judged document is missing"] += 1
         right = [document for document, score in scores.items() if score > 0 and document in documents]
         wrong = [document for document, score in scores.items() if score <= 0 and document in documents]
@@ -66,7 +66,7 @@ def read(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
         raise UserError(f"{folder} has no query with a right document; check that its ids are those of its qrels.")
 
 
-def files_of(folder: str) -> list[str]:
+def beir_files(folder: str) -> list[str]:
     """All data files of the folder; raises UserError where there is none."""
     return list(_files(folder).values())
 
@@ -74,7 +74,7 @@ def files_of(folder: str) -> list[str]:
 def _files(folder: str) -> dict[str, str]:
     """Path inside the folder → path, of its data files."""
     if folder.startswith("hub:"):
-        return hub.fetch(folder, ENDINGS)
+        return hub.fetch_dataset(folder, ENDINGS)
     filesystem, root = files.filesystem(folder)
     if not filesystem.isdir(root):
         raise UserError(f"There is no BEIR folder {folder}; check the path.")

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from f2jax.data.record import Record, stable_id
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 
 KINDS = {"territories": "territory", "languages": "language", "scripts": "script", "currencies": "currency"}
 TASKS = ("translation", "kinds", "labels")
@@ -78,14 +78,14 @@ def in_test(text: str) -> bool:
     return stable_id("test " + _key(text)) % TEST_SHARE == 0 and _key(text) not in _english_strings()
 
 
-def read(task: str, split: str = "train") -> Iterator[Record]:
+def read_cldr(task: str, split: str = "train") -> Iterator[Record]:
     """Records of one task: `translation`, `kinds` (clustering) or `labels` (classification).
 
     Raises:
         UserError: unknown task, or a split other than train and test.
     """
     if task not in TASKS:
-        raise UserError(f"There is no task 'cldr:{task}'{nearest(task, TASKS)}")
+        raise UserError(f"There is no task 'cldr:{task}'{did_you_mean(task, TASKS)}")
     if split not in ("train", "test"):
         raise UserError(f"There is no split '{split}'; splits are train and test.")
     return {"translation": _translation, "kinds": _kinds, "labels": _labels}[task](split == "test")

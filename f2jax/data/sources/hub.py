@@ -10,7 +10,7 @@ from f2jax.errors import UserError
 _SPEC = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<pattern>.+))?$")
 
 
-def fetch(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
+def fetch_dataset(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
     """Path in the repository → local path, of the data files that a spec names, sorted; they stay in the hub's cache.
 
     Args:
@@ -27,7 +27,7 @@ def fetch(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
     from huggingface_hub import snapshot_download
 
     patterns = _patterns((parts["pattern"] or "").rstrip("/"), endings)
-    with files.fetched(spec):
+    with files.clear_hub_errors(spec):
         folder = snapshot_download(
             parts["name"], repo_type="dataset", revision=parts["revision"], allow_patterns=patterns
         )

@@ -9,21 +9,21 @@ from functools import partial
 
 from f2jax import files
 from f2jax.data.record import Record
-from f2jax.data.skip_list import at
+from f2jax.data.skip_list import located
 from f2jax.data.sources import schema
 from f2jax.errors import UserError
 
 
-def read(path: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = False) -> Iterator[Record]:
+def read_jsonl(path: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = False) -> Iterator[Record]:
     """Records of a .jsonl or .jsonl.gz file; a line that is no JSON object is counted in `skipped`.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has no good row.
     """
-    return schema.to_records(path, rows(path, skipped, partial(schema.columns, path)), skipped, kinds, bare)
+    return schema.to_records(path, jsonl_rows(path, skipped, partial(schema.columns, path)), skipped, kinds, bare)
 
 
-def rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:
+def jsonl_rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:
     """The JSON objects of a file. `columns` sees the fields of the first one, and may raise a `UserError`."""
     checked = False
     for line in lines(path, skipped):
@@ -49,11 +49,11 @@ def lines(path: str, skipped: Counter) -> Iterator[str]:
     Raises:
         UserError: the file cannot be read, or is cut short.
     """
-    with files.open_file(path) as raw, files.explained(path, "read"):
+    with files.open_file(path) as raw, files.clear_errors(path, "read"):
         file = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
         try:
             for number, line in enumerate(file, 1):
-                at(skipped, f"{path}:{number}", {"line": line})
+                located(skipped, f"{path}:{number}", {"line": line})
                 try:
                     text = line.decode("utf-8-sig")
                 except UnicodeDecodeError:

@@ -22,7 +22,7 @@ _LANGUAGE = ("language", "lang")
 RELATIONS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # the numbers of SNLI, MNLI and XNLI on the hub
 
 
-class Task(NamedTuple):
+class LabelledTask(NamedTuple):
     convert: Callable[..., Iterator[Record]]
     columns: tuple[tuple[str, ...], ...]  # the names that each column goes by
     last: Callable[[object], object]  # what the value of the last column means
@@ -33,10 +33,10 @@ def _relation(value: object) -> str:
 
 
 TASKS = {
-    "clustering": Task(convert.clustering, (_TEXT, _LABEL), str),
-    "classification": Task(convert.classification, (_TEXT, _LABEL), str),
-    "sts": Task(convert.sts, (_ONE, _OTHER, ("score", "similarity_score", "label")), float),
-    "nli": Task(
+    "clustering": LabelledTask(convert.clustering, (_TEXT, _LABEL), str),
+    "classification": LabelledTask(convert.classification, (_TEXT, _LABEL), str),
+    "sts": LabelledTask(convert.sts, (_ONE, _OTHER, ("score", "similarity_score", "label")), float),
+    "nli": LabelledTask(
         convert.nli,
         (("premise", *_ONE), ("hypothesis", *_OTHER), ("label_text", "relation", "gold_label", "label")),
         _relation,
@@ -44,7 +44,7 @@ TASKS = {
 }
 
 
-def read(name: str, paths: Sequence[str], columns: Sequence[str], skipped: Counter) -> Iterator[Record]:
+def read_labelled(name: str, paths: Sequence[str], columns: Sequence[str], skipped: Counter) -> Iterator[Record]:
     """Records of files of labelled rows: parquet, JSON lines or tables with tabs.
 
     Args:
@@ -74,7 +74,9 @@ def read(name: str, paths: Sequence[str], columns: Sequence[str], skipped: Count
         raise UserError(f"{name}:{paths[0]} gives no row; check its columns, and that it has more than one label.")
 
 
-def _rows(path: str, known: Iterable[tuple[str, ...]], task: Task, skipped: Counter) -> Iterator[tuple[str, tuple]]:
+def _rows(
+    path: str, known: Iterable[tuple[str, ...]], task: LabelledTask, skipped: Counter
+) -> Iterator[tuple[str, tuple]]:
     """(language, values of the task's columns) of each good row of a file."""
     chosen: list[str] = []
     for row in read_rows(path, skipped, partial(_choose, path, known, chosen)):

@@ -78,7 +78,7 @@ def in_test(function: Function) -> bool:
     return stable_id(function.summary) % TEST_SHARE == 0
 
 
-def read(split: str = "train") -> Iterator[Record]:
+def read_stdlib(split: str = "train") -> Iterator[Record]:
     """Docstring → function; functions of the same module, where there are some, as hard negatives.
 
     Raises:

@@ -20,7 +20,12 @@ def read_rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[s
     Raises:
         UserError: the file cannot be read, is cut short, or is of no known kind.
     """
-    for ending, read in ((".parquet", parquet.rows), (".jsonl", jsonl.rows), (".tsv", _tsv), (".txt", _txt)):
+    for ending, read in (
+        (".parquet", parquet.parquet_rows),
+        (".jsonl", jsonl.jsonl_rows),
+        (".tsv", _tsv),
+        (".txt", _txt),
+    ):
         if path.removesuffix(".gz").endswith(ending):
             return read(path, skipped, columns)
     raise UserError(f"{path} is of no known kind; data files end in {', '.join(ENDINGS)}.")

@@ -19,7 +19,7 @@ from f2jax.data.record import stable_id
 from f2jax.data.sources import expand, open_source
 from f2jax.data.sources.tables import ENDINGS, read_rows
 from f2jax.errors import UserError
-from f2jax.prepare.curate.words import WEIGHT_OF_WORD, units
+from f2jax.prepare.curate.words import WEIGHT_OF_WORD, split_units
 
 TEXT_COLUMNS = ("text", "query", "positive", "passage", "negatives", "question", "sentence1", "sentence2", "sentences")
 BUILT_IN = {"cldr-names": ("cldr:translation", ("query",)), "stdlib-code": ("stdlib:code", ("query", "positive"))}
@@ -48,7 +48,7 @@ class Index:
         whole, parts = {}, {}
         for number, texts in enumerate(sets.values()):
             for text in texts:
-                found = units(text)
+                found = split_units(text)
                 if _letters(found) >= fewest_letters:
                     whole.setdefault(_whole(found), number)
                 for stretch in _stretches(found, ngram):
@@ -57,7 +57,7 @@ class Index:
 
     def find(self, text: str) -> Hit | None:
         """The first set, in the order of `names`, that holds the text or a stretch of it."""
-        found = units(text)
+        found = split_units(text)
         if _letters(found) >= self.fewest_letters:
             number = self.whole.first([_whole(found)])
             if number is not None:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from f2jax.data.record import Record, stable_id
-from f2jax.prepare.curate.options import Options
-from f2jax.prepare.curate.words import words
+from f2jax.prepare.curate.options import CurationOptions
+from f2jax.prepare.curate.words import split_words
 
 _SEED = 1  # of MinHash: sketches of one corpus must share it
 MOST_NEGATIVES = (1 << 16) - 1  # that a rank tells apart
@@ -54,11 +54,11 @@ def exact_key(record: Record) -> int:
 
 def shingles(text: str, length: int) -> set[str]:
     """The pieces of `length` characters of a folded text; a shorter text is one piece, one without letters its own."""
-    text = " ".join(words(text)) or text
+    text = " ".join(split_words(text)) or text
     return {text[i : i + length] for i in range(max(1, len(text) - length + 1))}
 
 
-def sketch(record: Record, options: Options) -> Sketch:
+def sketch(record: Record, options: CurationOptions) -> Sketch:
     """MinHash values of a record's query and positive."""
     import rensa
 
@@ -70,13 +70,13 @@ def sketch(record: Record, options: Options) -> Sketch:
     return Sketch(rank(record), record_id(record), np.array(values, "<u4").tobytes())
 
 
-def band_keys(made: Sketch, options: Options) -> list[int]:
+def band_keys(made: Sketch, options: CurationOptions) -> list[int]:
     """Keys of the groups in which a row may meet its near duplicates, one for each band."""
     values_2hb = np.frombuffer(made.values, "<u4").reshape(2, -1, options.band)
     return [stable_id(f"{h} {values_2hb[:, h].tobytes().hex()}") for h in range(values_2hb.shape[1])]
 
 
-def near_duplicates(group: Iterable[Sketch], options: Options) -> Iterator[int]:
+def near_duplicates(group: Iterable[Sketch], options: CurationOptions) -> Iterator[int]:
     """Ids of the rows of a group to drop: those like a row of smaller rank, whether or not that one stays.
 
     The decision is about pairs, so it depends neither on order nor on what other groups decide, and the best row of
@@ -106,7 +106,7 @@ def drop_exact(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     return kept, dropped
 
 
-def drop_near(records: Iterable[Record], options: Options) -> tuple[list[Record], list[Record]]:
+def drop_near(records: Iterable[Record], options: CurationOptions) -> tuple[list[Record], list[Record]]:
     """(rows that stay, rows that go) in memory, in the order in which they come."""
     records, bands = list(records), defaultdict(list)
     for record in records:

@@ -20,7 +20,7 @@ NO_LANGUAGE = "zxx"  # numbers, markup, identifiers
 _ONE = {"ary": "ar", "arz": "ar", "nb": "no", "nn": "no", "bs": "hbs", "hr": "hbs", "sr": "hbs", "hbo": "he"}
 
 
-def identify(text: str, confidence: float) -> str:
+def identify_language(text: str, confidence: float) -> str:
     """ISO 639-3 code of the language of a text; und where the identifier is less sure than `confidence`."""
     shares = Counter()
     for code, share in _identifier().rank(text[:MOST]):
@@ -29,7 +29,7 @@ def identify(text: str, confidence: float) -> str:
     return _iso_639_3(code) if sureness >= confidence else UNKNOWN
 
 
-def agrees(declared: str, found: str) -> bool | None:
+def language_agrees(declared: str, found: str) -> bool | None:
     """Is `found` the declared language, or one so close that the difference is a name? None: it cannot be judged.
 
     >>> agrees("arz", "ara"), agrees("deu", "fra"), agrees("kas", "urd")

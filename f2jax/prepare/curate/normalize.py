@@ -48,7 +48,7 @@ _MARKS = 30  # in a row at most, UAX #15, 13; more makes normalization quadratic
 _MARK_RUNS = re.compile(rf"[^\w\s]{{{_MARKS + 1},}}")
 
 
-def normalize(text: str, form: str = "NFC") -> str:
+def normalize_text(text: str, form: str = "NFC") -> str:
     """The text in the Unicode form NFC or NFKC, its newlines as \\n, and without invisible characters.
 
     Idempotent. White space stays as it is.
@@ -66,7 +66,7 @@ def normalize(text: str, form: str = "NFC") -> str:
     return _limit_marks(unicodedata.normalize(form, _limit_marks(text)))
 
 
-def cut(text: str, length: int) -> str:
+def cut_text(text: str, length: int) -> str:
     """The first `length` characters at most; a joiner that would end them has lost its right side."""
     return text if len(text) <= length else text[:length].rstrip("\u200c\u200d")
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from f2jax.errors import UserError, nearest
+from f2jax.errors import UserError, did_you_mean
 from f2jax.prepare.curate.normalize import FORMS
 
 
 @dataclass(frozen=True)
-class Options:
+class CurationOptions:
     """The steps of curation and their thresholds.
 
     Raises:
@@ -34,7 +34,7 @@ class Options:
 
     def __post_init__(self):
         if self.unicode_form not in ("", *FORMS):
-            raise UserError(f"There is no unicode_form '{self.unicode_form}'{nearest(self.unicode_form, FORMS)}")
+            raise UserError(f"There is no unicode_form '{self.unicode_form}'{did_you_mean(self.unicode_form, FORMS)}")
         if self.too_long not in ("cut", "drop"):
             raise UserError(f"too_long='{self.too_long}' says nothing; choose cut or drop.")
         for name in ("language_confidence", "near_duplicates"):

@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from f2jax.data.record import Record
-from f2jax.data.skip_list import at
+from f2jax.data.skip_list import located
 from f2jax.prepare.curate import dedup
 from f2jax.prepare.curate.decontaminate import Index, load_index
-from f2jax.prepare.curate.normalize import cut, normalize
-from f2jax.prepare.curate.options import Options
+from f2jax.prepare.curate.normalize import cut_text, normalize_text
+from f2jax.prepare.curate.options import CurationOptions
 
 EXACT, NEAR = "exact duplicate", "near duplicate"
 
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass
-class Report:
+class CurationReport:
     """Counts for the data card. Reports of parts add up to the report of the whole."""
 
     kept: int = 0
@@ -50,15 +50,15 @@ class Report:
 
     def drop(self, record: Record, reason: str, where: str | None = None) -> None:
         """Count, and list, a record that is left out."""
-        at(self.skipped, where or record.source, {"query": record.query, "positive": record.positive})
+        located(self.skipped, where or record.source, {"query": record.query, "positive": record.positive})
         self.skipped[reason] += 1
 
-    def __add__(self, other: "Report") -> "Report":
+    def __add__(self, other: "CurationReport") -> "CurationReport":
         counters = (getattr(self, name) + getattr(other, name) for name in ("skipped", "noted", "languages"))
-        return Report(self.kept + other.kept, *counters)
+        return CurationReport(self.kept + other.kept, *counters)
 
 
-def curate(records: Iterable[Record], options: Options, report: Report) -> Iterator[Record]:
+def curate(records: Iterable[Record], options: CurationOptions, report: CurationReport) -> Iterator[Record]:
     """The records that stay, changed where a step says so. Which ones they are does not depend on the order.
 
     Without duplicates to drop they stream; else all are held in memory.
@@ -76,7 +76,7 @@ def curate(records: Iterable[Record], options: Options, report: Report) -> Itera
     yield from passed
 
 
-def curate_record(record: Record, options: Options) -> Outcome:
+def curate_record(record: Record, options: CurationOptions) -> Outcome:
     """All the steps that look at one record alone; a pure function, save that it loads what it needs once a process.
 
     Raises:
@@ -99,7 +99,7 @@ def curate_record(record: Record, options: Options) -> Outcome:
 # Each step gives the record, or the reason why it cannot stay.
 
 
-def check_source(record: Record, options: Options) -> Record | str:
+def check_source(record: Record, options: CurationOptions) -> Record | str:
     """Leave out the sources that overlap evaluation sets."""
     for pattern in options.excluded_sources:
         if fnmatchcase(record.source, pattern):
@@ -107,14 +107,14 @@ def check_source(record: Record, options: Options) -> Record | str:
     return record
 
 
-def clean(record: Record, options: Options, notes: list[str]) -> Record | str:
+def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record | str:
     """Normalize and cut the texts; leave out what cannot teach: empty texts, and the same text on both sides."""
     form, limit = options.unicode_form, options.max_characters
     texts = [record.query, record.positive, *record.negatives]
     names = {name: getattr(record, name) for name in ("language", "source", "label", "instruction")}
     if form:
-        names = {name: text and normalize(text, form) for name, text in names.items()}
-        normalized = [normalize(text, form) for text in texts]
+        names = {name: text and normalize_text(text, form) for name, text in names.items()}
+        normalized = [normalize_text(text, form) for text in texts]
         if normalized != texts:
             notes.append("text normalized")
         texts = normalized
@@ -122,7 +122,7 @@ def clean(record: Record, options: Options, notes: list[str]) -> Record | str:
         if options.too_long == "drop":
             return "text is too long"
         notes.append("text cut")
-        texts = [cut(text, limit) for text in texts]
+        texts = [cut_text(text, limit) for text in texts]
     query, positive, *negatives = texts
     for name, text in (("query", query), ("positive", positive)):
         if not text.strip():
@@ -136,17 +136,17 @@ def clean(record: Record, options: Options, notes: list[str]) -> Record | str:
     return _with(record, negatives, query=query, positive=positive, **names)
 
 
-def check_language(record: Record, options: Options, notes: list[str]) -> tuple[str | None, Record | str]:
+def check_language(record: Record, options: CurationOptions, notes: list[str]) -> tuple[str | None, Record | str]:
     """(code that was found, step): set a language that is und, and compare one that is declared. Code is let be."""
     from f2jax.prepare.curate import language  # its libraries come with the `curate` extra
 
     if record.language.startswith("code:"):
         return None, record
-    found = language.identify(record.query, options.language_confidence)
+    found = language.identify_language(record.query, options.language_confidence)
     if record.language == language.UNKNOWN and found not in (language.UNKNOWN, language.NO_LANGUAGE):
         notes.append("language set")
         return found, replace(record, language=found)
-    if language.agrees(record.language, found) is False:
+    if language.language_agrees(record.language, found) is False:
         if options.drop_other_language:
             return found, "query is in another language than declared"
         notes.append("query is in another language than declared")
@@ -173,7 +173,7 @@ def _with(record: Record, negatives: Iterable[str], **changes: str | None) -> Re
     return replace(record, negatives=tuple(negatives), **changes)
 
 
-def _passed(records: Iterable[Record], options: Options, report: Report) -> Iterator[Record]:
+def _passed(records: Iterable[Record], options: CurationOptions, report: CurationReport) -> Iterator[Record]:
     for record in records:
         outcome = curate_record(record, options)
         report.add(outcome, record)
@@ -181,7 +181,7 @@ def _passed(records: Iterable[Record], options: Options, report: Report) -> Iter
             yield outcome.record
 
 
-def _drop_all(dropped: list[Record], reason: str, report: Report) -> None:
+def _drop_all(dropped: list[Record], reason: str, report: CurationReport) -> None:
     report.kept -= len(dropped)
     for record in dropped:
         report.drop(record, reason)

@@ -13,7 +13,7 @@ _WORD = re.compile(r"[^\W_]+")
 WEIGHT_OF_WORD = _WEIGHTS[None]
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The runs of letters and digits in a text, without case, accents, vowel signs, or compatibility forms.
 
     >>> words("L'Été, № 5: ﬁn")
@@ -24,7 +24,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def units(text: str) -> list[tuple[str, int]]:
+def split_units(text: str) -> list[tuple[str, int]]:
     """The words of a text with their weights, 4 each.
 
     Scripts that are written without spaces give characters instead: two ideographs or kana, or four letters of Thai,
@@ -33,7 +33,7 @@ def units(text: str) -> list[tuple[str, int]]:
     >>> units("GPU 北京 ไทย")
     [('gpu', 4), ('北', 2), ('京', 2), ('ไ', 1), ('ท', 1), ('ย', 1)]
     """
-    return [(found[0], _WEIGHTS[found.lastindex]) for word in words(text) for found in _UNITS.finditer(word)]
+    return [(found[0], _WEIGHTS[found.lastindex]) for word in split_words(text) for found in _UNITS.finditer(word)]
 
 
 @lru_cache(maxsize=1)

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import pytest
 
 from f2jax import cli
-from f2jax.data.corpus import Corpus
+from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.texts import read_texts
 from f2jax.data.tokenizer import train_sentencepiece
-from f2jax.prepare.curate import Options as Curation
+from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.train import loop
 from tests import tiny
 from tests.data import corpora
@@ -39,7 +39,7 @@ def test_every_option_reaches_the_card(folder, capsys):
     options = "--cap 30 --max-length 9 --validation-share 0.5 --seed 4 --symmetric-share 0.1 --symmetric-sources s t"
     lists = ["--kinds", "x=clustering", "--tasks", "pairs=Find it.", "retrieval=Find.", "--licences", "p*=CC0 1.0"]
     assert prepare(folder, "--no-instructions", "--no-curation", *options.split(), *lists) == 0
-    card = Corpus(folder / "corpus").card
+    card = PreparedCorpus(folder / "corpus").card
     assert card["options"] == {
         "max_length": 9,
         "validation_share": 0.5,
@@ -65,7 +65,7 @@ def test_every_option_reaches_the_card(folder, capsys):
 def test_the_steps_that_need_nothing_are_on_by_default(folder):
     assert prepare(folder) == 0
     expected = asdict(Curation(evaluation_sets=("cldr-names", "stdlib-code")))
-    assert Corpus(folder / "corpus").card["options"]["curate"] == json.loads(json.dumps(expected))
+    assert PreparedCorpus(folder / "corpus").card["options"]["curate"] == json.loads(json.dumps(expected))
 
 
 def test_every_step_of_curation_is_an_option_by_the_name_of_its_field(folder, tmp_path):
@@ -95,13 +95,13 @@ def test_every_step_of_curation_is_an_option_by_the_name_of_its_field(folder, tm
         values = value if isinstance(value, list) else [] if isinstance(value, bool) else [str(value)]
         options += [f"--no-{option}" if value is False else f"--{option}", *values]
     assert prepare(folder, *options) == 0
-    assert Corpus(folder / "corpus").card["options"]["curate"] == changed
+    assert PreparedCorpus(folder / "corpus").card["options"]["curate"] == changed
 
 
 def test_a_step_is_off_where_its_list_is_empty_or_it_is_said_so(folder):
     off = "--excluded-sources --evaluation-sets --unicode-form off --no-drop-trivial --no-exact-duplicates"
     assert prepare(folder, *off.split()) == 0
-    found = Corpus(folder / "corpus").card["options"]["curate"]
+    found = PreparedCorpus(folder / "corpus").card["options"]["curate"]
     assert (found["excluded_sources"], found["evaluation_sets"], found["unicode_form"]) == ([], [], "")
     assert not found["drop_trivial"] and not found["exact_duplicates"]
 
@@ -120,7 +120,7 @@ def test_labelled_data_is_an_input_like_any_other(folder, tmp_path):
     path = corpora.write(tmp_path / "intents.jsonl", rows)
     needed = ["--output", str(tmp_path / "corpus"), "--tokenizer", str(folder / "tokenizer")]
     assert cli.main(["prepare", "--input", f"clustering:{path}#utt,intent", *needed]) == 0
-    (entry,) = Corpus(tmp_path / "corpus").card["datasets"]
+    (entry,) = PreparedCorpus(tmp_path / "corpus").card["datasets"]
     assert (entry["name"], entry["kind"], sum(entry["rows"].values())) == ("intents", "clustering", 12)
 
 
@@ -175,7 +175,7 @@ def test_a_tokenizer_trained_on_the_texts_is_that_of_a_sentencepiece_run_on_them
     oracle = train_sentencepiece(texts, 400, None, seed=3)
     command = ["prepare", "--input", str(folder / "in"), "--output", str(folder / "own"), "--seed", "3"]
     assert cli.main([*command, "--train-vocab", "400"]) == 0
-    corpus = Corpus(folder / "own")
+    corpus = PreparedCorpus(folder / "own")
     assert corpus.card["tokenizer"] == oracle.fingerprint()
     monkeypatch.setattr("f2jax.prepare.tokenizer.train_sentencepiece", None)  # it would be called in vain
     assert cli.main([*command, "--train-vocab", "400"]) == 0

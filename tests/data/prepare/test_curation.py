@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from f2jax.data.corpus import Corpus, Reader, parse_row, row_details, shards_of
+from f2jax.data.corpus import PreparedCorpus, Reader, parse_row, row_details, shards_of
 from f2jax.data.dataset import Instructions
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import read_inputs, run, runs, workers
-from f2jax.prepare.curate import Options as Curation
-from f2jax.prepare.curate import Report, curate
+from f2jax.prepare.curate import CurationOptions as Curation
+from f2jax.prepare.curate import CurationReport, curate
 from tests.data import corpora
 
 PLAIN = replace(corpora.OPTIONS, instructions=Instructions(enabled=False), validation_share=0.0)
@@ -41,7 +41,7 @@ def write_inputs(folder) -> list[str]:
 
 def queries(folder) -> Counter:
     """(data set, query, negatives, language) of each row of a corpus."""
-    corpus, reader = Corpus(folder / "corpus"), Reader()
+    corpus, reader = PreparedCorpus(folder / "corpus"), Reader()
     tokenizer, found = load_tokenizer(corpus.tokenizer_folder), Counter()
     for entry in corpus.card["datasets"]:
         shards = shards_of(corpus.folder, entry, "train")
@@ -53,9 +53,9 @@ def queries(folder) -> Counter:
     return found
 
 
-def in_memory(inputs: list[str], options) -> tuple[Counter, Report]:
+def in_memory(inputs: list[str], options) -> tuple[Counter, CurationReport]:
     skipped = Counter()
-    report = Report(skipped=skipped)
+    report = CurationReport(skipped=skipped)
     rows = [record for path in inputs for record in open_source(path, "train", skipped)]
     kept = curate(rows, options.curate, report)
     return Counter((r.source, " ".join(r.query.split()), len(r.negatives), r.language) for r in kept), report

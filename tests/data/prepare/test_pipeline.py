@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorflow_datasets import builder_from_directory
 
-from f2jax.data.corpus import Corpus, Reader, parse_document, parse_row, row_details, shards_of
+from f2jax.data.corpus import PreparedCorpus, Reader, parse_document, parse_row, row_details, shards_of
 from f2jax.data.record import stable_id
 from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
@@ -34,7 +34,7 @@ def contents(card: dict) -> dict:
 
 
 def entry(folder, name: str) -> dict:
-    return next(entry for entry in Corpus(folder / "corpus").card["datasets"] if entry["name"] == name)
+    return next(entry for entry in PreparedCorpus(folder / "corpus").card["datasets"] if entry["name"] == name)
 
 
 def raw(folder, name: str, part: str) -> list[bytes]:
@@ -78,7 +78,7 @@ def test_each_document_is_stored_once_in_the_order_of_its_id(folder):
 
 
 def test_the_card_counts_what_is_there(folder):
-    card = Corpus(folder / "corpus").card
+    card = PreparedCorpus(folder / "corpus").card
     pairs = entry(folder, "pairs")
     assert sum(pairs["rows"].values()) == 120 and pairs["rows"]["validation"] > 10
     assert sum(pairs["languages"].values()) == pairs["rows"]["train"] and set(pairs["languages"]) == {"en", "de", "sw"}
@@ -100,7 +100,7 @@ def test_beam_writes_the_same_bytes(folder, tmp_path, options):
     pytest.importorskip("apache_beam")
     beam = workers.beam_options("DirectRunner", options)
     assert contents(corpora.make(tmp_path, inputs=inputs_of(folder), beam=beam)) == contents(
-        Corpus(folder / "corpus").card
+        PreparedCorpus(folder / "corpus").card
     )
 
 
@@ -123,7 +123,7 @@ def test_an_unknown_runner_is_refused():
 
 def test_two_processes_write_the_same_bytes(folder, tmp_path):
     found = corpora.make(tmp_path, inputs=inputs_of(folder), jobs=2)
-    assert contents(found) == contents(Corpus(folder / "corpus").card)
+    assert contents(found) == contents(PreparedCorpus(folder / "corpus").card)
 
 
 def inputs_of(folder) -> list[str]:
@@ -139,7 +139,7 @@ def test_many_shards_hold_what_one_holds(folder, tmp_path, monkeypatch):
     assert all(
         len(data["shards"]["documents"]) > 2 < len(data["shards"]["rows"]["train"]) for data in found["datasets"]
     )
-    assert contents(found) == contents(Corpus(folder / "corpus").card)
+    assert contents(found) == contents(PreparedCorpus(folder / "corpus").card)
 
 
 # What it reads
@@ -188,7 +188,7 @@ def test_a_run_that_fails_leaves_a_finished_corpus_with_its_own_tokenizer(tmp_pa
     damaged.write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"cut.parquet is damaged"):
         prepare([*inputs, str(damaged)], tmp_path / "corpus", tmp_path / "other", corpora.OPTIONS)
-    found = Corpus(tmp_path / "corpus").card
+    found = PreparedCorpus(tmp_path / "corpus").card
     kept = load_tokenizer(tmp_path / "corpus/tokenizer").fingerprint()
     assert contents(found) == contents(card) and kept == found["tokenizer"] == card["tokenizer"]
 
@@ -241,12 +241,12 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, tmp_path, monkeypatch, 
         corpora.make(tmp_path, inputs)
     finished = {name for kind, name in built.names if kind == "Rows"}
     with pytest.raises(UserError, match=r"holds no corpus.json"):
-        Corpus(tmp_path / "corpus")
+        PreparedCorpus(tmp_path / "corpus")
     built.names.clear()
     built.stop_at = None
     card = corpora.make(tmp_path, inputs)
     assert {name for _, name in built.names}.isdisjoint(finished)
-    assert contents(card) == contents(Corpus(folder / "corpus").card)
+    assert contents(card) == contents(PreparedCorpus(folder / "corpus").card)
     built.names.clear()
     assert corpora.make(tmp_path, inputs) == card and built.names == []
     assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == [

@@ -10,7 +10,7 @@ from multiprocessing import active_children
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.prepare.workers import in_processes
+from f2jax.prepare.workers import run_in_processes
 
 
 def interrupt_parent(number: int) -> None:
@@ -24,7 +24,7 @@ def die(number: int) -> None:
 
 
 def test_results_come_in_the_order_of_the_items():
-    assert list(in_processes(abs, [-3, -2, -1], 2)) == [3, 2, 1]
+    assert list(run_in_processes(abs, [-3, -2, -1], 2)) == [3, 2, 1]
 
 
 def test_an_interruption_does_not_wait_for_what_is_at_work():
@@ -35,11 +35,11 @@ def test_an_interruption_does_not_wait_for_what_is_at_work():
 
 def test_a_process_that_is_killed_is_one_clear_error():
     with pytest.raises(UserError, match="A process was killed, perhaps for want of memory; run the same command again"):
-        list(in_processes(die, [0, 1], 2))
+        list(run_in_processes(die, [0, 1], 2))
 
 
 if __name__ == "__main__":
     try:
-        list(in_processes(interrupt_parent, [0, 1], 2))
+        list(run_in_processes(interrupt_parent, [0, 1], 2))
     except KeyboardInterrupt:
         print(f"interrupted, {len(active_children())} at work")
