@@ -28,7 +28,7 @@ import numpy as np
 
 from f2jax import config as configs
 from f2jax.data.corpus import CARD, VERSION, PreparedCorpus
-from f2jax.data.dataset import Instructions
+from f2jax.data.instructions import Instructions
 from f2jax.data.loader import Loader
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import train_sentencepiece

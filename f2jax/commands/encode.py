@@ -21,8 +21,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=1024, help="texts of a device batch at most")
     args = parser.parse_args(argv)
 
-    from f2jax import Embedder
     from f2jax.inference import multihost
+    from f2jax.inference.embedder import Embedder
     from f2jax.inference.encode_file import encode_file
     from f2jax.parallel import hosts
 

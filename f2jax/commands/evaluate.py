@@ -62,9 +62,9 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
     if not args.model:
         raise UserError("f2jax evaluate needs --model.")
 
-    from f2jax import Embedder
     from f2jax.evaluation import builtin
     from f2jax.inference import multihost
+    from f2jax.inference.embedder import Embedder
 
     embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
     results = multihost.follow_first(embedder, lambda: builtin.evaluate_builtin(embedder, args.tasks or builtin.TASKS))

@@ -14,8 +14,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--table-rank", type=int, help="keep so many columns of a factorized token table")
     args = parser.parse_args(argv)
 
-    from f2jax import Embedder, files
+    from f2jax import files
     from f2jax.checkpoints import model_card, package
+    from f2jax.inference.embedder import Embedder
     from f2jax.release import about as about_lib
     from f2jax.release.export import export_package
 

@@ -3,6 +3,7 @@
 import argparse
 
 from f2jax.commands.options import off, pairs, parser_of
+from f2jax.data.instructions import Instructions
 from f2jax.errors import UserError
 
 
@@ -38,7 +39,6 @@ def main(argv: list[str]) -> None:
     workers.add_argument("--beam_options", default="", help="its options: name=value,name=value")
     args = parser.parse_args(argv)
 
-    from f2jax.data.dataset import Instructions
     from f2jax.prepare import curate
     from f2jax.prepare.data_card import table
     from f2jax.prepare.options import PrepareOptions

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from f2jax import files
-from f2jax.data.dataset import Dataset, Instructions, build_datasets
-from f2jax.data.instructions import add_instruction
+from f2jax.data.dataset import Dataset, build_datasets
+from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.mixture import DatasetSpec, Mixture
 from f2jax.data.packing import WHOLE, Batch, RowShare, assemble
 from f2jax.data.record import Record

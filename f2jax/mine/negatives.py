@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from f2jax.data.mixture import permute
 from f2jax.data.record import stable_id
 from f2jax.errors import UserError, did_you_mean
+from f2jax.inference.vectors import Vectors, unit_vectors
 
 FEWER = ("drop", "random")
 GROUP = 16  # documents whose highest score stands for them in the first round
@@ -78,14 +78,6 @@ class Blocks:
 
 
 BLOCKS = Blocks()
-
-
-class Vectors(Protocol):
-    """Vectors by number, [n, e] of any float type: an array, a `np.memmap`, or a view of some of its rows."""
-
-    shape: tuple[int, int]
-
-    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray: ...
 
 
 class Answers:
@@ -170,19 +162,6 @@ def mine_negatives(
             yield _choose(waiting.popleft().result(), queries, documents, answers, options, ids)
 
 
-def unit_vectors(vectors: Vectors, index: slice | np.ndarray, kind: str) -> np.ndarray:
-    """float32 vectors [n, e] of length 1; a zero vector stays zero.
-
-    Raises:
-        UserError: one is not finite.
-    """
-    x_ne = np.asarray(vectors[index], np.float32)
-    length_n = np.sqrt(np.einsum("ne,ne->n", x_ne, x_ne))
-    if not np.isfinite(length_n).all():
-        raise UserError(f"The vectors of the {kind} hold a value that is not finite; embed them again.")
-    return x_ne / np.maximum(length_n, 1e-12)[:, None]
-
-
 # On the devices
 
 SHARED = PartitionSpec("queries")  # the first axis of an array is shared out over the devices
@@ -192,7 +171,14 @@ WHOLE = PartitionSpec()  # each device has all of it
 class _Search:
     """The `k` nearest documents of a block of queries, right ones among them. The devices share the queries."""
 
-    def __init__(self, queries: Vectors, documents: Vectors, answers: Answers, k: int, blocks: Blocks):
+    def __init__(
+        self,
+        queries: Vectors,
+        documents: Vectors,
+        answers: Answers,
+        k: int,
+        blocks: Blocks,
+    ):
         self.queries, self.documents, self.answers = queries, documents, answers
         devices = jax.local_devices()
         mesh = Mesh(np.array(devices), "queries")
@@ -299,7 +285,12 @@ def _merge(best_qk, numbers_qk, q_qe, query_labels_ql, d_gne, document_labels_gn
 
 
 def _choose(
-    found: tuple, queries: Vectors, documents: Vectors, answers: Answers, options: MiningOptions, ids: Sequence[int]
+    found: tuple,
+    queries: Vectors,
+    documents: Vectors,
+    answers: Answers,
+    options: MiningOptions,
+    ids: Sequence[int],
 ) -> Mined:
     """The negatives among the nearest documents of a block of queries."""
     first, stop, scores_bc, numbers_bc = found

@@ -22,17 +22,10 @@ from tqdm import tqdm
 from f2jax import files
 from f2jax.data.instructions import HAS_ONE
 from f2jax.data.record import KINDS, Record
+from f2jax.data.texts import read_texts
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
-from f2jax.inference.encode_file import (
-    digest,
-    embed_into,
-    open_array,
-    open_vectors,
-    progress_of,
-    read_progress,
-    read_texts,
-)
+from f2jax.inference.vectors import digest, embed_into, load_vectors, open_array, progress_of, read_progress
 from f2jax.mine.negatives import BLOCKS, Blocks, MiningOptions, mine_negatives
 from f2jax.mine.rows import Group, MiningRows, group_rows, read_rows
 
@@ -183,7 +176,13 @@ class Embedded:
             return self.embedder.encode_document(texts, **options)
 
         def embed(name: str, texts: list[str], encode: Callable) -> np.ndarray:
-            return embed_into(folder / f"{name}.npy", texts, encode, self.call | {"texts": digest(texts)}, name)
+            return embed_into(
+                folder / f"{name}.npy",
+                texts,
+                encode,
+                self.call | {"texts": digest(texts)},
+                name,
+            )
 
         return embed("queries", rows.queries, queries), embed("documents", rows.documents, documents)
 
@@ -205,21 +204,6 @@ class Given:
         return load_vectors(self.queries, len(rows.queries), "queries"), load_vectors(
             self.documents, len(rows.documents), "documents"
         )
-
-
-def load_vectors(path: str, count: int, kind: str) -> np.ndarray:
-    """The array of a .npy file, which stays on disk.
-
-    Raises:
-        UserError: it cannot be read, or is no array of floats with `count` rows.
-    """
-    vectors = open_vectors(path)
-    if len(vectors) != count:
-        raise UserError(
-            f"{path} has {len(vectors):,} vectors, but the input has {count:,} distinct {kind}; "
-            f"embed the texts that --list-{kind} writes."
-        )
-    return vectors
 
 
 @dataclass(frozen=True)

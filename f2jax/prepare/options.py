@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from f2jax.data.dataset import Instructions
+from f2jax.data.instructions import Instructions
 from f2jax.errors import UserError
 from f2jax.prepare.curate import CurationOptions as Curation
 

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.data.texts import read_texts, reservoir_sample
+from f2jax.data.texts import reservoir_sample, source_texts
 from f2jax.data.tokenizer import SAMPLE, Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.prepare.datasets import settings_digest
 
@@ -28,7 +28,7 @@ def own_tokenizer(inputs: Mapping[str, str], vocab_size: int, seed: int, folder:
     made_of = settings_digest([dict(inputs), vocab_size, seed])
     mark = folder / MADE_OF
     if not (mark.exists() and mark.read_text() == made_of):
-        texts = tqdm(read_texts(list(inputs)), "texts", unit="text", unit_scale=True, disable=None)
+        texts = tqdm(source_texts(list(inputs)), "texts", unit="text", unit_scale=True, disable=None)
         train_sentencepiece(reservoir_sample(texts, SAMPLE, np.random.default_rng(seed)), vocab_size, folder, seed)
         files.write_atomically(mark, made_of)
     return load_tokenizer(folder)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from f2jax import files
 from f2jax.checkpoints import package, workdir
 from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
-from f2jax.data.texts import read_texts, sample_texts
+from f2jax.data.texts import sample_texts, source_texts
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.model import nested
@@ -96,7 +96,7 @@ def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str
             importance = calibrate(model, params, sequences, options.scoring, bar.update)
     kept = choose_channels(old, new, options.choice, importance)
     if options.trim_vocab:
-        bar = tqdm(read_texts(options.trim_vocab), "tokens", unit="text", unit_scale=True, dynamic_ncols=True)
+        bar = tqdm(source_texts(options.trim_vocab), "tokens", unit="text", unit_scale=True, dynamic_ncols=True)
         texts = (prompt + text for text in bar for prompt in ("", *card.prompts.values()))
         trimmed, old_ids = trim_tokenizer(tokenizer, used_tokens(tokenizer, texts))
         kept = replace(kept, vocab=table_rows(old_ids, tokenizer.pad_id))

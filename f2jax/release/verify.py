@@ -94,7 +94,7 @@ def table(results: list[Result]) -> str:
 
 
 def _f2jax(folder: str, form: str, texts: list[str]) -> np.ndarray:
-    from f2jax import Embedder
+    from f2jax.inference.embedder import Embedder
 
     return Embedder.from_pretrained(folder).encode(texts, prompt="")
 

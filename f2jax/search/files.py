@@ -10,10 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax import files
+from f2jax.data.texts import read_texts
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
-from f2jax.inference.encode_file import digest, embed_into, open_vectors, progress_of, read_texts
-from f2jax.mine.negatives import Vectors
+from f2jax.inference.vectors import Vectors, digest, embed_into, open_vectors, progress_of
 from f2jax.search.top_k import BLOCKS
 from f2jax.search.two_pass import Search, SearchOptions, SearchResult, exact_search, joined, recall
 

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax.errors import UserError
-from f2jax.mine.negatives import unit_vectors
+from f2jax.inference.vectors import unit_vectors
 from f2jax.search.files import Results, SearchTexts, clean, write_results
 from f2jax.search.top_k import check_first_pass
 from f2jax.search.two_pass import SearchOptions, SearchResult

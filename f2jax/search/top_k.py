@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.quantize import int8_ranges, quantize
-from f2jax.mine.negatives import Vectors, unit_vectors
+from f2jax.inference.vectors import Vectors, unit_vectors
 
 PRECISIONS = ("float32", "int8", "binary")
 STORED = {"float32": "float32", "int8": "uint8", "binary": "ubinary"}  # the same bits, easier to unpack

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from f2jax.errors import UserError
-from f2jax.mine.negatives import Vectors, unit_vectors
+from f2jax.inference.vectors import Vectors, unit_vectors
 from f2jax.search.top_k import BLOCKS, Blocks, TopK
 
 SAME = 1e-6  # scores that differ by less are equal: the passes add up in different orders
@@ -117,7 +117,10 @@ def joined(blocks: Iterable[SearchResult], k: int) -> SearchResult:
 
 
 def exact_search(
-    queries: Vectors, documents: Vectors, k: int, progress: Callable[[int], None] = lambda documents: None
+    queries: Vectors,
+    documents: Vectors,
+    k: int,
+    progress: Callable[[int], None] = lambda documents: None,
 ) -> SearchResult:
     """What a search by all dimensions in one pass finds, the bar of `recall`.
 

@@ -14,7 +14,7 @@ from f2jax.data.teacher_vectors import DTYPES, Piece, TeacherVectorsInfo, begin,
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
-from f2jax.mine.run import load_vectors
+from f2jax.inference.vectors import load_vectors
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ def test_training_and_test_share_no_query_and_no_answer_pair(task):
 DIGEST = """
 import hashlib
 from f2jax.data.sources import cldr, stdlib
-records = [record for task in cldr.TASKS for record in cldr.read(task, "test")]
-print(hashlib.sha256(repr(records + list(stdlib.read("test"))).encode()).hexdigest())
+records = [record for task in cldr.TASKS for record in cldr.read_cldr(task, "test")]
+print(hashlib.sha256(repr(records + list(stdlib.read_stdlib("test"))).encode()).hexdigest())
 """
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from f2jax.data import corpus as lib
+from f2jax.data import instructions
 from f2jax.data import loader as loader_lib
 from f2jax.data.corpus import PreparedCorpus, Reader
-from f2jax.data.dataset import Instructions, build_datasets
+from f2jax.data.dataset import build_datasets
 from f2jax.data.loader import Loader
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
@@ -22,7 +23,7 @@ from tests import tiny
 from tests.data import corpora
 
 STAGES = {
-    "stage 1": replace(corpora.OPTIONS, instructions=Instructions(enabled=False)),
+    "stage 1": replace(corpora.OPTIONS, instructions=instructions.Instructions(enabled=False)),
     "stage 2": replace(corpora.OPTIONS, instructions=replace(corpora.OPTIONS.instructions, seed=3), seed=3),
 }
 

@@ -2,57 +2,62 @@
 
 import ast
 import re
+from pathlib import Path
 
 from tests import tiny
 
-EVERYWHERE = {"errors", "files", "__init__"}
+EVERYWHERE = {"__version__", "errors", "files"}
+PACKAGE = tiny.ROOT / "f2jax"
 
 
 def stated() -> dict[str, set[str]]:
-    """What each part may import, in the order of the table."""
+    """The parts that each part may import, in the order of the table."""
     table = (tiny.ROOT / "docs/layout.md").read_text().split("| part | may import |")[1].split("\n\n")[0]
-    rows = [re.findall(r"`([\w.]+)`", row) for row in table.splitlines()]
+    rows = [re.findall(r"`(\w+)`", row) for row in table.splitlines()]
     return {part: set(others) for part, *others in filter(None, rows)}
 
 
-def part_of(module: str, parts) -> str | None:
-    """The longest name of a part that a module's begins with: parallel.plan_time is of `parallel.plan`."""
-    return max((part for part in parts if f"{module}.".startswith((f"{part}.", f"{part}_"))), key=len, default=None)
+def part_of(path: Path) -> str:
+    """The first folder below f2jax/, or the module where it lies in none."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path) -> list[str]:
-    """Modules of f2jax that a file imports as it is imported, without `f2jax.`; those inside functions do not count."""
-    found = []
-    for node in ast.parse(path.read_text()).body:
+def imports(source: str) -> set[str]:
+    """The parts that a module imports, at its top or inside a function."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "f2jax":
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.startswith("f2jax")]
-    return [name.partition(".")[2] for name in found]
+            names += [alias.name for alias in node.names if alias.name.startswith("f2jax.")]
+    return {name.split(".")[1] for name in names}
 
 
-def test_parts_import_what_the_table_says():
-    parts = stated()
-    wrong, seen = [], set()
-    for path in sorted((tiny.ROOT / "f2jax").rglob("*.py")):
-        module = ".".join(path.relative_to(tiny.ROOT / "f2jax").with_suffix("").parts).removesuffix(".__init__")
-        part = part_of(module, parts)
-        if part is None:
-            assert module in ("__init__", "__main__", "cli"), module
-            continue
-        used = {part_of(name, parts) for name in imports(path)} - {None, part} - EVERYWHERE
-        seen.add(part)
-        wrong += [f"{module} imports {other}" for other in used - parts[part]]
-    assert wrong == [] and seen == parts.keys()
+def used() -> dict[str, set[str]]:
+    """The parts that each part imports."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found.setdefault(part_of(path), set()).update(imports(path.read_text()) - EVERYWHERE)
+    return {part: others - {part} for part, others in found.items()}
+
+
+def test_parts_import_exactly_what_the_table_says():
+    found = {part: others for part, others in used().items() if part not in ("__init__", "__main__", "cli")}
+    assert found == stated() and len(found) > 15
 
 
 def test_parts_import_only_what_stands_above_them():
     order = list(stated())
     below = [(part, other) for part, others in stated().items() for other in others - set(order[: order.index(part)])]
-    assert len(order) > 10 and below == []
+    assert below == []
 
 
-def test_a_module_is_of_the_part_with_the_longest_name():
-    parts = ["parallel", "parallel.plan", "release"]
-    names = ("parallel.plan_time", "parallel.mesh.make_mesh", "release.package", "errors")
-    assert [part_of(name, parts) for name in names] == ["parallel.plan", "parallel", "release", None]
+def test_an_import_inside_a_function_counts():
+    assert imports("def f():\n    from f2jax.train import loop\n") == {"train"}
+    assert imports("import f2jax.model.qwen3\nimport numpy\nfrom f2jax import files") == {"model", "files"}
+
+
+def test_the_data_package_needs_no_jax():
+    for path in (PACKAGE / "data").rglob("*.py"):
+        modules = re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M)
+        assert not {"jax", "flax", "optax", "orbax"} & set(modules), path

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from f2jax.data.texts import read_texts
 from f2jax.errors import UserError
 from f2jax.inference import encode_file as module
-from f2jax.inference.encode_file import encode_file, read_texts
+from f2jax.inference.encode_file import encode_file
 from f2jax.inference.quantize import quantize
 from tests import tiny_model
 
@@ -118,7 +119,7 @@ def test_the_output_folder_is_made(tmp_path, source):
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_quantization_looks_at_the_whole_file(tmp_path, source, monkeypatch, precision, target):
     """The ranges of int8 come from all pieces, not from one."""
-    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
     shape = encode_file(FakeEmbedder(), source, str(tmp_path / target), precision=precision)
     expected = quantize(FakeEmbedder().encode(TEXTS), precision)
     found = vectors_in(tmp_path / target)
@@ -135,7 +136,7 @@ def test_the_result_is_that_of_the_whole_file_at_once_with_a_piece_in_memory(
 ):
     """A .npy file has the bytes of `np.save`; a parquet file has a row group for each piece."""
     expected, sizes = quantize(FakeEmbedder().encode(TEXTS), precision), []
-    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
     monkeypatch.setattr(module, "quantize", lambda x, *more: sizes.append(len(x)) or quantize(x, *more))
     encode_file(FakeEmbedder(), source, str(tmp_path / target), precision=precision)
     assert max(sizes, default=0) <= PIECES
@@ -177,7 +178,7 @@ class FakeEmbedderOfHalves(FakeEmbedder):
 @pytest.mark.parametrize("stops_after", [0, 1, 4, 7, 19])
 @pytest.mark.parametrize("target", ["out.npy", "out.parquet"])
 def test_an_interrupted_call_goes_on_from_the_last_whole_piece(tmp_path, source, monkeypatch, stops_after, target):
-    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
     encode_file(FakeEmbedder(), source, str(tmp_path / f"reference-{target}"))
     with pytest.raises(KeyboardInterrupt):
         encode_file(FakeEmbedder(stops_after), source, str(tmp_path / target))
@@ -198,7 +199,7 @@ def interrupt(source, output, **options):
 
 
 def test_a_rest_of_other_options_is_refused(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
     output = str(tmp_path / "out.npy")
     interrupt(source, output)
     other_model = FakeEmbedder()
@@ -220,7 +221,7 @@ def test_a_rest_of_other_options_is_refused(tmp_path, source, monkeypatch):
 
 def test_the_rest_may_be_finished_in_another_precision(tmp_path, source, monkeypatch):
     """What lies in `.partial` is float32 always."""
-    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
     output = str(tmp_path / "out.npy")
     interrupt(source, output, precision="ubinary")
     encode_file(FakeEmbedder(), source, output, precision="int8")
@@ -229,7 +230,7 @@ def test_the_rest_may_be_finished_in_another_precision(tmp_path, source, monkeyp
 
 def test_after_the_rest_is_deleted_all_is_made_anew(tmp_path, source, monkeypatch):
     """The message says to delete `.partial` alone; what still tells of its progress must not be believed later."""
-    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
     output = str(tmp_path / "out.npy")
     interrupt(source, output)
     (tmp_path / "out.npy.partial").unlink()
@@ -240,7 +241,7 @@ def test_after_the_rest_is_deleted_all_is_made_anew(tmp_path, source, monkeypatc
 
 
 def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(module, "PIECE", PIECES)
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
     output = tmp_path / "out.npy"
     np.save(output, np.zeros((2, 2)))
     interrupt(source, str(output))

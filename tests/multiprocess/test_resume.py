@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from tests import tiny
+from tests.checkpoints.test_orbax import run_to
 from tests.multiprocess.test_processes import run
-from tests.train.test_checkpoint import run_to
 
 # `f2jax train`, each process in a folder of its own: the same paths, and what lies there is not the same.
 TRAIN = """
@@ -46,7 +46,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from f2jax.errors import Restart, UserError
 from f2jax.checkpoints.orbax import Checkpoints
 from f2jax.checkpoints.orbax import TrainState
-from tests.train.test_checkpoint import KEEP, STEPS, state_at
+from tests.checkpoints.test_orbax import KEEP, STEPS, state_at
 
 mesh = jax.make_mesh((2,), ("x",))
 split = lambda x: NamedSharding(mesh, PartitionSpec("x") if x.ndim == 2 else PartitionSpec())

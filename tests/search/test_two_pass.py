@@ -12,7 +12,7 @@ from f2jax.inference.quantize import int8_ranges, quantize
 from f2jax.search.top_k import Blocks, TopK
 from f2jax.search.two_pass import Search, SearchOptions, SearchResult, exact_search, recall
 from tests import tiny
-from tests.data.test_mine import exact_vectors
+from tests.mine.test_negatives import exact_vectors
 
 SMALL = Blocks(queries=8, chunk=2**14)
 
@@ -145,8 +145,8 @@ def test_no_more_than_a_chunk_of_the_file_is_read_at_once():
 DEVICES = """
 import jax, numpy as np
 from f2jax.search.two_pass import Options, Search
-from tests.inference.test_search import SMALL, vectors
-from tests.data.test_mine import exact_vectors
+from tests.search.test_two_pass import SMALL, vectors
+from tests.mine.test_negatives import exact_vectors
 from f2jax.search.top_k import Nearest
 assert jax.device_count() == {devices}
 rows = [Search(vectors(333, 1), Options(7, 16, 30, p), SMALL)(vectors(11, 0)).numbers_qk

@@ -7,7 +7,7 @@ import pytest
 
 from f2jax import cli
 from f2jax.data.corpus import PreparedCorpus
-from f2jax.data.texts import read_texts
+from f2jax.data.texts import source_texts
 from f2jax.data.tokenizer import train_sentencepiece
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.train import loop
@@ -171,7 +171,7 @@ def test_a_run_trains_from_a_corpus_as_from_the_files_themselves(tmp_path, capsy
 def test_a_tokenizer_trained_on_the_texts_is_that_of_a_sentencepiece_run_on_them_and_is_kept(
     folder, capsys, monkeypatch
 ):
-    texts = list(read_texts([str(folder / "in")]))
+    texts = list(source_texts([str(folder / "in")]))
     oracle = train_sentencepiece(texts, 400, None, seed=3)
     command = ["prepare", "--input", str(folder / "in"), "--output", str(folder / "own"), "--seed", "3"]
     assert cli.main([*command, "--train-vocab", "400"]) == 0

@@ -12,7 +12,7 @@ from f2jax.search import qdrant
 from f2jax.search.files import SearchTexts
 from f2jax.search.two_pass import Search, SearchOptions
 from tests import tiny
-from tests.inference.test_search import vectors
+from tests.search.test_two_pass import vectors
 
 pytest.importorskip("qdrant_client", reason="the store is an extra")
 

@@ -20,7 +20,7 @@ from f2jax.mine import run as module
 from f2jax.mine.negatives import Blocks, MiningOptions
 from f2jax.mine.run import Embedded, Given, Input, list_texts, mine_file
 from tests import tiny_model
-from tests.data.test_mine import exact_vectors, oracle
+from tests.mine.test_negatives import exact_vectors, oracle
 
 BLOCKS = Blocks(queries=16, documents=32)
 FEW = MiningOptions(top=12, skip=1, keep=4, max_score=0.5)

@@ -9,13 +9,12 @@ import pytest
 
 from f2jax import Embedder, cli
 from f2jax.errors import UserError
-from f2jax.inference.encode_file import open_vectors
-from f2jax.mine.run import load_vectors
+from f2jax.inference.vectors import load_vectors, open_vectors
 from f2jax.search.files import Results, SearchTexts, read_corpus, write_results
 from f2jax.search.run import folder_corpus
 from f2jax.search.two_pass import SearchOptions, SearchResult
 from tests import tiny_model
-from tests.inference.test_search import unit, vectors
+from tests.search.test_two_pass import unit, vectors
 
 TEXTS = ["a red river", "the blue stone", "камень и река", "日本の石", "a green tree", "קול ירוק"]
 
@@ -103,7 +102,7 @@ def test_half_a_character_is_replaced_in_what_is_shown_and_written(capsys, model
 
 
 def test_texts_are_embedded_once_and_an_interrupted_embedding_goes_on(monkeypatch, texts):
-    monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 2)
+    monkeypatch.setattr("f2jax.inference.vectors.PIECE", 2)
     seen, stopped = [], []
 
     def encode(some):
@@ -242,7 +241,7 @@ def test_a_file_of_another_tool_beside_vectors_says_nothing_about_them(tmp_path,
 
 def embed_four(monkeypatch, texts):
     """Embed the texts until an interruption after the first four; returns what embeds them."""
-    monkeypatch.setattr("f2jax.inference.encode_file.PIECE", 4)
+    monkeypatch.setattr("f2jax.inference.vectors.PIECE", 4)
 
     def encode(some):
         if TEXTS[4] in some:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from f2jax.data.corpus import PreparedCorpus, Reader, parse_row, row_details, shards_of
-from f2jax.data.dataset import Instructions
+from f2jax.data.instructions import Instructions
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError

@@ -168,10 +168,10 @@ def test_several_devices_share_the_queries():
     """In a process that sees three devices."""
     code = """
 import jax
-from f2jax.mine.negatives import Answers, Blocks, Options
-from tests.data.test_mine import example, oracle, run
+from f2jax.mine.negatives import Answers, Blocks, MiningOptions
+from tests.mine.test_negatives import example, oracle, run
 assert len(jax.local_devices()) == 3
-options = Options(top=30, skip=2, keep=10)
+options = MiningOptions(top=30, skip=2, keep=10)
 q, d, right = example(50, 200, most_right=2)
 for queries in (4, 1_000):
     assert run(q, d, Answers(right), options, blocks=Blocks(queries, 64))[0] == oracle(q, d, right, options)
