@@ -22,7 +22,7 @@ import jax, numpy as np
 from f2jax.checkpoints import hf
 jax.device_put(np.zeros(8)).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-_, params = hf.load(sys.argv[1], jax.numpy.dtype(sys.argv[2]))
+_, params = hf.load_hf(sys.argv[1], jax.numpy.dtype(sys.argv[2]))
 jax.block_until_ready(params)
 size = sum(x.nbytes for x in jax.tree.leaves(params))
 peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

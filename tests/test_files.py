@@ -214,7 +214,7 @@ def test_a_hub_that_fails_for_a_moment_asks_for_a_restart(tmp_path, monkeypatch,
 @pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-org/no such model"])
 def test_a_hub_id_that_cannot_be_fetched_is_one_clear_line(tmp_path, name):
     """In a process of its own: the hub's library reads its settings when it is imported."""
-    program = f"from f2jax import files\ntry: files.find_model({name!r})\nexcept files.UserError as e: print(e)"
+    program = f"from f2jax import files\ntry: files.resolve_model({name!r})\nexcept files.UserError as e: print(e)"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(tiny.ROOT)}
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     assert found.stderr == ""

@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LazyWeight:
-    """Stands for an array in a tree of parameters that `hf.save` writes."""
+    """Stands for an array in a tree of parameters that `hf.save_hf` writes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -112,9 +112,9 @@ async def counted(self, method, path, *args, **options):
     return answer
 GCSFileSystem._request = counted
 
-whole = jax.tree.map(np.asarray, hf.load(local)[1])
+whole = jax.tree.map(np.asarray, hf.load_hf(local)[1])
 config = hf.config_from_hf(hf.files.read_json(f"{local}/config.json"))
-_, params = hf.load(remote, shardings=param_shardings(abstract_params(config), make_mesh(MESH)))
+_, params = hf.load_hf(remote, shardings=param_shardings(abstract_params(config), make_mesh(MESH)))
 def check(x, y):
     assert len(x.addressable_shards) == 2
     for shard in x.addressable_shards:

@@ -14,7 +14,7 @@ from f2jax.cli import main
 from f2jax.data.record import KINDS, Record
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
-from f2jax.inference import encode_file as encode_module
+from f2jax.inference import vectors as vectors_module
 from f2jax.inference.encode_file import encode_file
 from f2jax.mine import run as module
 from f2jax.mine.negatives import Blocks, MiningOptions
@@ -306,7 +306,7 @@ def test_mining_goes_on_from_the_last_whole_block(inputs, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("stops_after", [0, 1, 30, 49, 50, 90])
 def test_embedding_goes_on_from_the_last_whole_piece(inputs, tmp_path, monkeypatch, stops_after):
-    monkeypatch.setattr(encode_module, "PIECE", 10)
+    monkeypatch.setattr(vectors_module, "PIECE", 10)
     mined(inputs, tmp_path / "reference.parquet")
     with pytest.raises(KeyboardInterrupt):
         mined(inputs, tmp_path / "out.parquet", embedder=FakeEmbedder(stops_after))

@@ -59,9 +59,9 @@ from f2jax.errors import UserError
 from f2jax.parallel import hosts
 hosts.start()
 import jax
-hosts.check_alike({"config.seed": "0"})
+hosts.check_same_on_all_hosts({"config.seed": "0"})
 try:
-    hosts.check_alike({"jax": "1.0", "config.seed": "7" if jax.process_index() == 2 else "0"})
+    hosts.check_same_on_all_hosts({"jax": "1.0", "config.seed": "7" if jax.process_index() == 2 else "0"})
 except UserError as error:
     sys.exit(f"refused: {error}")
 """
@@ -106,7 +106,7 @@ hosts.HEARTBEAT_SECONDS = 3
 hosts.start()
 import jax
 from jax.experimental import multihost_utils
-with hosts.explained():
+with hosts.leave_on_error():
     if jax.process_index() == 1:
         raise UserError("this host cannot read its data")
     multihost_utils.sync_global_devices("a step that never ends")

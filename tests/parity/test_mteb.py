@@ -23,11 +23,11 @@ instruct = pytest.importorskip("mteb.models.instruct_wrapper")
 codefuse = pytest.importorskip("mteb.models.model_implementations.codefuse_models")
 command, encoder, local, prompts, run, selection = (
     pytest.importorskip(f"f2jax.evaluation.{name}")
-    for name in ("command", "encoder", "local", "prompts", "run", "selection")
+    for name in ("run", "encoder", "local", "prompts", "runner", "selection")
 )
 pytestmark = pytest.mark.parity
 
-Options = command.Options
+Options = command.EvaluationOptions
 REFERENCE = {"instruction_template": "Instruct: {instruction}\nQuery: ", "apply_instruction_to_passages": False}
 
 
@@ -146,7 +146,7 @@ def test_instructions_are_those_of_the_reference_in_mteb(release, benchmark):
     peer = instruct.InstructSentenceTransformerModel(
         release, None, prompts_dict=codefuse.F2LLM_v2_80M.loader_kwargs["prompts_dict"], **REFERENCE
     )
-    tasks = selection.select(benchmark=benchmark)
+    tasks = selection.select_tasks(benchmark=benchmark)
     ours = encoder.Encoder(None, encoder.empty_meta("f2jax/x"), command.Variant(8), prompts.read_prompts())
     query, document = mteb.types.PromptType.query, mteb.types.PromptType.document
     for task in tasks:
@@ -262,7 +262,7 @@ def test_baselines_are_scored_by_the_same_code(release, data, tmp_path):
 
 
 def test_languages_choose_subsets(data):
-    tasks = selection.select(data=data, languages=["deu"])
+    tasks = selection.select_tasks(data=data, languages=["deu"])
     assert {task.metadata.name: task.hf_subsets for task in tasks} == {
         "Tatoeba.local": ["deu-eng"],
         "STSB.local": ["deu"],
@@ -281,7 +281,7 @@ SIZES = {
 
 
 def test_the_benchmarks_of_the_paper_have_short_names():
-    assert {name: len(selection.select(benchmark=name)) for name in SIZES} == SIZES
+    assert {name: len(selection.select_tasks(benchmark=name)) for name in SIZES} == SIZES
     assert list(selection.published.load()["benchmarks"]) == list(SIZES)
 
 

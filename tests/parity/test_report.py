@@ -50,7 +50,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def tables(folder) -> dict:
-    runs = results.read([folder])
+    runs = results.read_results([folder])
     return {table.title: table for table in report.tables(runs, report.covered(runs))}
 
 
@@ -103,7 +103,7 @@ def test_published_scores_stand_beside_ours(tables):
 def test_a_whole_benchmark_has_a_plain_mean(tmp_path):
     for i, task in enumerate(mteb.get_benchmark("MTEB(kor, v1)").tasks):
         write(tmp_path, "f2jax/a", task.metadata.name, dict.fromkeys(task.hf_subsets, i / 10), task.eval_splits[0])
-    runs = results.read([tmp_path])
+    runs = results.read_results([tmp_path])
     (found,) = [benchmark for benchmark in report.covered(runs) if benchmark.short == "korean"]
     assert found.means == {"f2jax/a": (pytest.approx((0 + 1 + 2 + 3 + 4 + 5) / 60), 6)}
     table = report.by_benchmark([found])
@@ -114,7 +114,7 @@ def test_a_whole_benchmark_has_a_plain_mean(tmp_path):
 def test_two_revisions_of_one_name_are_told_apart(tmp_path):
     for revision, score in (("aaaaaaaaaa", 0.1), ("bbbbbbbbbb", 0.2)):
         write(tmp_path, "f2jax/a", "SIB200.local", {"deu_Latn": score}, revision=revision)
-    assert {run.model: run.tasks() for run in results.read([tmp_path])} == {
+    assert {run.model: run.tasks() for run in results.read_results([tmp_path])} == {
         "f2jax/a@aaaaaaaa": {"SIB200.local": 0.1},
         "f2jax/a@bbbbbbbb": {"SIB200.local": 0.2},
     }
@@ -123,7 +123,7 @@ def test_two_revisions_of_one_name_are_told_apart(tmp_path):
 def test_results_without_metadata_take_the_names_of_their_folders(folder):
     for path in folder.rglob("model_meta.json"):
         path.unlink()
-    assert {run.model for run in results.read([folder / "results/f2jax__b"])} == {"f2jax/b"}
+    assert {run.model for run in results.read_results([folder / "results/f2jax__b"])} == {"f2jax/b"}
 
 
 def test_published_means_over_the_benchmarks_are_those_of_the_paper():
@@ -163,18 +163,18 @@ def test_one_page_with_everything_inside_and_the_plots_beside_it(folder, tmp_pat
 
 def test_names_are_escaped_in_the_page(tmp_path):
     write(tmp_path, "f2jax/<b>", "SIB200.local", {"deu_Latn": 0.1})
-    runs = results.read([tmp_path])
+    runs = results.read_results([tmp_path])
     assert "<b>" not in report.page(report.tables(runs, []), {})
 
 
 def test_a_folder_without_results_and_a_broken_file_are_refused(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"There are no results in .*empty; give the --output of f2jax evaluate"):
-        results.read([tmp_path / "empty"])
+        results.read_results([tmp_path / "empty"])
     broken = next(folder.rglob("STSBenchmark.json"))
     broken.write_text("{")
     with pytest.raises(UserError, match=r"STSBenchmark\.json is no JSON .*; delete it and evaluate again"):
-        results.read([folder])
+        results.read_results([folder])
 
 
 def test_the_model_card_takes_the_scores_of_its_model_alone(folder):

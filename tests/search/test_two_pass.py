@@ -144,14 +144,14 @@ def test_no_more_than_a_chunk_of_the_file_is_read_at_once():
 
 DEVICES = """
 import jax, numpy as np
-from f2jax.search.two_pass import Options, Search
+from f2jax.search.two_pass import Search, SearchOptions
 from tests.search.test_two_pass import SMALL, vectors
 from tests.mine.test_negatives import exact_vectors
-from f2jax.search.top_k import Nearest
+from f2jax.search.top_k import TopK
 assert jax.device_count() == {devices}
-rows = [Search(vectors(333, 1), Options(7, 16, 30, p), SMALL)(vectors(11, 0)).numbers_qk
+rows = [Search(vectors(333, 1), SearchOptions(7, 16, 30, p), SMALL)(vectors(11, 0)).numbers_qk
         for p in ("float32", "int8", "binary")]
-ties = [Nearest(exact_vectors(n, 1), blocks=SMALL)(exact_vectors(11, 0), 9)[1] for n in (5, 777)]
+ties = [TopK(exact_vectors(n, 1), blocks=SMALL)(exact_vectors(11, 0), 9)[1] for n in (5, 777)]
 print([x.tolist() for x in rows + ties])
 """
 
