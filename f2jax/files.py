@@ -8,7 +8,9 @@ import errno
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -220,16 +222,89 @@ def remove_files(folder: str | Path) -> None:
 
 
 def read_json(path: str | Path):
-    """The content of a JSON file.
+    """Returns the content of a JSON file of any shape; `read_json_object` also checks the shape.
 
     Raises:
-        UserError: the file is missing or is no JSON.
+        UserError: the file is missing or is not JSON.
     """
-    content = read_bytes(path)
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(content: bytes | str, origin: str | Path):
+    """Returns what JSON text says; `origin` is its file in the error message.
+
+    Raises:
+        UserError: it is not JSON.
+    """
     try:
         return json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it from its origin.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{origin} is not valid JSON ({error}); restore it from its origin.") from error
+
+
+def read_json_object(path: str | Path, required: Mapping = {}, optional: Mapping = {}) -> dict:
+    """Returns the object in a JSON file after checking its shape with `check_object`.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or has another shape.
+    """
+    return check_object(read_json(path), path, required, optional)
+
+
+def check_object(value, origin: str | Path, required: Mapping = {}, optional: Mapping = {}) -> dict:
+    """Returns parsed JSON if it is an object whose fields have the given types; fields without a type may be anything.
+
+    >>> check_object({"width": 64}, "model.json", required={"width": int}, optional={"prompts": dict[str, str]})
+    {'width': 64}
+
+    Args:
+        origin: what the error message calls the object, such as its file.
+        required: the type of each field that must be there: `int`, `float`, `str`, `bool`, `list`, `dict`, `object`,
+            `list[...]`, `dict[str, ...]` or a union of them.
+        optional: the same for fields that may be missing.
+
+    Raises:
+        UserError: it is not an object, a required field is missing, or a field has another type.
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"{origin} holds {_json_name(type(value))} instead of an object; restore it from its origin.")
+    if missing := [name for name in required if name not in value]:
+        raise UserError(f"{origin} lacks {', '.join(map(repr, missing))}; restore it from its origin.")
+    for name, kind in {**optional, **required}.items():
+        if name in value and not _has_type(value[name], kind):
+            raise UserError(f"{origin} has a '{name}' that is not {_json_name(kind)}; restore it from its origin.")
+    return value
+
+
+def _has_type(value, kind) -> bool:
+    """Returns whether parsed JSON has the type `kind`; an int counts as a float, a bool does not count as a number."""
+    args = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_has_type(value, option) for option in args)
+    if args:
+        items = value.values() if isinstance(value, dict) else value
+        return isinstance(value, typing.get_origin(kind)) and all(_has_type(item, args[-1]) for item in items)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _json_name(kind, plural: bool = False) -> str:
+    """Returns what JSON calls a type, with an article or in the plural.
+
+    >>> _json_name(dict[str, int] | None)
+    'an object of whole numbers or null'
+    """
+    args = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_json_name(option, plural) for option in args)
+    if args:
+        return f"{_json_name(typing.get_origin(kind), plural)} of {_json_name(args[-1], plural=True)}"
+    nouns = {dict: "object", list: "list", str: "string", bool: "boolean", int: "whole number", types.NoneType: "null"}
+    noun = nouns.get(kind, "number")
+    if plural:
+        return f"{noun}s"
+    return noun if noun == "null" else f"{'an' if noun == 'object' else 'a'} {noun}"
 
 
 def resolve_model(name: str | Path) -> str:

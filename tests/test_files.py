@@ -1,7 +1,9 @@
 """Paths, local and remote: what is there is opened, what is not is named in one clear line."""
 
 import errno
+import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -220,3 +222,46 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_clear_line(tmp_path, name):
     assert found.stderr == ""
     (line,) = found.stdout.splitlines()
     assert line.startswith(f"{name} is no folder here and could not be fetched from the Hugging Face hub")
+
+
+SHAPE = {"rows": int, "share": float, "names": list[str], "prompts": dict[str, str | None]}
+
+
+@pytest.mark.parametrize(
+    "content,complaint",
+    [
+        ([], "holds a list instead of an object"),
+        ("x", "holds a string instead of an object"),
+        (None, "holds null instead of an object"),
+        ({"rows": 1}, "lacks 'share', 'names', 'prompts'"),
+        ({"rows": 1.5}, "'rows' that is not a whole number"),
+        ({"rows": True}, "'rows' that is not a whole number"),
+        ({"share": "1"}, "'share' that is not a number"),
+        ({"names": ["a", 1]}, "'names' that is not a list of strings"),
+        ({"prompts": {"a": 1}}, "'prompts' that is not an object of strings or nulls"),
+        ({"prompts": ["a"]}, "'prompts' that is not an object of"),
+    ],
+)
+def test_json_of_another_shape_is_refused_in_one_sentence(tmp_path, content, complaint):
+    right = {"rows": 1, "share": 0, "names": [], "prompts": {"query": "Q: ", "document": None}, "more": 1}
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(right))
+    assert files.read_json_object(path, SHAPE) == right
+    whole = content if complaint.startswith(("holds", "lacks")) else right | content
+    path.write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=re.escape(complaint)) as error:
+        files.read_json_object(path, SHAPE)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff{}", b"[" * 200_000, b"nope"])
+def test_what_is_not_json_is_refused_in_one_sentence(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.json is not valid JSON"):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_optional_fields_may_be_missing_but_not_of_another_type():
+    assert files.check_object({}, "x", optional={"rows": int}) == {}
+    with pytest.raises(UserError, match="'rows' that is not a whole number"):
+        files.check_object({"rows": None}, "x", optional={"rows": int})
