@@ -90,7 +90,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["f2jax", "f2jax.*"]),
-    package_data={"f2jax.evaluation": ["published.json"], "f2jax.inference": ["search.html"]},
+    package_data={"": ["*.json", "*.html", "py.typed"]},
     install_requires=core,
     extras_require={
         "eval": evaluation,

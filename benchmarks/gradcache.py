@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import common
+from f2jax.configs import common
 from f2jax.data.dataset import Row
 from f2jax.data.packing import PACKED, assemble
 from f2jax.model.sizes import size

@@ -27,8 +27,8 @@ from transformers import Qwen3Config as PeerConfig
 from transformers import Qwen3Model
 
 from benchmarks import report, torch_step
-from configs import common
 from f2jax.checkpoints import hf
+from f2jax.configs import common
 from f2jax.data.dataset import Row
 from f2jax.data.packing import assemble
 from f2jax.data.texts import sample_texts

@@ -6,7 +6,7 @@ f2jax train --config configs/ablation.py:row=distilled,start=STUDENT,teacher=TEA
 The script makes the students and runs the rows; `python -m benchmarks.ablations` makes table and plots of them.
 """
 
-from configs import common, mini
+from f2jax.configs import common, mini
 from f2jax.errors import UserError, did_you_mean
 
 ALONE = {"teacher.path": ""}

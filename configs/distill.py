@@ -7,7 +7,7 @@ f2jax train --config configs/distill.py:size=330m,teacher=runs/0.6b-2,objective=
     --config.init_from=330m-pruned --config.data.sources='("corpus:prepared",)'
 """
 
-from configs import common, stage2
+from f2jax.configs import common, stage2
 from f2jax.errors import UserError, did_you_mean
 
 OBJECTIVES = {

@@ -5,7 +5,7 @@ f2jax train --config configs/mini.py:stage=2 --workdir runs/mini-2 --config.data
     --config.init_from=runs/mini-1
 """
 
-from configs import common
+from f2jax.configs import common
 from f2jax.data.instructions import add_instruction
 
 QUERY_TASK = "Given a question, retrieve passages that can help answer the question."  # recipe 2.6

@@ -4,7 +4,7 @@ Stage 1 learns from raw translation pairs and code. Stage 2 adds instructions, h
 classification.
 """
 
-from configs import common
+from f2jax.configs import common
 from f2jax.data.instructions import add_instruction
 
 INSTRUCTIONS = {

@@ -4,7 +4,7 @@ f2jax train --config configs/stage1.py:size=0.6b --workdir DIR --config.init_fro
     --config.data.sources='("corpus/*.parquet",)'
 """
 
-from configs import common
+from f2jax.configs import common
 
 
 def get_config(text=None):

@@ -6,7 +6,7 @@ f2jax train --config configs/stage2.py:size=80m,teacher=runs/0.6b --workdir DIR 
 `teacher=auto` is the finished model of the size that the recipe names; `teacher=none` trains without one.
 """
 
-from configs import common
+from f2jax.configs import common
 from f2jax.data.instructions import add_instruction
 
 QUERY_TASK = "Given a question, retrieve passages that can help answer the question."  # recipe 2.6

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from configs import common
 from f2jax import cli
 from f2jax import config as configs
+from f2jax.configs import common
 
 COLUMNS = "88"  # of the help, whatever the terminal
 

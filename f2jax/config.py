@@ -1,10 +1,10 @@
 """Configs: a Python file with `get_config(options)`, overridden leaf by leaf, locked so that a typo fails.
 
-`configs/stage2.py:size=80m,teacher=0.6b` chooses typed options on the path; `--config.optim.peak_lr=4e-5` sets a leaf.
+`stage2:size=80m,teacher=0.6b` sets typed options on the name or path; `--config.optim.peak_lr=4e-5` sets a leaf.
 """
 
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -12,35 +12,51 @@ from ml_collections import ConfigDict, config_flags
 
 from f2jax.errors import UserError, did_you_mean
 
+PACKAGED = Path(__file__).with_name("configs")  # the same folder as configs/ at the top of a checkout
 
-def load(path: str, overrides: list[str] = ()) -> ConfigDict:
-    """The locked config that `path` (`file.py` or `file.py:option=value,…`) gives, after `--config.x=y` overrides.
 
-    >>> load("configs/nano.py:stage=1", ["--config.optim.peak_lr=1e-3"]).optim.peak_lr
+def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Returns the locked config of `spec` with the overrides `--config.x=y` applied.
+
+    >>> load("nano:stage=1", ["--config.optim.peak_lr=1e-3"]).optim.peak_lr
     0.001
+
+    Args:
+        spec: a config of f2jax by name (`nano`) or a file (`my/config.py`), then its options (`:stage=1,…`).
 
     Raises:
         UserError: no such file, option or field (the nearest known one is named), or a value of the wrong type.
     """
-    file = path.split(":", 1)[0]
-    if not Path(file).is_file():
-        raise UserError(f"There is no config file {file}; the ones that come with f2jax lie in configs/.")
-    root = str(Path(file).resolve().parent.parent)  # a config file may say `from configs import common`
-    sys.path.insert(0, root)
+    name, colon, options = spec.partition(":")
+    path = f"{find(name)}{colon}{options}"
     try:
-        known = fields(_parse(path, []))
+        names = fields(_parse(path, []))
         for override in overrides:
-            name = override.lstrip("-").split("=", 1)[0].removeprefix("config.")
-            if name not in known:
-                raise UserError(f"The config has no field '{name}'{did_you_mean(name, known)}")
-        return _parse(path, list(overrides))
+            field = override.lstrip("-").split("=", 1)[0].removeprefix("config.")
+            if field not in names:
+                raise UserError(f"The config has no field '{field}'{did_you_mean(field, names)}")
+        return _parse(path, overrides)
     except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
-    finally:
-        sys.path.remove(root)
+        raise UserError(f"{spec}: {str(error).splitlines()[0]}") from error
 
 
-def _parse(path: str, overrides: list[str]) -> ConfigDict:
+def find(name: str) -> Path:
+    """Returns the config file of a path, or of a name such as `stage2` among the configs of f2jax.
+
+    Raises:
+        UserError: there is none.
+    """
+    packaged = {path.stem: path for path in PACKAGED.glob("*.py") if path.stem != "__init__"}
+    if Path(name).is_file():
+        return Path(name)
+    if name in packaged:
+        return packaged[name]
+    if name.startswith("configs/") and Path(name).stem in packaged:  # the path in a checkout, given elsewhere
+        raise UserError(f"There is no config file {name} here; give f2jax's own by name: {Path(name).stem}.")
+    raise UserError(f"There is no config file {name}, nor a config of f2jax by that name{did_you_mean(name, packaged)}")
+
+
+def _parse(path: str, overrides: Sequence[str]) -> ConfigDict:
     argv = ["f2jax", f"--config={path}", *overrides]
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)

@@ -99,6 +99,14 @@ def short_reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
 
 
-def need_mteb(what: str) -> None:
-    if not importlib.util.find_spec("mteb"):
-        raise UserError(f"{what} needs mteb; install it with pip install 'f2jax[mteb]'.")
+def require_extra(extra: str, what: str, *libraries: str) -> None:
+    """Raises UserError where `what` needs libraries of an extra of f2jax that are not installed.
+
+    >>> require_extra("store", "--store", "qdrant_client")
+
+    Args:
+        libraries: the modules to look for; by default the one that has the name of the extra.
+    """
+    missing = [library for library in libraries or (extra,) if not importlib.util.find_spec(library)]
+    if missing:
+        raise UserError(f"{what} needs {' and '.join(missing)}; install with pip install 'f2jax[{extra}]'.")

@@ -314,11 +314,11 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
         (["evaluate", "--model", "m", "--benchmark", "english"], "f2jax evaluate needs --output for these tasks."),
         (
             ["evaluate", "--model", "m", "--tasks", "STS12", "--output", "o"],
-            "install it with pip install 'f2jax[mteb]'",
+            "install with pip install 'f2jax[mteb]'",
         ),
         (
             ["report", "scores", "--output", "page"],
-            "f2jax report needs mteb; install it with pip install 'f2jax[mteb]'",
+            "f2jax report needs mteb; install with pip install 'f2jax[mteb]'",
         ),
     ],
 )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import common
 from f2jax import config
+from f2jax.configs import common
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import size
@@ -23,6 +23,27 @@ def test_every_config_loads_and_its_model_has_shapes(path):
     loaded = config.load(str(path))
     assert loaded.is_locked
     assert abstract_params(size(loaded.model.size))
+
+
+def test_a_config_of_f2jax_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load("stage2:size=80m").to_dict() == config.load(f"{ROOT}/configs/stage2.py:size=80m").to_dict()
+    (tmp_path / "stage2").write_text("from f2jax.configs import mini\nget_config = mini.get_config\n")
+    assert config.load("stage2").model.size == "mini"  # a file of that name comes first
+
+
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("stage3", "There is no config file stage3, nor a config of f2jax by that name; did you mean 'stage"),
+        ("configs/nano.py:stage=1", "There is no config file configs/nano.py here; give f2jax's own by name: nano."),
+        ("__init__", "There is no config file __init__"),
+    ],
+)
+def test_a_config_that_is_nowhere_is_told_the_names(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        config.load(name)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -4,7 +4,7 @@ import argparse
 from difflib import get_close_matches
 
 from f2jax.commands.options import devices_option, dimension, model_options, pairs, parser_of
-from f2jax.errors import UserError, did_you_mean, need_mteb
+from f2jax.errors import UserError, did_you_mean, require_extra
 
 
 def main(argv: list[str]) -> None:
@@ -79,7 +79,7 @@ def _evaluate_built_in(args: argparse.Namespace) -> None:
 def _evaluate_with_mteb(args: argparse.Namespace) -> None:
     if not args.output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
-    need_mteb("f2jax evaluate on these tasks")
+    require_extra("mteb", "f2jax evaluate on these tasks")
 
     from f2jax.evaluation import run, runner
 

@@ -1,7 +1,7 @@
 """`f2jax report`: tables and curves of results."""
 
 from f2jax.commands.options import parser_of
-from f2jax.errors import need_mteb
+from f2jax.errors import require_extra
 
 
 def main(argv: list[str]) -> None:
@@ -9,7 +9,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("results", nargs="+", help="folders: the --output of f2jax evaluate, or results of mteb")
     parser.add_argument("--output", required=True, help="folder for index.html, the plots as PNG, and scores.csv")
     args = parser.parse_args(argv)
-    need_mteb("f2jax report")
+    require_extra("mteb", "f2jax report")
 
     from f2jax.evaluation import report as lib
 

@@ -1,6 +1,5 @@
 """Evaluation on the built-in held-out sets: accuracy@1 at every dimension, beside character n-gram TF-IDF."""
 
-import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
-from f2jax.errors import UserError
+from f2jax.errors import require_extra
 from f2jax.evaluation.tasks import TASKS, RetrievalTask, load_task
 
 
@@ -48,8 +47,7 @@ def evaluate_builtin(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:
     Raises:
         UserError: there is no such task, or the `eval` extra is not installed.
     """
-    if not all(importlib.util.find_spec(module) for module in ("sklearn", "matplotlib")):
-        raise UserError("Evaluation needs scikit-learn and matplotlib; install them with pip install 'f2jax[eval]'.")
+    require_extra("eval", "Evaluation", "sklearn", "matplotlib")
     return {
         task.name: {
             "queries": len(task.queries),

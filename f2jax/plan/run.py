@@ -1,7 +1,6 @@
 """Plans a pod before it is paid for: the train step, compiled for a TPU topology by the TPU compiler, without a TPU."""
 
 import dataclasses
-import importlib.util
 import math
 import os
 import re
@@ -19,7 +18,7 @@ from f2jax import config as configs
 from f2jax.checkpoints import workdir
 from f2jax.data.packing import round_up_rows
 from f2jax.data.teacher_vectors import read_info
-from f2jax.errors import UserError
+from f2jax.errors import UserError, require_extra
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import SIZES, Qwen3Config, size
 from f2jax.parallel import chips
@@ -175,8 +174,7 @@ def topology_devices(topology: str):
         UserError: no TPU compiler on this machine, or the compiler does not know the topology.
     """
     chip = chips.chip(topology)
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError("Planning needs the TPU compiler, not a TPU: pip install 'f2jax[tpu]'.")
+    require_extra("tpu", "Planning (which needs the TPU compiler, but no TPU)", "libtpu")
     for name, value in (QUIET | {"TPU_ACCELERATOR_TYPE": f"{chip.accelerator}-8"}).items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, get_context
 
-from f2jax.errors import UserError
+from f2jax.errors import UserError, require_extra
 
 
 def run_here(function: Callable, items: Iterable) -> Iterator:
@@ -64,13 +64,12 @@ def beam_options(runner: str | None, options: str) -> dict | None:
     """
     if not runner:
         return None
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions
-        from apache_beam.runners import create_runner
-    except ImportError as error:
-        raise UserError("--beam_runner needs Apache Beam; install it with pip install 'f2jax[beam]'.") from error
+    require_extra("beam", "--beam-runner", "apache_beam")
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners import create_runner
+
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"--beam_runner {runner}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--beam-runner {runner}: {str(error).splitlines()[0]}") from error
     return {"beam_runner": runner, "beam_options": PipelineOptions([f"--{x}" for x in options.split(",") if x])}

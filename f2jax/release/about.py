@@ -7,7 +7,7 @@ from f2jax import files
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.model_card import TrainingStage
 from f2jax.data.corpus import CARD
-from f2jax.errors import UserError, need_mteb
+from f2jax.errors import UserError, require_extra
 
 
 def read_stages(path: str) -> tuple[TrainingStage, ...]:
@@ -45,7 +45,7 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
         return {task: scores["dims"] for task, scores in found["tasks"].items()}
     if not Path(folder).is_dir():
         raise UserError(f"There is no folder {folder}; give the --output of f2jax evaluate.")
-    need_mteb("Reading results of MTEB")
+    require_extra("mteb", "Reading results of MTEB")
     from f2jax.evaluation import results
 
     runs = results.read_results([folder])

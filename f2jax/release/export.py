@@ -6,7 +6,7 @@ from pathlib import Path
 
 from f2jax.checkpoints import package
 from f2jax.checkpoints.model_card import NOTHING, RunHistory
-from f2jax.errors import UserError, did_you_mean
+from f2jax.errors import UserError, did_you_mean, require_extra
 from f2jax.inference.embedder import Embedder
 from f2jax.release import gguf, golden, onnx
 
@@ -44,7 +44,7 @@ def export_package(
 
 def _check(name: str, embedder: Embedder) -> None:
     if name.startswith("onnx"):
-        onnx.check_installed()
+        require_extra("onnx", "An ONNX format")
     else:
         gguf.vocabulary(embedder.tokenizer, embedder.architecture.vocab_size)
         gguf.check_blocks(embedder.architecture, "q8_0" if name == "gguf-q8" else "whole")

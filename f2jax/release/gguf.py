@@ -15,7 +15,7 @@ import numpy as np
 from f2jax import files
 from f2jax.checkpoints import hf, package
 from f2jax.data.tokenizer import SPACE, Tokenizer
-from f2jax.errors import UserError
+from f2jax.errors import UserError, require_extra
 from f2jax.model.sizes import Qwen3Config
 
 # The Hugging Face name without `.weight`: GGUF's. Layers are `blk.N.` there.
@@ -56,10 +56,8 @@ def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
     Raises:
         UserError: `gguf` is not installed, or llama.cpp knows no such tokenizer.
     """
-    try:
-        from gguf import TokenType
-    except ImportError as error:
-        raise UserError("The GGUF formats need gguf; install it with pip install 'f2jax[gguf]'.") from error
+    require_extra("gguf", "A GGUF format")
+    from gguf import TokenType
 
     spec = json.loads(tokenizer.to_hf_json())
     kind, model, added = _kind(spec), spec["model"], {token["id"]: token for token in spec["added_tokens"]}

@@ -15,21 +15,13 @@ import numpy as np
 
 from f2jax import files
 from f2jax.checkpoints import hf, package
-from f2jax.errors import UserError
+from f2jax.errors import require_extra
 from f2jax.model.sizes import Qwen3Config
 
 OPSET, IR_VERSION = 17, 8
 INLINE = 2**30  # bytes of weights that still lie in the graph's own file; protobuf ends at twice that
 CENTER, STEPS = 128, 127  # bytes are unsigned: products of signed ones overflow on CPUs without VNNI
 LOWEST = np.finfo(np.float32).min
-
-
-def check_installed() -> None:
-    """Raises UserError where the `onnx` package is missing."""
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise UserError("The ONNX formats need onnx; install it with pip install 'f2jax[onnx]'.") from error
 
 
 def write_onnx(
@@ -43,7 +35,7 @@ def write_onnx(
     Raises:
         UserError: `onnx` is not installed, or the folder cannot be written.
     """
-    check_installed()
+    require_extra("onnx", "An ONNX format")
     import onnx
 
     name = package.ONNX[precision]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm import tqdm
 
-from f2jax.errors import UserError
+from f2jax.errors import UserError, require_extra
 from f2jax.inference.vectors import unit_vectors
 from f2jax.search.files import Results, SearchTexts, clean, write_results
 from f2jax.search.top_k import check_first_pass
@@ -30,10 +30,9 @@ def open_store(place: str) -> Iterator:
     Raises:
         UserError: qdrant-client is not installed, or the place cannot be used.
     """
-    try:
-        from qdrant_client import QdrantClient
-    except ImportError as error:
-        raise UserError("--store needs qdrant-client; install it with pip install 'f2jax[store]'.") from error
+    require_extra("store", "--store", "qdrant_client")
+    from qdrant_client import QdrantClient
+
     try:
         client = QdrantClient(url=place, check_compatibility=False) if "://" in place else QdrantClient(path=place)
         client.collection_exists(COLLECTION)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from configs import stage2
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, render_model_card
+from f2jax.configs import stage2
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.release.about import read_scores, read_stages

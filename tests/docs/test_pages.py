@@ -5,9 +5,9 @@ import contextlib
 import io
 import re
 
-from configs import common
 from f2jax import cli
 from f2jax.config import fields
+from f2jax.configs import common
 from tests import tiny
 
 ANY = "…"  # stands for what a message fills in

@@ -2,7 +2,7 @@
 
 import re
 
-from configs import common
+from f2jax.configs import common
 from f2jax.model.sizes import SIZES
 from tests import tiny
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from configs import common
 from f2jax import cli
 from f2jax.config import fields
+from f2jax.configs import common
 from tests import tiny
 
 DOCS = tiny.ROOT / "docs"

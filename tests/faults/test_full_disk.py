@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from configs import common
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.orbax import Checkpoints
+from f2jax.configs import common
 from f2jax.errors import UserError
 from tests import tiny
 

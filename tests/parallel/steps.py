@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from configs import common
+from f2jax.configs import common
 from f2jax.data.packing import RowShare, assemble
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config

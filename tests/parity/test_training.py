@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from f2jax.checkpoints import hf
 from f2jax.checkpoints.orbax import TrainState
+from f2jax.configs import common
 from f2jax.data.packing import assemble
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, init_params

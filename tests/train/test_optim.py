@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from f2jax.configs import common
 from f2jax.errors import UserError
 from f2jax.train import optim
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import common
+from f2jax.configs import common
 from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.train.program import Program

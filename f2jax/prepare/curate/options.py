@@ -1,9 +1,8 @@
 """What curation does: one frozen, hashable and picklable object."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
-from f2jax.errors import UserError, did_you_mean
+from f2jax.errors import UserError, did_you_mean, require_extra
 from f2jax.prepare.curate.normalize import FORMS
 
 
@@ -45,8 +44,8 @@ class CurationOptions:
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}={getattr(self, name)} is too small; give at least {smallest}.")
         for name, library in (("identify_language", "py3langid"), ("near_duplicates", "rensa")):
-            if getattr(self, name) and not find_spec(library):
-                raise UserError(f"{name} needs {library}, which is not installed: pip install 'f2jax[curate]'.")
+            if getattr(self, name):
+                require_extra("curate", name, library)
         if self.permutations % self.band:
             raise UserError(f"permutations={self.permutations} is no multiple of band={self.band}; make it one.")
         if self.near_duplicates and not self.exact_duplicates:

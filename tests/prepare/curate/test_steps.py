@@ -156,8 +156,8 @@ def test_options_without_a_meaning_are_errors(values, word):
 
 @pytest.mark.parametrize("step,library", [("identify_language", "py3langid"), ("near_duplicates", "rensa")])
 def test_a_step_without_its_library_says_what_to_install(monkeypatch, step, library):
-    monkeypatch.setattr("f2jax.prepare.curate.options.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=rf"needs {library}, which is not installed: pip install 'f2jax\[curate\]'"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"needs {library}; install with pip install 'f2jax\[curate\]'"):
         CurationOptions(**{step: True})
 
 
