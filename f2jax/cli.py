@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "compile a training for a TPU slice, without one",
     "prune": "cut a model down in width, MLP and layers",
     "cache_teacher": "embed a corpus by a teacher, once for all trainings",
+    "start": "make a student's first weights from a teacher's vectors",
     "merge": "average checkpoints into one model",
     "encode": "embed the texts of a file",
     "search": "find documents: many by few dimensions, then few by all",

@@ -41,9 +41,10 @@ class Piece:
     stop: int
     first: int  # its number among all texts of the corpus
 
-    def tokens(self, reader: Reader) -> list[np.ndarray]:
-        """Token ids of each text. Raises UserError where the corpus is damaged."""
-        raw = self.source.read(np.arange(self.start, self.stop), reader)
+    def tokens(self, reader: Reader, numbers: np.ndarray | None = None) -> list[np.ndarray]:
+        """Token ids of all texts, or of those of some numbers from 0. Raises UserError for a damaged corpus."""
+        numbers = np.arange(self.stop - self.start) if numbers is None else numbers
+        raw = self.source.read(numbers + self.start, reader)
         return [parse_document(record)[1] if self.part == "documents" else parse_row(record)[0] for record in raw]
 
     def exists(self) -> bool:
@@ -101,6 +102,30 @@ class TeacherVectors:
         """[n, width] of the texts of these numbers in one part of a data set, whose entry in corpus.json is `entry`."""
         raw = _shards(self.folder, entry, part).read(numbers, self._reader)
         return np.frombuffer(b"".join(raw), DTYPES[self.card.dtype]).reshape(len(numbers), self.card.width)
+
+
+def sample_texts_and_vectors(
+    folder: str | Path, corpus: PreparedCorpus, count: int, seed: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """(token ids, vectors float32 [I, E]) of texts that are drawn evenly from a corpus; of all where it has no more.
+
+    Raises:
+        UserError: the folder does not hold the vectors of all texts, or a file is damaged.
+    """
+    card, reader = TeacherVectors(folder, corpus).card, Reader()
+    parts = pieces(folder, corpus)
+    total = sum(piece.stop - piece.start for piece in parts)
+    drawn = np.sort(np.random.default_rng(seed).permutation(total)[:count])
+    tokens, vectors, first = [], [np.zeros((0, card.width), np.float32)], 0
+    for piece in parts:
+        stop = first + piece.stop - piece.start
+        numbers = drawn[np.searchsorted(drawn, first) : np.searchsorted(drawn, stop)] - first
+        if len(numbers):
+            tokens += piece.tokens(reader, numbers)
+            raw = b"".join(reader.read(piece.path, numbers.tolist()))
+            vectors.append(np.frombuffer(raw, DTYPES[card.dtype]).reshape(-1, card.width).astype(np.float32))
+        first = stop
+    return tokens, np.concatenate(vectors)
 
 
 def read_info(folder: str | Path) -> TeacherVectorsInfo:

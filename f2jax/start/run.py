@@ -1,0 +1,81 @@
+"""`f2jax start`: a student's first weights from the vectors of a teacher, of any architecture and tokenizer."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from f2jax.checkpoints import package
+from f2jax.data.corpus import PreparedCorpus
+from f2jax.data.teacher_vectors import read_info, sample_texts_and_vectors
+from f2jax.data.tokenizer import load_tokenizer
+from f2jax.errors import UserError
+from f2jax.inference.vectors import unit_vectors
+from f2jax.model.nested import matryoshka_dims
+from f2jax.model.sizes import Qwen3Config, size
+from f2jax.start.backbone import average_params
+from f2jax.start.bag import BagOptions, distil_bag
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """The shape of the student, and how its token table learns."""
+
+    size: str = "mini"  # a name in model/sizes.py; its vocabulary becomes that of the corpus
+    max_texts: int = 1_000_000  # texts that are drawn from the corpus
+    bag: BagOptions = field(default_factory=BagOptions)
+
+
+def start_from_vectors(
+    corpus: PreparedCorpus, vectors: str | Path, output: str | Path, options: StartOptions
+) -> tuple[Qwen3Config, float]:
+    """Distil a token table from cached vectors, put it under layers that average, and write a package.
+
+    Args:
+        vectors: what `f2jax cache_teacher` wrote for the corpus, as wide as the student or one coordinate less.
+
+    Returns:
+        The architecture, and the mean cosine to the teacher's vectors over the last tenth of the steps' texts.
+
+    Raises:
+        UserError: the vectors do not fit the corpus or the size, or the output cannot be written.
+    """
+    tokenizer = load_tokenizer(corpus.tokenizer_folder)
+    architecture = replace(size(options.size), vocab_size=tokenizer.vocab_size)
+    kept, stored = architecture.width - 1, read_info(vectors).width
+    if stored not in (kept, architecture.width):
+        raise UserError(
+            f"{vectors} has {stored} dimensions and a {options.size} has {architecture.width}; write the cache with "
+            f"f2jax cache_teacher --reduce pca --width {architecture.width}."
+        )
+    package.check_output(output, [])
+    sequences, raw_ie = sample_texts_and_vectors(vectors, corpus, options.max_texts, options.bag.seed)
+    sequences = [sequence[:-1] for sequence in sequences]  # the end token says nothing of a text
+    vectors_ie = unit_vectors(raw_ie[:, :kept], slice(None), "teacher's vectors")
+    if not np.linalg.norm(vectors_ie, axis=1).all():
+        raise UserError(f"{vectors} has vectors of length 0; embed those texts again.")
+    with tqdm(total=options.bag.steps, desc="token table", unit="step", dynamic_ncols=True) as bar:
+
+        def progress(loss) -> None:
+            bar.update()
+            if bar.n % 50 == 0:
+                bar.set_postfix(loss=f"{float(loss):.3f}")
+
+        rows_ve, weight_v = distil_bag(sequences, vectors_ie, architecture.vocab_size, options.bag, progress)
+    params = average_params(architecture, rows_ve, weight_v, tokenizer.eos_id, options.bag.seed)
+    max_length = corpus.card["options"]["max_length"]
+    settings = package.ModelSettings(max_length, {}, matryoshka_dims(architecture.width, 8))
+    package.write_package(output, architecture, params, tokenizer, settings)
+    return architecture, _agreement(rows_ve, weight_v, sequences, vectors_ie, options.bag)
+
+
+def _agreement(rows_ve, weight_v, sequences, vectors_ie, options: BagOptions) -> float:
+    """Mean cosine of the bags to the teacher, over some of the texts."""
+    chosen = np.random.default_rng(options.seed).permutation(len(sequences))[:10_000]
+    cosines = []
+    for i in chosen:
+        ids = sequences[i][: options.max_length]
+        bag_e = weight_v[ids] @ rows_ve[ids]
+        cosines.append(bag_e @ vectors_ie[i] / max(np.linalg.norm(bag_e), 1e-12))
+    return float(np.mean(cosines))

@@ -1,0 +1,81 @@
+"""f2jax start: from a corpus and a teacher's vectors to a package that training begins from."""
+
+import numpy as np
+import pytest
+
+from f2jax.checkpoints.package import ModelSettings
+from f2jax.cli import main
+from f2jax.data.corpus import PreparedCorpus, Reader
+from f2jax.data.teacher_vectors import iter_texts, sample_texts_and_vectors
+from f2jax.inference.embedder import Embedder
+from f2jax.model.sizes import size
+from f2jax.train.cache_teacher import by_model, cache_teacher
+from f2jax.train.loop import train
+from tests import tiny, tiny_model
+from tests.data import corpora
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus and the vectors of a random teacher as wide as a tiny student. Read only."""
+    folder = tmp_path_factory.mktemp("start")
+    first, second, _, more = corpora.write_inputs(folder / "in")
+    corpora.make(folder, [first, second, more])
+    corpus, architecture = PreparedCorpus(folder / "corpus"), size("tiny")
+    tokenizer = corpora.make_tokenizer(folder / "tokenizer")
+    teacher = Embedder(architecture, tiny_model.random_params(architecture), tokenizer, ModelSettings(96))
+    teacher.save_pretrained(folder / "teacher")
+    for width in (64, 32):
+        cache_teacher(corpus, folder / f"v{width}", by_model(str(folder / "teacher"), "float32", corpus), width=width)
+    return folder
+
+
+def start(folder, output, *options, vectors="v64") -> int:
+    command = ["start", "--corpus", str(folder / "corpus"), "--teacher-vectors", str(folder / vectors)]
+    return main([*command, "--size", "tiny", "--output", str(output), "--batch-size", "32", *options])
+
+
+def test_the_start_is_nearer_to_the_teacher_the_longer_it_learns(folder, tmp_path, capsys):
+    texts = ["red green", "a large river", "the old stone"]
+    teacher_ie = Embedder.from_pretrained(folder / "teacher").encode(texts)[:, :63]
+    cosines = []
+    for steps in (1, 200):
+        assert start(folder, tmp_path / str(steps), "--steps", str(steps)) == 0
+        found_ie = Embedder.from_pretrained(tmp_path / str(steps)).encode(texts)[:, :63]
+        cosines.append((found_ie * teacher_ie).sum(axis=1).mean())
+    assert cosines[1] > cosines[0] + 0.1
+    assert "cosine to the teacher" in capsys.readouterr().out
+
+
+def test_training_begins_from_it(folder, tmp_path):
+    assert start(folder, tmp_path / "start", "--steps", "20") == 0
+    begin = str(tmp_path / "start")
+    options = {"init_from": begin, "model.size": begin, "tokenizer.train_vocab": 0, "steps": 3}
+    config = tiny.config(tmp_path, **options, **{"data.sources": f"('corpus:{folder / 'corpus'}',)"})
+    assert np.isfinite(train(config, tmp_path / "run")["loss"])
+
+
+def test_texts_that_are_drawn_come_with_their_own_vectors(folder):
+    corpus = PreparedCorpus(folder / "corpus")
+    every = {tuple(ids) for ids in iter_texts("", corpus, Reader())}
+    tokens, vectors_ie = sample_texts_and_vectors(folder / "v64", corpus, 40, seed=3)
+    assert len(tokens) == 40 and {tuple(ids) for ids in tokens} < every
+    expected_ie = Embedder.from_pretrained(folder / "teacher").encode_tokens(tokens)
+    np.testing.assert_allclose(expected_ie, vectors_ie, atol=0.05)
+    whole, _ = sample_texts_and_vectors(folder / "v64", corpus, 10**6, seed=3)
+    assert [tuple(ids) for ids in whole] == [tuple(ids) for ids in iter_texts("", corpus, Reader())]
+
+
+@pytest.mark.parametrize(
+    "options,vectors,message",
+    [
+        ([], "v32", "has 32 dimensions and a tiny has 64; write the cache with f2jax cache_teacher --reduce pca"),
+        (["--steps", "0"], "v64", "steps=0 should be at least 1"),
+        (["--size", "tinny"], "v64", "did you mean 'tiny'"),
+        ([], "none", "holds no vectors.json"),
+    ],
+)
+def test_what_cannot_be_is_one_line(folder, tmp_path, capsys, options, vectors, message):
+    assert start(folder, tmp_path / "out", *options, vectors=vectors) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
