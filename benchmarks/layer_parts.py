@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from f2jax.model.qwen3 import rms_norm, swap_halves
+from f2jax.model.matmul import swap_halves
+from f2jax.model.qwen3 import rms_norm
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan import hlo as plan_hlo
 from f2jax.plan.run import topology_devices

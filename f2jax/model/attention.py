@@ -1,27 +1,31 @@
-"""One attention function, with the kernels that can stand behind it.
+"""Causal attention within segments: one function, and the kernels that implement it.
 
-All kernels compute causal attention inside each segment: position t sees the positions s ≤ t of its own segment.
-Padding is segment 0, which no other segment sees, so a padded position never reaches a result.
+Every kernel lets position t attend to the positions u ≤ t of its own segment. Padding is segment 0, which no other
+segment attends to, so a padded position never affects a result. In the names of arrays, u stands for the positions of
+keys and values, and g for the query heads that share a key/value head (N = K × G).
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, did_you_mean
-from f2jax.model.matmul import in_memory, matmul, matmul_transposed
+from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
 from f2jax.parallel import sharding
 
-SPLASH_BLOCK = 128  # rows must be a multiple of the TPU's lane count
+SPLASH_LANES = 128  # row lengths must be a multiple of the TPU's lane count
 
 
 def attention(q_btnh, k_btkh, v_btkh, segments_bt, kernel: str = "auto"):
-    """Causal, segment-wise attention with grouped query heads.
+    """Returns causal attention within segments, with grouped query heads (recipe 6.1).
 
     Args:
-        q_btnh: queries [B, T, N, H]; k_btkh, v_btkh: keys and values [B, T, K, H], where K divides N.
+        q_btnh: queries [B, T, N, H].
+        k_btkh: keys [B, T, K, H], where K divides N.
+        v_btkh: values [B, T, K, H].
         segments_bt: int32 [B, T]; 0 is padding.
         kernel: `auto`, or a name in `KERNELS`.
 
@@ -29,21 +33,29 @@ def attention(q_btnh, k_btkh, v_btkh, segments_bt, kernel: str = "auto"):
         [B, T, N, H] in the type of the queries; the softmax runs in float32.
 
     Raises:
-        UserError: unknown kernel, or shapes and types that the kernel cannot do.
+        UserError: the kernel is unknown, or does not support these shapes.
     """
-    kernel = choose(kernel, q_btnh)
-    return KERNELS[kernel](q_btnh, k_btkh, v_btkh, segments_bt)
+    return KERNELS[choose_kernel(kernel, q_btnh)](q_btnh, k_btkh, v_btkh, segments_bt)
 
 
-def choose(kernel: str, q_btnh, platform: str | None = None) -> str:
-    """The kernel that `auto` stands for: by platform, and by what its kernel can do with this shape and type."""
+def check_kernel(kernel: str) -> None:
+    """Raises UserError if there is no attention kernel of this name."""
+    if kernel != "auto" and kernel not in KERNELS:
+        raise UserError(f"There is no attention kernel '{kernel}'{did_you_mean(kernel, ['auto', *KERNELS])}")
+
+
+def choose_kernel(kernel: str, q_btnh, platform: str | None = None) -> str:
+    """Returns the name of the kernel, with `auto` replaced by the fastest one that supports this platform and shape.
+
+    Raises:
+        UserError: the kernel is unknown.
+    """
+    check_kernel(kernel)
     if kernel != "auto":
-        if kernel not in KERNELS:
-            raise UserError(f"There is no attention kernel '{kernel}'{did_you_mean(kernel, ['auto', *KERNELS])}")
         return kernel
     platform = platform or sharding.platform()
     _, length, _, head_dim = q_btnh.shape
-    if platform == "tpu" and length % SPLASH_BLOCK == 0 and head_dim % 128 == 0:
+    if platform == "tpu" and length % SPLASH_LANES == 0 and head_dim % 128 == 0:
         return "splash"
     if platform == "gpu" and q_btnh.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0:
         return "cudnn"
@@ -51,55 +63,61 @@ def choose(kernel: str, q_btnh, platform: str | None = None) -> str:
 
 
 def segment_mask(segments_bt, start: int, end: int):
-    """[B, end - start, end] bool: may position t (axis 1), from `start` to `end`, see position s (axis 2)?"""
-    causal_ts = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-    return causal_ts & (segments_bt[:, start:end, None] == segments_bt[:, None, :end])
+    """Returns bool [B, end - start, end]: whether position t of `start` to `end` attends to position u."""
+    causal_tu = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+    return causal_tu & (segments_bt[:, start:end, None] == segments_bt[:, None, :end])
 
 
 def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
-    """Heads before positions, and the queries of a group (g, t) as the rows r of one product: fastest on a CPU.
+    """Plain XLA on any platform, with the layout that is fastest on a CPU.
 
-    There also in blocks of queries, at most about four, each with the keys up to its last one: of a long row three of
-    eight scores are never computed, and those of a block stay in the processor's cache.
+    Heads come before positions, and the queries of a group are the rows (g, t) of one product. On a CPU the queries
+    are split into about four blocks, each with the keys up to its end: three eighths of the scores of a long row are
+    never computed, and the scores of a block stay in the processor's cache.
     """
     batch, length, heads, head_dim = q_btnh.shape
     kv_heads = k_btkh.shape[2]
     block = max(64, length // 4) if sharding.platform() == "cpu" else length
     sizes = [min(block, length - start) for start in range(0, length, block)]
     q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    q_blocks = jax.lax.split(in_memory(q_btkgh.transpose(0, 2, 3, 1, 4)), sizes, axis=3)
-    k_blocks, v_blocks = (jax.lax.split(in_memory(x.swapaxes(1, 2)), sizes, axis=2) for x in (k_btkh, v_btkh))
+    q_blocks = jax.lax.split(contiguous_on_cpu(q_btkgh.transpose(0, 2, 3, 1, 4)), sizes, axis=3)
+    k_blocks, v_blocks = (jax.lax.split(contiguous_on_cpu(x.swapaxes(1, 2)), sizes, axis=2) for x in (k_btkh, v_btkh))
     out_blocks, start = [], 0
     for i, q_bkgth in enumerate(q_blocks):
         end = start + sizes[i]
-        k_bksh, v_bksh = (jnp.concatenate(blocks[: i + 1], axis=2) for blocks in (k_blocks, v_blocks))
-        logits_bkrs = matmul_transposed(q_bkgth.reshape(batch, kv_heads, -1, head_dim), k_bksh)
-        logits_bkgts = logits_bkrs.reshape(batch, kv_heads, -1, sizes[i], end)
-        mask_bts = segment_mask(segments_bt, start, end)
-        logits_bkgts = jnp.where(mask_bts[:, None, None], logits_bkgts, jnp.finfo(jnp.float32).min)
-        weights_bkgts = jax.nn.softmax(logits_bkgts, axis=-1).astype(q_btnh.dtype)
-        out_bkrh = matmul(weights_bkgts.reshape(logits_bkrs.shape), v_bksh)
-        out_blocks.append(out_bkrh.reshape(q_bkgth.shape))
+        k_bkuh, v_bkuh = (jnp.concatenate(blocks[: i + 1], axis=2) for blocks in (k_blocks, v_blocks))
+        scores = matmul_transposed(q_bkgth.reshape(batch, kv_heads, -1, head_dim), k_bkuh)  # rows (g, t)
+        scores_bkgtu = scores.reshape(batch, kv_heads, -1, sizes[i], end)
+        mask_btu = segment_mask(segments_bt, start, end)
+        scores_bkgtu = jnp.where(mask_btu[:, None, None], scores_bkgtu, jnp.finfo(jnp.float32).min)
+        weights_bkgtu = jax.nn.softmax(scores_bkgtu, axis=-1).astype(q_btnh.dtype)
+        out_blocks.append(matmul(weights_bkgtu.reshape(scores.shape), v_bkuh).reshape(q_bkgth.shape))
         start = end
     out_bkgth = jnp.concatenate(out_blocks, axis=3)
     return checkpoint_name(out_bkgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape), "attention")
 
 
 def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):
-    """Told that it is causal, apart from the mask, the kernel skips half of the tiles. Remat keeps its results by the
-    name of the kernel: its backward pass needs more than the output that could be named here.
+    """cuDNN on an NVIDIA GPU. `is_causal` in addition to the mask lets the kernel skip half of the tiles.
+
+    The remat policies recognise its results by the name of the primitive: the backward pass needs more of them than
+    the output, which is all that could be named here.
     """
-    same_bnts = (segments_bt[:, :, None] == segments_bt[:, None, :])[:, None]
-    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, mask=same_bnts, is_causal=True, implementation="cudnn")
+    same_bntu = (segments_bt[:, :, None] == segments_bt[:, None, :])[:, None]
+    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, mask=same_bntu, is_causal=True, implementation="cudnn")
 
 
 def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
-    """Each device runs the kernel on its own rows and heads: the compiler cannot split a kernel by itself."""
+    """JAX's splash kernel on a TPU. Each device runs it on its own rows and heads; the compiler cannot split a kernel.
+
+    Raises:
+        UserError: the row length is not a multiple of the TPU's lanes.
+    """
     length = q_btnh.shape[1]
-    if length % SPLASH_BLOCK:
+    if length % SPLASH_LANES:
         raise UserError(
-            f"Splash attention needs rows of a multiple of {SPLASH_BLOCK} tokens, not {length}; "
-            "change data.row_length or use the attention kernel 'xla'."
+            f"Splash attention needs a row length that is a multiple of {SPLASH_LANES} tokens, not {length}; "
+            "change data.row_length or set model.kernel=xla."
         )
     kernel = functools.partial(_splash_on_device, interpret=interpret)
     arrays = q_btnh, k_btkh, v_btkh, segments_bt
@@ -115,14 +133,21 @@ def _splash_on_device(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     _, length, heads, head_dim = q_btnh.shape
-    tiles = [name for name in splash.BlockSizes.__dataclass_fields__ if name.startswith("block_")]
     mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
+    block = splash_block(length)
     kernel = splash.make_splash_mha(
         mask,
-        block_sizes=splash.BlockSizes(**dict.fromkeys(tiles, splash_block(length))),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
         head_shards=1,
         q_seq_shards=1,
-        residual_checkpoint_name="attention",  # what its backward pass needs, for the remat policies
+        residual_checkpoint_name="attention",  # names what the backward pass needs, for the remat policies
         interpret=interpret,
     )
     q_bnth, k_bkth, v_bkth = (jnp.swapaxes(x, 1, 2) for x in (q_btnh * head_dim**-0.5, k_btkh, v_btkh))
@@ -131,13 +156,17 @@ def _splash_on_device(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
 
 
 def splash_block(length: int) -> int:
-    """Side of a tile of positions: fewer, larger steps than the kernel's default of 128, that still fit its memory."""
+    """Returns the side of a tile of positions: larger than the kernel's default of 128, and small enough for its memory.
+
+    >>> splash_block(768)
+    384
+    """
     return next(block for block in (512, 384, 256, 128) if length % block == 0)
 
 
-KERNELS = {
+KERNELS: dict[str, Callable] = {
     "xla": _xla,  # any platform, any shape
     "cudnn": _cudnn,  # NVIDIA GPU, 16-bit types
     "splash": _splash,  # TPU, Pallas
-    "splash_interpret": functools.partial(_splash, interpret=True),  # the TPU kernel, run by any platform; for tests
+    "splash_interpret": functools.partial(_splash, interpret=True),  # the TPU kernel on any platform; for tests
 }

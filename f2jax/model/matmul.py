@@ -1,4 +1,8 @@
-"""Matrix products, in the form that each platform is fast at."""
+"""Matrix products, each in the form that the platform multiplies fastest.
+
+With `attention`, the only module that asks which platform a computation is compiled for. In the names of arrays, x
+stands for any leading axes, and m, k and n for the rows, the contracted axis and the columns of a product.
+"""
 
 import functools
 import math
@@ -6,86 +10,99 @@ import math
 import jax
 import jax.numpy as jnp
 
-from f2jax.parallel.sharding import platform
+from f2jax.parallel import sharding
 
 
 def project(spec: str, x, weight):
-    """`jnp.einsum(spec, x, weight)` over the last axes of the activations and the first ones of the weight.
+    """Returns `jnp.einsum(spec, x, weight)`, where the last axes of `x` and the first ones of the weight are summed.
 
-    Taken as one product of two matrices: with more axes, XLA's backward pass on a CPU takes twice as long. Not so on a
-    TPU, which would copy the activations to flatten them. float32 is true float32 on every platform; a TPU or GPU would
-    round it by default.
+    Except on a TPU, which would copy the activations to flatten them, this is one product of two matrices: with more
+    axes, XLA's backward pass on a CPU takes twice as long. float32 stays float32 on every platform; a TPU or a GPU
+    would round the operands by default.
+
+    >>> q_btnh = project("btd,dnh->btnh", x_btd, query_dnh)
     """
-    if platform() == "tpu":
+    if sharding.platform() == "tpu":
         return jnp.einsum(spec, x, weight, precision=precision(x.dtype))
     x_axes, weight_axes = spec.split("->")[0].split(",")
     contracted = len(set(x_axes) & set(weight_axes))
-    rows, rest = x.shape[:-contracted], weight.shape[contracted:]
     inner = math.prod(weight.shape[:contracted])
-    product_rows = matmul(x.reshape(-1, inner), weight.reshape(inner, -1))
-    return product_rows.reshape(*rows, *rest)
+    product = matmul(x.reshape(-1, inner), weight.reshape(inner, -1))
+    return product.reshape(*x.shape[:-contracted], *weight.shape[contracted:])
 
 
 def precision(dtype) -> str | None:
-    """float32 in float32, where a TPU or GPU would take fewer bits."""
+    """Returns the precision that keeps float32 products in float32, where a TPU or a GPU would use fewer bits."""
     return "highest" if dtype == jnp.float32 else None
 
 
-def matmul(a_xmi, b_xin):
-    """a @ b of one type and with the same leading axes, [..., M, N] in that type; sums are float32."""
-    if platform() == "cpu" and a_xmi.dtype == jnp.bfloat16:
-        return _cpu_product(a_xmi, b_xin, False).astype(a_xmi.dtype)
-    return jnp.matmul(a_xmi, b_xin, precision=precision(a_xmi.dtype))
+def matmul(a_xmk, b_xkn):
+    """Returns a @ b, [..., M, N] in the common type of the operands, with sums in float32."""
+    if sharding.platform() == "cpu" and a_xmk.dtype == jnp.bfloat16:
+        return _cpu_product(a_xmk, b_xkn, False).astype(a_xmk.dtype)
+    return jnp.matmul(a_xmk, b_xkn, precision=precision(a_xmk.dtype))
 
 
-def matmul_transposed(a_xmi, b_xni):
-    """a @ bᵀ of one type and with the same leading axes, [..., M, N] in float32."""
-    if platform() == "cpu" and a_xmi.dtype == jnp.bfloat16:
-        return _cpu_product(a_xmi, b_xni, True)
-    spec = "...mi,...ni->...mn"
-    return jnp.einsum(spec, a_xmi, b_xni, precision=precision(a_xmi.dtype), preferred_element_type=jnp.float32)
+def matmul_transposed(a_xmk, b_xnk):
+    """Returns a @ bᵀ, [..., M, N] in float32, of two operands of the same type."""
+    if sharding.platform() == "cpu" and a_xmk.dtype == jnp.bfloat16:
+        return _cpu_product(a_xmk, b_xnk, True)
+    spec = "...mk,...nk->...mn"
+    return jnp.einsum(spec, a_xmk, b_xnk, precision=precision(a_xmk.dtype), preferred_element_type=jnp.float32)
+
+
+def swap_halves(x_btnh):
+    """Returns the heads with their second half before the first, in float32.
+
+    A TPU would have to move lanes for it; a product with a permutation is exact in bfloat16 and fuses with the
+    operations around it.
+    """
+    head_dim = x_btnh.shape[-1]
+    if sharding.platform() == "tpu" and x_btnh.dtype == jnp.bfloat16:
+        permutation_hh = jnp.roll(jnp.eye(head_dim, dtype=x_btnh.dtype), head_dim // 2, axis=0)
+        return jnp.matmul(x_btnh, permutation_hh, preferred_element_type=jnp.float32)
+    return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _cpu_product(a_xmi, b, transposed: bool):
-    """a @ b, or a @ bᵀ, of bfloat16, in float32.
+def _cpu_product(a_xmk, b, transposed: bool):
+    """Returns a @ b, or a @ bᵀ, of bfloat16 operands in float32.
 
-    XLA on a CPU multiplies bfloat16 by the processor's instructions for it, where there are some, if the result is
-    float32 and the first operand lies in memory with the axis of the sum last; all else it turns into float32 first. So
-    do the gradients here: what comes back is rounded to bfloat16, and the first operand is transposed in memory.
-    Forward-mode derivatives are not there.
+    XLA on a CPU uses the processor's bfloat16 instructions, if it has them, only where the result is float32 and the
+    contracted axis of the first operand is the last one in memory; all other products are converted to float32 first.
+    The gradients are therefore computed in the same form: the incoming gradient is rounded to bfloat16, and the first
+    operand is transposed in memory. There are no forward-mode derivatives.
     """
-    return _dot(a_xmi, b, transposed)
+    return _dot(a_xmk, b, transposed)
 
 
-def _forward(a_xmi, b, transposed: bool):
-    return _dot(a_xmi, b, transposed), (a_xmi, b)
+def _forward(a_xmk, b, transposed: bool):
+    return _dot(a_xmk, b, transposed), (a_xmk, b)
 
 
-def _backward(transposed: bool, kept, g_xmn):
-    a_xmi, b = kept
-    g_xmn = g_xmn.astype(a_xmi.dtype)
-    first, second = (g_xmn, a_xmi) if transposed else (a_xmi, g_xmn)
-    of_a, of_b = _dot(g_xmn, b, not transposed), _dot(_swapped(first), second, False)
-    return of_a.astype(a_xmi.dtype), of_b.astype(b.dtype)
+def _backward(transposed: bool, operands, g_xmn):
+    a_xmk, b = operands
+    g_xmn = g_xmn.astype(a_xmk.dtype)
+    first, second = (g_xmn, a_xmk) if transposed else (a_xmk, g_xmn)
+    a_gradient = _dot(g_xmn, b, not transposed)
+    b_gradient = _dot(contiguous_on_cpu(jnp.swapaxes(first, -1, -2)), second, False)
+    return a_gradient.astype(a_xmk.dtype), b_gradient.astype(b.dtype)
 
 
 _cpu_product.defvjp(_forward, _backward)
 
 
-def _dot(a_xmi, b, transposed: bool):
-    batch = tuple(range(a_xmi.ndim - 2))
-    dimensions = ((a_xmi.ndim - 1,), (b.ndim - (1 if transposed else 2),)), (batch, batch)
-    return jax.lax.dot_general(a_xmi, b, dimensions, preferred_element_type=jnp.float32)
+def _dot(a_xmk, b, transposed: bool):
+    batch = tuple(range(a_xmk.ndim - 2))
+    dimensions = ((a_xmk.ndim - 1,), (b.ndim - (1 if transposed else 2),)), (batch, batch)
+    return jax.lax.dot_general(a_xmk, b, dimensions, preferred_element_type=jnp.float32)
 
 
-def _swapped(a_xmi):
-    """The last two axes exchanged in memory: the compiler would exchange those of the product instead."""
-    return in_memory(jnp.swapaxes(a_xmi, -1, -2))
+def contiguous_on_cpu(x):
+    """Returns `x`; on a CPU, bfloat16 is laid out in memory in the order of its axes.
 
-
-def in_memory(x):
-    """On a CPU: `x` with its axes in memory as they are in its shape, where the compiler would only note them."""
-    if platform() != "cpu" or x.dtype != jnp.bfloat16:
+    Otherwise the compiler would keep the old layout of a transposed array and transpose the product instead.
+    """
+    if sharding.platform() != "cpu" or x.dtype != jnp.bfloat16:
         return x
     return jax.lax.optimization_barrier(x[..., None])[..., 0]

@@ -1,6 +1,7 @@
-"""Smaller models inside a model: fewer layers, and a token table of smaller rank (3-D Matryoshka, recipe 6.10).
+"""Smaller models nested in a model: fewer layers, and a token table of smaller rank (3-D Matryoshka, recipe 6.10).
 
-The third dimension, that of the embedding, is cut from the vectors themselves.
+The third dimension, that of the embeddings, is cut from the vectors themselves. In the names of arrays, r is the rank
+of a factorized token table.
 """
 
 from dataclasses import replace
@@ -11,12 +12,12 @@ import jax.numpy as jnp
 from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config
 
-EXITS = (1, 2, 4, 8, 16, 24, 32, 40, 48)  # layers behind which a model is trained to end early
-SMALLEST_RANK = 64
+EXITS = (1, 2, 4, 8, 16, 24, 32, 40, 48)  # layers after which a model is trained to exit early
+MIN_RANK = 64  # the smallest nested rank of a token table
 
 
 def exit_layers(layers: int) -> tuple[int, ...]:
-    """The layers, counted from 1, behind which a model of so many is trained; the last one is the whole model.
+    """Returns the layers, counted from 1, after which a model of `layers` layers is trained to exit; ends with `layers`.
 
     >>> exit_layers(28)
     (1, 2, 4, 8, 16, 24, 28)
@@ -25,20 +26,16 @@ def exit_layers(layers: int) -> tuple[int, ...]:
 
 
 def table_ranks(rank: int) -> tuple[int, ...]:
-    """The nested ranks of a factorized token table: 64, 128, 256 … and all of it.
+    """Returns the nested ranks of a factorized token table: 64, 128, 256 … below `rank`, and `rank`.
 
     >>> table_ranks(320)
     (64, 128, 256, 320)
     """
-    ranks, nested = [], SMALLEST_RANK
-    while nested < rank:
-        ranks.append(nested)
-        nested *= 2
-    return (*ranks, rank)
+    return (*_doubled(MIN_RANK, rank), rank)
 
 
 def matryoshka_dims(width: int, smallest: int = 8) -> tuple[int, ...]:
-    """The nested sizes, largest first: the width, then those of `smallest`, 2 · `smallest`, 4 · `smallest` … below it.
+    """Returns the nested embedding sizes, largest first: the width, then … 4 · `smallest`, 2 · `smallest`, `smallest`.
 
     >>> matryoshka_dims(320)
     (320, 256, 128, 64, 32, 16, 8)
@@ -48,40 +45,42 @@ def matryoshka_dims(width: int, smallest: int = 8) -> tuple[int, ...]:
     """
     if smallest < 1:
         raise UserError(f"loss.matryoshka_min={smallest} should be at least 1.")
-    powers, dim = [], smallest
-    while dim < width:
-        powers.append(dim)
-        dim *= 2
-    return (width, *reversed(powers))
+    return (width, *reversed(_doubled(smallest, width)))
+
+
+def _doubled(first: int, limit: int) -> list[int]:
+    """Returns `first`, 2 · `first`, 4 · `first` … below `limit`."""
+    return [first << i for i in range(limit.bit_length()) if first << i < limit]
 
 
 def draw_rank(rank: int, seed: int, step):
-    """int32 scalar: the nested rank of a training step, each drawn as often as it is large."""
+    """Returns the nested rank of a training step, an int32 scalar sampled with probability proportional to the rank."""
     ranks = jnp.asarray(table_ranks(rank), jnp.int32)
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.random.choice(key, ranks, p=ranks / ranks.sum())
 
 
 def factorize_table(params, rank: int):
-    """The parameters with the token table [V, D] as `token_table` [V, R] times `table_basis` [R, D].
+    """Returns the parameters with the token table [V, D] factorized into `token_table` [V, R] and `table_basis` [R, D].
 
-    The product is the nearest table of that rank, and so is that of the first r columns and rows for each r < R
-    (singular value decomposition; from the D × D matrix of inner products, which any table size allows).
+    The product is the closest table of that rank in the Frobenius norm, and so is the product of the first columns and
+    rows for every smaller rank: a singular value decomposition, computed from the D × D matrix of inner products so
+    that it works for any vocabulary (Eckart and Young, https://doi.org/10.1007/BF02288367).
     """
     table_vd = params["token_table"].astype(jnp.float32)
-    inner_dd = jnp.einsum("vd,ve->de", table_vd, table_vd, precision="highest")
-    basis_rd = jnp.linalg.eigh(inner_dd)[1].T[::-1][:rank]  # eigenvalues come smallest first
+    inner_dd = jnp.matmul(table_vd.T, table_vd, precision="highest")
+    basis_rd = jnp.linalg.eigh(inner_dd)[1].T[::-1][:rank]  # eigenvalues ascend
     table_vr = jnp.einsum("vd,rd->vr", table_vd, basis_rd, precision="highest")
     dtype = params["token_table"].dtype
     return params | {"token_table": table_vr.astype(dtype), "table_basis": basis_rd.astype(dtype)}
 
 
 def cut_nested(architecture: Qwen3Config, params, layers: int | None = None, rank: int | None = None):
-    """The architecture and the parameters of the first layers, with one whole token table, multiplied out.
+    """Returns architecture and parameters of a smaller model: the first layers, with the token table multiplied out.
 
     Args:
-        layers: how many of them; None: all.
-        rank: of a factorized token table; None: its own.
+        layers: number of layers to keep; None: all.
+        rank: rank at which to use a factorized token table; None: its full rank.
 
     Raises:
         UserError: a number is out of range, or a rank is given and the token table is not factorized.
@@ -90,7 +89,7 @@ def cut_nested(architecture: Qwen3Config, params, layers: int | None = None, ran
     if not 1 <= layers <= architecture.layers:
         raise UserError(f"truncate_layers={layers} is out of range; this model has 1 to {architecture.layers} layers.")
     if rank is not None and not architecture.table_rank:
-        raise UserError(f"table_rank={rank} is given and this model has one whole token table; leave it out.")
+        raise UserError(f"table_rank={rank} is given and this model's token table is not factorized; leave it out.")
     rank = architecture.table_rank if rank is None else rank
     if architecture.table_rank and not 1 <= rank <= architecture.table_rank:
         raise UserError(

@@ -1,10 +1,12 @@
 """Qwen3 as an encoder, in functional Flax Linen: token ids in, final hidden states out (recipe 6.1).
 
 Each weight is declared once, with logical axis names (`layers`, `embed`, `q_heads`, `kv_heads`, `head_dim`, `mlp`,
-`vocab`, `rank`); sharding, pruning, Hugging Face conversion and the parameter table all follow from that declaration.
+`vocab`, `rank`). Sharding, pruning, Hugging Face conversion and the parameter table all follow from that declaration.
+Arrays carry the letters of docs/layout.md as a suffix; here r is the rank of a factorized token table.
 """
 
 from dataclasses import field
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,44 +14,54 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, did_you_mean
-from f2jax.model.attention import attention
-from f2jax.model.matmul import project
+from f2jax.model.attention import attention, check_kernel
+from f2jax.model.matmul import project, swap_halves
 from f2jax.model.sizes import Qwen3Config
-from f2jax.parallel.sharding import platform, shard_activation
+from f2jax.parallel.sharding import shard_activation
 
 
-def _keep_names(*names: str):
-    """Keeps the values of these names; with `attention` also what cuDNN's backward pass needs and cannot be named."""
-    named = jax.checkpoint_policies.save_only_these_names(*names)
+def _save_names(*names: str):
+    """Returns a remat policy that saves the values of these names, and the results of cuDNN's attention kernel."""
+    is_named = jax.checkpoint_policies.save_only_these_names(*names)
 
-    def keep(primitive, *args, **params):
-        return primitive.name.startswith("dot_product_attention_fwd") or named(primitive, *args, **params)
+    def save(primitive, *args, **params):
+        return primitive.name.startswith("dot_product_attention_fwd") or is_named(primitive, *args, **params)
 
-    return keep
+    return save
 
 
-REMAT_POLICIES = {  # by what the backward pass computes again, from what is kept
+REMAT_POLICIES = {  # what the backward pass recomputes, from least to most
     "none": None,  # nothing
-    "dots": _keep_names("qkv", "attention", "middle", "wide"),  # norms, angles, gates; each product is kept
-    "mlp": _keep_names("qkv", "attention", "middle"),  # the wide products of the MLP too; those of attention are kept
-    "qkv": _keep_names("attention", "middle"),  # queries, keys and values too; what attention gives is kept
-    "full": jax.checkpoint_policies.nothing_saveable,  # all; the layer inputs alone are kept
+    "dots": _save_names("qkv", "attention", "middle", "wide"),  # norms, angles and gates, but no matrix product
+    "mlp": _save_names("qkv", "attention", "middle"),  # the gate and up products of the MLP too
+    "qkv": _save_names("attention", "middle"),  # queries, keys and values too
+    "full": jax.checkpoint_policies.nothing_saveable,  # everything but the inputs of the layers
 }
 
-SPLIT_BY_HEADS = ("q_heads", "kv_heads", "mlp")  # axes of the weights that stay split while a layer runs
+SPLIT_WEIGHT_AXES = ("q_heads", "kv_heads", "mlp")  # axes over which weights stay split while a layer runs
+
+
+def check_execution(kernel: str, remat: str) -> None:
+    """Raises UserError if there is no attention kernel, or no remat policy, of these names."""
+    check_kernel(kernel)
+    if remat not in REMAT_POLICIES:
+        raise UserError(f"There is no remat policy '{remat}'{did_you_mean(remat, REMAT_POLICIES)}")
 
 
 def rms_norm(x, scale_d, eps: float):
-    """Root-mean-square norm over the last axis, in float32; the result has the type of `x`."""
+    """Returns `x` divided by its root mean square over the last axis and scaled, in the type of `x`.
+
+    Computed in float32 (https://arxiv.org/abs/1910.07467).
+    """
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
     return (x32 * scale_d.astype(jnp.float32)).astype(x.dtype)
 
 
 def rotary_angles(positions_bt, head_dim: int, theta: float):
-    """cos and sin of the rotary angles, float32 [B, T, 1, H] each (RoFormer, https://arxiv.org/abs/2104.09864).
+    """Returns cos and sin of the rotary angles, float32 [B, T, 1, H] each (RoFormer, https://arxiv.org/abs/2104.09864).
 
-    Both halves of a head have the same angles; the sine of the first half is negative, as `rotate` wants it.
+    Both halves of a head have the same angles; the sine of the first half is negative, as `rotate` expects.
     """
     frequency_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle = positions_bt[:, :, None, None].astype(jnp.float32) * frequency_h
@@ -58,40 +70,36 @@ def rotary_angles(positions_bt, head_dim: int, theta: float):
 
 
 def rotate(x_btnh, cos, sin):
-    """Apply rotary angles to the pairs (i, i + H/2) of each head, in float32.
+    """Returns the heads with their pairs (i, i + H/2) rotated, computed in float32, in the type of `x_btnh`.
 
-    Over whole heads, with the halves swapped: a TPU works on 128 lanes at once, which half a head would leave idle.
+    It works on complete heads with swapped halves: a TPU processes 128 lanes at once, and half a head would leave lanes
+    idle.
     """
     return (x_btnh.astype(jnp.float32) * cos + swap_halves(x_btnh) * sin).astype(x_btnh.dtype)
 
 
-def swap_halves(x_btnh):
-    """The second half of each head before the first, in float32.
+def channel_moments(x_btd, segments_bt):
+    """Returns the means of |x|, x and x² of each channel over the tokens of a row, float32 [B, 3, D], without padding.
 
-    A TPU moves no lanes for it: a product with a permutation is exact in bfloat16, and joins the operations around it.
+    The channels d may also be those of the MLP.
     """
-    head_dim = x_btnh.shape[-1]
-    if platform() == "tpu" and x_btnh.dtype == jnp.bfloat16:
-        swap_hg = jnp.roll(jnp.eye(head_dim, dtype=x_btnh.dtype), head_dim // 2, axis=0)
-        return jnp.einsum("btnh,hg->btng", x_btnh, swap_hg, preferred_element_type=jnp.float32)
-    return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
-
-
-def moments(x_btf, segments_bt):
-    """Means of `|x|`, x and x² of each channel over the tokens of a row, float32 [B, 3, F]; padding does not count."""
-    x_btf, mask_bt = x_btf.astype(jnp.float32), segments_bt > 0
-    sums = [jnp.einsum("btf,bt->bf", f(x_btf), mask_bt, precision="highest") for f in (jnp.abs, jnp.array, jnp.square)]
+    x_btd, mask_bt = x_btd.astype(jnp.float32), segments_bt > 0
+    sums = [jnp.einsum("btd,bt->bd", f(x_btd), mask_bt, precision="highest") for f in (jnp.abs, jnp.array, jnp.square)]
     return jnp.stack(sums, axis=1) / jnp.maximum(mask_bt.sum(axis=1), 1)[:, None, None]
 
 
-def observe(module: nn.Module, name: str, x_btf, segments_bt) -> None:
-    """Offer the `moments` of an activation to `apply(…, mutable=["moments"])`, as pruning calls it; else nothing."""
+def record_moments(module: nn.Module, name: str, x_btd, segments_bt) -> None:
+    """Stores the `channel_moments` of an activation under `name`, if the caller asks for them.
+
+    >>> model.apply(variables, tokens_bt, segments_bt, positions_bt, mutable=["moments"])  # as pruning does
+    """
     if module.is_mutable_collection("moments") and not module.is_initializing():
-        module.sow("moments", name, moments(x_btf, segments_bt), reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        sums = channel_moments(x_btd, segments_bt)
+        module.sow("moments", name, sums, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
 
 class Block(nn.Module):
-    """One pre-norm decoder layer: attention with per-head RMSNorm on q and k, then SwiGLU."""
+    """One pre-norm decoder layer: attention with an RMSNorm on each query and key head, then SwiGLU."""
 
     config: Qwen3Config
     dtype: jnp.dtype = jnp.float32
@@ -99,13 +107,14 @@ class Block(nn.Module):
     kernel: str = "auto"
 
     def weight(self, name: str, axes: tuple[str, ...]):
-        """The weight `name` with one logical name per axis, in the compute type."""
+        """Returns the weight `name`, declared with one logical name per axis; matrices in the compute type."""
         init = nn.initializers.ones if len(axes) == 1 else nn.initializers.normal(0.02)
-        value = self.param(name, nn.with_logical_partitioning(init, axes), _shape(self.config, axes), self.param_dtype)
+        shape = _axis_lengths(self.config, axes)
+        value: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape, self.param_dtype)  # unboxed
         if len(axes) == 1:
             return value
         return shard_activation(
-            value.astype(self.dtype), *("heads" if axis in SPLIT_BY_HEADS else None for axis in axes)
+            value.astype(self.dtype), *("heads" if axis in SPLIT_WEIGHT_AXES else None for axis in axes)
         )
 
     @nn.compact
@@ -113,9 +122,9 @@ class Block(nn.Module):
         eps = self.config.rms_norm_eps
 
         with jax.named_scope("attention"):
-            observe(self, "attention_stream", x_btd, segments_bt)
+            record_moments(self, "attention_stream", x_btd, segments_bt)
             h_btd = rms_norm(x_btd, self.weight("attention_norm", ("embed",)), eps)
-            observe(self, "attention_input", h_btd, segments_bt)
+            record_moments(self, "attention_input", h_btd, segments_bt)
             q_btnh = project("btd,dnh->btnh", h_btd, self.weight("query", ("embed", "q_heads", "head_dim")))
             k_btkh = project("btd,dkh->btkh", h_btd, self.weight("key", ("embed", "kv_heads", "head_dim")))
             v_btkh = project("btd,dkh->btkh", h_btd, self.weight("value", ("embed", "kv_heads", "head_dim")))
@@ -127,50 +136,53 @@ class Block(nn.Module):
             x_btd = checkpoint_name(shard_activation(x_btd, "rows"), "middle")
 
         with jax.named_scope("mlp"):
-            observe(self, "mlp_stream", x_btd, segments_bt)
+            record_moments(self, "mlp_stream", x_btd, segments_bt)
             h_btd = rms_norm(x_btd, self.weight("mlp_norm", ("embed",)), eps)
-            observe(self, "mlp_input", h_btd, segments_bt)
+            record_moments(self, "mlp_input", h_btd, segments_bt)
             gate_btf = project("btd,df->btf", h_btd, self.weight("gate", ("embed", "mlp")))
             up_btf = project("btd,df->btf", h_btd, self.weight("up", ("embed", "mlp")))
             gate_btf, up_btf = (checkpoint_name(x, "wide") for x in (gate_btf, up_btf))
             inner_btf = nn.silu(gate_btf) * up_btf
-            observe(self, "mlp_inner", inner_btf, segments_bt)
+            record_moments(self, "mlp_inner", inner_btf, segments_bt)
             x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))
         x_btd = shard_activation(x_btd, "rows")
         return x_btd, None if ends is None else x_btd[ends]
 
 
 class Qwen3(nn.Module):
-    """The backbone: token table, L scanned blocks, final RMSNorm. No language-model head.
+    """The backbone: token table, L scanned layers and a final RMSNorm, without a language-model head.
 
     >>> model = Qwen3(size("tiny"))
     >>> hidden_btd = model.apply({"params": params}, tokens_bt, segments_bt, positions_bt)
     """
 
     config: Qwen3Config
-    dtype: jnp.dtype = field(default=jnp.float32)  # of activations and matmuls; norms, angles, softmax stay float32
+    dtype: jnp.dtype = field(default=jnp.float32)  # of activations and products; norms, angles, softmax are float32
     param_dtype: jnp.dtype = field(default=jnp.float32)  # of the stored weights
     kernel: str = "auto"  # attention kernel, see attention.KERNELS
-    remat: str = "none"  # which activations the backward pass recomputes, see REMAT_POLICIES
+    remat: str = "none"  # what the backward pass recomputes, see REMAT_POLICIES
     unroll: int = 1  # layers per step of the scan over layers
 
     @nn.compact
     def __call__(self, tokens_bt, segments_bt, positions_bt, ends=None, rank=None):
-        """Hidden states after the final RMSNorm: of all tokens behind the last layer, or of some behind each layer.
+        """Returns hidden states after the final RMSNorm: those of all tokens after the last layer, or those of some
+        tokens after each layer.
 
         Args:
             tokens_bt: int32 token ids [B, T].
-            segments_bt: int32 [B, T]: number of the segment inside its row, 0 for padding.
-            positions_bt: int32 [B, T]: position inside the segment, from 0.
-            ends: (rows, columns), int32 [S] each: the tokens that are asked for, behind each layer.
-            rank: int32 scalar: columns of a factorized token table that are used; None: all.
+            segments_bt: int32 [B, T], number of the segment within its row; 0 is padding.
+            positions_bt: int32 [B, T], position within the segment, from 0.
+            ends: (rows, columns), int32 [S] each: the tokens whose states after each layer are returned.
+            rank: int32 scalar, number of columns of a factorized token table to use; None: all.
 
         Returns:
             [B, T, D], or [L, S, D] with `ends`.
+
+        Raises:
+            UserError: the attention kernel or the remat policy is unknown, or the kernel does not support the shapes.
         """
         config = self.config
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(f"There is no remat policy '{self.remat}'{did_you_mean(self.remat, REMAT_POLICIES)}")
+        check_execution(self.kernel, self.remat)
         x_btd = self.token_states(tokens_bt, rank)
         cos, sin = rotary_angles(positions_bt, config.head_dim, config.rope_theta)
 
@@ -190,18 +202,18 @@ class Qwen3(nn.Module):
 
         norm_init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
         scale_d = self.param("final_norm", norm_init, (config.width,), self.param_dtype)
-        observe(self, "final_stream", x_btd, segments_bt)
+        record_moments(self, "final_stream", x_btd, segments_bt)
         if ends is not None:
             return rms_norm(ends_lsd, scale_d, config.rms_norm_eps)
         x_btd = rms_norm(x_btd, scale_d, config.rms_norm_eps)
-        observe(self, "final_output", x_btd, segments_bt)
+        record_moments(self, "final_output", x_btd, segments_bt)
         return x_btd
 
     def token_states(self, tokens_bt, rank=None):
-        """What the token table has for each token [B, T, D].
+        """Returns the rows of the token table for all tokens, [B, T, D].
 
-        A factorized table is a product [V, R] × [R, D]; its first columns alone, with the first rows of the second
-        factor, are a table of a smaller rank (recipe 6.10).
+        A factorized table is a product [V, R] × [R, D]. Its first columns, with the first rows of the second factor,
+        form a table of smaller rank (recipe 6.10).
         """
         config = self.config
         normal = nn.initializers.normal
@@ -220,10 +232,10 @@ class Qwen3(nn.Module):
 
 
 def look_up(table_vd, tokens_bt, dtype):
-    """Rows of the token table [B, T, D].
+    """Returns the rows of the token table for all tokens, [B, T, D] in `dtype`.
 
-    Devices that share the weights hold some columns of the table each: they look up the tokens of all, then exchange
-    columns for rows. So a table is never gathered whole.
+    Each device that shares the weights holds some columns of the table. It looks up the tokens of the whole group, then
+    the group exchanges columns for rows, so that no device ever gathers the complete table.
     """
     tokens_bt = shard_activation(tokens_bt, "groups")
     x_btd = shard_activation(table_vd[tokens_bt].astype(dtype), "groups", None, "split")
@@ -231,19 +243,19 @@ def look_up(table_vd, tokens_bt, dtype):
 
 
 def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):
-    """Shapes and logical axes of all weights, without making any: a tree of boxed `jax.ShapeDtypeStruct`."""
+    """Returns shapes and logical axes of all weights, as a tree of boxed `jax.ShapeDtypeStruct`; allocates nothing."""
     row_bt = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     model = Qwen3(config, param_dtype=param_dtype, kernel="xla")
     return jax.eval_shape(model.init, jax.random.key(0), row_bt, row_bt, row_bt)["params"]
 
 
 def logical_axes(config: Qwen3Config):
-    """The tree of the parameters with a tuple of logical axis names in the place of each weight."""
+    """Returns the tree of the parameters with a tuple of logical axis names in place of each weight."""
     return jax.tree.map(lambda box: box.names, abstract_params(config), is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
 def init_params(model: Qwen3, seed: int):
-    """Fresh weights from a seed: normal(0.02) matrices, unit norms. A plain tree of arrays."""
+    """Returns fresh weights as a plain tree of arrays: matrices drawn from normal(0.02), norms of 1."""
     row_bt = jnp.ones((1, 8), jnp.int32)
     return nn.meta.unbox(
         jax.jit(model.clone(kernel="xla").init)(jax.random.key(seed), row_bt, row_bt, row_bt)["params"]
@@ -251,16 +263,16 @@ def init_params(model: Qwen3, seed: int):
 
 
 def pool(hidden_btd, row_s, col_s):
-    """Embeddings [S, D]: the hidden state of each sequence's end token, at (row, column)."""
+    """Returns embeddings [S, D]: the hidden state of each sequence's end token, at (row, column)."""
     return hidden_btd[row_s, col_s]
 
 
-def _shape(config: Qwen3Config, axes: tuple[str, ...]) -> tuple[int, ...]:
-    length = {
+def _axis_lengths(config: Qwen3Config, axes: tuple[str, ...]) -> tuple[int, ...]:
+    lengths = {
         "embed": config.width,
         "q_heads": config.heads,
         "kv_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "mlp": config.mlp,
     }
-    return tuple(length[axis] for axis in axes)
+    return tuple(lengths[axis] for axis in axes)

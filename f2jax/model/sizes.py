@@ -1,4 +1,4 @@
-"""The shapes of every model: the eight sizes of F2LLM-v2 (recipe 1), `nano` for the demo, `mini` for a first
+"""The architecture of every model: the eight sizes of F2LLM-v2 (recipe 1), `nano` for the demo, `mini` for a first
 multilingual model on a laptop, `tiny` for tests."""
 
 from dataclasses import dataclass, replace
@@ -8,10 +8,10 @@ from f2jax.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Qwen3Config:
-    """Architecture of a dense Qwen3 encoder; the fields of a Hugging Face `config.json` under our names."""
+    """Architecture of a dense Qwen3 encoder: the fields of a Hugging Face `config.json` under f2jax's names."""
 
-    width: int  # hidden size = embedding dimension (D)
-    mlp: int  # intermediate size of the SwiGLU block (F)
+    width: int  # hidden size, and the dimension of embeddings (D)
+    mlp: int  # inner size of the SwiGLU MLP (F)
     layers: int  # decoder layers (L)
     heads: int  # query heads (N)
     kv_heads: int  # key/value heads (K); divides heads
@@ -19,9 +19,9 @@ class Qwen3Config:
     vocab_size: int = 151_936  # rows of the token table (V)
     rope_theta: float = 1e6  # base of the rotary angles
     rms_norm_eps: float = 1e-6  # inside every RMSNorm
-    tie_word_embeddings: bool = True  # of the language model it came from; the encoder has no head either way
-    max_length: int = 40_960  # positions that the rotary angles are meant for
-    table_rank: int = 0  # inner size of a factorized token table (R); 0: one whole table
+    tie_word_embeddings: bool = True  # in the language model it came from; the encoder has no language-model head
+    max_length: int = 40_960  # positions for which the rotary angles were trained
+    table_rank: int = 0  # rank of a factorized token table (R); 0: not factorized
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
@@ -29,18 +29,18 @@ class Qwen3Config:
         if self.head_dim % 2:
             raise UserError(f"head_dim={self.head_dim} is odd; rotary embeddings need an even head_dim.")
         if not 0 <= self.table_rank <= self.width:
-            raise UserError(f"table_rank={self.table_rank} is out of range; a width of {self.width} allows 0 to that.")
+            raise UserError(f"table_rank={self.table_rank} is out of range; choose 0 to the width, {self.width}.")
 
     @property
     def parameters(self) -> int:
-        """Exact number of parameters, without a language-model head (recipe 1)."""
+        """The exact number of parameters, without a language-model head (recipe 1)."""
         attention = self.width * self.head_dim * 2 * (self.heads + self.kv_heads) + 2 * self.head_dim
         block = attention + 3 * self.width * self.mlp + 2 * self.width
         return self.table_parameters + self.layers * block + self.width
 
     @property
     def table_parameters(self) -> int:
-        """Those of the token table."""
+        """The number of parameters of the token table."""
         rank = self.table_rank
         return (self.vocab_size + self.width) * rank if rank else self.vocab_size * self.width
 
@@ -61,7 +61,7 @@ SIZES: dict[str, Qwen3Config] = {
 
 
 def size(name: str, **changes) -> Qwen3Config:
-    """The shape called `name`, with some fields changed.
+    """Returns the architecture called `name`, with some fields changed.
 
     >>> size("80m").parameters
     80084288

@@ -80,7 +80,7 @@ class _Running:
 
 
 def token_score(moments_bf3, score: str):
-    """Scores of texts from `qwen3.moments`, whose axis of moments is the one before the last."""
+    """Scores of texts from `qwen3.channel_moments`, whose axis of moments is the one before the last."""
     size, mean, square = (moments_bf3[..., i, :] for i in range(3))
     return {"mean": size, "l2": np.sqrt(square), "variance": np.maximum(square - mean**2, 0)}[score]
 

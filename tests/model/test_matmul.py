@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from f2jax.model.matmul import in_memory, matmul, matmul_transposed
+from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 
@@ -90,7 +90,7 @@ def test_no_product_of_a_model_in_bfloat16_is_turned_into_one_of_float32():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_in_memory_changes_no_number(dtype):
+def test_a_contiguous_array_has_the_same_numbers(dtype):
     x = jnp.arange(24, dtype=dtype).reshape(2, 3, 4)
-    found = jax.jit(lambda x: in_memory(x.swapaxes(1, 2)))(x)
+    found = jax.jit(lambda x: contiguous_on_cpu(x.swapaxes(1, 2)))(x)
     np.testing.assert_array_equal(found, x.swapaxes(1, 2))

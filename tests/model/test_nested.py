@@ -162,7 +162,7 @@ def test_a_step_with_nested_ranks_has_the_loss_of_the_rank_that_is_drawn():
     [
         (SHAPE, {"layers": 0}, "truncate_layers=0 is out of range; this model has 1 to 3 layers."),
         (SHAPE, {"layers": 4}, "truncate_layers=4 is out of range"),
-        (SHAPE, {"rank": 4}, "table_rank=4 is given and this model has one whole token table; leave it out."),
+        (SHAPE, {"rank": 4}, "table_rank=4 is given and this model's token table is not factorized; leave it out."),
         (FACTORIZED, {"rank": 0}, "table_rank=0 is out of range; this token table has ranks 1 to 24."),
         (FACTORIZED, {"rank": 25}, "table_rank=25 is out of range"),
     ],
@@ -174,5 +174,5 @@ def test_a_cut_that_is_not_there_is_one_sentence(shape, options, sentence):
 
 @pytest.mark.parametrize("rank", [-1, 33])
 def test_a_rank_above_the_width_is_one_sentence(rank):
-    with pytest.raises(UserError, match=f"table_rank={rank} is out of range; a width of 32"):
+    with pytest.raises(UserError, match=f"table_rank={rank} is out of range; choose 0 to the width, 32"):
         replace(SHAPE, table_rank=rank)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from f2jax.model import qwen3
+from f2jax.model.matmul import swap_halves
 
 
 @pytest.mark.parametrize("head_dim", [8, 128])
@@ -15,10 +16,10 @@ def test_the_product_that_swaps_halves_on_a_tpu_loses_no_bit(monkeypatch, head_d
     expected, back = (
         np.concatenate(np.split(np.asarray(v, np.float32), 2, axis=-1)[::-1], axis=-1) for v in (x, weight)
     )
-    monkeypatch.setattr(qwen3, "platform", lambda: "tpu")
-    assert "dot_general" in str(jax.make_jaxpr(qwen3.swap_halves)(x))
-    assert (np.asarray(qwen3.swap_halves(x)) == expected).all()
-    gradient = jax.grad(lambda x: jnp.sum(qwen3.swap_halves(x) * weight.astype(jnp.float32)))(x)
+    monkeypatch.setattr("f2jax.parallel.sharding.platform", lambda: "tpu")
+    assert "dot_general" in str(jax.make_jaxpr(swap_halves)(x))
+    assert (np.asarray(swap_halves(x)) == expected).all()
+    gradient = jax.grad(lambda x: jnp.sum(swap_halves(x) * weight.astype(jnp.float32)))(x)
     assert (np.asarray(gradient, np.float32) == back).all()
 
 
