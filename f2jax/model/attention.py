@@ -156,7 +156,7 @@ def _splash_on_device(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
 
 
 def splash_block(length: int) -> int:
-    """Returns the side of a tile of positions: larger than the kernel's default of 128, and small enough for its memory.
+    """Returns the side of a tile of positions: larger than the kernel's default, and within its memory.
 
     >>> splash_block(768)
     384

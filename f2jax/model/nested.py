@@ -17,7 +17,7 @@ MIN_RANK = 64  # the smallest nested rank of a token table
 
 
 def exit_layers(layers: int) -> tuple[int, ...]:
-    """Returns the layers, counted from 1, after which a model of `layers` layers is trained to exit; ends with `layers`.
+    """Returns the layers, counted from 1, after which a model is trained to exit; the last one is `layers`.
 
     >>> exit_layers(28)
     (1, 2, 4, 8, 16, 24, 28)

@@ -1,4 +1,4 @@
-"""Several processes that train as one: how they start, whether they are alike, and how they stop together.
+"""Several processes that train as one: how they start, whether they agree, and how they stop together.
 
 With one process nothing is exchanged. On a TPU pod, and under Slurm or Open MPI, JAX finds the other processes by
 itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
@@ -11,65 +11,75 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import jax
 import numpy as np
-from jax._src import distributed, hardware_utils  # the key-value store and the TPU test have no public name
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.errors import Interrupted, Restart, UserError, exit_code
-from f2jax.parallel import maintenance
+from f2jax.parallel import jax_private, maintenance
+from f2jax.parallel.threads import interruptible
 
-HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and the others end
-START_SECONDS = 300  # that processes wait for each other at the start
-DATA_SECONDS = 3_600  # that they wait until all have read their data; one that dies meanwhile ends the others sooner
-LAST_WORDS_SECONDS = 3  # that the first process leaves the others to say why they end
-MOST_NAMED = 5  # differences that an error names
+HEARTBEAT_SECONDS = 30  # a process that is silent for this long counts as dead, and the others end
+START_SECONDS = 300  # how long processes wait for each other at the start
+ABORT_SECONDS = 60  # how much later jaxlib would abort the process while it waits
+NOTICE_SECONDS = 10  # after which a waiting process says what it waits for
+DATA_SECONDS = 3_600  # how long they wait until all have read their data; if one dies meanwhile, the others end sooner
+LAST_WORDS_SECONDS = 3  # how long the first process lets the others say why they end
+MAX_NAMED = 5  # differences that an error lists
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 BY_HAND = (
     "JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID on each host; on a single "
     "one localhost:1234, 1 and 0"
 )
-CLUSTER_VARIABLES = ("SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri")  # of launchers that JAX asks for the rest
-_rounds = itertools.count()  # of `check_alike`, so that keys are never used twice
+CLUSTER_VARIABLES = ("SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri")  # set by launchers that JAX can ask for the rest
+_comparisons = itertools.count()  # numbers the calls of `check_same_on_all_hosts`, so that no key is used twice
 
 
 def start() -> None:
-    """Join the other processes of the job, before JAX computes anything; nothing to do where there is one.
+    """Joins the other processes of the job, before JAX computes anything; does nothing for a single process.
 
     Raises:
-        UserError: the variables are incomplete or wrong, or they are needed and not there.
-        Restart: the others cannot be reached.
+        UserError: the variables are incomplete or wrong, or they are needed and not set.
+        Restart: the others did not start in time, or cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
-    given = [os.environ.get(name) for name in VARIABLES]
-    if any(given[1:]) and not all(given):
-        missing = [name for name, value in zip(VARIABLES, given, strict=True) if not value]
+    values = [os.environ.get(name) for name in VARIABLES]
+    if any(values[1:]) and not all(values):
+        missing = [name for name, value in zip(VARIABLES, values, strict=True) if not value]
         raise UserError(f"{' and '.join(missing)} should be set as well, to name the processes of the job.")
-    if all(given):
-        named = {"coordinator_address": given[0], "num_processes": _number(1), "process_id": _number(2)}
-        if _on_tpu():  # else JAX asks Google's metadata server all the same
-            named["cluster_detection_method"] = "deactivate"
+    if all(values):
+        job: dict[str, Any] = {
+            "coordinator_address": values[0],
+            "num_processes": _number(VARIABLES[1]),
+            "process_id": _number(VARIABLES[2]),
+        }
+        if _on_tpu():  # otherwise JAX asks Google's metadata server all the same
+            job["cluster_detection_method"] = "deactivate"
     elif _in_cluster():
-        named = {}
+        job = {}
     else:
         return
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        jax.distributed.initialize(
-            **named,
-            initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        _join(job)
     except ValueError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"JAX cannot tell the processes of this job ({reason}); set {BY_HAND}.") from error
+    except TimeoutError as error:
+        atexit.register(_leave, exit_code(error))  # jaxlib still waits in its thread, and would abort the process
+        raise Restart(
+            f"The other processes of the job did not start within {START_SECONDS} seconds ({_job_name(job)}); start "
+            "the same command on all hosts."
+        ) from error
     except OSError as error:
         raise Restart(
             f"Google's metadata server, which knows a slice's hosts, gives no answer ({type(error).__name__}); "
@@ -81,11 +91,44 @@ def start() -> None:
             f"The processes of the job did not find each other ({reason}); start all of them again."
         ) from error
     with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, before)  # JAX's handler would swallow it until training looks for it
+        signal.signal(signal.SIGTERM, handler)  # JAX's handler would swallow the signal until training asks for it
 
 
-def _number(variable: int) -> int:
-    name = VARIABLES[variable]
+def _join(job: dict[str, Any]) -> None:
+    """Waits until all processes of the job have started; after some seconds it says so.
+
+    Raises:
+        TimeoutError: they have not within `START_SECONDS`.
+    """
+
+    def connect():
+        jax.distributed.initialize(
+            **job,
+            initialization_timeout=START_SECONDS + ABORT_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+
+    notice = threading.Timer(NOTICE_SECONDS, _say_waiting, [job])
+    notice.start()
+    try:
+        interruptible(connect, START_SECONDS)
+    finally:
+        notice.cancel()
+
+
+def _say_waiting(job: dict[str, Any]) -> None:
+    print(f"Waiting for the other processes of the job ({_job_name(job)}).", file=sys.stderr, flush=True)
+
+
+def _job_name(job: dict[str, Any]) -> str:
+    if not job:
+        return "as the cluster names them"
+    return (
+        f"this is process {job['process_id']} of {job['num_processes']}, the first is at {job['coordinator_address']}"
+    )
+
+
+def _number(name: str) -> int:
     try:
         return int(os.environ[name])
     except ValueError as error:
@@ -97,19 +140,18 @@ def _in_cluster() -> bool:
 
 
 def _on_tpu() -> bool:
-    chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
-    return chips > 0 and os.environ.get("JAX_PLATFORMS") != "cpu"
+    return jax_private.has_tpu_chips() and os.environ.get("JAX_PLATFORMS") != "cpu"
 
 
 @contextmanager
 def leave_on_error(all_stop: bool = True) -> Iterator[None]:
-    """What ends this process alone, inside the block, ends the others soon: it leaves without waiting for them.
+    """If the block ends with an error, this process exits without waiting for the others, so that they end soon too.
 
     Args:
-        all_stop: an interruption stops all processes at the same place.
+        all_stop: whether an interruption stops all processes at the same place, so that they can end in order.
 
     Raises:
-        Restart: a computation that several processes share failed, not for want of memory.
+        Restart: a computation that several processes share failed, and not for lack of memory.
     """
     try:
         yield
@@ -117,19 +159,19 @@ def leave_on_error(all_stop: bool = True) -> Iterator[None]:
         if jax.process_count() == 1 or (all_stop and isinstance(error, Interrupted)):
             raise
         cause = _cause(error)
-        atexit.register(_leave, exit_code(cause))  # comes before JAX's own, which waits for all
+        atexit.register(_leave, exit_code(cause))  # runs before JAX's own, which waits for all
         if cause is error:
             raise
         raise cause from error
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error itself, or that the others have gone, which is why a shared computation fails."""
+    """Returns the error, or, if a shared computation failed, a Restart: the other processes have gone."""
     if not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" in str(error):
         return error
     return Restart(
-        f"Process {jax.process_index()} cannot go on without the others ({str(error).splitlines()[0][:200]}); run the "
-        "same command on all hosts again: it goes on from the last checkpoint."
+        f"Process {jax.process_index()} cannot continue without the others ({str(error).splitlines()[0][:200]}); run "
+        "the same command on all hosts again: it continues from the last checkpoint."
     )
 
 
@@ -140,83 +182,91 @@ def _leave(code: int) -> None:
 
 
 def is_first() -> bool:
-    """Is this the process that writes files and prints?"""
+    """Returns whether this is the process that writes files and prints."""
     return jax.process_index() == 0
 
 
 def print_once(text: str) -> None:
-    """Print, once for all processes."""
+    """Prints `text` from one of the processes."""
     if is_first():
         print(text)
 
 
 def broadcast(value: int) -> int:
-    """The value that the first process gives, on all of them."""
+    """Returns the value that the first process passes, on all of them."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def allgather(value: int) -> list[int]:
-    """The values that the processes give, in their order, on all of them."""
+    """Returns the values that the processes pass, in their order, on all of them."""
     return multihost_utils.process_allgather(np.int32(value)).tolist()
 
 
-def check_same_on_all_hosts(own: dict[str, str], seconds: int = START_SECONDS) -> None:
-    """All processes compare their `facts`; they ask the coordinator, because unlike ones may not compute together.
+def check_same_on_all_hosts(fingerprints: dict[str, str], seconds: int = START_SECONDS) -> None:
+    """Compares the fingerprints of all processes.
+
+    They exchange them through the coordinator, because processes that differ may be unable to compute together.
 
     Args:
-        seconds: that they wait for the slowest.
+        fingerprints: what must be the same, by name.
+        seconds: how long to wait for the slowest process.
 
     Raises:
-        UserError: on every process, where any differs; it names the hosts and what differs.
+        UserError: on every process, if any differs; it names the hosts and what differs.
     """
     if jax.process_count() == 1:
         return
-    store, milliseconds = distributed.global_state.client, seconds * 1000
-    prefix = f"f2jax/alike/{next(_rounds)}"
-    store.key_value_set(f"{prefix}/{jax.process_index()}", json.dumps([socket.gethostname(), own]))
+    store, milliseconds = jax_private.coordination_client(), seconds * 1000
+    prefix = f"f2jax/alike/{next(_comparisons)}"
+    store.key_value_set(f"{prefix}/{jax.process_index()}", json.dumps([socket.gethostname(), fingerprints]))
     if is_first():
         texts = [
             store.blocking_key_value_get(f"{prefix}/{process}", milliseconds) for process in range(jax.process_count())
         ]
-        store.key_value_set(f"{prefix}/verdict", differing_names([json.loads(text) for text in texts]))
+        store.key_value_set(f"{prefix}/verdict", describe_differences([json.loads(text) for text in texts]))
     verdict = store.blocking_key_value_get(f"{prefix}/verdict", milliseconds)
     if verdict:
         store.key_value_set(f"{prefix}/heard/{jax.process_index()}", "")
-        if is_first():  # it is the coordinator: where it ends, the others end at once
+        if is_first():  # the coordinator: when it ends, the others end at once
             for process in range(jax.process_count()):
                 store.blocking_key_value_get(f"{prefix}/heard/{process}", milliseconds)
             time.sleep(LAST_WORDS_SECONDS)
         raise UserError(verdict)
 
 
-def differing_names(hosts: list[tuple[str, dict[str, str]]]) -> str:
-    """One sentence on how the facts of some hosts, in the order of the processes, differ from those of most; or ""."""
-    found = []
-    for name in sorted({name for _, own in hosts for name in own}):
-        values = [own.get(name, "none") for _, own in hosts]
+def describe_differences(hosts: list[tuple[str, dict[str, str]]]) -> str:
+    """Returns one sentence on the hosts whose fingerprints differ from those of the majority, or "" if none do.
+
+    Args:
+        hosts: (name, fingerprints) of each process, in their order.
+    """
+    differences = []
+    for name in sorted({name for _, fingerprints in hosts for name in fingerprints}):
+        values = [fingerprints.get(name, "none") for _, fingerprints in hosts]
         usual = Counter(values).most_common(1)[0][0]
         for process, ((host, _), value) in enumerate(zip(hosts, values, strict=True)):
             if value != usual:
-                found.append(f"process {process} on {host} has {name} {value}, the others {usual}")
-    same = "Give all the same versions, code, config and data."
-    return f"The hosts are not alike: {name_some(found, '; ')}. {same}" if found else ""
+                differences.append(f"process {process} on {host} has {name} {value}, the others {usual}")
+    if not differences:
+        return ""
+    return f"The hosts differ: {join_first(differences, '; ')}. Give all the same versions, code, config and data."
 
 
-def name_some(found: list[str], between: str = ", ") -> str:
-    """The first few, and how many more.
+def join_first(items: list[str], separator: str = ", ") -> str:
+    """Returns the first few items, and how many more there are.
 
-    >>> listed(["a", "b", "c", "d", "e", "f", "g"])
+    >>> join_first(["a", "b", "c", "d", "e", "f", "g"])
     'a, b, c, d, e and 2 more'
     """
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return between.join(found[:MOST_NAMED]) + more
+    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
+    return separator.join(items[:MAX_NAMED]) + more
 
 
 class StopSignal:
-    """SIGTERM or the first Ctrl-C on any host asks all to stop after the running step; a second Ctrl-C stops at once.
+    """SIGTERM or a first Ctrl-C on any host asks all to stop after the current step; a second Ctrl-C stops at once.
 
-    On a TPU machine an announced preemption or maintenance asks too. A context manager; the handlers before it come
-    back at its end.
+    On a TPU machine an announced preemption or maintenance asks too. This is a context manager; it restores the
+    previous signal handlers at its end.
     """
 
     def __init__(self, mesh: Mesh):
@@ -230,28 +280,28 @@ class StopSignal:
         )
 
     def exchange(self) -> bool:
-        """Had any process been asked to stop when it called this the last time? Call it once behind each step.
+        """Returns whether any process had been asked to stop before its previous call. Call it once after each step.
 
-        All processes get the same answer at the same step. The exchange runs on the devices behind the step, and its
-        result is read one step later, when it is long there: nobody waits for it.
+        All processes get the same answer at the same step. The exchange is queued on the devices after the step, and
+        its result is read one step later, when it is long available: no process waits for it.
         """
         if jax.process_count() == 1:
             return self.requested
-        before, self.latest = self.latest, self._any(self._asked(self.requested))
-        return before is not None and bool(before)
+        previous, self.latest = self.latest, self._any(self._asked(self.requested))
+        return previous is not None and bool(previous)
 
     def __enter__(self):
         self.previous = {}
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self.previous[number] = signal.signal(number, self._ask)
-            except ValueError:  # not in the main thread: signals stay with whoever runs it
+            except ValueError:  # not in the main thread: its caller handles signals
                 break
-        self.watch = maintenance.Watch(self.ask) if _on_tpu() else None
+        self.watch = maintenance.MaintenanceWatch(self.ask) if _on_tpu() else None
         return self
 
     def ask(self) -> None:
-        """Ask all to stop."""
+        """Asks all processes to stop."""
         self.requested = True
 
     def _ask(self, number, frame) -> None:

@@ -1,4 +1,4 @@
-"""Several processes of `f2jax` on this machine, joined like the hosts of a pod: to try a pod's command, and for tests.
+"""Runs several processes of `f2jax` on this machine as one job, like the hosts of a pod.
 
 python -m f2jax.parallel.simulate --processes 2 --devices 2 -- train --config configs/nano.py --workdir DIR
 """
@@ -12,7 +12,11 @@ import sys
 
 
 def launch(command: list[str], processes: int, devices: int = 1, **options) -> list[subprocess.Popen]:
-    """Start `python command…` so many times, as the processes of one job on CPUs with `devices` devices each."""
+    """Starts `python command…` as `processes` processes of one job, each with `devices` CPU devices.
+
+    Args:
+        options: passed to `subprocess.Popen`.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -25,11 +29,11 @@ def launch(command: list[str], processes: int, devices: int = 1, **options) -> l
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command in all processes; the largest of their exit codes. SIGTERM goes on to the first process alone."""
+    """Runs a command in all processes and returns their largest exit code. SIGTERM is passed to the first process."""
     parser = argparse.ArgumentParser(prog="python -m f2jax.parallel.simulate", description=__doc__.split("\n")[0])
-    parser.add_argument("--processes", type=int, default=2, help="processes to start")
-    parser.add_argument("--devices", type=int, default=1, help="devices of each")
-    parser.add_argument("command", nargs="+", help="-- and a command of f2jax with its options")
+    parser.add_argument("--processes", type=int, default=2, help="processes to start (default: %(default)s)")
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices of each process (default: %(default)s)")
+    parser.add_argument("command", nargs="+", help="-- and a command with its options: -- train --config nano")
     args = parser.parse_args(argv)
     running = launch(["-m", "f2jax", *args.command], args.processes, args.devices)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the processes too

@@ -4,9 +4,7 @@ import dataclasses
 import math
 import os
 import re
-import threading
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -24,6 +22,7 @@ from f2jax.model.sizes import SIZES, Qwen3Config, size
 from f2jax.parallel import chips
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import ROW_SPEC, param_shardings
+from f2jax.parallel.threads import interruptible
 from f2jax.plan import hlo as plan_hlo
 from f2jax.plan import step_time as plan_time
 from f2jax.train.program import Program
@@ -146,25 +145,6 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
         limit=limit(seconds, cost),
         advice="",
     )
-
-
-def interruptible(function: Callable):
-    """The result of `function()`, which another thread runs, so that Ctrl-C need not wait for the compiler."""
-    outcome: dict = {}
-
-    def work():
-        try:
-            outcome["value"] = function()
-        except Exception as error:  # handed to the caller
-            outcome["error"] = error
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.2)
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["value"]
 
 
 def topology_devices(topology: str):

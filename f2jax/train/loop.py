@@ -26,7 +26,7 @@ from f2jax.errors import Interrupted, UserError
 from f2jax.model.nested import factorize_table
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
-from f2jax.parallel import hosts, summary
+from f2jax.parallel import hosts, layout_report
 from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
 from f2jax.train import optim, resume
@@ -42,7 +42,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     On several hosts each calls it, after `hosts.start()`, with the same config and a workdir that all of them see.
 
     Raises:
-        UserError: the config, the data or the workdir cannot be used; the hosts are not alike; a loss is not finite
+        UserError: the config, the data or the workdir cannot be used; the hosts differ; a loss is not finite
             (the step is named).
         Interrupted: SIGINT or SIGTERM came, to any host; the state was saved first.
     """
@@ -76,7 +76,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     if hosts.is_first():
         workdir_lib.write_architecture(workdir, architecture)
     hosts.print_once(describe(architecture, loader, held_out, steps, skipped))
-    hosts.print_once(summary.weight_table(program.state.params))
+    hosts.print_once(layout_report.weight_table(program.state.params))
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
         state = start_state(program, config.seed, init_path, checkpoints)
@@ -120,7 +120,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
                 values |= validation(start)  # the run before ended inside it
             for step, name, batch in clock.waiting(loader.batches(start, steps)):
                 if step == start:
-                    hosts.print_once(summary.tokens_summary(mesh, batch.rows * config.data.row_length))
+                    hosts.print_once(layout_report.tokens_summary(mesh, batch.rows * config.data.row_length))
                 with clock.compiling(batch.program):
                     state, metrics = program.step(state, program.put(batch), teacher, kind=batch.kind)
                 report.wait()  # for the step before: one runs, one is ready; more would only hold memory

@@ -91,7 +91,7 @@ def check_data(config, facts: dict[str, str], workdir: str | Path, begun: bool) 
     changed = [name for name in before | facts if before.get(name) != facts.get(name)]
     if changed:
         raise UserError(
-            f"{workdir} holds a run whose data differs in {hosts.name_some(changed)}; restore the data to resume it, "
+            f"{workdir} holds a run whose data differs in {hosts.join_first(changed)}; restore the data to resume it, "
             "or give another --workdir."
         )
     if hosts.is_first():

@@ -71,7 +71,7 @@ def test_a_host_that_differs_is_named_on_every_host(monkeypatch):
     for code, text in run(monkeypatch, ["-c", UNLIKE], processes=3):
         assert code == 1
         line = text.splitlines()[-1]
-        assert line.startswith("refused: The hosts are not alike: process 2 on ") and "seed 7, the others 0" in line
+        assert line.startswith("refused: The hosts differ: process 2 on ") and "seed 7, the others 0" in line
         assert "jax" not in line
 
 
@@ -123,10 +123,10 @@ def test_an_error_on_one_host_ends_the_others(monkeypatch):
 
 def test_the_hosts_that_differ_from_most_are_named():
     usual = {"jax": "1", "libtpu": "none"}
-    assert hosts.differing_names([("a", usual), ("b", dict(usual))]) == ""
-    found = hosts.differing_names([("a", usual | {"jax": "2"}), ("b", usual), ("c", usual)])
+    assert hosts.describe_differences([("a", usual), ("b", dict(usual))]) == ""
+    found = hosts.describe_differences([("a", usual | {"jax": "2"}), ("b", usual), ("c", usual)])
     assert "process 0 on a has jax 2, the others 1. Give all the same" in found
-    assert "process 1 on b has libtpu none, the others 3" in hosts.differing_names(
+    assert "process 1 on b has libtpu none, the others 3" in hosts.describe_differences(
         [("a", {"libtpu": "3"}), ("b", {}), ("c", {"libtpu": "3"})]
     )
 
@@ -202,6 +202,36 @@ def test_a_process_beyond_the_last_one_is_refused(monkeypatch):
     names = {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}
     line = on_tpu_machine(monkeypatch, **names)
     assert line.startswith("UserError: JAX cannot tell the processes of this job (process_id and num_processes")
+
+
+WAITING = """
+import sys
+from f2jax import cli
+from f2jax.parallel import hosts
+hosts.START_SECONDS, hosts.NOTICE_SECONDS = 3, 1
+sys.exit(cli.main(["train", "--config", sys.argv[1], "--workdir", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_is_started_alone_says_what_it_waits_for_and_ends_with_a_sentence(
+    monkeypatch, tmp_path, process
+):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(process)}
+    for name, value in ({"PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"} | names).items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-c", WAITING, str(tiny.ROOT / "configs/nano.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    job = f"this is process {process} of 2, the first is at {address}"
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.splitlines() == [
+        f"Waiting for the other processes of the job ({job}).",
+        f"f2jax: The other processes of the job did not start within 3 seconds ({job}); start the same command on all "
+        "hosts.",
+    ]
 
 
 def test_without_a_job_nothing_is_started():

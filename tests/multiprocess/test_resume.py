@@ -29,7 +29,7 @@ def test_a_host_that_sees_other_rows_is_named_on_every_host(monkeypatch, tmp_pat
     config = ["--config", str(tiny.ROOT / "configs/nano.py:stage=2"), "--workdir", str(tmp_path / "run")]
     for code, text in run(monkeypatch, ["-c", TRAIN, str(tmp_path), *config, *options], 3):
         line = text.splitlines()[-1]
-        assert code == 1 and "The hosts are not alike: " in line, text
+        assert code == 1 and "The hosts differ: " in line, text
         assert "process 1 on " in line and "has data set colours clustering, " in line
         assert "data set pairs" not in line and "process 0" not in line and "process 2" not in line
     assert not (tmp_path / "run/data.json").exists()

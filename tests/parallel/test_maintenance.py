@@ -34,7 +34,7 @@ def test_it_is_noticed_once_it_is_announced(server, key, value):
     address, said = server
     noticed = threading.Event()
     assert not maintenance.is_maintenance_announced(address)
-    watch = maintenance.Watch(noticed.set, address, seconds=0.01)
+    watch = maintenance.MaintenanceWatch(noticed.set, address, seconds=0.01)
     said[key] = value
     assert noticed.wait(30)
     watch.end()

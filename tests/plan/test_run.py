@@ -1,8 +1,6 @@
 """What a plan says, without compiling: bytes against exact counts, advice, layouts to try, the table, errors."""
 
 import importlib.util
-import signal
-import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -25,7 +23,6 @@ from f2jax.plan.run import (
     abstract_teacher,
     bytes_on_device,
     bytes_used,
-    interruptible,
     memory_by_kind,
     plan_slice,
     teacher_size,
@@ -353,28 +350,6 @@ def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install 'f2jax\\[tpu\\]'"):
         topology_devices("v5e:2x2")
-
-
-def test_ctrl_c_does_not_wait_for_the_compiler():
-    compiling, done = threading.Event(), threading.Event()
-
-    def compile_for_long():
-        compiling.set()
-        done.wait()
-
-    def ctrl_c():
-        compiling.wait()
-        signal.raise_signal(signal.SIGINT)
-
-    threading.Thread(target=ctrl_c, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        interruptible(compile_for_long)
-    done.set()
-
-
-def test_an_error_of_the_compiler_reaches_the_caller():
-    with pytest.raises(ZeroDivisionError):
-        interruptible(lambda: 1 / 0)
 
 
 def test_a_step_that_the_compiler_finds_no_room_for_is_an_answer(monkeypatch):

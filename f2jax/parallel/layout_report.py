@@ -1,0 +1,48 @@
+"""How a model lies on a mesh, in words: a table of the weights, and whether the chips have enough to do."""
+
+import math
+
+import jax
+from jax.sharding import Mesh
+
+from f2jax.parallel.chips import CHIPS
+from f2jax.parallel.mesh import ROW_AXES
+
+
+def weight_rows(params) -> list[tuple[str, tuple[int, ...], str, float]]:
+    """Returns (name, shape, mesh axes, MB on each device) of every weight of a tree of arrays or of sharded shapes."""
+    rows = []
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        name = "/".join(key.key for key in path)
+        bytes_held = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        rows.append((name, x.shape, ", ".join(str(axis or "-") for axis in x.sharding.spec), bytes_held / 1e6))
+    return rows
+
+
+def weight_table(params) -> str:
+    """Returns the `weight_rows` as a table, with their sum."""
+    rows = weight_rows(params)
+    lines = [f"{'weight':<24} {'shape':<24} {'split over':<30} {'MB a device':>12}"]
+    lines += [f"{name:<24} {' × '.join(map(str, shape)):<24} {axes:<30} {mb:>12,.2f}" for name, shape, axes, mb in rows]
+    return "\n".join([*lines, f"{'all':<80} {sum(mb for *_, mb in rows):>12,.2f}"])
+
+
+def tokens_summary(mesh: Mesh, tokens: int) -> str:
+    """Returns a sentence on the tokens of a step on each chip, and whether its matrix products wait for memory.
+
+    A bfloat16 weight of 2 bytes is read once for 2 operations a token, so a chip needs at least as many tokens as it
+    does operations while it reads a byte (https://jax-ml.github.io/scaling-book/roofline).
+
+    Args:
+        tokens: of a step, over all devices.
+    """
+    tokens_each = tokens // math.prod(mesh.shape[axis] for axis in ROW_AXES)
+    kind = mesh.devices.flat[0].device_kind
+    shape = " × ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
+    line = f"Mesh {shape}: about {tokens_each:,} tokens a step on each chip"
+    chip = next((chip for chip in CHIPS.values() if chip.device_kind == kind), None)
+    if chip is None:
+        return f"{line}."
+    needed = round(chip.peak / chip.hbm_bandwidth)
+    verdict = "enough" if tokens_each >= needed else "too few"
+    return f"{line}; {verdict} for {kind}, whose matmuls wait for memory below {needed:,}."

@@ -1,0 +1,41 @@
+"""A function in a thread of its own: its result or its error, a time limit, and Ctrl-C at any time."""
+
+import signal
+import threading
+
+import pytest
+
+from f2jax.parallel.threads import interruptible
+
+
+def test_the_result_is_returned():
+    assert interruptible(lambda: 7) == 7
+
+
+def test_an_error_reaches_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 / 0)
+
+
+def test_a_call_that_takes_too_long_is_a_timeout():
+    done = threading.Event()
+    with pytest.raises(TimeoutError, match=r"no result after 0\.01 seconds"):
+        interruptible(done.wait, seconds=0.01)
+    done.set()
+
+
+def test_ctrl_c_does_not_wait_for_the_function():
+    started, done = threading.Event(), threading.Event()
+
+    def block():
+        started.set()
+        done.wait()
+
+    def ctrl_c():
+        started.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=ctrl_c, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(block)
+    done.set()
