@@ -1,22 +1,31 @@
-"""Errors and what they mean: to a user one clear sentence each, to whoever started the command an exit code."""
+"""Errors and what they mean: one clear sentence for the user, and an exit code for the script that ran the command."""
 
 import difflib
 import errno
 import importlib.util
 import os
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Iterator
 
-# What `passing` knows errors by: system calls, HTTP, classes of libraries that got no answer, words of TensorStore;
-# and those that look so but are as the user or the server has it.
-ERRNOS = errno.EIO, errno.ESTALE, errno.ENOMEM
-STATUSES = {"408", "429", "500", "502", "503", "504"}
+# How `is_transient` recognises errors that are likely to pass: system calls, HTTP, classes of libraries that got no
+# answer, words of TensorStore. PERMANENT ones look alike, but last until the user or a server changes something.
+TRANSIENT_ERRNOS = (
+    errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH,
+    errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+)  # fmt: skip
+TRANSIENT_STATUSES = {"408", "429", "500", "502", "503", "504"}
 NO_ANSWER = {
     "aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "gcsfs.ChecksumError", "google.TransportError",
-    "httpx.TransportError", "requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError",
+    "http.IncompleteRead", "httpx.TransportError", "requests.ConnectionError", "requests.Timeout",
+    "requests.ChunkedEncodingError", "ssl.SSLEOFError", "ssl.SSLZeroReturnError", "urllib3.ProtocolError",
+    "urllib3.TimeoutError",
 }  # fmt: skip
 PERMANENT = {"aiohttp.ClientSSLError", "ssl.SSLCertVerificationError", "huggingface_hub.OfflineModeIsEnabled"}
-TRANSIENT_WORDS = "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable"
-FULL = "No space left", "Disk quota exceeded"
+TRANSIENT_WORDS = (
+    "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable",
+    *map(os.strerror, TRANSIENT_ERRNOS),
+)  # fmt: skip
+DISK_FULL_WORDS = "No space left", "Disk quota exceeded"
 
 
 class UserError(Exception):
@@ -24,9 +33,9 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name closest to `name`, or a list of the known names.
+    """Returns `"; did you mean 'x'?"` with the known name closest to `name`, or else a list of the known names.
 
-    >>> nearest("szie", ["size", "teacher"])
+    >>> did_you_mean("szie", ["size", "teacher"])
     "; did you mean 'size'?"
     """
     known = sorted(known)
@@ -37,23 +46,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class Interrupted(Exception):
-    """The user or the system asked to stop; what was done so far is saved. The message says how to go on."""
+    """The user or the system asked to stop; the work so far is saved. The message says how to continue."""
 
 
 class Restart(Exception):
-    """What this process shared with others failed, by no fault of the user; the same command, run again, goes on."""
-
-
-def is_transient_io_error(error: BaseException) -> bool:
-    """Is it an error of a disk that fails for a moment?"""
-    return isinstance(error, OSError) and is_transient(error)
+    """The network, a disk or another process failed, not the user; the same command, run again, continues."""
 
 
 def exit_code(error: BaseException) -> int:
-    """What `f2jax` exits with after an error.
+    """Returns the exit code of `f2jax` after an error.
 
-    1: the user must mend something. 130: interrupted, and what was to save is saved. 75: the network or another process
-    failed. 70: a crash. Whoever starts commands again (launch/run.sh) does so after the last three.
+    1: the user has to change something. 130: interrupted, with all work saved. 75: the network, a disk or another
+    process failed. 70: a crash. Scripts that restart commands (launch/run.sh) do so after the last three.
     """
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return 130
@@ -62,45 +66,65 @@ def exit_code(error: BaseException) -> int:
     return 1 if isinstance(error, (UserError, OSError)) else 70
 
 
+def is_transient_io_error(error: BaseException) -> bool:
+    """Returns whether this is a transient I/O error."""
+    return isinstance(error, OSError) and is_transient(error)
+
+
 def is_transient(error: BaseException) -> bool:
-    """Is it likely to go by, with the files as they are?"""
-    kinds = _kinds(error)
-    if is_disk_full(error) or not kinds.isdisjoint(PERMANENT):  # TensorStore says RESOURCE_EXHAUSTED of a full disk
+    """Returns whether an error is likely to pass while the files and settings stay as they are.
+
+    >>> is_transient(OSError(errno.EIO, "Input/output error"))
+    True
+    """
+    if is_disk_full(error) or _is_a(PERMANENT, _chain(error)):  # TensorStore calls a full disk RESOURCE_EXHAUSTED
         return False
     if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
         return True
-    answer = getattr(error, "response", None)
-    status = getattr(error, "code", None) or getattr(error, "status", None) or getattr(answer, "status_code", None)
-    if status:
-        return str(status) in STATUSES
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    if status := _http_status(error):
+        return status in TRANSIENT_STATUSES
     return (
-        getattr(error, "errno", None) in ERRNOS
-        or not kinds.isdisjoint(NO_ANSWER)
-        or any(word in str(error) for word in (*TRANSIENT_WORDS, *map(os.strerror, ERRNOS)))
+        getattr(error, "errno", None) in TRANSIENT_ERRNOS
+        or _is_a(NO_ANSWER, [error])
+        or any(word in str(error) for word in TRANSIENT_WORDS)
         or (error.__cause__ is not None and is_transient(error.__cause__))
     )
 
 
-def _kinds(error: BaseException | None) -> set[str]:
-    """LIBRARY.CLASS of an error and of what caused it, with all that these are kinds of."""
-    if error is None:
-        return set()
-    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    return names | _kinds(error.__cause__)
+def _http_status(error: BaseException) -> str:
+    """Returns the HTTP status that an error of a library carries, or ""."""
+    answer = getattr(error, "response", None)
+    statuses = getattr(error, "code", None), getattr(error, "status", None), getattr(answer, "status_code", None)
+    return next((str(status) for status in statuses if status and not callable(status)), "")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, what caused it, and so on; some libraries raise their own without naming the cause."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_a(names: set[str], errors: Iterable[BaseException]) -> bool:
+    """Returns whether one of the errors is of a class LIBRARY.CLASS in `names`, or derived from one."""
+    classes = (kind for error in errors for kind in type(error).__mro__)
+    return any(f"{kind.__module__.partition('.')[0]}.{kind.__name__}" in names for kind in classes)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Does it say that the disk is full? TensorStore does so inside a long message."""
-    return any(text in str(error) for text in FULL)
+    """Returns whether an error says that the disk is full; TensorStore does so inside a long message."""
+    return any(words in str(error) for words in DISK_FULL_WORDS)
 
 
 def short_reason(error: BaseException) -> str:
-    """What an error of a library says, in a few words."""
+    """Returns what an error of a library says, in a few words."""
     return getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
 
 
 def require_extra(extra: str, what: str, *libraries: str) -> None:
-    """Raises UserError where `what` needs libraries of an extra of f2jax that are not installed.
+    """Raises UserError if `what` needs libraries of an extra of f2jax that are not installed.
 
     >>> require_extra("store", "--store", "qdrant_client")
 

@@ -1,7 +1,7 @@
-"""Where things lie: a local path, `gs://…`, or the id of a Hugging Face hub repository.
+"""Files in a local folder, on `gs://…`, or in a repository of the Hugging Face hub.
 
-Remote paths go through fsspec, gs:// ones through gcsfs. Besides the errors that they name, all functions here raise
-`Restart` where the network, a server or a disk fails for a moment.
+Remote paths are opened with fsspec, gs:// ones with gcsfs. Besides the errors that they name, all functions here raise
+`Restart` after a transient failure of the network, a server or a disk.
 """
 
 import errno
@@ -21,25 +21,26 @@ from f2jax.errors import Restart, UserError, is_transient, short_reason
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
 
 
-# No listing of a bucket is remembered: other processes write there too, and TensorStore does so past gcsfs.
+# No listing of a bucket is cached: other processes write there too, and TensorStore does so without gcsfs.
 fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
 
 
 def is_remote(path: str | Path) -> bool:
+    """Returns whether a path has a protocol, such as gs://."""
     return "://" in str(path)
 
 
 def join(folder: str | Path, name: str) -> str:
+    """Returns the path of `name` in a local or remote folder."""
     return f"{str(folder).rstrip('/')}/{name}"
 
 
 def filesystem(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system that a path lies in, and its name there.
+    """Returns the file system of a path, and its name there.
 
     Raises:
         UserError: the path's protocol is unknown, or its library is not installed.
     """
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of each error that it raises
     try:
         return fsspec.core.url_to_fs(str(path))
     except (ValueError, ImportError) as error:
@@ -47,22 +48,41 @@ def filesystem(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 @contextmanager
-def clear_errors(path: str | Path, verb: str = "opened") -> Iterator[None]:
-    """Whatever goes wrong with `path` inside the block, in a sentence that says what to change.
+def quiet_logger(library: str, level: int = logging.CRITICAL) -> Iterator[None]:
+    """Drops what a library logs below `level` inside the block; its logger keeps its own level and handlers."""
 
-    Raises:
-        Restart: the network, a server or a disk failed for a moment.
-        UserError: it is not there, or may not be used.
-    """
+    def is_severe(record: logging.LogRecord) -> bool:
+        return record.levelno >= level
+
+    logger = logging.getLogger(library)
+    logger.addFilter(is_severe)
     try:
         yield
+    finally:
+        logger.removeFilter(is_severe)
+
+
+@contextmanager
+def clear_errors(path: str | Path, verb: str = "opened") -> Iterator[None]:
+    """Turns the errors that `path` causes inside the block into a sentence that says what to change.
+
+    >>> with clear_errors("runs/vectors.npy", "written"):
+    ...     np.save("runs/vectors.npy", vectors_ie)
+
+    Raises:
+        Restart: a transient failure of the network, a server or a disk.
+        UserError: the path does not exist, or cannot be used.
+    """
+    try:
+        with quiet_logger("gcsfs"):  # it logs a traceback of each error that it raises
+            yield
     except (Restart, UserError):
         raise
     except FileNotFoundError as error:
         check_bucket(path)
         raise UserError(f"There is no file {path}; check the path.") from error
     except Exception as error:
-        if not is_remote(path) and not isinstance(error, OSError):  # for gs:// each library below has its own classes
+        if not is_remote(path) and not isinstance(error, OSError):  # for gs:// each library has its own classes
             raise
         if is_transient(error):
             raise Restart(
@@ -72,7 +92,7 @@ def clear_errors(path: str | Path, verb: str = "opened") -> Iterator[None]:
 
 
 def check_bucket(path: str | Path) -> None:
-    """Raises UserError where `path` is on gs:// and its bucket is not there."""
+    """Raises UserError if `path` is on gs:// and its bucket does not exist."""
     bucket = "/".join(str(path).split("/")[:3])
     if bucket.startswith("gs://") and not exists(bucket):
         raise UserError(f"There is no bucket {bucket}; check its name, or create it.")
@@ -84,95 +104,97 @@ def _refused(path: str | Path, verb: str, error: Exception) -> str:
     elif getattr(error, "errno", None) == errno.EMFILE:
         advice = "raise the limit with `ulimit -n`"
     elif isinstance(error, OSError) and str(error).startswith("Forbidden"):
-        advice = "ask the owner of the bucket for the right to it"
+        advice = "ask the owner of the bucket for permission"
     else:
         advice = "check the path and the connection" if is_remote(path) else "check the path"
     return f"{path} cannot be {verb} ({short_reason(error)}); {advice}."
 
 
 def exists(path: str | Path) -> bool:
-    """Is there a file or a folder?
+    """Returns whether there is a file or a folder at `path`.
 
     Raises:
-        UserError: that cannot be told, e.g. without the right to read the bucket.
+        UserError: it cannot be told, e.g. without the permission to read the bucket.
     """
-    found, name = filesystem(path)
+    store, name = filesystem(path)
     with clear_errors(path):
         try:
-            found.info(name)
+            store.info(name)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
 
 
 def open_file(path: str | Path, mode: str = "rb"):
-    """Open a local or remote file.
+    """Opens a local or remote file.
 
     Raises:
-        UserError: it is missing, a folder, or may not be read.
+        UserError: it is missing, a folder, or not readable.
     """
-    found, name = filesystem(path)
+    store, name = filesystem(path)
     with clear_errors(path):
-        return found.open(name, mode)
+        return store.open(name, mode)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The content of a file.
+    """Returns the content of a file.
 
     Raises:
-        UserError: it is missing, a folder, or may not be read.
+        UserError: it is missing, a folder, or not readable.
     """
     with clear_errors(path), open_file(path) as file:
         return file.read()
 
 
 def file_size(path: str | Path) -> int:
-    """The bytes of a file.
+    """Returns the size of a file in bytes.
 
     Raises:
-        UserError: it is missing or may not be read.
+        UserError: it is missing or not readable.
     """
-    found, name = filesystem(path)
+    store, name = filesystem(path)
     with clear_errors(path):
-        return found.size(name)
+        return store.size(name)
 
 
 def read_range(path: str | Path, start: int, stop: int) -> bytes:
-    """The bytes `start` to `stop` of a file, and not one more over the network.
+    """Returns the bytes `start` to `stop` of a file; transfers no others.
 
     Raises:
-        UserError: it is missing or may not be read.
+        UserError: it is missing or not readable.
     """
-    found, name = filesystem(path)
+    store, name = filesystem(path)
     with clear_errors(path):
-        return found.cat_file(name, start, stop)
+        return store.cat_file(name, start, stop)
 
 
 def list_names(folder: str | Path) -> list[str]:
-    """The names of what lies in a folder.
+    """Returns the names of the files and folders in a folder.
 
     Raises:
-        UserError: it is missing or may not be read.
+        UserError: it is missing or not readable.
     """
-    found, name = filesystem(folder)
+    store, name = filesystem(folder)
     with clear_errors(folder):
-        return [path.rstrip("/").rsplit("/", 1)[-1] for path in found.ls(name, detail=False)]
+        return [path.rstrip("/").rsplit("/", 1)[-1] for path in store.ls(name, detail=False)]
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A local file to write to. After the block its content is at `path`, whole or not at all, even at a kill.
+    """Yields a local path to write to; after the block the file appears at `path` atomically.
+
+    An error or a kill inside the block leaves `path` as it was.
 
     Raises:
         UserError: `path` cannot be written.
     """
     if is_remote(path):
-        found, name = filesystem(path)
+        store, name = filesystem(path)
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             yield part
             with clear_errors(path, "written"):
-                found.put_file(str(part), name)
+                store.put_file(str(part), name)
     else:
         part = Path(f"{path}.part")
         with clear_errors(path, "written"):
@@ -188,7 +210,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file that is there whole or not at all, even if the process is killed meanwhile.
+    """Writes a file atomically: a kill leaves either the old file or the complete new one.
 
     Raises:
         UserError: it cannot be written.
@@ -198,27 +220,27 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 def remove_file(path: str | Path) -> None:
-    """Delete a file, if it is there.
+    """Deletes a file if it exists.
 
     Raises:
-        UserError: it may not be deleted.
+        UserError: it cannot be deleted.
     """
     if exists(path):
-        found, name = filesystem(path)
+        store, name = filesystem(path)
         with clear_errors(path, "deleted"):
-            found.rm_file(name)
+            store.rm_file(name)
 
 
 def remove_files(folder: str | Path) -> None:
-    """Delete each file in a folder and below.
+    """Deletes all files in a folder and its subfolders.
 
     Raises:
-        UserError: one may not be deleted.
+        UserError: one cannot be deleted.
     """
-    found, name = filesystem(folder)
+    store, name = filesystem(folder)
     with clear_errors(folder, "deleted"):
-        for path in found.find(name):
-            found.rm_file(path)
+        for path in store.find(name):
+            store.rm_file(path)
 
 
 def read_json(path: str | Path):
@@ -308,11 +330,11 @@ def _json_name(kind, plural: bool = False) -> str:
 
 
 def resolve_model(name: str | Path) -> str:
-    """The folder that `name` stands for: a local folder, a gs:// folder, or a hub repository (then downloaded).
+    """Returns the folder of a model: `name` if it is a local or gs:// folder, or the download of a hub repository.
 
     Raises:
-        Restart: the hub fails for a moment.
-        UserError: nothing can be found under that name.
+        Restart: a transient failure of the hub.
+        UserError: there is no model of that name.
     """
     text = str(name)
     if is_remote(text):
@@ -332,11 +354,14 @@ def resolve_model(name: str | Path) -> str:
 
 @contextmanager
 def clear_hub_errors(what: str) -> Iterator[None]:
-    """What the Hugging Face hub's client raises inside the block, in a sentence on `what` that says what to change.
+    """Turns the errors of the Hugging Face hub's client inside the block into a sentence that says what to change.
+
+    Args:
+        what: what is fetched, as the subject of the sentence.
 
     Raises:
-        Restart: the hub fails for a moment.
-        UserError: there is no such thing there, or no way to the hub.
+        Restart: a transient failure of the hub.
+        UserError: the hub does not have it, or cannot be reached.
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -2,11 +2,14 @@
 
 import errno
 import json
+import logging
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
+from http.client import IncompleteRead
 from unittest.mock import Mock
 
 import aiohttp
@@ -139,6 +142,11 @@ def with_cause(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def while_handling(error: Exception, context: Exception) -> Exception:
+    error.__context__ = context
+    return error
+
+
 def answered(status: int) -> Exception:
     """What the Hugging Face hub's client raises."""
     return HfHubHTTPError("no", response=httpx.Response(status, request=httpx.Request("GET", "https://hub")))
@@ -166,12 +174,30 @@ def answered(status: int) -> Exception:
         (with_cause(httpx.ConnectError("no certificate"), ssl.SSLCertVerificationError()), False),
         (with_cause(ConnectionError("cannot reach the hub"), OfflineModeIsEnabled()), False),
         (ValueError("NOT_FOUND"), False),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), True),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), False),
+        *((OSError(number, os.strerror(number)), True) for number in (errno.ENETUNREACH, errno.EHOSTUNREACH)),
+        (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), True),
+        (IncompleteRead(b"half"), True),
+        (while_handling(requests.exceptions.SSLError("no certificate"), ssl.SSLCertVerificationError()), False),
+        (while_handling(OSError(errno.EACCES, "no"), TimeoutError()), False),
         (OSError("Forbidden: it is"), False),
     ],
     ids=repr,
 )
 def test_what_is_likely_to_go_by(error, expected):
     assert errors.is_transient(error) is expected
+
+
+@pytest.mark.parametrize("level,kept", [(logging.CRITICAL, []), (logging.ERROR, ["error"])])
+def test_a_library_is_quiet_inside_the_block_alone(caplog, level, kept):
+    logger = logging.getLogger("some_library")
+    with files.quiet_logger("some_library", level), files.quiet_logger("some_library", logging.ERROR):
+        logger.warning("warning")
+        logger.error("error")
+    assert caplog.messages == kept
+    logger.warning("after")
+    assert caplog.messages == [*kept, "after"] and logger.level == logging.NOTSET
 
 
 # Models by name

@@ -53,6 +53,29 @@ def test_importing_the_embedder_starts_no_backend():
         fresh(f"{start}; jax.devices()", JAX_PLATFORMS="nonsense")
 
 
+ALL_MODULES = """
+import logging, pkgutil
+import absl.logging, fsspec, gcsfs, huggingface_hub, jax, matplotlib, orbax.checkpoint, pyarrow, tokenizers, tqdm
+def levels(): return {name: logging.getLogger(name).level for name in [None, *before]}
+before = list(logging.root.manager.loggerDict)
+first = levels()
+import f2jax
+from f2jax import files
+from f2jax.checkpoints.orbax import Checkpoints
+for module in pkgutil.walk_packages(f2jax.__path__, "f2jax."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+with Checkpoints(sys.argv[1]):
+    files.exists("memory://x")
+print(json.dumps([len(before), {str(name): level for name, level in levels().items() if level != first[name]}]))
+"""
+
+
+def test_no_module_changes_the_log_level_of_another_library(tmp_path):
+    count, changed = fresh(ALL_MODULES.replace("sys.argv[1]", repr(str(tmp_path))))
+    assert count > 20 and changed == {}
+
+
 def test_an_unknown_name_of_the_package_is_an_attribute_error():
     import f2jax
 

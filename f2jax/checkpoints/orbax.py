@@ -4,6 +4,7 @@ A local checkpoint gets its name when it is whole. On gs://, where nothing can b
 `commit_success.txt` lies in it, which is written last.
 """
 
+import contextlib
 import itertools
 import logging
 from pathlib import Path
@@ -49,7 +50,8 @@ class Checkpoints:
     """The checkpoints of a workdir (local or gs://); a context manager that waits for pending writes on exit."""
 
     def __init__(self, workdir: str | Path, config=None, steps: int = 0):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save on several lines
+        self.quiet = contextlib.ExitStack()
+        self.quiet.enter_context(files.quiet_logger("absl", logging.ERROR))  # Orbax reports each save on several lines
         policies = []
         if config is not None:
             policies = [keep.LatestN(max(config.keep_last, 1)), keep.CustomSteps(sorted(averaged_steps(steps, config)))]
@@ -76,6 +78,8 @@ class Checkpoints:
         except self.errors as error:
             if kind is None:  # an error that is on its way already says what went wrong first
                 raise self._unwritten(error) from error
+        finally:
+            self.quiet.close()
 
     def save(self, state: TrainState) -> None:
         """Start to write a checkpoint; training goes on meanwhile.
