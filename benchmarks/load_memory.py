@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from f2jax.checkpoints import hf
+from f2jax.checkpoints import hf, settings
 from f2jax.model.sizes import size
 
 READ = """
 import resource, sys
 import jax, numpy as np
-from f2jax.checkpoints import hf
+from f2jax.checkpoints import hf, settings
 jax.device_put(np.zeros(8)).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 _, params = hf.load_hf(sys.argv[1], jax.numpy.dtype(sys.argv[2]))
@@ -33,7 +33,7 @@ print(f"{size / 2**30:.2f} GiB of {sys.argv[2]} read with a peak of {peak / 2**3
 def write(folder: Path, layers: int) -> None:
     """A checkpoint of the 0.6b shape with `layers` layers in 1 GiB shards, made shard by shard."""
     config = size("0.6b", layers=layers)
-    (folder / "config.json").write_text(json.dumps(hf.config_to_hf(config, "float32", 1, 0)))
+    (folder / "config.json").write_text(json.dumps(settings.config_to_hf(config, "float32", 1, 0)))
     weight_map, d, h = {}, config.width, config.head_dim
     groups = {"embed_tokens.weight": (config.vocab_size, d), "norm.weight": (d,)}
     shards = [groups]

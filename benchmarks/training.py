@@ -28,6 +28,7 @@ from transformers import Qwen3Model
 
 from benchmarks import report, torch_step
 from f2jax.checkpoints import hf
+from f2jax.checkpoints.settings import config_to_hf
 from f2jax.configs import common
 from f2jax.data.dataset import Row
 from f2jax.data.packing import assemble
@@ -156,7 +157,7 @@ def make_config(args, dtype: str):
 
 def peer_model(architecture: Qwen3Config, params: dict | None, device: str) -> Qwen3Model:
     """With our weights; None: with its own."""
-    config = hf.config_to_hf(architecture, "float32", 1, 0)
+    config = config_to_hf(architecture, "float32", 1, 0)
     if params is None:
         with torch.device(device):
             return Qwen3Model(PeerConfig(**config)).train()

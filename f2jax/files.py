@@ -341,15 +341,33 @@ def resolve_model(name: str | Path) -> str:
         return text
     path = Path(text).expanduser()
     if path.is_dir():
-        return str(path)
+        return str(_snapshot(path))
     if path.exists():
-        raise UserError(f"{text} is a file; give the folder that the model lies in.")
+        raise UserError(f"{text} is a file; give the folder that holds the model's config.json and safetensors.")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
     from huggingface_hub import snapshot_download
 
     with clear_hub_errors(f"{text} is no folder here and"):
         return snapshot_download(text, allow_patterns=HUB_PATTERNS)
+
+
+def _snapshot(folder: Path) -> Path:
+    """Returns the snapshot in a repository's folder of the hub's cache (`models--org--name`), else the folder itself.
+
+    Raises:
+        UserError: there are several snapshots, and none is called main.
+    """
+    snapshots = sorted(folder.glob("snapshots/*/"))
+    if not snapshots or (folder / "config.json").exists():
+        return folder
+    main = folder / "refs/main"
+    if main.is_file() and (found := folder / "snapshots" / main.read_text().strip()) in snapshots:
+        return found
+    if len(snapshots) > 1:
+        names = ", ".join(path.name for path in snapshots)
+        raise UserError(f"{folder} is a folder of the hub's cache with the snapshots {names}; give one of them.")
+    return snapshots[0]
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """Hugging Face checkpoints ⇄ our parameters: safetensors in and out, streamed weight by weight.
 
-Reading never holds more than one weight beside the result: files are memory-mapped, or read by range on gs://, where
-each process fetches the rows that its devices need, once. Writing, too, goes weight by weight. Values pass through bit
-for bit.
+Reading never holds more than one weight besides the result: files are memory-mapped, or read by range on gs://, where
+each process fetches the rows that its devices need, once. Writing also goes weight by weight. Values pass through bit
+for bit, and one that is not finite is refused on either way.
 """
 
 import json
 import math
+import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
@@ -21,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 
 from f2jax import files
-from f2jax.checkpoints.lazy import LazyWeight
+from f2jax.checkpoints import settings
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
@@ -41,82 +42,33 @@ LAYER_NAMES = {
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
 }
+# Put before the names by a language model, torch.compile, DataParallel and sentence-transformers.
+PREFIXES = re.compile(r"(?:model\.|_orig_mod\.|module\.|0\.|auto_model\.)+")
 IGNORED = {"lm_head.weight"}  # an encoder has no language-model head
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+FEW = 5  # names that an error message lists
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def config_from_hf(hf: dict, origin: str = "config.json") -> Qwen3Config:
-    """Our architecture from the content of a `config.json`.
+@dataclass(frozen=True)
+class LazyWeight:
+    """Stands for an array in a tree of parameters; it is read or made when it is asked for, and takes no memory."""
 
-    Raises:
-        UserError: it is no dense Qwen3, a field is missing, or it uses something that is not built.
-    """
-    if hf.get("model_type") != "qwen3":
-        raise UserError(f"{origin} has model_type '{hf.get('model_type')}'; only dense 'qwen3' models can be loaded.")
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    unsupported = {
-        "attention_bias": hf.get("attention_bias", False),
-        "hidden_act": hf.get("hidden_act", "silu") != "silu",
-        "use_sliding_window": hf.get("use_sliding_window", False),
-        "rope_type": rope.get("rope_type", rope.get("type", "default")) != "default",
-        "layer_types": set(hf.get("layer_types") or ["full_attention"]) != {"full_attention"},
-    }
-    if any(unsupported.values()):
-        names = ", ".join(name for name, used in unsupported.items() if used)
-        raise UserError(f"{origin} asks for something that is not built (see its {names}); only plain Qwen3 is.")
-    try:
-        return Qwen3Config(
-            width=hf["hidden_size"],
-            mlp=hf["intermediate_size"],
-            layers=hf["num_hidden_layers"],
-            heads=hf["num_attention_heads"],
-            kv_heads=hf["num_key_value_heads"],
-            head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
-            vocab_size=hf["vocab_size"],
-            rope_theta=float(rope.get("rope_theta") or hf["rope_theta"]),
-            rms_norm_eps=hf["rms_norm_eps"],
-            tie_word_embeddings=hf.get("tie_word_embeddings", True),
-            max_length=hf["max_position_embeddings"],
-        )
-    except KeyError as error:
-        raise UserError(f"{origin} lacks the field {error}; add it.") from error
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
-def config_to_hf(config: Qwen3Config, dtype: str, eos_id: int, pad_id: int) -> dict:
-    """The content of a `config.json` that transformers and the serving tools load as `Qwen3Model`."""
-    return {
-        "architectures": ["Qwen3Model"],
-        "model_type": "qwen3",
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
-        "rms_norm_eps": config.rms_norm_eps,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "max_position_embeddings": config.max_length,
-        "layer_types": ["full_attention"] * config.layers,  # of the true length: transformers 5 checks it
-        "max_window_layers": config.layers,
-        "use_sliding_window": False,
-        "sliding_window": None,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "hidden_act": "silu",
-        "initializer_range": 0.02,
-        "use_cache": False,
-        "dtype": dtype,
-        "eos_token_id": eos_id,
-        "pad_token_id": pad_id,
-    }
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.make()).astype(dtype or self.dtype, copy=False)
 
 
 def load_hf(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple[Qwen3Config, dict]:
-    """Configuration and parameters of a checkpoint folder (local or gs://).
+    """Loads architecture and parameters of a checkpoint folder (local or gs://).
 
     Args:
         folder: holds `config.json` and `model.safetensors`, or an index and its shards.
@@ -124,12 +76,11 @@ def load_hf(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple
         shardings: a tree of `jax.sharding.Sharding` like the parameters; default: the first device of this process.
 
     Raises:
-        UserError: a file is missing or cut short; weights are missing, surplus or of the wrong shape (all are named).
+        UserError: a file is missing or damaged; weights are missing, surplus, of the wrong shape or not finite.
     """
-    config, tensors, boxes = _open(folder, param_dtype)
+    config, tensors, boxes = _open_folder(folder, param_dtype)
     if shardings is None:
-        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        flat_shardings = dict.fromkeys(boxes, one)
+        flat_shardings = dict.fromkeys(boxes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     else:
         flat_shardings = flax.traverse_util.flatten_dict(shardings)
     params = {}
@@ -140,59 +91,94 @@ def load_hf(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple
 
 
 def open_hf_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
-    """Configuration of a checkpoint folder, and its weights by path in float32, each read when it is asked for.
+    """Returns the architecture of a checkpoint folder, and its weights by path in float32, each read when asked for.
 
     Raises:
-        UserError: as `load`.
+        UserError: as `load_hf`.
     """
-    config, tensors, boxes = _open(folder, np.float32)
+    config, tensors, boxes = _open_folder(folder, np.float32)
 
-    def whole(path: tuple[str, ...], box: nn.Partitioned) -> np.ndarray:
-        # A reader of its own for each call: what it fetched goes with it.
+    def read_all(path: tuple[str, ...], box: nn.Partitioned) -> np.ndarray:
+        # Each call has a reader of its own, so that what it fetched is freed with it.
         return _reader(path, box, tensors, np.float32)((slice(None),) * box.value.ndim)
 
     return config, {
-        path: LazyWeight(box.value.shape, np.dtype(np.float32), partial(whole, path, box))
+        path: LazyWeight(box.value.shape, np.dtype(np.float32), partial(read_all, path, box))
         for path, box in boxes.items()
     }
 
 
-def _open(folder: str | Path, dtype) -> tuple[Qwen3Config, dict[str, "_Tensor"], dict[tuple[str, ...], nn.Partitioned]]:
-    """Configuration, the weights in their files, and what they should be; all are checked."""
-    config = config_from_hf(files.read_json(files.join(folder, "config.json")), files.join(folder, "config.json"))
+def _open_folder(
+    folder: str | Path, dtype
+) -> tuple[Qwen3Config, dict[str, "_Tensor"], dict[tuple[str, ...], nn.Partitioned]]:
+    """Returns the architecture, the weights in their files, and what they should be, after checking all of them."""
+    config = settings.read_config(folder)
     tensors = _open_tensors(folder)
     boxes = flax.traverse_util.flatten_dict(abstract_params(config, dtype))
-    _check(folder, config, tensors, boxes)
+    _check_weights(folder, config, tensors, boxes)
     return config, tensors, boxes
 
 
-def save_hf(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
-    """Write parameters as safetensors under Hugging Face names, in their own type, in shards of at most `shard_bytes`.
+def check_finite(params, origin: str | Path) -> None:
+    """Raises UserError where a parameter is NaN or infinite; `save_hf` checks `LazyWeight`s when they are made.
 
-    Weights, arrays or `Lazy`, are fetched one at a time; a shard is complete before its final name appears.
+    >>> check_finite({"final_norm": jnp.array([1.0, jnp.nan])}, "runs/a")
+    UserError: runs/a has values that are NaN or infinite in norm.weight; …
+    """
+    for path, value in flax.traverse_util.flatten_dict(params).items():
+        if isinstance(value, LazyWeight) or bool(jax.numpy.isfinite(value).all()):
+            continue
+        layered = path[0] == "layers"
+        finite_l = np.asarray(jax.numpy.isfinite(value).all(axis=tuple(range(1, value.ndim)))) if layered else [False]
+        names = _hf_names(path, value.shape[0])
+        _refuse_values(origin, [name for name, finite in zip(names, finite_l, strict=True) if not finite])
+
+
+def _refuse_values(origin: str | Path, names: Sequence[str]) -> None:
+    raise UserError(
+        f"{origin} has values that are NaN or infinite in {_list(names)}; use an earlier checkpoint, or fetch the "
+        "file again."
+    )
+
+
+def _list(names: Sequence[str]) -> str:
+    """Returns the first few names, and how many more there are."""
+    more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
+
+
+def save_hf(
+    folder: str | Path, params, shard_bytes: int = 5 * 2**30, before_replacing: Callable[[], None] = lambda: None
+) -> None:
+    """Writes parameters as safetensors under Hugging Face names, in their own type.
+
+    Weights (arrays or `LazyWeight`s) are fetched one at a time; a shard is complete before its final name appears.
 
     Args:
         folder: local or gs://.
+        shard_bytes: maximum size of one file.
+        before_replacing: is called when the first file is written, before its final name appears.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or a weight is NaN or infinite.
     """
     entries = hf_entries(params)
     shard_of = _assign_shards({name: entry.nbytes for name, entry in entries.items()}, shard_bytes)
     count = max(shard_of.values()) + 1
-    names = (
-        ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    )
+    names = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     tensors = hf_tensors(params)
     for number, name in enumerate(names):
         inside = {key: entry for key, entry in entries.items() if shard_of[key] == number}
-        _write(files.join(folder, name), inside, islice(tensors, len(inside)))
-    index = files.join(folder, "model.safetensors.index.json")
+        path = files.join(folder, name)
+        with files.atomic_path(path) as part:
+            _write(part, path, inside, islice(tensors, len(inside)))
+            if number == 0:
+                before_replacing()
+    index = files.join(folder, INDEX)
     if count > 1:
-        weight_map = {name: names[i] for name, i in shard_of.items()}
         content = {
             "metadata": {"total_size": sum(entry.nbytes for entry in entries.values())},
-            "weight_map": weight_map,
+            "weight_map": {name: names[i] for name, i in shard_of.items()},
         }
         files.write_atomically(index, json.dumps(content, indent=1))
     else:
@@ -203,7 +189,7 @@ def save_hf(folder: str | Path, params, shard_bytes: int = 5 * 2**30) -> None:
 
 
 def to_hf_matrix(path: tuple[str, ...], array):
-    """One layer's weight as Hugging Face stores it: [out, in]; norms and the token table unchanged."""
+    """Returns one layer's weight as Hugging Face stores it: [out, in]; norms and the token table are unchanged."""
     inputs = _inputs(path, array.ndim)
     return array.reshape(math.prod(array.shape[:inputs]), -1).T if inputs else array
 
@@ -213,20 +199,20 @@ def _from_hf_matrix(path, matrix, shape):
 
 
 def _inputs(path: tuple[str, ...], axes: int) -> int:
-    """How many leading axes of one layer's weight are summed over; 0 where Hugging Face stores it as it is."""
+    """Returns how many leading axes of one layer's weight are summed over; 0 where Hugging Face stores it as it is."""
     if axes == 1 or path[-1] == "token_table":
         return 0
     return 2 if path[-1] == "output" else 1
 
 
 def _hf_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of what `to_hf_matrix` gives for one layer's weight of this shape."""
+    """Returns the shape that `to_hf_matrix` gives one layer's weight of this shape."""
     inputs = _inputs(path, len(shape))
     return (math.prod(shape[inputs:]), math.prod(shape[:inputs])) if inputs else tuple(shape)
 
 
 def _hf_names(path: tuple[str, ...], layers: int) -> list[str]:
-    """The Hugging Face names of one of our weights: one, or one per layer."""
+    """Returns the Hugging Face names of one of our weights: one, or one per layer."""
     if path[0] != "layers":
         return [TOP_NAMES[path[0]]]
     return [f"layers.{i}.{LAYER_NAMES[path[1]]}" for i in range(layers)]
@@ -245,7 +231,7 @@ class Entry:
 
 
 def hf_entries(params) -> dict[str, Entry]:
-    """What `hf_tensors` will give, in its order, without a look at the weights."""
+    """Returns what `hf_tensors` will yield, in its order, without reading the weights."""
     entries = {}
     for path, value in flax.traverse_util.flatten_dict(params).items():
         shape = _hf_shape(path, value.shape[1:] if path[0] == "layers" else value.shape)
@@ -254,7 +240,7 @@ def hf_entries(params) -> dict[str, Entry]:
 
 
 def hf_tensors(params) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, array) of every weight; one of ours is on the host at a time."""
+    """Yields the Hugging Face name and array of every weight; one of ours is on the host at a time."""
     for path, value in flax.traverse_util.flatten_dict(params).items():
         host = np.asarray(value)
         layers = host if path[0] == "layers" else host[None]
@@ -272,106 +258,135 @@ def _assign_shards(sizes: dict[str, int], shard_bytes: int) -> dict[str, int]:
     return result
 
 
-def _write(path: str, entries: dict[str, Entry], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-    """The layout that `_open_shard` reads; each tensor is written before the next one is made."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+def _write(part: Path, path: str, entries: dict[str, Entry], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes the layout that `_open_shard` reads; each tensor is written before the next one is made."""
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, entry in entries.items():
         begin, end = end, end + entry.nbytes
         header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with files.atomic_path(path) as part:
-        try:
-            with part.open("wb") as file:
-                file.write(struct.pack("<Q", len(text)) + text)
-                for _, array in tensors:
-                    file.write(np.ascontiguousarray(array).view(np.uint8))
-                    file.flush()
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error}); check the path and the room on the disk.") from error
+    try:
+        with part.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name, array in tensors:
+                if not np.isfinite(array).all():
+                    _refuse_values("The model", [name])
+                file.write(np.ascontiguousarray(array).view(np.uint8).data)
+                file.flush()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); check the path and the room on the disk.") from error
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A weight that still lies in its file."""
+    """A weight that has not been read from its file yet."""
 
+    name: str  # in the file
     path: str
     offset: int  # of its first byte in the file
     dtype: np.dtype
     shape: tuple[int, ...]
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """The rows `start` to `stop`: mapped where the file is local, else fetched."""
+        """Returns the rows `start` to `stop`: mapped where the file is local, else fetched.
+
+        Raises:
+            UserError: one of their values is NaN or infinite.
+        """
         shape = (stop - start, *self.shape[1:])
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         begin, end = self.offset + start * row_bytes, self.offset + stop * row_bytes
-        if not files.is_remote(self.path):
-            return np.memmap(self.path, self.dtype, "r", begin, shape)
-        return np.frombuffer(files.read_range(self.path, begin, end), self.dtype).reshape(shape)
+        array: np.ndarray
+        if begin == end or files.is_remote(self.path):
+            array = np.frombuffer(files.read_range(self.path, begin, end), self.dtype).reshape(shape)
+        else:
+            array = np.memmap(self.path, self.dtype, "r", begin, shape)
+        if not np.isfinite(array).all():
+            _refuse_values(self.path, [self.name])
+        return array
 
 
-def _open_tensors(folder) -> dict[str, _Tensor]:
-    """All weights under `folder` by their name without the `model.` prefix."""
-    index, single = files.join(folder, "model.safetensors.index.json"), files.join(folder, "model.safetensors")
+def _open_tensors(folder: str | Path) -> dict[str, _Tensor]:
+    """Returns all weights in `folder` by their name without known prefixes."""
+    index, single = files.join(folder, INDEX), files.join(folder, SINGLE)
+    has_single = files.exists(single)
     if files.exists(index):
-        shards = sorted(set(files.read_json(index).get("weight_map", {}).values()))
-    elif files.exists(single):
-        shards = ["model.safetensors"]
+        weight_map = files.read_json_object(index, {"weight_map": dict[str, str]})["weight_map"]
+        shards = sorted(set(weight_map.values()))
+        if has_single and shards != [SINGLE]:
+            raise UserError(
+                f"{folder} has weights in {SINGLE} and in the shards that {INDEX} lists; delete the outdated ones."
+            )
+    elif has_single:
+        shards = [SINGLE]
     else:
-        raise UserError(f"{folder} has neither model.safetensors nor its index; give a safetensors checkpoint.")
-    tensors = {}
+        raise UserError(f"{folder} has neither {SINGLE} nor its index; give a safetensors checkpoint.")
+    tensors: dict[str, _Tensor] = {}
     for shard in shards:
         for name, tensor in _open_shard(files.join(folder, shard)):
-            tensors[name.removeprefix("model.")] = tensor
+            bare = name[match.end() :] if (match := PREFIXES.match(name)) else name
+            if bare in tensors:
+                twice = f"{tensors[bare].name} in {tensors[bare].path} and {name} in {tensor.path}"
+                raise UserError(f"{folder} has one weight twice, as {twice}; delete the outdated one.")
+            tensors[bare] = tensor
     return tensors
 
 
 def _open_shard(path: str) -> Iterator[tuple[str, _Tensor]]:
-    """The safetensors layout: 8 bytes of header length, a JSON header with offsets, then the raw arrays."""
-    broken = UserError(f"{path} is cut short or no safetensors file; fetch it again.")
+    """Yields names and weights of a safetensors file: 8 bytes of header length, a JSON header, then the raw arrays.
+
+    Raises:
+        UserError: the arrays do not lie one behind the other up to the end of the file, each as long as its shape.
+    """
     size = files.file_size(path)
     length = struct.unpack("<Q", files.read_range(path, 0, 8))[0] if size >= 8 else size
     if length + 8 > size:
-        raise broken
-    try:
-        header = json.loads(files.read_range(path, 8, 8 + length))
-    except ValueError as error:
-        raise broken from error
+        raise UserError(f"{path} is cut short or no safetensors file; fetch it again.")
+    header = files.check_object(files.parse_json(files.read_range(path, 8, 8 + length), path), f"The header of {path}")
     header.pop("__metadata__", None)
-    offset = 8 + length
-    if any(offset + entry["data_offsets"][1] > size for entry in header.values()):
-        raise broken
+    fields = {"dtype": str, "shape": list[int], "data_offsets": list[int]}
     for name, entry in header.items():
+        files.check_object(entry, f"The weight {name} in {path}", fields)
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in DTYPES:
             raise UserError(f"{path} stores {name} as {entry['dtype']}; convert it to one of {', '.join(DTYPES)}.")
-        dtype = np.dtype(DTYPES[entry["dtype"]])
-        yield name, _Tensor(path, offset + entry["data_offsets"][0], dtype, tuple(entry["shape"]))
+        dtype, begin = np.dtype(DTYPES[entry["dtype"]]), end
+        end += math.prod(entry["shape"]) * dtype.itemsize
+        if entry["data_offsets"] != [begin, end] or min(entry["shape"], default=0) < 0:
+            raise UserError(
+                f"{path} is damaged: the offsets of {name} are {entry['data_offsets']} where its type and shape need "
+                f"{[begin, end]}; fetch it again."
+            )
+        yield name, _Tensor(name, path, 8 + length + begin, dtype, tuple(entry["shape"]))
+    if 8 + length + end != size:
+        raise UserError(f"{path} is cut short or too long: it should have {8 + length + end:,} bytes; fetch it again.")
 
 
-def _check(folder, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> None:
-    """One error that names every weight that is missing, surplus or of the wrong shape."""
-    expected = {}
+def _check_weights(folder: str | Path, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> None:
+    """Raises one error that names the weights that are missing, surplus or of the wrong shape."""
+    expected: dict[str, tuple[int, ...]] = {}
     for path, box in boxes.items():
         shape = _hf_shape(path, box.value.shape[1:] if path[0] == "layers" else box.value.shape)
         expected.update(dict.fromkeys(_hf_names(path, config.layers), shape))
-    missing = sorted(expected.keys() - tensors.keys())
-    surplus = sorted(tensors.keys() - expected.keys() - IGNORED)
-    wrong = [
-        f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    problems = [
-        f"{title} {', '.join(names)}"
-        for title, names in (("missing:", missing), ("surplus:", surplus), ("wrong shape:", wrong))
-        if names
-    ]
-    if problems:
-        raise UserError(f"The weights in {folder} do not fit its config.json; {'; '.join(problems)}.")
+    problems = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "surplus": sorted(tensors[name].name for name in tensors.keys() - expected.keys() - IGNORED),
+        "wrong shape": [
+            f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{title}: {_list(names)}" for title, names in problems.items() if names)
+        raise UserError(f"The weights in {folder} do not fit its config.json; {text}.")
 
 
 def _reader(path: tuple[str, ...], box: nn.Partitioned, tensors: dict[str, _Tensor], dtype) -> Callable:
-    """A callback for `jax.make_array_from_callback`: the slice of our weight that a device asks for."""
+    """Returns a callback for `jax.make_array_from_callback`: it reads the slice of our weight that a device needs."""
     layers = path[0] == "layers"
     names = _hf_names(path, box.value.shape[0])
     shape = box.value.shape[1:] if layers else box.value.shape
@@ -382,19 +397,19 @@ def _reader(path: tuple[str, ...], box: nn.Partitioned, tensors: dict[str, _Tens
     def fetch(name: str, start: int, stop: int) -> np.ndarray:
         return tensors[name].rows(start * rows_each, stop * rows_each)
 
-    def read_one(name: str, index: tuple[slice, ...]) -> np.ndarray:
+    def read_layer(name: str, index: tuple[slice, ...]) -> np.ndarray:
         start, stop, _ = index[axis].indices(shape[axis])
         part = (*shape[:axis], stop - start, *shape[axis + 1 :])
         return _from_hf_matrix(path, fetch(name, start, stop), part)[(*index[:axis], slice(None), *index[axis + 1 :])]
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         if not layers:
-            return np.asarray(read_one(names[0], index), dtype)
+            return np.asarray(read_layer(names[0], index), dtype)
         chosen = names[index[0]]
-        first = read_one(chosen[0], index[1:])
+        first = read_layer(chosen[0], index[1:])
         out = np.empty((len(chosen), *first.shape), dtype)
         for i, name in enumerate(chosen):
-            out[i] = read_one(name, index[1:])
+            out[i] = read_layer(name, index[1:])
         return out
 
     return read

@@ -1,6 +1,6 @@
 """The released package: a folder that transformers, sentence-transformers and the serving tools load as it is.
 
-Written to avoid the known faults of released embedding models (recipe 5): the true pooling dimension, `layer_types` of
+It avoids the known faults of released embedding models (recipe 5): it has the true pooling dimension, `layer_types` of
 the true length, the end token in `tokenizer.json`, the context length, and the Matryoshka dimensions.
 """
 
@@ -12,18 +12,17 @@ from pathlib import Path
 import jax
 
 from f2jax import files
-from f2jax.checkpoints import hf, model_card, workdir
+from f2jax.checkpoints import hf, model_card, settings, workdir
 from f2jax.data.tokenizer import Tokenizer
-from f2jax.errors import UserError
+from f2jax.errors import UserError, did_you_mean
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config
 
 LAST = ("config.json", "modules.json")  # the files that make the folder a model and a package
-GOLDEN = ("golden/texts.json", "golden/vectors.npy")  # what f2jax verify embeds again, and should find
+GOLDEN = ("golden/texts.json", "golden/vectors.npy")  # what f2jax verify embeds and compares
 ONNX = {"float32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}  # by precision
 GGUF = {"whole": "gguf/model.gguf", "q8_0": "gguf/model-q8_0.gguf"}  # by type: that of the package, or 8 bits
-MODULES = ("Transformer", "Pooling", "Normalize")  # kinds of modules of sentence-transformers that are built here
-MADE = (  # by f2jax export, from the weights
+EXPORTED = (  # by f2jax export, from the weights
     *ONNX.values(),
     *(f"{name}_data" for name in ONNX.values()),
     *GGUF.values(),
@@ -33,68 +32,86 @@ MADE = (  # by f2jax export, from the weights
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What a model needs to be used rightly, besides its weights and its tokenizer."""
+    """What is needed to use a model correctly, besides its weights and its tokenizer."""
 
     max_length: int  # tokens of a text, end token included
     prompts: dict[str, str] = field(default_factory=dict)  # by name; `query` and `document` are the defaults
     matryoshka_dims: tuple[int, ...] = ()  # largest first
     default_prompt_name: str | None = None  # of the prompt where a caller names none
+    similarity: str = "cosine"  # one of settings.SIMILARITIES: how to compare two vectors
+    normalizes: bool = True  # whether sentence-transformers gives vectors of length 1 when it is not asked to
 
 
 def read_settings(path: str, architecture: Qwen3Config) -> ModelSettings:
-    """The card of a training workdir (from its config) or of a released folder (from its metadata).
+    """Reads the settings of a training workdir (from its config) or of a released folder (from its metadata).
 
     Raises:
-        UserError: the folder says that its vectors are made in another way than from the last token's state, or its
-            default prompt is none of its prompts.
+        UserError: a file has another shape, or asks for something that is not built (docs/model_folder.md).
     """
     if workdir.is_workdir(path):
-        config = files.read_json(files.join(path, "config.json"))
-        dims = (architecture.width,)
+        sections = {"loss": dict, "data": dict, "prompts": dict[str, str]}
+        config = files.read_json_object(files.join(path, "config.json"), sections)
+        dims: tuple[int, ...] = (architecture.width,)
         if config["loss"]["matryoshka"]:
             dims = matryoshka_dims(architecture.width, config["loss"]["matryoshka_min"])
         return ModelSettings(config["data"]["max_length"], config["prompts"], dims)
 
-    def optional(name: str) -> dict:
-        return files.read_json(files.join(path, name)) if files.exists(files.join(path, name)) else {}
-
-    for module in optional("modules.json"):
-        if module["type"].rpartition(".")[2] not in MODULES:
-            kinds = ", ".join(MODULES)
-            raise UserError(f"{path} has a module {module['type']} in modules.json; only {kinds} are built.")
-    pooling = optional("1_Pooling/config.json")
-    modes = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on] or pooling.get(
-        "pooling_mode"
+    modules = settings.read_modules(path) or settings.Modules()
+    tokenizer = settings.read_optional(
+        path, "tokenizer_config.json", settings.TOKENIZER_CONFIG, {"model_max_length": float | None}
     )
-    if modes not in (None, "lasttoken", ["lasttoken"], ["pooling_mode_lasttoken"]):
-        raise UserError(f"{path} pools by {modes} in 1_Pooling/config.json; only pooling of the last token is built.")
-    limits = (
-        optional("sentence_bert_config.json").get("max_seq_length"),
-        optional("tokenizer_config.json").get("model_max_length"),
-        architecture.max_length,
+    declared = settings.read_optional(
+        path,
+        "config_sentence_transformers.json",
+        settings.SENTENCE_TRANSFORMERS,
+        {"prompts": dict[str, str | None] | None, "default_prompt_name": str | None, "similarity_fn_name": str | None},
     )
-    declared = optional("config_sentence_transformers.json")
+    config_path = files.join(path, "config.json")
+    config = files.read_json_object(config_path) if files.exists(config_path) else {}
+    files.check_object(config, config_path, optional={"matryoshka_dimensions": list[int] | None})
     prompts = {name: text or "" for name, text in (declared.get("prompts") or {}).items()}
     default = declared.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise UserError(
-            f"{path} has no prompt of the name '{default}', its default; mend config_sentence_transformers.json."
+            f"{path} has no prompt of the name '{default}', its default; correct config_sentence_transformers.json."
         )
+    if "document" not in prompts and (name := next((name for name in ("passage", "corpus") if name in prompts), None)):
+        settings.log.warning(
+            "%s has no prompt named 'document', so encode_document puts its prompt '%s' before texts; "
+            "sentence-transformers puts none.",
+            path,
+            name,
+        )
+    similarity = declared.get("similarity_fn_name") or "cosine"
+    if similarity not in settings.SIMILARITIES:
+        raise UserError(
+            f"{path} compares vectors by '{similarity}' (see config_sentence_transformers.json), which is not built"
+            f"{did_you_mean(similarity, settings.SIMILARITIES)}"
+        )
+    limits = (tokenizer.get("model_max_length"), architecture.max_length)
     return ModelSettings(
-        max_length=min(int(limit) for limit in limits if limit),
+        max_length=_max_length(path, modules.max_seq_length or int(min(limit for limit in limits if limit))),
         prompts=prompts,
-        matryoshka_dims=tuple(optional("config.json").get("matryoshka_dimensions") or (architecture.width,)),
+        matryoshka_dims=tuple(config.get("matryoshka_dimensions") or (architecture.width,)),
         default_prompt_name=default,
+        similarity=similarity,
+        normalizes=modules.normalizes,
     )
 
 
-def check_output(folder: str | Path, models: Iterable[str]) -> None:
-    """Raises UserError where a package would be written over a model that goes into it: stopped, it would be gone."""
+def _max_length(path: str, tokens: int) -> int:
+    if tokens < 1:
+        raise UserError(f"{path} limits texts to {tokens} tokens; correct its max_seq_length or model_max_length.")
+    return tokens
 
-    def place(path: str | Path) -> str:
+
+def check_output(folder: str | Path, models: Iterable[str]) -> None:
+    """Raises UserError where a package would replace a model that goes into it: stopped midway, it would be lost."""
+
+    def absolute(path: str | Path) -> str:
         return str(path).rstrip("/") if files.is_remote(path) else str(Path(path).resolve())
 
-    if place(folder) in map(place, models):
+    if absolute(folder) in map(absolute, models):
         raise UserError(f"{folder} holds a model that goes into the package; choose another folder.")
 
 
@@ -106,33 +123,37 @@ def write_package(
     card: ModelSettings,
     about: model_card.RunHistory = model_card.NOTHING,
 ) -> None:
-    """Write the package, to a local folder or gs://.
+    """Writes the package to a local folder or gs://.
 
-    `config.json` and `modules.json` come last: without them nothing loads the folder. What `f2jax export` made of an
-    earlier model's weights goes.
+    `config.json` and `modules.json` are written last: without them nothing loads the folder. What `f2jax export` made
+    of an earlier model's weights is removed. An earlier package stays complete until the first new file of weights is.
 
     Raises:
-        UserError: the folder cannot be written, or is a training workdir.
+        UserError: the folder cannot be written or is a training workdir, or a weight is NaN or infinite.
     """
     if workdir.is_workdir(folder):
         raise UserError(f"{folder} is a training workdir; choose another folder for the package.")
+    hf.check_finite(params, "The model")
     dtype = str(jax.tree.leaves(params)[0].dtype)
-    texts = _texts(architecture, dtype, tokenizer, card, about)  # before the folder: not every tokenizer converts
-    for name in (*LAST, *MADE):
-        files.remove_file(files.join(folder, name))
-    hf.save_hf(folder, params)
-    if not files.is_remote(folder):  # where a folder without files cannot be
+    texts = _file_texts(architecture, dtype, tokenizer, card, about)  # first: not every tokenizer can be converted
+
+    def remove_old() -> None:
+        for name in (*LAST, *EXPORTED):
+            files.remove_file(files.join(folder, name))
+
+    hf.save_hf(folder, params, before_replacing=remove_old)
+    if card.normalizes and not files.is_remote(folder):  # gs:// has no empty folders
         Path(folder, "2_Normalize").mkdir(exist_ok=True)
     for name, text in texts.items():
         files.write_atomically(files.join(folder, name), text)
 
 
-def _texts(
+def _file_texts(
     architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: ModelSettings, about: model_card.RunHistory
 ) -> dict[str, str]:
-    """The content of all files but the weights, in the order of writing."""
+    """Returns the content of all files but the weights, in the order of writing."""
     dims = list(card.matryoshka_dims)
-    config = hf.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id)
+    config = settings.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id)
     config |= {"is_matryoshka": len(dims) > 1, "matryoshka_dimensions": dims}
     contents = {
         "tokenizer_config.json": tokenizer.hf_config(card.max_length),
@@ -141,7 +162,7 @@ def _texts(
             "model_type": "SentenceTransformer",
             "prompts": card.prompts,
             "default_prompt_name": card.default_prompt_name,
-            "similarity_fn_name": "cosine",
+            "similarity_fn_name": card.similarity,
             "matryoshka_dimensions": dims,
         },
         "1_Pooling/config.json": {
@@ -159,7 +180,7 @@ def _texts(
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
             {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
-        ],
+        ][: 3 if card.normalizes else 2],
     }
     readme = model_card.render_model_card(architecture, card.max_length, card.matryoshka_dims, card.prompts, about)
     plain = {"tokenizer.json": tokenizer.to_hf_json(), "README.md": readme}

@@ -16,8 +16,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from f2jax import files
-from f2jax.checkpoints import hf
-from f2jax.checkpoints.lazy import LazyWeight
+from f2jax.checkpoints import hf, settings
+from f2jax.checkpoints.hf import LazyWeight
 from f2jax.checkpoints.orbax import Checkpoints, TrainState, read_weight
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
@@ -36,11 +36,23 @@ def write_architecture(workdir: str | Path, config: Qwen3Config) -> None:
 
 
 def read_architecture(path: str | Path) -> Qwen3Config:
-    """The architecture of a workdir or a Hugging Face folder, without its weights."""
-    if is_workdir(path):
-        return Qwen3Config(**files.read_json(files.join(path, MODEL_FILE)))
-    name = files.join(path, "config.json")
-    return hf.config_from_hf(files.read_json(name), name)
+    """Returns the architecture of a workdir or a Hugging Face folder, without reading its weights.
+
+    Raises:
+        UserError: it is not there, not Qwen3, or another version of f2jax wrote it with other fields.
+    """
+    if not is_workdir(path):
+        return settings.read_config(path)
+    name = files.join(path, MODEL_FILE)
+    fields = dataclasses.fields(Qwen3Config)
+    required = {field.name: field.type for field in fields if field.default is dataclasses.MISSING}
+    content = files.read_json_object(name, required, {field.name: field.type for field in fields})
+    if unknown := sorted(content.keys() - {field.name for field in fields}):
+        raise UserError(
+            f"{name} has the field {', '.join(unknown)}, which this version of f2jax does not know; use the "
+            "version that wrote it, or a newer one."
+        )
+    return Qwen3Config(**content)
 
 
 def architecture_of(name: str, table_rank: int = 0) -> Qwen3Config:
@@ -125,6 +137,7 @@ def load_weights(
         state = checkpoints.restore(TrainState(jax.numpy.zeros((), np.int32), like, None))
     if state is None:
         raise UserError(f"The workdir {path} has no checkpoint yet; train a little longer.")
+    hf.check_finite(state.params, path)
     return architecture, state.params
 
 

@@ -209,9 +209,14 @@ class Embedder:
         return self.encode(texts, **self._with_prompt(DOCUMENT_PROMPTS, options))
 
     def similarity(self, a, b) -> np.ndarray:
-        """Cosine similarities [n, m] of embeddings [n, dim] and [m, dim]."""
+        """Similarities [n, m] of embeddings [n, dim] and [m, dim], by the function that the model's folder declares:
+        the cosine, the dot product, or the negative Euclidean or Manhattan distance."""
         a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
-        a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+        if self.card.similarity in ("euclidean", "manhattan"):
+            order = 2 if self.card.similarity == "euclidean" else 1
+            return -np.stack([np.linalg.norm(row - b, order, axis=1) for row in a])
+        if self.card.similarity == "cosine":
+            a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
         return a @ b.T
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.checkpoints import package, workdir
-from f2jax.checkpoints.lazy import LazyWeight
+from f2jax.checkpoints.hf import LazyWeight
 from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError, did_you_mean

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from f2jax import files
-from f2jax.checkpoints import hf
+from f2jax.checkpoints import hf, settings
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config, size
@@ -24,7 +24,7 @@ CONFIG = Qwen3Config(32, 48, 3, 4, 2, head_dim=16, vocab_size=50)
 def write(folder, config=CONFIG, dtype=jnp.float32, **options):
     params = jax.tree.map(lambda x: x.astype(dtype), init_params(Qwen3(config), 3))
     hf.save_hf(folder, params, **options)
-    (folder / "config.json").write_text(json.dumps(hf.config_to_hf(config, "float32", 1, 0)))
+    (folder / "config.json").write_text(json.dumps(settings.config_to_hf(config, "float32", 1, 0)))
     return params
 
 
@@ -127,16 +127,16 @@ def test_missing_files_are_named(tmp_path):
 )
 def test_what_is_not_built_is_refused_by_name(change, word):
     with pytest.raises(UserError, match=re.escape(word)):
-        hf.config_from_hf(hf.config_to_hf(CONFIG, "float32", 1, 0) | change)
+        settings.config_from_hf(settings.config_to_hf(CONFIG, "float32", 1, 0) | change)
 
 
 @pytest.mark.parametrize("theta", [1e4, 1e6, 5e6])
 def test_rope_theta_is_read_from_either_place(theta):
-    written = hf.config_to_hf(Qwen3Config(32, 48, 1, 4, 2, rope_theta=theta), "float32", 1, 0)
+    written = settings.config_to_hf(Qwen3Config(32, 48, 1, 4, 2, rope_theta=theta), "float32", 1, 0)
     old = {k: v for k, v in written.items() if k != "rope_parameters"}
     new = {k: v for k, v in written.items() if k != "rope_theta"}
-    assert hf.config_from_hf(old).rope_theta == hf.config_from_hf(new).rope_theta == theta
+    assert settings.config_from_hf(old).rope_theta == settings.config_from_hf(new).rope_theta == theta
 
 
 def test_layer_types_have_the_true_length():
-    assert len(hf.config_to_hf(size("80m"), "float32", 1, 0)["layer_types"]) == 8
+    assert len(settings.config_to_hf(size("80m"), "float32", 1, 0)["layer_types"]) == 8

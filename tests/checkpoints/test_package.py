@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 
 from f2jax import Embedder
-from f2jax.checkpoints import hf, package
+from f2jax.checkpoints import hf, package, settings
 from f2jax.checkpoints.package import ModelSettings, read_settings
 from f2jax.cli import main
 from f2jax.errors import UserError
@@ -75,7 +75,7 @@ def test_pooling_dimension_layer_types_and_lengths_are_the_true_ones(embedder, t
     assert config["architectures"] == ["Qwen3Model"] and config["dtype"] == "float32"
     assert read(tmp_path, "sentence_bert_config.json")["max_seq_length"] == 77
     assert read(tmp_path, "tokenizer_config.json")["model_max_length"] == 77
-    assert hf.config_from_hf(config) == architecture
+    assert settings.config_from_hf(config) == architecture
 
 
 def test_prompts_matryoshka_dimensions_and_similarity_are_declared(folder):

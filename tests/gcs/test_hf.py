@@ -12,7 +12,7 @@ from flax import linen as nn
 from safetensors.numpy import load_file, save_file
 
 from f2jax import files
-from f2jax.checkpoints import hf
+from f2jax.checkpoints import hf, settings
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
@@ -30,7 +30,7 @@ def local(tmp_path_factory):
     hf.save_hf(folder, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes))
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"lm_head.weight": np.zeros((52, 32), np.float32)}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(hf.config_to_hf(CONFIG, "float32", 1, 0)))
+    (folder / "config.json").write_text(json.dumps(settings.config_to_hf(CONFIG, "float32", 1, 0)))
     return folder
 
 
@@ -99,7 +99,7 @@ import sys
 import jax
 import numpy as np
 from gcsfs.core import GCSFileSystem
-from f2jax.checkpoints import hf
+from f2jax.checkpoints import hf, settings
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import param_shardings
 
@@ -113,7 +113,7 @@ async def counted(self, method, path, *args, **options):
 GCSFileSystem._request = counted
 
 whole = jax.tree.map(np.asarray, hf.load_hf(local)[1])
-config = hf.config_from_hf(hf.files.read_json(f"{local}/config.json"))
+config = settings.config_from_hf(hf.files.read_json(f"{local}/config.json"))
 _, params = hf.load_hf(remote, shardings=param_shardings(abstract_params(config), make_mesh(MESH)))
 def check(x, y):
     assert len(x.addressable_shards) == 2

@@ -8,7 +8,7 @@ import json
 import jax
 import numpy as np
 
-from f2jax.checkpoints import hf
+from f2jax.checkpoints import hf, settings
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 
@@ -40,7 +40,7 @@ def random_params(config: Qwen3Config, seed: int = 0):
 def save_for_transformers(folder, config: Qwen3Config, params, **save_options):
     hf.save_hf(folder, params, **save_options)
     dtype = str(jax.tree.leaves(params)[0].dtype)
-    (folder / "config.json").write_text(json.dumps(hf.config_to_hf(config, dtype, eos_id=1, pad_id=0)))
+    (folder / "config.json").write_text(json.dumps(settings.config_to_hf(config, dtype, eos_id=1, pad_id=0)))
 
 
 def oracle(folder, sequences) -> np.ndarray:

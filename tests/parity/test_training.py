@@ -10,6 +10,7 @@ import pytest
 
 from f2jax.checkpoints import hf
 from f2jax.checkpoints.orbax import TrainState
+from f2jax.checkpoints.settings import config_to_hf
 from f2jax.configs import common
 from f2jax.data.packing import assemble
 from f2jax.model.nested import matryoshka_dims
@@ -85,7 +86,7 @@ def optimizer_settings():
 
 def saved(folder, params):
     hf.save_hf(folder, params)
-    (folder / "config.json").write_text(json.dumps(hf.config_to_hf(CONFIG, "float32", 1, 0)))
+    (folder / "config.json").write_text(json.dumps(config_to_hf(CONFIG, "float32", 1, 0)))
     return folder
 
 

@@ -115,11 +115,11 @@ def test_what_is_not_there_is_said_and_is_no_failure(folder, monkeypatch):
 
 def test_what_export_made_of_an_earlier_model_goes(embedder, folder):
     """Vectors and graphs of other weights beside new ones would be worse than none."""
-    for name in package.MADE:
+    for name in package.EXPORTED:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     embedder.save_pretrained(folder)
-    assert not [name for name in package.MADE if (folder / name).exists()]
+    assert not [name for name in package.EXPORTED if (folder / name).exists()]
 
 
 def spoil(name, content):
