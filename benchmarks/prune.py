@@ -22,14 +22,14 @@ from f2jax.prune.importance import Scoring, calibrate
 SETTINGS = {
     "Minitron's scores, rescaled (default)": {},
     "not rescaled": {"rescale": False},
-    "scores: l2 over tokens": {"scoring": Scoring(tokens="l2")},
-    "scores: variance over tokens": {"scoring": Scoring(tokens="variance")},
+    "scores: l2 over tokens": {"scoring": Scoring(token_score="l2")},
+    "scores: variance over tokens": {"scoring": Scoring(token_score="variance")},
     "channels by the residual stream": {"scoring": Scoring(measure="stream")},
     "channels by the final output": {"scoring": Scoring(measure="final")},
     "first channels": {"choice": ChannelChoice(channels="first")},
     "random channels and neurons": {"choice": ChannelChoice(channels="random", neurons="random")},
-    "layers by change of the norm": {"choice": ChannelChoice(layers="norm_change")},
-    "even layers": {"choice": ChannelChoice(layers="even")},
+    "layers by change of the norm": {"choice": ChannelChoice(layers_by="norm_change")},
+    "even layers": {"choice": ChannelChoice(layers_by="even")},
 }
 
 

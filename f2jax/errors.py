@@ -6,6 +6,7 @@ import importlib.util
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 # How `is_transient` recognises errors that are likely to pass: system calls, HTTP, classes of libraries that got no
 # answer, words of TensorStore. PERMANENT ones look alike, but last until the user or a server changes something.
@@ -43,6 +44,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known are {', '.join(known)}" if known else ""
+
+
+def check_choices(options: Any) -> None:
+    """Raises UserError where a field of a dataclass, typed as a Literal, has none of its values."""
+    for name, hint in get_type_hints(type(options)).items():
+        value, choices = getattr(options, name), [choice for choice in get_args(hint) if choice]
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise UserError(f"{name}='{value}' is not a choice{did_you_mean(str(value), choices)}")
 
 
 class Interrupted(Exception):

@@ -93,8 +93,10 @@ def test_each_command_has_help(capsys, command):
     code, out, err = run(capsys, command, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: f2jax {command}")
-    options = re.findall(r"^  (--[\w-]+|[a-z]+)(?: [A-Z_]+.*?)?(?:  +(\S.*)|\n +(\S.*))$", out, re.M)
+    options = re.findall(r"^  (--[\w-]+|[A-Z]+)(?:,? .*?)?(?:  +(\S.*)|\n {10,}(\S.*))$", out, re.M)
+    assert {name for name, *_ in options} >= set(re.findall(r"--(?!no-)[a-z-]+", out.partition("\n\n")[0]))
     assert options and all(first or second for _, first, second in options), "every option says what it does"
+    assert re.search(rf"^example: f2jax {command} \S", out, re.M)
 
 
 def test_the_version(capsys):
@@ -174,12 +176,12 @@ TRAIN = ["train", "--config", CONFIG, "--workdir", "w"]
         (["xyzzy"], f"There is no command 'xyzzy'; known are {', '.join(sorted(cli.COMMANDS))}"),
         (["--modle"], "There is no command '--modle'"),
         (["encode"], "the following arguments are required: --model, --input, --output; see f2jax encode --help."),
-        (["encode", *NEEDED, "--truncate_dim=8"], "has no option '--truncate_dim'; did you mean '--truncate-dim'?"),
+        (["encode", *NEEDED, "--truncate=8"], "has no option '--truncate'; did you mean '--truncate-dim'?"),
         (["encode", *NEEDED, "--promt", "x"], "f2jax encode has no option '--promt'; did you mean '--prompt'?"),
         (["export", "--model", "m", "--output", "o", "--prec", "x"], "f2jax export has no option '--prec'"),
         (["encode", *NEEDED, "--truncate-dim", "8x"], "invalid int value: '8x'; see f2jax encode --help."),
         (["train", "--config", CONFIG], "the following arguments are required: --workdir; see f2jax train --help."),
-        ([*TRAIN, "--seed=1"], "no option '--seed=1'; fields of the config are set by --config.NAME=VALUE."),
+        ([*TRAIN, "--seed=1"], "no option '--seed'; fields of the config are set by --config.NAME=VALUE."),
     ],
 )
 def test_a_mistyped_command_line(capsys, argv, message):
@@ -256,9 +258,9 @@ def test_a_workdir_that_cannot_be_written(capsys, tmp_path):
         ({"--truncate-dim": 65}, "truncate_dim=65 is out of range; this model has 1 to 64 dimensions."),
         ({"--truncate-dim": -8}, "truncate_dim=-8 is out of range; this model has 1 to 64 dimensions."),
         ({"--batch-size": 0}, "batch_size=0 should be at least 1."),
-        ({"--precision": "int4"}, "There is no precision 'int4'; did you mean 'int8'?"),
+        ({"--precision": "int4"}, "precision='int4' is not a choice; did you mean 'int8'?"),
         ({"--prompt-name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
-        ({"--dtype": "float16"}, "There is no dtype 'float16'; choose float32 or bfloat16."),
+        ({"--dtype": "float16"}, "dtype='float16' is not a choice; did you mean 'bfloat16'?"),
         ({"--input": "nothing.txt"}, "There is no file nothing.txt; check the path."),
         ({"--input": "/"}, "/ should end in .txt, .jsonl or .parquet."),
         ({"--output": "out.csv"}, "out.csv should be a local path that ends in .npy or .parquet."),

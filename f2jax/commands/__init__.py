@@ -1,1 +1,1 @@
-"""The commands of `f2jax`, a module each with `main(argv)`. What a command needs it imports when it runs."""
+"""The commands of `f2jax`: a module each with `main(argv)`, which imports what it needs when it runs."""

@@ -1,37 +1,58 @@
 """`f2jax encode`: embed the texts of a file."""
 
-from f2jax.commands.options import devices_option, model_options, parser_of
+from dataclasses import dataclass
+
+from f2jax.commands.options import Arguments
+from f2jax.inference.options import ModelOptions, Precision
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Texts and vectors."""
+
+    input: str  # .txt (a text per line), .jsonl or .parquet
+    output: str  # .npy, or .parquet with text and embedding
+    column: str = "text"  # field of the text in .jsonl and .parquet
+    prompt: str | None = None  # put before every text
+    prompt_name: str | None = None  # a prompt of the model, such as query
+    truncate_dim: int | None = None  # keep this many leading dimensions; None: all
+    precision: Precision = "float32"  # type of the stored numbers
+    batch_size: int = 1024  # maximum number of texts in a device batch
+    fsdp: int = 1  # devices that share one copy of the weights; 1: each has all
 
 
 def main(argv: list[str]) -> None:
-    parser = parser_of(
+    arguments = Arguments(
         "encode",
-        "Embed the texts of a file on all devices; the same command resumes an interrupted run. On several hosts, run "
-        "it on each: the first one reads and writes.",
+        "Embed the texts of a file on all devices; run again, the same command resumes. On several hosts, run it on "
+        "each: the first one reads and writes.",
+        "--model release --input texts.txt --output vectors.npy",
+        argv,
+        ModelOptions,
+        EncodeOptions,
     )
-    model_options(parser)
-    devices_option(parser)
-    parser.add_argument("--input", required=True, help=".txt (a text a line), .jsonl or .parquet")
-    parser.add_argument("--output", required=True, help=".npy, or .parquet with text and embedding")
-    parser.add_argument("--column", default="text", help="field of the text in .jsonl and .parquet")
-    parser.add_argument("--prompt", help="put before every text")
-    parser.add_argument("--prompt-name", help="a prompt of the model, e.g. query")
-    parser.add_argument("--truncate-dim", type=int, help="keep the first so many dimensions")
-    parser.add_argument("--precision", default="float32", help="float32, int8, uint8, binary or ubinary")
-    parser.add_argument("--batch-size", type=int, default=1024, help="texts of a device batch at most")
-    args = parser.parse_args(argv)
+    model, options = arguments.read(ModelOptions), arguments.read(EncodeOptions)
 
     from f2jax.inference import multihost
     from f2jax.inference.embedder import Embedder
     from f2jax.inference.encode_file import encode_file
     from f2jax.parallel import hosts
 
-    names = ("prompt", "prompt_name", "truncate_dim", "precision", "batch_size")
-    options = {name: getattr(args, name) for name in names}
     hosts.start()
-    embedder = Embedder.from_pretrained(args.model, args.dtype, fsdp=args.fsdp)
+    embedder = Embedder.from_pretrained(model.model, model.dtype, fsdp=options.fsdp)
     shape = multihost.follow_first(
-        embedder, lambda: encode_file(embedder, args.input, args.output, args.column, **options)
+        embedder,
+        lambda: encode_file(
+            embedder,
+            options.input,
+            options.output,
+            options.column,
+            prompt=options.prompt,
+            prompt_name=options.prompt_name,
+            truncate_dim=options.truncate_dim,
+            precision=options.precision,
+            batch_size=options.batch_size,
+        ),
     )
     if shape:
-        print(f"{args.output}: {shape[0]:,} vectors of {shape[1]} x {args.precision}.")
+        print(f"{options.output}: {shape[0]:,} vectors of {shape[1]} x {options.precision}.")

@@ -1,18 +1,35 @@
 """`f2jax export`: write a folder that other embedding tools load."""
 
-from f2jax.commands.options import model_options, parser_of
+from dataclasses import dataclass
+from typing import Literal
+
+from f2jax.commands.options import Arguments
+from f2jax.inference.options import ModelOptions
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is written."""
+
+    output: str  # folder to write
+    # further formats, next to the weights; (): none
+    format: tuple[Literal["onnx", "onnx-int8", "gguf", "gguf-q8"], ...] = ()
+    scores: str | None = None  # for the model card: the --output of f2jax evaluate
+    license: str | None = None  # for the model card: an identifier of the hub, such as apache-2.0
+    truncate_layers: int | None = None  # keep this many leading layers of a model trained with loss.exits; None: all
+    table_rank: int | None = None  # keep this many columns of a factorized token table; None: all
 
 
 def main(argv: list[str]) -> None:
-    parser = parser_of("export", "Write the folder that sentence-transformers and transformers load as it is.")
-    model_options(parser)
-    parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--format", nargs="+", default=(), help="onnx, onnx-int8, gguf or gguf-q8, beside the weights")
-    parser.add_argument("--scores", help="for the model card: the --output of f2jax evaluate")
-    parser.add_argument("--license", help="for the model card: an identifier of the hub, such as apache-2.0")
-    parser.add_argument("--truncate-layers", type=int, help="keep the first layers, of a model trained with loss.exits")
-    parser.add_argument("--table-rank", type=int, help="keep so many columns of a factorized token table")
-    args = parser.parse_args(argv)
+    arguments = Arguments(
+        "export",
+        "Write the folder that sentence-transformers and transformers load as it is.",
+        "--model runs/0.6b --output release --dtype bfloat16",
+        argv,
+        ModelOptions,
+        ExportOptions,
+    )
+    given, options = arguments.read(ModelOptions), arguments.read(ExportOptions)
 
     from f2jax import files
     from f2jax.checkpoints import model_card, package
@@ -20,10 +37,11 @@ def main(argv: list[str]) -> None:
     from f2jax.release import about as about_lib
     from f2jax.release.export import export_package
 
-    model = files.resolve_model(args.model)
-    package.check_output(args.output, [model])
-    embedder = Embedder.from_pretrained(model, args.dtype, args.truncate_layers, args.table_rank)
-    scores = about_lib.read_scores(args.scores, embedder.fingerprint) if args.scores else {}
-    about = model_card.RunHistory(about_lib.read_stages(model), scores, args.license)
-    export_package(embedder, args.output, args.format, about)
-    print(f"{args.output}: {embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {args.dtype}.")
+    model = files.resolve_model(given.model)
+    package.check_output(options.output, [model])
+    embedder = Embedder.from_pretrained(model, given.dtype, options.truncate_layers, options.table_rank)
+    scores = about_lib.read_scores(options.scores, embedder.fingerprint) if options.scores else {}
+    about = model_card.RunHistory(about_lib.read_stages(model), scores, options.license)
+    export_package(embedder, options.output, options.format, about)
+    size = f"{embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {given.dtype}"
+    print(f"{options.output}: {size}.")

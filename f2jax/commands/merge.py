@@ -1,25 +1,41 @@
 """`f2jax merge`: average checkpoints into one model."""
 
-from f2jax.commands.options import parser_of
+from dataclasses import dataclass
+from typing import Literal
+
+from f2jax.commands.options import Arguments
+from f2jax.inference.options import Dtype
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Which checkpoints, and how they are averaged."""
+
+    models: tuple[str, ...]  # folders, hub ids, gs:// paths, workdirs or WORKDIR@STEP
+    output: str  # folder to write, as export does
+    last: int | None = None  # take all kept checkpoints of a workdir's last steps: 2500; None: the newest
+    method: Literal["average", "slerp"] = "average"  # slerp: along the arc between them
+    weights: tuple[float, ...] = ()  # weights of the models, in their order; (): equal
+    decay: float | None = None  # each model counts this times the one after it, such as 0.8; None: equal
+    dtype: Dtype = "float32"  # type of the result
 
 
 def main(argv: list[str]) -> None:
-    parser = parser_of("merge", "Average checkpoints, weight by weight: of one run's tail, or of several runs.")
-    parser.add_argument("models", nargs="+", help="folders, hub ids, gs:// paths, workdirs or WORKDIR@STEP")
-    parser.add_argument("--output", required=True, help="folder to write, as export does")
-    parser.add_argument(
-        "--last", type=int, metavar="STEPS", help="all kept checkpoints of a workdir's last steps: 2500"
-    )
-    parser.add_argument("--method", default="average", help="average, or slerp (along the arc between them)")
-    parser.add_argument("--weights", type=float, nargs="+", help="of the models, in their order; default: equal")
-    parser.add_argument("--decay", type=float, help="each model counts this times the one after it, e.g. 0.8")
-    parser.add_argument("--dtype", default="float32", help="of the result: float32 or bfloat16")
-    args = parser.parse_args(argv)
+    options = Arguments(
+        "merge",
+        "Average checkpoints, weight by weight: of one run's tail, or of several runs.",
+        "runs/80m --last 2500 --output merged",
+        argv,
+        MergeOptions,
+        positional="models",
+    ).read(MergeOptions)
 
     from f2jax.release import merge as lib
 
-    models = lib.sources(args.models, args.last)
-    made, shares = lib.merge_models(models, args.output, args.method, args.weights, args.decay, args.dtype)
+    models = lib.sources(options.models, options.last)
+    merged, shares = lib.merge_models(
+        models, options.output, options.method, options.weights, options.decay, options.dtype
+    )
     for model, share in zip(models, shares, strict=True):
         print(f"{share:7.1%}  {model}")
-    print(f"{args.output}: {made.parameters:,} parameters, {args.method} of {len(models)}.")
+    print(f"{options.output}: {merged.parameters:,} parameters, {options.method} of {len(models)}.")

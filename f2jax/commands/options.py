@@ -1,75 +1,266 @@
-"""What several commands share: parsers whose errors are one sentence, and kinds of options."""
+"""Command lines from dataclasses: an option is said once, as a field with its type, default and comment.
+
+>>> class Greeting:
+...     name: str  # whom to greet
+...     times: int = 1  # how often
+>>> arguments = Arguments("greet", "Greet someone.", "--name you", ["--name", "me"], Greeting)
+>>> arguments.read(Greeting)
+Greeting(name='me', times=1)
+"""
 
 import argparse
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from f2jax.errors import UserError, did_you_mean
+from f2jax import files
+from f2jax.errors import UserError, check_choices, did_you_mean
+
+T = TypeVar("T")
+METAVARS = {int: "N", float: "NUMBER"}
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are `UserError`s; an unknown option names the nearest known one."""
+class Arguments:
+    """The arguments of a command, as instances of the dataclasses that declare them."""
 
-    def parse_args(self, argv: list[str]) -> argparse.Namespace:
-        args, unknown = self.parse_known_args(argv)
-        if unknown:
-            name = unknown[0].split("=", 1)[0]
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            raise UserError(f"{self.prog} has no option '{name}'{did_you_mean(name, known)}")
-        return args
+    def __init__(
+        self,
+        command: str,
+        description: str,
+        example: str,
+        argv: Sequence[str],
+        *options: type,
+        positional: str = "",
+        config: bool = False,
+    ):
+        """Parses `argv`.
 
-    def error(self, message: str):
+        A field is an option of its name: required without a default, a flag where it is a bool, with several values
+        where it is a tuple, NAME=VALUE pairs where it is a dict; `off` stands for None and "". Options of the same name
+        are one. Each dataclass is a group in `--help`, headed by its docstring.
+
+        Args:
+            positional: the field that is given without its name.
+            config: whether fields of the config are taken too, as `overrides`.
+
+        Raises:
+            UserError: an option is unknown, missing or has no value of its type.
+        """
+        self.overrides: list[str] = []
+        if config:
+            description += " Any field of the config is an option: --config.optim.peak_lr=4e-5."
+        self._parser = _Parser(
+            prog=f"f2jax {command}",
+            description=description.replace("%", "%%"),
+            epilog=f"example: f2jax {command} {example}",
+            allow_abbrev=False,
+        )
+        self._names: set[str] = set()
+        for kind in options:
+            self._add(kind, positional)
+        self._values, unknown = self._parser.parse_known_args([_dashed(text) for text in argv])
+        self.overrides = [text for text in unknown if config and text.startswith("--config.")]
+        self._refuse([text for text in unknown if text not in self.overrides], config)
+
+    def read(self, kind: type[T]) -> T:
+        """Returns the instance of one of the dataclasses.
+
+        Raises:
+            UserError: a value is none of the field's choices.
+        """
+        values = {}
+        for field, hint in _fields(kind):
+            if is_dataclass(hint):
+                values[field.name] = self.read(hint)
+                continue
+            value = getattr(self._values, _name(field))
+            if get_origin(hint) is dict:
+                value = pairs(value, _option(_name(field)))
+            elif isinstance(value, list):  # an item is a list where it was numbers with commas
+                value = tuple(part for item in value for part in (item if isinstance(item, list) else [item]))
+            values[field.name] = value
+        made = kind(**values)
+        check_choices(made)
+        return made
+
+    def _add(self, kind: type, positional: str) -> None:
+        paragraphs = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+        text = paragraphs[1] if len(paragraphs) > 1 and not re.match(r"Raises:|Args:|>>>", paragraphs[1]) else ""
+        group = self._parser.add_argument_group(
+            paragraphs[0].replace("\n", " ").rstrip("."), text.replace("\n", " ").replace("%", "%%")
+        )
+        comments = _comments(kind)
+        for field, hint in _fields(kind):
+            if not is_dataclass(hint) and _name(field) not in self._names:
+                self._names.add(_name(field))
+                name = field.name if field.name == positional else _option(_name(field))
+                group.add_argument(name, **_argument(field, hint, comments[field.name], name.startswith("-")))
+        for _, hint in _fields(kind):
+            if is_dataclass(hint):
+                self._add(hint, positional)
+
+    def _refuse(self, unknown: list[str], config: bool) -> None:
+        if not unknown:
+            return
+        name = unknown[0].split("=", 1)[0]
+        if config:
+            raise UserError(
+                f"{self._parser.prog} has no option '{name}'; fields of the config are set by --config.NAME=VALUE."
+            )
+        raise UserError(f"{self._parser.prog} has no option '{name}'{did_you_mean(name, map(_option, self._names))}")
+
+
+def changed(options: Any, *names: str) -> str:
+    """Returns those of the fields that differ from their defaults, as options to read; empty where none does."""
+    defaults = {field.name: _default(field) for field in fields(options)}
+    return " and ".join(_option(name) for name in names if getattr(options, name) != defaults[name])
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """Returns the pairs of `NAME=VALUE` texts, and of JSON files that hold an object of texts.
+
+    Raises:
+        UserError: a text or a file is neither.
+    """
+    result: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if text.endswith(".json") and not equals:
+            given = files.read_json(text)
+            if not isinstance(given, dict) or not all(isinstance(item, str) for item in given.values()):
+                raise UserError(f"{text}: {option} takes a JSON object of names and texts.")
+            result |= given
+        elif name and value:
+            result[name] = value
+        else:
+            raise UserError(f"'{text}' in {option} should be NAME=VALUE.")
+    return result
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help.")
 
 
-def parser_of(command: str, description: str) -> argparse.ArgumentParser:
-    return Parser(prog=f"f2jax {command}", description=description, allow_abbrev=False)
+def _dashed(text: str) -> str:
+    """Options are taken with `_` for `-` too."""
+    name, equals, value = text.partition("=")
+    return text if not name.startswith("--") or "." in name else name.replace("_", "-") + equals + value
 
 
-def changed(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> str:
-    """Those of the options that differ from their defaults, as a list to be read; empty where none does."""
-    found = (name for name in names if getattr(args, name) != parser.get_default(name))
-    return " and ".join(f"--{name.replace('_', '-')}" for name in found)
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def off(text: str) -> str:
-    return "" if text == "off" else text
+def _name(field: Field) -> str:
+    """Returns the name of the option, which is the field's unless its metadata has another one."""
+    return field.metadata.get("option", field.name)
 
 
-def limit(text: str) -> float | None:
-    try:
-        return None if text == "off" else float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor off") from error
+def _fields(kind: type) -> list[tuple[Field, Any]]:
+    """Returns the fields with their types, without those of which the command makes a dataclass or None."""
+    hints = get_type_hints(kind)
+    nested = {name for name, hint in hints.items() if any(map(is_dataclass, get_args(hint)))}
+    return [(field, hints[field.name]) for field in fields(kind) if field.name not in nested]
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' should be numbers with commas, like 0,2,5") from error
+def _default(field: Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def model_options(parser, required: bool = True) -> None:
-    parser.add_argument("--model", required=required, help="folder, hub id, gs:// path or training workdir")
-    parser.add_argument("--dtype", default="float32", help="of weights and matmuls: float32 or bfloat16")
+def _argument(field: Field, hint: Any, comment: str, optional: bool) -> dict[str, Any]:
+    """Returns the arguments of `add_argument`."""
+    default = _default(field)
+    hint = _without_none(hint) if default is None else hint
+    several = get_origin(hint) in (tuple, dict)
+    result: dict[str, Any] = {}
+    if default is MISSING:
+        result |= {"required": True} if optional else {}
+    else:
+        comment = re.sub(r'(?<!\w)(?:None|\(\)|"")(?=:)', "off" if default else "default", comment)
+        shown = {True: "on", False: "off"}.get(default) if hint is bool else _shown(default)
+        comment += f" (default: {shown})" if shown and "default:" not in comment else ""
+        result["default"] = list(default) if isinstance(default, (tuple, dict)) else default
+    result["help"] = comment.replace("%", "%%")
+    if hint is bool:
+        return result | {"action": argparse.BooleanOptionalAction}
+    items = tuple(item for item in get_args(hint) if item is not Ellipsis)
+    if several:
+        result["nargs"] = "+" if default is MISSING else "*"
+        result |= {} if default and default is not MISSING else {"action": "extend"}  # given twice, values add up
+        hint = items[0]
+    metavar = "NAME=VALUE" if len(items) == 2 and several else _metavar(_name(field), hint)
+    return result | {"type": _reader(hint, commas=several), "metavar": metavar}
 
 
-def devices_option(parser) -> None:
-    parser.add_argument(
-        "--fsdp", type=int, default=1, help="devices that share one copy of the weights; 1: each has all"
+def _without_none(hint: Any) -> Any:
+    """Returns X of `X | None`: where None is the default, nothing has to say it."""
+    (hint,) = [item for item in get_args(hint) if item is not NoneType] or [hint]
+    return hint
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, (tuple, list, dict)):
+        return " ".join(map(str, default))
+    return "" if default in (None, "") else str(default)
+
+
+def _options_of(hint: Any) -> list[Any]:
+    """Returns the types and words that a hint allows: those of a union, of a Literal."""
+    if get_origin(hint) in (Union, UnionType):
+        return [option for item in get_args(hint) for option in _options_of(item)]
+    return list(get_args(hint)) if get_origin(hint) is Literal else [hint]
+
+
+def _words(options: list[Any]) -> dict[str, Any]:
+    """Returns the words that stand for values: `off` for None and the empty text."""
+    return {option or "off": option for option in options if isinstance(option, str)} | (
+        {"off": None} if NoneType in options else {}
     )
 
 
-def pairs(texts: list[str], option: str) -> dict[str, str]:
-    """NAME=VALUE, several times."""
-    found = [text.partition("=") for text in texts]
-    wrong = [text for text, parts in zip(texts, found, strict=True) if not all(parts)]
-    if wrong:
-        raise UserError(f"'{wrong[0]}' in {option} should be NAME=VALUE.")
-    return {name: value for name, _, value in found}
+def _reader(hint: Any, commas: bool) -> Callable[[str], Any]:
+    """Returns the function from text to a value of the type, or to a list of numbers with `commas` between them."""
+    options = _options_of(hint)
+    words = _words(options)
+    number = next((option for option in options if option in METAVARS), None)
+
+    def read(text: str) -> Any:
+        if text in words:
+            return words[text]
+        if commas and number and "," in text:
+            return [number(part) for part in text.split(",")]
+        return number(text) if number else text
+
+    read.__name__ = " or ".join([*([number.__name__] if number else []), *words])  # "invalid int or off value: 'x'"
+    return read
 
 
-def dimension(text: str) -> int | str:
-    try:
-        return text if text == "all" else int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor all") from error
+def _metavar(name: str, hint: Any) -> str:
+    options = _options_of(hint)
+    words = [*(METAVARS[option] for option in options if option in METAVARS), *_words(options)]
+    if len(words) == 1:
+        return words[0]
+    return "{" + ",".join(words) + "}" if words else name.rpartition("_")[2].upper()
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """Returns the comment of each field: at the end of its line, or in the lines above it."""
+    lines = textwrap.dedent(inspect.getsource(kind)).splitlines()
+    (definition,) = ast.parse("\n".join(lines)).body
+    assert isinstance(definition, ast.ClassDef)
+    result = {}
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            above: list[str] = []
+            for line in reversed(lines[: node.lineno - 1]):
+                if not line.strip().startswith("# "):
+                    break
+                above.insert(0, line.strip()[2:])
+            result[node.target.id] = " ".join(above) or lines[(node.end_lineno or 0) - 1].partition("  # ")[2]
+    return result

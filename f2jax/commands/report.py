@@ -1,16 +1,30 @@
 """`f2jax report`: tables and curves of results."""
 
-from f2jax.commands.options import parser_of
+from dataclasses import dataclass
+
+from f2jax.commands.options import Arguments
 from f2jax.errors import require_extra
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """Results and the page."""
+
+    results: tuple[str, ...]  # folders: the --output of f2jax evaluate, or results of mteb
+    output: str  # folder for index.html, the plots as PNG, and scores.csv
+
+
 def main(argv: list[str]) -> None:
-    parser = parser_of("report", "Tables and curves of results as one HTML page, beside the published F2LLM-v2.")
-    parser.add_argument("results", nargs="+", help="folders: the --output of f2jax evaluate, or results of mteb")
-    parser.add_argument("--output", required=True, help="folder for index.html, the plots as PNG, and scores.csv")
-    args = parser.parse_args(argv)
+    options = Arguments(
+        "report",
+        "Write tables and curves of results as one HTML page, next to the published F2LLM-v2.",
+        "scores-80m scores-330m --output page",
+        argv,
+        ReportOptions,
+        positional="results",
+    ).read(ReportOptions)
     require_extra("mteb", "f2jax report")
 
-    from f2jax.evaluation import report as lib
+    from f2jax.evaluation import report
 
-    print("\n".join(lib.report(args.results, args.output)))
+    print("\n".join(report.report(options.results, options.output)))

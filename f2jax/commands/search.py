@@ -1,85 +1,73 @@
 """`f2jax search`: find documents in two passes, print them, write them, serve a page, or fill a store."""
 
-from f2jax.commands.options import changed, model_options, parser_of
+from f2jax.commands.options import Arguments, changed
 from f2jax.errors import UserError
-
-UNUSED = {"serve": ("query", "queries", "output", "recall_queries"), "store": ("approximate", "recall_queries")}
+from f2jax.search.options import DocumentOptions, QueryOptions, ResultOptions, SearchOptions
 
 
 def main(argv: list[str]) -> None:
-    parser = parser_of(
+    arguments = Arguments(
         "search",
-        "Find documents in two passes, by few dimensions, then by all; the same command resumes interrupted embedding.",
+        "Find documents in two passes, by few dimensions, then by all; run again, the same command resumes "
+        "interrupted embedding.",
+        '--model release --folder notes --query "how do I renew a passport?"',
+        argv,
+        DocumentOptions,
+        QueryOptions,
+        SearchOptions,
+        ResultOptions,
     )
-    documents = parser.add_argument_group("documents", "Vectors, texts, both in the same order, or a folder of texts.")
-    documents.add_argument("--vectors", metavar="FILE.npy", help="floats, one row a document; made from --documents")
-    documents.add_argument("--documents", metavar="FILE", help=".txt (a text a line), .jsonl or .parquet; see --column")
-    documents.add_argument("--folder", help="text files (.txt, .md, .rst, .org, .tex), searched by passage")
-    queries = parser.add_argument_group("queries")
-    queries.add_argument("--queries", metavar="FILE", help=".npy of vectors, or texts like --documents")
-    queries.add_argument("--query", nargs="+", metavar="TEXT", help="in the place of --queries")
-    queries.add_argument("--column", default="text", help="field of the text in .jsonl and .parquet")
-    model_options(queries, required=False)
-    queries.add_argument("--batch-size", type=int, default=1024, help="texts of a device batch at most")
-    passes = parser.add_argument_group("passes")
-    passes.add_argument("--k", type=int, default=10, help="documents to find for a query")
-    passes.add_argument(
-        "--dims", type=int, help="dimensions of the first pass; default: 64, or all where there are less"
-    )
-    passes.add_argument(
-        "--candidates", type=int, default=200, help="documents that the first pass leaves to the second"
-    )
-    passes.add_argument("--precision", default="float32", help="of the first pass: float32, int8 or binary")
-    passes.add_argument(
-        "--approximate", type=float, help="share of the candidates to find by TPUs' approx_max_k, as 0.95"
-    )
-    results = parser.add_argument_group("results")
-    results.add_argument("--output", metavar="FILE.jsonl", help="a JSON object for each query; default: print them")
-    results.add_argument(
-        "--recall-queries", type=int, default=100, help="queries to compare with an exact search by all dimensions"
-    )
-    results.add_argument("--serve", action="store_true", help="a page to search in, on this machine alone")
-    results.add_argument("--port", type=int, default=8000, help="of the page; 0: any free one")
-    results.add_argument(
-        "--store", metavar="PLACE", help="Qdrant: a folder, or the http:// address of a server; filled and searched"
-    )
-    args = parser.parse_args(argv)
-    _check(args)
-    _check_unused(parser, args)
+    documents, queries = arguments.read(DocumentOptions), arguments.read(QueryOptions)
+    passes, results = arguments.read(SearchOptions), arguments.read(ResultOptions)
+    _check(documents, queries, results)
+    _check_unused(documents, queries, passes, results)
 
     from f2jax.search.run import run
 
-    run(args)
+    run(documents, queries, passes, results)
 
 
-def _check(args) -> None:
-    if args.folder and (args.documents or args.vectors):
+def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOptions) -> None:
+    """Raises UserError where options contradict each other, or one is missing."""
+    has_documents = documents.folder or documents.documents or documents.vectors
+    has_queries = queries.query or queries.queries
+    if documents.folder and (documents.documents or documents.vectors):
         raise UserError("Give either --folder, or --documents and --vectors.")
-    if not (args.folder or args.documents or args.vectors or args.store):
+    if not (has_documents or results.store):
         raise UserError("f2jax search needs --vectors, --documents or --folder.")
-    if args.query and args.queries:
+    if queries.query and queries.queries:
         raise UserError("Give either --query or --queries.")
-    if args.serve and args.store:
+    if results.serve and results.store:
         raise UserError("Give either --serve or --store.")
-    if args.serve and not (args.folder or args.documents):
+    if results.serve and not (documents.folder or documents.documents):
         raise UserError("--serve shows texts; give --folder or --documents.")
-    if not (args.query or args.queries or args.serve or args.store):
+    if not (has_queries or results.serve or results.store):
         raise UserError("f2jax search needs --query, --queries or --serve.")
-    if not (args.query or args.queries or args.serve or args.folder or args.documents or args.vectors):
+    if not (has_queries or results.serve or has_documents):
         raise UserError("--store needs documents to fill it, or --query or --queries to search it.")
-    if args.output and not (args.query or args.queries or args.serve):
+    if results.output and not (has_queries or results.serve):
         raise UserError("--output is for what queries find; give --query or --queries.")
-    documents = args.folder or (args.documents and not args.vectors)  # vectors may have been made elsewhere
-    texts = documents or args.query or args.serve or not (args.queries or ".npy").endswith(".npy")
-    if texts and not args.model:
+    texts = documents.folder or (documents.documents and not documents.vectors)  # vectors may be from elsewhere
+    asked = queries.query or (queries.queries and not queries.queries.endswith(".npy"))
+    if (texts or asked or results.serve) and not queries.model:
         raise UserError("Texts are embedded by a model; give --model.")
-    if args.output and not args.output.endswith(".jsonl"):
-        raise UserError(f"{args.output} should end in .jsonl.")
+    if results.output and not results.output.endswith(".jsonl"):
+        raise UserError(f"{results.output} should end in .jsonl.")
 
 
-def _check_unused(parser, args) -> None:
-    for option, names in UNUSED.items():
-        if getattr(args, option) and (some := changed(parser, args, *names)):
-            raise UserError(f"{some} would change nothing with --{option}; leave out what is named.")
-    if args.store and not (args.folder or args.documents or args.vectors) and changed(parser, args, "precision"):
+def _check_unused(
+    documents: DocumentOptions, queries: QueryOptions, passes: SearchOptions, results: ResultOptions
+) -> None:
+    """Raises UserError where an option would change nothing."""
+    unused = {
+        "serve": results.serve and [changed(queries, "query", "queries"), changed(results, "output", "recall_queries")],
+        "store": results.store and [changed(passes, "approximate"), changed(results, "recall_queries")],
+    }
+    for option, names in unused.items():
+        if names and any(names):
+            raise UserError(
+                f"{' and '.join(filter(None, names))} would change nothing with --{option}; leave out what is named."
+            )
+    filled = documents.folder or documents.documents or documents.vectors
+    if results.store and not filled and changed(passes, "precision"):
         raise UserError("--precision is chosen when a store is filled; leave it out to search what is there.")

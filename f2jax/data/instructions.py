@@ -1,7 +1,7 @@
 """Task instructions before texts (recipe 2.6), and which documents carry one."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from f2jax.data.record import Record, in_share, stable_id
 
@@ -10,16 +10,16 @@ from f2jax.data.record import Record, in_share, stable_id
 class Instructions:
     """Which texts carry a task's instruction (recipe 2.1): every query, and a share of symmetric tasks' documents."""
 
-    enabled: bool = True
-    by_name: dict[str, str] | None = None  # SOURCE-KIND, source or kind → task sentence; the closest counts
-    symmetric_share: float = 0.3
-    symmetric_sources: tuple[str, ...] = ()
-    seed: int = 0
+    enabled: bool = field(default=True, metadata={"option": "instructions"})  # put tasks before queries (stage 2)
+    # NAME=SENTENCE, of SOURCE-KIND, source or kind, the closest of which counts; or a FILE.json of {name: sentence}
+    by_name: dict[str, str] = field(default_factory=dict, metadata={"option": "tasks"})
+    symmetric_share: float = 0.3  # share of the documents of symmetric tasks that carry the task too
+    symmetric_sources: tuple[str, ...] = ()  # sources whose tasks are symmetric; clustering always is
+    seed: int = 0  # seed of that share
 
     def task(self, record: Record) -> str | None:
-        names = self.by_name or {}
         closest = (f"{record.source}-{record.kind}", record.source, record.kind)
-        return record.instruction or next((names[name] for name in closest if name in names), None)
+        return record.instruction or next((self.by_name[name] for name in closest if name in self.by_name), None)
 
     def query(self, record: Record) -> str:
         return add_instruction(record.query, self.task(record)) if self.enabled else record.query

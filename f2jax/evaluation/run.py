@@ -1,7 +1,5 @@
 """`f2jax evaluate` on tasks of mteb: from options to results."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,31 +8,11 @@ from f2jax import files
 from f2jax.errors import UserError, did_you_mean
 from f2jax.evaluation import baselines, prompts, runner, selection
 from f2jax.evaluation.encoder import Encoder, cached, model_meta
+from f2jax.evaluation.options import EvaluationOptions
 from f2jax.evaluation.variants import Variant, variants
 from f2jax.inference import multihost
 from f2jax.inference.embedder import Embedder
 from f2jax.inference.vector_cache import VectorCache
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What `f2jax evaluate --help` explains."""
-
-    output: str
-    model: str | None = None
-    dtype: str = "float32"
-    fsdp: int = 1
-    name: str | None = None
-    baseline: Sequence[str] = ()
-    tasks: Sequence[str] = ()
-    benchmark: str | None = None
-    data: str | None = None
-    languages: Sequence[str] = ()
-    dims: Sequence[int | str] = ()
-    precisions: Sequence[str] = ("int8", "binary")
-    prompts: str | None = None
-    prompt: dict[str, str] | None = None
-    cache: str | None = None
 
 
 def evaluate(options: EvaluationOptions) -> list[runner.Score] | None:

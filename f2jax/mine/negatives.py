@@ -9,7 +9,6 @@ Documents pass the devices block by block, and only the nearest of each query st
 with the data.
 """
 
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,44 +23,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.data.mixture import permute
 from f2jax.data.record import stable_id
-from f2jax.errors import UserError, did_you_mean
+from f2jax.errors import UserError
 from f2jax.inference.vectors import Vectors, unit_vectors
+from f2jax.mine.options import MiningOptions
 
-FEWER = ("drop", "random")
 GROUP = 16  # documents whose highest score stands for them in the first round
 PAIRS = 8_192  # of query and document, scored at once on the host
 AHEAD = 2  # blocks of queries at work: while one sorts, which on a CPU keeps one core busy, the other multiplies
 WALK = 256  # documents that a random draw looks at, at once
-
-
-@dataclass(frozen=True)
-class MiningOptions:
-    """What a hard negative is.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    top: int = 100  # nearest documents that are looked at, beside the right answers
-    skip: int = 5  # of those that pass, so many of the nearest are left out: often right answers that nobody marked
-    max_score: float | None = 0.8  # a negative's score is below this; None: no such limit
-    relative: float | None = 0.95  # and below this share of the score of the query's worst right answer; None: no limit
-    keep: int = 24  # negatives of a query
-    fewer: str = "drop"  # a query with fewer: "drop" its rows, or draw the rest at "random" from all documents
-    seed: int = 0  # of the random draw
-
-    def __post_init__(self):
-        if self.fewer not in FEWER:
-            raise UserError(f"There is no choice fewer={self.fewer}{did_you_mean(str(self.fewer), FEWER)}")
-        for name, least in (("skip", 0), ("keep", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name}={getattr(self, name)} should be at least {least}.")
-        if self.top < self.skip + self.keep:
-            raise UserError(f"top={self.top} should be at least skip + keep = {self.skip + self.keep}.")
-        for name in ("max_score", "relative"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name}={value} should be a number from 0 on.")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.instructions import HAS_ONE
-from f2jax.data.record import KINDS, Record
+from f2jax.data.record import Record
 from f2jax.data.texts import read_texts
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
 from f2jax.inference.vectors import digest, embed_into, load_vectors, open_array, progress_of, read_progress
-from f2jax.mine.negatives import BLOCKS, Blocks, MiningOptions, mine_negatives
+from f2jax.mine.negatives import BLOCKS, Blocks, mine_negatives
+from f2jax.mine.options import MiningInput, MiningOptions, VectorOptions
 from f2jax.mine.rows import Group, MiningRows, group_rows, read_rows
 
 ROWS = 4_096  # of a row group of the output
@@ -34,22 +35,13 @@ TYPES = {bool: pa.bool_(), tuple[str, ...]: pa.list_(pa.string())}
 SCHEMA = pa.schema([(f.name, TYPES.get(f.type, pa.string())) for f in dataclasses.fields(Record)])
 
 
-@dataclass(frozen=True)
-class Input:
-    """Which rows are mined, against what."""
-
-    sources: Sequence[str]  # files, globs, folders or built-in sets
-    corpus: str | None = None  # a file of texts (`read_texts`) that are documents of every set
-    kinds: Sequence[str] = ()  # SOURCE=KIND patterns for files whose rows do not say their kind
-    only: Sequence[str] = KINDS  # the kinds to mine for
-
-    def read(self) -> MiningRows:
-        """Raises UserError where `read_rows` does, or where the corpus cannot be read."""
-        return read_rows(self.sources, read_texts(self.corpus) if self.corpus else (), self.kinds, self.only)
+def read_input(given: MiningInput) -> MiningRows:
+    """Raises UserError where `read_rows` does, or where the corpus cannot be read."""
+    return read_rows(given.input, read_texts(given.corpus) if given.corpus else (), given.kinds, given.only)
 
 
 def mine_file(
-    given: Input,
+    given: MiningInput,
     vectors: "Embedded | Given",
     output: str,
     options: MiningOptions,
@@ -73,7 +65,7 @@ def mine_file(
     """
     if Path(output).suffix != ".parquet" or files.is_remote(output):
         raise UserError(f"{output} should be a local path that ends in .parquet.")
-    rows = given.read()
+    rows = read_input(given)
     groups = group_rows(rows, across_sources)
     folder, whole = Path(f"{output}.partial"), Path(f"{output}.whole")
     try:
@@ -93,7 +85,7 @@ def mine_file(
     return summary
 
 
-def list_texts(given: Input, queries: str | None, documents: str | None) -> str:
+def list_texts(given: MiningInput, queries: str | None, documents: str | None) -> str:
     """Write the texts for another tool to embed: a JSON object {"text": …} a line, in the order that `Given` wants.
 
     Returns what was written, for the user.
@@ -105,7 +97,7 @@ def list_texts(given: Input, queries: str | None, documents: str | None) -> str:
     for path in filter(None, targets.values()):
         if Path(path).suffix != ".jsonl":
             raise UserError(f"{path} should end in .jsonl; a text may hold line ends.")
-    rows, lines = given.read(), []
+    rows, lines = read_input(given), []
     for kind, path in targets.items():
         if path:
             texts = getattr(rows, kind)
@@ -120,24 +112,19 @@ def list_texts(given: Input, queries: str | None, documents: str | None) -> str:
 # Vectors: by a model, or from files
 
 
-def choose_vectors(
-    model: str | None,
-    dtype: str,
-    prompt_name: str | None,
-    batch_size: int,
-    queries: str | None,
-    documents: str | None,
-) -> "Embedded | Given":
-    """Where the vectors come from: a model, or two files.
+def choose_vectors(options: VectorOptions) -> "Embedded | Given":
+    """Returns where the vectors come from: a model, or two files.
 
     Raises:
         UserError: both or neither are named, or the model cannot be loaded.
     """
-    if bool(model) == bool(queries or documents) or bool(queries) != bool(documents):
+    queries, documents = options.query_embeddings, options.document_embeddings
+    if options.model and not (queries or documents):
+        embedder = Embedder.from_pretrained(options.model, options.dtype)
+        return Embedded(embedder, options.prompt_name, options.batch_size)
+    if options.model or not queries or not documents:
         raise UserError("Give either --model, or both --query-embeddings and --document-embeddings.")
-    if not model:
-        return Given(queries, documents)
-    return Embedded(Embedder.from_pretrained(model, dtype), prompt_name, batch_size)
+    return Given(queries, documents)
 
 
 @dataclass(frozen=True)

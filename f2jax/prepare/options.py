@@ -19,9 +19,9 @@ class PrepareOptions:
 
     max_length: int = 1024  # tokens of a text, end token included
     instructions: Instructions = field(default_factory=Instructions)
-    validation_share: float = 0.01  # of each data set's queries
-    seed: int = 0
-    cap: int = 0  # rows of a data set at most; 0: all
+    validation_share: float = 0.01  # share of each data set's queries that is held out
+    seed: int = 0  # seed of the cap, the held-out share and the instructions
+    cap: int = 0  # maximum number of rows of a data set, sampled with the seed; 0: all
     kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not say it
     curate: Curation | None = None  # None: rows stay as they are
 

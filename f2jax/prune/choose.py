@@ -9,39 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from f2jax.errors import UserError, did_you_mean
+from f2jax.errors import UserError
 from f2jax.model.qwen3 import logical_axes
 from f2jax.model.sizes import Qwen3Config
 from f2jax.prune.importance import Importance
-
-CHOICES = ("importance", "first", "random")  # of channels and of neurons
-LAYER_CHOICES = ("first", "even", "norm_change", "random")
-ORDERS = ("original", "importance")
-
-
-@dataclass(frozen=True)
-class ChannelChoice:
-    """How to choose what stays.
-
-    Raises:
-        UserError: unknown name.
-    """
-
-    channels: str = "importance"  # of the width: by score, the first ones (as Matryoshka orders them), or at random
-    neurons: str = "importance"  # of the MLP
-    order: str = "original"  # of kept channels: as they were, or most important first
-    layers: str | tuple[int, ...] = "first"  # a rule, or numbers from 0; the reference keeps the first (recipe 1)
-    seed: int = 0  # of random choices
-
-    def __post_init__(self):
-        for title, name, known in (
-            ("choice of channels", self.channels, CHOICES),
-            ("choice of neurons", self.neurons, CHOICES),
-            ("order of channels", self.order, ORDERS),
-            ("choice of layers", self.layers, LAYER_CHOICES),
-        ):
-            if isinstance(name, str) and name not in known:
-                raise UserError(f"There is no {title} '{name}'{did_you_mean(name, known)}")
+from f2jax.prune.options import ChannelChoice
 
 
 @dataclass(frozen=True)
@@ -108,16 +80,16 @@ def choose_channels(
 
 
 def _layers(old: Qwen3Config, count: int, choice: ChannelChoice, importance: Importance | None, rng) -> np.ndarray:
-    if not isinstance(choice.layers, str):
-        layers = np.array(choice.layers, int)
+    if choice.keep_layers:
+        layers = np.array(choice.keep_layers, int)
         if len(layers) != count or (np.diff(layers) <= 0).any() or layers[0] < 0 or layers[-1] >= old.layers:
             raise UserError(f"The layers to keep should be {count} rising numbers from 0 to {old.layers - 1}.")
         return layers
-    if choice.layers == "even":
+    if choice.layers_by == "even":
         return np.round(np.linspace(0, old.layers - 1, count)).astype(int)
-    if choice.layers == "random":
+    if choice.layers_by == "random":
         return np.sort(rng.choice(old.layers, count, replace=False))
-    if choice.layers == "norm_change" and count < old.layers:
+    if choice.layers_by == "norm_change" and count < old.layers:
         if importance is None:
             raise UserError("The change of the norm is measured on texts; name some with --data.")
         return np.sort(np.argsort(-importance.norm_change_l, kind="stable")[:count])

@@ -11,37 +11,11 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from f2jax.errors import UserError, did_you_mean
+from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3
+from f2jax.prune.options import Scoring
 
 TOKENS = 2_048  # of one device batch
-TOKEN_SCORES = ("mean", "l2", "variance")
-TEXT_SCORES = ("l2", "mean", "variance")
-MEASURES = ("norms", "stream", "final")
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How activations become scores; the defaults are Minitron's (the reference's are not known, recipe 1).
-
-    Raises:
-        UserError: unknown name.
-    """
-
-    tokens: str = "mean"  # over the tokens of a text: mean of |x|, l2 (root of the mean square), or variance
-    texts: str = "l2"  # over the texts: l2 (root of the mean square), mean, or variance
-    measure: str = (
-        "norms"  # channels at: the RMSNorm outputs before attention and MLP, the residual stream, the final output
-    )
-
-    def __post_init__(self):
-        for title, name, known in (
-            ("token score", self.tokens, TOKEN_SCORES),
-            ("text score", self.texts, TEXT_SCORES),
-            ("measure", self.measure, MEASURES),
-        ):
-            if name not in known:
-                raise UserError(f"There is no {title} '{name}'{did_you_mean(name, known)}")
 
 
 @dataclass(frozen=True)
@@ -117,12 +91,12 @@ def calibrate(
         found = flatten_dict(jax.device_get(observe(params, *_pad(batch))), sep="/")
         found = {k: np.moveaxis(v, 1, 0) if k.startswith("layers/") else v for k, v in found.items()}  # texts first
         for name, running in scores.items():
-            running.add(token_score(found[name][:count], scoring.tokens))
+            running.add(token_score(found[name][:count], scoring.token_score))
         for name, running in energies.items():
             running.add(found[name][:count, ..., 2, :])
         progress(count)
-    total = sum(np.atleast_2d(scores[name].result(scoring.texts)) for name in measured)
-    neurons = scores["layers/mlp_inner"].result(scoring.texts)
+    total = sum(np.atleast_2d(scores[name].result(scoring.text_score)) for name in measured)
+    neurons = scores["layers/mlp_inner"].result(scoring.text_score)
     return Importance(total, neurons, *(energies[name].result("mean") for name in streams))
 
 

@@ -1,10 +1,10 @@
 """`f2jax prune`: a model → a smaller one, written as a released package that training, too, starts from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from f2jax import files
@@ -17,57 +17,36 @@ from f2jax.model import nested
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.prune.choose import ChannelChoice, choose_channels, cut_weights, target_architecture
-from f2jax.prune.importance import Scoring, calibrate
+from f2jax.prune.choose import choose_channels, cut_weights, target_architecture
+from f2jax.prune.importance import calibrate
+from f2jax.prune.options import Calibration, PruneOptions
 from f2jax.prune.vocabulary import table_rows, trim_tokenizer, used_tokens
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The texts that importance is measured on."""
+def pruned_architecture(old: Qwen3Config, options: PruneOptions) -> Qwen3Config:
+    """Returns the shape that the options ask for.
 
-    sources: Sequence[str] = ()  # as in data.sources; (): nothing is measured
-    samples: int = 1024  # texts (Minitron's number)
-    max_length: int = 1024  # tokens of a text, where the model's context is not shorter
-    seed: int = 0  # of the draw
+    Raises:
+        UserError: it is larger, or differs in what pruning leaves alone.
+    """
+    named = size(options.size) if options.size else None
+    for name in ("heads", "kv_heads", "head_dim"):
+        if named and getattr(named, name) != getattr(old, name):
+            raise UserError(
+                f"A {options.size} has {name}={getattr(named, name)} and this model {getattr(old, name)}, which "
+                "pruning leaves as it is; give --width, --mlp and --layers instead of --size."
+            )
+    if named and (options.width or options.mlp or options.layers):
+        raise UserError("Give either --size, or --width, --mlp and --layers.")
+    wanted = (named.width, named.mlp, named.layers) if named else (options.width, options.mlp, options.layers)
+    if options.choice.keep_layers:
+        wanted = (*wanted[:2], wanted[2] or len(options.choice.keep_layers))
+    return target_architecture(old, *wanted)
 
-    def sequences(self, tokenizer: Tokenizer, context: int) -> list:
-        return tokenizer.encode(sample_texts(self.sources, self.samples, self.seed), min(self.max_length, context))
 
-
-@dataclass(frozen=True)
-class PruneOptions:
-    """What is cut, and how."""
-
-    size: str = ""  # a name in model/sizes.py; else the three fields that follow
-    width: int = 0  # 0: as it is
-    mlp: int = 0
-    layers: int = 0
-    calibration: Calibration = field(default_factory=Calibration)
-    scoring: Scoring = field(default_factory=Scoring)
-    choice: ChannelChoice = field(default_factory=ChannelChoice)
-    rescale: bool = True  # make good for what goes from under the RMSNorms, see `model.prune.cut`
-    trim_vocab: Sequence[str] = ()  # sources whose tokens stay in the token table; (): all stay
-
-    def architecture(self, old: Qwen3Config) -> Qwen3Config:
-        """The shape that is asked for.
-
-        Raises:
-            UserError: it is larger, or differs in what pruning leaves alone.
-        """
-        named = size(self.size) if self.size else None
-        for name in ("heads", "kv_heads", "head_dim"):
-            if named and getattr(named, name) != getattr(old, name):
-                raise UserError(
-                    f"A {self.size} has {name}={getattr(named, name)} and this model {getattr(old, name)}, which "
-                    "pruning leaves as it is; give --width, --mlp and --layers instead of --size."
-                )
-        if named and (self.width or self.mlp or self.layers):
-            raise UserError("Give either --size, or --width, --mlp and --layers.")
-        wanted = (named.width, named.mlp, named.layers) if named else (self.width, self.mlp, self.layers)
-        if not isinstance(self.choice.layers, str):
-            wanted = (*wanted[:2], wanted[2] or len(self.choice.layers))
-        return target_architecture(old, *wanted)
+def calibration_sequences(texts: Calibration, tokenizer: Tokenizer, context: int) -> list[np.ndarray]:
+    """Returns the token ids of the calibration texts, at most as long as the model's context."""
+    return tokenizer.encode(sample_texts(texts.data, texts.samples, texts.seed), min(texts.max_length, context))
 
 
 def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str = "float32") -> Qwen3Config:
@@ -82,15 +61,15 @@ def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str
     path = files.resolve_model(name)
     package.check_output(output, [path])
     old = replace(workdir.read_architecture(path), table_rank=0)
-    new = options.architecture(old)
-    narrower, measured = new.width < old.width, options.calibration.sources
+    new = pruned_architecture(old, options)
+    narrower, measured = new.width < old.width, options.calibration.data
     if narrower and options.rescale and not measured:
         raise UserError("Rescaling needs the energy of the channels that go; name texts with --data, or --no-rescale.")
     tokenizer, card = load_tokenizer(tokenizer_folder(path)), package.read_settings(path, old)
     params = nested.cut_nested(*workdir.load_weights(path, jnp.dtype(dtype)))[1]  # a factorized table is multiplied out
     importance = None
     if measured:
-        sequences = options.calibration.sequences(tokenizer, card.max_length)
+        sequences = calibration_sequences(options.calibration, tokenizer, card.max_length)
         model = Qwen3(old, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         with tqdm(total=len(sequences), desc="calibration", unit="text", dynamic_ncols=True) as bar:
             importance = calibrate(model, params, sequences, options.scoring, bar.update)

@@ -6,7 +6,7 @@ process, for up to some ten thousand documents) or the address of a server, whic
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -163,25 +163,22 @@ def search_store(
 
 
 def use(
-    place: str, documents: SearchTexts | None, queries: SearchTexts | None, options_of: Callable, output: str | None
+    place: str, documents: SearchTexts | None, queries: SearchTexts | None, options: SearchOptions, output: str | None
 ) -> None:
     """`f2jax search --store`: fill the store where there are documents, search it where there are queries.
-
-    Args:
-        options_of: the options of a search in vectors of so many dimensions.
 
     Raises:
         UserError: the store cannot be used, or keeps another precision.
     """
     with open_store(place) as client:
         if documents:
-            options = options_of(documents.vectors.shape[1])
+            options = options.for_width(documents.vectors.shape[1])
             check_kept(client, "://" in place, options.precision)
             count = fill_store(client, documents, options.dims, options.precision)
             print(f"{place}: {count:,} documents, {options.dims} dimensions first.")
         if not queries:
             return
-        options = options_of(sizes(client)[1])
+        options = options.for_width(sizes(client)[1])
         found, known = search_store(client, np.asarray(queries.vectors), options)
         texts, places = ({n: of[name] for n, of in known.items() if name in of} for name in ("text", "place"))
         results = Results(SearchTexts(None, texts, places), queries, options, found)

@@ -1,80 +1,78 @@
 """What `f2jax search` does with its options: where documents, queries and results go."""
 
-from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from f2jax.inference.embedder import DOCUMENT_PROMPTS, Embedder
 from f2jax.inference.vector_cache import VectorCache
 from f2jax.search.files import SearchTexts, read_corpus, search_corpus, write_results
+from f2jax.search.options import DocumentOptions, QueryOptions, ResultOptions, SearchOptions
 from f2jax.search.passages import read_folder
-from f2jax.search.two_pass import SearchOptions
 
-DIMS = 64  # of the first pass, where there are as many
 VECTORS = ".f2jax-vectors"  # in a searched folder: the vectors of its passages, by model and text
 
 
-def run(args: Namespace) -> None:
-    """Raises UserError where an option or a file cannot be used."""
-    embedder = Embedder.from_pretrained(args.model, args.dtype) if args.model else None
-    documents = _documents(args, embedder)
-    queries = partial(_queries, args, embedder, documents.vectors.shape[1] if documents else None)
-    if args.store:
+def run(given: DocumentOptions, asked: QueryOptions, options: SearchOptions, results: ResultOptions) -> None:
+    """Searches, serves a page or fills a store, as `f2jax search` is told.
+
+    Raises:
+        UserError: an option or a file cannot be used.
+    """
+    embedder = Embedder.from_pretrained(asked.model, asked.dtype) if asked.model else None
+    documents = _documents(given, asked, embedder)
+    queries = partial(_queries, asked, embedder, documents.vectors.shape[1] if documents else None)
+    if results.store:
         from f2jax.search import qdrant
 
-        qdrant.use(args.store, documents, queries(), partial(_options, args), args.output)
+        qdrant.use(results.store, documents, queries(), options, results.output)
         return
-    options = _options(args, documents.vectors.shape[1])
-    if args.serve:
+    options = options.for_width(documents.vectors.shape[1])
+    if results.serve:
         from f2jax.search.serve import serve
 
-        serve(documents, embedder, options, args.port)
+        serve(documents, embedder, options, results.port)
         return
-    results = search_corpus(documents, queries(), options, args.recall_queries)
-    if args.output:
-        write_results(results, args.output)
-        print(f"{args.output}: {results}")
+    found = search_corpus(documents, queries(), options, results.recall_queries)
+    if results.output:
+        write_results(found, results.output)
+        print(f"{results.output}: {found}")
     else:
-        print(f"{results.lines()}\n{results}")
+        print(f"{found.lines()}\n{found}")
 
 
-def _options(args: Namespace, width: int) -> SearchOptions:
-    dims = min(DIMS, width) if args.dims is None else args.dims
-    return SearchOptions(args.k, dims, args.candidates, args.precision, args.approximate)
-
-
-def _documents(args: Namespace, embedder: Embedder | None) -> SearchTexts | None:
-    """None where there are none, but a store that has them."""
-    if args.folder:
-        return folder_corpus(args.folder, embedder, args.batch_size)
-    if not (args.documents or args.vectors):
+def _documents(given: DocumentOptions, asked: QueryOptions, embedder: Embedder | None) -> SearchTexts | None:
+    """Returns the documents; None where only the store has them."""
+    if given.folder:
+        return folder_corpus(given.folder, embedder, asked.batch_size)
+    if not (given.documents or given.vectors):
         return None
-    return read_corpus(args.documents, args.vectors, **_encoding(args, embedder, "document"))
+    return read_corpus(given.documents, given.vectors, **_encoding(asked, embedder, "document"))
 
 
-def _queries(args: Namespace, embedder: Embedder | None, width: int | None) -> SearchTexts | None:
-    """Those of a model are cut to the documents' width, where it is one of the model's."""
-    if not (args.query or args.queries):
+def _queries(asked: QueryOptions, embedder: Embedder | None, width: int | None) -> SearchTexts | None:
+    """Returns the queries; those of a model are cut to the documents' width, where it is one of the model's."""
+    if not (asked.query or asked.queries):
         return None
-    if args.query:
-        queries = SearchTexts(embedder.encode_query(args.query, show_progress_bar=False), args.query)
-    elif args.queries.endswith(".npy"):
-        return read_corpus(None, args.queries, **_encoding(args, embedder, "query"))
+    if asked.query:
+        queries = SearchTexts(embedder.encode_query(list(asked.query), show_progress_bar=False), list(asked.query))
+    elif asked.queries.endswith(".npy"):
+        return read_corpus(None, asked.queries, **_encoding(asked, embedder, "query"))
     else:
-        queries = read_corpus(args.queries, None, **_encoding(args, embedder, "query"))
+        queries = read_corpus(asked.queries, None, **_encoding(asked, embedder, "query"))
     return replace(queries, vectors=queries.vectors[:, :width]) if width in embedder.matryoshka_dims else queries
 
 
-def _encoding(args: Namespace, embedder: Embedder | None, kind: str) -> dict:
-    """How texts become vectors, and what these depend on."""
+def _encoding(asked: QueryOptions, embedder: Embedder | None, kind: str) -> dict[str, Any]:
+    """Returns how texts become vectors, and what these depend on."""
     if embedder is None:
-        return {"encode": None, "call": {}, "column": args.column}
+        return {"encode": None, "call": {}, "column": asked.column}
     encode = embedder.encode_document if kind == "document" else embedder.encode_query
     return {
-        "encode": partial(encode, batch_size=args.batch_size, show_progress_bar=False),
+        "encode": partial(encode, batch_size=asked.batch_size, show_progress_bar=False),
         "call": {"model": embedder.fingerprint, "kind": kind},
-        "column": args.column,
+        "column": asked.column,
     }
 
 

@@ -15,30 +15,10 @@ import numpy as np
 
 from f2jax.errors import UserError
 from f2jax.inference.vectors import Vectors, unit_vectors
+from f2jax.search.options import SearchOptions
 from f2jax.search.top_k import BLOCKS, Blocks, TopK
 
 SAME = 1e-6  # scores that differ by less are equal: the passes add up in different orders
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How a search is done.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    k: int = 10  # documents to find
-    dims: int = 64  # of the first pass
-    candidates: int = 200  # documents that the first pass hands to the second
-    precision: str = "float32"  # of the first pass: float32, int8 or binary
-    approximate: float | None = None  # share of the candidates that a TPU's approx_max_k is to find; None: all
-
-    def __post_init__(self):
-        if self.k < 1:
-            raise UserError(f"k={self.k} should be at least 1.")
-        if self.candidates < self.k:
-            raise UserError(f"candidates={self.candidates} should be at least k={self.k}.")
 
 
 OPTIONS = SearchOptions()
@@ -57,7 +37,7 @@ class SearchResult:
 class Search:
     """A search over documents [n, e], of any float type and length; of a `np.memmap` only what is needed is read.
 
-    >>> search = Search(np.load("documents.npy", mmap_mode="r"), Options(k=5))
+    >>> search = Search(np.load("documents.npy", mmap_mode="r"), SearchOptions(k=5))
     >>> search(model.encode_query(["where is Kenya?"])).numbers_qk
 
     Raises:
@@ -65,8 +45,8 @@ class Search:
     """
 
     def __init__(self, documents: Vectors, options: SearchOptions = OPTIONS, blocks: Blocks = BLOCKS):
-        self.documents, self.options = documents, options
-        self._first = TopK(documents, options.dims, options.precision, options.approximate, blocks)
+        self.documents, self.options = documents, options.for_width(documents.shape[1])
+        self._first = TopK(documents, self.options.dims, options.precision, options.approximate, blocks)
 
     def blocks(self, queries: Vectors) -> Iterator[SearchResult]:
         """What is found for queries [q, e], block by block.

@@ -6,7 +6,6 @@ a token means in any language is most of what a small model has to learn.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -15,32 +14,7 @@ import numpy as np
 import optax
 
 from f2jax.errors import UserError
-
-
-@dataclass(frozen=True)
-class BagOptions:
-    """How the token table learns.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    steps: int = 3_000  # optimizer steps
-    batch_size: int = 512  # texts of a step
-    max_length: int = 128  # tokens of a text that are read; the end token does not count
-    peak_lr: float = 2e-2  # after a warm-up of a tenth of the steps; it then falls to 0 as a cosine
-    cosine_weight: float = 5.0  # of 1 - cosine to the teacher's vector
-    scores_weight: float = 1.0  # of the KL divergence from the teacher's in-batch scores
-    temperature: float = 0.05  # of the softmaxes over the student's and the teacher's scores
-    seed: int = 0  # of the first table and of the order of the texts
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} should be at least 1.")
-        for name in ("peak_lr", "temperature"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}={getattr(self, name)} should be above 0.")
+from f2jax.start.options import BagOptions
 
 
 def embed_bags(params: dict, tokens_it, mask_it):

@@ -1,6 +1,6 @@
 """`f2jax start`: a student's first weights from the vectors of a teacher, of any architecture and tokenizer."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +15,8 @@ from f2jax.inference.vectors import unit_vectors
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.start.backbone import average_params
-from f2jax.start.bag import BagOptions, distil_bag
-
-
-@dataclass(frozen=True)
-class StartOptions:
-    """The shape of the student, and how its token table learns."""
-
-    size: str = "mini"  # a name in model/sizes.py; its vocabulary becomes that of the corpus
-    max_texts: int = 1_000_000  # texts that are drawn from the corpus
-    bag: BagOptions = field(default_factory=BagOptions)
+from f2jax.start.bag import distil_bag
+from f2jax.start.options import StartOptions
 
 
 def start_from_vectors(

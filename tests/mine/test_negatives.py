@@ -277,7 +277,7 @@ def test_the_draw_is_spread_over_all_documents():
         ({"max_score": float("nan")}, "max_score=nan should be a number from 0 on."),
         ({"max_score": -0.5}, "max_score=-0.5 should be a number from 0 on."),
         ({"relative": float("inf")}, "relative=inf should be a number from 0 on."),
-        ({"fewer": "randm"}, "There is no choice fewer=randm; did you mean 'random'?"),
+        ({"fewer": "randm"}, "fewer='randm' is not a choice; did you mean 'random'?"),
     ],
 )
 def test_a_rule_that_makes_no_sense(changes, message):

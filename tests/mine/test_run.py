@@ -18,7 +18,8 @@ from f2jax.inference import vectors as vectors_module
 from f2jax.inference.encode_file import encode_file
 from f2jax.mine import run as module
 from f2jax.mine.negatives import Blocks, MiningOptions
-from f2jax.mine.run import Embedded, Given, Input, list_texts, mine_file
+from f2jax.mine.options import MiningInput
+from f2jax.mine.run import Embedded, Given, list_texts, mine_file, read_input
 from tests import tiny_model
 from tests.mine.test_negatives import exact_vectors, oracle
 
@@ -62,7 +63,7 @@ def inputs(tmp_path) -> list[str]:
 
 
 def mined(inputs, output, options=FEW, embedder=None, corpus=None, only=KINDS, **more):
-    given, vectors = Input(inputs, corpus, only=only), Embedded(embedder or FakeEmbedder())
+    given, vectors = MiningInput(inputs, corpus, only=only), Embedded(embedder or FakeEmbedder())
     return mine_file(given, vectors, str(output), options, blocks=BLOCKS, **more)
 
 
@@ -243,7 +244,7 @@ def test_a_model_puts_its_prompts_before_the_texts(tmp_path):
     for name, prompt in ((None, "Find: "), ("other", "Other: ")):
         embedder = FakeEmbedder(prompts=PROMPTS)
         options = MiningOptions(top=3, skip=0, keep=3, max_score=None, relative=None)
-        mine_file(Input([path]), Embedded(embedder, name), str(tmp_path / "out.parquet"), options)
+        mine_file(MiningInput([path]), Embedded(embedder, name), str(tmp_path / "out.parquet"), options)
         asked = [f"{prompt}q0", "Instruct: Find it.\nQuery: q1", "Instruct: Say.\nQuery: q2", f"{prompt}q3"]
         assert list(dict.fromkeys(embedder.seen)) == asked + documents
     with pytest.raises(UserError, match="no prompt named 'qurey'; did you mean 'query'"):
@@ -255,12 +256,12 @@ def test_vectors_of_another_tool_give_the_same_bytes(inputs, tmp_path):
     (tmp_path / "corpus.txt").write_text("extra\n")
     corpus = str(tmp_path / "corpus.txt")
     mined(inputs, tmp_path / "model.parquet", corpus=corpus)
-    listed = list_texts(Input(inputs, corpus), str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
+    listed = list_texts(MiningInput(inputs, corpus), str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
     assert listed.splitlines() == [f"{tmp_path}/q.jsonl: 48 queries.", f"{tmp_path}/d.jsonl: 61 documents."]
     for name in "qd":
         encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"), prompt="")
     given = Given(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
-    mine_file(Input(inputs, corpus), given, str(tmp_path / "given.parquet"), FEW, blocks=BLOCKS)
+    mine_file(MiningInput(inputs, corpus), given, str(tmp_path / "given.parquet"), FEW, blocks=BLOCKS)
     assert (tmp_path / "given.parquet").read_bytes() == (tmp_path / "model.parquet").read_bytes()
 
 
@@ -390,7 +391,7 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(message)):
-        mine_file(Input(inputs), Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out.parquet", FEW)
+        mine_file(MiningInput(inputs), Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out.parquet", FEW)
 
 
 @pytest.mark.parametrize(
@@ -410,11 +411,11 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--corpus": "nothing.txt"}, "There is no file nothing.txt; check the path."),
         ({"--kinds": "one=retreival"}, "'one=retreival' among the kinds should be SOURCE=KIND"),
         ({"--only": "retreival"}, "There is no kind 'retreival'; did you mean 'retrieval'?"),
-        ({"--max-score": "high"}, "argument --max-score: 'high' is neither a number nor off"),
+        ({"--max-score": "high"}, "argument --max-score: invalid float or off value: 'high'"),
         ({"--relative": "-1"}, "relative=-1.0 should be a number from 0 on."),
         ({"--keep": "many"}, "argument --keep: invalid int value: 'many'"),
         ({"--top": "10"}, "top=10 should be at least skip + keep = 29."),
-        ({"--fewer": "keep"}, "There is no choice fewer=keep; known are drop, random"),
+        ({"--fewer": "keep"}, "fewer='keep' is not a choice; known are drop, random"),
     ],
     ids=str,
 )  # fmt: skip
@@ -460,12 +461,12 @@ def test_the_command_mines_with_a_model(capsys, inputs, tmp_path):
     assert main(argv) == 0
     assert "60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
 
-    rows = Input(inputs).read()
+    rows = read_input(MiningInput(inputs))
     np.save(tmp_path / "q.npy", embedder.encode_query(rows.queries))
     np.save(tmp_path / "d.npy", embedder.encode_document(rows.documents))
     given, options = (
         Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"),
         MiningOptions(keep=3, max_score=None, relative=None),
     )
-    mine_file(Input(inputs), given, f"{tmp_path}/given.parquet", options)
+    mine_file(MiningInput(inputs), given, f"{tmp_path}/given.parquet", options)
     assert read(tmp_path / "model.parquet") == read(tmp_path / "given.parquet")

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.mine.negatives import Answers, Blocks, MiningOptions, mine_negatives
-from f2jax.mine.run import Given, Input, mine_file
+from f2jax.mine.options import MiningInput
+from f2jax.mine.run import Given, mine_file
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("datasets")
@@ -134,7 +135,7 @@ def test_the_command_writes_the_rows_of_sentence_transformers(tmp_path, most_rig
     np.save(tmp_path / "d.npy", d[order])
     given = Given(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
     output = tmp_path / "out.parquet"
-    mine_file(Input([str(tmp_path / "rows.jsonl")], str(tmp_path / "corpus.txt")), given, str(output), options)
+    mine_file(MiningInput([str(tmp_path / "rows.jsonl")], str(tmp_path / "corpus.txt")), given, str(output), options)
 
     found = pq.read_table(output, columns=["query", "positive", "negatives"]).to_pylist()
     expected = peer(q, d, right, options, "n-tuple")

@@ -139,7 +139,7 @@ def test_labelled_data_is_an_input_like_any_other(folder, tmp_path):
         (["--validation-share", "-0.1"], "--validation-share -0.1 should be from 0 to below 1."),
         (["--symmetric-share", "1.1"], "--symmetric-share 1.1 should be from 0 to 1."),
         (["--permutations", "0"], "permutations=0 is too small; give at least 1."),
-        (["--unicode-form", "NFD"], "There is no unicode_form 'NFD'"),
+        (["--unicode-form", "NFD"], "unicode_form='NFD' is not a choice"),
         (["--near-duplicates", "0.8", "--no-exact-duplicates"], "near_duplicates needs exact_duplicates"),
         (["--evaluation-sets", "nowhere.jsonl"], "There is no data file nowhere.jsonl; check the path."),
         (["--tokenizer", "/nowhere"], "no tokenizer.json or tokenizer.model in /nowhere; give a folder with one."),
@@ -181,4 +181,4 @@ def test_a_tokenizer_trained_on_the_texts_is_that_of_a_sentencepiece_run_on_them
     assert cli.main([*command, "--train-vocab", "400"]) == 0
     capsys.readouterr()
     assert cli.main(command) == 1
-    assert "one of the arguments --tokenizer --train-vocab is required" in capsys.readouterr().err
+    assert "f2jax prepare needs either --tokenizer or --train-vocab." in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_what_does_nothing_is_pruned_without_a_change_of_the_output(channels, ne
     params = silenced(channels, neurons, layers)
     importance = measured(params)
     new = target_architecture(OLD, 24 - len(channels), 20 - len(neurons), 4 - len(layers))
-    kept = choose_channels(OLD, new, ChannelChoice(layers="norm_change"), importance)
+    kept = choose_channels(OLD, new, ChannelChoice(layers_by="norm_change"), importance)
     assert set(kept.layers) == set(range(4)) - layers
     assert set(kept.embed) == set(range(24)) - channels
     assert all(set(row) == set(range(20)) - neurons for row in kept.mlp)
@@ -165,9 +165,9 @@ def importance(channels=None) -> Importance:
         (ChannelChoice(), [[0, 1], [21, 22, 23], [18, 19]]),
         (ChannelChoice(order="importance"), [[0, 1], [23, 22, 21], [18, 19]]),
         (ChannelChoice(channels="first", neurons="first"), [[0, 1], [0, 1, 2], [0, 1]]),
-        (ChannelChoice(layers="norm_change"), [[0, 2], [21, 22, 23], [18, 19]]),
-        (ChannelChoice(layers="even"), [[0, 3], [21, 22, 23], [18, 19]]),
-        (ChannelChoice(layers=(1, 3)), [[1, 3], [21, 22, 23], [18, 19]]),
+        (ChannelChoice(layers_by="norm_change"), [[0, 2], [21, 22, 23], [18, 19]]),
+        (ChannelChoice(layers_by="even"), [[0, 3], [21, 22, 23], [18, 19]]),
+        (ChannelChoice(keep_layers=(1, 3)), [[1, 3], [21, 22, 23], [18, 19]]),
     ],
     ids=str,
 )
@@ -191,7 +191,7 @@ def test_channels_are_scored_over_the_kept_layers_alone():
 
 def test_random_choices_follow_the_seed():
     def drawn(seed):
-        rules = ChannelChoice(channels="random", neurons="random", layers="random", seed=seed)
+        rules = ChannelChoice(channels="random", neurons="random", layers_by="random", seed=seed)
         kept = choose_channels(OLD, target_architecture(OLD, 12, 10, 2), rules, None)
         return [x.tolist() for x in (kept.layers, kept.embed, kept.mlp)]
 
@@ -231,10 +231,10 @@ def test_every_axis_is_sliced_where_it_belongs():
         (lambda: target_architecture(OLD, width=25), "width=25 is out of range; this model can be pruned to 1 … 24"),
         (lambda: target_architecture(OLD, layers=-1), "layers=-1 is out of range"),
         (lambda: ChannelChoice(channels="importence"), "did you mean 'importance'"),
-        (lambda: ChannelChoice(layers="last"), "no choice of layers 'last'"),
-        (lambda: Scoring(tokens="max"), "no token score 'max'"),
+        (lambda: ChannelChoice(layers_by="last"), "layers_by='last' is not a choice"),
+        (lambda: Scoring(token_score="max"), "token_score='max' is not a choice"),
         (
-            lambda: choose_channels(OLD, target_architecture(OLD, layers=2), ChannelChoice(layers=(0, 4)), None),
+            lambda: choose_channels(OLD, target_architecture(OLD, layers=2), ChannelChoice(keep_layers=(0, 4)), None),
             "2 rising numbers from 0 to 3",
         ),
         (
@@ -242,7 +242,9 @@ def test_every_axis_is_sliced_where_it_belongs():
             "name some with --data",
         ),
         (
-            lambda: choose_channels(OLD, target_architecture(OLD, layers=2), ChannelChoice(layers="norm_change"), None),
+            lambda: choose_channels(
+                OLD, target_architecture(OLD, layers=2), ChannelChoice(layers_by="norm_change"), None
+            ),
             "name some with --data",
         ),
         (lambda: calibrate(Qwen3(OLD), {}, [], Scoring()), "no calibration texts"),

@@ -187,7 +187,7 @@ def test_the_passages_of_a_folder_carry_the_prompt_of_documents_and_no_default(m
         (["--documents", "{t}", "--vectors", "new.npy", "--queries", "{q}"], r"new\.npy is made by a model .*--model"),
         (["--vectors", "{d}", "--queries", "{q}", "--output", "x.csv"], r"x\.csv should end in \.jsonl"),
         (["--vectors", "{d}", "--queries", "{q}", "--dims", "97"], "dims=97 is out of range"),
-        (["--vectors", "{d}", "--queries", "{q}", "--precision", "int9"], "no precision 'int9'"),
+        (["--vectors", "{d}", "--queries", "{q}", "--precision", "int9"], "precision='int9' is not a choice"),
         (["--vectors", "{d}", "--queries", "{q}", "--k", "ten"], "invalid int value: 'ten'"),
         (["--vectors", "{q}x", "--queries", "{q}"], "q.npyx cannot be read: No such file"),
         (["--vectors", "{d}", "--queries", "{q}", "--candidate", "5"], "did you mean '--candidates'"),

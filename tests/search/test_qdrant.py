@@ -113,7 +113,7 @@ def test_a_folder_that_was_filled_in_another_precision_is_filled_again(client):
     [
         (("--dims", "97"), "dims=97 is out of range; the vectors have 1 to 96 dimensions"),
         (("--dims", "0"), "dims=0 is out of range"),
-        (("--precision", "int4"), "no precision 'int4'"),
+        (("--precision", "int4"), "precision='int4' is not a choice"),
         (("--precision", "int8"), "A store in a folder keeps float32; leave out --precision int8."),
         (("--approximate", "0.9"), "--approximate would change nothing with --store"),
         (("--recall-queries", "5"), "--recall-queries would change nothing with --store"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.start.bag import BagOptions, bag_loss, distil_bag, embed_bags
+from f2jax.start.bag import bag_loss, distil_bag, embed_bags
+from f2jax.start.options import BagOptions
 
 
 def example(texts: int = 400, vocab: int = 40, width: int = 12, seed: int = 0):

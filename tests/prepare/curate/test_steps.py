@@ -138,8 +138,8 @@ def test_a_distributed_runner_can_ship_everything():
 @pytest.mark.parametrize(
     "values,word",
     [
-        ({"unicode_form": "NFKD"}, "no unicode_form 'NFKD'; did you mean 'NFKC'"),
-        ({"too_long": "split"}, "too_long='split' says nothing; choose cut or drop"),
+        ({"unicode_form": "NFKD"}, "unicode_form='NFKD' is not a choice; did you mean 'NFKC'"),
+        ({"too_long": "split"}, "too_long='split' is not a choice; known are cut, drop"),
         ({"near_duplicates": 1.5}, "near_duplicates=1.5 is no share"),
         ({"language_confidence": -1}, "language_confidence=-1 is no share"),
         ({"ngram": -1}, "ngram=-1 is too small"),

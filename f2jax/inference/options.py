@@ -1,0 +1,15 @@
+"""Options that every command with a model has."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Dtype = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model."""
+
+    model: str  # folder, hub id, gs:// path or training workdir
+    dtype: Dtype = "float32"  # type of weights and matmuls

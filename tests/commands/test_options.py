@@ -1,0 +1,139 @@
+"""Dataclasses become options: types, defaults, choices and comments are said once."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import pytest
+
+from f2jax.commands.options import Arguments, changed
+from f2jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How it is done.
+
+    The second paragraph explains it.
+
+    Raises:
+        UserError: never.
+    """
+
+    # a comment
+    # of two lines
+    rule: Literal["first", "best", ""] = "first"
+    limit: float | None = 0.5  # at most this; None: no limit
+    seed: int = 1  # seed of the rule
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is done."""
+
+    names: tuple[str, ...]  # given by position
+    output: str  # where to
+    count: int = 3  # 100 % of them; 0: all
+    shares: tuple[int, ...] = ()  # some; (): none
+    known: tuple[str, ...] = ("a", "b")  # these
+    dims: tuple[int | Literal["all"], ...] = ()  # widths
+    rescale: bool = True  # scale them
+    prompt: str | None = None  # None: that of the model
+    tasks: dict[str, str] = field(default_factory=dict)  # NAME=TASK
+    enabled: bool = field(default=False, metadata={"option": "instructions"})  # with instructions
+    inner: Inner = field(default_factory=Inner)
+    later: Inner | None = None  # set by the command
+
+
+def read(*argv: str) -> Options:
+    return Arguments("do", "Do it.", "a", argv, Options, positional="names").read(Options)
+
+
+def test_without_options_the_fields_have_their_defaults():
+    assert read("x", "--output", "o") == Options(("x",), "o")
+
+
+@pytest.mark.parametrize(
+    "argv,name,value",
+    [
+        (["--count", "7"], "count", 7),
+        (["--shares", "1", "2"], "shares", (1, 2)),
+        (["--shares", "1,2", "5"], "shares", (1, 2, 5)),
+        (["--shares", "1", "--shares", "2"], "shares", (1, 2)),
+        (["--known", "c"], "known", ("c",)),
+        (["--known"], "known", ()),
+        (["--dims", "8", "all"], "dims", (8, "all")),
+        (["--no-rescale"], "rescale", False),
+        (["--instructions"], "enabled", True),
+        (["--prompt", "off"], "prompt", "off"),
+        (["--tasks", "a=b=c", "d=e"], "tasks", {"a": "b=c", "d": "e"}),
+        (["--rule", "best"], "inner", Inner("best")),
+        (["--rule", "off"], "inner", Inner("")),
+        (["--limit", "off", "--seed=4"], "inner", Inner(limit=None, seed=4)),
+        (["--no_rescale"], "rescale", False),
+    ],
+    ids=str,
+)
+def test_an_option_sets_its_field(argv, name, value):
+    assert asdict(read("x", "--output=o", *argv)) == asdict(Options(("x",), "o", **{name: value}))
+
+
+def test_pairs_may_lie_in_a_json_file(tmp_path):
+    (tmp_path / "tasks.json").write_text('{"a": "b"}')
+    assert read("x", "--output=o", "--tasks", f"{tmp_path}/tasks.json", "c=d").tasks == {"a": "b", "c": "d"}
+
+
+@pytest.mark.parametrize(
+    "argv,message",
+    [
+        (["x"], "f2jax do: the following arguments are required: --output; see f2jax do --help."),
+        (["x", "--output=o", "--count", "many"], "argument --count: invalid int value: 'many'"),
+        (["x", "--output=o", "--limit", "high"], "argument --limit: invalid float or off value: 'high'"),
+        (["x", "--output=o", "--dims", "none"], "argument --dims: invalid int or all value: 'none'"),
+        (["x", "--output=o", "--rule", "frist"], "rule='frist' is not a choice; did you mean 'first'?"),
+        (["x", "--output=o", "--tasks", "a"], "'a' in --tasks should be NAME=VALUE."),
+        (["x", "--output=o", "--contu=1"], "f2jax do has no option '--contu'; did you mean '--count'?"),
+        (["x", "--output=o", "--later=1"], "f2jax do has no option '--later'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(argv, message):
+    with pytest.raises(UserError) as error:
+        read(*argv)
+    assert message in str(error.value)
+
+
+def test_help_has_comments_defaults_choices_and_the_example(capsys):
+    with pytest.raises(SystemExit):
+        read("--help")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.replace("\n          ", " ").splitlines()]
+    for line in (
+        "What is done:",
+        "NAMES given by position",
+        "--count N 100 % of them; 0: all (default: 3)",
+        "--shares [N ...] some; default: none",
+        "--known [KNOWN ...] these (default: a b)",
+        "--dims [{N,all} ...] widths",
+        "--rescale, --no-rescale scale them (default: on)",
+        "--prompt PROMPT default: that of the model",
+        "--tasks [NAME=VALUE ...] NAME=TASK",
+        "How it is done:",
+        "The second paragraph explains it.",
+        "--rule {first,best,off} a comment of two lines (default: first)",
+        "--limit {NUMBER,off} at most this; off: no limit (default: 0.5)",
+        "example: f2jax do a",
+    ):
+        assert line in lines
+
+
+def test_fields_of_a_config_are_taken_where_a_command_has_one():
+    def overrides(*argv: str) -> list[str]:
+        given = ["x", "--output=o", *argv]
+        return Arguments("do", "Do it.", "a", given, Options, positional="names", config=True).overrides
+
+    assert overrides("--config.a_b=1") == ["--config.a_b=1"]
+    with pytest.raises(UserError, match=r"has no option '--seeed'; fields of the config are set by --config\.NAME="):
+        overrides("--seeed=1")
+
+
+def test_what_differs_from_its_default_is_named():
+    assert changed(Options(("x",), "o"), "count", "prompt", "tasks") == ""
+    assert changed(Options(("x",), "o", count=1, prompt="p"), "count", "prompt", "known") == "--count and --prompt"
