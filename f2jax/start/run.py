@@ -16,7 +16,7 @@ from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.start.backbone import average_params
 from f2jax.start.bag import distil_bag
-from f2jax.start.options import StartOptions
+from f2jax.start.options import BagOptions, StartOptions
 
 
 def start_from_vectors(

@@ -277,7 +277,7 @@ def test_a_released_row_that_has_its_instruction_gets_no_second(tokenizer):
         (Record("q", "p", source="s"), {"s": "source", "s-clustering": "both"}, "source"),
         (Record("q", "p", source="other"), {"s": "source", "retrieval": "kind"}, "kind"),
         (Record("q", "p", source="other"), {"s": "source", "clustering": "kind"}, None),
-        (Record("q", "p"), None, None),
+        (Record("q", "p"), {}, None),
     ],
 )
 def test_the_instruction_of_the_record_comes_first_then_of_source_and_kind_then_of_either(record, by_name, task):

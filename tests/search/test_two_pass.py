@@ -195,7 +195,7 @@ def test_recall_asks_for_no_more_documents_than_there_are():
         ({"k": 0}, "k=0 should be at least 1"),
         ({"k": 20, "candidates": 10}, "candidates=10 should be at least k=20"),
         ({"dims": 97}, "dims=97 is out of range; the vectors have 1 to 96 dimensions"),
-        ({"precision": "int4"}, "precision='int4' is not a choice.*int8"),
+        ({"precision": "int4"}, "precision='int4' is not a choice; did you mean 'int8'"),
         ({"approximate": 1.5}, "should be a share between 0 and 1"),
     ],
     ids=lambda x: str(x)[:30],
