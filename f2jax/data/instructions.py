@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from f2jax.data.record import Record, in_share, stable_id
 
+TEMPLATE = "Instruct: {task}\nQuery: {text}"  # with a space after "Query:", unlike Qwen3-Embedding
+INSTRUCTED = re.compile(r"Instruct: (.*?)\n ?Query: ?", re.DOTALL)  # any template that released rows may come with
+
 
 @dataclass(frozen=True)
 class Instructions:
@@ -18,21 +21,20 @@ class Instructions:
     seed: int = 0  # seed of that share
 
     def task(self, record: Record) -> str | None:
+        """The task sentence of a record: its own, or that of its source and kind, source, or kind."""
         closest = (f"{record.source}-{record.kind}", record.source, record.kind)
         return record.instruction or next((self.by_name[name] for name in closest if name in self.by_name), None)
 
     def query(self, record: Record) -> str:
+        """The query as the model sees it."""
         return add_instruction(record.query, self.task(record)) if self.enabled else record.query
 
     def document(self, text: str, record: Record) -> str:
+        """A document of the record as the model sees it."""
         symmetric = record.symmetric or record.kind == "clustering" or record.source in self.symmetric_sources
         if self.enabled and symmetric and in_share(stable_id(text), self.symmetric_share, "instruction", self.seed):
             return add_instruction(text, self.task(record))
         return text
-
-
-TEMPLATE = "Instruct: {task}\nQuery: {text}"  # with a space after "Query:", unlike Qwen3-Embedding
-HAS_ONE = re.compile(r"Instruct: .*?\n ?Query:", re.DOTALL)  # in any template that released rows may come with
 
 
 def add_instruction(text: str, task: str | None) -> str:
@@ -41,6 +43,16 @@ def add_instruction(text: str, task: str | None) -> str:
     >>> add_instruction("Kenia", "Find the English name.")
     'Instruct: Find the English name.\\nQuery: Kenia'
     """
-    if not task or HAS_ONE.match(text):
+    if not task or INSTRUCTED.match(text):
         return text
     return TEMPLATE.format(task=task, text=text)
+
+
+def split_instruction(text: str) -> tuple[str | None, str]:
+    """(task sentence, text) of a text that may have an instruction before it; the sentence is None where it has none.
+
+    >>> split_instruction("Instruct: Find the English name.\\nQuery: Kenia")
+    ('Find the English name.', 'Kenia')
+    """
+    instructed = INSTRUCTED.match(text)
+    return (instructed[1].strip() or None, text[instructed.end() :]) if instructed else (None, text)

@@ -11,10 +11,9 @@ from pathlib import Path
 from f2jax import files
 from f2jax.data.dataset import Dataset, build_datasets
 from f2jax.data.instructions import Instructions, add_instruction
-from f2jax.data.mixture import DatasetSpec, Mixture
+from f2jax.data.mixture import DatasetSpec, Mixture, language_weights, pattern_weights, select
 from f2jax.data.packing import WHOLE, Batch, RowShare, assemble
 from f2jax.data.record import Record
-from f2jax.data.selection import language_weights, pattern_weights, select
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError

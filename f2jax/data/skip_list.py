@@ -1,21 +1,24 @@
-"""Rows that were left out: counted by reason, and listed in a file where one is wanted."""
+"""What is left out of the data: rows are counted by reason and listed on demand, files and columns are named once."""
 
 import json
+import logging
 from collections import Counter
 from typing import TextIO
 
-MOST = 200  # characters of a text that are listed
+LISTED_CHARACTERS = 200  # of a text in the list
+_LOG = logging.getLogger("f2jax.data")
+_SAID: set[object] = set()
 
 
 class SkipList(Counter):
-    """A counter of reasons that also writes a line of JSON for each row that it counts.
+    """A counter of reasons that also writes one line of JSON for each row that it counts.
 
-    Readers count as in any counter, `skipped[reason] += 1`, after `at` has said which row they are at.
+    Readers use it as any other counter, `skipped[reason] += 1`, after `located` has told it the current row.
     """
 
     def __init__(self, counts=(), listing: TextIO | None = None):
         self.listing = listing
-        self.row: tuple = ("", {})  # where it is, what it holds
+        self.row: tuple[str, dict] = ("", {})  # place, content
         super().__init__(counts)
 
     def __setitem__(self, reason: str, count: int) -> None:
@@ -27,11 +30,18 @@ class SkipList(Counter):
 
 
 def located(skipped: Counter, where: str, content: dict) -> None:
-    """Say which row a reader is at, in case that it leaves it out."""
+    """Tells a `SkipList` which row the reader is at, in case the row is skipped."""
     if isinstance(skipped, SkipList):
         skipped.row = (where, content)
 
 
+def say_once(message: str, key: object = None) -> None:
+    """Logs a warning, which Python prints to stderr; the same `key` (default: the message) is logged once."""
+    if (key := key or message) not in _SAID:
+        _SAID.add(key)
+        _LOG.warning(message)
+
+
 def _short(value: object) -> object:
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    return text[:MOST] if isinstance(text, str) else text
+    return text[:LISTED_CHARACTERS] if isinstance(text, str) else text

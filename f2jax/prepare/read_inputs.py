@@ -16,7 +16,7 @@ import numpy as np
 from f2jax import files
 from f2jax.data.record import Record, stable_id
 from f2jax.data.skip_list import SkipList
-from f2jax.data.sources import is_one, open_source
+from f2jax.data.sources import is_single_input, open_source
 from f2jax.prepare.curate import CurationReport, Outcome, curate_record, dedup
 from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.runs import RunWriter
@@ -108,7 +108,7 @@ def _read(part: InputResult, options: PrepareOptions, listing: bool) -> None:
         skipped = SkipList(listing=stack.enter_context(open(part.listing, "w")) if listing else None)
         report, writer = CurationReport(skipped=skipped), stack.enter_context(_Writer(part, options))
         for record in open_source(part.spec, "train", skipped, options.kinds):
-            where = part.spec if is_one(part.spec) else skipped.row[0]
+            where = part.spec if is_single_input(part.spec) else skipped.row[0]
             outcome = curate_record(record, options.curate) if options.curate else Outcome(record, None, (), None)
             report.add(outcome, record, where)
             if outcome.record is not None:

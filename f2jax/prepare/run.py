@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from f2jax import __version__, files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
-from f2jax.data.sources import expand, files_of, is_one
+from f2jax.data.sources import expand, is_single_input, source_files
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
@@ -144,8 +144,8 @@ def list_inputs(sources: Iterable[str]) -> dict[str, str]:
     """
     found = {}
     for spec in sources:
-        for name in [spec] if is_one(spec) else expand(spec):
-            found[name] = signature(files_of(name))
+        for name in [spec] if is_single_input(spec) else expand(spec):
+            found[name] = signature(source_files(name))
     if not found:
         raise UserError("There is nothing to prepare; name files or built-in sets with --input.")
     return found

@@ -1,21 +1,17 @@
 """BEIR folders → records, in each of their layouts; data sets of the hub, from a stubbed download."""
 
-import gzip
-import io
-import json
 from collections import Counter
 from fnmatch import fnmatch
 
 import fsspec
 import huggingface_hub
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from f2jax.data.record import Record
 from f2jax.data.sources import hub, open_source
 from f2jax.errors import UserError
+from tests.data.tables import content
 
 CORPUS = [
     {"_id": "d1", "title": "Nile", "text": "a river in Africa"},
@@ -30,19 +26,6 @@ EXPECTED = [
     Record("what is the Nile", "the longest river", ("Kenya a country",), source="rivers", label="q1"),
     Record("what is Kenya", "Kenya a country", (), source="rivers", label=None),
 ]
-
-
-def content(name: str, rows: list[dict]) -> bytes:
-    if name.endswith(".parquet"):
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), buffer)
-        return buffer.getvalue()
-    if ".tsv" in name:
-        lines = ["\t".join(rows[0]), *("\t".join(str(value) for value in row.values()) for row in rows)]
-    else:
-        lines = [json.dumps(row) for row in rows]
-    data = ("\n".join(lines) + "\n").encode()
-    return gzip.compress(data) if name.endswith(".gz") else data
 
 
 def qrels(names=("query-id", "corpus-id", "score"), rows=QRELS) -> list[dict]:
@@ -241,7 +224,10 @@ def test_a_beir_data_set_of_the_hub_reads_as_a_folder(hub_with):
     "spec,word",
     [
         ("hub:org", "hub:org names no data set of the hub; write hub:org/name"),
-        ("hub:org/name/nothing", r"holds no data file; they end in \.jsonl, \.jsonl\.gz, \.parquet"),
+        (
+            "hub:org/name/nothing",
+            r"holds no data file; they end in \.parquet, \.arrow, \.jsonl, .* \.csv, \.tsv or \.txt",
+        ),
     ],
 )
 def test_a_wrong_spec_is_an_error(hub_with, spec, word):

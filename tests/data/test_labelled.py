@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.data.record import Record
-from f2jax.data.sources import convert, files_of, is_one, open_source
+from f2jax.data.sources import convert, is_single_input, open_source, source_files
 from f2jax.errors import UserError
 from tests.data import corpora
 
@@ -66,7 +66,7 @@ def test_a_folder_of_labelled_data_stands_for_its_tables_too(tmp_path):
     (tmp_path / "stsb.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t5\n")
     (tmp_path / "README.txt").write_text("What this is.")
     assert [(record.query, record.positive) for record in read(f"sts:{tmp_path}")] == [("a", "b"), ("b", "a")]
-    assert files_of(f"sts:{tmp_path}") == [f"{tmp_path}/stsb.tsv"]
+    assert source_files(f"sts:{tmp_path}") == [f"{tmp_path}/stsb.tsv"]
 
 
 def test_columns_of_any_name_can_be_named(tmp_path):
@@ -84,7 +84,7 @@ def test_rows_without_a_text_or_label_are_counted(tmp_path):
 
 def test_a_set_is_one_source_whose_content_is_that_of_all_its_files(tmp_path):
     paths = [corpora.write(tmp_path / f"x{end}.jsonl", [{"text": "a", "label": "b"}]) for end in ("", "_part2")]
-    assert is_one(f"clustering:{tmp_path}") and files_of(f"clustering:{tmp_path}#text,label") == paths
+    assert is_single_input(f"clustering:{tmp_path}") and source_files(f"clustering:{tmp_path}#text,label") == paths
 
 
 @pytest.mark.parametrize(

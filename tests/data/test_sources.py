@@ -1,8 +1,5 @@
 """Files → records: JSON lines and parquet in both schemas; every bad row is counted, every bad file named."""
 
-import gzip
-import io
-import json
 from collections import Counter
 
 import fsspec
@@ -11,26 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.data.record import Record
-from f2jax.data.sources import expand, jsonl, open_source, parquet, schema
+from f2jax.data.sources import expand, open_source, schema
+from f2jax.data.sources.tables import read_rows
 from f2jax.errors import UserError
+from tests.data.tables import content, write
 
 FORMATS = ["jsonl", "jsonl.gz", "parquet"]
-
-
-def content(name: str, rows: list[dict]) -> bytes:
-    """The bytes of a file of rows, in the format that its name says."""
-    if name.endswith(".parquet"):
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), buffer)
-        return buffer.getvalue()
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    return gzip.compress(lines) if name.endswith(".gz") else lines
-
-
-def write(path, rows: list[dict]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content(path.name, rows))
-    return str(path)
 
 
 def read(spec, skipped=None) -> list[Record]:
@@ -275,11 +258,12 @@ def test_text_that_is_not_utf8_in_a_parquet_file_is_an_error(tmp_path):
         read(tmp_path / "x.parquet")
 
 
-@pytest.mark.parametrize("reader", [jsonl.read_jsonl, parquet.read_parquet])
-def test_a_file_that_may_not_be_read_is_an_error(tmp_path, reader):
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_file_that_may_not_be_read_is_an_error(tmp_path, ending):
     """A folder in its place: the superuser may read every file."""
+    (tmp_path / f"x.{ending}").mkdir()
     with pytest.raises(UserError, match="Is a directory"):
-        list(reader(str(tmp_path), Counter()))
+        list(read_rows(str(tmp_path / f"x.{ending}"), Counter(), lambda present: present))
 
 
 @pytest.mark.parametrize(
@@ -288,12 +272,12 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, reader):
         ("nowhere.jsonl", r"There is no data file .*nowhere\.jsonl; check the path"),
         ("*.jsonl", r"There is no data file .*\*\.jsonl"),
         ("empty", "There is no data file .*empty"),
-        ("notes.txt", r"notes\.txt is of no known kind; data files end in \.jsonl, \.jsonl\.gz, \.parquet"),
+        ("notes.md", r"notes\.md is of no known kind; data files end in \.parquet, \.arrow, \.jsonl"),
     ],
 )
 def test_a_source_without_data_files_is_an_error(tmp_path, spec, word):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("no data")
+    (tmp_path / "notes.md").write_text("no data")
     with pytest.raises(UserError, match=word):
         read(tmp_path / spec)
 

@@ -1,21 +1,25 @@
-"""A BEIR folder → records: `corpus`, `queries` and the judgements `qrels/SPLIT`, as parquet, JSON lines or tables.
+"""A BEIR folder → records: `corpus`, `queries` and the judgements `qrels/SPLIT`, in files of any format.
 
-Also the form with a single file of judgements, `qrels`, which then stands for every split. Only documents that are
-judged are held in memory.
+A single file of judgements, `qrels`, stands for every split. Only documents that are judged are held in memory.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
+from typing import Any
 
 from f2jax import files
+from f2jax.data.instructions import split_instruction
 from f2jax.data.record import Record
 from f2jax.data.skip_list import located
 from f2jax.data.sources import hub
-from f2jax.data.sources.tables import ENDINGS, read_rows
+from f2jax.data.sources.paths import is_hidden
+from f2jax.data.sources.schema import usable
+from f2jax.data.sources.tables import ENDINGS, Row, as_name, is_missing, read_rows
 from f2jax.errors import UserError
 
 _ID = ("_id", "id")
@@ -27,23 +31,23 @@ _OPTIONAL = ("title", "language")
 
 
 def read_beir(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
-    """One record for each query and document that is right for it: judged above 0.
+    """One record for each query and each document that is right for it, which means judged above 0.
 
     Documents that are judged 0 or below are the query's negatives. A query with several right documents has its id as
     label, so that these are never each other's negatives. The text of a document is its title and text.
 
     Args:
         folder: local or remote, or `hub:org/name`.
-        skipped: counts the rows that were left out, by reason.
+        skipped: counts the rows that are left out, by reason.
 
     Raises:
         UserError: a file is missing or cannot be read, or no query has a right document.
     """
-    found = _files(folder)
-    scores_by_query = _judgements(_of_split(found, folder, split), skipped)
-    queries = _texts(_of(found, folder, "queries"), set(scores_by_query), "query", skipped)
+    paths = _files(folder)
+    scores_by_query = _judgements(_of_split(paths, folder, split), skipped)
+    queries = _texts(_of(paths, folder, "queries"), set(scores_by_query), "query", skipped)
     wanted = {document for scores in scores_by_query.values() for document in scores}
-    documents = _texts(_of(found, folder, "corpus"), wanted, "document", skipped)
+    documents = _texts(_of(paths, folder, "corpus"), wanted, "document", skipped)
     source, good = PurePosixPath(folder.rstrip("/")).name, False
     for number, scores in scores_by_query.items():
         if number not in queries:
@@ -56,12 +60,26 @@ def read_beir(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
                 skipped["judged document is missing"] += 1
         right = [document for document, score in scores.items() if score > 0 and document in documents]
         wrong = [document for document, score in scores.items() if score <= 0 and document in documents]
-        query, language = queries[number]
+        text, language = queries[number]
+        instruction, query = split_instruction(text)
         negatives = tuple(documents[document][0] for document in wrong)
         label = number if len(right) > 1 else None
         for document in right:
-            good = True
-            yield Record(query, documents[document][0], negatives, language=language, source=source, label=label)
+            record = usable(
+                Record(
+                    query,
+                    documents[document][0],
+                    negatives,
+                    language=language,
+                    source=source,
+                    label=label,
+                    instruction=instruction,
+                ),
+                skipped,
+            )
+            if record:
+                good = True
+                yield record
     if not good:
         raise UserError(f"{folder} has no query with a right document; check that its ids are those of its qrels.")
 
@@ -78,8 +96,8 @@ def _files(folder: str) -> dict[str, str]:
     filesystem, root = files.filesystem(folder)
     if not filesystem.isdir(root):
         raise UserError(f"There is no BEIR folder {folder}; check the path.")
-    paths = sorted(path for path in filesystem.find(root) if path.endswith(ENDINGS))
     start = len(root.rstrip("/")) + 1
+    paths = sorted(path for path in filesystem.find(root) if path.endswith(ENDINGS) and not is_hidden(path[start:]))
     return {path[start:]: filesystem.unstrip_protocol(path).removeprefix("file://") for path in paths}
 
 
@@ -100,40 +118,61 @@ def _of_split(found: dict[str, str], folder: str, split: str) -> list[str]:
 
 def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float]]:
     """Query id → document id → score, in the order of the files."""
-    found: dict[str, dict[str, float]] = {}
+    judgements: dict[str, dict[str, float]] = {}
     for row in _rows(paths, (_QUERY, _DOCUMENT, _SCORE), skipped):
-        query, document, score = (_value(row, names) for names in (_QUERY, _DOCUMENT, _SCORE))
+        query, document = _id(row, _QUERY), _id(row, _DOCUMENT)
+        if query is None or document is None:
+            skipped["judgement without an id"] += 1
+            continue
         try:
-            score = float(score)
+            score = float(_value(row, _SCORE))
         except (TypeError, ValueError, OverflowError):
+            score = math.nan
+        if not math.isfinite(score):
             skipped["judgement without a number"] += 1
             continue
-        scores = found.setdefault(str(query), {})
-        if str(document) in scores:
+        scores = judgements.setdefault(query, {})
+        if document in scores:
             skipped["judgement repeated"] += 1
-        scores.setdefault(str(document), score)
-    return found
+        scores.setdefault(document, score)
+    return judgements
 
 
 def _texts(paths: list[str], wanted: set[str], kind: str, skipped: Counter) -> dict[str, tuple[str, str]]:
     """Id → (text, language) of the wanted rows; of rows with one id the first."""
-    found: dict[str, tuple[str, str]] = {}
+    texts: dict[str, tuple[str, str]] = {}
     for row in _rows(paths, (_ID, _TEXT), skipped):
-        number = str(_value(row, _ID))
+        number = _id(row, _ID)
+        if number is None:
+            skipped[f"{kind} without an id"] += 1
+            continue
         if number not in wanted:
             continue
-        parts = (row.get("title"), row.get("text"))
-        text = " ".join(part for part in parts if isinstance(part, str)).strip()
-        if number in found:
+        parts = [part for part in (row.get("title"), row.get("text")) if not is_missing(part)]
+        if number in texts:
             skipped[f"{kind} id repeated"] += 1
-        elif not text:
+        elif not parts:
             skipped[f"empty {kind}"] += 1
+        elif not all(isinstance(part, str) for part in parts):
+            skipped[f"{kind} is no text"] += 1
         else:
-            found[number] = (text, str(row.get("language") or "und"))
-    return found
+            try:
+                language = as_name(row.get("language")) or "und"
+            except ValueError:
+                skipped["language is no text or number"] += 1
+                continue
+            texts[number] = (" ".join(parts).strip(), language)
+    return texts
 
 
-def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: Counter) -> Iterator[dict]:
+def _id(row: Row, names: tuple[str, ...]) -> str | None:
+    try:
+        return as_name(_value(row, names))
+    except ValueError:
+        return None
+
+
+def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: Counter) -> Iterator[Row]:
     """The rows of some files, which have the needed columns, each under one of its names."""
     for path in paths:
         yield from read_rows(path, skipped, partial(_columns, path, needed))
@@ -146,5 +185,5 @@ def _columns(path: str, needed: tuple[tuple[str, ...], ...], present: list[str])
     return [name for name in present if name in (*chain(*needed), *_OPTIONAL)]
 
 
-def _value(row: dict, names: tuple[str, ...]) -> object:
+def _value(row: Row, names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if name in row), None)

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from f2jax import files
+from f2jax.data.sources.tables import KNOWN
 from f2jax.errors import UserError
 
 _SPEC = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<pattern>.+))?$")
@@ -34,7 +35,7 @@ def fetch_dataset(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
     inside = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
     found = {path: str(Path(folder, path)) for path in inside if any(fnmatchcase(path, p) for p in patterns)}
     if not found:
-        raise UserError(f"{spec} holds no data file; they end in {', '.join(endings)}.")
+        raise UserError(f"{spec} holds no data file; they end in {KNOWN}.")
     return found
 
 

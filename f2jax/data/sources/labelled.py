@@ -4,48 +4,86 @@ Rows are converted language by language where they have a column `language` or `
 together. The labels of a source are held in memory with its texts.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from f2jax.data.record import Record
+from f2jax.data.skip_list import say_once
 from f2jax.data.sources import convert
 from f2jax.data.sources.schema import source_of
-from f2jax.data.sources.tables import read_rows
+from f2jax.data.sources.tables import as_name, is_missing, read_rows
 from f2jax.errors import UserError
 
 _TEXT = ("text", "sentence", "query", "utterance", "content")
 _LABEL = ("label_text", "label_name", "label", "labels", "intent", "class", "topic", "category")
-_ONE, _OTHER = ("sentence1", "text1", "query"), ("sentence2", "text2", "positive", "passage")
+_FIRST, _SECOND = ("sentence1", "text1", "query"), ("sentence2", "text2", "positive", "passage")
 _LANGUAGE = ("language", "lang")
 RELATIONS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # the numbers of SNLI, MNLI and XNLI on the hub
+SCALES = (1, 5, 10, 100)  # highest scores of pairs of texts that are equal in meaning
+
+Values = tuple[Any, ...]  # of the task's columns in a row
 
 
 class LabelledTask(NamedTuple):
     convert: Callable[..., Iterator[Record]]
-    columns: tuple[tuple[str, ...], ...]  # the names that each column goes by
-    last: Callable[[object], object]  # what the value of the last column means
+    columns: tuple[tuple[str, ...], ...]  # the names that each column may have
+    read: Callable[[object], object]  # the value of the last column; ValueError where it is none
+    prepare: Callable[[str, list[Values]], list[Values]]  # all rows of a source, in the form that `convert` takes
 
 
-def _relation(value: object) -> str:
-    return RELATIONS.get(str(value), str(value))
+def _score(value: object) -> float:
+    score = float(value)  # type: ignore[arg-type]  # what it cannot take is an error that the caller counts
+    if not math.isfinite(score):
+        raise ValueError(f"{score} is no score")
+    return score
+
+
+def _named_labels(spec: str, rows: list[Values]) -> list[Values]:
+    """The rows as they are; says so where labels are numbers, which a model cannot learn the meaning of."""
+    if rows and all(label.lstrip("-").isdigit() for _, label in rows):
+        say_once(f"{spec}: the labels are numbers, not names; name a column of names by PATH#TEXT,NAME if it has one.")
+    return rows
+
+
+def _named_relations(spec: str, rows: list[Values]) -> list[Values]:
+    """The rows with relations as words."""
+    if any(relation in RELATIONS for *_, relation in rows):
+        meaning = ", ".join(f"{number} {word}" for number, word in RELATIONS.items())
+        say_once(f"{spec}: relations are numbers without names, read as in SNLI ({meaning}); else name words by #.")
+    return [(*texts, RELATIONS.get(relation, relation.lower())) for *texts, relation in rows]
+
+
+def _scores_of_five(spec: str, rows: list[Values]) -> list[Values]:
+    """The rows with scores from 0 to 5, whatever scale they come in: the smallest of `SCALES` that holds them all."""
+    highest = max((score for *_, score in rows), default=5)
+    scale = next((scale for scale in SCALES if highest <= scale), None)
+    if scale is None:
+        raise UserError(f"{spec} has scores up to {highest:g}; bring them to a scale of 0 to 1, 5, 10 or 100.")
+    if scale != 5:
+        say_once(f"{spec}: scores go up to {highest:g}, so pairs of {scale * 4 / 5:g} and more are taken for alike.")
+    return [(*texts, score * 5 / scale) for *texts, score in rows]
 
 
 TASKS = {
-    "clustering": LabelledTask(convert.clustering, (_TEXT, _LABEL), str),
-    "classification": LabelledTask(convert.classification, (_TEXT, _LABEL), str),
-    "sts": LabelledTask(convert.sts, (_ONE, _OTHER, ("score", "similarity_score", "label")), float),
+    "clustering": LabelledTask(convert.clustering, (_TEXT, _LABEL), as_name, _named_labels),
+    "classification": LabelledTask(convert.classification, (_TEXT, _LABEL), as_name, _named_labels),
+    "sts": LabelledTask(
+        convert.sts, (_FIRST, _SECOND, ("score", "similarity_score", "label")), _score, _scores_of_five
+    ),
     "nli": LabelledTask(
         convert.nli,
-        (("premise", *_ONE), ("hypothesis", *_OTHER), ("label_text", "relation", "gold_label", "label")),
-        _relation,
+        (("premise", *_FIRST), ("hypothesis", *_SECOND), ("label_text", "relation", "gold_label", "label")),
+        as_name,
+        _named_relations,
     ),
 }
 
 
 def read_labelled(name: str, paths: Sequence[str], columns: Sequence[str], skipped: Counter) -> Iterator[Record]:
-    """Records of files of labelled rows: parquet, JSON lines or tables with tabs.
+    """Records of files of labelled rows, of any format.
 
     Args:
         name: one of `TASKS`.
@@ -59,50 +97,60 @@ def read_labelled(name: str, paths: Sequence[str], columns: Sequence[str], skipp
     if columns and len(columns) != len(task.columns):
         wanted = ", ".join(names[0] for names in task.columns)
         raise UserError(f"{name}: takes {len(task.columns)} columns behind #, for {wanted}; got {', '.join(columns)}.")
-    known = tuple((column,) for column in columns) or task.columns
-    rows: dict[tuple[str, str], list[tuple]] = defaultdict(list)
+    column_names = tuple((column,) for column in columns) or task.columns
+    rows_by_source: dict[str, list[tuple[str, Values]]] = defaultdict(list)
     for path in paths:
-        source = source_of(path)
-        for language, values in _rows(path, known, task, skipped):
-            rows[source, language].append(values)
+        rows_by_source[source_of(path)] += _rows(path, column_names, task, skipped)
     good = False
-    for (source, language), found in rows.items():
-        for record in task.convert(found, source, language):
-            good = True
-            yield record
+    for source, rows in rows_by_source.items():
+        prepared = task.prepare(f"{name}:{source}", [values for _, values in rows])
+        by_language: dict[str, list[Values]] = defaultdict(list)
+        for (language, _), values in zip(rows, prepared, strict=True):
+            by_language[language].append(values)
+        for language, values_of_rows in by_language.items():
+            for record in task.convert(values_of_rows, source, language):
+                good = True
+                yield record
     if not good:
         raise UserError(f"{name}:{paths[0]} gives no row; check its columns, and that it has more than one label.")
 
 
 def _rows(
-    path: str, known: Iterable[tuple[str, ...]], task: LabelledTask, skipped: Counter
-) -> Iterator[tuple[str, tuple]]:
+    path: str, column_names: Iterable[tuple[str, ...]], task: LabelledTask, skipped: Counter
+) -> Iterator[tuple[str, Values]]:
     """(language, values of the task's columns) of each good row of a file."""
     chosen: list[str] = []
-    for row in read_rows(path, skipped, partial(_choose, path, known, chosen)):
+    for row in read_rows(path, skipped, partial(_choose, path, column_names, chosen)):
         *texts, last = (row.get(name) for name in chosen)
-        if not all(isinstance(text, str) and text.strip() for text in texts):
+        if any(map(is_missing, texts)):
             skipped["empty text"] += 1
             continue
+        if not all(isinstance(text, str) for text in texts):
+            skipped["text is no text"] += 1
+            continue
         try:
-            last = task.last(last) if last is not None else None
+            value = None if is_missing(last) else task.read(last)
         except (TypeError, ValueError, OverflowError):
-            last = None
-        if last is None or last == "":
+            value = None
+        if value is None:
             skipped["no label or score"] += 1
             continue
-        language = next((row[name] for name in _LANGUAGE if row.get(name)), "und")
-        yield str(language), (*texts, last)
+        try:
+            language = next(filter(None, (as_name(row.get(name)) for name in _LANGUAGE)), "und")
+        except ValueError:
+            skipped["language is no text or number"] += 1
+            continue
+        yield language, (*texts, value)
 
 
-def _choose(path: str, known: Iterable[tuple[str, ...]], chosen: list[str], present: list[str]) -> list[str]:
+def _choose(path: str, column_names: Iterable[tuple[str, ...]], chosen: list[str], present: list[str]) -> list[str]:
     """The columns to read; those of the task go to `chosen`, in its order."""
-    for names in known:
-        found = next((name for name in names if name in present and name not in chosen), None)
-        if found is None:
+    for names in column_names:
+        column = next((name for name in names if name in present and name not in chosen), None)
+        if column is None:
             raise UserError(
                 f"{path} has no column {' or '.join(names)}; it has {', '.join(present)}: name the right ones by "
                 "PATH#COLUMN,COLUMN."
             )
-        chosen.append(found)
+        chosen.append(column)
     return [*chosen, *(name for name in _LANGUAGE if name in present)]

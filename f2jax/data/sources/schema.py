@@ -1,36 +1,48 @@
-"""A row of a file → the one record. Both column schemas end here.
+"""A row of a file → the one record. All column schemas end here.
 
 Released F2LLM files have `query, passage, negative_1 … negative_24`; files with lists have
-`query, positive, negatives` and may say `kind`, `language`, `source` and `label` (recipe 3.1).
+`query, positive, negatives` and may say `kind`, `language`, `source` and `label` (recipe 3.1); files of triplets have
+`query, positive, negative`. A field that is missing has its default; a field that cannot be read costs the row, which
+is counted.
 """
 
+import dataclasses
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from f2jax.data.record import KINDS, Record
+from f2jax.data.instructions import split_instruction
+from f2jax.data.record import KINDS, Kind, Record
+from f2jax.data.skip_list import say_once
+from f2jax.data.sources.tables import Row, as_name, is_missing, without_compression
 from f2jax.errors import UserError
 
-NEGATIVE = re.compile(r"negative_(\d+)$")
+NUMBERED_NEGATIVE = re.compile(r"negative(?:_(\d+))?$")
 SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default", "part")
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
 _HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
-OPTIONAL = ("negatives", "kind", "language", "lang", "source", "label", "instruction", "symmetric")
+_OPTIONAL = ("negatives", "kind", "language", "lang", "source", "label", "instruction", "symmetric")
+_TEXT_FIELDS = ("text", "passage", "content", "document")  # of a negative that is an object
 
 
-@dataclass(frozen=True)
+class BadField(Exception):
+    """A field cannot be read; the message is the reason under which the row is counted."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Defaults:
-    """What a file's rows are where they do not say it themselves."""
+    """What the rows of a file are where they do not say it themselves."""
 
     source: str
-    kind: str = "retrieval"
+    kind: Kind = "retrieval"
 
     @classmethod
     def of(cls, path: str, kinds: Iterable[str] = ()) -> "Defaults":
-        """The source is named as `source_of` says. The first of `kinds` that fits it gives the kind.
+        """The source is named by `source_of`; the first of the `kinds` that fits it gives the kind.
 
         >>> Defaults.of("corpus/massive_intent_part2.parquet", ["massive_*=clustering"])
         Defaults(source='massive_intent', kind='clustering')
@@ -52,18 +64,18 @@ def source_of(path: str) -> str:
     """The source that a file belongs to: its name, without the number of a part or shard.
 
     A name that says nothing, such as `train-00000-of-00005`, gives way to that of the folder, or of the data set of
-    the hub whose cache it lies in, with its subset where there is one.
+    the hub whose cache it lies in, with its subset if there is one.
 
     >>> source_of("corpus/massive_intent_part2.parquet"), source_of("nli/train-00000-of-00005.parquet")
     ('massive_intent', 'nli')
     >>> source_of("hub/datasets--org--squad/snapshots/0a1b/plain/train-00000-of-00001.parquet")
     'squad-plain'
     """
-    path = PurePosixPath(path.removesuffix(".gz"))
-    name = _PART.sub("", path.stem)
+    file = PurePosixPath(without_compression(path))
+    name = _PART.sub("", file.stem)
     if name not in SAYS_NOTHING:
         return name
-    folders = [folder for folder in path.parts[:-1] if folder not in SAYS_NOTHING]
+    folders = [folder for folder in file.parts[:-1] if folder not in SAYS_NOTHING]
     start = max((i for i, folder in enumerate(folders) if folder.startswith(_HUB)), default=None)
     if start is not None:  # datasets--ORG--NAME/snapshots/REVISION/SUBSET
         return "-".join([folders[start].split("--")[-1], *folders[start + 3 :]])
@@ -72,7 +84,7 @@ def source_of(path: str) -> str:
 
 
 def columns(path: str, present: Iterable[str]) -> list[str]:
-    """The columns of a file that a record needs.
+    """The columns of a file that a record needs; names the others once.
 
     Raises:
         UserError: a needed one is missing.
@@ -82,55 +94,121 @@ def columns(path: str, present: Iterable[str]) -> list[str]:
     if "query" not in present or passage is None:
         missing = "query" if "query" not in present else "positive (or passage)"
         raise UserError(f"{path} has no column {missing}; it has {', '.join(present) or 'none'}: rename one.")
-    numbered = [name for name in present if NEGATIVE.match(name)]
-    return ["query", passage, *numbered, *(name for name in OPTIONAL if name in present)]
+    chosen = {"query", passage, *_OPTIONAL}
+    read = [name for name in present if name in chosen or NUMBERED_NEGATIVE.match(name)]
+    if unread := sorted(set(present) - set(read)):
+        say_once(f"{path}: columns that are not read: {', '.join(unread)}.", tuple(unread))
+    return read
 
 
-def to_record(row: dict, defaults: Defaults, skipped: Counter, bare: bool = False) -> Record | None:
+def to_record(row: Row, defaults: Defaults, skipped: Counter, bare: bool = False) -> Record | None:
     """The record of a row; None, counted under a reason, where it cannot be trained on.
 
     Args:
-        bare: take a row of any kind without negatives: they are to be mined.
+        bare: accept rows of any kind without negatives, which are to be mined.
     """
-    query, positive = row.get("query"), row.get("positive", row.get("passage"))
-    for text, name in ((query, "query"), (positive, "positive")):
-        if text is None or (isinstance(text, str) and not text.strip()):
-            skipped[f"empty {name}"] += 1
-            return None
-        if not isinstance(text, str):
-            skipped[f"{name} is no text"] += 1
-            return None
+    try:
+        instruction, query = split_instruction(_text(row.get("query"), "query"))
+        record = Record(
+            query=query,
+            positive=_text(row.get("positive", row.get("passage")), "positive"),
+            negatives=_negatives(row),
+            kind=_kind(row.get("kind"), defaults.kind),
+            language=_name(row, "language") or _name(row, "lang") or "und",
+            source=_name(row, "source") or defaults.source,
+            label=_name(row, "label"),
+            instruction=instruction or _instruction(row.get("instruction")),
+            symmetric=_symmetric(row.get("symmetric")),
+        )
+    except BadField as reason:
+        skipped[str(reason)] += 1
+        return None
+    return usable(record, skipped, bare)
+
+
+def usable(record: Record, skipped: Counter, bare: bool = False) -> Record | None:
+    """The record without negatives that are its positive; None, counted, if a row that needs negatives has none left.
+
+    Args:
+        bare: accept rows of any kind without negatives.
+    """
+    negatives = tuple(text for text in record.negatives if text.strip() != record.positive.strip())
+    if len(negatives) < len(record.negatives):
+        record = dataclasses.replace(record, negatives=negatives)
+    if not record.query.strip():
+        skipped["empty query"] += 1
+    elif record.kind != "retrieval" and not negatives and not bare:
+        skipped[f"{record.kind} without negatives"] += 1
+    else:
+        return record
+    return None
+
+
+def _text(value: object, name: str) -> str:
+    if is_missing(value):
+        raise BadField(f"empty {name}")
+    if not isinstance(value, str):
+        raise BadField(f"{name} is no text")
+    return value
+
+
+def _negatives(row: Row) -> tuple[str, ...]:
+    """The texts of the list `negatives`, or of the columns `negative` and `negative_1` … in numerical order."""
     listed = row.get("negatives")
-    if listed is None:
-        numbered = (key for key in row if NEGATIVE.match(key))
-        listed = [row[key] for key in sorted(numbered, key=lambda key: int(NEGATIVE.match(key)[1]))]
+    if isinstance(listed, str) and listed.lstrip().startswith("["):  # a list in a table of texts
+        try:
+            listed = json.loads(listed)
+        except ValueError as error:
+            raise BadField("negatives are no list") from error
+    if is_missing(listed):
+        numbers = {name: int(match[1] or 0) for name in row if (match := NUMBERED_NEGATIVE.match(name))}
+        listed = [row[name] for name in sorted(numbers, key=numbers.__getitem__)]
     if not isinstance(listed, list):
-        skipped["negatives are no list"] += 1
-        return None
-    negatives = tuple(text for text in listed if isinstance(text, str) and text.strip())
-    kind = row.get("kind") or defaults.kind
-    if kind not in KINDS:
-        skipped[f"kind is none of {', '.join(KINDS)}"] += 1
-        return None
-    if kind != "retrieval" and not negatives and not bare:
-        skipped[f"{kind} without negatives"] += 1
-        return None
-    label = row.get("label")
-    return Record(
-        query=query,
-        positive=positive,
-        negatives=negatives,
-        kind=kind,
-        language=str(row.get("language") or row.get("lang") or "und"),
-        source=str(row.get("source") or defaults.source),
-        label=None if label is None or label == "" else str(label),
-        instruction=str(row["instruction"]) if row.get("instruction") else None,
-        symmetric=bool(row.get("symmetric")),
-    )
+        raise BadField("negatives are no list")
+    texts = [_text_of(negative) for negative in listed if not is_missing(negative)]
+    return tuple(text for text in texts if text.strip())
+
+
+def _text_of(negative: object) -> str:
+    """A text, or the text of an object such as `{"title": …, "text": …}`."""
+    if isinstance(negative, dict):
+        text = next((negative[name] for name in _TEXT_FIELDS if isinstance(negative.get(name), str)), None)
+        title = negative.get("title")
+        negative = f"{title} {text}" if text and isinstance(title, str) and title.strip() else text
+    if not isinstance(negative, str):
+        raise BadField("a negative is no text")
+    return negative
+
+
+def _kind(value: object, default: Kind) -> Kind:
+    if is_missing(value):
+        return default
+    kind = next((kind for kind in KINDS if kind == value), None)
+    if kind is None:
+        raise BadField(f"kind is none of {', '.join(KINDS)}")
+    return kind
+
+
+def _name(row: Row, column: str) -> str | None:
+    try:
+        return as_name(row.get(column))
+    except ValueError as error:
+        raise BadField(f"{column} is no text or number") from error
+
+
+def _instruction(value: object) -> str | None:
+    return None if is_missing(value) else _text(value, "instruction")
+
+
+def _symmetric(value: object) -> bool:
+    try:
+        return TRUTH[(as_name(value) or "false").strip().lower()]
+    except (KeyError, ValueError) as error:
+        raise BadField("symmetric is neither true nor false") from error
 
 
 def to_records(
-    path: str, rows: Iterable[dict], skipped: Counter, kinds: Iterable[str] = (), bare: bool = False
+    path: str, rows: Iterable[Row], skipped: Counter, kinds: Iterable[str] = (), bare: bool = False
 ) -> Iterator[Record]:
     """The good rows of a file; `kinds` as in `Defaults.of`, `bare` as in `to_record`.
 
@@ -145,4 +223,4 @@ def to_records(
             yield record
     if not good:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (skipped - before).items())
-        raise UserError(f"{path} has no usable row ({reasons or 'it is empty'}); mend or remove it.")
+        raise UserError(f"{path} has no usable row ({reasons or 'it is empty'}); fix or remove it.")

@@ -1,48 +1,271 @@
-"""The rows of a file of any kind, as dicts: what the readers of several files and evaluation sets are made of."""
+"""The rows of a file of any format as dicts: where every reader of files starts.
 
+A number that is none (NaN, which pandas writes for a missing value) is None, and the number of a class is its name
+where the file's own metadata gives names.
+"""
+
+import csv
+import io
+import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
 
-from f2jax.data.sources import jsonl, parquet
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from f2jax import errors, files
+from f2jax.data.skip_list import located
 from f2jax.errors import UserError
 
-TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz")  # rows with columns
-ENDINGS = (*TABLES, ".txt", ".txt.gz")
+Row = dict[str, Any]
+ChooseColumns = Callable[[list[str]], list[str]]  # the columns to read, given those of the file; may raise UserError
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+READ_ROWS = 4_096  # rows of a parquet file in memory
+_ROW_ARRAYS = ("data", "rows", "examples")  # fields of a JSON object that may hold its rows
+_TABLES_AS_TEXT = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
 
-def read_rows(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:
-    """The rows of a parquet file, of JSON lines, of a table with tabs under a line of names, or of lines of text.
+def _with_compressions(*endings: str) -> tuple[str, ...]:
+    return tuple(f"{ending}{compression}" for ending in endings for compression in ("", *COMPRESSIONS))
+
+
+TABLES = (".parquet", ".arrow", *_with_compressions(*_TABLES_AS_TEXT))  # rows with columns
+ENDINGS = (*TABLES, *_with_compressions(".txt"))
+KNOWN = ".parquet, .arrow, .jsonl, .ndjson, .json, .csv, .tsv or .txt, and text also in .gz, .bz2 or .zst"
+
+
+def read_rows(path: str, skipped: Counter, columns: ChooseColumns) -> Iterator[Row]:
+    """The rows of a Parquet or Arrow file, of JSON, JSON lines, CSV, TSV or lines of text; text may be compressed.
 
     Args:
         skipped: counts bad lines by reason.
-        columns: those to read, given those that the file has; it may raise a `UserError`. Rows may hold others too.
+        columns: chooses the columns to read. Rows may hold others too.
 
     Raises:
-        UserError: the file cannot be read, is cut short, or is of no known kind.
+        UserError: the file cannot be read, is cut short, or has an unknown ending.
     """
-    for ending, read in (
-        (".parquet", parquet.parquet_rows),
-        (".jsonl", jsonl.jsonl_rows),
-        (".tsv", _tsv),
-        (".txt", _txt),
-    ):
-        if path.removesuffix(".gz").endswith(ending):
-            return read(path, skipped, columns)
-    raise UserError(f"{path} is of no known kind; data files end in {', '.join(ENDINGS)}.")
+    if not path.endswith(ENDINGS):
+        raise UserError(f"{path} is of no known kind; data files end in {KNOWN}.")
+    ending = PurePosixPath(without_compression(path)).suffix
+    if ending in (".parquet", ".arrow"):
+        return _arrow_rows(path, skipped, columns)
+    if ending in (".csv", ".tsv"):
+        return _delimited_rows(path, skipped, columns, ending)
+    if ending == ".txt":
+        columns(["text"])
+        return ({"text": line} for line in _lines(path, skipped) if line.strip())
+    return _json_rows(path, skipped, columns, ending)
 
 
-def _tsv(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:
-    lines = jsonl.lines(path, skipped)
-    names = next(lines, "").split("\t")
-    columns(names)
+def without_compression(path: str) -> str:
+    """The path without the ending of a compressed file."""
+    return next((path.removesuffix(ending) for ending in COMPRESSIONS if path.endswith(ending)), path)
+
+
+def is_missing(value: object) -> bool:
+    """Returns whether a field holds nothing: None, NaN, or blank text."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def as_name(value: object) -> str | None:
+    """The text of a field that names something (a label, a language, an id); None where it is missing.
+
+    Whole numbers are written without a point, since pandas turns 3 into 3.0 next to a missing value.
+
+    Raises:
+        ValueError: the field holds a list, an object or bytes.
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ValueError(f"{type(value).__name__} names nothing")
+
+
+@contextmanager
+def _damage(path: str, kind: str) -> Iterator[None]:
+    """Turns what a decoder raises inside the block into a UserError that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        if errors.is_transient(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged, cut short{kind} ({reason}); fetch it again.") from error
+
+
+# Parquet and Arrow
+
+
+def _arrow_rows(path: str, skipped: Counter, columns: ChooseColumns) -> Iterator[Row]:
+    kind = " or no parquet file" if path.endswith(".parquet") else " or no Arrow file"
+    with files.open_file(path) as file, files.clear_errors(path, "read"), _damage(path, kind):
+        schema, batches = _parquet(file, columns) if path.endswith(".parquet") else _arrow(file, columns)
+        class_names = _class_names(schema)
+        numbers = [field.name for field in schema if pa.types.is_floating(field.type)]
+        place = 0
+        for batch in batches:
+            for row in batch.to_pylist():
+                for name in numbers:
+                    if name in row and is_missing(row[name]):
+                        row[name] = None
+                for name, names in class_names.items():
+                    if isinstance(number := row.get(name), int):
+                        row[name] = names[number] if 0 <= number < len(names) else None
+                located(skipped, f"{path}:{place}", row)
+                place += 1
+                yield row
+
+
+def _parquet(file: BinaryIO, columns: ChooseColumns) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    table = pq.ParquetFile(file)
+    return table.schema_arrow, table.iter_batches(READ_ROWS, columns=columns(table.schema_arrow.names))
+
+
+def _arrow(file: BinaryIO, columns: ChooseColumns) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Batches of a file that the `datasets` library saved, which is a stream, or of an Arrow (Feather) file."""
+    is_stream = file.read(6) != b"ARROW1"
+    file.seek(0)
+    reader = pa.ipc.open_stream(file) if is_stream else pa.ipc.open_file(file)
+    chosen = columns(reader.schema.names)
+    batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
+    return reader.schema, (batch.select(chosen) for batch in batches)
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Column → names of its classes, from the metadata that the `datasets` library writes."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {
+        column: feature["names"]
+        for column, feature in features
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and _are_texts(feature.get("names"))
+    }
+
+
+def _are_texts(names: object) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
+# JSON
+
+
+def _json_rows(path: str, skipped: Counter, columns: ChooseColumns, ending: str) -> Iterator[Row]:
+    """Rows of JSON lines; of a .json file also an array of objects, or an object with one such array."""
+    checked = False
+    for row in _json_values(path, skipped, ending):
+        if not isinstance(row, dict):
+            skipped["line is no JSON object"] += 1
+            continue
+        if not checked:
+            columns(list(row))
+            checked = True
+        yield row
+
+
+def _json_values(path: str, skipped: Counter, ending: str) -> Iterator[object]:
+    lines = _lines(path, skipped)
+    if ending == ".json":
+        first = next((line for line in lines if line.strip()), "")
+        value = _parse(first)
+        if not isinstance(value, dict) or _rows_in(value) is not None:  # else these are JSON lines after all
+            value = _parse("\n".join([first, *lines]))
+            rows = value if isinstance(value, list) else _rows_in(value)
+            if rows is None:
+                raise UserError(f"{path} should hold an array of objects, or one object a line; convert it.")
+            for number, row in enumerate(rows):
+                located(skipped, f"{path}:{number}", row if isinstance(row, dict) else {"row": row})
+                yield row
+            return
+        lines = chain([first], lines)
     for line in lines:
-        values = line.split("\t")
-        if len(values) == len(names):
+        if line.strip():
+            value = _parse(line)
+            if value is _NO_JSON:
+                skipped["line is no JSON"] += 1
+            else:
+                yield value
+
+
+_NO_JSON = object()
+
+
+def _parse(text: str) -> object:
+    """The value of JSON text, with None for NaN and infinities; `_NO_JSON` where it is none."""
+    try:
+        return json.loads(text, parse_constant=lambda constant: None)
+    except (ValueError, RecursionError):
+        return _NO_JSON
+
+
+def _rows_in(value: object) -> list | None:
+    """The array of an object such as `{"version": 1, "data": [{…}, …]}`; None where there is none."""
+    arrays = (value.get(name) for name in _ROW_ARRAYS) if isinstance(value, dict) else ()
+    return next((array for array in arrays if isinstance(array, list)), None)
+
+
+# CSV, TSV and text
+
+
+def _delimited_rows(path: str, skipped: Counter, columns: ChooseColumns, ending: str) -> Iterator[Row]:
+    """Rows under a line of column names. CSV may quote a field and may part fields by semicolons; TSV does neither."""
+    csv.field_size_limit(sys.maxsize)
+    lines = _lines(path, skipped)
+    first = next(lines, "")
+    if ending == ".csv":
+        form: dict[str, Any] = {"delimiter": max(",;\t", key=first.count), "strict": True}
+    else:
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader((f"{line}\n" for line in chain([first], lines)), **form)
+    names: list[str] = []
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise UserError(f"{path} ends inside a quoted field; fetch it again, or close the quotes.") from error
+            skipped["line is no CSV"] += 1
+            continue
+        if not names:
+            columns(names := values)
+        elif len(values) == len(names):
             yield dict(zip(names, values, strict=True))
-        elif line.strip():
+        elif any(value.strip() for value in values):
             skipped["line has other columns than the first"] += 1
 
 
-def _txt(path: str, skipped: Counter, columns: Callable[[list[str]], list[str]]) -> Iterator[dict]:
-    columns(["text"])
-    return ({"text": line} for line in jsonl.lines(path, skipped) if line.strip())
+def _lines(path: str, skipped: Counter) -> Iterator[str]:
+    """Each line of a text file that is UTF-8, whatever system it was written on, without its end.
+
+    Raises:
+        UserError: the file cannot be read, or is cut short.
+    """
+    with files.open_file(path) as raw, files.clear_errors(path, "read"):
+        for number, line in enumerate(_decompressed(path, raw), 1):
+            located(skipped, f"{path}:{number}", {"line": line})
+            try:
+                text = line.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                skipped["line is not UTF-8"] += 1
+            else:
+                yield from text.rstrip("\r\n").split("\r")
+
+
+def _decompressed(path: str, raw: BinaryIO) -> Iterator[bytes]:
+    compression = COMPRESSIONS.get(PurePosixPath(path).suffix)
+    if not compression:
+        yield from raw
+        return
+    with _damage(path, " or not compressed"):
+        yield from io.BufferedReader(pa.CompressedInputStream(raw, compression))  # type: ignore[arg-type]  # a raw file

@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from f2jax.data.instructions import split_instruction
 from f2jax.data.record import stable_id
-from f2jax.data.sources import expand, open_source
+from f2jax.data.sources import open_source
+from f2jax.data.sources.paths import find_files
 from f2jax.data.sources.tables import ENDINGS, read_rows
 from f2jax.errors import UserError
 from f2jax.prepare.curate.words import WEIGHT_OF_WORD, split_units
@@ -138,7 +140,7 @@ def set_files(spec: str) -> list[str]:
     Raises:
         UserError: it is missing.
     """
-    return [] if spec in BUILT_IN else expand(_parse(spec)[1], ENDINGS)
+    return [] if spec in BUILT_IN else find_files(_parse(spec)[1], ENDINGS, all_splits=True)
 
 
 def _open(spec: str) -> tuple[str, Iterator[str]]:
@@ -163,16 +165,23 @@ def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
 def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
     """All texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
     wanted, bad, found = columns or TEXT_COLUMNS, Counter(), False
-    for file in expand(path, ENDINGS):
+    for file in find_files(path, ENDINGS, all_splits=True):
         for row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
             for name in wanted:
-                value = row.get(name)
-                for text in value if isinstance(value, list) else [value]:
-                    if isinstance(text, str):
-                        found = True
-                        yield text
+                for text in _strings(row.get(name)):
+                    found = True
+                    yield split_instruction(text)[1]
         if bad:
             reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
             raise UserError(f"The evaluation file {file} has bad rows ({reasons}); mend it, or they go unchecked.")
     if not found:
         raise UserError(f"The evaluation set {path} holds no text in {', '.join(wanted)}; name columns by PATH#COLUMN.")
+
+
+def _strings(value: object) -> Iterator[str]:
+    """All texts in a field, which may be a list of texts or of objects."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)

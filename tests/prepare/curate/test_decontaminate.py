@@ -19,6 +19,7 @@ from f2jax.errors import UserError
 from f2jax.prepare.curate import CurationOptions, CurationReport, curate, curate_record
 from f2jax.prepare.curate.decontaminate import Hit, Index, load_index, set_files
 from f2jax.prepare.curate.words import split_units, split_words
+from tests.data import tables
 
 WORDS = [f"w{i}" for i in range(40)]
 QUESTION = "Which of the rivers that rise in the highlands flow into the western lake?"
@@ -200,12 +201,7 @@ def test_a_folder_stands_for_its_files_of_every_kind(tmp_path):
     """In each kind of file another text, and all are found."""
     texts = {ending: f"this secret of the evaluation ends in {ending}" for ending in ENDINGS}
     for ending, text in texts.items():
-        kind = ending.removesuffix(".gz")
-        if kind == ".parquet":
-            pq.write_table(pa.table({"text": [text]}), tmp_path / f"x{ending}")
-            continue
-        lines = {".jsonl": json.dumps({"text": text}), ".tsv": f"id\ttext\n1\t{text}", ".txt": text}[kind].encode()
-        (tmp_path / f"x{ending}").write_bytes(gzip.compress(lines) if ending.endswith(".gz") else lines)
+        tables.write(tmp_path / f"x{ending}", [{"id": 1, "text": text}])
     index = load_index((str(tmp_path),), 13, 12)
     assert [ending for ending, text in texts.items() if not index.find(text)] == []
     assert sorted(set_files(str(tmp_path))) == sorted(f"{tmp_path}/x{ending}" for ending in texts)

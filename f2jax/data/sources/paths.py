@@ -1,0 +1,93 @@
+"""Which files a path, a glob, a folder or a data set of the hub stands for.
+
+Of files found by a folder, a glob or a data set, hidden ones and those of test and validation splits are left out: the
+latter are named, and so is every other file of a folder that is not read.
+"""
+
+import re
+from pathlib import PurePosixPath
+
+from f2jax import files
+from f2jax.data.skip_list import say_once
+from f2jax.data.sources import hub
+from f2jax.data.sources.tables import TABLES
+from f2jax.errors import UserError
+
+HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}  # as the hub names splits
+ABOUT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # written by `datasets`
+_NAMED = 5  # files that a message names at most
+
+
+def find_files(spec: str, endings: tuple[str, ...] = TABLES, all_splits: bool = False) -> list[str]:
+    """The files that a source stands for, sorted.
+
+    Args:
+        spec: a path, a glob, a folder, local or gs://, or `hub:org/name`.
+        endings: of the files that a folder or a data set stands for.
+        all_splits: include those of test and validation splits.
+
+    Raises:
+        UserError: there are none, or none but those of test and validation splits.
+    """
+    paths, is_folder, pattern = _inside(spec, endings)
+    visible = {inside: path for inside, path in paths.items() if not is_hidden(inside)}
+    data = [name for name in visible if not is_folder or (name.endswith(endings) and name not in ABOUT_DATA)]
+    unwanted = set() if all_splits else HELD_OUT - split_words(pattern)
+    held_out = [name for name in data if split_words(name) & unwanted]
+    chosen = sorted(visible[name] for name in set(data) - set(held_out))
+    if held_out:
+        names = _some(held_out)
+        if not chosen:
+            raise UserError(f"{spec} holds only test or validation files ({names}); name a file to read it.")
+        say_once(f"{spec}: read without its test and validation files ({names}); name a file to read it.")
+    if not chosen:
+        files.check_bucket(spec)
+        raise UserError(f"There is no data file {spec}; check the path.")
+    if others := sorted(set(visible) - set(data)):
+        say_once(f"{spec}: not read, since these are no data files: {_some(others)}.")
+    return chosen
+
+
+def is_hidden(inside: str) -> bool:
+    """Returns whether a path inside a folder is one that systems and editors keep for themselves.
+
+    >>> is_hidden(".ipynb_checkpoints/train.jsonl"), is_hidden("__MACOSX/._train.jsonl"), is_hidden("a/train.jsonl")
+    (True, True, False)
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(inside).parts)
+
+
+def split_words(inside: str) -> set[str]:
+    """The words of a path, among which the hub looks for the name of a split.
+
+    >>> sorted(split_words("data/test-00000-of-00001.parquet"))
+    ['data', 'of', 'parquet', 'test']
+    """
+    return set(re.findall(r"[a-z]+", inside.lower()))
+
+
+def _inside(spec: str, endings: tuple[str, ...]) -> tuple[dict[str, str], bool, str]:
+    """{path below a root: path}, whether `spec` names a folder rather than files, and its pattern below the root.
+
+    The root of `a/*/x*.jsonl` is `a`, that of a folder the folder itself; a file that is named lies directly below.
+    """
+    if spec.startswith("hub:"):
+        return hub.fetch_dataset(spec, endings), not spec.endswith(endings), "".join(spec.split("/", 2)[2:])
+    filesystem, path = files.filesystem(spec)
+    with files.clear_errors(spec):
+        if filesystem.isdir(path):
+            names, root, is_folder = filesystem.find(path), path, True
+        elif filesystem.exists(path):
+            names, root, is_folder = [path], path, False
+        else:
+            wild = re.search(r"[*?\[]", path)
+            names, is_folder = filesystem.glob(path) if wild else [], False
+            root = path[: wild.start()].rpartition("/")[0] if wild else path
+    start = len(root.rstrip("/")) + 1
+    found = {name[start:]: filesystem.unstrip_protocol(name).removeprefix("file://") for name in names}
+    return found, is_folder, path[start:]
+
+
+def _some(names: list[str]) -> str:
+    shown = sorted(names)[:_NAMED]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

@@ -1,0 +1,141 @@
+"""Which files a source stands for: never hidden or held-out ones, and what is not read is named."""
+
+from collections import Counter
+
+import pytest
+
+from f2jax.data import skip_list
+from f2jax.data.sources import open_source
+from f2jax.data.sources.paths import find_files
+from f2jax.data.sources.tables import TABLES
+from f2jax.errors import UserError
+from tests.data import tables
+
+ROWS = [{"query": f'query {i}, "quoted"', "positive": f"the answer;\tis {i}"} for i in range(3)]
+
+
+@pytest.fixture
+def said(monkeypatch, caplog):
+    monkeypatch.setattr(skip_list, "_SAID", set())
+    return caplog
+
+
+def write(folder, *names: str) -> None:
+    for name in names:
+        tables.write(folder / name, [{"query": name, "positive": "p"}])
+
+
+def found(folder, spec="") -> list[str]:
+    return [path.removeprefix(f"{folder}/") for path in find_files(f"{folder}/{spec}" if spec else str(folder))]
+
+
+@pytest.mark.parametrize("ending", TABLES)
+def test_files_of_every_format_hold_the_same_rows(tmp_path, ending):
+    rows = [{name: text.replace("\t", " ") for name, text in row.items()} for row in ROWS] if ".tsv" in ending else ROWS
+    records = list(open_source(tables.write(tmp_path / f"x{ending}", rows), "train", Counter()))
+    assert [{"query": record.query, "positive": record.positive} for record in records] == rows
+    assert {record.source for record in records} == {"x"}
+
+
+def test_a_csv_file_may_have_semicolons_and_line_ends_inside_quotes(tmp_path):
+    (tmp_path / "x.csv").write_text('query;positive\r\n"a; ""b""\r\nc";d\r\n')
+    (record,) = open_source(str(tmp_path / "x.csv"), "train", Counter())
+    assert (record.query, record.positive) == ('a; "b"\nc', "d")
+
+
+def test_lines_of_a_csv_file_that_do_not_fit_are_counted_and_an_open_quote_is_an_error(tmp_path):
+    (tmp_path / "x.csv").write_text('query,positive\na,b,c\n"a"b,c\na,b\n')
+    skipped = Counter()
+    assert len(list(open_source(str(tmp_path / "x.csv"), "train", skipped))) == 1
+    assert skipped == {"line has other columns than the first": 1, "line is no CSV": 1}
+    (tmp_path / "x.csv").write_text('query,positive\na,b\n"open,b\na,b\n')
+    with pytest.raises(UserError, match=r"x\.csv ends inside a quoted field"):
+        list(open_source(str(tmp_path / "x.csv"), "train", Counter()))
+
+
+@pytest.mark.parametrize(
+    "text,queries",
+    [
+        ('{"query": "a", "positive": "p"}\n{"query": "b", "positive": "p"}\n', ["a", "b"]),
+        ('{"version": 1, "data": [{"query": "a", "positive": "p"}]}', ["a"]),
+        ('\n[{"query": "a", "positive": "p"}, 5]', ["a"]),
+    ],
+    ids=["lines", "an object of an array", "an array"],
+)
+def test_a_json_file_may_have_several_shapes(tmp_path, text, queries):
+    (tmp_path / "x.json").write_text(text)
+    skipped = Counter()
+    assert [record.query for record in open_source(str(tmp_path / "x.json"), "train", skipped)] == queries
+    assert skipped.total() == text.count(" 5]")
+
+
+@pytest.mark.parametrize("text", ['{\n "query": "a"\n}', '[{"query": "a"', "7", '{"a": '])
+def test_json_of_another_shape_is_one_clear_error(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=r"x\.json (should hold an array of objects|has no usable row)"):
+        list(open_source(str(tmp_path / "x.json"), "train", Counter()))
+
+
+# Splits
+
+
+@pytest.mark.parametrize("spec", ["", "*/*.jsonl", "data/*"])
+@pytest.mark.parametrize("split", ["test", "validation", "valid", "dev", "eval"])
+def test_held_out_files_of_a_folder_or_glob_are_not_trained_on_and_that_is_said(tmp_path, said, spec, split):
+    names = [f"data/{part}-00000-of-00001.jsonl" for part in ("train", split)]
+    write(tmp_path, *names)
+    assert found(tmp_path, spec) == names[:1]
+    assert f"read without its test and validation files ({names[1].removeprefix('data/')})" in said.text.replace(
+        "(data/", "("
+    )
+
+
+def test_a_folder_of_a_split_is_one_too(tmp_path):
+    write(tmp_path, "train/x.jsonl", "test/x.jsonl", "x_dev.jsonl", "latest.jsonl", "contest.jsonl")
+    assert found(tmp_path) == ["contest.jsonl", "latest.jsonl", "train/x.jsonl"]
+
+
+@pytest.mark.parametrize("spec", ["data/test.jsonl", "data/test*.jsonl", "test", "test/*.jsonl", "*/test.jsonl"])
+def test_what_is_named_is_read(tmp_path, spec):
+    write(tmp_path, "data/test.jsonl", "data/train.jsonl", "test/part-0.jsonl")
+    assert found(tmp_path, spec) == ["test/part-0.jsonl" if spec.startswith("test") else "data/test.jsonl"]
+
+
+def test_a_folder_with_nothing_but_held_out_files_is_an_error_that_names_them(tmp_path):
+    write(tmp_path, "test.jsonl")
+    with pytest.raises(UserError, match=r"holds only test or validation files \(test\.jsonl\); name a file to read it"):
+        found(tmp_path)
+
+
+def test_an_evaluation_set_has_all_splits(tmp_path):
+    write(tmp_path, "test.jsonl", "train.jsonl")
+    assert len(find_files(str(tmp_path), all_splits=True)) == 2
+
+
+# Hidden and other files
+
+
+@pytest.mark.parametrize(
+    "hidden", [".ipynb_checkpoints/x-checkpoint.jsonl", "__MACOSX/._x.jsonl", "._x.jsonl", ".x/y.jsonl"]
+)
+@pytest.mark.parametrize("spec", ["", "*", "**/*.jsonl"])
+def test_hidden_files_are_never_read(tmp_path, said, hidden, spec):
+    write(tmp_path, "x.jsonl", hidden)
+    assert found(tmp_path, spec) == ["x.jsonl"] and hidden not in said.text
+
+
+def test_hidden_files_of_a_beir_folder_are_never_read(tmp_path):
+    tables.write(tmp_path / "corpus/part.jsonl", [{"_id": "a", "text": "t"}])
+    (tmp_path / "corpus/._part.jsonl").write_bytes(b"\0\5\x16\7 Mac OS X")
+    tables.write(tmp_path / "queries.jsonl", [{"_id": "q", "text": "question"}])
+    tables.write(tmp_path / "qrels.jsonl", [{"query-id": "q", "corpus-id": "a", "score": 1}])
+    skipped = Counter()
+    assert len(list(open_source(f"beir:{tmp_path}", "train", skipped))) == 1 and not skipped
+
+
+def test_every_other_file_of_a_folder_is_named(tmp_path, said):
+    write(tmp_path, "x.jsonl")
+    for name in ("README.md", "dataset_info.json", "a.docx"):
+        (tmp_path / name).write_text("{}")
+    assert found(tmp_path) == ["x.jsonl"]
+    assert f"{tmp_path}: not read, since these are no data files: README.md, a.docx, dataset_info.json." in said.text
