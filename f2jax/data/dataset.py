@@ -14,12 +14,12 @@ from f2jax.data.record import Record, in_share, stable_id
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
 
-AT_ONCE = 10_000  # texts that are tokenized together: what a backend returns takes many times the memory of the ids
+TOKENIZED_TOGETHER = 10_000  # texts; what a backend returns takes many times the memory of the ids
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a batch needs of a row: token ids (int32 arrays, end token included), and the ids of its documents."""
+    """The part of a row that a batch needs: token ids (int32, end token included) and the ids of its documents."""
 
     query: np.ndarray
     positive: np.ndarray
@@ -27,11 +27,11 @@ class Row:
     positive_id: int
     negative_ids: list[int]
     label_id: int  # stable id of the label; -1: none
-    vectors: np.ndarray | None = None  # of a cached teacher [2 + negatives, e]: query, positive, negatives
+    vectors: np.ndarray | None = None  # a cached teacher's [2 + negatives, e]: query, positive, negatives
 
 
 class Dataset:
-    """Rows of one source and kind. Reading them costs no tokenization."""
+    """Tokenized rows of one source and kind."""
 
     def __init__(self, name: str, kind: str, texts: "TokenizedTexts", rows: list[tuple]):
         self.name, self.kind = name, kind
@@ -43,7 +43,7 @@ class Dataset:
         return len(self._rows)
 
     def fingerprint(self) -> str:
-        """A hash of the rows in their order: of tokens, documents, labels, and languages, which weigh the data set."""
+        """A hash of the rows in their order (tokens, documents, labels) and of their languages."""
         digest = hashlib.blake2b(json.dumps(self.languages).encode(), digest_size=16)
         numbers = (
             number
@@ -52,7 +52,7 @@ class Dataset:
         )
         for array in (*self._texts.arrays(), np.fromiter(numbers, np.int64)):
             digest.update(array.size.to_bytes(8, "little"))
-            digest.update(array)
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]:
@@ -60,7 +60,7 @@ class Dataset:
 
         Args:
             columns: an order of all negative columns.
-            negatives: each row takes the first so many of them that it has.
+            negatives: the number of negatives to take from each row, in that order, if it has so many.
         """
         return [self._row(i, columns, negatives) for i in indices]
 
@@ -78,7 +78,7 @@ class Dataset:
         )
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
-        """(training, held-out) rows: a `share` of the distinct queries, by a hash of seed and query, is held out."""
+        """(training, held-out) rows: a hash of seed and query holds out a `share` of the distinct queries."""
         ids = self._texts.ids
         held = np.array([in_share(ids[query], share, "held out", seed) for query, *_ in self._rows], bool)
         return self._take(np.flatnonzero(~held)), self._take(np.flatnonzero(held))
@@ -88,7 +88,7 @@ class Dataset:
 
 
 class TokenizedTexts:
-    """Distinct texts: tokens in one flat array, and the stable id of the text before its instruction."""
+    """Distinct texts: their tokens in one flat array, and the stable id of each text without its instruction."""
 
     def __init__(self):
         self.index: dict[str, int] = {}
@@ -106,8 +106,8 @@ class TokenizedTexts:
         texts, self.index = list(self.index), {}  # the strings are not needed again
         flat, lengths = [self._flat], []
         with tqdm(total=len(texts), desc="tokenizing", unit="text", leave=False, delay=2) as bar:
-            for start in range(0, len(texts), AT_ONCE):
-                encoded = tokenizer.encode(texts[start : start + AT_ONCE], max_length)
+            for start in range(0, len(texts), TOKENIZED_TOGETHER):
+                encoded = tokenizer.encode(texts[start : start + TOKENIZED_TOGETHER], max_length)
                 flat.append(np.concatenate(encoded))
                 lengths += [len(ids) for ids in encoded]
                 bar.update(len(encoded))
@@ -115,7 +115,7 @@ class TokenizedTexts:
         self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens of all texts, where each text ends, and the ids."""
+        """(tokens of all texts, where each text ends, ids)."""
         return self._flat, self._ends, np.array(self.ids, np.int64)
 
     def tokens(self, number: int) -> np.ndarray:
@@ -125,7 +125,7 @@ class TokenizedTexts:
 def build_datasets(
     records: Iterable[Record], tokenizer: Tokenizer, max_length: int, instructions: Instructions
 ) -> list[Dataset]:
-    """Tokenize records into one `Dataset` for each (source, kind), in the order in which they first come.
+    """Tokenizes records into one `Dataset` for each (source, kind), in the order in which they first come.
 
     Raises:
         UserError: there are no records.
@@ -146,12 +146,12 @@ def build_datasets(
 
 
 def label_id(record: Record) -> int:
-    """The stable id of a record's label; -1 where it has none."""
+    """The stable id of a record's label; -1 if it has none."""
     return -1 if record.label is None else stable_id(record.label)
 
 
 def dataset_names(groups: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """A name for each (source, kind): the source, with the kind where the source has several.
+    """A name for each (source, kind): the source, with the kind if the source has several.
 
     >>> dataset_names([("a", "retrieval"), ("b", "retrieval"), ("b", "clustering")])
     {('a', 'retrieval'): 'a', ('b', 'retrieval'): 'b-retrieval', ('b', 'clustering'): 'b-clustering'}

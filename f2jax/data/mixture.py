@@ -1,5 +1,7 @@
-"""Which rows a step trains on: computed from (seed, step), never stored, in memory that grows with the number of data
-sets alone. A resume needs the step number and nothing else.
+"""Which data sets a run trains on, how often, and which rows a step takes.
+
+The rows are computed from (seed, step) and never stored, in memory that grows only with the number of data sets. A
+resume needs nothing but the step number.
 
 Each step takes its rows from one data set. The order of the batches in an epoch is a pseudo-random permutation of all
 of them, so data sets are drawn in proportion to their batches and every row comes once per epoch. A weight multiplies
@@ -17,13 +19,13 @@ import numpy as np
 from f2jax.data.record import KINDS
 from f2jax.errors import UserError, did_you_mean
 
-NEGATIVES = {"retrieval": 7, "clustering": 9, "classification": 1}  # of the reference, recipe 2.2
+NEGATIVES = {"retrieval": 7, "clustering": 9, "classification": 1}  # of the reference (recipe 2.2)
 ROUNDS = 4  # of the Feistel network
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What the mixture needs to know of a data set."""
+    """The part of a data set that the mixture needs to know."""
 
     name: str
     kind: str
@@ -38,10 +40,10 @@ class BatchPlan:
 
     epoch: int
     dataset: int  # number of the data set
-    rows: np.ndarray  # int64 row numbers, at most batch_size; fewer in a data set's last batch
+    rows: np.ndarray  # int64 row numbers: batch_size, or fewer in a data set's last batch
     columns: np.ndarray  # an order of all negative columns, shared by the rows
     negatives: int  # negative slots of each row
-    filler: np.ndarray  # the rows before them that a data set's last batch lacks to be a full one, where there are any
+    filler: np.ndarray  # rows before them that would make a data set's last batch a full one
 
 
 class Mixture:
@@ -50,7 +52,7 @@ class Mixture:
     Args:
         specs: the data sets.
         batch_size: rows of a step.
-        negatives: slots by kind; a data set with fewer negatives has as many slots as it has negatives.
+        negatives: slots by kind; a data set with fewer negatives has fewer slots.
 
     Raises:
         UserError: no data sets, an empty one, an unknown kind, a weight of 0, or a batch size below 1.
@@ -74,7 +76,7 @@ class Mixture:
                 raise UserError(f"The data set {spec.name} has weight {spec.weight}; give one above 0, or exclude it.")
         self.specs, self.batch_size, self.seed = tuple(specs), batch_size, seed
         self._slots = [min(negatives[spec.kind], spec.max_negatives) for spec in specs]
-        self._whole = [-(-spec.rows // batch_size) for spec in specs]  # batches that hold every row once
+        self._full = [-(-spec.rows // batch_size) for spec in specs]  # batches that hold every row once
         self._drawn = [max(1, round(n * spec.weight)) for n, spec in zip(self._whole, specs, strict=True)]  # per epoch
         self._ends = np.cumsum(self._drawn)
 
@@ -90,7 +92,7 @@ class Mixture:
         spec = self.specs[dataset]
         drawn = self._drawn[dataset]
         before = epoch * drawn + number - int(self._ends[dataset] - drawn)  # batches of this data set, in all epochs
-        times, batch = divmod(before, self._whole[dataset])
+        times, batch = divmod(before, self._full[dataset])
         start = batch * self.batch_size
         stop = min(start + self.batch_size, spec.rows)
         index = np.arange(max(stop - self.batch_size, 0), stop)
@@ -108,13 +110,13 @@ class Mixture:
 
 
 def select(names: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[int]:
-    """Numbers of the names that fit a pattern of `include` (none given: all) and none of `exclude`.
+    """The numbers of the names that match a pattern of `include` (none given: all) and none of `exclude`.
 
     >>> select(["nli", "nli-de", "code"], include=["nli*"], exclude=["*-de"])
     [0]
 
     Raises:
-        UserError: a pattern fits no name, or no name is left.
+        UserError: a pattern matches no name, or no name is left.
     """
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
@@ -131,10 +133,10 @@ def select(names: Sequence[str], include: Sequence[str] = (), exclude: Sequence[
 
 
 def pattern_weights(names: Sequence[str], weights: Sequence[str]) -> list[float]:
-    """The factor of each name: the product of all `PATTERN=FACTOR` that fit it.
+    """The factor of each name: the product of all `PATTERN=FACTOR` that match it.
 
     Raises:
-        UserError: an item is no `PATTERN=FACTOR` with a factor above 0, or fits no name.
+        UserError: an item is no `PATTERN=FACTOR` with a factor above 0, or matches no name.
     """
     factors = [1.0] * len(names)
     for item in weights:
@@ -151,14 +153,14 @@ def pattern_weights(names: Sequence[str], weights: Sequence[str]) -> list[float]
 
 
 def language_weights(languages: Sequence[Mapping[str, int]], temperature: float) -> list[float]:
-    """Factors that bring the share p of each language in all rows to p^(1/temperature), scaled to add up to 1.
+    """Factors that change the share p of each language in all rows to p^(1/temperature), scaled to add up to 1.
 
-    A data set's factor is the mean over its rows, so all rows together stay as many. The balance is one of data sets:
-    inside of one, languages keep their shares.
+    A data set's factor is the mean over its rows, so the total stays the same. Only data sets are balanced: inside one,
+    languages keep their shares.
 
     Args:
         languages: rows by language, of each data set.
-        temperature: 1 changes nothing, larger ones come closer to equal shares; 0: off.
+        temperature: 1 changes nothing, larger ones bring shares closer together; 0: off.
 
     Raises:
         UserError: the temperature is negative.
@@ -167,14 +169,14 @@ def language_weights(languages: Sequence[Mapping[str, int]], temperature: float)
         raise UserError(f"data.language_temperature={temperature} should be 0 (off) or above.")
     if not temperature:
         return [1.0] * len(languages)
-    counts: Counter = Counter()
-    for found in languages:
-        counts.update(found)
+    counts: Counter[str] = Counter()
+    for rows in languages:
+        counts.update(rows)
     total = sum(counts.values())
     scaled = {name: (count / total) ** (1 / temperature) for name, count in counts.items()}
     norm = sum(scaled.values())
     factor = {name: scaled[name] / norm * total / counts[name] for name in counts}
-    return [sum(n * factor[name] for name, n in found.items()) / max(sum(found.values()), 1) for found in languages]
+    return [sum(n * factor[name] for name, n in rows.items()) / max(sum(rows.values()), 1) for rows in languages]
 
 
 def _check(pattern: str, names: Sequence[str], where: str) -> None:
@@ -183,10 +185,10 @@ def _check(pattern: str, names: Sequence[str], where: str) -> None:
 
 
 def permute(index, size: int, key: int) -> np.ndarray:
-    """Where a pseudo-random permutation of 0 … size-1, chosen by `key`, sends `index`.
+    """The image of `index` under a pseudo-random permutation of 0 … size-1 that `key` chooses.
 
-    A balanced Feistel network on the next even power of two; values outside the range walk on until they are inside
-    (cycle walking, Black & Rogaway 2002). Nothing is stored: any index of a permutation of 10^12 costs the same.
+    A balanced Feistel network on the next even power of two, applied again until the value is in range (cycle walking,
+    Black & Rogaway 2002). Nothing is stored: any index of a permutation of 10^12 costs the same.
 
     >>> sorted(permute(np.arange(5), 5, key=1).tolist())
     [0, 1, 2, 3, 4]
@@ -205,8 +207,8 @@ def permute(index, size: int, key: int) -> np.ndarray:
     return out.astype(np.int64).reshape(np.shape(index))
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64: every input bit reaches every output bit."""
+def _mix(x):
+    """The finalizer of splitmix64, of a uint64 or an array of them: every input bit reaches every output bit."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -9,7 +9,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 def stable_id(text: str) -> int:
-    """63-bit id of a document: a function of its text alone, equal on every machine and in every run.
+    """A 63-bit hash of a text, equal on every machine and in every run.
 
     >>> stable_id("Kenya") == stable_id("Kenya")
     True
@@ -19,7 +19,7 @@ def stable_id(text: str) -> int:
 
 
 def in_share(document_id: int, share: float, purpose: str, seed: int) -> bool:
-    """Does a document belong to a pseudo-random `share` of all? By hash: the same in any order and on any machine."""
+    """Returns whether a hash puts a document into a pseudo-random `share` of all, in any order and on any machine."""
     return stable_id(f"{purpose} {seed} {document_id}") < share * 2**63
 
 
@@ -28,7 +28,7 @@ class Record:
     """One training row.
 
     The kind routes the loss (recipe 2.4): `retrieval` has hard and in-batch negatives, `clustering` and
-    `classification` the row's own negatives alone. Two rows with one label are never each other's negatives.
+    `classification` only the row's own negatives. Two rows with the same label are never each other's negatives.
     """
 
     query: str
@@ -38,7 +38,7 @@ class Record:
     language: str = "und"  # of the query: ISO 639-3 or BCP 47, `code:<name>` for a programming language
     source: str = ""
     label: str | None = None
-    instruction: str | None = None  # task sentence for the query; None: the config decides by source and kind
+    instruction: str | None = None  # task sentence of the query; None: the config decides by source and kind
     symmetric: bool = False  # STS, bitext, paraphrase: documents carry the instruction on a share of the rows
 
     @property

@@ -1,4 +1,4 @@
-"""The data card: an entry for each data set, counted from what was written, whoever wrote it; and how it prints."""
+"""The data card: an entry for each data set, counted from what was written; and how it prints."""
 
 import hashlib
 import json
@@ -10,15 +10,27 @@ import numpy as np
 
 from f2jax import files
 from f2jax.data.corpus import Reader, Shards, parse_document, parse_row, row_details, shards_of
+from f2jax.errors import UserError
 
 CHUNK = 4_096  # records that are read at once
 PERCENTILES = (50, 90, 99, 100)
+SPLITS = ("train", "validation")
 LANGUAGES = 10  # that are printed
 
 
-def is_finished(folder: Path, key: str, fingerprint: str) -> bool:
-    """Is the data set there, made of the same inputs by the same options?"""
-    return (folder / f"{key}.json").exists() and read_data_card(folder, key)["fingerprint"] == fingerprint
+def is_finished(corpus: Path, folder: Path, key: str, fingerprint: str) -> bool:
+    """Returns whether a data set is there with all its bytes, made from the same inputs by the same options."""
+    try:
+        entry = read_data_card(folder, key)
+        return entry["fingerprint"] == fingerprint and entry["bytes"] == shard_sizes(corpus, entry)
+    except (UserError, KeyError, TypeError):  # missing, damaged, or of an earlier version
+        return False
+
+
+def shard_sizes(corpus: Path, entry: dict) -> dict[str, list[int]]:
+    """Bytes of each file of a data set; 0 for a missing one."""
+    paths = {part: map(Path, shards_of(corpus, entry, part).paths()) for part in ("documents", *SPLITS)}
+    return {part: [path.stat().st_size if path.exists() else 0 for path in files_] for part, files_ in paths.items()}
 
 
 def read_data_card(folder: Path, key: str) -> dict:
@@ -35,33 +47,33 @@ def forget(folder: Path, key: str) -> None:
 
 
 def describe(corpus: Path, entry: dict, max_length: int) -> dict:
-    """Rows, documents, languages, lengths in tokens, and a hash over all records in order."""
+    """Rows, documents, languages, lengths in tokens, bytes, and a hash over all records in order."""
     reader, digest = Reader(), hashlib.blake2b(digest_size=16)
-    languages: Counter = Counter()
+    languages: Counter[str] = Counter()
     lengths = {"query": np.zeros(max_length + 1, np.int64), "document": np.zeros(max_length + 1, np.int64)}
-    most = {}
-    for split in ("train", "validation"):
-        most[split] = 0
+    max_negatives = dict.fromkeys(SPLITS, 0)
+    for split in SPLITS:
         for raw in records(shards_of(corpus, entry, split), reader, digest):
             query, documents, _ = parse_row(raw)
             lengths["query"][len(query)] += 1
-            most[split] = max(most[split], len(documents) - 1)
+            max_negatives[split] = max(max_negatives[split], len(documents) - 1)
             if split == "train":
                 languages[row_details(raw)[1]] += 1
     for raw in records(shards_of(corpus, entry, "documents"), reader, digest):
         lengths["document"][len(parse_document(raw)[1])] += 1
     return {
-        "rows": {split: sum(entry["shards"]["rows"][split]) for split in most},
+        "rows": {split: sum(entry["shards"]["rows"][split]) for split in SPLITS},
         "documents": sum(entry["shards"]["documents"]),
-        "max_negatives": most,
+        "max_negatives": max_negatives,
         "languages": dict(sorted(languages.items())),  # of the training rows
         "tokens": {name: percentiles(counts) for name, counts in lengths.items()},
         "content": digest.hexdigest(),
+        "bytes": shard_sizes(corpus, entry),
     }
 
 
 def records(shards: Shards, reader: Reader, digest) -> Iterator[bytes]:
-    """All records in order; each also goes into the digest, with its length."""
+    """Yields all records in order, after adding each and its length to the digest."""
     total = sum(shards.lengths)
     for start in range(0, total, CHUNK):
         for raw in shards.read(np.arange(start, min(start + CHUNK, total)), reader):
@@ -70,23 +82,23 @@ def records(shards: Shards, reader: Reader, digest) -> Iterator[bytes]:
 
 
 def percentiles(counts: np.ndarray) -> dict[str, int]:
-    """{"p50": …} of lengths, from how often each length comes."""
+    """{"p50": …} of lengths, given how many texts have each length."""
     below = np.cumsum(counts)
     return {f"p{p}": int(np.searchsorted(below, below[-1] * p / 100)) for p in PERCENTILES}
 
 
 def table(card: dict) -> str:
-    """The data card in lines: a row for each data set, what was skipped and noted, and the languages found."""
+    """The data card as text: a line for each data set, then what was skipped and noted, and the languages."""
     titles = ("rows", "held out", "documents", "negatives", "languages")
     lines = [f"{'data set':<28} {'kind':<14}" + "".join(f" {title:>10}" for title in titles)]
     for d in card["datasets"]:
-        most = d["max_negatives"]["train"]
-        counts = (d["rows"]["train"], d["rows"]["validation"], d["documents"], most, len(d["languages"]))
+        rows, negatives = d["rows"], d["max_negatives"]["train"]
+        counts = (rows["train"], rows["validation"], d["documents"], negatives, len(d["languages"]))
         lines.append(f"{d['name']:<28} {d['kind']:<14}" + "".join(f" {count:>10,}" for count in counts))
     lines += [f"Skipped {count:,} rows: {reason}." for reason, count in card["skipped"].items()]
     lines += [f"In {count:,} rows: {note}." for note, count in card["noted"].items()]
     if card["identified"]:
-        ranked = sorted(card["identified"].items(), key=lambda found: -found[1]["rows"])
-        shares = ", ".join(f"{code} {found['share']:.1%}" for code, found in ranked[:LANGUAGES])
+        ranked = sorted(card["identified"].items(), key=lambda item: -item[1]["rows"])
+        shares = ", ".join(f"{code} {language['share']:.1%}" for code, language in ranked[:LANGUAGES])
         lines.append(f"Queries were identified as {shares}{', …' if len(ranked) > LANGUAGES else ''}.")
     return "\n".join(lines)

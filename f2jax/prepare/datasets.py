@@ -16,7 +16,7 @@ from f2jax.data.record import stable_id
 from f2jax.errors import UserError
 from f2jax.prepare.duplicates import OVER_CAP, STAYS
 from f2jax.prepare.options import Key, PrepareOptions
-from f2jax.prepare.read_inputs import InputResult
+from f2jax.prepare.read_inputs import InputFolder
 from f2jax.prepare.spill import SHARD_BYTES, Wanted
 
 
@@ -38,7 +38,7 @@ class DatasetPlan:
 
 
 def plan_datasets(
-    taken: Sequence[InputResult],
+    inputs: Sequence[InputFolder],
     parts: Sequence[list[Key]],
     states: Sequence[np.ndarray],
     options: PrepareOptions,
@@ -55,7 +55,7 @@ def plan_datasets(
     """
     feeds: dict[Key, list[tuple[int, int]]] = {}
     for number, keys in enumerate(parts):
-        columns, stays = taken[number].rows()["part"], states[number] == STAYS
+        columns, stays = inputs[number].rows()["part"], states[number] == STAYS
         counts = np.bincount(columns[stays], minlength=len(keys))
         for part, key in enumerate(keys):
             if counts[part]:
@@ -68,13 +68,13 @@ def plan_datasets(
     plans = []
     for key, fed in feeds.items():
         if options.cap:
-            _mark_over_cap(taken, states, fed, options.cap)
+            _mark_over_cap(inputs, states, fed, options.cap)
         size, decides = 0, []
         for number, part in fed:
-            rows = taken[number].rows()
+            rows = inputs[number].rows()
             mine = (rows["part"] == part) & (states[number] == STAYS)
             size += int(rows["bytes"][mine].sum())
-            decides.append((taken[number].folder.name, settings_digest(mask=mine)))
+            decides.append((inputs[number].folder.name, settings_digest(mask=mine)))
         wanted = Wanted(folder_name(names[key]), max(1, -(-size // SHARD_BYTES)))
         fingerprint = settings_digest([VERSION, key, decides, building, tokenizer])
         plans.append(DatasetPlan(names[key], key, tuple(number for number, _ in fed), wanted, tokenizer, fingerprint))
@@ -82,13 +82,13 @@ def plan_datasets(
 
 
 def _mark_over_cap(
-    taken: Sequence[InputResult], states: Sequence[np.ndarray], fed: Sequence[tuple[int, int]], cap: int
+    inputs: Sequence[InputFolder], states: Sequence[np.ndarray], fed: Sequence[tuple[int, int]], cap: int
 ) -> None:
     """Of a data set's rows those with the smallest hashes stay; equal rows stay or go together."""
 
     def hashes() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         for number, part in fed:
-            rows = taken[number].rows()
+            rows = inputs[number].rows()
             mine = np.flatnonzero((rows["part"] == part) & (states[number] == STAYS))
             yield number, mine, rows["hash"][mine]
 

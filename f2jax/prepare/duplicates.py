@@ -1,61 +1,67 @@
-"""Which rows of all inputs are duplicates, found on disk by the keys that `intake.py` wrote.
+"""Which rows of all inputs are duplicates, found on disk by the keys that `read_inputs.py` wrote, and their list.
 
-What stays of a set of duplicates is decided by content alone (`curate.dedup.rank`), so neither the order of inputs nor
-who read them matters. Equal rows have equal ranks: the first stays. Memory: `runs.AT_ONCE` entries of 24 bytes, and a
-byte for each row of the corpus.
+Which one of a set of duplicates stays depends on its content alone (`curate.dedup.rank`), so neither the order of
+inputs nor who reads them matters. Equal rows have equal ranks: the first stays. Memory: `scratch.RANGE_ENTRIES` entries
+of 24 bytes, and a byte for each row of the corpus.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from f2jax.prepare.curate import CurationOptions as Curation
+from f2jax import files
+from f2jax.data.skip_list import SkipList, located
+from f2jax.prepare.curate import CurationOptions
 from f2jax.prepare.curate.dedup import Sketch, near_duplicates
 from f2jax.prepare.curate.steps import EXACT, NEAR
-from f2jax.prepare.read_inputs import InputResult, mapped, sketch_type
-from f2jax.prepare.runs import ranges
+from f2jax.prepare.read_inputs import InputFolder, sketch_dtype
+from f2jax.prepare.scratch import map_array, read_key_ranges, read_records
 
 STAYS, IS_EXACT, IS_NEAR, OVER_CAP = range(4)  # what becomes of a row
 OPEN_FILES = 64  # at most so many at once, of all inputs together
 REASONS = {IS_EXACT: EXACT, IS_NEAR: NEAR}
 
 
-def decide(taken: Sequence[InputResult], rows: Sequence[int], options: Curation | None) -> list[np.ndarray]:
+def find_duplicates(
+    inputs: Sequence[InputFolder], row_counts: Sequence[int], options: CurationOptions | None
+) -> list[np.ndarray]:
     """What becomes of each row of each input, before any cap: an array of `STAYS`, `IS_EXACT` or `IS_NEAR`.
 
     Args:
-        rows: of each input.
+        row_counts: rows of each input.
     """
-    starts = np.cumsum([0, *rows])
+    starts = np.cumsum([0, *row_counts])
     states = np.full(starts[-1], STAYS, np.uint8)
     if options and options.exact_duplicates:
-        _mark_exact(taken, starts, states)
+        _mark_exact(inputs, starts, states)
     if options and options.near_duplicates:
-        _mark_near(taken, starts, states, options)
+        _mark_near(inputs, starts, states, options)
     return [states[start:stop] for start, stop in pairwise(starts)]
 
 
-def _mark_exact(taken: Sequence[InputResult], starts: np.ndarray, states: np.ndarray) -> None:
-    for keys, ranks, rows in _entries(taken, starts, "exact", 3):
+def _mark_exact(inputs: Sequence[InputFolder], starts: np.ndarray, states: np.ndarray) -> None:
+    for keys, ranks, rows in _entries(inputs, starts, "exact", 3):
         order = np.lexsort((rows, ranks, keys))
-        again = keys[order][1:] == keys[order][:-1]
-        states[rows[order][1:][again]] = IS_EXACT
+        repeated = keys[order][1:] == keys[order][:-1]
+        states[rows[order][1:][repeated]] = IS_EXACT
 
 
-def _mark_near(taken: Sequence[InputResult], starts: np.ndarray, states: np.ndarray, options: Curation) -> None:
+def _mark_near(inputs: Sequence[InputFolder], starts: np.ndarray, states: np.ndarray, options: CurationOptions) -> None:
     @lru_cache(OPEN_FILES)
     def sketches(number: int) -> np.ndarray:
-        return mapped(taken[number].path("sketches"), sketch_type(options.permutations))
+        return map_array(inputs[number].path("sketches"), sketch_dtype(options.permutations))
 
     def sketch(row: int) -> Sketch:
         number = int(np.searchsorted(starts, row, side="right")) - 1
-        found = sketches(number)[row - starts[number]]
-        return Sketch(int(found["rank"]), int(row), found["values"].tobytes())
+        stored = sketches(number)[row - starts[number]]
+        return Sketch(int(stored["rank"]), int(row), stored["values"].tobytes())
 
-    for keys, rows in _entries(taken, starts, "near", 2):
+    for keys, rows in _entries(inputs, starts, "near", 2):
         distinct = states[rows] != IS_EXACT
         keys, rows = keys[distinct], rows[distinct]
         order = np.argsort(keys, kind="stable")
@@ -66,12 +72,35 @@ def _mark_near(taken: Sequence[InputResult], starts: np.ndarray, states: np.ndar
                 states[list(near_duplicates(group, options))] = IS_NEAR
 
 
-def _entries(taken: Sequence[InputResult], starts: np.ndarray, name: str, columns: int) -> Iterator[np.ndarray]:
-    """Entries by ranges of keys, [columns, n]; the last column is the row's number among all."""
-    for found in tqdm(ranges([one.path(name) for one in taken], columns), f"{name} duplicates", disable=None):
+def _entries(inputs: Sequence[InputFolder], starts: np.ndarray, name: str, columns: int) -> Iterator[np.ndarray]:
+    """Yields entries by ranges of keys, [columns, n]; the last column is the row's number among all."""
+    paths = [folder.path(name) for folder in inputs]
+    for key_range in tqdm(read_key_ranges(paths, columns), f"{name} duplicates", disable=None):
         parts = []
-        for number, part in found:
+        for number, part in key_range:
             part = part.astype(np.int64)  # keys, ranks and rows lie below 2^63
             part[-1] += starts[number]
             parts.append(part)
         yield np.concatenate(parts, 1) if parts else np.zeros((columns, 0), np.int64)
+
+
+def list_duplicates(records: Path, states: Path, path: Path) -> None:
+    """Writes the duplicates of one input to `path` as lines of JSON (reason, place, start of the texts), atomically."""
+    with files.atomic_path(path) as part, open(part, "w") as file:
+        skipped = SkipList(listing=file)
+        for (record, where), state in zip(read_records(records), np.load(states).tolist(), strict=True):
+            if state in REASONS:
+                located(skipped, where, {"query": record.query, "positive": record.positive})
+                skipped[REASONS[state]] += 1
+
+
+def join_lists(parts: Sequence[Path], target: str | Path) -> None:
+    """Writes the lists of all inputs to one file, in order.
+
+    Raises:
+        UserError: the target cannot be written.
+    """
+    with files.atomic_path(target) as path, files.clear_errors(target, "written"), open(path, "wb") as file:
+        for part in parts:
+            with open(part, "rb") as source:
+                shutil.copyfileobj(source, file)

@@ -1,7 +1,7 @@
 """`f2jax prepare`: from source files to a corpus folder.
 
 A data set that is finished, from the same rows by the same options, is not made again, and an input that was read is
-read again only where its texts are needed. Memory grows with the distinct documents of the largest data set (8 bytes
+read again only if its texts are needed. Memory grows with the distinct documents of the largest data set (8 bytes
 each), with the rows of the corpus (1 byte each), and with those of the largest input (8 bytes each), no further.
 """
 
@@ -25,15 +25,15 @@ from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
 from f2jax.prepare.curate.decontaminate import load_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
-from f2jax.prepare.duplicates import REASONS, decide
-from f2jax.prepare.listing import list_duplicates, write_listing
+from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_duplicates
 from f2jax.prepare.options import PrepareOptions
-from f2jax.prepare.read_inputs import InputResult, InputSurvey, read_input
+from f2jax.prepare.read_inputs import InputFolder, InputSummary, read_input
 from f2jax.prepare.spill import WORK, spill
 from f2jax.prepare.tokenizer import own_tokenizer
-from f2jax.prepare.workers import run_here, run_in_processes, run_on_beam
+from f2jax.prepare.workers import exclusive, run_here, run_in_processes, run_on_beam
 
-SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders beside the data sets
+SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders next to the data sets
+READER = 2  # raised when inputs are read in another way, so that they are read again
 STATES, SETS = "states", "sets"  # in the folder for work: what becomes of each row of each input; texts of data sets
 
 
@@ -47,7 +47,7 @@ def prepare(
     beam: dict | None = None,
     listing: str | Path | None = None,
 ) -> dict:
-    """Write a corpus of `sources` to the folder `output`; returns the data card.
+    """Writes a corpus of `sources` to the folder `output`; returns the data card.
 
     Args:
         sources: as in `data.sources` of a training config.
@@ -55,123 +55,179 @@ def prepare(
         licences: {name or pattern: licence}, for the card.
         jobs: processes; each reads inputs and makes data sets of its own.
         beam: `beam_runner` and `beam_options` of TFDS; None: no Beam.
-        listing: a file for the skipped rows, as lines of JSON; None: they are counted alone.
+        listing: a file for the skipped rows, as lines of JSON; None: they are only counted.
 
     Raises:
-        UserError: an input, the tokenizer or an option cannot be used, or no row is left.
+        UserError: an input, the tokenizer or an option cannot be used, no row is left, the output is another process's
+            or no corpus, or the listing is another file.
     """
     if files.is_remote(output):
         raise UserError(f"--output {output}: a corpus is written to a local or mounted folder; copy it from there.")
     if jobs < 1:
         raise UserError(f"--jobs {jobs} should be at least 1.")
     output = Path(output).resolve()
-    inputs = list_inputs(sources)
+    signatures = list_inputs(sources)
     if options.curate and any(map(set_files, options.curate.evaluation_sets)):
         load_index.cache_clear()  # their files may have changed since an earlier call
+    _check_output(output)
     if listing:
-        files.write_atomically(listing, "")  # better now than after hours is it said that it cannot be written
-    if isinstance(tokenizer, int):
-        chosen = own_tokenizer(inputs, tokenizer, options.seed, output / VOCABULARY)
-    else:
-        chosen = load_tokenizer(tokenizer)
-    fingerprint = chosen.fingerprint()
-    run = partial(run_on_beam, beam=beam) if beam else partial(run_in_processes, jobs=jobs)
-
-    for left in (output / SURVEYS).glob("*.part"):  # by a run that was killed
-        shutil.rmtree(left)
-    taken = [InputResult(spec, output / SURVEYS / name) for spec, name in names_of(inputs, options).items()]
-    read = partial(read_input, options=options, listing=bool(listing))
-    wanted = ["survey.json", *(["skipped.jsonl"] if listing else [])]
-    _with_bar(run, read, [one for one in taken if not all(one.path(name).exists() for name in wanted)])
-    surveys = [one.survey() for one in taken]
-    states = decide(taken, [survey.rows for survey in surveys], options.curate)
-    counts = count(surveys, states)
-    plans = plan_datasets(taken, [survey.parts for survey in surveys], states, options, fingerprint)
-    if not plans:
-        reasons = "; ".join(f"{number:,} x {reason}" for reason, number in counts["skipped"].items())
-        raise UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
-
-    todo = [plan for plan in plans if not cards.is_finished(output / FINISHED, plan.key, plan.fingerprint)]
-    listings = listings_of(taken, states) if listing else {}
-    unlisted = [number for number, path in listings.items() if not path.exists()]
-    needed = sorted({*unlisted, *(number for plan in todo for number in plan.inputs)})
-    _with_bar(run, read, [taken[number] for number in needed if not taken[number].records.exists()])
-    if todo:
-        (output / CARD).unlink(missing_ok=True)
-    keep_tokenizer(chosen, output / TOKENIZER)  # not before: a corpus that stays as it is keeps its own
-    shutil.rmtree(output / WORK, ignore_errors=True)
-    (output / WORK / STATES).mkdir(parents=True)
-    for number in needed:
-        np.save(states_path(output, number), states[number])
-    for _ in run(_list_one, [(taken[n].records, states_path(output, n), listings[n]) for n in unlisted]):
-        pass
-    make = partial(
-        make_group, output=output, taken=taken, options=options, beam=beam or {}, run=run if beam else run_here
-    )
-    work = groups(todo)
-    with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
-        for plans_made, _ in zip(work, (map if beam else run)(make, work), strict=True):
-            bar.update(len(plans_made))
-
-    if listing:
-        parts = [path for number, one in enumerate(taken) for path in (one.listing, listings.get(number)) if path]
-        write_listing(parts, listing)
-    (output / CARD).unlink(missing_ok=True)  # it names nothing that is removed now
-    clear(output, taken, plans)
-    made = [cards.read_data_card(output / FINISHED, plan.key) for plan in plans]
-    card = {
-        "version": VERSION,
-        "f2jax": __version__,
-        "tokenizer": fingerprint,
-        "options": dataclasses.asdict(options),
-        **counts,
-        "datasets": [entry | {"licence": _licence(entry["name"], licences or {})} for entry in made],
-    }
-    files.write_atomically(output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
-    return card
+        _begin_listing(listing)
+    with exclusive(output):
+        (output / SURVEYS).mkdir(exist_ok=True)
+        if isinstance(tokenizer, int):
+            chosen = own_tokenizer(signatures, tokenizer, options.seed, output / VOCABULARY)
+        else:
+            chosen = load_tokenizer(tokenizer)
+        run = partial(run_on_beam, beam=beam) if beam else partial(run_in_processes, jobs=jobs)
+        inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in names_of(signatures, options).items()]
+        return _Preparation(output, inputs, chosen, options, licences or {}, run, beam or {}, listing).make()
 
 
-def _with_bar(run: Callable, read: Callable, taken: Sequence[InputResult]) -> None:
-    for _ in tqdm(run(read, taken), "inputs", len(taken), unit="file", disable=None if taken else True):
-        pass
+@dataclasses.dataclass(frozen=True)
+class _Preparation:
+    """One call of `prepare`, whose output is locked."""
+
+    output: Path
+    inputs: Sequence[InputFolder]
+    tokenizer: Tokenizer
+    options: PrepareOptions
+    licences: Mapping[str, str]
+    run: Callable
+    beam: dict
+    listing: str | Path | None
+
+    def make(self) -> dict:
+        """Reads what is not read yet, makes the data sets that are not made yet, and writes the card."""
+        read_again = [folder for folder in self.inputs if not folder.is_complete(bool(self.listing))]
+        for left in (self.output / SURVEYS).glob("*.part"):  # by a run that was killed
+            shutil.rmtree(left)
+        self._read(read_again)
+        summaries = [folder.summary() for folder in self.inputs]
+        states = find_duplicates(self.inputs, [summary.rows for summary in summaries], self.options.curate)
+        counts = count(summaries, states)
+        parts = [summary.parts for summary in summaries]
+        plans = plan_datasets(self.inputs, parts, states, self.options, self.tokenizer.fingerprint())
+        if not plans:
+            reasons = "; ".join(f"{number:,} x {reason}" for reason, number in counts["skipped"].items())
+            raise UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
+        listings = listings_of(self.inputs, states) if self.listing else {}
+        self._make_datasets(plans, states, listings)
+        if self.listing:
+            lists = [path for n, folder in enumerate(self.inputs) for path in (folder.listing, listings.get(n)) if path]
+            join_lists(lists, self.listing)
+        (self.output / CARD).unlink(missing_ok=True)  # it names nothing that is removed now
+        remove_leftovers(self.output, self.inputs, plans)
+        return self._write_card(plans, counts)
+
+    def _read(self, inputs: Sequence[InputFolder]) -> None:
+        read = partial(read_input, options=self.options, listing=bool(self.listing))
+        results = self.run(read, inputs)
+        for _ in tqdm(results, "inputs", len(inputs), unit="file", disable=None if inputs else True):
+            pass
+
+    def _make_datasets(
+        self, plans: Sequence[DatasetPlan], states: Sequence[np.ndarray], listings: Mapping[int, Path]
+    ) -> None:
+        """Makes the data sets that are not finished, and lists the duplicates of inputs that are not listed yet."""
+        output, work = self.output, self.output / WORK
+        todo = [plan for plan in plans if not cards.is_finished(output, output / FINISHED, plan.key, plan.fingerprint)]
+        unlisted = [number for number, path in listings.items() if not path.exists()]
+        needed = sorted({*unlisted, *(number for plan in todo for number in plan.inputs)})
+        self._read([self.inputs[number] for number in needed if not self.inputs[number].has_records()])
+        if todo:
+            (output / CARD).unlink(missing_ok=True)
+        write_tokenizer(self.tokenizer, output / TOKENIZER)  # not before: a corpus that stays as it is keeps its own
+        shutil.rmtree(work, ignore_errors=True)
+        (work / STATES).mkdir(parents=True)
+        for number in needed:
+            np.save(states_path(output, number), states[number])
+        for _ in self.run(_list_one, [(self.inputs[n].records, states_path(output, n), listings[n]) for n in unlisted]):
+            pass
+        make = partial(
+            make_group,
+            output=output,
+            inputs=self.inputs,
+            options=self.options,
+            beam=self.beam,
+            run=self.run if self.beam else run_here,
+        )
+        batches = groups(todo)
+        results = (map if self.beam else self.run)(make, batches)
+        with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
+            for plans_made, _ in zip(batches, results, strict=True):
+                bar.update(len(plans_made))
+
+    def _write_card(self, plans: Sequence[DatasetPlan], counts: dict) -> dict:
+        entries = [cards.read_data_card(self.output / FINISHED, plan.key) for plan in plans]
+        card = {
+            "version": VERSION,
+            "f2jax": __version__,
+            "tokenizer": self.tokenizer.fingerprint(),
+            "options": dataclasses.asdict(self.options),
+            **counts,
+            "datasets": [entry | {"licence": _licence(entry["name"], self.licences)} for entry in entries],
+        }
+        files.write_atomically(self.output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
+        return card
+
+
+def _check_output(output: Path) -> None:
+    """Raises UserError where the folder holds files and none of an earlier `prepare`."""
+    if output.is_dir() and any(output.iterdir()) and not (output / SURVEYS).is_dir():
+        raise UserError(f"--output {output} holds files that f2jax prepare did not write; name a new or empty folder.")
+
+
+def _begin_listing(path: str | Path) -> None:
+    """Empties the list, since it is better said now than after hours that it cannot be written.
+
+    Raises:
+        UserError: it cannot be written, or is a file that `prepare` did not write.
+    """
+    if files.exists(path) and (first := files.read_bytes(path).partition(b"\n")[0]):
+        try:
+            files.check_object(files.parse_json(first, path), path, {"reason": str, "where": str})
+        except UserError as error:
+            raise UserError(f"--skipped {path} is a file that f2jax prepare did not write; name another.") from error
+    files.write_atomically(path, "")
 
 
 def list_inputs(sources: Iterable[str]) -> dict[str, str]:
-    """What there is to read, in order, and a signature that changes with its content.
+    """{input: signature that changes with its content} of all there is to read, in order.
 
     Raises:
         UserError: there are no sources, or one is missing.
     """
-    found = {}
+    signatures = {}
     for spec in sources:
         for name in [spec] if is_single_input(spec) else expand(spec):
-            found[name] = signature(source_files(name))
-    if not found:
+            signatures[name] = content_signature(source_files(name))
+    if not signatures:
         raise UserError("There is nothing to prepare; name files or built-in sets with --input.")
-    return found
+    return signatures
 
 
-def signature(paths: Sequence[str]) -> str:
-    """Changes with the content of files; of no file, which is what a built-in set has, with the version of f2jax."""
-    found = []
+def content_signature(paths: Sequence[str]) -> str:
+    """A text that changes with the content of files; without files (a built-in set) with the version of f2jax."""
+    stats = []
     for path in paths:
         filesystem, name = files.filesystem(path)
         info = filesystem.info(name)
-        found.append(" ".join(str(info[key]) for key in ("name", "size", "mtime", "md5Hash", "etag") if key in info))
-    return "\n".join(found) or f"f2jax {__version__}"
+        stats.append(" ".join(str(info[key]) for key in ("name", "size", "mtime", "md5Hash", "etag") if key in info))
+    return "\n".join(stats) or f"f2jax {__version__}"
 
 
-def names_of(inputs: Mapping[str, str], options: PrepareOptions) -> dict[str, str]:
-    """A name for each input, of all that decides which records it gives."""
+def names_of(signatures: Mapping[str, str], options: PrepareOptions) -> dict[str, str]:
+    """A name for each input, made from all that decides which records it gives."""
     curate = options.curate and dataclasses.asdict(options.curate)
-    sets = [signature(set_files(spec)) for spec in options.curate.evaluation_sets] if options.curate else []
+    sets = [content_signature(set_files(spec)) for spec in options.curate.evaluation_sets] if options.curate else []
     return {
-        spec: settings_digest([spec, sign, options.kinds, options.seed, curate, sets]) for spec, sign in inputs.items()
+        spec: settings_digest([READER, spec, signature, options.kinds, options.seed, curate, sets])
+        for spec, signature in signatures.items()
     }
 
 
-def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the tokenizer to `folder`, whole or not at all."""
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes the tokenizer to `folder`, atomically."""
     part = folder.with_name(f"{folder.name}.part")
     for path in (part, folder):
         shutil.rmtree(path, ignore_errors=True)
@@ -179,17 +235,20 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     part.rename(folder)
 
 
-def count(surveys: Sequence[InputSurvey], states: Sequence[np.ndarray]) -> dict[str, dict]:
-    """Over all inputs, for the card: rows skipped by reason, rows by note, rows and share of each language found.
+def count(summaries: Sequence[InputSummary], states: Sequence[np.ndarray]) -> dict[str, dict]:
+    """Over all inputs, for the card: rows skipped by reason, rows by note, rows and share of each language.
 
-    Languages and notes are those of all rows that pass the steps for single rows: duplicates are among them.
+    Languages and notes are those of all rows that pass the steps for single rows, duplicates included.
     """
-    skipped, noted, languages = Counter(), Counter(), Counter()
-    for survey, state in zip(surveys, states, strict=True):
-        for total, found in ((skipped, survey.skipped), (noted, survey.noted), (languages, survey.languages)):
-            total.update(found)
-        for which, reason in REASONS.items():
-            skipped[reason] += int((state == which).sum())
+    skipped: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
+    for summary, state in zip(summaries, states, strict=True):
+        skipped.update(summary.skipped)
+        noted.update(summary.noted)
+        languages.update(summary.languages)
+        for duplicate, reason in REASONS.items():
+            skipped[reason] += int((state == duplicate).sum())
     return {
         "skipped": dict(sorted((+skipped).items())),
         "noted": dict(sorted(noted.items())),
@@ -203,14 +262,14 @@ def states_path(output: Path, number: int) -> Path:
     return output / WORK / STATES / f"{number:05d}.npy"
 
 
-def listings_of(taken: Sequence[InputResult], states: Sequence[np.ndarray]) -> dict[int, Path]:
-    """Where the duplicates of each input that has some are listed."""
-    found = {}
+def listings_of(inputs: Sequence[InputFolder], states: Sequence[np.ndarray]) -> dict[int, Path]:
+    """{number of an input that has duplicates: the file that lists them}."""
+    paths = {}
     for number, state in enumerate(states):
         duplicates = np.isin(state, list(REASONS))
         if duplicates.any():
-            found[number] = taken[number].path(f"duplicates-{settings_digest(mask=duplicates)}.jsonl")
-    return found
+            paths[number] = inputs[number].path(f"duplicates-{settings_digest(mask=duplicates)}.jsonl")
+    return paths
 
 
 def _list_one(item: tuple[Path, Path, Path]) -> None:
@@ -220,18 +279,18 @@ def _list_one(item: tuple[Path, Path, Path]) -> None:
 def make_group(
     plans: list[DatasetPlan],
     output: Path,
-    taken: Sequence[InputResult],
+    inputs: Sequence[InputFolder],
     options: PrepareOptions,
     beam: dict,
     run: Callable,
 ) -> None:
-    """Spill the inputs of some data sets, then write and describe each."""
+    """Spills the inputs of some data sets, then writes and describes each."""
     from f2jax.prepare import tfds
 
     work = output / WORK / SETS / plans[0].key
     folders = {number: work / f"{number:05d}" for plan in plans for number in plan.inputs}
     work.mkdir(parents=True)
-    items = [(taken[number].records, states_path(output, number), folder) for number, folder in folders.items()]
+    items = [(inputs[number].records, states_path(output, number), folder) for number, folder in folders.items()]
     wanted = {plan.source_kind: plan.wanted for plan in plans}
     for _ in run(partial(_spill_one, wanted=wanted, options=options), items):
         pass
@@ -247,34 +306,39 @@ def make_group(
         )
         cards.forget(output / FINISHED, plan.key)
         shards = {}
-        for kind, made in (("documents", tfds.Documents), ("rows", tfds.Rows)):
+        for kind, builder in (("documents", tfds.Documents), ("rows", tfds.Rows)):
             shutil.rmtree(output / kind / plan.key, ignore_errors=True)
             parts = tfds.document_shards(spilled) if kind == "documents" else tfds.row_shards(spilled)
-            shards[kind] = tfds.build(made, plan.key, output, parts, beam)
-        entry = {"name": plan.name, "kind": plan.source_kind[1], "folder": plan.key, "fingerprint": plan.fingerprint}
-        entry["shards"] = {
-            "documents": shards["documents"]["train"],
-            "rows": {split: shards["rows"].get(split, []) for split in ("train", "validation")},
+            shards[kind] = tfds.build(builder, plan.key, output, parts, beam)
+        entry = {
+            "name": plan.name,
+            "kind": plan.source_kind[1],
+            "folder": plan.key,
+            "fingerprint": plan.fingerprint,
+            "shards": {
+                "documents": shards["documents"]["train"],
+                "rows": {split: shards["rows"].get(split, []) for split in ("train", "validation")},
+            },
         }
         cards.write_data_card(output / FINISHED, plan.key, entry | cards.describe(output, entry, options.max_length))
     shutil.rmtree(work)
     for number in folders:
-        taken[number].records.unlink()
+        inputs[number].records.unlink()
 
 
 def _spill_one(item: tuple[Path, Path, Path], wanted: dict, options: PrepareOptions) -> None:
     spill(*item, wanted, options)
 
 
-def clear(output: Path, taken: Sequence[InputResult], plans: Sequence[DatasetPlan]) -> None:
-    """Remove what is not needed once all data sets are whole, and what earlier runs made for others."""
+def remove_leftovers(output: Path, inputs: Sequence[InputFolder], plans: Sequence[DatasetPlan]) -> None:
+    """Removes what is not needed once all data sets are complete, and what earlier runs made for others."""
     shutil.rmtree(output / WORK, ignore_errors=True)
-    for one in taken:
-        one.records.unlink(missing_ok=True)
+    for folder in inputs:
+        folder.records.unlink(missing_ok=True)
     names = {plan.key for plan in plans}
-    keep = {SURVEYS: {one.folder.name for one in taken}, FINISHED: {f"{name}.json" for name in names}}
-    for folder, stays in (keep | {"documents": names, "rows": names}).items():
-        for path in (output / folder).iterdir():
+    keep = {SURVEYS: {folder.folder.name for folder in inputs}, FINISHED: {f"{name}.json" for name in names}}
+    for name, stays in (keep | {"documents": names, "rows": names}).items():
+        for path in (output / name).iterdir():
             if path.name not in stays:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -1,14 +1,60 @@
-"""Who does the work: this process, several, or Apache Beam. Each maps a function over items and keeps their order."""
+"""Who does the work: this process, several, or Apache Beam. Each maps a function over items and keeps their order.
 
+A corpus has one `prepare` at a time, and its processes end with it, however it ends.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
 import re
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
 
+from f2jax import files
 from f2jax.errors import UserError, require_extra
+
+HOLDER = "prepare.lock"  # in the folder: which process writes there
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same folder out of it; the system lets go when this process ends.
+
+    Raises:
+        UserError: another process holds the folder, or it cannot be written.
+    """
+    path = folder / HOLDER
+    with files.clear_errors(folder, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    try:
+        with files.clear_errors(folder, "locked"):
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{folder} is being written by {_holder(path)}; wait for it, or end it.") from error
+        files.write_atomically(path, json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(held)
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = files.read_json_object(path, {"process": int, "host": str})
+    except UserError:  # it has the lock, but has not written this yet
+        return "another f2jax prepare"
+    return f"f2jax prepare, process {holder['process']} on {holder['host']}"
 
 
 def run_here(function: Callable, items: Iterable) -> Iterator:
@@ -16,7 +62,7 @@ def run_here(function: Callable, items: Iterable) -> Iterator:
 
 
 def run_in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
-    """An interruption ends the processes at once.
+    """Runs in up to `jobs` processes, which an interruption ends at once.
 
     Raises:
         UserError: a process was killed.
@@ -25,13 +71,12 @@ def run_in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator
         yield from map(function, items)
         return
     others = set(active_children())
-    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches them too: they go without a word
-    with ProcessPoolExecutor(min(jobs, len(items)), get_context("spawn"), default) as pool:
+    with ProcessPoolExecutor(min(jobs, len(items)), get_context("spawn"), _begin_worker) as pool:
         try:
             yield from pool.map(function, items)
         except BrokenProcessPool as error:
             raise UserError(
-                "A process was killed, perhaps for want of memory; run the same command again, with fewer --jobs."
+                "A process was killed, perhaps because memory ran out; run the same command again, with fewer --jobs."
             ) from error
         except (KeyboardInterrupt, GeneratorExit):
             for process in set(active_children()) - others:
@@ -39,8 +84,20 @@ def run_in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator
             raise
 
 
+def _begin_worker() -> None:
+    """Lets Ctrl-C end this process without a traceback, and the death of its parent too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := parent_process():
+        parent.join()  # waits on a pipe that the system closes, even at kill -9
+        os._exit(1)
+
+
 def run_on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
-    """Results stay in files: a runner hands none back."""
+    """Runs on a runner of Apache Beam; results stay in files, since a runner returns none."""
     import apache_beam
 
     if not items:
@@ -48,16 +105,16 @@ def run_on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
     try:
         with apache_beam.Pipeline(runner=beam["beam_runner"], options=beam["beam_options"]) as pipeline:
             _ = pipeline | apache_beam.Create(items) | apache_beam.Reshuffle() | "read" >> apache_beam.Map(function)
-    except RuntimeError as error:  # a worker in another process hands its error over as text
-        found = re.search(r"UserError: (.+)", str(error))
-        if not found:
+    except RuntimeError as error:  # a worker in another process reports its error as text
+        message = re.search(r"UserError: (.+)", str(error))
+        if not message:
             raise
-        raise UserError(found[1]) from error
+        raise UserError(message[1]) from error
     yield from items
 
 
 def beam_options(runner: str | None, options: str) -> dict | None:
-    """What `prepare` takes as `beam`, of a runner's name and `name=value,…`; None where no runner is named.
+    """What `prepare` takes as `beam`, from a runner's name and `name=value,…`; None if no runner is named.
 
     Raises:
         UserError: Apache Beam is not installed, or has no such runner.

@@ -65,7 +65,7 @@ def contents(dataset, tokenizer) -> list:
 
 @pytest.mark.parametrize("at_once", [1, 7, 10_000])
 def test_a_row_gives_the_tokens_and_ids_of_its_texts(tokenizer, monkeypatch, at_once):
-    monkeypatch.setattr(dataset_module, "AT_ONCE", at_once)
+    monkeypatch.setattr(dataset_module, "TOKENIZED_TOGETHER", at_once)
     given = [*records(20, source="s"), Record("only a pair", "red", (), source="s")]
     (dataset,) = build_datasets(given, tokenizer, 64, PLAIN)
     assert (dataset.name, dataset.kind, len(dataset), dataset.max_negatives) == ("s", "retrieval", 21, 2)

@@ -14,7 +14,7 @@ from f2jax.data.instructions import Instructions
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
-from f2jax.prepare import read_inputs, run, runs, workers
+from f2jax.prepare import read_inputs, run, scratch, workers
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate import CurationReport, curate
 from tests.data import corpora
@@ -74,8 +74,8 @@ def options(request):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(runs, "RUN", 16)
-    monkeypatch.setattr(runs, "AT_ONCE", 64)
+    monkeypatch.setattr(scratch, "RUN_ENTRIES", 16)
+    monkeypatch.setattr(scratch, "RANGE_ENTRIES", 64)
 
 
 def test_the_rows_are_those_that_the_library_keeps_in_memory(tmp_path, options, small):

@@ -117,7 +117,7 @@ def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
 
 def test_an_unknown_runner_is_refused():
     pytest.importorskip("apache_beam")
-    with pytest.raises(UserError, match="--beam_runner NoRunner: Unexpected pipeline runner"):
+    with pytest.raises(UserError, match="--beam-runner NoRunner: Unexpected pipeline runner"):
         workers.beam_options("NoRunner", "")
 
 
