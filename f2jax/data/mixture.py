@@ -77,7 +77,7 @@ class Mixture:
         self.specs, self.batch_size, self.seed = tuple(specs), batch_size, seed
         self._slots = [min(negatives[spec.kind], spec.max_negatives) for spec in specs]
         self._full = [-(-spec.rows // batch_size) for spec in specs]  # batches that hold every row once
-        self._drawn = [max(1, round(n * spec.weight)) for n, spec in zip(self._whole, specs, strict=True)]  # per epoch
+        self._drawn = [max(1, round(n * spec.weight)) for n, spec in zip(self._full, specs, strict=True)]  # per epoch
         self._ends = np.cumsum(self._drawn)
 
     @property

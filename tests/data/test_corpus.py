@@ -114,7 +114,7 @@ def test_a_file_that_is_cut_short_is_one_clear_error(folder, tmp_path, size):
 
 def test_few_files_are_open_at_once(folder):
     card = PreparedCorpus(folder / "corpus").card
-    reader = Reader(most=2)
+    reader = Reader(open_files=2)
     datasets = [lib.StoredDataset(folder / "corpus", entry, "train", reader) for entry in card["datasets"]]
     first = [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets]
     assert [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets] == first
@@ -136,7 +136,7 @@ def test_threads_that_share_a_reader_close_no_file_under_each_other(monkeypatch)
             self.closed = True
 
     monkeypatch.setattr("array_record.python.array_record_module.ArrayRecordReader", SlowFile)
-    reader = Reader(most=1)
+    reader = Reader(open_files=1)
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda path: reader.read(path, [0]), "abab")) == [["a"], ["b"], ["a"], ["b"]]
 
