@@ -20,13 +20,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from f2jax import files
-<<<<<<< HEAD
-from f2jax.data.instructions import HAS_ONE
-from f2jax.data.record import Record
-=======
 from f2jax.data.instructions import INSTRUCTED
-from f2jax.data.record import KINDS, Record
->>>>>>> 5d9064b (Data: one reader of files for every format, and every field of a row is clean, missing or counted)
+from f2jax.data.record import Record
 from f2jax.data.texts import read_texts
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
