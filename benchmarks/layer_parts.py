@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from f2jax.model.matmul import swap_halves
 from f2jax.model.qwen3 import rms_norm
 from f2jax.parallel.mesh import make_mesh
-from f2jax.plan import hlo as plan_hlo
+from f2jax.plan.hlo import Cost, program_cost
 from f2jax.plan.run import topology_devices
 
 MESH = make_mesh(devices=topology_devices("v5p:2x2x1")[:1])
@@ -93,7 +93,7 @@ def products():
     return {"apart": apart, "joined": joined}, arguments, (heads_of, shape(rows, LENGTH, mlp))
 
 
-def cost(way, arguments, cotangents) -> plan_hlo.Cost:
+def cost(way, arguments, cotangents) -> Cost:
     """Of a function and its gradients."""
 
     def both(arguments, cotangents):
@@ -101,7 +101,7 @@ def cost(way, arguments, cotangents) -> plan_hlo.Cost:
         return out, back(cotangents)
 
     with jax.set_mesh(MESH):
-        return plan_hlo.program_cost(jax.jit(both).lower(arguments, cotangents).compile().as_text())
+        return program_cost(jax.jit(both).lower(arguments, cotangents).compile().as_text())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from f2jax import config as configs
 from f2jax import files
 from f2jax.model import sizes
 from f2jax.parallel import chips
-from f2jax.plan import step_time as plan_time
+from f2jax.plan.step_time import model_operations
 
 ROOT = Path(__file__).parents[1]
 TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
@@ -49,7 +49,7 @@ def load_config(size: str, stage: str):
 
 def fill(path: Path, tokens_per_text: int | None) -> None:
     """Compile the cases that the file does not have; a step without a teacher is the same in both stages."""
-    from f2jax.plan import search as plan_layout
+    from f2jax.plan.search import search_layouts
 
     done = read(path)
     for size, stage, topology in tqdm(cases(), unit="plan", dynamic_ncols=True):
@@ -63,7 +63,7 @@ def fill(path: Path, tokens_per_text: int | None) -> None:
             changes = {"steps": steps, "days": days, "chip_hours": days * 24 * done[twin]["chips"]}
             done[key] = done[twin] | changes
         else:
-            done[key] = dataclasses.asdict(plan_layout.search_layouts(config, topology, tokens_per_text))
+            done[key] = dataclasses.asdict(search_layouts(config, topology, tokens_per_text))
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(one)}" for key, one in done.items())
         files.write_atomically(path, f"{{\n{lines}\n}}\n")
 
@@ -105,10 +105,10 @@ def parts(done: dict[str, dict]) -> str:
         one = done.get(f"{size} {stage} {topology}")
         if stage != "2" or one is None or not one["fits"]:
             continue
-        architecture, peak = sizes.size(size), chips.chip(topology).peak
+        architecture, peak = sizes.size(size), chips.chip_of(topology).peak
         tokens = one["tokens_per_second"] * one["seconds"]["step"]
         mlp = 6 * tokens * architecture.layers * 3 * architecture.width * architecture.mlp / peak
-        all_parts = plan_time.model_operations(architecture, tokens, one["tokens_per_text"], passes=3) / peak
+        all_parts = model_operations(architecture, tokens, one["tokens_per_text"], passes=3) / peak
         seconds = {name: one["scopes"].get(name, 0.0) for name in SCOPES}
         once = {part: seconds[f"forward {part}"] + seconds[f"backward {part}"] for part in ("attention", "mlp")}
         again = {part: seconds[f"recompute {part}"] for part in ("attention", "mlp")}

@@ -20,7 +20,7 @@ import jax
 
 from benchmarks import training
 from f2jax.model.sizes import size
-from f2jax.plan import hlo as plan_hlo
+from f2jax.plan.hlo import parse_hlo, scope
 
 STEPS = 3
 KINDS = {  # by the names of kernels; the first that is found in a name counts
@@ -54,8 +54,8 @@ def main() -> None:
             for _ in range(STEPS):
                 run.step()
         seen = kernels(folder)
-    computations, _ = plan_hlo.parse_hlo(run.text())
-    scopes = {x.name: plan_hlo.scope(x) for body in computations.values() for x in body}
+    computations, _ = parse_hlo(run.text())
+    scopes = {x.name: scope(x) for body in computations.values() for x in body}
     by_part, by_kernel = Counter(), Counter()
     for name, op, taken in seen:
         kind = next((kind for kind, pattern in KINDS.items() if pattern.search(name)), "the rest")

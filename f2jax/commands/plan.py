@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: nothing runs here
     from f2jax import config
-    from f2jax.plan import report
+    from f2jax.plan.report import plan_topologies
 
     loaded = config.load(options.config, arguments.overrides)
-    print(report.report(loaded, options.topology, options.tokens_per_text, options.rows, options.search, options.json))
+    print(
+        plan_topologies(loaded, options.topology, options.tokens_per_text, options.rows, options.search, options.json)
+    )

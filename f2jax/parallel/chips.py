@@ -1,5 +1,6 @@
 """What TPU chips can do, per device that JAX sees: one table for planning."""
 
+import re
 from dataclasses import dataclass
 
 from f2jax.errors import UserError, did_you_mean
@@ -9,8 +10,9 @@ from f2jax.errors import UserError, did_you_mean
 class Chip:
     """Figures of one device as the compiler lists it: a chip, or one of the two cores of a v4 or tpu7x chip.
 
-    Peak, memory and bandwidth: https://cloud.google.com/tpu/docs/v4, …/v5e, …/v5p, …/v6e, …/tpu7x. The clock follows
-    from the peak: matrix units × side² × 2 operations a cycle. Links: one-way bandwidth of one link, from
+    Peak and bandwidth: https://cloud.google.com/tpu/docs/v4, …/v5e, …/v5p, …/v6e, …/tpu7x. Memory: what the TPU
+    compiler lets a program use; the runtime reserves the rest of the chip's. The clock follows from the peak: matrix
+    units × side² × 2 operations a cycle. Links: one-way bandwidth of one link, from
     https://jax-ml.github.io/scaling-book/tpus (v4 to v6e); 1,200 GB/s both ways over the links of a tpu7x chip.
     """
 
@@ -19,12 +21,19 @@ class Chip:
     device_kind: str  # its name in JAX
     peak: float  # bfloat16 operations a second
     clock: float  # cycles a second
-    hbm: int  # bytes of memory
+    hbm: float  # GiB of memory for programs
     hbm_bandwidth: float  # bytes a second
     link: float  # bytes a second one way over one link
     ring: int  # an axis of a slice is a ring if its length is a multiple of this
     unit: int = 128  # side of a matrix unit
     cores: int = 1  # devices of a chip
+    dims: int = 3  # axes of a slice
+    counted: int = 2  # what the number in an accelerator type, such as v5p-128, counts of each chip
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory for programs."""
+        return int(self.hbm * GIB)
 
 
 GIB = 2**30
@@ -32,22 +41,63 @@ CHIPS = {
     chip.name: chip
     for chip in (
         # 4 matrix units each, but 8 of a v5p
-        Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 16 * GIB, 6e11, 2.25e10, ring=4, cores=2),
-        Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 16 * GIB, 8.1e11, 4.5e10, ring=16),
-        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95 * GIB, 2.765e12, 9e10, ring=4),
-        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 32 * GIB, 1.6e12, 9e10, ring=16, unit=256),
-        Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 96 * GIB, 3.69e12, 5e10, ring=4, unit=256, cores=2),
+        Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, ring=4, cores=2),
+        Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, ring=16, dims=2, counted=1),
+        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, ring=4),
+        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, ring=16, unit=256, dims=2, counted=1),
+        Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, ring=4, unit=256, cores=2),
     )
 }
 
 
-def chip(topology: str) -> Chip:
-    """The chip of a topology such as `v5e:16x16`.
+def chip_of(topology: str) -> Chip:
+    """Returns the chip of a topology such as `v5e:16x16`.
 
     Raises:
-        UserError: unknown chip.
+        UserError: there is no such chip.
     """
     name = topology.partition(":")[0]
     if name not in CHIPS:
         raise UserError(f"There is no chip '{name}' to plan for{did_you_mean(name, CHIPS)}")
     return CHIPS[name]
+
+
+def canonical_topology(text: str) -> str:
+    """Returns chip and shape of a slice, which may also be named by its chips or by its accelerator type.
+
+    A number of chips stands for Google Cloud's default shape of so many. The number in an accelerator type counts the
+    chips of v5e and v6e, and the cores, two a chip, of the others.
+
+    >>> canonical_topology("v5e:16"), canonical_topology("v5litepod-16"), canonical_topology("v5p-128")
+    ('v5e:4x4', 'v5e:4x4', 'v5p:4x4x4')
+
+    Raises:
+        UserError: there is no such chip, or it is neither a shape nor a number that has a default shape.
+    """
+    separator = ":" if ":" in text else "-"
+    name, _, size = text.strip().lower().partition(separator)
+    name = next((chip.name for chip in CHIPS.values() if name == chip.accelerator), name)
+    chip = chip_of(name)
+    if separator == ":" and re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", size):
+        return f"{name}:{size}"
+    count = int(size) if size.isdecimal() else 0
+    chips, rest = divmod(count, 1 if separator == ":" else chip.counted)
+    if rest or chips < 1 or chips & (chips - 1):
+        raise UserError(
+            f"The topology '{text}' should be a chip and the shape of its slice, such as "
+            f"{name}:{default_shape(chip, 16)}, or a number of chips that is a power of two, such as {name}:16."
+        )
+    return f"{name}:{default_shape(chip, chips)}"
+
+
+def default_shape(chip: Chip, chips: int) -> str:
+    """Returns the shape of a slice of so many chips, a power of two: its sides are as equal as they can be, in order.
+
+    >>> default_shape(CHIPS["v5p"], 32)
+    '2x4x4'
+    """
+    doublings = chips.bit_length() - 1
+    if chip.dims == 3 and doublings < 3:  # small slices are flat
+        return "x".join(str(side) for side in (*((1, 1), (1, 2), (2, 2))[doublings], 1))
+    sides = [2 ** ((doublings + i) // chip.dims) for i in range(chip.dims)]
+    return "x".join(map(str, sides))

@@ -1,59 +1,71 @@
-"""A plan in words: a table with a column for each topology."""
+"""Plans as text: a table with a column for each topology."""
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
 from f2jax import files
+from f2jax.parallel.chips import GIB, canonical_topology
+from f2jax.parallel.mesh import ROW_AXES
 from f2jax.plan.run import SlicePlan, plan_slice
 from f2jax.plan.search import search_layouts
 
-GIB = 2**30
 
-
-def report(config, topologies: Sequence[str], tokens_per_text=None, rows=None, searches=False, json_path=None) -> str:
-    """Plan a config for some topologies; the table, and all figures in the file `json_path`, a list of plans.
+def plan_topologies(
+    config,
+    topologies: Sequence[str],
+    tokens_per_text: int | None = None,
+    rows: float | None = None,
+    searches: bool = False,
+    json_path: str | None = None,
+) -> str:
+    """Plans a config for some topologies and returns a table of the plans.
 
     Args:
-        searches: choose the layout, see `plan_layout.search`, and say how to train with it; else that of the config.
+        tokens_per_text: see `plan_slice`.
+        rows: see `plan_slice`.
+        searches: whether to search the layout, see `search_layouts`, and say how to train with it; else use the
+            config's.
+        json_path: a file for all figures, a list of plans.
 
     Raises:
-        UserError: see `plan.plan`.
+        UserError: see `plan_slice`.
     """
-    make = search_layouts if searches else plan_slice
-    plans = []
-    for topology in tqdm(topologies, unit="plan", dynamic_ncols=True):
-        plans.append(make(config, topology, tokens_per_text, rows))
-        if json_path:  # after each: one that is interrupted has not compiled for nothing
-            files.write_atomically(json_path, json.dumps([dataclasses.asdict(one) for one in plans], indent=2) + "\n")
-    chosen = [f"{one.topology}: f2jax train … {overrides(one)}" for one in plans if searches and one.fits]
-    return "\n".join([table(plans), *larger_batches(config), *chosen])
+    plans: list[SlicePlan] = []
+    for topology in tqdm([canonical_topology(text) for text in topologies], unit="plan", dynamic_ncols=True):
+        plan = search_layouts if searches else plan_slice
+        plans.append(plan(config, topology, tokens_per_text, rows))
+        if json_path:  # after each plan: an interruption loses none
+            files.write_atomically(json_path, json.dumps([dataclasses.asdict(plan) for plan in plans], indent=2) + "\n")
+    commands = [f"{plan.topology}: f2jax train … {layout_options(plan)}" for plan in plans if searches and plan.fits]
+    return "\n".join([plan_table(plans), *larger_batches(config), *commands])
 
 
 def larger_batches(config) -> list[str]:
-    """A sentence where batches of another kind have more texts than those of retrieval, which a plan compiles."""
+    """Returns a sentence if batches of another kind have more texts than those of retrieval, which a plan compiles."""
     negatives = config.data.negatives
-    kind, most = max(negatives.items(), key=lambda item: item[1])
-    if most <= negatives.retrieval:
+    kind, count = max(negatives.items(), key=lambda item: item[1])
+    if count <= negatives.retrieval:
         return []
-    more = (2 + most) / (2 + negatives.retrieval) - 1
+    more = (2 + count) / (2 + negatives.retrieval) - 1
     return [
-        f"Batches of {kind} have {most} negatives a query, {more:.0%} more texts than this; to plan them, add "
-        f"--config.data.negatives.retrieval={most}."
+        f"Batches of {kind} have {count} negatives a query, {more:.0%} more texts than this; to plan them, add "
+        f"--config.data.negatives.retrieval={count}."
     ]
 
 
-def overrides(plan: SlicePlan) -> str:
-    """The options of `f2jax train` that lay it out as planned."""
-    layout = {f"mesh.{axis}": length for axis, length in plan.mesh.items()}
+def layout_options(plan: SlicePlan) -> str:
+    """Returns the options of `f2jax train` that give the layout of a plan."""
+    layout: dict[str, object] = {f"mesh.{axis}": length for axis, length in plan.mesh.items()}
     layout |= {"model.remat": plan.remat, "model.chunk_rows": plan.chunk_rows}
     return " ".join(f"--config.{name}={value}" for name, value in layout.items())
 
 
-def table(plans: Sequence[SlicePlan]) -> str:
-    """The plans of one config side by side, then what each waits for or what to change."""
+def plan_table(plans: Sequence[SlicePlan]) -> str:
+    """Returns the plans of one config side by side, and what to change in those that do not fit, or only just."""
     first = plans[0]
     worst = "the worst case" if first.tokens_per_text == first.row_length else "by --tokens-per-text"
     lines = [
@@ -67,26 +79,37 @@ def table(plans: Sequence[SlicePlan]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(plans))]
     for name, row in zip(names, cells, strict=True):
         lines.append("  ".join([name.ljust(width), *(cell.rjust(w) for cell, w in zip(row, widths, strict=True))]))
-    lines += [f"{plan.topology} does not fit; {plan.advice}." for plan in plans if not plan.fits]
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, map(_warning, plans))])
+
+
+def _warning(plan: SlicePlan) -> str:
+    if not plan.fits:
+        return f"{plan.topology} does not fit; {plan.advice}."
+    if plan.is_tight:
+        return (
+            f"{plan.topology} takes {plan.needed / plan.hbm:.1%} of the memory and may fail when it runs, by transfers "
+            f"and fragmentation; {plan.advice}."
+        )
+    return ""
 
 
 def _column(plan: SlicePlan) -> dict[str, str]:
-    """The cells of one plan by the name of their row."""
+    """Returns the cells of one plan by the name of their row."""
     mesh = " x ".join(f"{axis} {length}" for axis, length in plan.mesh.items() if length > 1) or "one device"
+    row_devices = math.prod(plan.mesh.get(axis, 1) for axis in ROW_AXES)
     rows = {
         "topology": plan.topology,
-        "fits": "yes" if plan.fits else "NO",
+        "fits": "TIGHT" if plan.is_tight else "yes" if plan.fits else "NO",
         "mesh": mesh,
         "remat": plan.remat,
-        "rows on a device": f"{plan.rows / _row_devices(plan):,.2f}".removesuffix(".00"),
+        "rows on a device": f"{plan.rows / row_devices:,.2f}".removesuffix(".00"),
         "  of them at once": f"{plan.chunk_rows:,}" if plan.chunk_rows else "all",
-        "memory, GiB": f"{plan.needed / GIB:,.2f} of {plan.hbm / GIB:,.0f}",
+        "memory, GiB": f"{plan.needed / GIB:,.2f} of {plan.hbm / GIB:,.2f}",
     }
-    rows |= {f"  {kind}": f"{held / GIB:,.2f}" for kind, held in plan.memory.items() if held}
-    for one in sorted(plan.collectives, key=lambda one: -one["bytes"]):
-        name = f"  {one['kind']} over {one['devices']}{', beside compute' if one['overlaps'] else ''}"
-        rows[name] = f"{one['runs']:,} x, {one['bytes'] / GIB:,.2f} GiB"
+    rows |= {f"  {kind}": f"{used / GIB:,.2f}" for kind, used in plan.memory.items() if used}
+    for exchange in sorted(plan.collectives, key=lambda exchange: -exchange["bytes"]):
+        name = f"  {exchange['kind']} over {exchange['devices']}{', beside compute' if exchange['overlaps'] else ''}"
+        rows[name] = f"{exchange['runs']:,} x, {exchange['bytes'] / GIB:,.2f} GiB"
     if plan.fits:
         rows |= {f"{name}, s": f"{value:,.3f}" for name, value in plan.seconds.items()}
         rows |= {f"  {name}, s": f"{value:,.3f}" for name, value in plan.scopes.items()}
@@ -98,10 +121,3 @@ def _column(plan: SlicePlan) -> dict[str, str]:
             "chip-hours": f"{plan.chip_hours:,.0f}",
         }
     return rows
-
-
-def _row_devices(plan: SlicePlan) -> int:
-    devices = 1
-    for axis, length in plan.mesh.items():
-        devices *= length if axis != "tensor" else 1
-    return devices

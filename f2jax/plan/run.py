@@ -1,4 +1,4 @@
-"""Plans a pod before it is paid for: the train step, compiled for a TPU topology by the TPU compiler, without a TPU."""
+"""Plans a slice before it is paid for: compiles the train step for a TPU topology, with the TPU compiler but no TPU."""
 
 import dataclasses
 import math
@@ -17,19 +17,20 @@ from f2jax.checkpoints import workdir
 from f2jax.data.packing import round_up_rows
 from f2jax.data.teacher_vectors import read_info
 from f2jax.errors import UserError, require_extra
-from f2jax.model.qwen3 import Qwen3, abstract_params
+from f2jax.model.qwen3 import Qwen3, abstract_params, check_execution
 from f2jax.model.sizes import SIZES, Qwen3Config, size
-from f2jax.parallel import chips
+from f2jax.parallel.chips import canonical_topology, chip_of
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import ROW_SPEC, param_shardings
 from f2jax.parallel.threads import interruptible
-from f2jax.plan import hlo as plan_hlo
-from f2jax.plan import step_time as plan_time
+from f2jax.plan.hlo import Cost, program_cost
+from f2jax.plan.step_time import StepSeconds, model_operations, step_seconds
 from f2jax.train.program import Program
 from f2jax.train.step import Teacher
 
 STAGE_ROWS = {1: 27e6, 2: 18e6}  # training rows of the recipe's stages (recipe 2.1)
-QUIET = {  # the compiler asks the machine for its TPU unless it is told; several plans may run side by side
+TIGHT = 0.95  # share of the memory above which a program may not run next to transfers and fragmentation
+COMPILER_ENVIRONMENT = {  # keeps the compiler from looking for a TPU here, and lets several plans run concurrently
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -38,7 +39,7 @@ QUIET = {  # the compiler asks the machine for its TPU unless it is told; severa
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """What a config needs, and how fast it is, on one topology. Bytes are of one device, seconds of one step."""
+    """What a config needs on one topology, and how fast it is; bytes are those of a device, seconds those of a step."""
 
     topology: str
     size: str
@@ -53,34 +54,43 @@ class SlicePlan:
     steps: int
     fits: bool
     memory: dict[str, int]  # bytes by kind: parameters, optimizer, teacher, batch, temporaries, code
-    hbm: int  # bytes that the device has
-    needed: int  # bytes in all
-    collectives: list[dict]  # kind, devices, overlaps, runs, bytes, largest; bytes are those of whole arrays
-    seconds: dict[str, float]  # compute, links, exposed, step; {} where it does not fit
-    scopes: dict[str, float]  # seconds of compute by direction and part of a layer, without attention kernels
-    mfu: float  # operations that the model needs, of those that the chips could do in a step
-    tokens_per_second: float  # useful tokens, of each chip
+    hbm: int  # bytes that a program may use
+    needed: int  # bytes in total
+    collectives: list[dict]  # kind, devices, overlaps, runs, bytes, largest; bytes are those of complete arrays
+    seconds: dict[str, float]  # compute, links, exposed, step; {} if it does not fit
+    scopes: dict[str, float]  # seconds of compute by pass and part of a layer, without attention kernels
+    mfu: float  # operations that the model needs, as a share of those that the chips could do in a step
+    tokens_per_second: float  # useful tokens per chip
     days: float
     chip_hours: float
     limit: str  # compute, memory or links
-    advice: str  # what to change where it does not fit
+    advice: str  # what to change if it does not fit, or only just
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether it fits, but leaves so little memory that it may not run."""
+        return self.fits and self.needed > TIGHT * self.hbm
 
 
 def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> SlicePlan:
-    """Compile the train step of `config` for a topology and read off what it takes.
+    """Compiles the train step of `config` for a topology and reports what it takes.
+
+    >>> plan_slice(config, "v5p:4x4x4", tokens_per_text=256).mfu
 
     Args:
-        config: of a training run, see configs/common.py; its `mesh` and `model` groups are the layout.
-        topology: chip and shape, e.g. `v5e:16x16`.
-        tokens_per_text: mean length; default: `data.max_length`, the worst case.
-        rows: training rows of the stage; default: the recipe's.
+        config: a training config, see configs/common.py; its groups `mesh` and `model` are the layout.
+        topology: chip and shape, such as `v5e:16x16`, or another name that `canonical_topology` knows.
+        tokens_per_text: mean length of a text; None: `data.max_length`, the worst case.
+        rows: training rows of the stage; None: the recipe's (recipe 2.1).
 
     Raises:
-        UserError: no TPU compiler, unknown topology or teacher, a mesh that does not fit it, or a value out of range.
+        UserError: there is no TPU compiler, the topology, the teacher, the attention kernel or the remat policy is
+            unknown, the mesh does not fit the slice, or a value is out of range.
     """
     configs.check(config)
-    devices = topology_devices(topology)
-    chip = chips.chip(topology)
+    check_execution(config.model.kernel, config.model.remat)
+    topology = canonical_topology(topology)
+    devices, chip = topology_devices(topology), chip_of(topology)
     architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
     mesh = make_mesh(**config.mesh, devices=devices)
     length = tokens_per_text or config.data.max_length
@@ -93,7 +103,7 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
     teacher_width = teacher.model.config.width if teacher else cached_width(config)
     program = Program(config, architecture, mesh, steps, teacher_width)
     packed_rows, row_length = batch["tokens_bt"].shape
-    known = {
+    settings: dict = {
         "topology": topology,
         "size": config.model.size,
         "teacher": teacher_size(config.teacher.path) or config.teacher.path or config.teacher.cache,
@@ -105,12 +115,16 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
         "row_length": row_length,
         "tokens_per_text": length,
         "steps": steps,
-        "hbm": chip.hbm,
+        "hbm": chip.memory,
     }
-    held = {"parameters": bytes_on_device(program.state.params), "optimizer": bytes_on_device(program.state.opt_state)}
-    held |= {"teacher": bytes_on_device(teacher), "batch": bytes_on_device(batch)}
-    if sum(held.values()) > chip.hbm:
-        return _too_large(known, held, sum(held.values()), config)
+    arguments = {
+        "parameters": bytes_on_device(program.state.params),
+        "optimizer": bytes_on_device(program.state.opt_state),
+        "teacher": bytes_on_device(teacher),
+        "batch": bytes_on_device(batch),
+    }
+    if sum(arguments.values()) > chip.memory:
+        return _too_large(settings, arguments, sum(arguments.values()))
     with jax.set_mesh(mesh):
         lowered = program.step.lower(program.state, batch, teacher, kind="retrieval")
     try:
@@ -118,49 +132,48 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _too_large(known, held, bytes_used(str(error), sum(held.values())), config)
-    memory, needed = memory_by_kind(compiled.memory_analysis(), held)
-    if needed > chip.hbm:  # the compiler does not always complain
-        return _too_large(known, held, needed, config)
-    cost = plan_hlo.program_cost(compiled.as_text())
-    coordinates = [(*device.coords, device.core_on_chip) for device in mesh.devices.flat]
-    seconds = plan_time.seconds(cost, chip, coordinates)
-    tokens = min(packed_rows * row_length, sequences(config) * length)
-    operations = plan_time.model_operations(architecture, tokens, length, passes=3)
+        return _too_large(settings, arguments, bytes_used(str(error), sum(arguments.values())))
+    memory, needed = memory_by_kind(compiled.memory_analysis(), arguments)
+    if needed > chip.memory:  # the compiler does not always complain
+        return _too_large(settings, arguments, needed)
+    cost = program_cost(compiled.as_text())
+    seconds = step_seconds(cost, chip, device_coordinates(mesh))
+    tokens = min(packed_rows * row_length, texts_per_step(config) * length)
+    operations = model_operations(architecture, tokens, length, passes=3)
     if teacher:
-        operations += plan_time.model_operations(teacher.model.config, tokens, length, passes=1)
+        operations += model_operations(teacher.model.config, tokens, length, passes=1)
     days = seconds.step * steps / 86_400
     return SlicePlan(
-        **known,
+        **settings,
         fits=True,
         memory=memory,
         needed=needed,
-        collectives=collectives(cost, len(devices)),
+        collectives=sum_collectives(cost, len(devices)),
         seconds=dataclasses.asdict(seconds) | {"step": seconds.step},
         scopes={name: cycles / chip.clock for name, cycles in sorted(cost.by_scope.items())},
         mfu=operations / (seconds.step * chip.peak * len(devices)),
-        tokens_per_second=tokens / seconds.step / known["chips"],
+        tokens_per_second=tokens / seconds.step / settings["chips"],
         days=days,
-        chip_hours=days * 24 * known["chips"],
-        limit=limit(seconds, cost),
-        advice="",
+        chip_hours=days * 24 * settings["chips"],
+        limit=bottleneck(seconds, cost),
+        advice=what_to_change(settings, memory) if needed > TIGHT * chip.memory else "",
     )
 
 
 def topology_devices(topology: str):
-    """The devices of a slice that need not exist.
+    """Returns the devices of a slice that need not exist.
 
     Raises:
-        UserError: no TPU compiler on this machine, or the compiler does not know the topology.
+        UserError: there is no TPU compiler on this machine, or it does not know the topology.
     """
-    chip = chips.chip(topology)
+    chip = chip_of(topology)
     require_extra("tpu", "Planning (which needs the TPU compiler, but no TPU)", "libtpu")
-    for name, value in (QUIET | {"TPU_ACCELERATOR_TYPE": f"{chip.accelerator}-8"}).items():
+    for name, value in (COMPILER_ENVIRONMENT | {"TPU_ACCELERATOR_TYPE": f"{chip.accelerator}-8"}).items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
     sides = [int(side) for side in re.findall(r"\d+", topology.partition(":")[2])]
-    host = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sides) == 1 else {}  # others have hosts of 2 x 2 chips
+    host = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sides) == 1 else {}  # else 2 × 2 chips a host
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology, **host).devices
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
@@ -168,60 +181,68 @@ def topology_devices(topology: str):
         raise UserError(f"The TPU compiler does not know the topology '{topology}': {reason}") from error
 
 
-def sequences(config) -> int:
-    """Texts of a step: queries, their positives and the hard negatives of retrieval."""
+def device_coordinates(mesh) -> list[tuple[int, ...]]:
+    """Returns the position of each device along the axes of its slice, and its core, in the order of the mesh."""
+    return [(*device.coords, device.core_on_chip) for device in mesh.devices.flat]
+
+
+def texts_per_step(config) -> int:
+    """Returns the number of texts of a step: queries, their positives and the hard negatives of retrieval."""
     return config.data.batch_size * (2 + config.data.negatives.retrieval)
 
 
 def abstract_batch(config, mesh, tokens_per_text: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of a retrieval batch whose texts have a mean length and fill their rows."""
+    """Returns shapes and shardings of a retrieval batch whose texts have a mean length and fill their rows."""
     shards = math.prod(mesh.shape[axis] for axis in ROW_SPEC[0])
     chunk_rows = config.model.chunk_rows
-    b, j, s = config.data.batch_size, config.data.negatives.retrieval, sequences(config)
-    full = math.ceil(s * tokens_per_text / config.data.row_length)
-    rows = round_up_rows(full, config.data.row_steps, shards * max(chunk_rows, 1))
-    integers = dict.fromkeys(("tokens_bt", "segments_bt", "positions_bt"), (rows, config.data.row_length))
-    integers |= dict.fromkeys(("row_s", "col_s"), (s,)) | dict.fromkeys(("label_b", "positive_b"), (b,))
-    integers |= {"negative_bj": (b, j)}
+    b, j, s = config.data.batch_size, config.data.negatives.retrieval, texts_per_step(config)
+    full_rows = math.ceil(s * tokens_per_text / config.data.row_length)
+    rows = round_up_rows(full_rows, config.data.row_steps, shards * max(chunk_rows, 1))
+    integers: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("tokens_bt", "segments_bt", "positions_bt"), (rows, config.data.row_length)),
+        **dict.fromkeys(("row_s", "col_s"), (s,)),
+        **dict.fromkeys(("label_b", "positive_b"), (b,)),
+        "negative_bj": (b, j),
+    }
     if chunk_rows:
         chunks = rows // (shards * chunk_rows)
-        of_chunk = (chunks, -(-5 * s // (4 * chunks)))  # a quarter more than an even share of the texts
-        integers |= {"chunk_row_cm": of_chunk, "chunk_col_cm": of_chunk, "place_s": (s,)}
-    shapes = {name: (shape, jnp.int32) for name, shape in integers.items()}
+        chunk_shape = (chunks, -(-5 * s // (4 * chunks)))  # a quarter more than an even share of the texts
+        integers |= {"chunk_row_cm": chunk_shape, "chunk_col_cm": chunk_shape, "place_s": (s,)}
+    shapes: dict[str, tuple] = {name: (shape, jnp.int32) for name, shape in integers.items()}
     if config.teacher.cache:
-        card = read_info(config.teacher.cache)
-        shapes["teacher_se"] = ((s, card.width), jnp.dtype(card.dtype))
+        info = read_info(config.teacher.cache)
+        shapes["teacher_se"] = ((s, info.width), jnp.dtype(info.dtype))
     shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
 
-    def one(name, shape, dtype):
-        where = ROW_SPEC if name.endswith("_bt") else PartitionSpec()
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, where))
+    def abstract(name, shape, dtype):
+        spec = ROW_SPEC if name.endswith("_bt") else PartitionSpec()
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
-    return {name: one(name, *shape) for name, shape in shapes.items()}
+    return {name: abstract(name, *shape) for name, shape in shapes.items()}
 
 
 def teacher_size(path: str) -> str:
-    """The size that a teacher's path ends in, such as `…/F2LLM-v2-1.7B`; "" where the path names none."""
-    found = re.search(r"(?:^|[-/])(\d+(?:\.\d+)?[mb])$", path.lower())
-    return found.group(1) if found and found.group(1) in SIZES else ""
+    """Returns the size that a teacher's path ends in, such as `…/F2LLM-v2-1.7B`, or "" if it names none."""
+    match = re.search(r"(?:^|[-/])(\d+(?:\.\d+)?[mb])$", path.lower())
+    return match.group(1) if match and match.group(1) in SIZES else ""
 
 
 def cached_width(config) -> int:
-    """Dimensions of the teacher's vectors that `config.teacher.cache` holds; 0 where it names none."""
+    """Returns the dimension of the teacher's vectors in `config.teacher.cache`, or 0 without one."""
     return read_info(config.teacher.cache).width if config.teacher.cache else 0
 
 
 def abstract_teacher(config, mesh) -> Teacher | None:
-    """Shapes and shardings of the teacher that `config.teacher.path` names; nothing is loaded.
+    """Returns shapes and shardings of the teacher in `config.teacher.path` without loading it, or None without one.
 
     Raises:
-        UserError: neither the path's ending nor the files there say what size it is.
+        UserError: neither the end of the path nor the files there say what size it is.
     """
     path = config.teacher.path
     if not path:
         return None
-    named = teacher_size(path)
-    architecture: Qwen3Config = size(named) if named else workdir.read_architecture(path)
+    size_name = teacher_size(path)
+    architecture: Qwen3Config = size(size_name) if size_name else workdir.read_architecture(path)
     dtype = jnp.dtype(config.teacher.dtype)
     shapes = nn.meta.unbox(abstract_params(architecture, dtype))
     params = jax.tree.map(
@@ -233,28 +254,33 @@ def abstract_teacher(config, mesh) -> Teacher | None:
 
 
 def bytes_on_device(tree) -> int:
-    """Bytes of a tree of shapes with shardings that one device holds, without padding."""
+    """Returns the bytes of a tree of sharded shapes that one device holds, without padding."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def memory_by_kind(stats, held: dict[str, int]) -> tuple[dict[str, int], int]:
-    """Bytes by kind, and in all, from the compiler's `memory_analysis()` and the bytes of the arguments by kind."""
-    new = max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
-    memory = held | {
-        "padding": max(stats.argument_size_in_bytes - sum(held.values()), 0),
-        "temporaries": stats.temp_size_in_bytes + new,
+def memory_by_kind(stats, arguments: dict[str, int]) -> tuple[dict[str, int], int]:
+    """Returns the bytes that a program needs by kind, and in total.
+
+    Args:
+        stats: the compiler's `memory_analysis()`.
+        arguments: bytes of the arguments by kind.
+    """
+    new_outputs = max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
+    memory = arguments | {
+        "padding": max(stats.argument_size_in_bytes - sum(arguments.values()), 0),
+        "temporaries": stats.temp_size_in_bytes + new_outputs,
         "code": stats.generated_code_size_in_bytes,
     }
     return memory, sum(memory.values())
 
 
-def collectives(cost: plan_hlo.Cost, devices: int) -> list[dict]:
-    """Exchanges of a step by kind and number of devices: how many, their bytes in all, and those of the largest one."""
+def sum_collectives(cost: Cost, devices: int) -> list[dict]:
+    """Returns the collectives of a step by kind and number of devices: their count, total bytes and largest bytes."""
     sums: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for one in cost.collectives:
-        key = one.kind, len(one.group) or devices, one.overlaps
+    for exchange in cost.collectives:
+        key = exchange.kind, len(exchange.group) or devices, exchange.overlaps
         runs, moved, largest = sums[key]
-        sums[key] = [runs + one.runs, moved + one.runs * one.bytes, max(largest, one.bytes)]
+        sums[key] = [runs + exchange.runs, moved + exchange.runs * exchange.bytes, max(largest, exchange.bytes)]
     keys, values = ("kind", "devices", "overlaps"), ("runs", "bytes", "largest")
     return [
         dict(zip(keys, key, strict=True)) | {name: round(x) for name, x in zip(values, total, strict=True)}
@@ -262,10 +288,10 @@ def collectives(cost: plan_hlo.Cost, devices: int) -> list[dict]:
     ]
 
 
-def limit(seconds: plan_time.Seconds, cost: plan_hlo.Cost) -> str:
-    """What a step waits for most: the links, or else what takes more of its cycles, matrix products or all the rest.
+def bottleneck(seconds: StepSeconds, cost: Cost) -> str:
+    """Returns what a step waits for most: `links`, `compute` (matrix products) or `memory` (all other operations).
 
-    The rest is bound by memory: its few operations on each number take less time than to read it.
+    Other operations are limited by memory, because they do less work on a number than it takes to read it.
     """
     waiting = seconds.step - seconds.compute
     if waiting > 0.25 * seconds.step:
@@ -273,26 +299,26 @@ def limit(seconds: plan_time.Seconds, cost: plan_hlo.Cost) -> str:
     return "compute" if cost.products > 0.5 * cost.cycles else "memory"
 
 
-def bytes_used(message: str, held: int) -> int:
-    """What a step would take of the memory, from the compiler's complaint; 0 where that does not say.
+def bytes_used(message: str, arguments: int) -> int:
+    """Returns the bytes that a step would need according to the compiler's error message, or 0 if it does not say.
 
-    It says either all, or, if that is already too much, the temporaries alone.
+    It gives either the total or, if they are too large by themselves, only the temporaries.
 
     Args:
-        held: bytes of the arguments.
+        arguments: bytes of the arguments.
     """
     scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    for pattern, beside in ((r"Used ([\d.]+)([KMGT]?) of", 0), (r"temporaries \(([\d.]+)([KMGT]?)\)", held)):
-        if found := re.search(pattern, message):
-            return int(float(found.group(1)) * scale[found.group(2)]) + beside
+    for pattern, more in ((r"Used ([\d.]+)([KMGT]?) of", 0), (r"temporaries \(([\d.]+)([KMGT]?)\)", arguments)):
+        if match := re.search(pattern, message):
+            return int(float(match.group(1)) * scale[match.group(2)]) + more
     return 0
 
 
-def _too_large(known: dict, held: dict[str, int], needed: int, config) -> SlicePlan:
-    """The plan of a step for which there is no room."""
-    memory = held | {"temporaries": max(needed - sum(held.values()), 0)}
+def _too_large(settings: dict, arguments: dict[str, int], needed: int) -> SlicePlan:
+    """Returns the plan of a step that does not fit."""
+    memory = arguments | {"temporaries": max(needed - sum(arguments.values()), 0)}
     return SlicePlan(
-        **known,
+        **settings,
         fits=False,
         memory=memory,
         needed=needed,
@@ -304,20 +330,18 @@ def _too_large(known: dict, held: dict[str, int], needed: int, config) -> SliceP
         days=0.0,
         chip_hours=0.0,
         limit="memory",
-        advice=what_to_change(known, memory, config),
+        advice=what_to_change(settings, memory),
     )
 
 
-def what_to_change(known: dict, memory: dict[str, int], config) -> str:
-    """The first change that would help a step that is too large."""
-    mesh, devices = known["mesh"], math.prod(known["mesh"].values())
+def what_to_change(settings: dict, memory: dict[str, int]) -> str:
+    """Returns the first change that would help a step that needs too much memory."""
+    mesh, devices = settings["mesh"], math.prod(settings["mesh"].values())
     states = memory["parameters"] + memory["optimizer"] + memory["teacher"]
-    if states > known["hbm"] / 3 and mesh["fsdp"] < devices:
-        return f"share the weights among more devices: mesh.fsdp={min(2 * mesh['fsdp'], devices)} or more"
-    if known["remat"] != "full":
+    if states > settings["hbm"] / 3 and mesh["fsdp"] < devices:
+        return f"split the weights over more devices: mesh.fsdp={min(2 * mesh['fsdp'], devices)} or more"
+    if settings["remat"] != "full":
         return "keep fewer activations: model.remat=full"
     shards = math.prod(mesh[axis] for axis in ROW_SPEC[0])
-    if (known["chunk_rows"] or known["rows"] // shards) > 1:
-        rows = max((known["chunk_rows"] or known["rows"] // shards) // 2, 1)
-        return f"encode fewer rows at once: model.chunk_rows={rows}"
-    return "take more chips"
+    rows = settings["chunk_rows"] or settings["rows"] // shards
+    return f"encode fewer rows at once: model.chunk_rows={rows // 2}" if rows > 1 else "take more chips"

@@ -1,4 +1,4 @@
-"""Which layouts are worth compiling: from the fastest to the most frugal, by a count of bytes on paper."""
+"""Searches the fastest layout that fits: estimates bytes on paper, then compiles layouts from fast to frugal."""
 
 from collections.abc import Iterator
 
@@ -7,69 +7,72 @@ from tqdm import tqdm
 from f2jax.checkpoints import workdir
 from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.parallel import chips
+from f2jax.parallel.chips import canonical_topology, chip_of
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan.run import SlicePlan, abstract_batch, plan_slice, teacher_size, topology_devices
 
-STATE_BYTES = 16  # of a weight in training: itself, its gradient and two moments, in float32
-ROOM = 0.9  # of the memory that a layout may take on paper; the compiler has the last word
+STATE_BYTES = 16  # of a weight in training: the weight, its gradient and two moments, in float32
+ROOM = 0.9  # share of the memory that a layout may take on paper; the compiler has the last word
 
 
 def search_layouts(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> SlicePlan:
-    """The fastest plan of the first layouts that the compiler finds room for; the last one tried if none fits.
+    """Returns the fastest plan of the first layouts that the compiler finds room for, or the last plan if none fits.
 
-    The `candidates` are tried in their order. Where the compiler needs more than the paper said, the same one is tried
-    with the weights shared over more chips, if that saves what is missing. What fits is compiled once more with the
-    weights shared as far as they can be. A program that takes nearly all of the memory may be slow, by its forward pass
-    above all (docs/plans.md has examples): if the faster of both does, the next candidate has its turn too.
+    The `candidate_layouts` are tried in order. If the compiler needs more than estimated, the same layout is tried with
+    the weights split over more chips, if that saves enough. A layout that fits is also compiled with the weights
+    split as far as possible. A program that takes nearly all of the memory can be slow, its forward pass above all
+    (docs/plans.md has examples), or may not run: if the faster of both does, the next candidate is compiled too.
 
     Raises:
-        UserError: see `plan`; or no layout is small enough even on paper.
+        UserError: see `plan_slice`; or no layout is small enough even on paper.
     """
-    last, fitting = None, []
+    topology = canonical_topology(topology)
+    last: SlicePlan | None = None
+    fitting: list[SlicePlan] = []
     weights, shares = weights_and_shares(config, topology)
 
     def compiled(layout: dict) -> SlicePlan:
         return plan_slice(with_layout(config, layout), topology, tokens_per_text, rows)
 
-    for candidate in tqdm(list(candidates(config, topology, tokens_per_text)), unit="layout", leave=False):
+    for candidate in tqdm(list(candidate_layouts(config, topology, tokens_per_text)), unit="layout", leave=False):
         layout, is_next = candidate, bool(fitting)
         while layout:
             last = compiled(layout)
             if last.fits:
-                shared = [compiled(layout | {"mesh.fsdp": n}) for n in shares[-1:] if n > layout["mesh.fsdp"]]
-                fitting += [last, *(other for other in shared if other.fits)]
+                split = [compiled(layout | {"mesh.fsdp": n}) for n in shares[-1:] if n > layout["mesh.fsdp"]]
+                fitting += [last, *(plan for plan in split if plan.fits)]
                 break
-            layout = shared_further(layout, last.needed - last.hbm, weights, shares)
-        if is_next or (fitting and fits(fastest(fitting).needed, last.hbm)):
+            layout = split_further(layout, last.needed - last.hbm, weights, shares)
+        if is_next or (fitting and fits_on_paper(fastest_plan(fitting).needed, fitting[0].hbm)):
             break
     if last is None:
         raise UserError(f"Not even the weights of {config.model.size} fit {topology}; take more chips.")
-    return fastest(fitting) if fitting else last
+    return fastest_plan(fitting) if fitting else last
 
 
-def fastest(plans: list[SlicePlan]) -> SlicePlan:
-    return min(plans, key=lambda one: one.seconds["step"])
+def fastest_plan(plans: list[SlicePlan]) -> SlicePlan:
+    """Returns the plan with the shortest step, among those that are not tight if there are any."""
+    return min(plans, key=lambda plan: (plan.is_tight, plan.seconds["step"]))
 
 
-def shared_further(layout: dict, missing: int, weights: int, shares: list[int]) -> dict | None:
-    """The layout with the weights shared over as few more chips as save the missing bytes; None if none do."""
-    now = layout["mesh.fsdp"]
-    enough = [n for n in shares if n > now and weights / now - weights / n > missing]
+def split_further(layout: dict, missing: int, weights: int, shares: list[int]) -> dict | None:
+    """Returns the layout with the weights split over as few more chips as save the missing bytes, or None."""
+    current = layout["mesh.fsdp"]
+    enough = [n for n in shares if n > current and weights / current - weights / n > missing]
     return layout | {"mesh.fsdp": enough[0]} if enough else None
 
 
 def weights_and_shares(config, topology: str) -> tuple[int, list[int]]:
-    """Bytes of the weights and their state, and over how many chips they may be shared so that they at least fit."""
+    """Returns the bytes of the weights and their state, and the numbers of chips over which they fit when split."""
     architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
-    named = teacher_size(config.teacher.path)
-    weights = STATE_BYTES * architecture.parameters + (2 * size(named).parameters if named else 0)
+    teacher = teacher_size(config.teacher.path)
+    weights = STATE_BYTES * architecture.parameters + (2 * size(teacher).parameters if teacher else 0)
     possible = possible_shares(architecture.width, len(topology_devices(topology)))
-    return weights, [n for n in possible if fits(weights / n, chips.chip(topology).hbm)]
+    return weights, [n for n in possible if fits_on_paper(weights / n, chip_of(topology).memory)]
 
 
 def with_layout(config, layout: dict):
-    """A copy of the config with some fields of `model` and `mesh` changed."""
+    """Returns a copy of the config with some fields of `model` and `mesh` changed."""
     changed = config.copy_and_resolve_references()
     for name, value in layout.items():
         group, field = name.split(".")
@@ -77,14 +80,14 @@ def with_layout(config, layout: dict):
     return changed
 
 
-def candidates(config, topology: str, tokens_per_text: int | None = None) -> Iterator[dict]:
-    """Layouts that fit on paper, from the fastest; each shares the weights as little as leaves room for activations.
+def candidate_layouts(config, topology: str, tokens_per_text: int | None = None) -> Iterator[dict]:
+    """Yields the layouts that fit on paper, fastest first; each splits the weights only as far as activations need it.
 
-    To share them more changes little, and to compute activations again takes much time: `full` goes through the layers
-    once more, and so do chunks, for which `dots` is then faster than `full`. The last layout, the most frugal, is there
-    whatever the paper says, if there is room for the weights alone.
+    Splitting weights further costs little, and recomputing activations costs much: `full` runs the layers forward once
+    more, and so do chunks, for which `dots` is then faster than `full`. The last and most frugal layout is yielded
+    whatever the estimate, as long as the weights fit.
     """
-    chip, devices = chips.chip(topology), topology_devices(topology)
+    chip, devices = chip_of(topology), topology_devices(topology)
     architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
     weights, shares = weights_and_shares(config, topology)
     if not shares:
@@ -96,29 +99,32 @@ def candidates(config, topology: str, tokens_per_text: int | None = None) -> Ite
     layouts = [(remat, 0) for remat in ("dots", "mlp", "qkv", "full")]
     layouts += [(remat, n) for remat in ("dots", "full") for n in chunks]
     for remat, chunk in layouts:
-        kept = kept_bytes(architecture, remat, (chunk or rows) * length)
-        roomy = [n for n in shares if fits(weights / n + kept, chip.hbm)]
+        saved = saved_bytes(architecture, remat, (chunk or rows) * length)
+        roomy = [n for n in shares if fits_on_paper(weights / n + saved, chip.memory)]
         if roomy or (remat, chunk) == layouts[-1]:
             layout = {"mesh.data": -1, "mesh.fsdp": min(roomy, default=max(shares)), "mesh.tensor": 1}
             yield layout | {"model.remat": remat, "model.chunk_rows": chunk}
 
 
 def possible_shares(width: int, devices: int) -> list[int]:
-    """In how many parts weights of `width` may lie on the devices: powers of two that divide both."""
+    """Returns the numbers of parts into which weights of `width` can be split: powers of two that divide both."""
     return [n for n in (2**i for i in range(20)) if devices % n == 0 and width % n == 0]
 
 
-def fits(needed: float, hbm: int) -> bool:
-    """Is there room on paper for so many bytes?"""
+def fits_on_paper(needed: float, hbm: int) -> bool:
+    """Returns whether so many bytes leave room for what an estimate does not count."""
     return needed < ROOM * hbm
 
 
-def kept_bytes(architecture: Qwen3Config, remat: str, tokens: int) -> int:
-    """bfloat16 activations that a forward pass keeps on one device for the backward pass, and those of one layer."""
+def saved_bytes(architecture: Qwen3Config, remat: str, tokens: int) -> int:
+    """Returns the bytes of bfloat16 activations that the backward pass needs on one device, under a remat policy.
+
+    They are those that a forward pass saves in all layers, and the working set of one layer.
+    """
     a = architecture
-    out = a.heads * a.head_dim  # what attention gives
-    heads = 2 * out + 2 * a.kv_heads * a.head_dim  # and queries, keys, values
-    of_layer = {"full": a.width, "qkv": 2 * a.width + out, "mlp": 2 * a.width + heads}
-    of_layer["dots"] = of_layer["mlp"] + 2 * a.mlp
-    at_work = 8 * a.width + 2 * heads + 4 * a.mlp
-    return 2 * tokens * (a.layers * of_layer[remat] + at_work)
+    out = a.heads * a.head_dim  # the output of attention
+    heads = 2 * out + 2 * a.kv_heads * a.head_dim  # that, and queries, keys, values
+    saved = {"full": a.width, "qkv": 2 * a.width + out, "mlp": 2 * a.width + heads}
+    saved["dots"] = saved["mlp"] + 2 * a.mlp
+    working_set = 8 * a.width + 2 * heads + 4 * a.mlp
+    return 2 * tokens * (a.layers * saved[remat] + working_set)

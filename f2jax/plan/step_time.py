@@ -1,4 +1,4 @@
-"""From the cost of a compiled step to seconds: cycles by the clock, kernels by operations, exchanges by links."""
+"""Estimates the seconds of a compiled step: cycles by the clock, kernels by their operations, collectives by links."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,42 +8,47 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import Chip
 from f2jax.plan.hlo import Collective, Cost
 
-KERNEL_EFFICIENCY = 0.5  # of peak on the tiles that an attention kernel visits: the softmax takes the rest
-HOP = 1e-6  # seconds that the first byte takes from a chip to the next
-PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of T x T x H in each attention kernel
+KERNEL_EFFICIENCY = 0.5  # of peak on the tiles that an attention kernel visits; the softmax takes the rest
+HOP_SECONDS = 1e-6  # latency from a chip to the next
+PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of T × T × H in each attention kernel
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Where the time of one step goes."""
+class StepSeconds:
+    """The parts of the time of one step."""
 
     compute: float  # operations and attention kernels
-    links: float  # exchanges that run beside the computation
-    exposed: float  # exchanges that it waits for
+    links: float  # collectives that run concurrently with computation
+    exposed: float  # collectives that computation waits for
 
     @property
     def step(self) -> float:
+        """The time of the step."""
         return max(self.compute, self.links) + self.exposed
 
 
-def seconds(cost: Cost, chip: Chip, coordinates: Sequence[Sequence[int]]) -> Seconds:
-    """The estimated time of a step.
+def step_seconds(cost: Cost, chip: Chip, coordinates: Sequence[Sequence[int]]) -> StepSeconds:
+    """Returns the estimated time of a step.
 
     Args:
-        cost: of one run, see `plan_hlo.cost`.
-        coordinates: of each device in the order of the mesh: its place along each axis of the slice.
+        cost: of one run, as `program_cost` returns it.
+        coordinates: position of each device along each axis of the slice, in the order of the mesh.
     """
     compute = cost.cycles / chip.clock + cost.moved / chip.hbm_bandwidth
     compute += sum(runs * kernel_seconds(name, shape, chip) for name, shape, runs in cost.kernels)
     links, exposed = 0.0, 0.0
     for collective in cost.collectives:
-        time = collective.runs * collective_seconds(collective, chip, coordinates)
-        links, exposed = (links + time, exposed) if collective.overlaps else (links, exposed + time)
-    return Seconds(compute, links, exposed)
+        spent = collective.runs * collective_seconds(collective, chip, coordinates)
+        links, exposed = (links + spent, exposed) if collective.overlaps else (links, exposed + spent)
+    return StepSeconds(compute, links, exposed)
 
 
 def kernel_seconds(name: str, shape: Sequence[int], chip: Chip) -> float:
-    """An attention kernel on queries of `shape` (rows, heads, T, H): its causal tiles, at half of the chip's peak."""
+    """Returns the time of an attention kernel: the operations of its causal tiles at `KERNEL_EFFICIENCY` of the peak.
+
+    Args:
+        shape: of the queries: rows, heads, T, H.
+    """
     rows, heads, length, head_dim = shape
     products = next((count for part, count in PRODUCTS.items() if f"_{part}_" in f"_{name}_"), 2)
     tiles = length // splash_block(length)
@@ -53,10 +58,10 @@ def kernel_seconds(name: str, shape: Sequence[int], chip: Chip) -> float:
 
 
 def collective_seconds(collective: Collective, chip: Chip, coordinates: Sequence[Sequence[int]]) -> float:
-    """One exchange over the axes of the slice that its group spreads over, all links of those axes at work.
+    """Returns the time of one collective that uses all links along the axes of the slice over which its group extends.
 
-    A gather or a scatter passes (n - 1) / n of the bytes through each chip, a reduction twice that; an all-to-all over
-    a ring of n passes n / 4 of each chip's bytes over each of its links
+    A gather or a scatter sends (n - 1) / n of the bytes through each chip, a reduction twice that, and an all-to-all on
+    a ring of n chips sends n / 4 of a chip's bytes over each of its links
     (https://jax-ml.github.io/scaling-book/sharding).
     """
     group = [coordinates[device] for device in collective.group or range(len(coordinates))]
@@ -65,10 +70,10 @@ def collective_seconds(collective: Collective, chip: Chip, coordinates: Sequence
     n = len(group)
     if n == 1:
         return 0.0
-    rates = []  # bytes a second into a chip along each axis that the group spreads over
-    for size, whole in zip(spread, slice_sizes, strict=True):
+    rates = []  # bytes a second into a chip along each axis over which the group extends
+    for size, slice_size in zip(spread, slice_sizes, strict=True):
         if size > 1:
-            rates.append(chip.link * (2 if size == whole and size % chip.ring == 0 else 1))
+            rates.append(chip.link * (2 if size == slice_size and size % chip.ring == 0 else 1))
     rates = rates or [6 * chip.link]  # the cores of one chip
     hops = sum(size // 2 for size in spread) or 1
     if collective.kind == "collective-permute":
@@ -79,16 +84,17 @@ def collective_seconds(collective: Collective, chip: Chip, coordinates: Sequence
     else:
         passes = 2 if collective.kind == "all-reduce" else 1
         moving = passes * (n - 1) / n * collective.bytes / sum(rates)
-    return moving + hops * HOP
+    return moving + hops * HOP_SECONDS
 
 
 def model_operations(architecture: Qwen3Config, tokens: float, length: float, passes: int) -> float:
-    """Operations that the model needs for `tokens` tokens in texts of `length`: the numerator of MFU.
+    """Returns the operations that a model needs for `tokens` tokens in texts of `length`: the numerator of MFU.
 
-    2 for each weight outside the token table and each token, and the causal half of the two products of attention.
+    They are 2 for each token and weight outside the token table, and the causal half of the two products of attention
+    (PaLM, https://arxiv.org/abs/2204.02311, appendix B).
 
     Args:
-        passes: 1 for a forward pass, 3 for training; what is computed again does not count.
+        passes: 1 for a forward pass, 3 for training; recomputation does not count.
     """
     weights = architecture.parameters - architecture.vocab_size * (architecture.table_rank or architecture.width)
     attention = 2 * architecture.layers * length * architecture.heads * architecture.head_dim

@@ -24,7 +24,7 @@ from f2jax.data.loader import Loader
 from f2jax.data.packing import RowShare
 from f2jax.errors import Interrupted, UserError
 from f2jax.model.nested import factorize_table
-from f2jax.model.qwen3 import abstract_params
+from f2jax.model.qwen3 import abstract_params, check_execution
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts, layout_report
 from f2jax.parallel.mesh import make_mesh, process_share
@@ -48,6 +48,7 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     """
     clock = Goodput()
     configs.check(config)
+    check_execution(config.model.kernel, config.model.remat)
     hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
     begun = resume.prepare_workdir(config, workdir)
     restores = resume.has_checkpoint(workdir)  # then the run is whole without `init_from`

@@ -66,7 +66,7 @@ def test_no_chip_gathers_the_token_table_or_the_activations(layout):
 def test_weights_without_room_are_an_answer(capsys):
     found = make_plan("v5e:2x2", "--config.model.size=14b")
     assert not found["fits"] and found["needed"] > found["hbm"]
-    assert "v5e:2x2 does not fit; share the weights among more devices: mesh.fsdp=2 or more." in capsys.readouterr().out
+    assert "v5e:2x2 does not fit; split the weights over more devices: mesh.fsdp=2 or more." in capsys.readouterr().out
 
 
 def test_the_complaint_of_the_compiler_says_how_much_it_would_take():
@@ -74,4 +74,4 @@ def test_the_complaint_of_the_compiler_says_how_much_it_would_take():
     twenty_gib = jax.ShapeDtypeStruct((5, 2**30), jnp.float32, sharding=whole)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED") as complaint:
         jax.jit(lambda x: x + 1, donate_argnums=0).lower(twenty_gib).compile()
-    assert bytes_used(str(complaint.value), held=20 * 2**30) >= 20 * 2**30 + 20 * 2**30
+    assert bytes_used(str(complaint.value), arguments=20 * 2**30) >= 20 * 2**30 + 20 * 2**30

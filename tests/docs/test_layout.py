@@ -61,3 +61,13 @@ def test_the_data_package_needs_no_jax():
     for path in (PACKAGE / "data").rglob("*.py"):
         modules = re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M)
         assert not {"jax", "flax", "optax", "orbax"} & set(modules), path
+
+
+def test_the_files_to_change_exist():
+    """A name without a folder lies next to the one before it."""
+    table = (tiny.ROOT / "docs/layout.md").read_text().split("## Where to change what")[1]
+    folder = tiny.ROOT
+    for name in re.findall(r"`([\w./]+(?:\.py|\.md|/))`", table):
+        path = tiny.ROOT / name if "/" in name or name.endswith(".md") else folder / name
+        assert path.exists(), name
+        folder = path if path.is_dir() else path.parent

@@ -12,7 +12,7 @@ from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import CHIPS
 from f2jax.plan.hlo import Collective, Cost
-from f2jax.plan.step_time import HOP, collective_seconds, kernel_seconds, model_operations, seconds
+from f2jax.plan.step_time import HOP_SECONDS, collective_seconds, kernel_seconds, model_operations, step_seconds
 
 V5P = CHIPS["v5p"]
 CUBE = list(product(range(4), range(4), range(4)))  # a v5p slice of 4 x 4 x 4
@@ -35,7 +35,7 @@ LINE = CUBE.index((0, 0, 1)), CUBE.index((0, 1, 0)), CUBE.index((1, 0, 0))
 )
 def test_an_exchange_takes_its_bytes_over_the_links_of_its_axes(kind, group, moving, hops):
     found = collective_seconds(Collective(kind, 10**9, tuple(group), False), V5P, CUBE)
-    assert found == pytest.approx(10**9 * moving + hops * HOP)
+    assert found == pytest.approx(10**9 * moving + hops * HOP_SECONDS)
 
 
 def test_an_attention_kernel_takes_its_causal_tiles_at_half_of_the_peak():
@@ -50,7 +50,7 @@ def test_an_attention_kernel_takes_its_causal_tiles_at_half_of_the_peak():
 def test_a_step_is_the_longer_of_computing_and_exchanging_beside_it_plus_what_it_waits_for():
     beside, alone = (Collective("all-gather", 10**9, (0, 1, 2, 3), overlaps, runs=2) for overlaps in (True, False))
     each = 2 * collective_seconds(beside, V5P, CUBE)
-    found = seconds(Cost(cycles=V5P.clock * 3, collectives=[beside, alone], moved=V5P.hbm_bandwidth), V5P, CUBE)
+    found = step_seconds(Cost(cycles=V5P.clock * 3, collectives=[beside, alone], moved=V5P.hbm_bandwidth), V5P, CUBE)
     assert (found.compute, found.links, found.exposed) == (pytest.approx(4), pytest.approx(each), pytest.approx(each))
     assert found.step == pytest.approx(4 + each)
 

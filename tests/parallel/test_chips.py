@@ -1,0 +1,53 @@
+"""The names that people have for a slice: its shape, its number of chips, and Google Cloud's accelerator types."""
+
+import math
+
+import pytest
+
+from f2jax.errors import UserError
+from f2jax.parallel.chips import CHIPS, canonical_topology, default_shape
+
+
+@pytest.mark.parametrize(
+    "text,topology",
+    [
+        ("v5e:16x16", "v5e:16x16"),
+        ("v5e:16", "v5e:4x4"),
+        ("v5e-16", "v5e:4x4"),
+        ("v5litepod-16", "v5e:4x4"),
+        ("v5litepod-8", "v5e:2x4"),
+        ("v5litepod-1", "v5e:1x1"),
+        ("V6E-256", "v6e:16x16"),
+        ("v5p:128", "v5p:4x4x8"),
+        ("v5p-128", "v5p:4x4x4"),  # 128 cores
+        ("v5p-8", "v5p:2x2x1"),
+        ("v4-32", "v4:2x2x4"),
+        ("v5p:1", "v5p:1x1x1"),
+    ],
+)
+def test_a_slice_is_known_by_its_shape_its_chips_and_its_accelerator_type(text, topology):
+    assert canonical_topology(text) == topology
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("v5e", "'v5e' should be a chip and the shape of its slice, such as v5e:4x4, or a number of chips that is"),
+        ("v5e:12", "'v5e:12' should be a chip and the shape"),
+        ("v5p-5", "such as v5p:2x2x4, or a number of chips that is a power of two, such as v5p:16"),
+        ("v5p:4x", "'v5p:4x' should be"),
+        ("v5e:0", "'v5e:0' should be"),
+        ("v9:2x2", "There is no chip 'v9' to plan for"),
+        ("", "There is no chip ''"),
+    ],
+)
+def test_any_other_name_is_refused_in_one_sentence(text, message):
+    with pytest.raises(UserError, match=message):
+        canonical_topology(text)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_default_shapes_have_the_chips_that_are_asked_for_and_sides_in_order(name):
+    for chips in (2**i for i in range(3, 12)):
+        sides = [int(side) for side in default_shape(CHIPS[name], chips).split("x")]
+        assert math.prod(sides) == chips and sides == sorted(sides) and sides[-1] <= 2 * sides[0]
