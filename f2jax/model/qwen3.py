@@ -79,7 +79,7 @@ def rotate(x_btnh, cos, sin):
 
 
 def channel_moments(x_btd, segments_bt):
-    """Returns the means of |x|, x and x² of each channel over the tokens of a row, float32 [B, 3, D], without padding.
+    """Returns the means of `abs(x)`, x and x² of each channel over the tokens of a row, float32 [B, 3, D], without padding.
 
     The channels d may also be those of the MLP.
     """
