@@ -79,9 +79,9 @@ def rotate(x_btnh, cos, sin):
 
 
 def channel_moments(x_btd, segments_bt):
-    """Returns the means of `abs(x)`, x and x² of each channel over the tokens of a row, float32 [B, 3, D], without padding.
+    """Returns the means of `abs(x)`, x and x² of each channel over the tokens of a row, float32 [B, 3, D].
 
-    The channels d may also be those of the MLP.
+    Padding does not count. The channels d may also be those of the MLP.
     """
     x_btd, mask_bt = x_btd.astype(jnp.float32), segments_bt > 0
     sums = [jnp.einsum("btd,bt->bd", f(x_btd), mask_bt, precision="highest") for f in (jnp.abs, jnp.array, jnp.square)]
