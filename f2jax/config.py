@@ -6,6 +6,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -64,9 +65,9 @@ def _parse(path: str, overrides: Sequence[str]) -> ConfigDict:
     return holder.value
 
 
-def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-    """All leaves of a config: {"optim.peak_lr": 1e-5, …}."""
-    leaves = {}
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Returns all leaves of a config: {"optim.peak_lr": 1e-5, …}."""
+    leaves: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             leaves |= fields(value, f"{prefix}{name}.")
@@ -75,8 +76,8 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     return leaves
 
 
-def parse_options(text: str | None, **defaults):
-    """The options of a config path, `size=80m,teacher=0.6b`, typed like their defaults.
+def parse_options(text: str | None, **defaults: Any) -> dict[str, Any]:
+    """Returns the options of a config path, `size=80m,teacher=0.6b`, typed like their defaults.
 
     >>> parse_options("size=80m", size="0.6b", stage=1)
     {'size': '80m', 'stage': 1}
@@ -104,12 +105,12 @@ TYPES = ("model.dtype", "model.param_dtype", "teacher.dtype", "optim.state_dtype
 BETAS = ("optim.b1", "optim.b2")
 POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
 NOT_NEGATIVE = ("steps", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay", "optim.clip_norm")
-LARGEST_BETA = 0.99  # of moments in bfloat16: with a larger one their steps are less than half of its last digit
+LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
 COUNTS = ("data.batch_size", "data.row_length", "data.row_steps", "model.unroll", "log.every", "checkpoint.every")
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError where a field has a value that would fail only later, in the middle of other work."""
+    """Raises UserError where a value of a field could only fail later, in the middle of other work."""
     values = fields(config)
     for name in TYPES:
         if values[name] not in DTYPES:
@@ -138,11 +139,12 @@ def check(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> str:
+    """Returns the config as `config.json` of a workdir keeps it."""
     return json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
 def differences(old: dict, new: dict, ignored: tuple[str, ...] = ()) -> list[str]:
-    """Names of the leaves in which two configs differ, without the groups and leaves `ignored`."""
+    """Returns the names of the leaves in which two configs differ, but for the groups and leaves `ignored`."""
     a, b = (json.loads(to_json(ConfigDict(c))) for c in (old, new))
     a, b = fields(ConfigDict(a)), fields(ConfigDict(b))
     return [

@@ -40,9 +40,11 @@ def main(argv: list[str]) -> None:
     if options.list_texts:
         print(f"{options.list_texts}: {lib.list_texts(corpus, options.list_texts):,} texts.")
         return
+    assert options.output  # checked above
     if options.vectors:
         source = lib.from_file(options.vectors, corpus)
     else:
+        assert options.model
         source = lib.by_model(options.model, options.dtype, corpus, options.batch_size)
     info = lib.cache_teacher(corpus, options.output, source, options.width, options.store)
     print(

@@ -75,7 +75,7 @@ class Arguments:
         """
         values = {}
         for field, hint in _fields(kind):
-            if is_dataclass(hint):
+            if _is_options(hint):
                 values[field.name] = self.read(hint)
                 continue
             value = getattr(self._values, _name(field))
@@ -96,12 +96,12 @@ class Arguments:
         )
         comments = _comments(kind)
         for field, hint in _fields(kind):
-            if not is_dataclass(hint) and _name(field) not in self._names:
+            if not _is_options(hint) and _name(field) not in self._names:
                 self._names.add(_name(field))
                 name = field.name if field.name == positional else _option(_name(field))
                 group.add_argument(name, **_argument(field, hint, comments[field.name], name.startswith("-")))
         for _, hint in _fields(kind):
-            if is_dataclass(hint):
+            if _is_options(hint):
                 self._add(hint, positional)
 
     def _refuse(self, unknown: list[str], config: bool) -> None:
@@ -157,6 +157,10 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _is_options(hint: Any) -> bool:
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
 def _name(field: Field) -> str:
     """Returns the name of the option, which is the field's unless its metadata has another one."""
     return field.metadata.get("option", field.name)
@@ -165,7 +169,7 @@ def _name(field: Field) -> str:
 def _fields(kind: type) -> list[tuple[Field, Any]]:
     """Returns the fields with their types, without those of which the command makes a dataclass or None."""
     hints = get_type_hints(kind)
-    nested = {name for name, hint in hints.items() if any(map(is_dataclass, get_args(hint)))}
+    nested = {name for name, hint in hints.items() if any(map(_is_options, get_args(hint)))}
     return [(field, hints[field.name]) for field in fields(kind) if field.name not in nested]
 
 
