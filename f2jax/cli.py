@@ -1,4 +1,4 @@
-"""The `f2jax` command: which commands there are, and what their errors and exit codes are.
+"""The `f2jax` command: its commands, their errors and their exit codes.
 
 Each command is a module of `f2jax.commands`, imported when it runs, so that `--help` is quick.
 """
@@ -18,7 +18,7 @@ COMMANDS = {
     "train": "train a model as a config says",
     "plan": "compile a training for a TPU slice, without one",
     "prune": "cut a model down in width, MLP and layers",
-    "cache_teacher": "embed a corpus by a teacher, once for all trainings",
+    "cache_teacher": "embed a corpus with a teacher, once for all trainings",
     "start": "make a student's first weights from a teacher's vectors",
     "merge": "average checkpoints into one model",
     "encode": "embed the texts of a file",
@@ -26,19 +26,19 @@ COMMANDS = {
     "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
     "report": "tables and curves of results",
     "export": "write a folder that other embedding tools load",
-    "verify": "hold such a folder against its golden set in every tool found here",
+    "verify": "check such a folder against its golden vectors in every tool found here",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0, or the `exit_code` of its error after one line that says what to change.
+    """Runs a command and returns its exit code: 0, or the `exit_code` of its error.
 
-    A crash prints its traceback.
+    An error prints one line that says what to change; a crash prints its traceback.
     """
     try:
         _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the output has gone
+    except BrokenPipeError:  # the reader of the output has gone, as after `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:
@@ -58,8 +58,8 @@ def _sentence(error: BaseException) -> str:
         return f"the network failed ({error}); run the same command again."
     if isinstance(error, OSError):  # such as a full disk in the middle of a run
         where = f"{error.filename}: " if error.filename else ""
-        mend = "" if is_transient_io_error(error) else "mend that and "
-        return f"{where}{error.strerror or error}; {mend}run the same command again."
+        fix = "" if is_transient_io_error(error) else "fix that and "
+        return f"{where}{error.strerror or error}; {fix}run the same command again."
     return str(error)
 
 
@@ -68,11 +68,11 @@ def _run(argv: list[str]) -> None:
         print(_usage())
     elif argv[0] == "--version":
         print(f"f2jax {__version__}")
-    elif argv[0] not in COMMANDS:
+    elif (command := argv[0].replace("-", "_")) not in COMMANDS:
         raise UserError(f"There is no command '{argv[0]}'{did_you_mean(argv[0], COMMANDS)}")
     else:
-        with contextlib.suppress(SystemExit):  # argparse leaves so after --help
-            import_module(f"f2jax.commands.{argv[0]}").main(argv[1:])
+        with contextlib.suppress(SystemExit):  # argparse exits after --help
+            import_module(f"f2jax.commands.{command}").main(argv[1:])
 
 
 def _usage() -> str:

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,54 @@ from ml_collections import ConfigDict, config_flags
 from f2jax.errors import UserError, did_you_mean
 
 PACKAGED = Path(__file__).with_name("configs")  # the same folder as configs/ at the top of a checkout
+
+# Fields by the names that other trainers give them: transformers, sentence-transformers, FlagEmbedding, torchtune.
+SYNONYMS = {
+    name: field
+    for field, names in {
+        "init_from": "model_name_or_path model_name pretrained checkpoint_path resume_from_checkpoint load_from",
+        "epochs": "num_train_epochs num_epochs n_epochs max_epochs",
+        "steps": "max_steps num_steps total_steps train_steps num_training_steps max_train_steps",
+        "seed": "random_seed data_seed",
+        "model.size": "model_size architecture arch",
+        "model.dtype": "dtype bf16 fp16 precision mixed_precision compute_dtype torch_dtype",
+        "model.kernel": "attn_implementation attention attention_implementation flash_attention use_flash_attn",
+        "model.remat": "gradient_checkpointing activation_checkpointing use_gradient_checkpointing checkpoint_policy",
+        "model.chunk_rows": "gradient_accumulation_steps accumulation_steps mini_batch_size chunk_size gc_chunk_size",
+        "tokenizer.path": "tokenizer tokenizer_name tokenizer_name_or_path",
+        "tokenizer.train_vocab": "vocab_size",
+        "data.sources": "train_data train_file train_files data_path dataset datasets dataset_name data_dir",
+        "data.batch_size": "batch train_batch_size per_device_train_batch_size per_device_batch_size "
+        "global_batch_size bs",
+        "data.max_length": "max_seq_length max_len max_seq_len seq_length seq_len sequence_length model_max_length "
+        "query_max_len passage_max_len",
+        "data.validation_share": "validation_split val_split eval_split test_size",
+        "data.negatives.retrieval": "num_negatives n_negatives hard_negatives num_hard_negatives train_group_size",
+        "loss.temperature": "tau scale logit_scale",
+        "loss.matryoshka": "matryoshka_dims mrl use_mrl",
+        "loss.distill_weight": "kd_weight kd_loss_weight distillation_weight",
+        "teacher.path": "teacher teacher_model teacher_name_or_path",
+        "optim.name": "optimizer optim_type",
+        "optim.peak_lr": "lr learning_rate max_lr peak_learning_rate base_lr init_lr",
+        "optim.end_lr": "min_lr final_lr lr_min",
+        "optim.warmup_steps": "warmup warmup_ratio warmup_proportion num_warmup_steps warmup_epochs",
+        "optim.schedule": "scheduler lr_scheduler lr_scheduler_type lr_schedule decay_type",
+        "optim.b1": "beta1 adam_beta1 beta_1",
+        "optim.b2": "beta2 adam_beta2 beta_2",
+        "optim.eps": "epsilon adam_epsilon adam_eps",
+        "optim.weight_decay": "wd decay adam_weight_decay",
+        "optim.clip_norm": "max_grad_norm grad_clip gradient_clip gradient_clip_val clip_grad_norm grad_norm_clip clip",
+        "mesh.fsdp": "zero_stage fsdp_size",
+        "mesh.tensor": "tp tensor_parallel tensor_parallel_size tp_size",
+        "mesh.data": "dp data_parallel data_parallel_size dp_size",
+        "checkpoint.every": "save_steps save_every save_interval checkpoint_every checkpoint_interval",
+        "checkpoint.keep_last": "save_total_limit max_to_keep keep_checkpoints",
+        "log.every": "logging_steps log_steps log_every log_interval print_every",
+        "log.validate_every": "eval_steps eval_every eval_interval val_interval evaluation_steps",
+        "log.tensorboard": "report_to use_wandb wandb",
+    }.items()
+    for name in names.split()
+}
 
 
 def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -35,7 +83,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         for override in overrides:
             field = override.lstrip("-").split("=", 1)[0].removeprefix("config.")
             if field not in names:
-                raise UserError(f"The config has no field '{field}'{did_you_mean(field, names)}")
+                raise UserError(f"The config has no field '{field}'{nearest_field(field, names)}")
         return _parse(path, overrides)
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(f"{spec}: {str(error).splitlines()[0]}") from error
@@ -55,6 +103,18 @@ def find(name: str) -> Path:
     if name.startswith("configs/") and Path(name).stem in packaged:  # the path in a checkout, given elsewhere
         raise UserError(f"There is no config file {name} here; give f2jax's own by name: {Path(name).stem}.")
     raise UserError(f"There is no config file {name}, nor a config of f2jax by that name{did_you_mean(name, packaged)}")
+
+
+def nearest_field(name: str, names: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` for the field that is meant: in another group, of another trainer, or mistyped.
+
+    >>> nearest_field("optim.lr", ["optim.peak_lr", "optim.end_lr"])
+    "; did you mean 'optim.peak_lr'?"
+    """
+    leaf = name.rpartition(".")[2].replace("-", "_").lower()
+    same = [field for field in names if field.rpartition(".")[2] == leaf]
+    field = same[0] if len(same) == 1 else SYNONYMS.get(leaf)
+    return f"; did you mean '{field}'?" if field else did_you_mean(name, names)
 
 
 def _parse(path: str, overrides: Sequence[str]) -> ConfigDict:

@@ -99,6 +99,10 @@ def test_each_command_has_help(capsys, command):
     assert re.search(rf"^example: f2jax {command} \S", out, re.M)
 
 
+def test_a_command_of_two_words_is_taken_with_either_sign(capsys):
+    assert run(capsys, "cache-teacher", "--help") == run(capsys, "cache_teacher", "--help")
+
+
 def test_the_version(capsys):
     assert run(capsys, "--version") == (0, f"f2jax {__version__}\n", "")
 
@@ -181,6 +185,8 @@ TRAIN = ["train", "--config", CONFIG, "--workdir", "w"]
         (["export", "--model", "m", "--output", "o", "--prec", "x"], "f2jax export has no option '--prec'"),
         (["encode", *NEEDED, "--truncate-dim", "8x"], "invalid int value: '8x'; see f2jax encode --help."),
         (["train", "--config", CONFIG], "the following arguments are required: --workdir; see f2jax train --help."),
+        ([*TRAIN, "--batch-size=8"], "no option '--batch-size'; fields of the config are set by --config.NAME=VALUE."),
+        ([*TRAIN, "--learning_rate", "1"], "fields of the config are set by --config.optim.peak_lr=VALUE."),
         ([*TRAIN, "--seed=1"], "no option '--seed'; fields of the config are set by --config.NAME=VALUE."),
     ],
 )
@@ -385,13 +391,13 @@ def test_a_reader_that_has_gone_is_no_traceback(argv, unbuffered):
         (
             OSError(errno.ENOSPC, "No space left on device", "x"),
             1,
-            "f2jax: x: No space left on device; mend that and run",
+            "f2jax: x: No space left on device; fix that and run",
         ),
         (Restart("The others are gone; start again."), 75, "f2jax: The others are gone; start again.\n"),
         (RuntimeError("a bug"), 70, "Traceback (most recent call last):\n"),
     ],
 )
-def test_what_a_restart_may_mend_has_other_exit_codes_than_a_user_error(monkeypatch, capsys, error, code, message):
+def test_what_a_restart_may_fix_has_other_exit_codes_than_a_user_error(monkeypatch, capsys, error, code, message):
     def fail(argv):
         raise error
 

@@ -46,6 +46,34 @@ def test_a_config_that_is_nowhere_is_told_the_names(tmp_path, monkeypatch, name,
         config.load(name)
 
 
+@pytest.mark.parametrize(
+    "name,field",
+    [
+        ("optim.lr", "optim.peak_lr"),
+        ("learning_rate", "optim.peak_lr"),
+        ("train.learning-rate", "optim.peak_lr"),
+        ("per_device_train_batch_size", "data.batch_size"),
+        ("num_train_epochs", "epochs"),
+        ("max_seq_length", "data.max_length"),
+        ("bf16", "model.dtype"),
+        ("gradient_checkpointing", "model.remat"),
+        ("warmup_ratio", "optim.warmup_steps"),
+        ("weight_decay", "optim.weight_decay"),  # the name of a field, in no group
+        ("model.temperature", "loss.temperature"),  # in another group
+        ("optim.peek_lr", "optim.peak_lr"),  # mistyped
+    ],
+)
+def test_a_field_by_the_name_of_another_trainer_is_told_its_own(name, field):
+    with pytest.raises(UserError, match=f"^The config has no field '{name}'; did you mean '{re.escape(field)}'"):
+        config.load("stage2", [f"--config.{name}=1"])
+
+
+def test_every_synonym_stands_for_a_field_and_is_none():
+    names = config.fields(common.get_config())
+    assert set(config.SYNONYMS.values()) <= set(names)
+    assert not set(config.SYNONYMS) & set(names)
+
+
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_every_size_has_its_hyper_parameters_in_both_stages(stage, name):

@@ -109,8 +109,11 @@ class Arguments:
             return
         name = unknown[0].split("=", 1)[0]
         if config:
+            from f2jax.config import SYNONYMS
+
+            field = SYNONYMS.get(name.lstrip("-").replace("-", "_"), "NAME")
             raise UserError(
-                f"{self._parser.prog} has no option '{name}'; fields of the config are set by --config.NAME=VALUE."
+                f"{self._parser.prog} has no option '{name}'; fields of the config are set by --config.{field}=VALUE."
             )
         raise UserError(f"{self._parser.prog} has no option '{name}'{did_you_mean(name, map(_option, self._names))}")
 
