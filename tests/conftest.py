@@ -1,24 +1,113 @@
-"""Fixtures that several tests share."""
+"""What all tests share: how they compile, what is made once per run, and fixtures that several of them use."""
 
+import json
 import os
+import shutil
 import signal
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-# Tests compile the same small programs again and again, also in processes of their own: each is compiled once. Set
-# before JAX is imported, for this process and for those that it starts.
-_compiled = tempfile.TemporaryDirectory(prefix="f2jax-compiled-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+ROOT = Path(__file__).parents[1]
+
+# Set before JAX is imported, for this process, for pytest's workers and for the processes that tests start. Compiled
+# programs are shared by all of them and kept for the next run (`make clean` deletes them). Tests compile much and
+# compute little, so LLVM optimizes nothing, except where `optimized` is in force.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build/tests/compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # the TPU compiler, in several processes at once
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's threads would spin on the cores of the other workers
 
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+# Where programs are compiled as for users: they are held to the oracles, or what they take is counted.
+PARITY = ("backbone", "mteb", "onnx", "release", "training")
+OPTIMIZED = ("tests/aot/", "tests/plan/", *(f"tests/parity/test_{name}.py" for name in PARITY))
+
+JOBS = ("gcs/", "launch/", "multiprocess/", "notebooks/", "parallel/test_layouts.py", "search/test_serve.py")
+JOBS = tuple(f"tests/{name}" for name in JOBS)
+# Begun first, so that no worker is left alone with one of them at the end.
+LONGEST = ("multiprocess/", "parallel/", "notebooks/", "gcs/test_training.py", "aot/", "train/", "parity/", "plan/")
+LONGEST = tuple(f"tests/{name}" for name in LONGEST)
 
 # A shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("patient", deadline=None)  # how long an example takes says more about the machine
 settings.load_profile("patient")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.startswith(JOBS):
+            item.add_marker("jobs")
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized(request):
+    """Compiles as users do, in the tests of OPTIMIZED."""
+    if not request.node.nodeid.startswith(OPTIMIZED):
+        yield
+        return
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        jax.clear_caches()
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function of a name and `make(folder)`: the folder, made by whichever worker needs it first. Read only."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / f"{name}.made").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                (shared / f"{name}.made").touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def trained(make_once) -> Path:
+    """A folder with the inputs of `tiny.config` and a finished `run` of its 12 steps, with metrics in `values.json`."""
+    from f2jax.train.loop import train
+    from tests import tiny
+
+    def make(folder: Path) -> None:
+        values = train(tiny.config(folder), folder / "run")
+        (folder / "values.json").write_text(json.dumps(values))
+
+    return make_once("trained", make)
+
+
+@pytest.fixture(scope="session")
+def one_device(make_once):
+    """Loss and gradient of a batch on one device: the oracle of many devices and processes."""
+    import numpy as np
+
+    from tests.parallel import steps
+
+    folder = make_once("one_device", lambda folder: steps.run(folder / "arrays.npz", steps.ONE_DEVICE, devices=1))
+    return np.load(folder / "arrays.npz")
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +117,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is not at {folder}; set F2JAX_DATA")
     return folder
-
-
-@pytest.fixture(scope="session")
-def one_device(tmp_path_factory):
-    """Loss and gradient of a batch on one device: the oracle of many devices and processes."""
-    from tests.parallel import steps
-
-    return steps.run(tmp_path_factory.mktemp("one") / "found.npz", steps.ONE_DEVICE, devices=1)

@@ -32,7 +32,9 @@ def write_rows(folder: Path, rows: int = 96) -> list[str]:
         clustering.append(row | {"kind": "clustering", "label": word, "source": "colours"})
     paths = []
     for name, content in (("pairs.jsonl", retrieval), ("colours.jsonl", clustering)):
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
+        text = "".join(json.dumps(row) + "\n" for row in content)
+        if not (folder / name).exists() or (folder / name).read_text() != text:  # another worker may be reading it
+            (folder / name).write_text(text)
         paths.append(str(folder / name))
     return paths
 

@@ -17,8 +17,7 @@ from tests.parallel.test_layouts import check
 
 def run(monkeypatch, command: list[str], processes: int, devices: int = 1) -> list[tuple[int, str]]:
     """(exit code, output) of each process of a job."""
-    for name, value in ({"PYTHONPATH": str(tiny.ROOT)} | steps.QUICK).items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
     started = launch(command, processes, devices, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         return [(process.wait(600), process.stdout.read()) for process in started]

@@ -14,7 +14,6 @@ import pytest
 from f2jax.checkpoints import workdir
 from f2jax.parallel.simulate import launch
 from tests import tiny
-from tests.parallel.steps import QUICK
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +60,7 @@ def lines(folder) -> dict[int, dict]:
 
 
 def test_from_one_process_to_two_to_four(tmp_path, monkeypatch):
-    for variable, value in ({"PYTHONPATH": str(tiny.ROOT)} | QUICK).items():
-        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
     ((code, text),) = run(tmp_path, "one", 1)
     assert code == 0, text
     shutil.copytree(tmp_path / "one", tmp_path / "run")

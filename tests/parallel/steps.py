@@ -36,7 +36,6 @@ LAYOUTS = {
     "slices of data and fsdp": ONE | {"replica": 2, "data": -1, "fsdp": 2},
     "slices of fsdp and tensor": ONE | {"replica": 2, "fsdp": -1, "tensor": 2},
 }
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # of the compiler: these programs run once
 PLAIN = {"loss": {}, "teacher": ""}
 LEARNING = {"loss": {"passage_gradient": True}, "teacher": ""}
 FULL = {"loss": {"passage_gradient": True}, "teacher": "model"}
@@ -130,7 +129,7 @@ def whole(x: jax.Array) -> np.ndarray:
 
 def run(path, names, devices: int) -> np.lib.npyio.NpzFile:
     """The cases, measured by one process with so many devices."""
-    job = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(tiny.ROOT)} | QUICK
+    job = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(tiny.ROOT)}
     subprocess.run([sys.executable, "-m", "tests.parallel.steps", path, *names], env=os.environ | job, check=True)
     return np.load(path)
 

@@ -59,12 +59,10 @@ def first_batch(config, tokenizer):
     return Loader([training for training, _ in splits], config, tokenizer.pad_id).batch(0)[1]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of 12 steps without interruption."""
-    folder = tmp_path_factory.mktemp("finished")
-    values = train(tiny.config(folder), folder / "run")
-    return folder, values
+@pytest.fixture
+def finished(trained):
+    """The folder of a run of 12 steps without interruption, and its last metrics."""
+    return trained, json.loads((trained / "values.json").read_text())
 
 
 def test_a_run_reports_losses_by_data_set_and_validates(finished):
@@ -77,12 +75,11 @@ def test_a_run_reports_losses_by_data_set_and_validates(finished):
     assert found[5]["loss"] < found[0]["loss"]
 
 
-def test_running_again_changes_nothing_and_says_so(finished, capsys):
+def test_running_again_changes_nothing_and_says_so(finished, copied, capsys):
     folder, _ = finished
-    before = weights(folder / "run")
-    train(tiny.config(folder), folder / "run")
+    train(*copied)
     assert "Resuming after step 12 of 12" in capsys.readouterr().out
-    assert same_bits(before, weights(folder / "run"))
+    assert same_bits(weights(folder / "run"), weights(copied[1]))
 
 
 @pytest.mark.slow
