@@ -19,7 +19,12 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages(f2jax.__path__,
 def test_a_module_is_imported(name):
     if name.endswith("__main__"):
         pytest.skip("it runs the command")
-    import_module(name)
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("mteb", "datasets"):
+            raise
+        pytest.skip(f"needs {error.name}, which is large and left out of the smoke test's environment")
 
 
 def test_a_step_is_trained_and_a_text_encoded(tmp_path):
