@@ -120,7 +120,7 @@ def _open_folder(
 
 
 def check_finite(params, origin: str | Path) -> None:
-    """Raises UserError where a parameter is NaN or infinite; `save_hf` checks `LazyWeight`s when they are made.
+    """Raises UserError where a parameter is NaN or infinite; `save_hf` checks each `LazyWeight` when it is made.
 
     >>> check_finite({"final_norm": jnp.array([1.0, jnp.nan])}, "runs/a")
     UserError: runs/a has values that are NaN or infinite in norm.weight; …
@@ -152,7 +152,7 @@ def save_hf(
 ) -> None:
     """Writes parameters as safetensors under Hugging Face names, in their own type.
 
-    Weights (arrays or `LazyWeight`s) are fetched one at a time; a shard is complete before its final name appears.
+    Weights, arrays or `LazyWeight`, are fetched one at a time; a shard is complete before its final name appears.
 
     Args:
         folder: local or gs://.

@@ -81,7 +81,7 @@ CONFIG = FileKeys(
         num_labels original_max_position_embeddings
         output_attentions output_hidden_states pad_token_id prefix problem_type return_dict sep_token_id
         sliding_window task_specific_params tf_legacy_loss tie_encoder_decoder tokenizer_class torch_dtype torchscript
-        transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache use_return_dict
+        transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache
 
         assistant_confidence_threshold assistant_lookbehind bad_words_ids begin_suppress_tokens diversity_penalty
         do_sample early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty epsilon_cutoff eta_cutoff
@@ -114,7 +114,7 @@ TOKENIZER_CONFIG = FileKeys(
         """add_bos_token add_eos_token add_prefix_space add_special_tokens backend chat_control_tokens chat_template
         clean_up_tokenization_spaces clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output errors
         files_loaded fix_mistral_regex from_slow init_inputs is_local legacy local_files_only max_length name_or_path
-        pad_to_multiple_of pad_token_type_id padding_side processor_class response_schema response_template
+        pad_to_multiple_of pad_token_type_id padding_side response_schema response_template
         sp_model_kwargs spaces_between_special_tokens special_tokens_map_file stride tokenizer_file
         truncation_strategy use_default_system_prompt use_fast verbose"""
     ),

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
+from f2jax.data import tokenizer_checks
 from f2jax.errors import UserError
 
 END, PAD = "<|im_end|>", "<|endoftext|>"  # Qwen3's names (ids 151645 and 151643); trained models use them too
@@ -133,7 +134,10 @@ class Tokenizer(ABC):
 class HFTokenizer(Tokenizer):
     """A `tokenizer.json`, through the `tokenizers` library."""
 
-    def __init__(self, text: str, origin: str, end: str | None = None, pad: str | None = None):
+    def __init__(self, text: str, origin: str, config: dict | None = None):
+        """Args:
+        config: the content of its `tokenizer_config.json`.
+        """
         from tokenizers import Tokenizer as Backend
 
         try:
@@ -142,12 +146,14 @@ class HFTokenizer(Tokenizer):
             raise UserError(
                 f"{origin} is no tokenizer.json ({str(error)[:100]}); restore it from its origin."
             ) from error
+        config = config or {}
+        tokenizer_checks.check_backend(self._backend, origin, config)
         self._backend.no_truncation()
         self._backend.no_padding()
-        appended = self._backend.encode("").ids  # what the file's own post-processor adds: that is its end token
-        if len(appended) > 1:
-            raise UserError(f"{origin} adds {len(appended)} special tokens to a text; only an end token can be kept.")
-        self.eos_id = appended[0] if appended else self._special(end or END, origin)
+        end, pad = (_token_text(config, key, origin) for key in ("eos_token", "pad_token"))
+        appended = tokenizer_checks.appended_token(self._backend, origin)
+        self.declares_end = appended is not None
+        self.eos_id = self._special(end or END, origin) if appended is None else appended
         self.pad_id = self._special(pad or PAD, origin)
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
@@ -286,18 +292,29 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         text = (gzip.decompress(content) if path.endswith(".gz") else content).decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it from its origin.") from error
-    end, pad = _end_and_pad(files.join(path.rsplit("/", 1)[0] if "/" in path else ".", "tokenizer_config.json"))
-    return HFTokenizer(text, path, end, pad)
+    folder = path.rpartition("/")[0] if "/" in path else "."
+    config_path = files.join(folder, "tokenizer_config.json")
+    config = files.read_json_object(config_path, optional=tokenizer_checks.TYPES) if files.exists(config_path) else {}
+    tokenizer = HFTokenizer(text, path, config)
+    tokenizer_checks.check_config(tokenizer._backend, config, folder)
+    if not tokenizer.declares_end and files.exists(files.join(folder, "modules.json")):
+        end = tokenizer._backend.id_to_token(tokenizer.eos_id)
+        raise UserError(
+            f"{folder} is a sentence-transformers model whose tokenizer.json appends no end token, and f2jax embeds "
+            f"the state of one; if the model was trained with {end}, add a post-processor that appends it."
+        )
+    return tokenizer
 
 
-def _end_and_pad(path: str) -> list[str | None]:
-    """The end and padding tokens that a `tokenizer_config.json` names, as texts or as objects with a `content`."""
-    names = files.read_json(path) if files.exists(path) else {}
-    found = [names.get(key) if isinstance(names, dict) else names for key in ("eos_token", "pad_token")]
-    found = [token.get("content") if isinstance(token, dict) else token for token in found]
-    if not all(token is None or isinstance(token, str) for token in found):
-        raise UserError(f"{path} does not name eos_token and pad_token as texts; mend it or take it away.")
-    return found
+def _token_text(config: dict, key: str, origin: str) -> str | None:
+    """Returns the token under `key` of a `tokenizer_config.json`, given as a text or an object with a `content`."""
+    token = config.get(key)
+    token = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(token, str | None):
+        raise UserError(
+            f"The tokenizer_config.json of {origin} does not name its {key} as a text; correct or remove it."
+        )
+    return token
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Path | None, seed: int = 0) -> Tokenizer:

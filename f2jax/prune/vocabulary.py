@@ -53,9 +53,10 @@ def trim_tokenizer(tokenizer: Tokenizer, used: Iterable[int]) -> tuple[HFTokeniz
     model["vocab"] = {token: new_id[number] for token, number in vocab.items() if number in new_id}
     model["merges"] = [list(m) for m in merges if {*m, m[0] + m[1]} <= kept]
     spec["added_tokens"] = [token | {"id": new_id[token["id"]]} for token in spec["added_tokens"]]
-    end, pad = (next(t for t, i in (added | vocab).items() if i == n) for n in (tokenizer.eos_id, tokenizer.pad_id))
+    token_ids = {"eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+    names = {key: next(t for t, i in (added | vocab).items() if i == number) for key, number in token_ids.items()}
     spec["post_processor"] = None  # it names old ids; the package writes a new one
-    return HFTokenizer(json.dumps(spec, ensure_ascii=False), "the trimmed tokenizer", end, pad), old_ids
+    return HFTokenizer(json.dumps(spec, ensure_ascii=False), "the trimmed tokenizer", names), old_ids
 
 
 def merged_tokens(token: str, ranks: dict[tuple[str, str], int]) -> Iterator[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from f2jax import files
 from f2jax.checkpoints import hf, package
 from f2jax.data.tokenizer import SPACE, Tokenizer
+from f2jax.data.tokenizer_checks import QWEN_SPLIT
 from f2jax.errors import UserError, require_extra
 from f2jax.model.sizes import Qwen3Config
 
@@ -34,9 +35,6 @@ LAYER_NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 BLOCK = 32  # values that share a scale in Q8_0
-QWEN_SPLIT = (  # how Qwen2 and later cut a text before they merge; llama.cpp has it by heart as `qwen2`
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @dataclass(frozen=True)

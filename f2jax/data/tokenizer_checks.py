@@ -1,0 +1,107 @@
+"""Checks what a `tokenizer.json` and the `tokenizer_config.json` next to it ask for.
+
+f2jax reads texts by `tokenizer.json` alone. What would make transformers read them as other tokens is refused here.
+"""
+
+import json
+
+from f2jax import files
+from f2jax.errors import UserError
+
+QWEN_SPLIT = (  # how Qwen2 and later models split a text before merging; llama.cpp knows it as `qwen2`
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast")  # transformers 5 rebuilds their splitting
+PLAIN_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")  # these take tokenizer.json as it is
+PROBE = "a b"
+TYPES = {  # of fields of tokenizer_config.json
+    "added_tokens_decoder": dict | None,
+    "additional_special_tokens": list | None,
+    "extra_special_tokens": list | dict | None,
+    "tokenizer_class": str | None,
+}
+
+
+def appended_token(backend, origin: str) -> int | None:
+    """Returns the id that the post-processor of a `tokenizers.Tokenizer` appends to a text, or None if it adds nothing.
+
+    Raises:
+        UserError: it adds a token before the text, or several.
+    """
+    plain, full = (backend.encode(PROBE, add_special_tokens=special).ids for special in (False, True))
+    if len(full) == len(plain):
+        return None
+    if full[:-1] == plain:
+        return full[-1]
+    if full[1:] == plain:
+        token = backend.id_to_token(full[0])
+        raise UserError(f"{origin} puts the token {token} before a text; only an end token behind it can be kept.")
+    raise UserError(f"{origin} adds {len(full) - len(plain)} special tokens to a text; only an end token can be kept.")
+
+
+def check_backend(backend, origin: str, config: dict) -> None:
+    """Raises UserError where a `tokenizers.Tokenizer` cuts texts on the left or draws its tokens at random."""
+    truncation = backend.truncation or {}
+    if truncation.get("direction") == "left" and config.get("truncation_side") != "right":
+        raise UserError(f"{origin} cuts long texts on the left; only cutting on the right is built.")
+    if getattr(backend.model, "dropout", None):
+        raise UserError(f"{origin} drops merges at random (dropout of its model); set its dropout to null.")
+
+
+def check_config(backend, config: dict, folder: str) -> None:
+    """Raises UserError where `tokenizer_config.json` asks for other tokens than `tokenizer.json` gives."""
+    path = files.join(folder, "tokenizer_config.json")
+    added = {token.content: (number, token) for number, token in backend.get_added_tokens_decoder().items()}
+    for number, token in _named_tokens(config, path):
+        known_number, known = added.get(token["content"], (None, None))
+        if known is None or number not in (None, known_number):
+            place = "" if number is None else f" with the id {number}"
+            raise UserError(
+                f"{path} names the token {token['content']}{place}, which is not among the added_tokens of "
+                "tokenizer.json; remove it, or save the tokenizer again."
+            )
+        flags = {name: value for name, value in token.items() if name in ("lstrip", "rstrip", "normalized", "special")}
+        if number is not None and any(getattr(known, name) != value for name, value in flags.items()):
+            raise UserError(
+                f"{path} matches the token {token['content']} in texts otherwise than tokenizer.json does; save the "
+                "tokenizer again."
+            )
+    name = config.get("tokenizer_class")
+    if name not in (*PLAIN_CLASSES, *QWEN_CLASSES) or (name in QWEN_CLASSES and not _splits_like_qwen(backend, config)):
+        raise UserError(
+            f"{path} has the tokenizer_class {name}, which would read texts otherwise than tokenizer.json says; if "
+            "tokenizer.json is right, set it to PreTrainedTokenizerFast."
+        )
+
+
+def _named_tokens(config: dict, path: str) -> list[tuple[int | None, dict]]:
+    """Returns (id or None, token) of each token that a `tokenizer_config.json` names, by its text or as an object."""
+    decoder = config.get("added_tokens_decoder") or {}
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    single = [token for key, token in config.items() if key.endswith("_token") and isinstance(token, str | dict)]
+    named = [*single, *(extra.values() if isinstance(extra, dict) else extra)]
+    tokens: list[tuple[int | None, object]] = [(None, token) for token in named]
+    if not all(number.isdecimal() for number in decoder):
+        raise UserError(f"added_tokens_decoder in {path} has keys that are not ids; restore it from its origin.")
+    tokens += [(int(number), token) for number, token in decoder.items()]
+    return [
+        (number, files.check_object({"content": token} if isinstance(token, str) else token, path, {"content": str}))
+        for number, token in tokens
+    ]
+
+
+def _splits_like_qwen(backend, config: dict) -> bool:
+    """Returns whether a `tokenizers.Tokenizer` normalizes and splits texts as transformers' class for Qwen does."""
+    normalizer, splitter = (
+        json.loads(step.__getstate__()) if step else {} for step in (backend.normalizer, backend.pre_tokenizer)
+    )
+    steps = splitter.get("pretokenizers", [])
+    if normalizer.get("type") != "NFC" or [step["type"] for step in steps] != ["Split", "ByteLevel"]:
+        return False
+    split, byte_level = steps
+    return (
+        split["pattern"].get("Regex") == QWEN_SPLIT
+        and (split["behavior"], split["invert"]) == ("Isolated", False)
+        and (byte_level["add_prefix_space"], byte_level["use_regex"]) == (False, False)
+        and not config.get("add_prefix_space")
+    )
