@@ -19,7 +19,7 @@ import pytest
 from f2jax import Embedder, __version__, cli
 from f2jax.cli import main
 from f2jax.errors import Restart
-from f2jax.evaluation.tasks import TASKS, RetrievalTask
+from f2jax.evaluation.builtin import TASKS, RetrievalTask
 from tests import tiny, tiny_model
 
 CONFIG = str(tiny.ROOT / "configs/nano.py:stage=2")
@@ -308,7 +308,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_to_encode_with(capsys, model, t
 def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp_path):
     (tmp_path / "file").touch()
     found = complaint(capsys, "evaluate", "--model", model, "--tasks", "stdlib-cod")
-    assert "There is no built-in task 'stdlib-cod'; did you mean 'stdlib-code'?" in found
+    assert "There is no task 'stdlib-cod'; did you mean 'stdlib-code'?" in found
     found = complaint(capsys, "export", "--model", model, "--output", tmp_path / "file")
     assert "model.safetensors cannot be written (" in found
 

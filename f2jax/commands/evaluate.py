@@ -1,21 +1,22 @@
 """`f2jax evaluate`: score a model on built-in tasks, on local ones, or on those of MTEB."""
 
-from difflib import get_close_matches
+from importlib.util import find_spec
 
 from f2jax.commands.options import Arguments, changed
-from f2jax.errors import UserError, did_you_mean, require_extra
+from f2jax.errors import UserError, require_extra
 from f2jax.evaluation.options import EvaluationOptions
 
 MTEB_ONLY = ("languages", "dims", "precisions", "cache", "prompts", "prompt", "name")
 
 
 def main(argv: list[str]) -> None:
-    from f2jax.evaluation.tasks import TASKS
+    from f2jax.evaluation.builtin import LOCAL_NAMES, TASKS, unknown_task
 
     options = Arguments(
         "evaluate",
         "Score a model at every Matryoshka dimension, on all devices; run again, the same command resumes. On several "
-        f"hosts, run it on each: the first one scores. Built-in tasks: {', '.join(TASKS)}.",
+        f"hosts, run it on each: the first one scores. Built-in tasks: {', '.join(TASKS)}; with --data: "
+        f"{', '.join(LOCAL_NAMES)}.",
         "--model release --benchmark english --output scores",
         argv,
         EvaluationOptions,
@@ -26,8 +27,8 @@ def main(argv: list[str]) -> None:
     hosts.start()
     others = options.data or options.benchmark or options.baseline
     for name in options.tasks:
-        if not others and name not in TASKS and get_close_matches(name, TASKS):
-            raise UserError(f"There is no built-in task '{name}'{did_you_mean(name, TASKS)}")
+        if name not in (*TASKS, *LOCAL_NAMES) and not find_spec("mteb"):
+            raise unknown_task(name)
     if others or not set(options.tasks) <= set(TASKS):
         _evaluate_with_mteb(options)
     else:
@@ -50,20 +51,26 @@ def _evaluate_built_in(options: EvaluationOptions) -> None:
     )
     if results is None:
         return
-    print(builtin.table(results))
+    print(builtin.results_table(results))
+    if str(embedder.truncation):
+        print(embedder.truncation)
     if options.output:
-        builtin.write(results, options.output, embedder.fingerprint)
+        builtin.write_results(
+            results,
+            options.output,
+            embedder.fingerprint,
+            builtin.model_name(options.model),
+            embedder.architecture.parameters,
+        )
         print(f"Table and plot: {options.output}")
 
 
 def _evaluate_with_mteb(options: EvaluationOptions) -> None:
-    if not options.output:
-        raise UserError("f2jax evaluate needs --output for these tasks.")
     require_extra("mteb", "f2jax evaluate on these tasks")
 
     from f2jax.evaluation import run, runner
 
     scores = run.evaluate(options)
     if scores is not None:
-        print(runner.table(scores))
+        print(runner.scores_table(scores))
         print(f"Results: {options.output}/results")

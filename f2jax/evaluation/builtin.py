@@ -1,114 +1,199 @@
-"""Evaluation on the built-in held-out sets: accuracy@1 at every dimension, beside character n-gram TF-IDF."""
+"""Evaluation on the built-in held-out sets: accuracy@1 at every dimension, next to character n-gram TF-IDF."""
 
+import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from f2jax import files
-from f2jax.errors import require_extra
-from f2jax.evaluation.tasks import TASKS, RetrievalTask, load_task
+from f2jax.data.sources import cldr, stdlib
+from f2jax.errors import UserError, did_you_mean, require_extra
+from f2jax.evaluation.variants import Variant
+from f2jax.tables import text_table
+
+# The tasks
 
 
-def accuracy(similarity_qd: np.ndarray, answers: Iterable[set[int]]) -> float:
-    """Share of the queries whose most similar document is a right answer."""
-    best_q = similarity_qd.argmax(axis=1)
+@dataclass(frozen=True)
+class RetrievalTask:
+    """Queries, candidate documents, and for each query the numbers of the right documents."""
+
+    name: str
+    queries: list[str]
+    documents: list[str]
+    answers: list[set[int]]
+    languages: list[str]  # of the queries
+
+
+def cldr_names() -> RetrievalTask:
+    """Each test name once: which English name is it? A name of several things has several right answers."""
+    english = cldr.english()
+    documents = sorted(set(english.values()))
+    number = {text: i for i, text in enumerate(documents)}
+    answers: dict[str, set[int]] = {}
+    languages: dict[str, str] = {}
+    for name in cldr.names():
+        if name.entity in english and cldr.in_test(name.text):
+            answers.setdefault(name.text, set()).add(number[english[name.entity]])
+            languages.setdefault(name.text, name.language)
+    return RetrievalTask("cldr-names", list(answers), documents, list(answers.values()), list(languages.values()))
+
+
+def stdlib_code() -> RetrievalTask:
+    """Each held-out docstring once: which of the held-out functions does it describe?"""
+    functions = [function for function in stdlib.functions() if stdlib.in_test(function)]
+    return RetrievalTask(
+        "stdlib-code",
+        [function.summary for function in functions],
+        [function.code for function in functions],
+        [{i} for i in range(len(functions))],
+        ["code:python"] * len(functions),
+    )
+
+
+TASKS = {"cldr-names": cldr_names, "stdlib-code": stdlib_code}
+
+# The names in `f2jax.evaluation.local`, which needs mteb: help and error messages name them without it.
+LOCAL_NAMES = (
+    "Tatoeba.local", "STSB.local", "Banking77.local", "SIB200.local", "SIB200Clustering.local", "XQuAD.local",
+    "HumanEvalX.local",
+)  # fmt: skip
+
+
+def load_task(name: str) -> RetrievalTask:
+    """Returns a built-in task; raises UserError if there is none of that name."""
+    if name not in TASKS:
+        raise UserError(f"There is no built-in task '{name}'{did_you_mean(name, TASKS)}")
+    return TASKS[name]()
+
+
+def unknown_task(name: str, names: Iterable[str] = (*TASKS, *LOCAL_NAMES)) -> UserError:
+    """Returns the error for a task that does not exist, with the nearest of `names` and the tasks that f2jax has."""
+    folded = {known.lower(): known for known in names} | {known.split(".")[0].lower(): known for known in LOCAL_NAMES}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    hint = f"; did you mean '{folded[close[0]]}'?" if close else "."
+    return UserError(
+        f"There is no task '{name}'{hint} Built in are {', '.join(TASKS)}; with --data, {', '.join(LOCAL_NAMES)}; all "
+        "others need pip install 'f2jax[mteb]'."
+    )
+
+
+# Scores
+
+
+def accuracy(similarity_qc: np.ndarray, answers: Iterable[set[int]]) -> float:
+    """Returns the share of queries whose most similar document is a right answer."""
+    best_q = similarity_qc.argmax(axis=1)
     return float(np.mean([int(best) in right for best, right in zip(best_q, answers, strict=True)]))
 
 
-def scores(embedder, task: RetrievalTask) -> dict[int, float]:
-    """Accuracy@1 at each Matryoshka dimension, from one encoding of queries and documents.
+def score_dimensions(embedder, task: RetrievalTask) -> dict[int, float]:
+    """Returns accuracy@1 at each Matryoshka dimension, from one encoding of queries and documents.
 
-    Queries carry the prompt that has the task's name, else the one named `query`, where the model has one.
+    Queries carry the prompt that has the task's name, else the one named `query`, if the model has one.
     """
     prompt = task.name if task.name in embedder.prompts else None
-    q_qe = embedder.encode_query(task.queries, prompt_name=prompt, normalize_embeddings=False)
-    d_de = embedder.encode_document(task.documents, normalize_embeddings=False)
+    queries_qe = embedder.encode_query(task.queries, prompt_name=prompt, normalize_embeddings=False)
+    documents_ce = embedder.encode_document(task.documents, normalize_embeddings=False)
     return {
-        dim: accuracy(embedder.similarity(q_qe[:, :dim], d_de[:, :dim]), task.answers)
+        dim: accuracy(embedder.similarity(queries_qe[:, :dim], documents_ce[:, :dim]), task.answers)
         for dim in sorted(embedder.matryoshka_dims)
     }
 
 
-def tfidf_score(task: RetrievalTask) -> float:
-    """Accuracy@1 of TF-IDF over character n-grams of 1 to 4 inside words, fitted on the documents."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+def tfidf_vectors(texts: Sequence[str], corpus: Sequence[str], features: int = 2**20):
+    """Returns sparse TF-IDF vectors [i, features] of the character 1- to 4-grams inside words, of length 1.
 
-    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
-    documents = vectorizer.fit_transform(task.documents)
-    queries = vectorizer.transform(task.queries)
-    return accuracy((queries @ documents.T).toarray(), task.answers)
+    Args:
+        corpus: texts that give the document frequencies; n-grams that occur in none of them count nothing.
+        features: the n-grams are hashed to this many places.
+    """
+    from scipy.sparse import diags_array
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+    from sklearn.preprocessing import normalize
+
+    options = {"analyzer": "char_wb", "ngram_range": (1, 4), "alternate_sign": False, "norm": None}
+    vectorizer = HashingVectorizer(n_features=features, dtype=np.float32, **options)
+    counts_cf = vectorizer.transform(corpus)
+    weights = TfidfTransformer(sublinear_tf=True, norm=None).fit(counts_cf)
+    occurs_f = np.asarray(counts_cf.astype(bool).sum(axis=0)).reshape(-1) > 0
+    return normalize(weights.transform(vectorizer.transform(texts)) @ diags_array(occurs_f.astype(np.float32)))
+
+
+def tfidf_score(task: RetrievalTask) -> float:
+    """Returns accuracy@1 of TF-IDF with the document frequencies of the task's documents."""
+    queries_qf, documents_cf = (tfidf_vectors(texts, task.documents) for texts in (task.queries, task.documents))
+    return accuracy((queries_qf @ documents_cf.T).toarray(), task.answers)
 
 
 def evaluate_builtin(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:
-    """Results by task: `dims` {dimension: accuracy}, `tfidf`, and the numbers of queries and documents.
+    """Returns results by task: `dims` {dimension: accuracy}, `tfidf`, and the numbers of queries and documents.
 
     Raises:
         UserError: there is no such task, or the `eval` extra is not installed.
     """
-    require_extra("eval", "Evaluation", "sklearn", "matplotlib")
+    require_extra("eval", "f2jax evaluate", "sklearn", "matplotlib")
     return {
         task.name: {
             "queries": len(task.queries),
             "documents": len(task.documents),
             "tfidf": tfidf_score(task),
-            "dims": scores(embedder, task),
+            "dims": score_dimensions(embedder, task),
         }
         for task in [load_task(name) for name in names]
     }
 
 
-def table(results: dict[str, dict]) -> str:
-    """The results as text: a line for each task, a column for each dimension."""
+# Tables and files
+
+
+def results_table(results: dict[str, dict]) -> str:
+    """Returns the results as text: a line for each task, a column for each dimension."""
     dims = sorted({dim for result in results.values() for dim in result["dims"]})
-    head = f"{'accuracy@1':<14}{'queries':>9}{'docs':>7}{'TF-IDF':>9}" + "".join(f"{dim:>8}" for dim in dims)
-    lines = [head, "-" * len(head)]
+    rows = [("accuracy@1", "queries", "docs", "TF-IDF", *map(str, dims))]
     for name, result in results.items():
-        cells = "".join(f"{result['dims'][dim]:>8.1%}" for dim in dims)
-        lines.append(f"{name:<14}{result['queries']:>9,}{result['documents']:>7,}{result['tfidf']:>9.1%}{cells}")
-    return "\n".join(lines)
+        scores = [f"{score:.1%}" for score in (result["tfidf"], *(result["dims"][dim] for dim in dims))]
+        rows.append((name, f"{result['queries']:,}", f"{result['documents']:,}", *scores))
+    return text_table(rows)
 
 
-def plot(results: dict[str, dict], path: str | Path) -> None:
-    """Score against dimension as a PNG, with TF-IDF as a dashed line."""
-    import matplotlib
+def plot_results(results: dict[str, dict]) -> bytes:
+    """Returns score against dimension as a PNG, with TF-IDF as dashed lines."""
+    from f2jax.evaluation.plots import Curve, plot_dimensions
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=150)
-    for number, (name, result) in enumerate(results.items()):
-        color = f"C{number}"
-        dims = list(result["dims"])
-        axes.plot(dims, [100 * result["dims"][dim] for dim in dims], "o-", color=color, label=name)
-        axes.axhline(100 * result["tfidf"], ls="--", color=color, alpha=0.6, label=f"{name}, TF-IDF")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(dims, [str(dim) for dim in dims])
-    axes.minorticks_off()
-    axes.set_ylim(0, 100)
-    axes.set_xlabel("dimensions kept (truncate, then normalize)")
-    axes.set_ylabel("accuracy@1 on held-out queries, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, format="png")
-    plt.close(figure)
+    curves = []
+    for color, (name, result) in enumerate(results.items()):
+        scores = [(Variant(dim), 100 * score) for dim, score in result["dims"].items()]
+        curves.append(Curve(name, color, scores))
+        curves.append(Curve(f"{name}, TF-IDF", color, [(Variant(0), 100 * result["tfidf"])]))
+    return plot_dimensions({"held-out queries": curves}, "accuracy@1, %")
 
 
-def write(results: dict[str, dict], folder: str | Path, revision: str) -> None:
-    """Write `results.json`, `results.txt` and `dimensions.png` into a folder, local or gs://.
+def write_results(
+    results: dict[str, dict], folder: str | Path, revision: str, model: str = "", parameters: int | None = None
+) -> None:
+    """Writes `results.json`, `results.txt` and `dimensions.png` into a folder, local or gs://.
 
     Args:
-        revision: the fingerprint of the model.
+        revision: the model's fingerprint.
+        model: its name in reports; default: the folder's name.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    content = {"revision": revision, "tasks": results}
+    content = {"model": model, "revision": revision, "parameters": parameters, "tasks": results}
     files.write_atomically(files.join(folder, "results.json"), json.dumps(content, indent=2) + "\n")
-    files.write_atomically(files.join(folder, "results.txt"), table(results) + "\n")
-    picture = files.join(folder, "dimensions.png")
-    with files.atomic_path(picture) as part, files.clear_errors(picture, "written"):
-        plot(results, part)
+    files.write_atomically(files.join(folder, "results.txt"), results_table(results) + "\n")
+    files.write_atomically(files.join(folder, "dimensions.png"), plot_results(results))
+
+
+def model_name(model: str, name: str | None = None) -> str:
+    """Returns ORG/NAME as mteb requires it: the given name, the hub id, or f2jax/ and the folder's name."""
+    if name:
+        return name if "/" in name else f"f2jax/{name}"
+    if files.is_remote(model) or Path(model).expanduser().is_dir():
+        return f"f2jax/{model.rstrip('/').rpartition('/')[2]}"
+    return model

@@ -1,4 +1,4 @@
-"""`f2jax report`: one page with tables and curves of result files, beside the published scores of F2LLM-v2."""
+"""`f2jax report`: one page with tables and curves of result files, next to the published scores of F2LLM-v2."""
 
 import base64
 import csv
@@ -13,12 +13,13 @@ from mteb.languages import ISO_TO_LANGUAGE
 
 from f2jax import files
 from f2jax.evaluation import plots, published, results
-from f2jax.evaluation.results import Benchmark, ModelResults, covered
+from f2jax.evaluation.plots import Curve, SizePanel
+from f2jax.evaluation.results import Benchmark, ScoredVariant, covered_benchmarks
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of a name and numbers or words; None is an empty cell."""
+class ScoreTable:
+    """Rows of a name and cells; None is an empty cell."""
 
     title: str
     note: str
@@ -27,45 +28,96 @@ class Table:
 
 
 def report(folders: Iterable[str], output: str) -> list[str]:
-    """Write `index.html` (all in one file), `dimensions.png`, `sizes.png` and `scores.csv`; the files written.
+    """Writes `index.html` (all in one file), `dimensions.png`, `sizes.png` and `scores.csv`; returns their paths.
 
     Raises:
         UserError: there are no results, or the folder cannot be written.
     """
     runs = results.read_results(folders)
-    benchmarks = covered(runs)
-    pictures = {"dimensions.png": plots.dimensions(runs), "sizes.png": plots.sizes(runs, benchmarks)}
-    pictures = {name: picture for name, picture in pictures.items() if picture}
-    texts = {"index.html": page(tables(runs, benchmarks), pictures), "scores.csv": long_form(runs)}
+    benchmarks = covered_benchmarks(runs)
+    pictures: dict[str, bytes] = {}
+    if curves := dimension_curves(runs):
+        pictures["dimensions.png"] = plots.plot_dimensions(curves)
+    if panels := size_panels(runs, benchmarks):
+        pictures["sizes.png"] = plots.plot_sizes(panels)
+    texts = {"index.html": page(score_tables(runs, benchmarks), pictures), "scores.csv": to_csv(runs)}
     written = [files.join(output, name) for name in (*texts, *pictures)]
-    for path, content in zip(written, (*texts.values(), *pictures.values()), strict=True):
-        files.write_atomically(path, content)
+    for name, content in (texts | pictures).items():
+        files.write_atomically(files.join(output, name), content)
     return written
 
 
-def tables(runs: Sequence[ModelResults], benchmarks: Sequence[Benchmark]) -> list[Table]:
-    """All tables that have rows, scores in percent."""
-    whole = {run.model: run for run in runs if run.whole}
-    made = [
-        by_benchmark(benchmarks),
-        *by_published_type(whole, benchmarks),
-        _by_model("Task types", "Mean of the tasks that a model has of a type.", whole, lambda run: run.types()),
-        by_task(whole),
-        by_dimension(runs),
-        _by_model("Languages", "Mean of the tasks in a language.", whole, lambda run: run.languages(), language_name),
+def dimension_curves(runs: Sequence[ScoredVariant]) -> dict[str, list[Curve]]:
+    """Returns the curves of each task type and of all tasks, on the tasks that every model with several dimensions has.
+
+    Models with one dimension are drawn if they have these tasks too. Empty if there is nothing to draw.
+    """
+    several = results.with_dimensions(runs)
+    shared = results.shared_tasks(several)
+    scores = [(run, run.types(shared)) for run in runs if shared and shared <= set(run.tasks())]
+    models = list(dict.fromkeys(run.model for run, _ in scores))
+    return {
+        kind: [
+            Curve(model, color, [(run.variant, 100 * types[kind]) for run, types in scores if run.model == model])
+            for color, model in enumerate(models)
+        ]
+        for kind in ([results.ALL, *sorted({results.task_type(task) for task in shared})] if shared else [])
+    }
+
+
+def size_panels(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[SizePanel]:
+    """Returns a panel for each benchmark of which one of our models has all tasks.
+
+    Without such a benchmark, one panel has the mean of the tasks that all our models share.
+    """
+    ours = {run.model: run for run in runs if run.full and run.parameters}
+    complete = {
+        benchmark.name: {model: mean for model, (mean, count) in benchmark.means.items() if count == benchmark.tasks}
+        for benchmark in benchmarks
+    }
+    complete = {name: means for name, means in complete.items() if set(means) & set(ours)}
+    shared = results.shared_tasks(list(ours.values()))
+    if not complete and shared:
+        means = {model: run.types(shared)[results.ALL] for model, run in ours.items()}
+        complete = {f"mean of {len(shared)} shared tasks": means}
+    sizes, paper = published.load_published()["parameters"], published.benchmark_scores()
+    return [
+        SizePanel(
+            title,
+            [(sizes[model], scores[title]) for model, scores in paper.items() if title in scores],
+            [
+                (model, color, run.parameters or 0, 100 * means[model])
+                for color, (model, run) in enumerate(ours.items())
+                if model in means
+            ],
+        )
+        for title, means in complete.items()
     ]
-    return [table for table in made if table.rows]
 
 
-def by_benchmark(benchmarks: Sequence[Benchmark]) -> Table:
-    """Models x benchmarks, ours first. A mean of some of the tasks says of how many: no published score is like it."""
+def score_tables(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[ScoreTable]:
+    """Returns all tables that have rows, scores in percent."""
+    full = {run.model: run for run in runs if run.full}
+    tables = [
+        by_benchmark(benchmarks),
+        *by_published_type(full, benchmarks),
+        _by_model("Task types", "Mean of the tasks that a model has of a type.", full, lambda run: run.types()),
+        by_task(full),
+        by_dimension(runs),
+        _by_model("Languages", "Mean of the tasks in a language.", full, lambda run: run.languages(), language_name),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def by_benchmark(benchmarks: Sequence[Benchmark]) -> ScoreTable:
+    """Models x benchmarks, ours first. A mean of some of the tasks states their number: it compares to no other."""
     ours = dict.fromkeys(model for benchmark in benchmarks for model in benchmark.means)
     rows = [(model, [_coverage(benchmark, model) for benchmark in benchmarks]) for model in ours]
     if benchmarks:
         for model, scores in published.benchmark_scores().items():
             rows.append((f"{model} (paper)", [scores[benchmark.name] for benchmark in benchmarks]))
-    note = "Mean of tasks. Where some tasks are missing, their number stands beside the mean; only whole ones compare."
-    return Table("Benchmarks", note, [benchmark.name for benchmark in benchmarks], rows)
+    note = "Mean of tasks. Where tasks are missing, the number present follows the mean; only complete ones compare."
+    return ScoreTable("Benchmarks", note, [benchmark.name for benchmark in benchmarks], rows)
 
 
 def _coverage(benchmark: Benchmark, model: str) -> float | str | None:
@@ -74,16 +126,16 @@ def _coverage(benchmark: Benchmark, model: str) -> float | str | None:
 
 
 def _partial(scores: Sequence[float], tasks: int) -> float | str | None:
-    """The mean in percent; with the number of scores where there should be more."""
+    """Returns the mean in percent, followed by the number of scores if there should be more."""
     if not scores:
         return None
     mean = 100 * float(np.mean(scores))
     return mean if len(scores) == tasks else f"{mean:.2f} ({len(scores)} of {tasks})"
 
 
-def by_published_type(whole: dict[str, ModelResults], benchmarks: Sequence[Benchmark]) -> list[Table]:
-    """For English and multilingual MTEB, task types beside the published ones."""
-    made = []
+def by_published_type(full: dict[str, ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[ScoreTable]:
+    """Task types of English and multilingual MTEB, next to the published ones."""
+    tables = []
     for benchmark in benchmarks:
         types = published.load_published()["types"].get(benchmark.short)
         if not types:
@@ -91,47 +143,47 @@ def by_published_type(whole: dict[str, ModelResults], benchmarks: Sequence[Bench
         tasks = [task.metadata.name for task in mteb.get_benchmark(benchmark.name).tasks]
         groups = [[task for task in tasks if results.task_type(task) == kind] for kind in types["columns"]]
         rows = []
-        for model, run in whole.items():
-            own = run.tasks()
-            scores = [([own[task] for task in group if task in own], len(group)) for group in groups]
-            if any(some for some, _ in scores):
-                rows.append((model, [_partial(some, number) for some, number in scores]))
+        for model, run in full.items():
+            by_name = run.tasks()
+            scores = [[by_name[task] for task in group if task in by_name] for group in groups]
+            if any(scores):
+                rows.append((model, [_partial(*pair) for pair in zip(scores, map(len, groups), strict=True)]))
         rows += [(f"{model} (paper)", values) for model, values in types.items() if model != "columns"]
-        note = "Mean of the tasks of a type. Where some are missing, their number stands beside it."
-        made.append(Table(f"{benchmark.name} by task type", note, types["columns"], rows))
-    return made
+        note = "Mean of the tasks of a type. Where tasks are missing, the number present follows the mean."
+        tables.append(ScoreTable(f"{benchmark.name} by task type", note, types["columns"], rows))
+    return tables
 
 
-def by_task(whole: dict[str, ModelResults]) -> Table:
+def by_task(full: dict[str, ScoredVariant]) -> ScoreTable:
     """Tasks x models, with the published scores of tasks that have them."""
     paper = published.load_published()["tasks"]
-    scores = {model: run.tasks() for model, run in whole.items()}
-    names = list(dict.fromkeys(task for own in scores.values() for task in own))
-    known = paper["columns"] if any(name in paper for name in names) else []
+    scores = {model: run.tasks() for model, run in full.items()}
+    names = {task for by_name in scores.values() for task in by_name}
+    sizes = paper["columns"] if any(name in paper for name in names) else []
     rows = []
     for name in sorted(names, key=lambda name: (results.task_type(name), name)):
-        own = [_percent(scores[model].get(name)) for model in scores]
-        rows.append((name, [results.task_type(name), *own, *(paper.get(name) or [None] * len(known))[: len(known)]]))
-    columns = ["type", *scores, *(f"{model} (paper)" for model in known)]
-    return Table("Tasks", "mteb's main score of each task, mean of its subsets.", columns, rows)
+        ours = [_percent(scores[model].get(name)) for model in scores]
+        rows.append((name, [results.task_type(name), *ours, *paper.get(name, [None] * len(sizes))[: len(sizes)]]))
+    columns = ["type", *scores, *(f"{model} (paper)" for model in sizes)]
+    return ScoreTable("Tasks", "mteb's main score of each task, mean of its subsets.", columns, rows)
 
 
-def by_dimension(runs: Sequence[ModelResults]) -> Table:
+def by_dimension(runs: Sequence[ScoredVariant]) -> ScoreTable:
     """Models at each dimension and precision, by task type."""
     several = results.with_dimensions(runs)
     shared = results.shared_tasks(several)
     scores = {f"{run.model}, {run.variant}": run.types(shared) for run in several} if shared else {}
-    kinds = sorted({kind for own in scores.values() for kind in own}, key=lambda kind: (kind != results.ALL, kind))
+    kinds = sorted({kind for types in scores.values() for kind in types}, key=lambda kind: (kind != results.ALL, kind))
     note = f"The {len(shared)} tasks that all of these have; truncated, then normalized, then quantized."
-    rows = [(name, [_percent(own[kind]) for kind in kinds]) for name, own in scores.items()]
-    return Table("Dimensions and precisions", note, kinds, rows)
+    rows = [(name, [_percent(types[kind]) for kind in kinds]) for name, types in scores.items()]
+    return ScoreTable("Dimensions and precisions", note, kinds, rows)
 
 
-def _by_model(title: str, note: str, whole: dict[str, ModelResults], scores, name=lambda key: key) -> Table:
-    own = {model: scores(run) for model, run in whole.items()}
-    keys = sorted({key for values in own.values() for key in values})
-    rows = [(name(key), [_percent(values.get(key)) for values in own.values()]) for key in keys]
-    return Table(title, note, list(own), rows)
+def _by_model(title: str, note: str, full: dict[str, ScoredVariant], scores, name=lambda key: key) -> ScoreTable:
+    by_model = {model: scores(run) for model, run in full.items()}
+    keys = sorted({key for values in by_model.values() for key in values})
+    rows = [(name(key), [_percent(values.get(key)) for values in by_model.values()]) for key in keys]
+    return ScoreTable(title, note, list(by_model), rows)
 
 
 def _percent(value: float | None) -> float | None:
@@ -139,15 +191,15 @@ def _percent(value: float | None) -> float | None:
 
 
 def language_name(tag: str) -> str:
-    """deu-Latn → "deu-Latn German" """
+    """Returns "deu-Latn German" for deu-Latn."""
     return f"{tag} {ISO_TO_LANGUAGE.get(tag.partition('-')[0], '')}".strip()
 
 
-def long_form(runs: Sequence[ModelResults]) -> str:
-    """Every score as a line of CSV."""
+def to_csv(runs: Sequence[ScoredVariant]) -> str:
+    """Returns every score as a line of CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV)
+    writer.writerow(CSV_COLUMNS)
     for run in runs:
         left = (run.model, run.revision, run.parameters, run.variant.dim, run.variant.precision)
         for entry in run.entries:
@@ -156,7 +208,7 @@ def long_form(runs: Sequence[ModelResults]) -> str:
     return text.getvalue()
 
 
-CSV = (
+CSV_COLUMNS = (
     "model", "revision", "parameters", "dim", "precision",
     "task", "type", "split", "subset", "languages", "score",
 )  # fmt: skip
@@ -170,18 +222,18 @@ tr:hover td { background: #f5f8fc } tr.paper td { color: #777 }
 """
 
 
-def page(made: Sequence[Table], pictures: dict[str, bytes]) -> str:
-    """One HTML page with everything inside."""
+def page(tables: Sequence[ScoreTable], pictures: dict[str, bytes]) -> str:
+    """Returns one HTML page with everything inside."""
     body = [f"<h1>Scores</h1><p>In percent. Published: {html.escape(published.load_published()['source'])}.</p>"]
     for name, picture in pictures.items():
         data = base64.b64encode(picture).decode()
         body.append(f'<img alt="{name}" src="data:image/png;base64,{data}">')
-    body += [_table(table) for table in made]
+    body += [_html_table(table) for table in tables]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>f2jax report</title><style>{STYLE}</style>'
     return head + "\n".join(body) + "</html>\n"
 
 
-def _table(table: Table) -> str:
+def _html_table(table: ScoreTable) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *table.columns))
     lines = []
     for name, cells in table.rows:

@@ -1,8 +1,9 @@
-"""Result files in mteb's layout → scores by model, task, language and dimension."""
+"""Result files, mteb's and those of the built-in tasks → scores by model, task, language and dimension."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import mteb
 import numpy as np
 
 from f2jax.errors import UserError
-from f2jax.evaluation import local, published
+from f2jax.evaluation import builtin, local, published
 from f2jax.evaluation.variants import Variant
 
 ALL = "mean of tasks"
@@ -29,22 +30,22 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class ModelResults:
+class ScoredVariant:
     """All scores of a model at one dimension and precision."""
 
     model: str
     revision: str
     parameters: int | None
     variant: Variant
-    whole: bool  # all dimensions, in float32
+    full: bool  # all dimensions, in float32
     entries: tuple[Entry, ...]
 
     def tasks(self) -> dict[str, float]:
-        """{task: mean of its subsets and splits}, of the splits that mteb evaluates on."""
-        return _means((entry.task, entry.score) for entry in self.entries if entry.split in eval_splits(entry.task))
+        """Returns the mean over subsets and splits for each task; only splits that mteb evaluates on count."""
+        return _means((entry.task, entry.score) for entry in self.entries if is_evaluated(entry))
 
     def languages(self) -> dict[str, float]:
-        """{tag: mean of its tasks}; a subset in English and another language counts for the other."""
+        """Returns the mean over tasks for each language tag; a subset in English and another one is the other's."""
         scores = defaultdict(list)
         for entry in self.entries:
             others = [tag for tag in entry.languages if tag != "eng-Latn"]
@@ -53,32 +54,40 @@ class ModelResults:
         return _means((tag, float(np.mean(values))) for (tag, _), values in scores.items())
 
     def types(self, tasks: Iterable[str] | None = None) -> dict[str, float]:
-        """{task type: mean of its tasks}, of the given ones alone; ALL stands for the mean of all of these."""
+        """Returns the mean over tasks for each task type, and under `ALL` that of all; default: over all tasks."""
         scores = self.tasks()
         kept = {task: scores[task] for task in (scores if tasks is None else tasks) if task in scores}
         everything = ((ALL, score) for score in kept.values())
         return _means([*((task_type(task), score) for task, score in kept.items()), *everything])
 
 
-def read_results(folders: Iterable[str | Path]) -> list[ModelResults]:
-    """The runs in folders of results: those of `f2jax evaluate`, or a copy of mteb's own collection.
+def read_results(folders: Iterable[str | Path]) -> list[ScoredVariant]:
+    """Reads folders of results: the output of `f2jax evaluate`, or a copy of mteb's own collection.
 
     Raises:
-        UserError: a folder is missing or has no results, or a file is no JSON.
+        UserError: a folder is missing or has no results, or a file is not a result file.
     """
-    found: dict[tuple, list[Entry]] = defaultdict(list)
+    entries: dict[tuple, list[Entry]] = defaultdict(list)
     metas: dict[tuple, dict] = {}
+    runs: list[ScoredVariant] = []
     for folder in folders:
-        paths = [path for path in sorted(Path(folder).rglob("*.json")) if path.name != "model_meta.json"]
-        results = [(path, content) for path in paths if "task_name" in (content := _json(path))]
-        if not results:
+        empty = True
+        for path in sorted(Path(folder).rglob("*.json")):
+            content = _json(path)
+            with _readable(path):
+                if path.name == "results.json" and "tasks" in content:
+                    runs += _builtin_runs(path, content)
+                elif "task_name" in content:
+                    meta = _meta(path)
+                    key = (meta["name"], meta["revision"], json.dumps(meta["experiment_kwargs"] or {}, sort_keys=True))
+                    metas[key] = meta
+                    entries[key] += _entries(content)
+                else:
+                    continue
+            empty = False
+        if empty:
             raise UserError(f"There are no results in {folder}; give the --output of f2jax evaluate.")
-        for path, content in results:
-            meta = _meta(path)
-            key = (meta["name"], meta["revision"], json.dumps(meta["experiment_kwargs"] or {}, sort_keys=True))
-            metas[key] = meta
-            found[key] += _entries(content)
-    return _distinct([_run(metas[key], entries) for key, entries in found.items()])
+    return _distinct(runs + [_run(metas[key], found) for key, found in entries.items()])
 
 
 def _json(path: Path) -> dict:
@@ -89,51 +98,75 @@ def _json(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no result file ({error!r}); delete it and evaluate again.") from error
+
+
+def _builtin_runs(path: Path, content: dict) -> Iterator[ScoredVariant]:
+    """Yields the dimensions of the results that `f2jax evaluate` writes of built-in tasks, then their TF-IDF."""
+    model = content.get("model") or path.resolve().parent.name
+    revision, parameters, tasks = content["revision"], content.get("parameters"), content["tasks"]
+    dims = sorted({int(dim) for task in tasks.values() for dim in task["dims"]}, reverse=True)
+    for dim in dims:
+        scores = {name: task["dims"][str(dim)] for name, task in tasks.items() if str(dim) in task["dims"]}
+        yield ScoredVariant(model, revision, parameters, Variant(dim), dim == dims[0], _builtin_entries(scores))
+    scores = {name: task["tfidf"] for name, task in tasks.items()}
+    yield ScoredVariant("f2jax/tfidf", "built-in", None, Variant(0), True, _builtin_entries(scores))
+
+
+def _builtin_entries(scores: dict[str, float]) -> tuple[Entry, ...]:
+    return tuple(Entry(name, "test", "default", (), float(score)) for name, score in scores.items())
+
+
 def _meta(path: Path) -> dict:
-    """What mteb wrote beside the results; else what the folders' names say."""
-    unknown = {"n_parameters": None, "embed_dim": None, "experiment_kwargs": None}
-    beside = path.with_name("model_meta.json")
-    if beside.exists():
-        return unknown | _json(beside)
+    """Returns what mteb wrote next to the results, else what the folders' names say."""
     model, revision = path.parts[-3:-1] if len(path.parts) > 2 else ("unknown", "unknown")
-    return unknown | {"name": model.replace("__", "/"), "revision": revision}
+    meta: dict = dict.fromkeys(("n_parameters", "embed_dim", "experiment_kwargs"))
+    meta |= {"name": model.replace("__", "/"), "revision": revision}
+    neighbour = path.with_name("model_meta.json")
+    return meta | (_json(neighbour) if neighbour.exists() else {})
 
 
 def _entries(content: dict) -> list[Entry]:
     return [
-        Entry(content["task_name"], split, one["hf_subset"], tuple(one["languages"]), one["main_score"])
+        Entry(content["task_name"], split, entry["hf_subset"], tuple(entry["languages"]), float(entry["main_score"]))
         for split, scores in content["scores"].items()
-        for one in scores
+        for entry in scores
     ]
 
 
-def _run(meta: dict, entries: Sequence[Entry]) -> ModelResults:
+def _run(meta: dict, entries: Sequence[Entry]) -> ScoredVariant:
     experiment = meta["experiment_kwargs"] or {}
     variant = Variant(experiment.get("embed_dim") or meta["embed_dim"] or 0, experiment.get("output_dtypes", "float32"))
     model = meta["name"] + (f" (prompts {experiment['prompts']})" if "prompts" in experiment else "")
-    whole = not {"embed_dim", "output_dtypes"} & set(experiment)
+    full = not {"embed_dim", "output_dtypes"} & set(experiment)
     distinct = {(entry.task, entry.split, entry.subset): entry for entry in entries}
-    return ModelResults(model, meta["revision"] or "", meta["n_parameters"], variant, whole, tuple(distinct.values()))
+    return ScoredVariant(model, meta["revision"] or "", meta["n_parameters"], variant, full, tuple(distinct.values()))
 
 
-def _distinct(runs: list[ModelResults]) -> list[ModelResults]:
-    """Two revisions of one name are told apart by the first digits of these."""
+def _distinct(runs: list[ScoredVariant]) -> list[ScoredVariant]:
+    """Tells revisions of one name apart by their first digits, and drops a run that was read twice."""
     revisions = defaultdict(set)
     for run in runs:
         revisions[run.model].add(run.revision)
     named = [replace(r, model=f"{r.model}@{r.revision[:8]}") if len(revisions[r.model]) > 1 else r for r in runs]
     return sorted(
-        named, key=lambda run: (run.model, not run.whole, run.variant.precision != "float32", -run.variant.dim)
+        dict.fromkeys(named),
+        key=lambda run: (run.model, not run.full, run.variant.precision != "float32", -run.variant.dim),
     )
 
 
-def shared_tasks(runs: Sequence[ModelResults]) -> set[str]:
-    """The tasks that every run has: means over these compare."""
+def shared_tasks(runs: Sequence[ScoredVariant]) -> set[str]:
+    """Returns the tasks that every run has, so that means over them compare."""
     return set.intersection(*(set(run.tasks()) for run in runs)) if runs else set()
 
 
-def with_dimensions(runs: Sequence[ModelResults]) -> list[ModelResults]:
-    """The runs of the models that were scored at more than one dimension or precision."""
+def with_dimensions(runs: Sequence[ScoredVariant]) -> list[ScoredVariant]:
+    """Returns the runs of models that were scored at more than one dimension or precision."""
     return [run for run in runs if sum(other.model == run.model for other in runs) > 1]
 
 
@@ -155,26 +188,24 @@ def _task(name: str):
 
 
 def task_type(name: str) -> str:
-    """`Retrieval`, `STS` …; `other` for a task that neither mteb nor f2jax knows."""
+    """Returns `Retrieval`, `STS` …, or `other` for a task that neither mteb nor f2jax knows."""
+    if name in builtin.TASKS:
+        return "Retrieval"
     task = _task(name)
     return task.metadata.type if task else "other"
 
 
-def eval_splits(name: str) -> "Sequence[str] | AnySplit":
-    """The splits that count."""
-    task = _task(name)
-    return task.metadata.eval_splits if task else AnySplit()
+def is_evaluated(entry: Entry) -> bool:
+    """Returns whether the entry's split counts: one that mteb evaluates on, or any split of an unknown task."""
+    task = _task(entry.task)
+    return not task or entry.split in task.metadata.eval_splits
 
 
-class AnySplit:
-    """Holds every split, for tasks that nobody knows."""
+def benchmark_mean(run: ScoredVariant, tasks: Sequence) -> tuple[float, int]:
+    """Returns the mean over the benchmark's tasks that the run has, and their number.
 
-    def __contains__(self, split: str) -> bool:
-        return True
-
-
-def benchmark_mean(run: ModelResults, tasks: Sequence) -> tuple[float, int]:
-    """(mean over those tasks of a benchmark that the run has, how many these are); its subsets and splits alone."""
+    Only the subsets and splits of the benchmark count.
+    """
     scores = []
     for task in tasks:
         values = [
@@ -191,21 +222,22 @@ def benchmark_mean(run: ModelResults, tasks: Sequence) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark of which at least one task has a score: {model: (mean, number of its tasks that are there)}."""
+    """A benchmark of which at least one task has a score."""
 
     short: str
     name: str
     tasks: int
-    means: dict[str, tuple[float, int]]
+    means: dict[str, tuple[float, int]]  # {model: (mean, number of its tasks with a score)}
 
 
-def covered(runs: Sequence[ModelResults]) -> list[Benchmark]:
-    """The paper's benchmarks that the runs have tasks of."""
-    there = {entry.task for run in runs for entry in run.entries}
-    found = []
+def covered_benchmarks(runs: Sequence[ScoredVariant]) -> list[Benchmark]:
+    """Returns the paper's benchmarks that the runs have tasks of."""
+    scored = {entry.task for run in runs for entry in run.entries}
+    benchmarks = []
     for short, name in published.load_published()["benchmarks"].items():
         tasks = mteb.get_benchmark(name).tasks
-        if there & {task.metadata.name for task in tasks}:
-            means = {run.model: benchmark_mean(run, tasks) for run in runs if run.whole}
-            found.append(Benchmark(short, name, len(tasks), {model: one for model, one in means.items() if one[1]}))
-    return found
+        if scored & {task.metadata.name for task in tasks}:
+            means = {run.model: benchmark_mean(run, tasks) for run in runs if run.full}
+            means = {model: mean for model, mean in means.items() if mean[1]}
+            benchmarks.append(Benchmark(short, name, len(tasks), means))
+    return benchmarks

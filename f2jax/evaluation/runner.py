@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from f2jax import errors
 from f2jax.errors import Interrupted, Restart, UserError
-from f2jax.evaluation.encoder import Encoder, settings, write_settings
+from f2jax.evaluation.encoder import Encoder, task_settings, write_settings
+from f2jax.tables import text_table
 
 TEXTS = 1_024  # texts that mteb's loader hands over at a time
 
 
-class Results(mteb.ResultCache):
-    """mteb's folder of results; a file that a killed process left half written counts as none."""
+class ResultFolder(mteb.ResultCache):
+    """mteb's folder of results; a file that a killed process left half written counts as missing."""
 
     def load_task_result(self, *args, **kwargs) -> TaskResult | None:
         with contextlib.suppress(ValueError):
@@ -33,8 +34,8 @@ class Results(mteb.ResultCache):
 
 
 @dataclass(frozen=True)
-class Score:
-    """The mean main score of a task's splits and subsets, 0 to 1 (as mteb has it), and each subset's own."""
+class TaskScore:
+    """The mean main score over a task's splits and subsets, 0 to 1, as in mteb."""
 
     model: str
     variant: str
@@ -45,22 +46,23 @@ class Score:
 
 def run_tasks(
     encoders: Sequence[Encoder], tasks: Sequence[AbsTask], output: str | Path, bar: tqdm | None = None
-) -> list[Score]:
-    """Score every encoder on every task; what lies in `output` already is not scored again.
+) -> list[TaskScore]:
+    """Scores every encoder on every task; what is in `output` already is not scored again.
 
-    Results go to `output/results/MODEL/REVISION/TASK.json`, those of smaller vectors to `…/experiments/NAME/TASK.json`
-    beside them; `settings.jsonl` in each folder has dtype, length, dimension, precision, revision and prompts.
+    Results go to `output/results/MODEL/REVISION/TASK.json`, those of smaller vectors to `experiments/NAME/TASK.json`
+    in the same folder; `settings.jsonl` next to them has dtype, length, dimension, precision, revision and prompts.
 
     Args:
-        bar: is moved on by one for each encoder and task.
+        bar: advances by one for each encoder and task.
 
     Raises:
-        UserError: `output` cannot be written, or the data of tasks could not be loaded: after all other tasks.
-        Restart: that of one of them could not be loaded for a moment.
+        UserError: `output` cannot be written, or, after all other tasks, the data of some could not be loaded.
+        Restart: the data of one of them is unavailable at the moment.
         Interrupted: by Ctrl-C; the same call goes on.
     """
-    results = Results(_folder(output))
-    scores, failures = [], []
+    results = ResultFolder(_make_folder(output))
+    scores: list[TaskScore] = []
+    failures: list[_Unloadable] = []
     try:
         for task in tasks:
             try:
@@ -68,10 +70,10 @@ def run_tasks(
             except _Unloadable as error:
                 failures.append(error)
     except KeyboardInterrupt as stop:
-        raise Interrupted(f"interrupted; the same command goes on from what lies in {output}.") from stop
+        raise Interrupted(f"interrupted; the same command continues from what is in {output}.") from stop
     if failures:
         missing = f"{len(failures)} of {len(tasks)} tasks have no data: {'; '.join(map(str, failures))}"
-        missing += f"; the scores of the others lie in {output}"
+        missing += f"; the scores of the others are in {output}"
         if any(map(errors.is_transient, failures)):
             raise Restart(f"{missing}; run the same command again.")
         raise UserError(f"{missing}.")
@@ -79,24 +81,26 @@ def run_tasks(
 
 
 class _Unloadable(Exception):
-    """The data of a task cannot be had: no network, a private or a moved data set."""
+    """The data of a task cannot be loaded: no network, or a private or moved data set."""
 
 
-def _evaluate_task(encoders: Sequence[Encoder], task: AbsTask, results: Results, bar: tqdm | None) -> Iterator[Score]:
+def _evaluate_task(
+    encoders: Sequence[Encoder], task: AbsTask, results: ResultFolder, bar: tqdm | None
+) -> Iterator[TaskScore]:
     random = copy.deepcopy((task.rng_state, task.np_rng))
     for encoder in encoders:
         if bar is not None:
             bar.set_description(f"{task.metadata.name} {encoder.variant}")
         meta = encoder.mteb_model_meta
         old = results.load_task_result(task.metadata.name, meta)
-        fits = old is None or old.is_mergeable(task)  # else the data has changed since
+        fits = old is None or old.is_mergeable(task)  # if not, the data has changed since
         if old is None or not fits or old.get_missing_evaluations(task):
             with _quiet():
                 _load(task)
-                task.rng_state, task.np_rng = copy.deepcopy(random)  # each encoder is given the same samples
-                encoder.used.clear()
+                task.rng_state, task.np_rng = copy.deepcopy(random)  # each encoder gets the same samples
+                encoder.used_prompts.clear()
                 mteb.evaluate(
-                    encoder,
+                    encoder,  # type: ignore[arg-type]  # `AbsEncoder` is an EncoderProtocol; mteb types its inputs narrower
                     task,
                     cache=results,
                     overwrite_strategy="only-missing" if fits else "always",
@@ -105,15 +109,20 @@ def _evaluate_task(encoders: Sequence[Encoder], task: AbsTask, results: Results,
                     show_progress_bar=False,
                 )
             path = results.get_task_result_path(task.metadata.name, meta)
-            write_settings(path.with_name("settings.jsonl"), settings(encoder, task.metadata.name))
+            write_settings(path.with_name("settings.jsonl"), task_settings(encoder, task.metadata.name))
         if bar is not None:
             bar.update(1)
-        yield _score(encoder, task, results.load_task_result(task.metadata.name, meta))
+        result = results.load_task_result(task.metadata.name, meta)
+        if result is None:
+            raise UserError(
+                f"The results of {task.metadata.name} are gone from {results.cache_path}; evaluate it again."
+            )
+        yield _score(encoder, task, result)
     task.dataset, task.data_loaded = None, False
 
 
 def _load(task: AbsTask) -> None:
-    if isinstance(task, AbsTaskAggregate) or task.data_loaded:  # the parts of an aggregate are loaded one by one
+    if isinstance(task, AbsTaskAggregate) or task.data_loaded:  # an aggregate loads its parts one by one
         return
     try:
         task.load_data()
@@ -124,7 +133,7 @@ def _load(task: AbsTask) -> None:
         raise _Unloadable(f"{task.metadata.name} ({reason})") from error
 
 
-def _score(encoder: Encoder, task: AbsTask, result: TaskResult) -> Score:
+def _score(encoder: Encoder, task: AbsTask, result: TaskResult) -> TaskScore:
     values = [
         entry["main_score"]
         for split in task.eval_splits
@@ -132,18 +141,18 @@ def _score(encoder: Encoder, task: AbsTask, result: TaskResult) -> Score:
         if entry["hf_subset"] in task.hf_subsets or isinstance(task, AbsTaskAggregate)
     ]
     meta, metric = encoder.mteb_model_meta, task.metadata.main_score
-    return Score(meta.name, str(encoder.variant), task.metadata.name, metric, float(np.mean(values)))
+    return TaskScore(meta.name or "unknown", str(encoder.variant), task.metadata.name, metric, float(np.mean(values)))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """mteb and datasets show a bar for each subset and warn a lot; our own bar keeps the stream it was made with."""
+    """Hides the bars and warnings of mteb and datasets; our own bar keeps the stream it was made with."""
     datasets.disable_progress_bars()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
 
 
-def _folder(output: str | Path) -> Path:
+def _make_folder(output: str | Path) -> Path:
     try:
         Path(output, "results").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -151,33 +160,28 @@ def _folder(output: str | Path) -> Path:
     return Path(output)
 
 
-def table(scores: Sequence[Score]) -> str:
-    """A block for each model: a line for each task, a column for each variant, in percent."""
+def scores_table(scores: Sequence[TaskScore]) -> str:
+    """Returns a block for each model: a line for each task, a column for each variant, in percent."""
     blocks = []
     for model in dict.fromkeys(score.model for score in scores):
-        own = [score for score in scores if score.model == model]
-        value = {(score.task, score.variant): score.value for score in own}
-        columns = list(dict.fromkeys(score.variant for score in own))
-        metric = {score.task: score.metric for score in own}
-        width = max(len(task) for task in [model, *metric]) + 2
-        head = f"{model:<{width}}{'metric':<17}" + "".join(f"{name:>12}" for name in columns)
-        lines = [head, "-" * len(head)]
-        for task, name in metric.items():
-            cells = "".join(f"{100 * value[task, column]:>12.2f}" for column in columns)
-            lines.append(f"{task:<{width}}{name:<17}{cells}")
-        means = [np.mean([value[task, column] for task in metric]) for column in columns]
-        lines.append(f"{'mean':<{width}}{'':<17}" + "".join(f"{100 * mean:>12.2f}" for mean in means))
-        blocks.append("\n".join(lines))
+        of_model = [score for score in scores if score.model == model]
+        value = {(score.task, score.variant): score.value for score in of_model}
+        variants = list(dict.fromkeys(score.variant for score in of_model))
+        metric = {score.task: score.metric for score in of_model}
+        rows = [(model, "metric", *variants)]
+        rows += [(task, name, *(f"{100 * value[task, v]:.2f}" for v in variants)) for task, name in metric.items()]
+        rows.append(("mean", "", *(f"{100 * np.mean([value[task, v] for task in metric]):.2f}" for v in variants)))
+        blocks.append(text_table(rows, left=2))
     return "\n\n".join(blocks)
 
 
-def progress(bar: tqdm) -> Callable[[int], None]:
-    """Counts the texts that are encoded beside the bar."""
+def count_texts(bar: tqdm) -> Callable[[int], None]:
+    """Returns a function that adds to the number of encoded texts shown next to the bar."""
     total = 0
 
-    def more(texts: int) -> None:
+    def add(texts: int) -> None:
         nonlocal total
         total += texts
         bar.set_postfix_str(f"{total:,} texts encoded")
 
-    return more
+    return add

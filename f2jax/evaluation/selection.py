@@ -6,30 +6,28 @@ import mteb
 from mteb.abstasks import AbsTask
 
 from f2jax.errors import UserError, did_you_mean
-from f2jax.evaluation import local, published
-from f2jax.evaluation.tasks import TASKS as BUILT_IN
+from f2jax.evaluation import builtin, local, published
 
 
 def select_tasks(
     names: Sequence[str] = (), benchmark: str | None = None, data: str | None = None, languages: Sequence[str] = ()
 ) -> list[AbsTask]:
-    """The tasks in the order given, each once: those of a benchmark, then the named ones.
+    """Returns the tasks of a benchmark, then the named ones, each once.
 
     Args:
         names: of local tasks or of mteb's; with `data` and neither names nor a benchmark: all local tasks.
         benchmark: a short name such as `english` (recipe 4.1), or mteb's own.
         data: folder of the local tasks.
-        languages: keep only these ISO 639-3 languages; tasks without them are left out.
+        languages: keep only these ISO 639-3 languages, and only tasks that have one of them.
 
     Raises:
         UserError: a name is unknown, a local task has no `data`, or no task is left.
     """
     if data and not names and not benchmark:
         names = list(local.TASKS)
-    tasks = list(_benchmark(benchmark)) if benchmark else []
-    tasks += [_task(name, data) for name in names]
+    tasks = [*(_benchmark(benchmark) if benchmark else ()), *(_task(name, data) for name in names)]
     tasks = list({task.metadata.name: task for task in tasks}.values())
-    return _of_languages(tasks, languages) if languages else tasks
+    return _filter_languages(tasks, languages) if languages else tasks
 
 
 def _benchmark(name: str) -> Sequence[AbsTask]:
@@ -46,23 +44,21 @@ def _task(name: str, data: str | None) -> AbsTask:
         if not data:
             raise UserError(f"{name} is a local task; name the folder of its data with --data.")
         return local.TASKS[name](data)
-    if name in BUILT_IN:
+    if name in builtin.TASKS:
         alone = "without other tasks, --data, --benchmark and --baseline"
         raise UserError(f"{name} is built in; give built-in tasks a command of their own, {alone}.")
     try:
         return mteb.get_task(name)
     except KeyError as error:
-        close = did_you_mean(name, known_names())
-        hint = close if close.startswith("; did") else "; see mteb.get_tasks() for the names."
-        raise UserError(f"There is no task '{name}'{hint}") from error
+        raise builtin.unknown_task(name, known_names()) from error
 
 
 def known_names() -> list[str]:
-    """All local tasks and all of mteb's."""
+    """Returns the names of all local tasks and of all of mteb's."""
     return [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
 
 
-def _of_languages(tasks: list[AbsTask], languages: Sequence[str]) -> list[AbsTask]:
+def _filter_languages(tasks: list[AbsTask], languages: Sequence[str]) -> list[AbsTask]:
     kept = []
     for task in tasks:
         wanted = {

@@ -1,4 +1,4 @@
-"""The vectors of one encoding at a smaller dimension or precision."""
+"""Vectors of one encoding, cut to fewer dimensions or stored in a lower precision."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ class Variant:
     def __str__(self) -> str:
         return f"{self.dim}" if self.precision == "float32" else f"{self.dim} {self.precision}"
 
-    def of(self, e_se: np.ndarray) -> np.ndarray:
-        """Raw embeddings [n, width] → float32 [n, dim]: truncated, normalized, quantized and read back as floats.
+    def of(self, x_ie: np.ndarray) -> np.ndarray:
+        """Returns float32 [i, dim] of raw embeddings [i, width]: truncated, normalized, quantized, and back to floats.
 
-        int8 and uint8 become the smallest value of their step, so that texts quantized by other ranges compare with
-        these. Bits become -1 and 1: their cosine is 1 - 2 x Hamming distance / dim.
+        int8 and uint8 become the lowest value of their step, which makes vectors with different ranges comparable.
+        Bits become -1 and 1: their cosine is 1 - 2 x Hamming distance / dim.
         """
-        e_se = e_se[:, : self.dim]
-        e_se = e_se / np.maximum(np.linalg.norm(e_se, axis=1, keepdims=True), 1e-12)
-        if self.precision == "float32" or not len(e_se):
-            return e_se
+        x_ie = x_ie[:, : self.dim]
+        x_ie = x_ie / np.maximum(np.linalg.norm(x_ie, axis=1, keepdims=True), 1e-12)
+        if self.precision == "float32" or not len(x_ie):
+            return x_ie
         if self.precision.endswith("binary"):
-            return np.unpackbits(quantize(e_se, "ubinary"), axis=1, count=self.dim) * np.float32(2) - 1
-        starts, stops = ranges = int8_ranges(e_se)
-        return starts + quantize(e_se, "uint8", ranges) * ((stops - starts) / 255)
+            return np.unpackbits(quantize(x_ie, "ubinary"), axis=1, count=self.dim) * np.float32(2) - 1
+        starts, stops = ranges = int8_ranges(x_ie)
+        return starts + quantize(x_ie, "uint8", ranges) * ((stops - starts) / 255)
 
 
 def variants(
@@ -41,24 +41,24 @@ def variants(
     dims: Sequence[int | str] = (),
     precisions: Sequence[str] = ("int8", "binary"),
 ) -> list[Variant]:
-    """float32 at each of `dims`, then each of `precisions` at the largest of them.
+    """Returns float32 at each of `dims`, then each of `precisions` at the largest of them.
 
     Args:
         width: of the model's embeddings.
         trained: the model's Matryoshka dimensions.
-        dims: numbers, or "all" of `trained`; default: every second of these from the width down, since each is scored
-            by itself, which takes longer than encoding where the model is small.
+        dims: numbers, or "all" of `trained`; default: every second of these from the width down, since scoring each
+            takes longer than encoding with a small model.
 
     Raises:
         UserError: a dimension is out of range, or there is no such precision.
     """
-    known = sorted({width, *trained}, reverse=True)
-    numbers = [dim for dim in dims if dim != "all"] + (known if "all" in dims else [])
-    wrong = [dim for dim in numbers if not 1 <= dim <= width]
-    if wrong:
-        raise UserError(f"{wrong[0]} in --dims is out of range; this model has 1 to {width} dimensions.")
+    matryoshka = sorted({width, *trained}, reverse=True)
+    numbers = [dim for dim in dims if isinstance(dim, int)] + (matryoshka if "all" in dims else [])
+    invalid = [dim for dim in numbers if not 1 <= dim <= width]
+    if invalid:
+        raise UserError(f"{invalid[0]} in --dims is out of range; this model has 1 to {width} dimensions.")
     for precision in precisions:
         check_precision(precision)
-    chosen = sorted(set(numbers or known[::2]), reverse=True)
+    chosen = sorted(set(numbers or matryoshka[::2]), reverse=True)
     smaller = [Variant(chosen[0], name) for name in dict.fromkeys(precisions) if name != "float32"]
     return [Variant(dim) for dim in chosen] + smaller

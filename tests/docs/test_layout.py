@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests import tiny
 
-EVERYWHERE = {"__version__", "errors", "files"}
+EVERYWHERE = {"__version__", "errors", "files", "tables"}
 PACKAGE = tiny.ROOT / "f2jax"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from f2jax.errors import UserError
 from f2jax.evaluation import builtin
-from f2jax.evaluation.tasks import TASKS, RetrievalTask, load_task
+from f2jax.evaluation.builtin import TASKS, RetrievalTask, load_task
 from tests import tiny_model
 
 NAMES = {
@@ -55,7 +55,7 @@ def test_one_encoding_scores_as_separate_encodings_of_each_dimension_do(embedder
         queries = embedder.encode_query(task.queries, truncate_dim=dim)
         documents = embedder.encode_document(task.documents, truncate_dim=dim)
         expected[dim] = builtin.accuracy(queries @ documents.T, task.answers)
-    found = builtin.scores(embedder, task)
+    found = builtin.score_dimensions(embedder, task)
     assert found == expected
     assert list(found) == [8, 16, 32, 64]
     assert len(set(found.values())) > 1, "the dimensions differ, or the test could not fail"
@@ -66,7 +66,7 @@ def test_queries_carry_the_prompt_of_the_task_or_that_of_queries(embedder, monke
     seen = []
     encode = embedder.tokenizer.encode
     monkeypatch.setattr(embedder.tokenizer, "encode", lambda texts, length: seen.append(texts) or encode(texts, length))
-    builtin.scores(embedder, names_task(task))
+    builtin.score_dimensions(embedder, names_task(task))
     assert seen[0] == [embedder.prompts[prompt] + text for text in NAMES]
     assert seen[1] == [embedder.prompts["document"] + text for text in sorted(set(NAMES.values()))]
 
@@ -135,8 +135,8 @@ def test_results_by_task_and_their_table(embedder, small_tasks):
     one = results["names"]
     assert (one["queries"], one["documents"]) == (14, 12)
     assert one["tfidf"] == builtin.tfidf_score(names_task())
-    assert one["dims"] == builtin.scores(embedder, names_task())
-    head, rule, first, second = builtin.table(results).splitlines()
+    assert one["dims"] == builtin.score_dimensions(embedder, names_task())
+    head, rule, first, second = builtin.results_table(results).splitlines()
     assert head.split() == ["accuracy@1", "queries", "docs", "TF-IDF", "8", "16", "32", "64"]
     assert set(rule) == {"-"}
     percent = [f"{value:.1%}" for value in (one["tfidf"], *one["dims"].values())]
@@ -147,11 +147,11 @@ def test_results_by_task_and_their_table(embedder, small_tasks):
 
 def test_table_plot_and_numbers_are_written(embedder, small_tasks, tmp_path):
     results = builtin.evaluate_builtin(embedder, ["names", "more-names"])
-    builtin.write(results, tmp_path / "new/results", "r1")
+    builtin.write_results(results, tmp_path / "new/results", "r1")
     folder = tmp_path / "new/results"
     assert {path.name for path in folder.iterdir()} == {"results.json", "results.txt", "dimensions.png"}
     assert (folder / "dimensions.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    assert (folder / "results.txt").read_text() == builtin.table(results) + "\n"
+    assert (folder / "results.txt").read_text() == builtin.results_table(results) + "\n"
     stored = json.loads((folder / "results.json").read_text())
     assert stored["revision"] == "r1"
     assert stored["tasks"]["names"]["dims"] == {str(dim): score for dim, score in results["names"]["dims"].items()}
@@ -176,4 +176,4 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, missing):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"/file/results\.json cannot be written \(File exists\); check the path\.$"):
-        builtin.write({}, tmp_path / "file", "r1")
+        builtin.write_results({}, tmp_path / "file", "r1")

@@ -11,7 +11,7 @@ from f2jax.checkpoints import workdir
 from f2jax.checkpoints.orbax import Checkpoints, TrainState
 from f2jax.errors import UserError
 from f2jax.evaluation import builtin
-from f2jax.evaluation.tasks import RetrievalTask
+from f2jax.evaluation.builtin import RetrievalTask
 from tests import tiny, tiny_model
 
 

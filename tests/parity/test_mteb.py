@@ -188,7 +188,7 @@ def test_a_result_that_is_lost_or_cut_off_is_scored_again_from_the_same_vectors(
     assert encoded == []
 
 
-def test_new_data_of_a_task_is_scored_anew(release, data, tmp_path):
+def test_new_data_of_a_task_is_scored_again(release, data, tmp_path):
     options = Options(
         str(tmp_path / "out"), model=release, data=str(tmp_path), tasks=["STSB.local"], dims=[64], precisions=[]
     )
@@ -197,7 +197,7 @@ def test_new_data_of_a_task_is_scored_anew(release, data, tmp_path):
     table = pq.read_table(Path(data, "eval-stsb-multi/sts.parquet"))
     pq.write_table(table, path)
     (first,) = command.evaluate(options)
-    local.base.read.cache_clear()
+    local.read_parquet.cache_clear()
     flipped = table.set_column(table.schema.get_field_index("score"), "score", pc.subtract(5.0, table["score"]))
     pq.write_table(flipped, path)
     (second,) = command.evaluate(options)
@@ -298,7 +298,7 @@ def test_the_benchmarks_of_the_paper_have_short_names():
         (["--data", "nowhere"], "nowhere/eval-tatoeba/bitext.parquet cannot be read"),
         (["--data", ".", "--baseline", "tfdf"], "There is no baseline 'tfdf'; did you mean 'tfidf'?"),
         (["--data", ".", "--cache", "gs://bucket/vectors"], "--cache gs://bucket/vectors should be a local folder."),
-        (["--data", ".", "--dims", "half"], "'half' is neither a number nor all"),
+        (["--data", ".", "--dims", "half"], "invalid int or all value: 'half'"),
         (["--tasks", "STSBenchmark", "--prompts", "none", "--prompt", "query=x"], "--prompts none leaves no place"),
     ],
 )

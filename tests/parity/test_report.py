@@ -51,7 +51,7 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def tables(folder) -> dict:
     runs = results.read_results([folder])
-    return {table.title: table for table in report.tables(runs, report.covered(runs))}
+    return {table.title: table for table in report.score_tables(runs, results.covered_benchmarks(runs))}
 
 
 def rows(table) -> dict:
@@ -104,7 +104,7 @@ def test_a_whole_benchmark_has_a_plain_mean(tmp_path):
     for i, task in enumerate(mteb.get_benchmark("MTEB(kor, v1)").tasks):
         write(tmp_path, "f2jax/a", task.metadata.name, dict.fromkeys(task.hf_subsets, i / 10), task.eval_splits[0])
     runs = results.read_results([tmp_path])
-    (found,) = [benchmark for benchmark in report.covered(runs) if benchmark.short == "korean"]
+    (found,) = [benchmark for benchmark in results.covered_benchmarks(runs) if benchmark.short == "korean"]
     assert found.means == {"f2jax/a": (pytest.approx((0 + 1 + 2 + 3 + 4 + 5) / 60), 6)}
     table = report.by_benchmark([found])
     assert rows(table)["f2jax/a"] == [25.0]
@@ -164,7 +164,7 @@ def test_one_page_with_everything_inside_and_the_plots_beside_it(folder, tmp_pat
 def test_names_are_escaped_in_the_page(tmp_path):
     write(tmp_path, "f2jax/<b>", "SIB200.local", {"deu_Latn": 0.1})
     runs = results.read_results([tmp_path])
-    assert "<b>" not in report.page(report.tables(runs, []), {})
+    assert "<b>" not in report.page(report.score_tables(runs, []), {})
 
 
 def test_a_folder_without_results_and_a_broken_file_are_refused(tmp_path, folder):
