@@ -21,7 +21,8 @@ from datasets import Dataset
 from sentence_transformers.util import mine_hard_negatives
 
 from benchmarks import report
-from f2jax.mine.negatives import Answers, MiningOptions, mine_negatives
+from f2jax.mine.negatives import Answers, mine_negatives
+from f2jax.mine.options import MiningOptions
 
 FILES = ("queries.npy", "documents.npy")
 PEER = {"range_min": 5, "range_max": 100, "max_score": 0.8, "relative_margin": 0.05, "num_negatives": 24}
@@ -66,7 +67,7 @@ def ours(q: np.ndarray, d: np.ndarray) -> int:
     rows = [
         [texts[number] for number in row]
         for block in mine_negatives(q, d, answers, MiningOptions())
-        for row in block.documents_bk
+        for row in block.documents_qj
         if row[-1] >= 0
     ]
     return len(rows)

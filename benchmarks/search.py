@@ -23,7 +23,7 @@ import faiss
 import numpy as np
 
 from benchmarks import report
-from f2jax.search.top_k import TopK
+from f2jax.inference.top_k import TopK
 from f2jax.search.two_pass import Search, SearchOptions, SearchResult, recall
 
 WIDTH = 1_024

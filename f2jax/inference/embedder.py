@@ -1,15 +1,13 @@
 """`Embedder`: texts in, vectors out. Argument names are those of sentence-transformers."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
-from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -19,15 +17,19 @@ from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference import multihost
-from f2jax.inference.encode import encode_texts, make_embed
+from f2jax.inference.encode import NotFiniteError, encode_texts, make_embed
+from f2jax.inference.fingerprint import weights_hash
 from f2jax.inference.quantize import check_precision, quantize
+from f2jax.inference.truncation import Truncation
+from f2jax.inference.vectors import scale_to_unit
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import param_shardings
 
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the first that a model has, as in sentence-transformers
+UNLIMITED = 2**31 - 1  # tokens
+EXCERPT = 60  # characters of a text in an error message
 
 
 class Embedder:
@@ -48,8 +50,8 @@ class Embedder:
         origin: str = "",
     ):
         """Args:
-            mesh: devices that share the rows of a batch, and on which `params` lie; None: one device.
-            origin: the folder that the model was loaded from; `save_pretrained` leaves it as it is.
+            mesh: devices that hold `params` and share the rows of a batch; None: one device.
+            origin: the folder that the model was loaded from; `save_pretrained` does not write there.
 
         Raises:
             UserError: tokenizer and architecture do not fit each other, or the dtype is unknown.
@@ -59,6 +61,7 @@ class Embedder:
         self.architecture, self.params, self.tokenizer, self.card = architecture, params, tokenizer, card
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         self.mesh, self.origin = mesh, origin
+        self.truncation = Truncation()  # of all texts encoded so far
         self._embed = make_embed(self.model, mesh)
 
     @classmethod
@@ -70,15 +73,15 @@ class Embedder:
         table_rank: int | None = None,
         fsdp: int = 1,
     ) -> "Embedder":
-        """Load a folder, a hub id, a gs:// path or a workdir (its newest readable checkpoint) onto all devices.
+        """Loads a folder, a hub id, a gs:// path or a workdir (its newest readable checkpoint) onto all devices.
 
         Args:
-            truncate_layers: keep the first so many layers, of a model that was trained with `loss.exits`.
-            table_rank: keep so many columns of a factorized token table.
-            fsdp: devices that share one copy of the weights; 1: each has all of them.
+            truncate_layers: number of first layers to keep, for a model that was trained with `loss.exits`.
+            table_rank: number of columns to keep of a factorized token table.
+            fsdp: number of devices that share one copy of the weights; 1: each has its own.
 
         Raises:
-            UserError: the model is not there, or cannot be read, or the devices are no multiple of `fsdp`.
+            UserError: there is no such model, it cannot be read, or the devices are no multiple of `fsdp`.
         """
         check_dtype(dtype)
         path = files.resolve_model(name)
@@ -92,44 +95,37 @@ class Embedder:
 
     @property
     def dim(self) -> int:
-        """Width of an embedding before truncation."""
+        """Number of dimensions of an embedding before truncation."""
         return self.architecture.width
 
     @property
     def max_length(self) -> int:
-        """Tokens of a text that are read, end token included; what is longer is truncated."""
+        """Number of tokens that are read of a text, end token included; longer texts are cut."""
         return self.card.max_length
 
     @property
     def matryoshka_dims(self) -> tuple[int, ...]:
-        """Dimensions that the model was trained to be truncated to, largest first."""
+        """Numbers of dimensions that the model was trained to be truncated to, largest first."""
         return self.card.matryoshka_dims
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Texts to put before a text, by name."""
+        """Strings to prepend to a text, by name."""
         return self.card.prompts
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of architecture, tokenizer, card, dtype and one row of every weight of every layer: a layer less or
-        one more training step changes it, and the package of a workdir has that of the workdir.
+        """A hash of architecture, tokenizer, settings, dtype and all bytes of the weights.
 
-        Where several processes share the weights, all of them ask for it together the first time.
+        A workdir and the package exported from it have the same one. If several processes share the weights, all of
+        them ask for it together the first time.
         """
         parts = (self.architecture, self.tokenizer.identity(), self.card, self.model.dtype)
-        digest = hashlib.sha256(repr(parts).encode())
-        for path, weight in sorted(flatten_dict(self.params).items()):
-            layers = path[0] == "layers"  # stacked; of shared weights the devices exchange these rows alone
-            some = weight[(slice(None),) * layers + (0,) * (weight.ndim - 1 - layers)]
-            digest.update(
-                np.asarray(some if some.is_fully_addressable else process_allgather(some, tiled=True)).tobytes()
-            )
-        return digest.hexdigest()
+        return hashlib.sha256(f"{parts!r} {weights_hash(self.params)}".encode()).hexdigest()
 
     @cached_property
     def _weights(self):
-        """What is computed with: `params`, on a CPU with float32 layers, to which XLA would turn them at each call."""
+        """`params`; on a CPU with float32 layers, since XLA would convert them at each call."""
         if jax.default_backend() != "cpu":
             return self.params
         wide = jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), self.params["layers"])
@@ -137,7 +133,8 @@ class Embedder:
 
     def encode(
         self,
-        texts: str | Iterable[str],
+        texts: str | Iterable[str] | None = None,
+        *,
         prompt: str | None = None,
         prompt_name: str | None = None,
         batch_size: int = 1_024,
@@ -145,25 +142,32 @@ class Embedder:
         normalize_embeddings: bool = True,
         precision: str = "float32",
         show_progress_bar: bool | None = None,
+        sentences: str | Iterable[str] | None = None,
+        inputs: str | Iterable[str] | None = None,
     ) -> np.ndarray:
-        """Embeddings [n, dim] in the order of `texts`; [dim] for a single string.
+        """Returns embeddings [i, dim] in the order of `texts`, or [dim] for a single string.
 
-        Truncated first, then normalized, then quantized.
+        They are truncated first, then normalized, then quantized. sentence-transformers has the same vectors of the
+        same model, except with `normalize_embeddings=False`: there they are normalized before truncation if the model
+        has a Normalize module, as every package of f2jax has; here they are not normalized at all. Its default is
+        False, which makes no difference unless `truncate_dim` is given.
 
         Args:
-            prompt: put before every text as it is; default: the model's default prompt, where it has one.
-            prompt_name: a name in `prompts`, in the place of `prompt`.
-            batch_size: texts of one device batch at most.
-            truncate_dim: keep the first so many dimensions.
+            prompt: prepended to every text as it is; default: the model's default prompt, if it has one.
+            prompt_name: a name in `prompts`, as an alternative to `prompt`.
+            batch_size: maximum number of texts in a device batch.
+            truncate_dim: number of first dimensions to keep.
             precision: float32, or int8, uint8, binary, ubinary in the layouts of sentence-transformers.
-            show_progress_bar: default: from a thousand texts on.
+            show_progress_bar: default: for a thousand texts and more.
+            sentences, inputs: other names of `texts`, as in versions of sentence-transformers.
 
         Raises:
-            UserError: an item is no string, `truncate_dim` is not in 1 … dim, or a name is unknown.
+            UserError: `texts` is not a string or a sequence of strings, `truncate_dim` is not in 1 … dim, a name is
+                unknown, or a vector is not finite.
         """
-        if isinstance(texts, str):
-            options = (prompt, prompt_name, batch_size, truncate_dim, normalize_embeddings, precision, False)
-            return self.encode([texts], *options)[0]
+        given = [value for value in (texts, sentences, inputs) if value is not None]
+        if len(given) != 1:
+            raise UserError("Give the texts to encode: a string or a list of strings, once.")
         dim = self.dim if truncate_dim is None else truncate_dim
         if not 1 <= dim <= self.dim:
             raise UserError(f"truncate_dim={dim} is out of range; this model has 1 to {self.dim} dimensions.")
@@ -171,70 +175,105 @@ class Embedder:
             raise UserError(f"batch_size={batch_size} should be at least 1.")
         check_precision(precision)
         prompt = self._prompt(prompt, prompt_name)
-        if not isinstance(texts, Iterable):
-            raise UserError(f"The texts are of type {type(texts).__name__}; give a string or a list of strings.")
-        texts = list(texts)
-        bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
-        if bad is not None:
-            raise UserError(f"Text number {bad} is of type {type(texts[bad]).__name__}; give strings.")
+        items = check_texts(given[0])
 
-        sequences = self.tokenizer.encode([prompt + text for text in texts], self.max_length)
-        show = len(texts) >= 1_000 if show_progress_bar is None else show_progress_bar
-        with tqdm(total=len(texts), unit="text", unit_scale=True, disable=not show, dynamic_ncols=True) as bar:
-            e_sd = self.encode_tokens(sequences, batch_size, bar.update)
-        e_se = e_sd[:, :dim]
+        sequences = self._tokenize([prompt + text for text in items])
+        show = len(items) >= 1_000 if show_progress_bar is None else show_progress_bar
+        with tqdm(total=len(items), unit="text", unit_scale=True, disable=not show, dynamic_ncols=True) as bar:
+            try:
+                x_ie = self.encode_tokens(sequences, batch_size, bar.update)[:, :dim]
+            except NotFiniteError as error:
+                excerpt = items[error.number][:EXCERPT]
+                raise NotFiniteError(error.number, f"the text '{excerpt}'") from error
         if normalize_embeddings:
-            e_se = e_se / np.maximum(np.linalg.norm(e_se, axis=1, keepdims=True), 1e-12)
-        return quantize(e_se, precision)
+            x_ie = scale_to_unit(x_ie)
+        vectors = quantize(x_ie, precision)
+        return vectors[0] if isinstance(given[0], str) else vectors
 
     def encode_tokens(
         self, sequences: Sequence[np.ndarray], batch_size: int = 1_024, progress: Callable[[int], None] = lambda _: None
     ) -> np.ndarray:
-        """Raw states, float32 [n, dim], of int32 token sequences that end with the end token.
+        """Returns raw states, float32 [i, dim], of int32 token sequences that end with the end token.
 
         Args:
-            progress: is told after each batch how many more are done.
+            progress: is called after each batch with the number of its texts.
+
+        Raises:
+            NotFiniteError: a vector is not finite.
         """
         if self.mesh:
             multihost.call_on_all(sequences, batch_size)
         options = batch_size, progress, self.mesh
         return encode_texts(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 
-    def encode_query(self, texts, **options) -> np.ndarray:
-        """`encode` with the prompt named `query`, or none, where no other prompt is given."""
-        return self.encode(texts, **self._with_prompt(("query",), options))
+    def encode_query(self, texts: str | Iterable[str] | None = None, **options) -> np.ndarray:
+        """`encode` with the prompt named `query`, or none; `prompt` and `prompt_name` override it."""
+        return self.encode(texts, **self._with_prompt("query", options))
 
-    def encode_document(self, texts, **options) -> np.ndarray:
-        """`encode` with the prompt named `document` (or `passage`, or `corpus`), or none, where no other is given."""
-        return self.encode(texts, **self._with_prompt(DOCUMENT_PROMPTS, options))
+    def encode_document(self, texts: str | Iterable[str] | None = None, **options) -> np.ndarray:
+        """`encode` with the prompt named `document`, or none; `prompt` and `prompt_name` override it.
+
+        As in sentence-transformers, a prompt named `passage` or `corpus` is used only by that name.
+        """
+        return self.encode(texts, **self._with_prompt("document", options))
 
     def similarity(self, a, b) -> np.ndarray:
-        """Similarities [n, m] of embeddings [n, dim] and [m, dim], by the function that the model's folder declares:
-        the cosine, the dot product, or the negative Euclidean or Manhattan distance."""
+        """Returns similarities [q, c] of embeddings [q, dim] and [c, dim], by the function of the model's settings.
+
+        This is the cosine, the dot product, or the negative Euclidean or Manhattan distance.
+        """
         a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
         if self.card.similarity in ("euclidean", "manhattan"):
             order = 2 if self.card.similarity == "euclidean" else 1
             return -np.stack([np.linalg.norm(row - b, order, axis=1) for row in a])
         if self.card.similarity == "cosine":
-            a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+            a, b = scale_to_unit(a), scale_to_unit(b)
         return a @ b.T
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that sentence-transformers, transformers and this class load as it is.
+        """Writes a folder that sentence-transformers, transformers and this class load as it is.
 
         Raises:
             UserError: the folder cannot be written, is a training workdir, or is the one that the model was loaded
-                from, which a write that is cut off would leave without a model.
+                from, which an interrupted write would destroy.
         """
         package.check_output(folder, [self.origin] if self.origin else [])
         package.write_package(folder, self.architecture, self.params, self.tokenizer, self.card)
 
+    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of the texts, cut to `max_length` with their end token kept; counts what is cut."""
+        sequences = self.tokenizer.encode(texts, UNLIMITED)
+        long = [i for i, ids in enumerate(sequences) if len(ids) > self.max_length]
+        lost = sum(len(sequences[i]) - self.max_length for i in long)
+        self.truncation.add(len(texts), sum(map(len, sequences)), len(long), lost)
+        for i in long:
+            sequences[i] = np.append(sequences[i][: self.max_length - 1], sequences[i][-1:])
+        return sequences
+
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt_name is not None and prompt_name not in self.prompts:
             raise UserError(f"The model has no prompt named '{prompt_name}'{did_you_mean(prompt_name, self.prompts)}")
-        return self.prompts.get(prompt_name or self.card.default_prompt_name, "") if prompt is None else prompt
+        return self.prompts.get(prompt_name or self.card.default_prompt_name or "", "") if prompt is None else prompt
 
-    def _with_prompt(self, names: tuple[str, ...], options: dict) -> dict:
+    def _with_prompt(self, name: str, options: dict) -> dict:
         if options.get("prompt") is not None or options.get("prompt_name") is not None:
             return options
-        return options | {"prompt": next((self.prompts[name] for name in names if name in self.prompts), "")}
+        return options | {"prompt": self.prompts.get(name, "")}
+
+
+def check_texts(texts) -> list[str]:
+    """Returns the strings of a string or an ordered collection of strings.
+
+    Raises:
+        UserError: it is something else, such as a dict, a set, a table, or a list with an item that is no string.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    unordered = isinstance(texts, (Mapping, Set, bytes)) or hasattr(texts, "columns")  # a table yields its columns
+    if unordered or not isinstance(texts, Iterable):
+        raise UserError(f"The texts are of type {type(texts).__name__}; give a string or a list of strings.")
+    items = list(texts)
+    invalid = next((i for i, text in enumerate(items) if not isinstance(text, str)), None)
+    if invalid is not None:
+        raise UserError(f"Text number {invalid} is of type {type(items[invalid]).__name__}; give strings.")
+    return items

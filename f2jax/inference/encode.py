@@ -1,4 +1,4 @@
-"""Token sequences → embeddings: length-sorted, packed into few static shapes, returned in the order given."""
+"""Token sequences → embeddings: sorted by length, packed into few static shapes, returned in the given order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -10,36 +10,48 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.data.packing import PACKED, WHOLE, RowShare, pack, round_up_rows
+from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import process_share
 from f2jax.parallel.sharding import shard_batch
 
-SHORTEST_ROW = 64  # of many texts
-LONGEST_ROW = 1_024  # of several texts; a longer text has a row of its own
-FILL = 0.8  # of a row, at least, by texts as long as the longest
+SHORTEST_ROW = 64  # tokens of a row with many texts
+LONGEST_ROW = 1_024  # tokens of a row with several texts; a longer text has a row to itself
+MIN_FILL = 0.8  # minimum fraction of a row that texts of the longest length must fill
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """What suits a kind of device."""
+class BatchShape:
+    """Batch shapes that suit a kind of device."""
 
-    tokens: int  # of a batch, for each device
-    steps: int  # row lengths in each doubling
-    fewest: int = SHORTEST_ROW  # tokens of a row for a single text, such as a query
+    tokens: int  # of a batch, on each device
+    lengths: int  # row lengths in each doubling
+    shortest: int = SHORTEST_ROW  # tokens of a row with a single text, such as a query
 
 
-SHAPES = {
-    "cpu": Shapes(tokens=2_048, steps=4, fewest=16),  # what the cache holds; attention sees whole rows
-    "gpu": Shapes(tokens=32_768, steps=1),  # a small model is through with fewer before the next batch is there
-    "tpu": Shapes(tokens=8_192, steps=1),  # kernels want powers of two, and each program takes long to compile
+BATCH_SHAPES = {
+    "cpu": BatchShape(tokens=2_048, lengths=4, shortest=16),  # fits the cache; attention sees complete rows
+    "gpu": BatchShape(tokens=32_768, lengths=1),  # with fewer, a small model would wait for the next batch
+    "tpu": BatchShape(tokens=8_192, lengths=1),  # kernels prefer powers of two, and compiling takes long
 }
 
 
+class NotFiniteError(UserError):
+    """The model gives NaN or infinite values for the text of this number."""
+
+    def __init__(self, number: int, name: str = ""):
+        self.number = number
+        super().__init__(
+            f"The model gives no finite vector for {name or f'text number {number}'}; its weights may be damaged, or "
+            "exceed the range of their dtype."
+        )
+
+
 def make_embed(model: Qwen3, mesh: Mesh | None = None) -> Callable:
-    """A jitted function (params, tokens, segments, positions, row_s, col_s) → float32 [S, D], not normalized.
+    """Returns a jitted function (params, tokens, segments, positions, row_s, col_s) → float32 [s, d], not normalized.
 
     Args:
-        mesh: the vectors are whole on each of its devices; None: one device.
+        mesh: devices that all get the vectors of all texts; None: one device.
     """
 
     @partial(jax.jit, out_shardings=mesh and NamedSharding(mesh, PartitionSpec()))
@@ -60,13 +72,16 @@ def encode_texts(
     progress: Callable[[int], None] = lambda done: None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
-    """Raw embeddings, float32 [S, D], of token sequences (each ends with the end token).
+    """Returns raw embeddings, float32 [s, d], of token sequences that end with the end token.
 
     Args:
         embed: from `make_embed`, with the same mesh.
-        max_sequences: texts of one device batch at most, for each device that shares the rows.
-        progress: is told after each batch how many more texts are done.
+        max_sequences: maximum number of texts in a batch, for each device that shares the rows.
+        progress: is called after each batch with the number of its texts.
         mesh: devices that share the rows; all its processes call this with the same sequences. None: one device.
+
+    Raises:
+        NotFiniteError: a vector is not finite.
     """
     out_sd = np.empty((len(sequences), width), np.float32)
     share = RowShare(*process_share(mesh)) if mesh else WHOLE
@@ -93,24 +108,31 @@ def encode_texts(
                 collect()
         while waiting:
             collect()
+    for i in np.flatnonzero(~np.isfinite(out_sd).all(axis=1)).tolist():
+        if len(sequences) == 1:
+            raise NotFiniteError(0)
+        try:  # a NaN spreads over its row, so each of these is encoded by itself
+            out_sd[i] = encode_texts(embed, params, [sequences[i]], width, pad_id, mesh=mesh)[0]
+        except NotFiniteError as error:
+            raise NotFiniteError(i) from error
     return out_sd
 
 
 def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
-    """(indices, row length) of the device batches, longest texts first, for so many devices that share their rows."""
+    """Yields (indices, row length) of the batches, longest texts first, for `parts` devices that share their rows."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    shapes = SHAPES.get(jax.default_backend(), SHAPES["tpu"])
+    shape = BATCH_SHAPES.get(jax.default_backend(), BATCH_SHAPES["tpu"])
     start, left = 0, sum(lengths)
     while start < len(order):
-        row_length = _row_length(lengths[order[start]], left // parts, shapes)
-        fit = shapes.tokens // row_length
-        if row_length > LONGEST_ROW:  # attention takes the square of it
+        row_length = _row_length(lengths[order[start]], left // parts, shape)
+        fit = shape.tokens // row_length
+        if row_length > LONGEST_ROW:  # attention takes time in its square
             fit = fit * LONGEST_ROW // row_length
         rows = parts * (_power_of_two(fit + 1) // 2 or 1)  # the largest power of two that fits
         space, stop = 0, start
         while stop < len(order) and stop - start < parts * max_sequences:
             length = lengths[order[stop]]
-            if length > space:  # packing, which looks back at other rows, needs no more of them
+            if length > space:  # packing also looks back at earlier rows, so it never needs more
                 rows, space = rows - 1, row_length
                 if rows < 0:
                     break
@@ -119,19 +141,19 @@ def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[
         start = stop
 
 
-def _row_length(longest: int, left: int, shapes: Shapes) -> int:
-    """Tokens of a row for texts of at most `longest`, of which so many tokens are left for each device.
+def _row_length(longest: int, left: int, shape: BatchShape) -> int:
+    """Returns the tokens of a row for texts of at most `longest` tokens, with `left` tokens to come on each device.
 
-    The shortest row that such texts fill, since attention pays for a long row; a shorter one for the last few texts.
+    It is the shortest row that such texts fill, since attention pays for long rows, and shorter for the last texts.
     """
-    floor = min(SHORTEST_ROW, max(_power_of_two(left), shapes.fewest))
-    shortest = round_up_rows(max(longest, floor), shapes.steps)
-    found = shortest
-    while longest * (found // longest) < FILL * found:
-        found = round_up_rows(found + 1, shapes.steps)
-        if found > min(LONGEST_ROW, _power_of_two(left)):
+    floor = min(SHORTEST_ROW, max(_power_of_two(left), shape.shortest))
+    shortest = round_up_rows(max(longest, floor), shape.lengths)
+    length = shortest
+    while longest * (length // longest) < MIN_FILL * length:
+        length = round_up_rows(length + 1, shape.lengths)
+        if length > min(LONGEST_ROW, _power_of_two(left)):
             return shortest
-    return found
+    return length
 
 
 def _power_of_two(n: int) -> int:

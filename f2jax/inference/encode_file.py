@@ -12,23 +12,23 @@ from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
 from f2jax.inference import vectors as store
 from f2jax.inference.quantize import check_precision, int8_ranges, quantize
-from f2jax.inference.vectors import digest, embed_into, open_array, progress_of
+from f2jax.inference.vectors import create_array, embed_into, progress_path, texts_digest
 
 
 def encode_file(
     embedder, source: str, output: str, column: str = "text", precision: str = "float32", **options
-) -> tuple[int, int]:
-    """Embed the texts of `source` into `output` (.npy, or .parquet with the columns text and embedding).
+) -> tuple[int, ...]:
+    """Embeds the texts of `source` into `output` (.npy, or .parquet with the columns text and embedding).
 
-    The float32 vectors lie in `output` + `.partial` until all are there; the same call after an interruption goes on
-    from the last whole piece. int8 ranges are those of the whole file. Returns the shape of the result.
+    The float32 vectors are in `output` + `.partial` until all are done; the same call after an interruption continues
+    after the last complete piece. int8 ranges are those of the complete file. Returns the shape of the result.
 
     Args:
         options: of `Embedder.encode`.
 
     Raises:
-        UserError: input or output cannot be used, or `.partial` belongs to a call with another model, other texts or
-            other options.
+        UserError: input or output cannot be used, `.partial` belongs to a call with another model, other texts or
+            other options, or a vector is not finite.
     """
     target = Path(output)
     if target.suffix not in (".npy", ".parquet") or files.is_remote(output):
@@ -40,24 +40,30 @@ def encode_file(
     partial = Path(f"{output}.partial")
     call = {
         "model": embedder.fingerprint,
-        "texts": digest(texts),
+        "texts": texts_digest(texts),
         "options": {k: str(v) for k, v in options.items()},
     }
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         vectors = embed_into(
-            partial, texts, lambda some: embedder.encode(some, show_progress_bar=False, **options), call
+            partial,
+            texts,
+            lambda piece: embedder.encode(piece, show_progress_bar=False, **options),
+            call,
+            truncation=embedder.truncation,
         )
-        shape = _finish(target, partial, vectors, texts, precision)
+        shape = _write_result(target, partial, vectors, texts, precision)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
-    progress_of(partial).unlink()
+    progress_path(partial).unlink()
     partial.unlink(missing_ok=True)
     return shape
 
 
-def _finish(target: Path, partial: Path, vectors: np.ndarray, texts: list[str], precision: str) -> tuple[int, int]:
-    """Quantize and write the result, a piece in memory at a time; it gets its name when it is whole."""
+def _write_result(
+    target: Path, partial: Path, vectors: np.ndarray, texts: list[str], precision: str
+) -> tuple[int, ...]:
+    """Quantizes and writes the result, one piece in memory at a time; it gets its name when it is complete."""
     if target.suffix == ".npy" and precision == "float32":
         partial.replace(target)
         return vectors.shape
@@ -67,20 +73,20 @@ def _finish(target: Path, partial: Path, vectors: np.ndarray, texts: list[str], 
         ranges = int8_ranges(np.concatenate([int8_ranges(vectors[piece]) for piece in pieces]))
     first = quantize(vectors[:1], precision, ranges)
     shape = len(texts), first.shape[1]
-    whole = target.with_suffix(f"{target.suffix}.whole")
+    complete = target.with_suffix(f"{target.suffix}.whole")
     if target.suffix == ".npy":
-        result = open_array(whole, first.dtype, shape, new=True)
+        result = create_array(complete, first.dtype, shape)
         for piece in pieces:
             result[piece] = quantize(vectors[piece], precision, ranges)
         result.flush()
     else:
-        of_text, of_vector = pa.string(), pa.list_(pa.from_numpy_dtype(first.dtype), shape[1])
-        with pq.ParquetWriter(whole, pa.schema({"text": of_text, "embedding": of_vector})) as writer:
+        vector_type = pa.list_(pa.from_numpy_dtype(first.dtype), shape[1])
+        with pq.ParquetWriter(complete, pa.schema({"text": pa.string(), "embedding": vector_type})) as writer:
             for piece in pieces:
                 # parquet takes no half of a UTF-16 pair
-                clean = pa.array([SURROGATES.sub("\ufffd", text) for text in texts[piece]], of_text)
+                clean = pa.array([SURROGATES.sub("\ufffd", text) for text in texts[piece]], pa.string())
                 values = pa.array(quantize(vectors[piece], precision, ranges).reshape(-1))
-                embedding = pa.FixedSizeListArray.from_arrays(values, type=of_vector)
+                embedding = pa.FixedSizeListArray.from_arrays(values, type=vector_type)
                 writer.write_table(pa.table([clean, embedding], schema=writer.schema))
-    whole.replace(target)
+    complete.replace(target)
     return shape

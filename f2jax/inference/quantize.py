@@ -1,4 +1,4 @@
-"""Smaller vectors, in the names and layouts of sentence-transformers, so that vector stores take them."""
+"""Quantized vectors, in the names and layouts of sentence-transformers, which vector stores understand."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
 def int8_ranges(embeddings: np.ndarray) -> np.ndarray:
-    """Smallest and largest value of each dimension, float32 [2, dim]: what int8 and uint8 are scaled by."""
+    """Returns the minimum and maximum of each dimension, float32 [2, dim], which int8 and uint8 are scaled by."""
     return np.stack([embeddings.min(axis=0), embeddings.max(axis=0)]).astype(np.float32)
 
 
 def check_precision(precision: str, count: int | None = None) -> None:
-    """Raises UserError for a name that is not in PRECISIONS, or where `count` vectors give no ranges for it."""
+    """Raises UserError for a name that is not in PRECISIONS, or if `count` vectors give no ranges for it."""
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}'{did_you_mean(precision, PRECISIONS)}")
     if count == 1 and precision.endswith("int8"):
@@ -21,13 +21,13 @@ def check_precision(precision: str, count: int | None = None) -> None:
 
 
 def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
-    """Embeddings [n, dim] in another precision.
+    """Returns embeddings [i, dim] in another precision.
 
-    int8, uint8: 256 equal steps between the `ranges` of each dimension. binary, ubinary: one bit a dimension (is it
+    int8, uint8: 256 equal steps between the `ranges` of each dimension. binary, ubinary: one bit per dimension (is it
     positive?), eight to a byte, first dimension highest; binary is shifted by 128 into int8.
 
     Args:
-        ranges: [2, dim] from `ranges_of` some calibration vectors; default: from `embeddings` themselves.
+        ranges: [2, dim] from `int8_ranges` of calibration vectors; default: of `embeddings` themselves.
 
     Raises:
         UserError: unknown precision, or int8 of a single vector without ranges.

@@ -1,48 +1,57 @@
-"""Arrays of vectors: their type, files that hold them, and a file that is filled in resumable pieces."""
+"""Arrays of vectors: their type, their length, files that hold them, and files that are filled in resumable pieces."""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from f2jax import files
 from f2jax.errors import UserError
+from f2jax.inference.truncation import Truncation
 
-PIECE = 8_192  # texts between two points from which an interrupted run goes on
+PIECE = 8_192  # texts between two points from which an interrupted run continues
 
 
 class Vectors(Protocol):
-    """Vectors by number, [n, e] of any float type: an array, a `np.memmap`, or a view of some of its rows."""
+    """Vectors by number, [i, e] of any float type: an array, a `np.memmap`, or a view of some of its rows."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
-    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray: ...
+    def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray: ...
 
 
-def unit_vectors(vectors: Vectors, index: slice | np.ndarray, kind: str) -> np.ndarray:
-    """float32 vectors [n, e] of length 1; a zero vector stays zero.
+def scale_to_unit(x_ie: np.ndarray) -> np.ndarray:
+    """Returns the vectors scaled to length 1; a zero vector stays zero."""
+    return x_ie / np.maximum(np.linalg.norm(x_ie, axis=1, keepdims=True), 1e-12)
+
+
+def unit_vectors(vectors: Vectors, index: slice | np.ndarray, kind: str, dims: int | None = None) -> np.ndarray:
+    """Returns some of the vectors, float32 [i, e], cut to `dims` and scaled to length 1; a zero vector stays zero.
 
     Raises:
         UserError: one is not finite.
     """
-    x_ne = np.asarray(vectors[index], np.float32)
-    length_n = np.sqrt(np.einsum("ne,ne->n", x_ne, x_ne))
-    if not np.isfinite(length_n).all():
-        raise UserError(f"The vectors of the {kind} hold a value that is not finite; embed them again.")
-    return x_ne / np.maximum(length_n, 1e-12)[:, None]
+    x_ie = np.asarray(vectors[index][:, :dims], np.float32)
+    length_i = np.sqrt(np.einsum("ie,ie->i", x_ie, x_ie))
+    if len(invalid := np.flatnonzero(~np.isfinite(length_i))):
+        rows = np.arange(vectors.shape[0])[index] if isinstance(index, slice) else index
+        row = f", first in row {rows[invalid[0]]}" if isinstance(vectors, np.ndarray) else ""  # not of a view
+        raise UserError(f"The vectors of the {kind} hold values that are not finite{row}; embed them again.")
+    return x_ie / np.maximum(length_i, 1e-12)[:, None]
 
 
 def open_vectors(path: str | Path) -> np.ndarray:
-    """The vectors [n, dim] of a .npy file, which stays on disk.
+    """Returns the vectors [i, e] of a .npy file, which stays on disk.
 
     Raises:
-        UserError: it cannot be read, is no array of floats with a row for each text, or `embed_into` has not come to
-            its end.
+        UserError: it cannot be read, is no array of floats with a row for each text, or `embed_into` has not finished.
     """
     try:
         vectors = np.load(path, mmap_mode="r")
@@ -51,17 +60,16 @@ def open_vectors(path: str | Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read: {reason}.") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise UserError(f"{path} should be a .npy file of floats, with a row for each text.")
-    state = files.read_json(progress_of(path)) if progress_of(path).exists() else {}
-    state = state if isinstance(state, dict) else {}  # a file of that name may be another tool's
-    done = state.get("done", len(vectors))
-    if done < len(vectors):  # the rest is zeros
+    state = files.read_json(progress_path(path)) if progress_path(path).exists() else {}
+    done = state.get("done") if isinstance(state, dict) else None  # a file of that name may be another tool's
+    if isinstance(done, int) and done < len(vectors):  # the rest is zeros
         part = f"{done:,} of {len(vectors):,}"
         raise UserError(f"{path} is only embedded up to text {part}; run the command that makes it to the end.")
     return vectors
 
 
 def load_vectors(path: str, count: int, kind: str) -> np.ndarray:
-    """The array of a .npy file, which stays on disk.
+    """Returns the array of a .npy file, which stays on disk.
 
     Raises:
         UserError: it cannot be read, or is no array of floats with `count` rows.
@@ -75,44 +83,72 @@ def load_vectors(path: str, count: int, kind: str) -> np.ndarray:
     return vectors
 
 
-def digest(texts: list[str]) -> str:
+def texts_digest(texts: list[str]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
-def progress_of(path: str | Path) -> Path:
-    """The file that says whose work in `path` is, and how much of it is done."""
+def progress_path(path: str | Path) -> Path:
+    """Returns the file that records which call a `ResumableArray` belongs to, and how much of it is done."""
     return Path(f"{path}.json")
 
 
-def read_progress(path: Path, call: dict, renew: bool = False) -> dict:
-    """What is known of the work in `path`: `done` and more; empty where nothing is done.
-
-    Args:
-        renew: forget the finished vectors of another call.
-
-    Raises:
-        UserError: it was begun by another call.
-    """
-    if not (path.exists() and progress_of(path).exists()):
-        progress_of(path).unlink(missing_ok=True)  # it may tell of another `path`
-        return {}
-    state = files.read_json(progress_of(path))
-    if not state["done"]:
-        return {}
-    if state["call"] != call:
-        if renew and state["done"] == len(np.load(path, mmap_mode="r")):
-            return {}
-        raise UserError(f"{path} belongs to another model, other texts or other options; delete it to start anew.")
-    return state
-
-
-def open_array(path: Path, dtype, shape: tuple[int, ...], new: bool) -> np.memmap:
-    """A .npy file as an array; a new one reserves its place, since a disk that is full later kills the process."""
-    array = np.lib.format.open_memmap(path, "w+" if new else "r+", dtype, shape)
-    if new and hasattr(os, "posix_fallocate"):
+def create_array(path: Path, dtype, shape: tuple[int, ...]) -> np.memmap:
+    """Returns a new .npy file as an array, with its space reserved: a disk that fills up later kills the process."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
+
+
+class ResumableArray:
+    """A .npy file that is filled row by row; the same call continues after the rows that are done.
+
+    Args:
+        call: all that the content depends on.
+        renew: overwrite the complete content of another call.
+
+    Raises:
+        UserError: the file belongs to another call.
+    """
+
+    def __init__(self, path: Path, call: dict, renew: bool = False):
+        self.path, self.call = path, call
+        self.done = 0  # rows
+        self.facts: dict[str, Any] = {}  # what was last recorded with the rows
+        progress = progress_path(path)
+        if not (path.exists() and progress.exists()):
+            progress.unlink(missing_ok=True)  # it may describe an earlier file
+            return
+        state = files.read_json_object(progress, {"call": dict, "done": int})
+        if state["done"] and state["call"] != call:
+            if renew and state["done"] == len(np.load(path, mmap_mode="r")):
+                return
+            raise UserError(f"{path} belongs to another model, other texts or other options; delete it to start over.")
+        self.done = state.pop("done")
+        self.facts = {name: value for name, value in state.items() if name != "call"}
+
+    def open(self, dtype, shape: tuple[int, ...]) -> np.memmap:
+        """Returns the array, created if no row is done."""
+        if self.done:
+            self._array = np.lib.format.open_memmap(self.path, "r+")
+        else:
+            self._record()  # before the array of zeros exists, which would pass for vectors made elsewhere
+            self._array = create_array(self.path, dtype, shape)
+        return self._array
+
+    def append(self, rows: np.ndarray, **facts) -> None:
+        """Writes the next rows, and records with them any facts that are needed to continue."""
+        self._array[self.done : self.done + len(rows)] = rows
+        self._array.flush()
+        self.done += len(rows)
+        self.facts |= facts
+        self._record()
+
+    def _record(self) -> None:
+        files.write_atomically(
+            progress_path(self.path), json.dumps({"call": self.call, "done": self.done} | self.facts)
+        )
 
 
 def embed_into(
@@ -122,29 +158,30 @@ def embed_into(
     call: dict,
     name: str | None = None,
     renew: bool = False,
+    truncation: Truncation | None = None,
 ) -> np.ndarray:
-    """Vectors of texts in the .npy file `path`, float32 [n, dim], a piece after the other.
+    """Returns vectors of texts, float32 [i, e], in the .npy file `path`, which is filled piece by piece.
 
-    The same call after an interruption goes on from the last whole piece.
+    The same call after an interruption continues after the last complete piece.
 
     Args:
-        call: what the vectors depend on.
+        call: all that the vectors depend on.
         name: of the texts, for the progress bar.
-        renew: write over the finished vectors of another call.
+        renew: overwrite the complete vectors of another call.
+        truncation: what `embed` counts in; the counts of earlier runs are added.
 
     Raises:
-        UserError: `path` belongs to another call.
+        UserError: `path` belongs to another call, or a vector is not finite.
     """
-    done = read_progress(path, call, renew).get("done", 0)
-    shape = len(texts), embed(texts[:1]).shape[1]
-    if not done:  # said before the array of zeros is there, which would else pass for vectors made elsewhere
-        files.write_atomically(progress_of(path), json.dumps({"call": call, "done": 0}))
-    vectors = open_array(path, np.float32, shape, new=not done)
-    with tqdm(total=len(texts), initial=done, desc=name, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
-        for start in range(done, len(texts), PIECE):
-            piece = texts[start : start + PIECE]
-            vectors[start : start + len(piece)] = embed(piece)
-            vectors.flush()
-            files.write_atomically(progress_of(path), json.dumps({"call": call, "done": start + len(piece)}))
-            bar.update(len(piece))
-    return vectors
+    array = ResumableArray(path, call, renew)
+    if truncation is not None:
+        truncation.add(**array.facts.get("truncation", asdict(Truncation())))
+    vectors = array.open(np.float32, ()) if array.done else None
+    with tqdm(total=len(texts), initial=array.done, desc=name, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
+        for start in range(array.done, len(texts), PIECE):
+            x_ie = embed(texts[start : start + PIECE])
+            if vectors is None:
+                vectors = array.open(np.float32, (len(texts), x_ie.shape[1]))
+            array.append(x_ie, **({} if truncation is None else {"truncation": asdict(truncation)}))
+            bar.update(len(x_ie))
+    return np.empty((0, 0), np.float32) if vectors is None else vectors

@@ -1,4 +1,4 @@
-"""Rows → what `mine` works on: distinct queries and documents, and which of these are right for which."""
+"""Rows → what `mine` works on: distinct queries and documents, and the right documents of each query."""
 
 import dataclasses
 from collections import Counter, defaultdict
@@ -18,13 +18,13 @@ from f2jax.mine.negatives import Answers
 
 @dataclass(frozen=True)
 class MiningRows:
-    """The rows of the input. Each distinct text has a number, in the order in which the texts first come."""
+    """The rows of the input. Each distinct text has a number, in order of first appearance."""
 
     records: list[Record]
-    queries: list[str]  # with the row's own instruction before it, where it has one
+    queries: list[str]  # after the row's own instruction, if it has one
     documents: list[str]  # the positives, then the corpus
-    query_r: list[int]  # number of each row's query; -1: the row is of a kind that is not mined
-    positive_r: list[int]
+    query_numbers: list[int]  # of each row; -1: the row is of a kind that is not mined
+    positive_numbers: list[int]  # of each row
     corpus: list[int]  # numbers of the documents of the corpus
     skipped: Counter  # rows that could not be read, by reason
 
@@ -32,10 +32,10 @@ class MiningRows:
 def read_rows(
     sources: Iterable[str], corpus: Iterable[str] = (), kinds: Sequence[str] = (), only: Sequence[str] = KINDS
 ) -> MiningRows:
-    """Rows of files, globs, folders and built-in sets.
+    """Reads rows of files, globs, folders and built-in sets.
 
     Args:
-        corpus: texts that are documents of every set.
+        corpus: texts that are documents for every set.
         kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind.
         only: the kinds to mine for; the texts of other rows are neither queries nor documents.
 
@@ -47,20 +47,22 @@ def read_rows(
         raise UserError(f"There is no kind '{unknown}'{did_you_mean(unknown, KINDS)}")
     skipped: Counter = Counter()
     queries, documents = _Numbers(), _Numbers()
-    records, query_r, positive_r = [], [], []
+    records: list[Record] = []
+    query_numbers: list[int] = []
+    positive_numbers: list[int] = []
     for record in chain.from_iterable(open_source(spec, "train", skipped, kinds, bare=True) for spec in sources):
         record, mined = _encodable(record), record.kind in only
         records.append(record)
-        query_r.append(queries[add_instruction(record.query, record.instruction)] if mined else -1)
-        positive_r.append(documents[record.positive] if mined else -1)
+        query_numbers.append(queries[add_instruction(record.query, record.instruction)] if mined else -1)
+        positive_numbers.append(documents[record.positive] if mined else -1)
     if not queries:
         raise UserError(f"No row of the input is of the kind {' or '.join(only)}; choose others.")
-    extra = [documents[SURROGATES.sub("\ufffd", text)] for text in corpus if text.strip()]
-    return MiningRows(records, list(queries), list(documents), query_r, positive_r, extra, skipped)
+    corpus_numbers = [documents[SURROGATES.sub("\ufffd", text)] for text in corpus if text.strip()]
+    return MiningRows(records, list(queries), list(documents), query_numbers, positive_numbers, corpus_numbers, skipped)
 
 
 class _Numbers(dict):
-    """value → its number, given when it is first asked for."""
+    """Numbers values from 0 as they are first looked up."""
 
     def __missing__(self, value) -> int:
         self[value] = len(self)
@@ -68,7 +70,7 @@ class _Numbers(dict):
 
 
 def _encodable(record: Record) -> Record:
-    """The record without halves of UTF-16 pairs, which neither tokenizers nor parquet take."""
+    """Returns the record without halves of UTF-16 pairs, which neither tokenizers nor parquet accept."""
     texts = (record.query, record.positive, *record.negatives)
     if not any(map(SURROGATES.search, texts)):
         return record
@@ -77,50 +79,53 @@ def _encodable(record: Record) -> Record:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows that are mined together. Within it queries and documents have numbers of their own, from 0."""
+class MiningGroup:
+    """Rows that are mined together, with their own numbering of queries and documents from 0."""
 
     rows: list[int]
-    query_r: np.ndarray  # the group's number of each row's query
-    queries: np.ndarray  # numbers in `Rows.queries`
-    documents: np.ndarray  # numbers in `Rows.documents`, ascending
+    query_numbers: np.ndarray  # of each row, within the group
+    queries: np.ndarray  # numbers in `MiningRows.queries`
+    documents: np.ndarray  # numbers in `MiningRows.documents`, ascending
     answers: Answers
-    ids: list[int]  # stable id of each query
+    ids: list[int]  # stable ids of the queries
 
 
-def group_rows(rows: MiningRows, across_sources: bool = False) -> list[Group]:
-    """A group for each source and kind, or for each kind. What is right for a query is right in every group."""
+def group_rows(rows: MiningRows, across_sources: bool = False) -> list[MiningGroup]:
+    """Returns a group for each source and kind, or for each kind. Right answers hold in every group."""
     right: dict[int, set[int]] = defaultdict(set)
     members: dict[tuple, list[int]] = defaultdict(list)
-    for row, (query, positive) in enumerate(zip(rows.query_r, rows.positive_r, strict=True)):
+    for row, (query, positive) in enumerate(zip(rows.query_numbers, rows.positive_numbers, strict=True)):
         if query >= 0:
             record = rows.records[row]
             right[query].add(positive)
             members[record.kind, None if across_sources else record.source].append(row)
     numbers = {text: number for number, text in enumerate(rows.documents)}
-    return [_group(rows, some, right, numbers) for some in members.values()]
+    return [_make_group(rows, group, right, numbers) for group in members.values()]
 
 
-def _group(rows: MiningRows, members: list[int], right: dict[int, set[int]], numbers: dict[str, int]) -> Group:
-    documents = np.unique([rows.positive_r[row] for row in members] + rows.corpus)
+def _make_group(
+    rows: MiningRows, members: list[int], right: dict[int, set[int]], numbers: dict[str, int]
+) -> MiningGroup:
+    documents = np.unique([rows.positive_numbers[row] for row in members] + rows.corpus)
     place = {number: i for i, number in enumerate(documents.tolist())}
     queries, labels = _Numbers(), _Numbers()
-    query_r, own = [], {}
+    query_numbers: list[int] = []
+    same_text: dict[int, int] = {}  # the document with the text of the query
     query_labels: dict[int, set[int]] = defaultdict(set)
     document_labels: dict[int, set[int]] = defaultdict(set)
     for row in members:
-        record, query = rows.records[row], queries[rows.query_r[row]]
-        query_r.append(query)
-        own[query] = place.get(numbers.get(record.query), -1)
+        record, query = rows.records[row], queries[rows.query_numbers[row]]
+        query_numbers.append(query)
+        same_text[query] = place.get(numbers.get(record.query), -1)
         if record.label is not None:
             label = labels[record.source, record.label]
             query_labels[query].add(label)
-            document_labels[place[rows.positive_r[row]]].add(label)
+            document_labels[place[rows.positive_numbers[row]]].add(label)
     answers = Answers(
         [[place[number] for number in right[query] if number in place] for query in queries],
-        np.array([own[i] for i in range(len(queries))]),
+        np.array([same_text[i] for i in range(len(queries))]),
         [sorted(query_labels[i]) for i in range(len(queries))],
         [sorted(document_labels[i]) for i in range(len(documents))],
     )
     ids = [stable_id(rows.queries[query]) for query in queries]
-    return Group(members, np.array(query_r), np.array(list(queries)), documents, answers, ids)
+    return MiningGroup(members, np.array(query_numbers), np.array(list(queries)), documents, answers, ids)

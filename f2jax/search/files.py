@@ -1,4 +1,4 @@
-"""Search on files: vectors or texts in, the found documents out."""
+"""Search on files: vectors or texts in, the nearest documents out."""
 
 import json
 import math
@@ -13,67 +13,84 @@ from f2jax import files
 from f2jax.data.texts import read_texts
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
-from f2jax.inference.vectors import Vectors, digest, embed_into, open_vectors, progress_of
-from f2jax.search.top_k import BLOCKS
-from f2jax.search.two_pass import Search, SearchOptions, SearchResult, exact_search, joined, recall
+from f2jax.inference.top_k import BLOCKS
+from f2jax.inference.truncation import Truncation
+from f2jax.inference.vectors import Vectors, embed_into, open_vectors, progress_path, texts_digest
+from f2jax.search.options import SearchOptions
+from f2jax.search.two_pass import Search, SearchResult, exact_search, join_blocks, recall
 
 SHOWN = 160  # characters of a text on the screen
+
+TextsByNumber = Sequence[str] | Mapping[int, str] | None
 
 
 @dataclass(frozen=True)
 class SearchTexts:
     """Documents or queries, by number."""
 
-    vectors: Vectors | None  # [n, e]; None: a store has them
-    texts: Sequence[str] | Mapping[int, str] | None = None
-    places: Sequence[str] | Mapping[int, str] | None = None  # where each text is from, as FILE:LINE
+    vectors: Vectors  # [i, e]
+    texts: Sequence[str] | None = None
+    places: Sequence[str] | None = None  # where each text is from, as FILE:LINE
+    model: str = ""  # fingerprint of the model that made the vectors; empty: unknown
+    prompt: str = ""  # that the model was given before each text
 
 
 @dataclass(frozen=True)
-class Results:
+class EmbedTexts:
+    """How texts become vectors."""
+
+    encode: Callable[[list[str]], np.ndarray]  # texts → float32 [i, e]
+    model: str  # fingerprint
+    prompt: str  # before each text
+    truncation: Truncation | None = None  # that `encode` counts in
+
+
+@dataclass(frozen=True)
+class SearchReport:
     """What a search found, and how."""
 
-    documents: SearchTexts
-    queries: SearchTexts
+    result: SearchResult
     options: SearchOptions
-    found: SearchResult
+    queries: Sequence[str] | None  # None: they are shown by number
+    texts: TextsByNumber = None  # of the documents
+    places: TextsByNumber = None
+    shape: tuple[int, ...] = (0, 0)  # number and dimensions of the documents
     sample: int = 0  # queries that were also searched for exactly
     recall: float | None = None  # of the sample
 
     def rows(self) -> Iterator[dict]:
-        """A JSON object for each query: its text or number, and the documents, nearest first."""
-        for i, (scores, numbers) in enumerate(zip(self.found.scores_qk, self.found.numbers_qk, strict=True)):
-            found = [
-                {"document": int(number), "score": round(float(score), 6)} | self._known(number)
+        """Yields a JSON object for each query: its text or number, and the documents, nearest first."""
+        for i, (scores, numbers) in enumerate(zip(self.result.scores_qk, self.result.numbers_qk, strict=True)):
+            documents = [
+                {"document": int(number), "score": round(float(score), 6)} | self._describe(int(number))
                 for score, number in zip(scores, numbers, strict=True)
                 if number >= 0
             ]
-            yield {"query": clean(self.queries.texts[i]) if self.queries.texts else i, "found": found}
+            yield {"query": clean(self.queries[i]) if self.queries else i, "found": documents}
 
-    def _known(self, number: int) -> dict:
-        documents = self.documents
-        fields = {"place": documents.places, "text": documents.texts}
-        return {name: clean(some[number]) for name, some in fields.items() if some}
+    def _describe(self, number: int) -> dict[str, str]:
+        fields = {"place": self.places, "text": self.texts}
+        return {name: clean(values[number]) for name, values in fields.items() if values}
 
     def lines(self) -> str:
-        """The same to be read on a screen."""
+        """Returns the rows as text for a screen."""
         lines = []
         for row in self.rows():
             lines.append(f"{row['query']}")
-            for x in row["found"]:
-                text = " ".join(x.get("text", "").split())
+            for found in row["found"]:
+                text = " ".join(found.get("text", "").split())
                 shown = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
-                lines.append(f"  {x['score']:6.3f}  {x.get('place', x['document'])}  {shown}".rstrip())
+                lines.append(f"  {found['score']:6.3f}  {found.get('place', found['document'])}  {shown}".rstrip())
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        options, (count, width) = self.options, self.documents.vectors.shape
-        queries = self.queries.vectors.shape[0]
+        options, (count, width) = self.options, self.shape
+        queries = len(self.result.numbers_qk)
         text = (
             f"{options.k} nearest of {count:,} documents for {queries:,} queries\n"
-            f"  {self.found.first_pass:8.3f} s  first pass: {options.dims} of {width:,} dimensions, "
+            f"  {self.result.first_pass:8.3f} s  first pass: {options.dims} of {width:,} dimensions, "
             f"{options.precision}, {min(options.candidates, count):,} candidates\n"
-            f"  {self.found.second_pass:8.3f} s  second pass: all dimensions"
+            f"  {self.result.second_pass:8.3f} s  second pass: all dimensions"
         )
         if self.recall is not None:
             text += (
@@ -84,12 +101,14 @@ class Results:
 
 
 def clean(text: str) -> str:
-    """The text without halves of UTF-16 pairs, which no output takes."""
+    """Returns the text without halves of UTF-16 pairs, which no output accepts."""
     return SURROGATES.sub("\ufffd", text)
 
 
-def search_corpus(documents: SearchTexts, queries: SearchTexts, options: SearchOptions, sample: int = 100) -> Results:
-    """Search for all queries, under a progress bar; measure recall on `sample` of them, spread evenly; 0: on none.
+def search_corpus(
+    documents: SearchTexts, queries: SearchTexts, options: SearchOptions, sample: int = 100
+) -> SearchReport:
+    """Searches for all queries, with a progress bar; measures recall on `sample` of them, evenly spread, unless 0.
 
     Raises:
         UserError: queries and documents do not fit each other, or an option does not fit them.
@@ -104,19 +123,21 @@ def search_corpus(documents: SearchTexts, queries: SearchTexts, options: SearchO
                 yield block
                 bar.update(len(block.numbers_qk))
 
-        found = joined(watched(), options.k)
+        result = join_blocks(watched(), options.k)
+    shape = documents.vectors.shape
+    shown = queries.texts, documents.texts, documents.places, shape
     if sample < 1:
-        return Results(documents, queries, options, found)
+        return SearchReport(result, search.options, *shown)
     chosen = np.unique(np.linspace(0, total - 1, min(sample, total)).astype(int))
-    comparisons = documents.vectors.shape[0] * math.ceil(len(chosen) / BLOCKS.queries)
+    comparisons = shape[0] * math.ceil(len(chosen) / BLOCKS.queries)
     with tqdm(total=comparisons, desc="exact search", unit="document", unit_scale=True, dynamic_ncols=True) as bar:
-        wanted = exact_search(np.asarray(queries.vectors[chosen]), documents.vectors, options.k, bar.update)
-    share = recall(SearchResult(found.scores_qk[chosen], found.numbers_qk[chosen]), wanted)
-    return Results(documents, queries, options, found, len(chosen), share)
+        exact = exact_search(np.asarray(queries.vectors[chosen]), documents.vectors, options.k, bar.update)
+    share = recall(SearchResult(result.scores_qk[chosen], result.numbers_qk[chosen]), exact)
+    return SearchReport(result, search.options, *shown, len(chosen), share)
 
 
-def write_results(results: Results, output: str) -> None:
-    """Write `Results.rows` as JSON lines; the file is there whole or not at all.
+def write_report(report: SearchReport, output: str) -> None:
+    """Writes `SearchReport.rows` as JSON lines, atomically.
 
     Raises:
         UserError: it cannot be written.
@@ -126,32 +147,25 @@ def write_results(results: Results, output: str) -> None:
         files.clear_errors(output, "written"),
         part.open("w", encoding="utf-8") as file,
     ):
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in results.rows())
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in report.rows())
 
 
-def read_corpus(
-    texts: str | None,
-    vectors: str | None,
-    encode: Callable[[list[str]], np.ndarray] | None,
-    call: dict,
-    column: str = "text",
-) -> SearchTexts:
-    """Documents or queries from a file of texts, a .npy file of vectors, or both.
+def read_corpus(texts: str | None, vectors: str | None, embed: EmbedTexts | None, column: str = "text") -> SearchTexts:
+    """Returns documents or queries from a file of texts, a .npy file of vectors, or both.
 
     Texts without vectors are embedded into the file `vectors`, by default the texts' file name and `.vectors.npy`. The
-    same call after an interruption goes on there, and finds all done the next time. In the file of the default name
-    other texts, or another model, replace what was done.
+    same call after an interruption continues there, and finds all done the next time. In the file of the default name,
+    other texts or another model replace what was done.
 
     Args:
-        encode: texts → float32 [n, e]; None: the vectors were made elsewhere.
-        call: what the vectors depend on beside the texts.
+        embed: how the texts are embedded; None: the vectors were made elsewhere.
 
     Raises:
         UserError: a file cannot be used, there are no texts, the vectors are those of another model or other texts, or
-            they must be made and `encode` is None.
+            they must be made and `embed` is None.
     """
     if texts is None:
-        return SearchTexts(open_vectors(vectors))
+        return SearchTexts(open_vectors(vectors or ""))
     if not vectors and files.is_remote(texts):
         raise UserError(
             f"The vectors of {texts} are kept in a local file; name it by --vectors, or copy the texts here."
@@ -159,17 +173,18 @@ def read_corpus(
     path = Path(vectors or f"{texts}.vectors.npy")
     if path.suffix != ".npy" or files.is_remote(vectors or ""):
         raise UserError(f"{vectors} should be a local path that ends in .npy.")
-    found = read_texts(texts, column)
-    if not found:
+    lines = read_texts(texts, column)
+    if not lines:
         raise UserError(f"{texts} holds no texts.")
-    if path.exists() and not progress_of(path).exists():  # made elsewhere
+    if path.exists() and not progress_path(path).exists():  # made elsewhere
         given = open_vectors(path)
-        if len(given) != len(found):
-            raise UserError(f"{path} has {len(given):,} vectors, but {texts} has {len(found):,} texts; embed it again.")
-        return SearchTexts(given, found)
-    if encode is None:
+        if len(given) != len(lines):
+            raise UserError(f"{path} has {len(given):,} vectors, but {texts} has {len(lines):,} texts; embed it again.")
+        return SearchTexts(given, lines)
+    if embed is None:
         raise UserError(f"{path} is made by a model from the texts of {texts}; give --model.")
+    call = {"model": embed.model, "prompt": embed.prompt, "texts": texts_digest(lines)}
     with files.clear_errors(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        call = call | {"texts": digest(found)}
-        return SearchTexts(embed_into(path, found, encode, call, "embedding", renew=not vectors), found)
+        made = embed_into(path, lines, embed.encode, call, "embedding", not vectors, embed.truncation)
+    return SearchTexts(made, lines, model=embed.model, prompt=embed.prompt)

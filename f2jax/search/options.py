@@ -51,9 +51,13 @@ class SearchOptions:
         if self.candidates < self.k:
             raise UserError(f"candidates={self.candidates} should be at least k={self.k}.")
 
+    def first_dims(self, width: int) -> int:
+        """Returns the dimensions of the first pass for vectors of `width` dimensions."""
+        return min(DIMS, width) if self.dims is None else self.dims
+
     def for_width(self, width: int) -> "SearchOptions":
         """Returns the options for vectors of `width` dimensions: `dims` is a number."""
-        return replace(self, dims=min(DIMS, width)) if self.dims is None else self
+        return replace(self, dims=self.first_dims(width))
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
 """A folder of text files → passages to search in, each with its place."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from f2jax.errors import UserError
 
 SUFFIXES = (".txt", ".md", ".rst", ".org", ".tex")
-MOST = 1_200  # characters of a passage: a few hundred tokens in most languages
+MAX_TOKENS = 256  # of a passage, if the model reads as many
+OVERLAP = 8  # a passage that begins inside a paragraph repeats this share of the one before: one eighth
+PIECE = re.compile(r"[^\s。、，]{1,24}[。、，]*|[。、，]+")  # words, and parts of long ones
+
+CountTokens = Callable[[list[str]], list[int]]
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Some paragraphs of a file that follow each other."""
+    """Consecutive paragraphs of a file, or a part of a long one."""
 
     file: str  # relative to the folder
     line: int  # of its start, from 1
@@ -23,54 +28,99 @@ class Passage:
         return f"{self.file}:{self.line}"
 
 
-def read_folder(folder: str | Path) -> list[Passage]:
-    """The passages of all text files below a folder, by file name; hidden files and folders are left out.
+def read_folder(folder: str | Path, count_tokens: CountTokens, max_tokens: int = MAX_TOKENS) -> list[Passage]:
+    """Returns the passages of all text files below a folder, by file name, except in hidden files and folders.
 
     Bytes that are not UTF-8 become U+FFFD.
 
+    Args:
+        count_tokens: gives the number of tokens of each text.
+        max_tokens: of a passage.
+
     Raises:
-        UserError: it is no folder, cannot be read, or holds no text.
+        UserError: it is not a folder, cannot be read, or holds no text.
     """
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{folder} is no folder; give one that holds {', '.join(SUFFIXES)} files.")
-    found = []
+    passages: list[Passage] = []
     try:
         for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
             name = path.relative_to(root)
             if not any(part.startswith(".") for part in name.parts):
                 text = path.read_text(encoding="utf-8-sig", errors="replace")
-                found += (Passage(name.as_posix(), line, part) for line, part in split(text))
+                parts = split_text(text, count_tokens, max_tokens)
+                passages += (Passage(name.as_posix(), line, part) for line, part in parts)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    if not found:
+    if not passages:
         raise UserError(f"{folder} holds no text in {', '.join(SUFFIXES)} files.")
-    return found
+    return passages
 
 
-def split(text: str, most: int = MOST) -> Iterator[tuple[int, str]]:
-    """(line, passage): whole paragraphs of together at most `most` characters; a longer one is cut between words."""
-    start, held = 1, ""
-    for line, paragraph in _paragraphs(text):
-        if held and len(held) + 2 + len(paragraph) > most:
-            yield start, held
-            held = ""
-        start, held = (start, f"{held}\n\n{paragraph}") if held else (line, paragraph)
-        while len(held) > most:
-            cut = max(held.rfind(mark, most // 2, most) for mark in " \n。、،") + 1 or most
-            yield start, held[:cut].rstrip()
-            start += held[:cut].count("\n")
-            held = held[cut:].lstrip(" ")
-    if held:
-        yield start, held
+def split_text(text: str, count_tokens: CountTokens, max_tokens: int) -> list[tuple[int, str]]:
+    """Returns (line, passage) pairs that together hold every word, each passage of at most `max_tokens` tokens.
+
+    A passage ends at the end of a paragraph if one is in its second half, else between words; then the next one
+    repeats its last words.
+    """
+    text = text.replace("\r\n", "\n")
+    spans = _spans(text, count_tokens, max_tokens)
+    limit = max_tokens
+    while True:
+        passages = list(_passages(text, spans, limit))
+        longest = max(count_tokens([part for _, part in passages]), default=0)
+        if longest <= max_tokens or limit == 1:
+            return passages
+        limit = max(1, limit - (longest - max_tokens))  # words together can have more tokens than one by one
 
 
-def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
-    """(line, paragraph): lines without an empty one between them."""
-    start, lines = 1, []
-    for number, line in enumerate([*text.replace("\r\n", "\n").split("\n"), ""], 1):
-        if line.strip():
-            start, lines = (start, [*lines, line]) if lines else (number, [line])
-        elif lines:
-            yield start, "\n".join(lines)
-            lines = []
+@dataclass(frozen=True)
+class _Span:
+    """A word or a part of one."""
+
+    start: int
+    stop: int
+    tokens: int
+    begins: bool  # a paragraph
+
+
+def _spans(text: str, count_tokens: CountTokens, max_tokens: int) -> list[_Span]:
+    matches = [match.span() for match in PIECE.finditer(text)]
+    ends = [0, *(stop for _, stop in matches)]
+    pieces = [text[end:stop] for end, (_, stop) in zip(ends, matches, strict=False)]  # with the space before them
+    distinct = list(dict.fromkeys(pieces))
+    tokens = dict(zip(distinct, count_tokens(distinct), strict=True))
+    spans = []
+    for piece, (start, stop) in zip(pieces, matches, strict=True):
+        begins = piece[: len(piece) - (stop - start)].count("\n") > 1
+        parts = -(-tokens[piece] // max_tokens) if stop - start > 1 else 1  # a long word of a model that reads little
+        size = -(-(stop - start) // parts)
+        for at in range(start, stop, size):
+            spans.append(_Span(at, min(at + size, stop), -(-tokens[piece] // parts), begins and at == start))
+    return spans
+
+
+def _passages(text: str, spans: list[_Span], limit: int) -> Iterator[tuple[int, str]]:
+    first, line, counted = 0, 1, 0
+    while first < len(spans):
+        stop = _fit(spans, first, limit)
+        if stop < len(spans):
+            half = _fit(spans, first, limit // 2)
+            stop = next((i for i in range(stop, half, -1) if spans[i].begins), stop)
+        start = spans[first].start
+        line, counted = line + text.count("\n", counted, start), start
+        yield line, text[start : spans[stop - 1].stop]
+        previous, first = first, stop
+        if stop < len(spans) and not spans[stop].begins:
+            room = limit // OVERLAP
+            while first - 1 > previous and spans[first - 1].tokens <= room and not spans[first].begins:
+                first, room = first - 1, room - spans[first - 1].tokens
+
+
+def _fit(spans: list[_Span], first: int, limit: int) -> int:
+    """Returns where a passage from `first` on ends that has at most `limit` tokens, at least one word."""
+    tokens, stop = spans[first].tokens, first + 1
+    while stop < len(spans) and tokens + spans[stop].tokens <= limit:
+        tokens, stop = tokens + spans[stop].tokens, stop + 1
+    return stop

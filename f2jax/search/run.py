@@ -3,13 +3,13 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from f2jax.inference.embedder import DOCUMENT_PROMPTS, Embedder
+from f2jax.errors import UserError
+from f2jax.inference.embedder import UNLIMITED, Embedder
 from f2jax.inference.vector_cache import VectorCache
-from f2jax.search.files import SearchTexts, read_corpus, search_corpus, write_results
+from f2jax.search.files import EmbedTexts, SearchTexts, read_corpus, search_corpus, write_report
 from f2jax.search.options import DocumentOptions, QueryOptions, ResultOptions, SearchOptions
-from f2jax.search.passages import read_folder
+from f2jax.search.passages import MAX_TOKENS, read_folder
 
 VECTORS = ".f2jax-vectors"  # in a searched folder: the vectors of its passages, by model and text
 
@@ -21,70 +21,83 @@ def run(given: DocumentOptions, asked: QueryOptions, options: SearchOptions, res
         UserError: an option or a file cannot be used.
     """
     embedder = Embedder.from_pretrained(asked.model, asked.dtype) if asked.model else None
+    texts_alone = embedder and not given.vectors  # else the file's width counts
+    if embedder and texts_alone and options.dims is not None and not 1 <= options.dims <= embedder.dim:
+        raise UserError(f"dims={options.dims} is out of range; the vectors have 1 to {embedder.dim} dimensions.")
     documents = _documents(given, asked, embedder)
-    queries = partial(_queries, asked, embedder, documents.vectors.shape[1] if documents else None)
     if results.store:
         from f2jax.search import qdrant
 
-        qdrant.use(results.store, documents, queries(), options, results.output)
-        return
-    options = options.for_width(documents.vectors.shape[1])
-    if results.serve:
+        queries = _queries(asked, embedder, documents.vectors.shape[1] if documents else None)
+        qdrant.fill_and_search(results.store, documents, queries, options, results.output)
+    elif documents and results.serve and embedder:
         from f2jax.search.serve import serve
 
-        serve(documents, embedder, options, results.port)
-        return
-    found = search_corpus(documents, queries(), options, results.recall_queries)
-    if results.output:
-        write_results(found, results.output)
-        print(f"{results.output}: {found}")
-    else:
-        print(f"{found.lines()}\n{found}")
+        serve(documents, embedder, options.for_width(documents.vectors.shape[1]), results.port)
+    elif documents and (queries := _queries(asked, embedder, documents.vectors.shape[1])):
+        report = search_corpus(documents, queries, options, results.recall_queries)
+        if results.output:
+            write_report(report, results.output)
+            print(f"{results.output}: {report}")
+        else:
+            print(f"{report.lines()}\n{report}")
+    if embedder and str(embedder.truncation):
+        print(embedder.truncation)
 
 
 def _documents(given: DocumentOptions, asked: QueryOptions, embedder: Embedder | None) -> SearchTexts | None:
-    """Returns the documents; None where only the store has them."""
-    if given.folder:
+    """Returns the documents; None if only the store has them."""
+    if given.folder and embedder:
         return folder_corpus(given.folder, embedder, asked.batch_size)
     if not (given.documents or given.vectors):
         return None
-    return read_corpus(given.documents, given.vectors, **_encoding(asked, embedder, "document"))
+    return read_corpus(given.documents, given.vectors, _embed(asked, embedder, "document"), asked.column)
 
 
 def _queries(asked: QueryOptions, embedder: Embedder | None, width: int | None) -> SearchTexts | None:
-    """Returns the queries; those of a model are cut to the documents' width, where it is one of the model's."""
+    """Returns the queries; those of a model are cut to the documents' width, if it is one of the model's."""
     if not (asked.query or asked.queries):
         return None
-    if asked.query:
-        queries = SearchTexts(embedder.encode_query(list(asked.query), show_progress_bar=False), list(asked.query))
-    elif asked.queries.endswith(".npy"):
-        return read_corpus(None, asked.queries, **_encoding(asked, embedder, "query"))
+    embed = _embed(asked, embedder, "query")
+    if asked.query and embed:
+        texts = list(asked.query)
+        queries = SearchTexts(embed.encode(texts), texts, model=embed.model, prompt=embed.prompt)
+    elif asked.queries and asked.queries.endswith(".npy"):
+        return read_corpus(None, asked.queries, embed)
     else:
-        queries = read_corpus(asked.queries, None, **_encoding(asked, embedder, "query"))
-    return replace(queries, vectors=queries.vectors[:, :width]) if width in embedder.matryoshka_dims else queries
+        queries = read_corpus(asked.queries, None, embed, asked.column)
+    if embedder and width in embedder.matryoshka_dims:
+        return replace(queries, vectors=queries.vectors[:][:, :width])
+    return queries
 
 
-def _encoding(asked: QueryOptions, embedder: Embedder | None, kind: str) -> dict[str, Any]:
-    """Returns how texts become vectors, and what these depend on."""
+def _embed(asked: QueryOptions, embedder: Embedder | None, kind: str) -> EmbedTexts | None:
+    """Returns how texts become vectors, with the model's prompt of the name `kind`; None: there is no model."""
     if embedder is None:
-        return {"encode": None, "call": {}, "column": asked.column}
-    encode = embedder.encode_document if kind == "document" else embedder.encode_query
-    return {
-        "encode": partial(encode, batch_size=asked.batch_size, show_progress_bar=False),
-        "call": {"model": embedder.fingerprint, "kind": kind},
-        "column": asked.column,
-    }
+        return None
+    prompt = embedder.prompts.get(kind, "")
+    encode = partial(embedder.encode, prompt=prompt, batch_size=asked.batch_size, show_progress_bar=False)
+    return EmbedTexts(encode, embedder.fingerprint, prompt, embedder.truncation)
 
 
 def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> SearchTexts:
-    """The passages of a folder; their vectors stay in it, so that only new texts are embedded the next time.
+    """Returns the passages of a folder, each as long as the model reads and at most `MAX_TOKENS`.
+
+    Their vectors stay in the folder, so that only new texts are embedded the next time.
 
     Raises:
         UserError: the folder cannot be used, or holds no text.
     """
-    passages = read_folder(folder)
+    prompt = embedder.prompts.get("document", "")
+
+    def count_tokens(texts: list[str]) -> list[int]:
+        return [len(ids) - around for ids in embedder.tokenizer.encode([prompt + text for text in texts], UNLIMITED)]
+
+    around = 0  # tokens of the prompt and of what the tokenizer adds
+    (around,) = count_tokens([""])
+    passages = read_folder(folder, count_tokens, max(1, min(MAX_TOKENS, embedder.max_length - around)))
     texts = [passage.text for passage in passages]
-    prompt = next((embedder.prompts[name] for name in DOCUMENT_PROMPTS if name in embedder.prompts), "")
     cache = VectorCache(Path(folder) / VECTORS / f"{embedder.fingerprint[:16]}.sqlite")
     vectors = cache.vectors(prompt, texts, partial(embedder.encode, prompt="", batch_size=batch_size))
-    return SearchTexts(vectors, texts, [passage.place for passage in passages])
+    places = [passage.place for passage in passages]
+    return SearchTexts(vectors, texts, places, embedder.fingerprint, prompt)

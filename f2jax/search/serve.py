@@ -1,4 +1,4 @@
-"""A page that searches documents, for people on this machine: one HTML file, no other resource, no network."""
+"""A page that searches documents, for people on this machine: one HTML file, no other resources, no network."""
 
 import json
 import sys
@@ -16,12 +16,12 @@ from f2jax.search.two_pass import Search, SearchOptions
 
 PAGE = Path(__file__).with_name("search.html")
 HOSTS = ("localhost", "127.0.0.1")
-MOST = 100  # documents of an answer
+MAX_FOUND = 100  # documents of an answer
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
 class Page:
-    """What the page asks for: `about` the documents, and `find`.
+    """Answers what the page asks for: `about` the documents, and `find`.
 
     Args:
         documents: with texts.
@@ -33,23 +33,24 @@ class Page:
     """
 
     def __init__(self, documents: SearchTexts, embedder, options: SearchOptions):
-        self.documents, self._embedder, self._options = documents, embedder, options
-        self.most = min(MOST, options.candidates)
         width = documents.vectors.shape[1]
-        self._width = width if width in embedder.matryoshka_dims else None  # that queries are cut to, if at all
-        self.dims = sorted({*(dim for dim in embedder.matryoshka_dims if dim < width), options.dims, width})
+        dims, self._texts = options.first_dims(width), documents.texts or []
+        self.documents, self._embedder, self._options = documents, embedder, replace(options, dims=dims)
+        self.most = min(MAX_FOUND, options.candidates)
+        self._width = width if width in embedder.matryoshka_dims else None  # to which queries are cut, if at all
+        self.dims = sorted({*(dim for dim in embedder.matryoshka_dims if dim < width), dims, width})
         self._search = lru_cache(2)(self._make_search)  # each keeps its documents on the devices
-        self._one = threading.Lock()  # the devices serve one question at a time
-        self.find("", options.dims, options.k)  # compiles, so that the first question is not slow
+        self._lock = threading.Lock()  # the devices serve one query at a time
+        self.find("", dims, options.k)  # compiles, so that the first query is not slow
 
     def about(self) -> dict:
         names = ("k", "dims", "candidates", "precision")
-        return {"documents": len(self.documents.texts), "choices": self.dims} | {
+        return {"documents": len(self._texts), "choices": self.dims} | {
             name: getattr(self._options, name) for name in names
         }
 
     def find(self, query: str, dims: int, k: int) -> dict:
-        """The documents nearest to a query, with milliseconds of its embedding and of both passes.
+        """Returns the documents nearest to a query, with milliseconds of its embedding and of both passes.
 
         Raises:
             UserError: the slider has no such place, or k is out of range.
@@ -58,20 +59,20 @@ class Page:
             raise UserError(f"dims={dims} is none of {', '.join(map(str, self.dims))}.")
         if not 1 <= k <= self.most:
             raise UserError(f"k={k} should be from 1 to {self.most}.")
-        with self._one:
+        with self._lock:
             start = time.perf_counter()
             q_qe = self._embedder.encode_query([query], show_progress_bar=False)[:, : self._width]
             embedded = time.perf_counter() - start
-            found = self._search(dims)(q_qe)
-        pairs = zip(found.scores_qk[0, :k].tolist(), found.numbers_qk[0, :k].tolist(), strict=True)
-        places, texts = self.documents.places, self.documents.texts
+            result = self._search(dims)(q_qe)
+        pairs = zip(result.scores_qk[0, :k].tolist(), result.numbers_qk[0, :k].tolist(), strict=True)
+        places, texts = self.documents.places, self._texts
         return {
             "found": [
                 {"score": score, "place": places[n] if places else f"{n + 1}", "text": texts[n]}
                 for score, n in pairs
                 if n >= 0
             ],
-            "milliseconds": [round(1_000 * s, 2) for s in (embedded, found.first_pass, found.second_pass)],
+            "milliseconds": [round(1_000 * s, 2) for s in (embedded, result.first_pass, result.second_pass)],
         }
 
     def _make_search(self, dims: int) -> Search:
@@ -80,13 +81,13 @@ class Page:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        """A browser that goes away before it has its answer, as while somebody types, is no error."""
+        """Ignores browsers that leave before they have their answer, as while somebody types."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 def make_server(page: Page, port: int) -> ThreadingHTTPServer:
-    """A server that only this machine reaches; port 0: any free one.
+    """Returns a server that only this machine reaches; port 0: any free one.
 
     Raises:
         UserError: the port cannot be used.
@@ -108,11 +109,11 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
                 return self._find({name: values[-1] for name, values in parse_qs(url.query).items()})
             return self._answer(404, "text/plain", b"There is no such page.")
 
-        def _find(self, asked: dict[str, str]):
+        def _find(self, query: dict[str, str]):
             options = page.about()
             try:
-                dims, k = (int(asked.get(name, options[name])) for name in ("dims", "k"))
-                found = page.find(asked.get("q", ""), dims, k)
+                dims, k = (int(query.get(name, options[name])) for name in ("dims", "k"))
+                found = page.find(query.get("q", ""), dims, k)
             except (UserError, ValueError) as error:
                 return self._json(400, {"error": str(error)})
             return self._json(200, found)
@@ -129,7 +130,7 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
             self.wfile.write(content)
 
         def log_message(self, *_):
-            """Nothing: what people search for is theirs."""
+            """Logs nothing: what people search for is theirs."""
 
     try:
         return _Server(("127.0.0.1", port), Handler)
@@ -138,13 +139,13 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
 
 
 def serve(documents: SearchTexts, embedder, options: SearchOptions, port: int) -> None:
-    """Serve the page until Ctrl-C.
+    """Serves the page until Ctrl-C.
 
     Raises:
         UserError: the port cannot be used, or an option does not fit the documents.
     """
     with make_server(Page(documents, embedder, options), port) as server:
-        print(f"{len(documents.texts):,} texts: http://localhost:{server.server_port}/ (Ctrl-C ends)", flush=True)
+        print(f"{len(documents.texts or ()):,} texts: http://localhost:{server.server_port}/ (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

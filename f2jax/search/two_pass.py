@@ -1,8 +1,8 @@
 """Search in two passes, the paper's dynamic retrieval: many documents by few dimensions, then few by all.
 
 The first pass takes the `candidates` nearest documents by the first `dims` dimensions, optionally in fewer bits; the
-second orders these by the cosine of the whole vectors. Each pass is exact: what can be missed is a document that the
-few dimensions rank too low, and `recall` says how often that is so.
+second orders these by the cosine of all dimensions. Each pass is exact: only a document that the few dimensions rank
+too low can be missed, and `recall` measures how often that happens.
 """
 
 import os
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from f2jax.errors import UserError
+from f2jax.inference.top_k import BLOCKS, SearchBlocks, TopK
 from f2jax.inference.vectors import Vectors, unit_vectors
 from f2jax.search.options import SearchOptions
-from f2jax.search.top_k import BLOCKS, Blocks, TopK
 
-SAME = 1e-6  # scores that differ by less are equal: the passes add up in different orders
+EQUAL = 1e-6  # scores that differ by less are equal: the passes add up in different orders
 
 
 OPTIONS = SearchOptions()
@@ -28,14 +28,14 @@ OPTIONS = SearchOptions()
 class SearchResult:
     """The documents of a block of queries, nearest first, equal ones by number."""
 
-    scores_qk: np.ndarray  # float32, cosines; -inf where there is no further document
-    numbers_qk: np.ndarray  # int32; -1 where there is no further document
+    scores_qk: np.ndarray  # float32, cosines; -inf if there are no more documents
+    numbers_qk: np.ndarray  # int32; -1 if there are no more documents
     first_pass: float = 0.0  # seconds
     second_pass: float = 0.0
 
 
 class Search:
-    """A search over documents [n, e], of any float type and length; of a `np.memmap` only what is needed is read.
+    """A search over documents [c, e], of any float type and length; of a `np.memmap` only what is needed is read.
 
     >>> search = Search(np.load("documents.npy", mmap_mode="r"), SearchOptions(k=5))
     >>> search(model.encode_query(["where is Kenya?"])).numbers_qk
@@ -44,12 +44,12 @@ class Search:
         UserError: an option does not fit the documents.
     """
 
-    def __init__(self, documents: Vectors, options: SearchOptions = OPTIONS, blocks: Blocks = BLOCKS):
+    def __init__(self, documents: Vectors, options: SearchOptions = OPTIONS, blocks: SearchBlocks = BLOCKS):
         self.documents, self.options = documents, options.for_width(documents.shape[1])
         self._first = TopK(documents, self.options.dims, options.precision, options.approximate, blocks)
 
     def blocks(self, queries: Vectors) -> Iterator[SearchResult]:
-        """What is found for queries [q, e], block by block.
+        """Yields what is found for queries [q, e], block by block.
 
         Raises:
             UserError: the widths differ, or a vector is not finite.
@@ -63,19 +63,19 @@ class Search:
                 middle = time.perf_counter()
                 # On the host, where the vectors are: to send them to a device takes longer than to multiply them.
                 ranked = list(pool.map(self._rank, q_qe, candidates_qc))
-                scores_qk, numbers_qk = (np.stack(some) for some in zip(*ranked, strict=True))
+                scores_qk, numbers_qk = (np.stack(values) for values in zip(*ranked, strict=True))
                 yield SearchResult(scores_qk, numbers_qk, middle - start, time.perf_counter() - middle)
 
     def __call__(self, queries: Vectors) -> SearchResult:
-        """What is found for all queries [q, e].
+        """Returns what is found for all queries [q, e].
 
         Raises:
             UserError: the widths differ, or a vector is not finite.
         """
-        return joined(self.blocks(queries), self.options.k)
+        return join_blocks(self.blocks(queries), self.options.k)
 
     def _rank(self, q_e: np.ndarray, candidates_c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines [k] and numbers [k] of the nearest of a query's candidates."""
+        """Returns cosines [k] and numbers [k] of the nearest of a query's candidates."""
         numbers_c = np.sort(candidates_c[candidates_c >= 0])
         # No BLAS: above some 450 documents it starts threads of its own, which wait for those of the pool.
         scores_c = np.einsum("ce,e->c", unit_vectors(self.documents, numbers_c, "documents"), q_e)
@@ -85,14 +85,14 @@ class Search:
         return scores_k, np.pad(numbers_c[order_k], (0, rest), constant_values=-1)
 
 
-def joined(blocks: Iterable[SearchResult], k: int) -> SearchResult:
-    """What was found for the queries of all blocks."""
-    found = [SearchResult(np.empty((0, k), np.float32), np.empty((0, k), np.int32)), *blocks]
+def join_blocks(blocks: Iterable[SearchResult], k: int) -> SearchResult:
+    """Returns what was found for the queries of all blocks."""
+    results = [SearchResult(np.empty((0, k), np.float32), np.empty((0, k), np.int32)), *blocks]
     return SearchResult(
-        np.concatenate([block.scores_qk for block in found]),
-        np.concatenate([block.numbers_qk for block in found]),
-        sum(block.first_pass for block in found),
-        sum(block.second_pass for block in found),
+        np.concatenate([block.scores_qk for block in results]),
+        np.concatenate([block.numbers_qk for block in results]),
+        sum(block.first_pass for block in results),
+        sum(block.second_pass for block in results),
     )
 
 
@@ -102,29 +102,29 @@ def exact_search(
     k: int,
     progress: Callable[[int], None] = lambda documents: None,
 ) -> SearchResult:
-    """What a search by all dimensions in one pass finds, the bar of `recall`.
+    """Returns what a search by all dimensions in one pass finds, the reference of `recall`.
 
     Args:
-        progress: is told, for each block of queries, how many more documents were compared.
+        progress: is called for each block of queries with the number of documents compared.
 
     Raises:
         UserError: k is not positive, the widths differ, or a vector is not finite.
     """
     check_widths(queries, documents)
     start = time.perf_counter()
-    found = TopK(documents)(queries, k, progress)
-    return SearchResult(*found, first_pass=time.perf_counter() - start)
+    nearest = TopK(documents)(queries, k, progress)
+    return SearchResult(*nearest, first_pass=time.perf_counter() - start)
 
 
-def recall(found: SearchResult, wanted: SearchResult) -> float:
-    """The share of the nearest documents that was found; one that scores as high as the last of them counts as one."""
-    last_q1 = np.where(np.isneginf(wanted.scores_qk), np.inf, wanted.scores_qk).min(axis=1, keepdims=True)
-    hits = (found.scores_qk >= last_q1 - SAME).sum()
-    return float(hits / np.isfinite(wanted.scores_qk).sum())
+def recall(result: SearchResult, exact: SearchResult) -> float:
+    """Returns the share of the nearest documents that was found; equal scores to the last of them count."""
+    last_q1 = np.where(np.isneginf(exact.scores_qk), np.inf, exact.scores_qk).min(axis=1, keepdims=True)
+    hits = (result.scores_qk >= last_q1 - EQUAL).sum()
+    return float(hits / np.isfinite(exact.scores_qk).sum())
 
 
 def check_widths(queries: Vectors, documents: Vectors) -> None:
-    """Raises UserError where queries and documents have different numbers of dimensions."""
+    """Raises UserError if queries and documents have different numbers of dimensions."""
     if queries.shape[1] != documents.shape[1]:
         widths = f"{queries.shape[1]} and {documents.shape[1]}"
         raise UserError(f"Queries and documents have {widths} dimensions; embed both with one model.")

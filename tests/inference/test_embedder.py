@@ -1,6 +1,7 @@
 """`Embedder` as a user sees it: order, prompts, truncation, limits, and one clear sentence for each mistake."""
 
 import copy
+import hashlib
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -8,12 +9,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from f2jax import Embedder
 from f2jax.checkpoints.package import ModelSettings
 from f2jax.data.tokenizer import train_sentencepiece
 from f2jax.errors import UserError
+from f2jax.inference.encode import encode_texts
+from f2jax.inference.fingerprint import weights_hash
 from f2jax.inference.quantize import quantize
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import size
@@ -125,6 +129,21 @@ def test_a_long_text_is_cut_but_keeps_its_end_token(embedder, one_by_one):
     np.testing.assert_allclose(embedder.encode(long), embedder.encode(long + " and so on"), atol=TOLERANCE)
 
 
+def test_texts_that_are_cut_are_counted_and_by_how_many_tokens(embedder):
+    other = Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.card)
+    long = len(embedder.tokenizer.encode([TEXTS[-1]], 10_000)[0])
+    other.encode(TEXTS[:2])
+    assert str(other.truncation) == ""
+    other.encode([TEXTS[-1], "", TEXTS[-1] * 2])
+    tokens = [len(ids) for ids in embedder.tokenizer.encode([*TEXTS[:2], TEXTS[-1], "", TEXTS[-1] * 2], 10_000)]
+    lost = sum(count - 96 for count in tokens if count > 96)
+    assert lost > long > 96
+    counts = other.truncation
+    assert (counts.texts, counts.tokens, counts.cut_texts, counts.lost_tokens) == (5, sum(tokens), 2, lost)
+    share = f"{lost / sum(tokens):.1%}"
+    assert str(counts) == f"2 of 5 texts were cut to the model's length: {share} of all tokens."
+
+
 # Truncation, normalization, precision
 
 
@@ -193,10 +212,10 @@ def test_a_default_prompt_stands_where_no_other_is_given(embedder):
 
 
 @pytest.mark.parametrize("prompts,used", [
-    ({}, ""), ({"passage": "p: "}, "p: "), ({"corpus": "c: ", "passage": "p: "}, "p: "),
-    ({"corpus": "c: "}, "c: "), ({"passage": "p: ", "document": "d: "}, "d: "),
+    ({}, ""), ({"passage": "p: "}, ""), ({"corpus": "c: "}, ""), ({"passage": "p: ", "document": "d: "}, "d: "),
 ])  # fmt: skip
-def test_the_prompt_of_documents_has_the_names_of_sentence_transformers(embedder, prompts, used):
+def test_documents_take_the_prompt_named_document_alone_as_in_sentence_transformers(embedder, prompts, used):
+    """sentence-transformers 5 and 6 give every model an empty prompt `document`, so that `passage` is never used."""
     other = copy.copy(embedder)
     other.card = ModelSettings(embedder.max_length, prompts)
     np.testing.assert_array_equal(other.encode_document(TEXTS[:2]), other.encode(TEXTS[:2], prompt=used))
@@ -213,7 +232,13 @@ def test_the_prompt_of_documents_has_the_names_of_sentence_transformers(embedder
         (["a", "b", 3], {}, "Text number 2 is of type int; give strings."),
         ([["a"]], {}, "Text number 0 is of type list; give strings."),
         ([b"a"], {}, "Text number 0 is of type bytes; give strings."),
-        (None, {}, "The texts are of type NoneType; give a string or a list of strings."),
+        (None, {}, "Give the texts to encode: a string or a list of strings, once."),
+        (["a"], {"sentences": ["b"]}, "Give the texts to encode: a string or a list of strings, once."),
+        ({"a": 1}, {}, "The texts are of type dict; give a string or a list of strings."),
+        ({"a", "b"}, {}, "The texts are of type set; give a string or a list of strings."),
+        (b"ab", {}, "The texts are of type bytes; give a string or a list of strings."),
+        (7, {}, "The texts are of type int; give a string or a list of strings."),
+        (pa.table({"text": ["a", "b"]}), {}, "The texts are of type Table; give a string or a list of strings."),
         (["a"], {"prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
         (["a"], {"prompt": "", "prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
         (["a"], {"precision": "int4"}, "There is no precision 'int4'; did you mean 'int8'?"),
@@ -229,6 +254,56 @@ def test_a_mistake_gets_one_sentence(embedder, texts, options, message):
     with pytest.raises(UserError) as error:
         embedder.encode(texts, **options)
     assert str(error.value) == message
+
+
+def test_all_but_the_texts_is_given_by_name(embedder):
+    """In sentence-transformers the second place is `prompt_name`, here it once was `prompt`."""
+    for encode in (embedder.encode, embedder.encode_query, embedder.encode_document):
+        with pytest.raises(TypeError, match="positional argument"):
+            encode(["a"], "query")
+
+
+def test_the_texts_have_the_names_of_sentence_transformers_too(embedder):
+    expected = embedder.encode(TEXTS[:2])
+    for name in ("texts", "sentences", "inputs"):
+        np.testing.assert_array_equal(embedder.encode(**{name: TEXTS[:2]}), expected)
+        queries = embedder.encode_query(**{name: TEXTS[:2]})
+        np.testing.assert_array_equal(queries, embedder.encode_query(TEXTS[:2]))
+
+
+@pytest.mark.parametrize("precision", ["float32", "ubinary"])
+def test_a_vector_that_is_not_finite_is_refused_and_its_text_named(embedder, precision):
+    """One token's row is damaged: texts without it are as before."""
+    token = embedder.tokenizer.encode(["zebra"], 96)[0][0]
+    damaged = embedder.params | {"token_table": embedder.params["token_table"].at[token].set(jnp.nan)}
+    other = Embedder(embedder.architecture, damaged, embedder.tokenizer, embedder.card)
+    with pytest.raises(UserError) as error:
+        other.encode(["a", "b", "zebra and more", "zebra"], precision=precision)
+    assert str(error.value) == (
+        "The model gives no finite vector for the text 'zebra and more'; its weights may be damaged, or exceed the "
+        "range of their dtype."
+    )
+    np.testing.assert_array_equal(other.encode(["a", "b"]), embedder.encode(["a", "b"]))
+
+
+def test_a_text_beside_one_with_an_infinite_value_keeps_its_vector(embedder):
+    """Texts share rows, over which a NaN spreads; a text that is finite by itself is not lost by it."""
+    sequences = embedder.tokenizer.encode(["a", "zebra"], 96)
+
+    def embed(params, tokens, segments, positions, row_s, col_s):
+        states = embedder._embed(params, tokens, segments, positions, row_s, col_s)
+        return states * jnp.nan if len(np.unique(segments)) > 2 else states  # only rows with several texts
+
+    found = encode_texts(embed, embedder.params, sequences, 64, embedder.tokenizer.pad_id)
+    np.testing.assert_allclose(found, embedder.encode_tokens(sequences), rtol=1e-5)
+
+
+def test_a_data_frame_is_refused_and_its_column_taken(embedder):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": TEXTS[:2]})
+    with pytest.raises(UserError, match="The texts are of type DataFrame; give a string or a list of strings"):
+        embedder.encode(frame)
+    np.testing.assert_array_equal(embedder.encode(frame["text"]), embedder.encode(TEXTS[:2]))
 
 
 def test_half_a_character_is_read_as_the_sign_for_it(embedder):
@@ -320,6 +395,38 @@ def test_the_fingerprint_tells_models_apart(embedder, folder):
         Embedder(embedder.architecture, embedder.params, embedder.tokenizer, ModelSettings(95, embedder.prompts)),
     ]
     assert len({model.fingerprint for model in [embedder, *others]}) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.at[1:].multiply(1.01),
+        lambda x: x.at[-1, -1].set(jnp.nextafter(x[-1, -1], 9)),
+        lambda x: x.at[0, 0].multiply(-1),
+        lambda x: x.at[jnp.array([5, 6])].set(x[jnp.array([6, 5])]),
+        lambda x: jnp.roll(x, 1, axis=1),
+    ],
+    ids=["all_but_the_first_row", "last_bit_of_the_last_number", "a_sign", "two_rows_swapped", "moved_by_one"],
+)
+def test_every_bit_and_place_of_a_weight_counts_in_the_fingerprint(embedder, change):
+    params = embedder.params | {"token_table": change(embedder.params["token_table"])}
+    other = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    assert other.fingerprint != embedder.fingerprint
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_hash_of_weights_is_the_sum_of_the_hashes_of_all_places(dtype):
+    """Against Python integers, one number after the other."""
+    x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(dtype)
+    sums = [0, 0]
+    for place, bits in enumerate(x.reshape(-1).view("uint32" if dtype == "float32" else "uint16").tolist()):
+        h = bits ^ (place * 0x9E3779B9 % 2**32)
+        h = (h ^ h >> 16) * 0x85EBCA6B % 2**32
+        h = (h ^ h >> 13) * 0xC2B2AE35 % 2**32
+        h ^= h >> 16
+        sums = [(sums[0] + h) % 2**32, (sums[1] + (h ^ h >> 15) * (h | 1)) % 2**32]
+    expected = hashlib.sha256(f"a/b (3, 4, 5) {dtype}".encode() + np.array(sums, np.uint32).tobytes()).hexdigest()
+    assert weights_hash({"a": {"b": jnp.asarray(x)}}) == expected
 
 
 def test_the_fingerprint_tells_a_model_from_its_first_layers_and_from_another_last_layer(embedder, folder):

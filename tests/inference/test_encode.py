@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from f2jax.data.packing import pack
-from f2jax.inference.encode import SHAPES, batches
+from f2jax.inference.encode import BATCH_SHAPES, batches
 
 LENGTHS = {
     "alike": [39] * 2_000,
@@ -36,7 +36,7 @@ def test_each_text_is_encoded_once_the_longest_first(lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_a_batch_holds_no_more_tokens_than_it_should(backend, lengths):
-    most = SHAPES[backend].tokens
+    most = BATCH_SHAPES[backend].tokens
     assert max(rows.tokens_bt.size for _, rows in packed(lengths)) <= most
 
 
@@ -56,7 +56,7 @@ def test_a_single_text_gets_a_row_of_its_own_size(backend, length, on_cpu, elsew
 def test_long_rows_take_no_more_memory_for_attention_than_short_ones(backend):
     lengths = [2_000] * 64 + [4_000] * 64 + [900] * 64
     squares = [rows.tokens_bt.shape[0] * rows.tokens_bt.shape[1] ** 2 for _, rows in packed(lengths)]
-    assert max(squares) <= max(SHAPES[backend].tokens * 1_024, 4_096**2), "or that of a single text"
+    assert max(squares) <= max(BATCH_SHAPES[backend].tokens * 1_024, 4_096**2), "or that of a single text"
 
 
 def test_a_batch_has_no_more_texts_than_asked_for():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.mine.negatives import Answers, Blocks, MiningOptions, mine_negatives
+from f2jax.inference.top_k import SearchBlocks
+from f2jax.mine.negatives import Answers, MiningOptions, mine_negatives
 from tests import tiny
 
-SMALL = Blocks(queries=16, documents=32)
+SMALL = SearchBlocks(queries=16, documents=32, chunk=1)
 
 
 def exact_vectors(count: int, seed: int, dim: int = 96) -> np.ndarray:
@@ -59,11 +60,11 @@ def oracle(q, d, right, options, own=None, query_labels=None, document_labels=No
 def run(q, d, answers: Answers, options: MiningOptions, **more) -> tuple[list[list[int]], np.ndarray, Counter]:
     """(documents of each query, scores with 0 for none, counts)."""
     blocks = list(mine_negatives(q, d, answers, options, **more))
-    documents = np.concatenate([block.documents_bk for block in blocks])
+    documents = np.concatenate([block.documents_qj for block in blocks])
     counts = Counter()
     for block in blocks:
         counts.update(block.counts)
-    return [row[row >= 0].tolist() for row in documents], np.concatenate([b.scores_bk for b in blocks]), counts
+    return [row[row >= 0].tolist() for row in documents], np.concatenate([b.scores_qj for b in blocks]), counts
 
 
 # Equal to brute force
@@ -92,7 +93,14 @@ def test_negatives_are_those_of_the_oracle(options, most_right):
 
 @pytest.mark.parametrize(
     "blocks",
-    [Blocks(1, 16), Blocks(7, 48), Blocks(16, 1_000), Blocks(1_000, 20), Blocks(64, 64, resident=0), Blocks()],
+    [
+        SearchBlocks(1, 16, 1),
+        SearchBlocks(7, 48, 40_000),
+        SearchBlocks(16, 1_000),
+        SearchBlocks(1_000, 20, 1),
+        SearchBlocks(64, 64, 1, resident=0),
+        SearchBlocks(),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("documents", [3, 30, 129, 257])
@@ -122,7 +130,7 @@ def test_what_fills_up_the_last_block_takes_no_place():
     scores[[5, 40, 100]] = -0.1, -0.2, -0.3
     d = np.stack([scores, np.sqrt(1 - scores**2)], axis=1)
     options = MiningOptions(top=2, skip=0, keep=2, max_score=None, relative=None)
-    for blocks in (SMALL, Blocks()):
+    for blocks in (SMALL, SearchBlocks()):
         assert run(np.array([[1.0, 0.0]]), d, Answers([[5]]), options, blocks=blocks)[0] == [[40, 100]]
 
 
@@ -164,17 +172,18 @@ def test_a_zero_vector_scores_zero_and_never_nan():
     assert found[3] == [n for n in range(60) if n != right[3][0]][:20]
 
 
-def test_several_devices_share_the_queries():
+def test_several_devices_share_the_documents():
     """In a process that sees three devices."""
     code = """
 import jax
-from f2jax.mine.negatives import Answers, Blocks, MiningOptions
+from f2jax.inference.top_k import SearchBlocks
+from f2jax.mine.negatives import Answers, MiningOptions
 from tests.mine.test_negatives import example, oracle, run
 assert len(jax.local_devices()) == 3
 options = MiningOptions(top=30, skip=2, keep=10)
 q, d, right = example(50, 200, most_right=2)
 for queries in (4, 1_000):
-    assert run(q, d, Answers(right), options, blocks=Blocks(queries, 64))[0] == oracle(q, d, right, options)
+    assert run(q, d, Answers(right), options, blocks=SearchBlocks(queries, 64, 1))[0] == oracle(q, d, right, options)
 """
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3", "JAX_PLATFORMS": "cpu"}
     environment = os.environ | environment | {"PYTHONPATH": str(tiny.ROOT)}
@@ -189,8 +198,8 @@ def test_from_a_later_query_on_the_rest_is_the_same():
     rest = list(mine_negatives(q, d, Answers(right), options, blocks=SMALL, start=whole[2].start))
     assert [block.start for block in rest] == [block.start for block in whole[2:]]
     for a, b in zip(rest, whole[2:], strict=True):
-        np.testing.assert_array_equal(a.documents_bk, b.documents_bk)
-        np.testing.assert_array_equal(a.scores_bk, b.scores_bk)
+        np.testing.assert_array_equal(a.documents_qj, b.documents_qj)
+        np.testing.assert_array_equal(a.scores_qj, b.scores_qj)
 
 
 def test_rejected_documents_are_counted_once_by_the_limit_that_they_fail():
@@ -241,7 +250,9 @@ def test_the_draw_depends_on_seed_and_query_id_alone():
     ids = np.arange(30) + 1_000
     found, _, _ = run(q, d, Answers(right), options, ids=ids)
     order = np.random.default_rng(0).permutation(30)
-    shuffled, _, _ = run(q[order], d, Answers([right[i] for i in order]), options, ids=ids[order], blocks=Blocks(4, 16))
+    shuffled, _, _ = run(
+        q[order], d, Answers([right[i] for i in order]), options, ids=ids[order], blocks=SearchBlocks(4, 16, 1)
+    )
     assert shuffled == [found[i] for i in order]
     assert run(q, d, Answers(right), options, ids=ids + 1)[0] != found
     other_seed = MiningOptions(top=60, keep=24, max_score=0.0, fewer="random", seed=1)
@@ -296,5 +307,7 @@ def test_vectors_of_different_models():
 def test_vectors_that_are_not_finite(kind, value):
     q, d, right = example(20, 40)
     (q if kind == "queries" else d)[17, 3] = value
-    with pytest.raises(UserError, match=f"The vectors of the {kind} hold a value that is not finite; embed them again"):
+    with pytest.raises(
+        UserError, match=f"The vectors of the {kind} hold values that are not finite, first in row 17; embed them again"
+    ):
         list(mine_negatives(q, d, Answers(right), MiningOptions(), blocks=SMALL))

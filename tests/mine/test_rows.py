@@ -24,7 +24,7 @@ def described(rows, group) -> dict:
         own = answers.own_q[i]
         labels = set(answers.query_labels_ql[i].tolist()) - {-1}
         mates = [
-            d for d, some in zip(documents, answers.document_labels_dl, strict=True) if labels & set(some.tolist())
+            d for d, some in zip(documents, answers.document_labels_cl, strict=True) if labels & set(some.tolist())
         ]
         found[rows.queries[number]] = [documents[n] for n in right], None if own < 0 else documents[own], mates
     return found
@@ -36,8 +36,8 @@ def test_texts_are_numbered_in_the_order_in_which_they_first_come(tmp_path):
     rows = read_rows([one, two], corpus=["x", "a", "", "x", "y"])
     assert rows.queries == ["q1", "q2", "q3"]
     assert rows.documents == ["b", "a", "c", "d", "x", "y"]
-    assert rows.query_r == [0, 1, 0, 2, 1]
-    assert [rows.documents[n] for n in rows.positive_r] == ["b", "a", "c", "a", "d"]
+    assert rows.query_numbers == [0, 1, 0, 2, 1]
+    assert [rows.documents[n] for n in rows.positive_numbers] == ["b", "a", "c", "a", "d"]
 
 
 def test_each_source_has_its_own_documents_and_the_corpus(tmp_path):
@@ -105,7 +105,7 @@ def test_a_query_is_known_by_its_text_and_instruction(tmp_path):
         tmp_path / "one.jsonl", ("q", "a", {"instruction": "Do."}), ("q", "b"), ("q", "c", {"instruction": "Do."})
     )
     rows = read_rows([path])
-    assert rows.queries == ["Instruct: Do.\nQuery: q", "q"] and rows.query_r == [0, 1, 0]
+    assert rows.queries == ["Instruct: Do.\nQuery: q", "q"] and rows.query_numbers == [0, 1, 0]
     (group,) = group_rows(rows)
     assert len(set(group.ids)) == 2
 
@@ -113,7 +113,7 @@ def test_a_query_is_known_by_its_text_and_instruction(tmp_path):
 def test_rows_of_other_kinds_bring_neither_queries_nor_documents(tmp_path):
     path = write(tmp_path / "one.jsonl", ("q", "a"), ("t", "animal", {"kind": "classification", "negatives": ["food"]}))
     rows = read_rows([path], only=["retrieval"])
-    assert (rows.queries, rows.documents, rows.query_r) == (["q"], ["a"], [0, -1])
+    assert (rows.queries, rows.documents, rows.query_numbers) == (["q"], ["a"], [0, -1])
     assert [group.rows for group in group_rows(rows)] == [[0]]
     assert len(rows.records) == 2
 

@@ -16,14 +16,15 @@ from f2jax.data.sources import open_source
 from f2jax.errors import UserError
 from f2jax.inference import vectors as vectors_module
 from f2jax.inference.encode_file import encode_file
+from f2jax.inference.top_k import SearchBlocks
+from f2jax.inference.truncation import Truncation
 from f2jax.mine import run as module
-from f2jax.mine.negatives import Blocks, MiningOptions
-from f2jax.mine.options import MiningInput
-from f2jax.mine.run import Embedded, Given, list_texts, mine_file, read_input
+from f2jax.mine.options import MiningInput, MiningOptions
+from f2jax.mine.run import FileVectors, ModelVectors, list_texts, mine_file, read_input
 from tests import tiny_model
 from tests.mine.test_negatives import exact_vectors, oracle
 
-BLOCKS = Blocks(queries=16, documents=32)
+BLOCKS = SearchBlocks(queries=16, documents=32, chunk=1)
 FEW = MiningOptions(top=12, skip=1, keep=4, max_score=0.5)
 PROMPTS = {"query": "Find: ", "document": "Text: ", "other": "Other: "}
 
@@ -37,7 +38,7 @@ class FakeEmbedder:
     fingerprint = "fake"
 
     def __init__(self, stops_after: int | None = None, prompts: dict | None = None):
-        self.stops_after, self.seen, self.prompts = stops_after, [], prompts or {}
+        self.stops_after, self.seen, self.prompts, self.truncation = stops_after, [], prompts or {}, Truncation()
 
     def encode(self, texts, prompt="Default: ", batch_size=1, show_progress_bar=None):
         texts = [prompt + text for text in texts]
@@ -63,7 +64,7 @@ def inputs(tmp_path) -> list[str]:
 
 
 def mined(inputs, output, options=FEW, embedder=None, corpus=None, only=KINDS, **more):
-    given, vectors = MiningInput(inputs, corpus, only=only), Embedded(embedder or FakeEmbedder())
+    given, vectors = MiningInput(inputs, corpus, only=only), ModelVectors(embedder or FakeEmbedder())
     return mine_file(given, vectors, str(output), options, blocks=BLOCKS, **more)
 
 
@@ -129,7 +130,7 @@ def test_the_rows_own_negatives_come_first_and_mined_ones_fill_up(tmp_path):
     first, second, third, *_ = read(tmp_path / "out.parquet")
     assert first.negatives[:2] == ("own", "p3") and len(set(first.negatives)) == 4
     assert second.negatives == ("a", "b", "c", "d", "e"), "what a row has is not cut"
-    assert summary.own == 7 and summary.negatives == 9 * 4 + 1
+    assert summary.brought == 7 and summary.negatives == 9 * 4 + 1
 
     mined([path], tmp_path / "replaced.parquet", options, replace=True)
     replaced = read(tmp_path / "replaced.parquet")
@@ -146,7 +147,7 @@ def test_rows_of_other_kinds_stay_as_they_are(tmp_path):
         [write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options, only=["retrieval"], replace=True
     )
     found = read(tmp_path / "out.parquet")
-    assert found[4].negatives == ("x",) and summary.own == 1
+    assert found[4].negatives == ("x",) and summary.brought == 1
     assert all(len(record.negatives) == 4 and "p4" not in record.negatives for i, record in enumerate(found) if i != 4)
 
 
@@ -226,7 +227,7 @@ def test_a_classification_row_that_brings_its_wrong_label_is_not_dropped(tmp_pat
 
 
 def test_a_large_result_is_written_in_row_groups(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROWS", 7)
+    monkeypatch.setattr(module, "ROW_GROUP", 7)
     mined(inputs, tmp_path / "out.parquet", MiningOptions(top=20, skip=0, keep=2, max_score=None, relative=None))
     file = pq.ParquetFile(tmp_path / "out.parquet")
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [7] * 8 + [4]
@@ -244,11 +245,11 @@ def test_a_model_puts_its_prompts_before_the_texts(tmp_path):
     for name, prompt in ((None, "Find: "), ("other", "Other: ")):
         embedder = FakeEmbedder(prompts=PROMPTS)
         options = MiningOptions(top=3, skip=0, keep=3, max_score=None, relative=None)
-        mine_file(MiningInput([path]), Embedded(embedder, name), str(tmp_path / "out.parquet"), options)
+        mine_file(MiningInput([path]), ModelVectors(embedder, name), str(tmp_path / "out.parquet"), options)
         asked = [f"{prompt}q0", "Instruct: Find it.\nQuery: q1", "Instruct: Say.\nQuery: q2", f"{prompt}q3"]
         assert list(dict.fromkeys(embedder.seen)) == asked + documents
     with pytest.raises(UserError, match="no prompt named 'qurey'; did you mean 'query'"):
-        Embedded(FakeEmbedder(prompts=PROMPTS), "qurey")
+        ModelVectors(FakeEmbedder(prompts=PROMPTS), "qurey")
 
 
 def test_vectors_of_another_tool_give_the_same_bytes(inputs, tmp_path):
@@ -260,7 +261,7 @@ def test_vectors_of_another_tool_give_the_same_bytes(inputs, tmp_path):
     assert listed.splitlines() == [f"{tmp_path}/q.jsonl: 48 queries.", f"{tmp_path}/d.jsonl: 61 documents."]
     for name in "qd":
         encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"), prompt="")
-    given = Given(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
+    given = FileVectors(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
     mine_file(MiningInput(inputs, corpus), given, str(tmp_path / "given.parquet"), FEW, blocks=BLOCKS)
     assert (tmp_path / "given.parquet").read_bytes() == (tmp_path / "model.parquet").read_bytes()
 
@@ -284,9 +285,9 @@ class _Stops:
 
 
 @pytest.mark.parametrize("fewer", ["drop", "random"])
-@pytest.mark.parametrize("blocks,starts", [(0, [0, 0]), (1, [14, 0]), (2, [0]), (3, [10])])
+@pytest.mark.parametrize("blocks,starts", [(0, [0, 0]), (1, [16, 0]), (2, [0]), (3, [16])])
 def test_mining_goes_on_from_the_last_whole_block(inputs, tmp_path, monkeypatch, blocks, starts, fewer):
-    """One source has 28 queries in two blocks of 14, the other 20 in two of 10."""
+    """One source has 28 queries in blocks of 16 and 12, the other 20 in blocks of 16 and 4."""
     options = MiningOptions(top=12, skip=1, keep=4, max_score=0.1, fewer=fewer)
     reference = mined(inputs, tmp_path / "reference.parquet", options)
     with monkeypatch.context() as patch:
@@ -299,7 +300,7 @@ def test_mining_goes_on_from_the_last_whole_block(inputs, tmp_path, monkeypatch,
     monkeypatch.setattr(module, "mine_negatives", second)
     summary = mined(inputs, tmp_path / "out.parquet", options, embedder)
     assert second.starts == starts
-    assert len(embedder.seen) == 2, "one text of each kind, for the width"
+    assert embedder.seen == [], "the vectors are kept"
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "reference.parquet").read_bytes()
     assert str(summary).replace("out.parquet", "reference.parquet") == str(reference)
     assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out.parquet"]
@@ -313,7 +314,7 @@ def test_embedding_goes_on_from_the_last_whole_piece(inputs, tmp_path, monkeypat
         mined(inputs, tmp_path / "out.parquet", embedder=FakeEmbedder(stops_after))
     second = FakeEmbedder()
     mined(inputs, tmp_path / "out.parquet", embedder=second)
-    assert len(second.seen) <= 48 + 60 + 2 - stops_after + 10
+    assert len(second.seen) <= 48 + 60 - stops_after + 10
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "reference.parquet").read_bytes()
 
 
@@ -336,7 +337,7 @@ def test_work_of_another_call_is_refused_and_its_vectors_are_kept(inputs, tmp_pa
     (tmp_path / "out.parquet.partial/negatives.npy").unlink()
     embedder = FakeEmbedder()
     mined(inputs, output, MiningOptions(top=12, skip=1, keep=4), embedder)
-    assert len(embedder.seen) == 2
+    assert embedder.seen == []
 
 
 def test_where_no_row_is_left_other_rules_may_be_tried(inputs, tmp_path):
@@ -350,7 +351,7 @@ def test_where_no_row_is_left_other_rules_may_be_tried(inputs, tmp_path):
     assert not output.exists()
     embedder = FakeEmbedder()
     mined(inputs, output, FEW, embedder)
-    assert len(embedder.seen) == 2 and output.exists()
+    assert embedder.seen == [] and output.exists()
 
 
 # What is refused
@@ -378,7 +379,7 @@ NOT_FLOATS = "should be a .npy file of floats, with a row for each text."
         ("d.npy", b"no numbers", "cannot be read: it is no .npy file of numbers."),
         ("d.npy", None, "cannot be read: No such file or directory."),
         ("d.npy", np.ones((60, 64)), "have 96 and 64 dimensions; embed both with one model."),
-        ("d.npy", np.full((60, 96), np.nan), "The vectors of the documents hold a value that is not finite"),
+        ("d.npy", np.full((60, 96), np.nan), "The vectors of the documents hold values that are not finite"),
     ],
 )  # fmt: skip
 def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
@@ -391,7 +392,9 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(message)):
-        mine_file(MiningInput(inputs), Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out.parquet", FEW)
+        mine_file(
+            MiningInput(inputs), FileVectors(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out.parquet", FEW
+        )
 
 
 @pytest.mark.parametrize(
@@ -465,7 +468,7 @@ def test_the_command_mines_with_a_model(capsys, inputs, tmp_path):
     np.save(tmp_path / "q.npy", embedder.encode_query(rows.queries))
     np.save(tmp_path / "d.npy", embedder.encode_document(rows.documents))
     given, options = (
-        Given(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"),
+        FileVectors(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"),
         MiningOptions(keep=3, max_score=None, relative=None),
     )
     mine_file(MiningInput(inputs), given, f"{tmp_path}/given.parquet", options)

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from f2jax.mine.negatives import Answers, Blocks, MiningOptions, mine_negatives
-from f2jax.mine.options import MiningInput
-from f2jax.mine.run import Given, mine_file
+from f2jax.inference.top_k import SearchBlocks
+from f2jax.mine.negatives import Answers, mine_negatives
+from f2jax.mine.options import MiningInput, MiningOptions
+from f2jax.mine.run import FileVectors, mine_file
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("datasets")
@@ -108,8 +109,8 @@ def test_equal_to_sentence_transformers(changes, most_right):
     expected = {}
     for row in peer(q, d, right, options, "labeled-list"):
         expected[row["query"]] = row["positive"][1:], row["scores"][1:]
-    blocks = list(mine_negatives(q, d, Answers(right), options, blocks=Blocks(64, 128)))
-    documents, scores = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("documents_bk", "scores_bk"))
+    blocks = list(mine_negatives(q, d, Answers(right), options, blocks=SearchBlocks(64, 128, 1)))
+    documents, scores = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("documents_qj", "scores_qj"))
     found = {
         f"q{i}": ([f"d{n}" for n in row[row >= 0]], scores[i][row >= 0])
         for i, row in enumerate(documents)
@@ -133,7 +134,7 @@ def test_the_command_writes_the_rows_of_sentence_transformers(tmp_path, most_rig
     order = [*positives, *(n for n in range(DOCUMENTS) if n not in positives)]
     np.save(tmp_path / "q.npy", q)
     np.save(tmp_path / "d.npy", d[order])
-    given = Given(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
+    given = FileVectors(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
     output = tmp_path / "out.parquet"
     mine_file(MiningInput([str(tmp_path / "rows.jsonl")], str(tmp_path / "corpus.txt")), given, str(output), options)
 

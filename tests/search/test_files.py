@@ -10,7 +10,7 @@ import pytest
 from f2jax import Embedder, cli
 from f2jax.errors import UserError
 from f2jax.inference.vectors import load_vectors, open_vectors
-from f2jax.search.files import Results, SearchTexts, read_corpus, write_results
+from f2jax.search.files import EmbedTexts, SearchReport, read_corpus, write_report
 from f2jax.search.run import folder_corpus
 from f2jax.search.two_pass import SearchOptions, SearchResult
 from tests import tiny_model
@@ -113,9 +113,9 @@ def test_texts_are_embedded_once_and_an_interrupted_embedding_goes_on(monkeypatc
         return np.array([[len(text), 1.0] for text in some], np.float32)
 
     with pytest.raises(KeyboardInterrupt):
-        read_corpus(str(texts), None, encode, {"model": "m"})
+        read_corpus(str(texts), None, EmbedTexts(encode, "m", ""))
     for _ in range(2):
-        corpus = read_corpus(str(texts), None, encode, {"model": "m"})
+        corpus = read_corpus(str(texts), None, EmbedTexts(encode, "m", ""))
         assert corpus.texts == TEXTS
         assert corpus.vectors[:, 0].tolist() == [len(text) for text in TEXTS]
     assert seen.count(TEXTS[1]) == 1 and seen.count(TEXTS[5]) == 1
@@ -126,25 +126,23 @@ def test_an_embedding_that_stops_before_its_first_piece_is_not_taken_for_vectors
         return np.array([[len(text), 1.0] for text in some], np.float32)
 
     def stopped(some):
-        if len(some) > 1:  # the first text alone tells the width
-            raise KeyboardInterrupt
-        return encode(some)
+        raise KeyboardInterrupt
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(KeyboardInterrupt):
-        read_corpus(str(texts), None, stopped, {"model": "another"})
+        read_corpus(str(texts), None, EmbedTexts(stopped, "another", ""))
     with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left"):
         patch.setattr("os.posix_fallocate", full, raising=False)
-        read_corpus(str(texts), None, encode, {"model": "m"})
-    corpus = read_corpus(str(texts), None, encode, {"model": "m"})
+        read_corpus(str(texts), None, EmbedTexts(encode, "m", ""))
+    corpus = read_corpus(str(texts), None, EmbedTexts(encode, "m", ""))
     assert corpus.vectors[:, 0].tolist() == [len(text) for text in TEXTS]
 
 
 def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, model, tmp_path, monkeypatch):
     for name in ("a.txt", "b.txt"):
-        (tmp_path / name).write_text("\n\n".join(f"{name} {text} " * 40 for text in TEXTS[:3]))
+        (tmp_path / name).write_text("\n\n".join(f"{name} {text} " * 10 for text in TEXTS[:3]))
     encoded = []
     encode = Embedder.encode
     monkeypatch.setattr(
@@ -153,8 +151,10 @@ def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, mod
     argv = ("--folder", tmp_path, "--query", "river", "--model", model, "--k", 3)
     code, out, err = run(capsys, *argv)
     assert code == 0, err
-    assert re.search(r"^  +\d\.\d{3}  [ab]\.txt:\d  [ab]\.txt .*…$", out, re.M)
-    assert sum(len(some) for some in encoded) == 6 + 1
+    assert re.search(r"^  +\d\.\d{3}  [ab]\.txt:\d  \S", out, re.M)
+    passages = folder_corpus(str(tmp_path), Embedder.from_pretrained(model)).texts
+    assert sum(len(some) for some in encoded) == len(passages) + 1 > 6 + 1
+    assert "were cut" not in out, "a model of 96 tokens reads every passage to its end"
     encoded.clear()
     (tmp_path / "b.txt").write_text("something new")
     assert run(capsys, *argv)[0] == 0
@@ -201,6 +201,12 @@ def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, texts, ar
     assert re.fullmatch(rf"f2jax: .*{message}.*\n", err)
 
 
+def test_a_long_text_is_shortened_on_the_screen():
+    result = SearchResult(np.array([[0.5]]), np.array([[0]]))
+    report = SearchReport(result, SearchOptions(k=1), ["one"], ["word\n" * 80], ["a.txt:3"])
+    assert report.lines() == "one\n   0.500  a.txt:3  " + ("word " * 80)[:159] + "…"
+
+
 def test_results_are_written_row_by_row(tmp_path):
     """Nothing but the row at work lies in memory: the file is open when the first text is asked for."""
     opened = []
@@ -211,8 +217,8 @@ def test_results_are_written_row_by_row(tmp_path):
             return TEXTS[number]
 
     found = SearchResult(np.array([[0.5], [0.25]]), np.array([[3], [1]]))
-    results = Results(SearchTexts(None, Texts({0: ""})), SearchTexts(None, ["one", "日"]), SearchOptions(k=1), found)
-    write_results(results, str(tmp_path / "r.jsonl"))
+    report = SearchReport(found, SearchOptions(k=1), ["one", "日"], Texts({0: ""}))
+    write_report(report, str(tmp_path / "r.jsonl"))
     assert opened == [True, True]
     assert [(row["query"], row["found"]) for row in read(tmp_path / "r.jsonl")] == [
         ("one", [{"document": 3, "score": 0.5, "text": TEXTS[3]}]),
@@ -249,7 +255,7 @@ def embed_four(monkeypatch, texts):
         return np.ones((len(some), 96), np.float32)
 
     with pytest.raises(KeyboardInterrupt):
-        read_corpus(str(texts), None, encode, {})
+        read_corpus(str(texts), None, EmbedTexts(encode, "", ""))
     return encode
 
 
@@ -278,7 +284,7 @@ def test_texts_that_changed_are_embedded_anew_where_the_file_has_the_name_that_i
 
     for lines in (TEXTS, TEXTS[1:], ["one more", *TEXTS]):
         texts.write_text("\n".join(lines), encoding="utf-8")
-        corpus = read_corpus(str(texts), None, encode, {"model": "m"})
+        corpus = read_corpus(str(texts), None, EmbedTexts(encode, "m", ""))
         assert corpus.texts == lines and corpus.vectors[:, 0].tolist() == [len(text) for text in lines]
 
 
@@ -286,7 +292,7 @@ def test_unfinished_vectors_of_other_texts_are_refused(monkeypatch, texts):
     encode = embed_four(monkeypatch, texts)
     texts.write_text("another text")
     with pytest.raises(UserError, match="belongs to another model, other texts or other options; delete it"):
-        read_corpus(str(texts), None, encode, {})
+        read_corpus(str(texts), None, EmbedTexts(encode, "", ""))
 
 
 def test_remote_texts_need_a_local_file_for_their_vectors(capsys, monkeypatch, model, texts, tmp_path):

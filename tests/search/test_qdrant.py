@@ -93,19 +93,46 @@ def test_vectors_of_another_model_and_an_empty_store_are_refused(client):
         qdrant.fill_store(client, SearchTexts(vectors(3, 1, dim=48)), 16)
 
 
+def test_documents_of_another_model_or_prompt_are_refused_and_so_are_queries_of_another_model(tmp_path):
+    """All have the same sizes; the store remembers, also after it was closed."""
+    place, d = str(tmp_path / "store"), vectors(30, 1)
+    with qdrant.open_store(place) as client:
+        qdrant.fill_store(client, SearchTexts(d, model="a", prompt="p: "), OPTIONS.dims)
+    with qdrant.open_store(place) as client:
+        for others in (SearchTexts(-d, model="b", prompt="p: "), SearchTexts(-d, model="a"), SearchTexts(-d)):
+            with pytest.raises(UserError, match="holds documents of another model, or after another prompt"):
+                qdrant.fill_store(client, others, OPTIONS.dims)
+        with pytest.raises(UserError, match="embedded by another model than the queries; give its --model"):
+            qdrant.search_store(client, d[:1], OPTIONS, model="b")
+        for model in ("a", ""):
+            assert qdrant.search_store(client, d[7:8], OPTIONS, model=model)[0].numbers_qk[0, 0] == 7
+        assert qdrant.fill_store(client, SearchTexts(d, model="a", prompt="p: "), OPTIONS.dims) == 30
+
+
+def test_a_vector_that_is_not_finite_is_named_and_spoils_no_other(client):
+    d = vectors(30, 1)
+    qdrant.fill_store(client, SearchTexts(d), OPTIONS.dims)
+    damaged = d.copy()
+    damaged[7, 40] = np.nan
+    with pytest.raises(UserError, match="The vectors of the documents hold values that are not finite, first in row 7"):
+        qdrant.fill_store(client, SearchTexts(damaged), OPTIONS.dims)
+    found, _ = qdrant.search_store(client, d, OPTIONS)
+    assert found.numbers_qk[:, 0].tolist() == list(range(30))
+
+
 @pytest.mark.parametrize("kept", ["float32", "int8", "binary"])
 @pytest.mark.parametrize("asked", ["float32", "int8", "binary"])
 def test_a_server_is_filled_again_in_the_precision_that_it_has(client, kept, asked):
     qdrant.fill_store(client, SearchTexts(vectors(3, 1)), 16, kept)
     if asked == kept:
-        return qdrant.check_kept(client, True, asked)
+        return qdrant.check_precision_kept(client, True, asked)
     with pytest.raises(UserError, match=f"searches first in {kept}, not in {asked}; use another place"):
-        qdrant.check_kept(client, True, asked)
+        qdrant.check_precision_kept(client, True, asked)
 
 
 def test_a_folder_that_was_filled_in_another_precision_is_filled_again(client):
     qdrant.fill_store(client, SearchTexts(vectors(3, 1)), 16, "int8")  # which a folder ignores
-    qdrant.check_kept(client, False, "float32")
+    qdrant.check_precision_kept(client, False, "float32")
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import pytest
 
 from f2jax.errors import UserError
 from f2jax.inference.quantize import int8_ranges, quantize
-from f2jax.search.top_k import Blocks, TopK
+from f2jax.inference.top_k import SearchBlocks, TopK
 from f2jax.search.two_pass import Search, SearchOptions, SearchResult, exact_search, recall
 from tests import tiny
 from tests.mine.test_negatives import exact_vectors
 
-SMALL = Blocks(queries=8, chunk=2**14)
+SMALL = SearchBlocks(queries=8, documents=32, chunk=2**14)
 
 
 def vectors(count: int, seed: int, dim: int = 96) -> np.ndarray:
@@ -63,7 +63,9 @@ def test_float32_scores_are_cosines():
     np.testing.assert_allclose(scores, -np.sort(-unit(q[:, :32]) @ unit(d[:, :32]).T, axis=1)[:, :4], atol=1e-6)
 
 
-@pytest.mark.parametrize("blocks", [SMALL, Blocks(3, 1), Blocks(64, 40_000, resident=0), Blocks()], ids=str)
+@pytest.mark.parametrize(
+    "blocks", [SMALL, SearchBlocks(3, 16, 1), SearchBlocks(64, chunk=40_000, resident=0), SearchBlocks()], ids=str
+)
 def test_equal_scores_go_by_document_number_in_blocks_of_any_size(blocks):
     documents, k = 257, 40
     q, d = exact_vectors(20, 0), exact_vectors(documents, 1)  # exact in float32 and full of ties
@@ -147,7 +149,7 @@ import jax, numpy as np
 from f2jax.search.two_pass import Search, SearchOptions
 from tests.search.test_two_pass import SMALL, vectors
 from tests.mine.test_negatives import exact_vectors
-from f2jax.search.top_k import TopK
+from f2jax.inference.top_k import TopK
 assert jax.device_count() == {devices}
 rows = [Search(vectors(333, 1), SearchOptions(7, 16, 30, p), SMALL)(vectors(11, 0)).numbers_qk
         for p in ("float32", "int8", "binary")]
@@ -209,7 +211,7 @@ def test_an_option_out_of_range_is_refused(options, message):
 def test_a_vector_that_is_not_finite_is_refused(kind):
     q, d = vectors(3, 0), vectors(30, 1)
     (q if kind == "queries" else d)[2, 5] = np.nan
-    with pytest.raises(UserError, match=f"vectors of the {kind} hold a value that is not finite"):
+    with pytest.raises(UserError, match=f"vectors of the {kind} hold values that are not finite"):
         Search(d, SearchOptions(dims=8))(q)
 
 

@@ -1,0 +1,24 @@
+"""Counts of the texts that were cut because they are longer than the model reads."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Truncation:
+    """How much of the texts that were encoded exceeds the model's `max_length`."""
+
+    texts: int = 0
+    tokens: int = 0
+    cut_texts: int = 0
+    lost_tokens: int = 0
+
+    def add(self, texts: int, tokens: int, cut_texts: int, lost_tokens: int) -> None:
+        self.texts, self.tokens = self.texts + texts, self.tokens + tokens
+        self.cut_texts, self.lost_tokens = self.cut_texts + cut_texts, self.lost_tokens + lost_tokens
+
+    def __str__(self) -> str:
+        """A sentence for the user; empty if no text was cut."""
+        if not self.cut_texts:
+            return ""
+        share = self.lost_tokens / self.tokens
+        return f"{self.cut_texts:,} of {self.texts:,} texts were cut to the model's length: {share:.1%} of all tokens."
