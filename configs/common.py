@@ -40,6 +40,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # of fresh weights, batch order, negatives and instructions
     c.init_from = ""  # starting weights and tokenizer: folder, hub id, gs:// or workdir; "": fresh weights
+    c.resume_from = ""  # begin from a checkpoint of another run, RUN or RUN@STEP, with its optimizer and step count
     c.epochs = epochs  # passes over the data; read where steps is 0
     c.steps = 0  # optimizer steps; 0: as many as the epochs take
 
@@ -72,6 +73,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.max_length = 1024  # tokens of one text, end token included; longer ones are truncated
     d.row_length = 1024  # tokens of one packed row (T); at least max_length
     d.row_steps = 16  # compiled row counts per doubling: more waste fewer tokens, but compile more programs
+    d.skip_steps = 0  # leave out so many batches: step n trains on batch n + this, past a bad stretch of data
     d.validation_share = 0.01  # of each dataset's queries, held out
     d.use_instructions = True  # put the task's instruction before each query (stage 2)
     d.instructions = ConfigDict()  # {SOURCE-KIND, source or kind: task sentence}, for records that bring none
@@ -127,6 +129,7 @@ def get_config(text: str | None = None) -> ConfigDict:
 
     c.checkpoint = k = ConfigDict()
     k.every = 5000  # steps between checkpoints
+    k.minutes = 30.0  # save after so many minutes without a checkpoint, too; 0: by steps alone
     k.keep_last = 2  # newest checkpoints that stay
     k.keep_every = 5000  # checkpoints at multiples of this stay for good; 0: none
     k.tail_steps = 2500  # at the end of training, save more often, for merging

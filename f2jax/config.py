@@ -164,7 +164,10 @@ DTYPES = ("float32", "bfloat16")
 TYPES = ("model.dtype", "model.param_dtype", "teacher.dtype", "optim.state_dtype")
 BETAS = ("optim.b1", "optim.b2")
 POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
-NOT_NEGATIVE = ("steps", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay", "optim.clip_norm")
+NOT_NEGATIVE = (
+    "steps", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay",
+    "optim.clip_norm",
+)  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
 COUNTS = ("data.batch_size", "data.row_length", "data.row_steps", "model.unroll", "log.every", "checkpoint.every")
 
@@ -203,12 +206,22 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-def differences(old: dict, new: dict, ignored: tuple[str, ...] = ()) -> list[str]:
-    """Returns the names of the leaves in which two configs differ, but for the groups and leaves `ignored`."""
-    a, b = (json.loads(to_json(ConfigDict(c))) for c in (old, new))
-    a, b = fields(ConfigDict(a)), fields(ConfigDict(b))
-    return [
-        name
-        for name in sorted(a.keys() | b.keys())
-        if a.get(name) != b.get(name) and not f"{name}.".startswith(tuple(f"{group}." for group in ignored))
-    ]
+FREE = ("prompts.", "data.instructions.")  # groups whose names are the user's
+
+
+def differences(old: dict, new: dict, ignored: Sequence[str] = ()) -> list[str]:
+    """Returns the names of the leaves in which two configs differ, without the groups and leaves `ignored`.
+
+    A field that came or went with a version of f2jax is no difference: one that only `old` has is read no more, and one
+    that only `new` has counts where it is not at its default.
+    """
+    a, b = (fields(ConfigDict(json.loads(to_json(ConfigDict(config))))) for config in (old, new))
+    defaults = fields(ConfigDict(json.loads(to_json(load("common")))))
+
+    def differs(name: str) -> bool:
+        if (name in a and name in b) or name.startswith(FREE):
+            return a.get(name) != b.get(name)
+        return name in b and b[name] != defaults.get(name)
+
+    groups = tuple(f"{group}." for group in ignored)
+    return [name for name in sorted(a.keys() | b.keys()) if not f"{name}.".startswith(groups) and differs(name)]

@@ -231,15 +231,22 @@ def remove_file(path: str | Path) -> None:
             store.rm_file(name)
 
 
-def remove_files(folder: str | Path) -> None:
-    """Deletes all files in a folder and its subfolders.
+def move_folder(folder: str | Path, target: str | Path) -> None:
+    """Moves a folder to a new path on the same disk or bucket; on gs:// every file is copied before any is deleted.
 
     Raises:
-        UserError: one cannot be deleted.
+        UserError: it cannot be read, written or deleted.
     """
     store, name = filesystem(folder)
-    with clear_errors(folder, "deleted"):
-        for path in store.find(name):
+    with clear_errors(folder, "moved"):
+        if not is_remote(folder):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(folder).replace(target)
+            return
+        paths = sorted(store.find(name), key=lambda path: path.count("/"))  # markers at the top go first
+        for path in paths:
+            store.cp_file(path, f"{filesystem(target)[1]}/{path.removeprefix(name).lstrip('/')}")
+        for path in paths:
             store.rm_file(path)
 
 

@@ -1,13 +1,17 @@
-"""Checkpoints with Orbax: written in the background, visible only when whole, restored into the target sharding.
+"""Checkpoints with Orbax: written in the background, visible only when finished, restored into the target sharding.
 
-A local checkpoint gets its name when it is whole. On gs://, where nothing can be renamed, it counts once the marker
-`commit_success.txt` lies in it, which is written last.
+A local checkpoint is renamed to its step once it is finished. On gs://, where nothing can be renamed, it counts once it
+holds the marker `commit_success.txt`, which is written last.
 """
 
-import contextlib
 import itertools
+import json
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -24,46 +28,78 @@ from f2jax.parallel import hosts
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a resume needs: the step alone decides the batches."""
+    """All that a resume needs: the step alone decides the batches. Leaves are arrays, or their shapes and shardings."""
 
-    step: jax.Array  # int32 scalar: optimizer steps taken
+    step: Any  # int32 scalar: optimizer steps taken
     params: dict
     opt_state: optax.OptState
 
 
-READ, DAMAGED, NOT_NOW, REFUSED = range(4)  # what may come of reading a checkpoint, from good to bad
+READ, DAMAGED, NOT_NOW, REFUSED = range(4)  # the outcomes of reading a checkpoint, from best to worst
+RETRY_SECONDS = 1, 5  # pauses before a checkpoint that seems damaged is read again
+# What TensorStore says of files that are damaged, cut short or missing.
+DAMAGE = "DATA_LOSS", "OUT_OF_RANGE", "NOT_FOUND", "Truncated Zstd", "ZSTD_decompress"
 
 
 def is_checkpoint_step(step: int, steps: int, config) -> bool:
-    """Is a checkpoint due after `step` of `steps`? Every so often, more often in the tail, and at the end."""
+    """Returns whether a checkpoint follows `step` of `steps`: at regular steps, more often in the tail, at the end."""
     return step == steps or step % config.every == 0 or step in averaged_steps(steps, config)
 
 
 def averaged_steps(steps: int, config) -> set[int]:
-    """The steps of the last stretch whose checkpoints stay, to be averaged later (recipe 2.2)."""
+    """Returns the steps of the tail, whose checkpoints are kept to be averaged later (recipe 2.2)."""
     if not config.tail_steps or not config.tail_every:
         return set()
     return {s for s in range(max(steps - config.tail_steps, 1), steps + 1) if s % config.tail_every == 0}
 
 
+class SaveTimer:
+    """Asks for a checkpoint once `minutes` have passed since the last one; 0 minutes: never.
+
+    >>> timer = SaveTimer(minutes=30)
+    >>> timer.due()
+    False
+    """
+
+    def __init__(self, minutes: float):
+        self.seconds = 60 * minutes
+        self.saved()
+
+    def saved(self) -> None:
+        """Starts to count again."""
+        self.since, self.asked = time.monotonic(), False
+
+    def due(self) -> bool:
+        """Returns whether to ask now; once asked, it waits for `saved`."""
+        due = not self.asked and self.seconds > 0 and time.monotonic() - self.since >= self.seconds
+        self.asked |= due
+        return due
+
+
 class Checkpoints:
-    """The checkpoints of a workdir (local or gs://); a context manager that waits for pending writes on exit."""
+    """The checkpoints of a workdir (local or gs://), as a context manager that waits for pending writes on exit.
+
+    >>> with Checkpoints("runs/80m") as checkpoints:  # without a config: to read
+    ...     state = checkpoints.restore(like)
+
+    Args:
+        config: the group `checkpoint` of a run's config; None: read only, nothing is created.
+        steps: the steps of the complete run; the tail is counted from there.
+    """
 
     def __init__(self, workdir: str | Path, config=None, steps: int = 0):
-        self.quiet = contextlib.ExitStack()
+        self.quiet = ExitStack()
         self.quiet.enter_context(files.quiet_logger("absl", logging.ERROR))  # Orbax reports each save on several lines
-        policies = []
+        policies: list[keep.PreservationPolicy] = []
         if config is not None:
             policies = [keep.LatestN(max(config.keep_last, 1)), keep.CustomSteps(sorted(averaged_steps(steps, config)))]
             if config.keep_every:
                 policies.append(keep.EveryNSteps(config.keep_every))
-        remote = files.is_remote(workdir)
-        self.folder = files.join(workdir if remote else Path(workdir).resolve(), "checkpoints")
-        self.errors = Exception if remote else (OSError, ValueError, KeyError)  # gcsfs has classes of its own
+        self.folder = files.join(workdir if files.is_remote(workdir) else Path(workdir).resolve(), "checkpoints")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep.AnyPreservationPolicy(policies) if policies else None,
             create=config is not None,
-            cleanup_tmp_directories=config is not None,  # what is left of writes that were cut off, before the next
+            cleanup_tmp_directories=config is not None,  # unfinished writes are deleted before the next one
             read_only=config is None,
         )
         with files.clear_errors(self.folder):
@@ -73,136 +109,172 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_):
+        with self.quiet, self._clear_write_errors(quiet=kind is not None):
+            self.manager.close()  # waits as well
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Waits for the last checkpoint at the end of the block, also when an error ends it, which then goes on.
+
+        Raises:
+            Restart, UserError: as `save`.
+        """
         try:
-            self.manager.close()
-        except self.errors as error:
-            if kind is None:  # an error that is on its way already says what went wrong first
-                raise self._unwritten(error) from error
-        finally:
-            self.quiet.close()
+            yield
+        except BaseException:
+            with self._clear_write_errors(quiet=True):
+                self.manager.wait_until_finished()
+            raise
+        self.wait()
 
     def save(self, state: TrainState) -> None:
-        """Start to write a checkpoint; training goes on meanwhile.
+        """Starts to write a checkpoint; training goes on meanwhile.
 
         Raises:
             Restart: disk, network or memory failed for a moment.
-            UserError: it or the one before it could not be written, e.g. on a full disk; earlier ones stay as they are.
+            UserError: it or the previous one could not be written, e.g. on a full disk; earlier ones are untouched.
         """
         step = int(state.step)
         if step in self.manager.all_steps():
             return
         items = {"params": state.params, "opt_state": state.opt_state}
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items() if tree})
-        try:
+        with self._clear_write_errors():
             self.manager.save(step, args=args, force=True)
-        except self.errors as error:
-            raise self._unwritten(error) from error
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is whole on disk."""
-        try:
+        """Waits until the last checkpoint is finished.
+
+        Raises:
+            Restart, UserError: as `save`.
+        """
+        with self._clear_write_errors():
             self.manager.wait_until_finished()
-        except self.errors as error:
-            raise self._unwritten(error) from error
+
+    @contextmanager
+    def _clear_write_errors(self, quiet: bool = False) -> Iterator[None]:
+        """quiet: another error is on its way already, which says what went wrong first."""
+        try:
+            yield
+        except Exception as error:
+            if not quiet:
+                raise self._unwritten(error) from error
 
     def _unwritten(self, error: Exception) -> Restart | UserError:
         reason = "the disk is full" if errors.is_disk_full(error) else _short(error)
         if errors.is_transient(error):
             message = f"A checkpoint could not be written to {self.folder} just now ({reason})"
             return Restart(f"{message}; run the same command again.")
-        kept = (
-            f"checkpoints of steps {', '.join(map(str, self.steps()))} are whole" if self.steps() else "there is none"
-        )
+        steps = ", ".join(map(str, self.steps()))
+        kept = f"checkpoints of steps {steps} are complete" if steps else "there is none yet"
         return UserError(
-            f"A checkpoint could not be written to {self.folder}: {reason}; {kept}. Mend that and run the same command."
+            f"A checkpoint could not be written to {self.folder}: {reason}; {kept}. Fix that and run the same command."
         )
 
     def steps(self) -> list[int]:
+        """Returns the steps of the finished checkpoints, in ascending order."""
         return sorted(self.manager.all_steps())
 
-    def restore(self, like: TrainState, warn=print) -> TrainState | None:
-        """The newest readable checkpoint in the shapes, types and shardings of `like`; None where there is none.
+    def restore(self, like: TrainState, warn=print, step: int | None = None) -> TrainState | None:
+        """Returns the newest readable checkpoint in the shapes, types and shardings of `like`; None if there is none.
 
-        A checkpoint that was cut short is passed over, with a warning, for the one before it. All processes call it;
-        they take the newest that each of them can read.
+        A checkpoint that is damaged is skipped, with a warning, for the one before it. All processes call it; they take
+        the newest that each of them can read.
+
+        Args:
+            step: restore this one and no other.
 
         Raises:
             Restart: the disk, the network or the memory is at fault, and not the checkpoint.
-            UserError: there are checkpoints, but none can be read, or the folder itself cannot.
+            UserError: a checkpoint does not fit `like`, or there are checkpoints and all of them are damaged, or the
+                folder cannot be read.
         """
-        failed, steps = False, self.steps()
+        damaged, steps = False, self.steps() if step is None else [step]
         while (step := hosts.broadcast(steps.pop() if steps else -1)) >= 0:
             items, error = self._read(step, like)
-            own = _outcome(error)
-            outcomes = hosts.allgather(own)
+            outcome = _outcome(error)
+            outcomes = hosts.allgather(outcome)
             worst = max(outcomes)
-            if worst == READ:
+            if items is not None and worst == READ:
                 at = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
                 return TrainState(at, items["params"], items.get("opt_state"))
             del items  # the next one takes as much memory
-            if isinstance(error, (Restart, UserError)) and own == worst:
+            if isinstance(error, (Restart, UserError)) and outcome == worst:
                 raise error
+            process = outcomes.index(worst)
+            why = _short(error) if error and outcome == worst else f"by process {process}"
             if worst == REFUSED:
-                raise UserError(f"Process {outcomes.index(worst)} may not read {self.folder}; see what it says.")
-            why = _short(error) if own == worst else f"by process {outcomes.index(worst)}"
+                raise UserError(
+                    f"The checkpoint of step {step} in {self.folder} cannot be used ({why}); restore it with the "
+                    "version and config that wrote it."
+                ) from error
             if worst == NOT_NOW:
                 message = f"The checkpoint of step {step} could not be read just now ({why})"
                 raise Restart(f"{message}; run the same command again.") from error
-            warn(f"The checkpoint of step {step} cannot be read and is passed over ({why}).")
-            failed = True
-        if failed:
+            warn(f"The checkpoint of step {step} cannot be read and is skipped ({why}).")
+            damaged = True
+        if damaged:
             raise UserError(
-                f"None of the checkpoints in {self.folder} can be read by this version and config; go back to those "
-                "that wrote them, or move the folder away to start anew."
+                f"None of the checkpoints in {self.folder} can be read; restore one from a copy, or move the folder "
+                "away to start from scratch."
             )
         return None
 
-    def _read(self, step: int, like: TrainState):
-        """(what this process reads of a checkpoint, None) or (None, why it cannot).
+    def _read(self, step: int, like: TrainState) -> tuple[Any, Exception | None]:
+        """Returns (the items of a checkpoint, None) or (None, why this process cannot read it).
 
-        It waits for no other process, as the manager's `restore` does: that would never end where one cannot read.
+        What seems damaged is read again first: a bucket or a disk can fail once. Unlike the manager's `restore` it
+        waits for no other process, which would never end where one cannot read.
         """
-        if like.opt_state is None:  # the model alone, without what else was trained beside it
-            how = ocp.checkpoint_utils.construct_restore_args(like.params)
-            args = {"params": ocp.args.PyTreeRestore(like.params, how, partial_restore=True)}
+        for pause in (*RETRY_SECONDS, None):
+            items, error = self._read_once(step, like)
+            if error is None:
+                return items, None
+            if _outcome(error) != DAMAGED or pause is None:
+                break
+            time.sleep(pause)
+        try:
+            files.exists(self.folder)
+        except (Restart, UserError) as fault:  # of the bucket, and not of the checkpoint
+            return None, fault
+        return None, error
+
+    def _read_once(self, step: int, like: TrainState) -> tuple[Any, Exception | None]:
+        if like.opt_state is None:  # the model alone, without other trained weights
+            restore_args = ocp.checkpoint_utils.construct_restore_args(like.params)
+            args = {"params": ocp.args.PyTreeRestore(like.params, restore_args, partial_restore=True)}
         else:
             args = {name: ocp.args.StandardRestore(getattr(like, name)) for name in ("params", "opt_state")}
-        own = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+        process = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
         try:
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as reader:
                 return reader.restore(files.join(self.folder, str(step)), args=ocp.args.Composite(**args)), None
-        except self.errors as error:
-            try:
-                files.exists(self.folder)
-            except (Restart, UserError) as fault:  # of the bucket, and not of the checkpoint
-                return None, fault
+        except Exception as error:  # Orbax, TensorStore and gcsfs have classes of their own, or none
             return None, error
 
     def set_aside_after(self, step: int) -> None:
-        """Take later checkpoints, those that `restore` passed over, out of the way of new ones.
+        """Moves later checkpoints, which `restore` skipped, to `unreadable/` next to `checkpoints/`; never deletes.
 
-        They go to `unreadable` beside the others; on gs://, where nothing can be renamed, they are deleted. All
-        processes call it.
+        All processes call it.
         """
-        later = [found for found in self.steps() if found > step]
+        later = [later for later in self.steps() if later > step]
         if hosts.is_first():
-            for found in later:
-                self._set_aside(found)
+            for damaged in later:
+                target = files.join(self.folder.removesuffix("checkpoints"), f"unreadable/{damaged}")
+                files.move_folder(files.join(self.folder, str(damaged)), _unused(target))
         if hosts.broadcast(len(later)):  # the others wait here for the first
             self.manager.reload()
 
-    def _set_aside(self, step: int) -> None:
-        if files.is_remote(self.folder):
-            files.remove_files(files.join(self.folder, str(step)))
-        else:
-            aside = Path(self.folder).with_name("unreadable")
-            aside.mkdir(exist_ok=True)
-            Path(self.folder, str(step)).replace(_free(aside / str(step)))
+
+def finished_steps(workdir: str | Path) -> list[int]:
+    """Returns the steps of a workdir's finished checkpoints; [] where there are none, or no such folder."""
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.steps()
 
 
 def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> np.ndarray:
-    """One weight of a checkpoint, alone, in the shape and type of `like`.
+    """Returns one weight of a checkpoint, alone, in the shape and type of `like`.
 
     Raises:
         Restart: disk, network or memory failed for a moment.
@@ -214,13 +286,12 @@ def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> 
     args = ocp.args.PyTreeRestore(item, restore_args, partial_restore=True)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            found = flatten_dict(checkpointer.restore(folder, args=args))[path]
-    except (OSError, ValueError, KeyError) as error:
+            return flatten_dict(checkpointer.restore(folder, args=args))[path]
+    except Exception as error:  # as in `Checkpoints`
         if errors.is_transient(error):
             message = f"{folder} could not be read just now ({_short(error)})"
             raise Restart(f"{message}; run the same command again.") from error
         raise UserError(f"{folder} cannot be read ({_short(error)}); leave that checkpoint out.") from error
-    return found
 
 
 def _outcome(error: Exception | None) -> int:
@@ -228,14 +299,28 @@ def _outcome(error: Exception | None) -> int:
         return READ
     if isinstance(error, UserError):
         return REFUSED
-    return NOT_NOW if isinstance(error, Restart) or errors.is_transient(error) else DAMAGED
+    if isinstance(error, Restart) or errors.is_transient(error):
+        return NOT_NOW
+    return DAMAGED if _says_damaged(error) else REFUSED
 
 
-def _free(path: Path) -> Path:
-    """The path, or with a number behind it one that is not there yet."""
-    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return next(one for one in itertools.chain([path], others) if not one.exists())
+def _says_damaged(error: BaseException) -> bool:
+    """Returns whether an error says that files are damaged, cut short or missing, and not, say, that shapes differ."""
+    return (
+        isinstance(error, (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError))
+        or any(words in str(error) for words in DAMAGE)
+        or (error.__cause__ is not None and _says_damaged(error.__cause__))
+    )
 
 
-def _short(error: Exception) -> str:
+def _unused(path: str) -> str:
+    """Returns the path, with the first number appended that makes it new."""
+    others = (f"{path}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], others) if not files.exists(name))
+
+
+def _short(error: BaseException) -> str:
+    """Returns the first line of what an error says, or of its cause where that is a description of the store."""
+    if error.__cause__ is not None and str(error).startswith("Encountered error while reading array"):
+        return _short(error.__cause__)
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -6,7 +6,7 @@ A workdir holds `config.json` (of the run), `model.json` (the architecture), `to
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +14,12 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from jax.experimental.multihost_utils import process_allgather
 
 from f2jax import files
 from f2jax.checkpoints import hf, settings
 from f2jax.checkpoints.hf import LazyWeight
-from f2jax.checkpoints.orbax import Checkpoints, TrainState, read_weight
+from f2jax.checkpoints.orbax import Checkpoints, TrainState, finished_steps, read_weight
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import SIZES, Qwen3Config, size
@@ -28,10 +29,12 @@ DTYPES = ("float32", "bfloat16")
 
 
 def is_workdir(path: str | Path) -> bool:
+    """Returns whether a folder is a training workdir, from its first step on."""
     return files.exists(files.join(path, MODEL_FILE))
 
 
 def write_architecture(workdir: str | Path, config: Qwen3Config) -> None:
+    """Writes `model.json`."""
     files.write_atomically(files.join(workdir, MODEL_FILE), json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
@@ -56,7 +59,7 @@ def read_architecture(path: str | Path) -> Qwen3Config:
 
 
 def architecture_of(name: str, table_rank: int = 0) -> Qwen3Config:
-    """The architecture that `model.size` names: a known size, or that of a model in a folder or on gs://.
+    """Returns the architecture that `model.size` names: a known size, or that of a model in a folder or on gs://.
 
     Raises:
         UserError: it is neither, or the rank is out of range.
@@ -67,20 +70,29 @@ def architecture_of(name: str, table_rank: int = 0) -> Qwen3Config:
 
 
 def checkpoint_steps(path: str | Path) -> list[int]:
-    """The steps of a workdir's checkpoints.
+    """Returns the steps of a workdir's finished checkpoints, in ascending order.
 
     Raises:
         UserError: there are none yet.
     """
-    with Checkpoints(path) as checkpoints:
-        found = checkpoints.steps()
-    if not found:
+    steps = finished_steps(path)
+    if not steps:
         raise UserError(f"The workdir {path} has no checkpoint yet; train a little longer.")
-    return found
+    return steps
+
+
+def split_step(name: str) -> tuple[str, int | None]:
+    """Returns the workdir and the step of RUN@STEP; None as the step of a plain RUN.
+
+    >>> split_step("runs/80m@12000")
+    ('runs/80m', 12000)
+    """
+    run, sign, step = name.rpartition("@")
+    return (run, int(step)) if sign and step.isdigit() else (name, None)
 
 
 def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
-    """Architecture of a folder or workdir, and its weights by path, each read when it is asked for.
+    """Returns the architecture of a folder or workdir, and its weights by path, each read when it is asked for.
 
     Args:
         step: of the checkpoint of a workdir; None: the newest.
@@ -88,12 +100,16 @@ def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[
     Raises:
         UserError: nothing is there, it cannot be read, or its token table is factorized.
     """
+    architecture, weights = _open(path, step)
+    if architecture.table_rank:
+        raise UserError(f"The token table of {path} is factorized; f2jax export writes a folder where it is one table.")
+    return architecture, weights
+
+
+def _open(path: str, step: int | None) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
     if not is_workdir(path):
         return hf.open_hf_weights(path)
-
     architecture, step = read_architecture(path), checkpoint_steps(path)[-1] if step is None else step
-    if architecture.table_rank:
-        raise UserError(f"The token table of {path} is factorized; f2jax export writes a folder where it is whole.")
     shapes = flatten_dict(nn.meta.unbox(abstract_params(architecture)))
     return architecture, {
         name: LazyWeight(like.shape, like.dtype, partial(read_weight, path, step, name, like))
@@ -101,24 +117,48 @@ def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[
     }
 
 
-def weights_fingerprint(path: str | Path) -> str:
-    """Which model lies there: a hash of its last norm, which training changes."""
-    name = ("final_norm",)
-    if is_workdir(path):
-        like = flatten_dict(nn.meta.unbox(abstract_params(read_architecture(path))))[name]
-        norm_d = read_weight(path, checkpoint_steps(path)[-1], name, like)
+def model_fingerprint(path: str | Path) -> str:
+    """Returns a hash of all weights of a workdir or folder, in float32: the same wherever the model lies.
+
+    Raises:
+        UserError: nothing is there, or it cannot be read.
+    """
+    return weights_fingerprint(_open(str(path), None)[1].items())
+
+
+def weights_fingerprint(weights: Iterable[tuple[tuple[str, ...], LazyWeight | jax.Array | np.ndarray]]) -> str:
+    """Returns a hash of every byte of some weights, their types and their paths; about a second for each GB.
+
+    Where several processes share the weights, all of them call it together.
+
+    >>> weights_fingerprint(flatten_dict(params).items())
+    '1f6cd09a6a4ec2c08f0c4c0d31b5a3ce'
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(weights, key=lambda item: item[0]):
+        digest.update(f"{'.'.join(name)} {weight.shape} {weight.dtype}\n".encode())
+        for part in _host_parts(weight):
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _host_parts(weight: LazyWeight | jax.Array | np.ndarray) -> Iterator[np.ndarray]:
+    """Yields a weight in the memory of this machine; what lies on accelerators or other hosts one layer at a time."""
+    here = not isinstance(weight, jax.Array) or all(device.platform == "cpu" for device in weight.devices())
+    if isinstance(weight, jax.Array) and not (here and weight.is_fully_addressable):
+        for part in (weight[layer] for layer in range(len(weight))) if weight.ndim > 2 else (weight,):
+            yield np.asarray(part if part.is_fully_addressable else process_allgather(part, tiled=True))
     else:
-        norm_d = hf.open_hf_weights(path)[1][name]
-    return hashlib.blake2b(np.asarray(norm_d, np.float32), digest_size=16).hexdigest()
+        yield np.asarray(weight)
 
 
 def load_weights(
     name: str, param_dtype=np.float32, shardings: Callable[[Qwen3Config], dict] | None = None
 ) -> tuple[Qwen3Config, dict]:
-    """Architecture and parameters of whatever `name` stands for.
+    """Returns architecture and parameters of a workdir, a folder, a hub id or a gs:// path.
 
     Args:
-        shardings: gives the sharding of each weight for an architecture; default: the first device of this process.
+        shardings: returns the sharding of each weight of an architecture; None: the first device of this process.
 
     Raises:
         UserError: nothing is there, or it cannot be read.
@@ -129,9 +169,9 @@ def load_weights(
     if not is_workdir(path):
         return hf.load_hf(path, param_dtype, tree)
 
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = nn.meta.unbox(abstract_params(architecture, param_dtype))
-    tree = tree or jax.tree.map(lambda _: one, shapes)
+    tree = tree or jax.tree.map(lambda _: device, shapes)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, tree)
     with Checkpoints(path) as checkpoints:
         state = checkpoints.restore(TrainState(jax.numpy.zeros((), np.int32), like, None))
@@ -142,7 +182,7 @@ def load_weights(
 
 
 def tokenizer_folder(path: str) -> str:
-    """The tokenizer folder of a model: `tokenizer/` in a training workdir, else the model's folder itself."""
+    """Returns the tokenizer folder of a model: `tokenizer/` in a training workdir, else the model's folder itself."""
     inside = files.join(path, "tokenizer")
     return inside if path and files.exists(inside) else path
 

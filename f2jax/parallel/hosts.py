@@ -262,6 +262,9 @@ def join_first(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:MAX_NAMED]) + more
 
 
+NOTHING, SAVE, STOP = range(3)  # what the processes may be asked to do after a step
+
+
 class StopSignal:
     """SIGTERM or a first Ctrl-C on any host asks all to stop after the current step; a second Ctrl-C stops at once.
 
@@ -271,6 +274,7 @@ class StopSignal:
 
     def __init__(self, mesh: Mesh):
         self.requested = False
+        self.agreed = NOTHING
         self.latest: jax.Array | None = None
         everywhere = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         devices = len(mesh.local_devices)
@@ -279,16 +283,26 @@ class StopSignal:
             everywhere, np.full(devices, flag, np.int32), (mesh.size,)
         )
 
-    def exchange(self) -> bool:
-        """Returns whether any process had been asked to stop before its previous call. Call it once after each step.
+    def exchange(self, save: bool = False) -> int:
+        """Returns NOTHING, SAVE or STOP: the most that any process asked for up to the call before. Call it after each
+        step.
 
-        All processes get the same answer at the same step. The exchange is queued on the devices after the step, and
-        its result is read one step later, when it is long available: no process waits for it.
+        All processes get the same answer at the same step. The exchange runs on the devices after the step, and its
+        result is read one step later, when it has long arrived: no process waits for it.
+
+        Args:
+            save: ask for a checkpoint, which holds until `saved`.
         """
-        if jax.process_count() == 1:
-            return self.requested
-        previous, self.latest = self.latest, self._any(self._asked(self.requested))
-        return previous is not None and bool(previous)
+        wanted = STOP if self.requested else SAVE if save else NOTHING
+        if jax.process_count() > 1:
+            before, self.latest = self.latest, self._any(self._asked(wanted))
+            wanted = NOTHING if before is None else int(before)
+        self.agreed = max(self.agreed, wanted)
+        return self.agreed
+
+    def saved(self) -> None:
+        """Marks the request for a checkpoint as fulfilled."""
+        self.agreed = NOTHING
 
     def __enter__(self):
         self.previous = {}

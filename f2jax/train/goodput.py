@@ -1,55 +1,63 @@
-"""Where the time of a run goes: how much of it trains."""
+"""The clock of a run: how much of its time trains, and what the rest was."""
 
 import time
 from collections import defaultdict
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 PARTS = ("start", "compile", "input", "checkpoint", "validation")  # the rest is steps
+OTHER_WORK = ("start", "checkpoint", "validation")  # what does not slow down a step
+Item = TypeVar("Item")
 
 
 class Goodput:
-    """Counts seconds by part, from the making of the object.
+    """Counts seconds by part, from its creation on.
 
     >>> with goodput.during("checkpoint"):
     ...     checkpoints.save(state)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.began = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
         self.programs: set = set()
 
     @contextmanager
-    def during(self, part: str):
-        """Count the time of the block as `part`, one of `PARTS`."""
+    def during(self, part: str) -> Iterator[None]:
+        """Counts the time of the block as `part`, one of `PARTS`."""
         since = time.perf_counter()
         try:
             yield
         finally:
-            self.count(part, since)
+            self.seconds[part] += time.perf_counter() - since
 
-    def count(self, part: str, since: float) -> None:
-        """Count the time from `since`, a `time.perf_counter()`, until now."""
-        self.seconds[part] += time.perf_counter() - since
+    def started(self) -> None:
+        """Counts all time up to now as the start."""
+        self.seconds["start"] = time.perf_counter() - self.began
 
-    def compiling(self, program):
-        """Count the block as compilation where it is the first with this `program`, of any hashable type."""
+    def compiling(self, program) -> AbstractContextManager[None]:
+        """Counts the block as compilation if it is the first with this `program`, of any hashable type."""
         new = program not in self.programs
         self.programs.add(program)
         return self.during("compile") if new else nullcontext()
 
-    def waiting(self, items):
-        """The items of an iterable; the time until each comes counts as input."""
-        items = iter(items)
+    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yields the items; the time until each comes counts as input."""
+        iterator = iter(items)
         while True:
             with self.during("input"):
-                item = next(items, None)
+                item = next(iterator, None)
             if item is None:
                 return
             yield item
 
+    def training_seconds(self) -> float:
+        """Returns the seconds spent on steps, with their compilation and input."""
+        return time.perf_counter() - self.began - sum(self.seconds[part] for part in OTHER_WORK)
+
     def line(self) -> str:
-        """One line: the share of steps, and the seconds of everything else."""
+        """Returns one line: the share of steps, and the seconds of everything else."""
         total = time.perf_counter() - self.began
         others = {part: self.seconds[part] for part in PARTS}
         steps = max(total - sum(others.values()), 0.0)

@@ -1,31 +1,28 @@
-"""The training loop, from top to bottom: data → mesh → model → state → steps → checkpoint.
+"""The training loop, from top to bottom: run → data → mesh → program → state → steps → checkpoint.
 
 `train(config, workdir)` resumes by itself: the newest checkpoint's step number decides all the rest.
 """
 
-import resource
-import sys
-import time
 from collections import Counter, defaultdict
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from f2jax import config as configs
-from f2jax import files
 from f2jax.checkpoints import workdir as workdir_lib
-from f2jax.checkpoints.orbax import Checkpoints, TrainState, is_checkpoint_step
+from f2jax.checkpoints.orbax import Checkpoints, SaveTimer, TrainState, is_checkpoint_step
 from f2jax.data import loader as loader_lib
+from f2jax.data.dataset import Dataset
 from f2jax.data.loader import Loader
-from f2jax.data.packing import RowShare
+from f2jax.data.packing import Batch, RowShare
 from f2jax.errors import Interrupted, UserError
 from f2jax.model.nested import factorize_table
 from f2jax.model.qwen3 import abstract_params, check_execution
-from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts, layout_report
 from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
@@ -33,13 +30,19 @@ from f2jax.train import optim, resume
 from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.program import Program
-from f2jax.train.teacher import load_teacher, teacher_fingerprints, teacher_width
+from f2jax.train.report import Report, progress, run_table
+from f2jax.train.resume import Run
+from f2jax.train.step import Teacher
+from f2jax.train.teacher import open_teacher
 
 
-def train(config, workdir: str | Path) -> dict[str, float]:
-    """Train a model as `config` says, in `workdir`; returns the last metrics.
+def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+    """Trains a model as `config` says, in `workdir`, and returns the last metrics.
 
     On several hosts each calls it, after `hosts.start()`, with the same config and a workdir that all of them see.
+
+    >>> train(config.load("nano:stage=1"), "runs/nano")["loss"]
+    1.98
 
     Raises:
         UserError: the config, the data or the workdir cannot be used; the hosts differ; a loss is not finite
@@ -50,247 +53,216 @@ def train(config, workdir: str | Path) -> dict[str, float]:
     configs.check(config)
     check_execution(config.model.kernel, config.model.remat)
     hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
-    begun = resume.prepare_workdir(config, workdir)
-    restores = resume.has_checkpoint(workdir)  # then the run is whole without `init_from`
-    init_path = files.resolve_model(config.init_from) if config.init_from and not restores else ""
+    run = resume.open_run(config, workdir)
+    teacher_folder = open_teacher(config, run.architecture)
 
     skipped: Counter = Counter()
-    architecture = workdir_lib.read_architecture(workdir) if restores else choose_architecture(config, init_path)
-    folder = files.join(workdir, "tokenizer")
-    tokenizer, splits = loader_lib.load_data(
-        config, folder if begun else "", workdir_lib.tokenizer_folder(init_path), architecture.vocab_size, skipped
-    )
-    training = [data for data, _ in splits]
-    held_out = [held for _, held in splits if len(held)]
-    facts = loader_lib.data_fingerprints(tokenizer, training) | teacher_fingerprints(config)
-    hosts.check_same_on_all_hosts(facts, hosts.DATA_SECONDS)
-    resume.check_data(config, facts, workdir, begun)
-    if hosts.is_first() and not begun:
-        tokenizer.save(folder)
+    beside = workdir_lib.tokenizer_folder(run.init_path)
+    tokenizer, splits = loader_lib.load_data(config, run.tokenizer, beside, run.architecture.vocab_size, skipped)
+    training, held_out = [rows for rows, _ in splits], [held for _, held in splits if len(held)]
+    fingerprints = loader_lib.data_fingerprints(tokenizer, training) | teacher_folder.fingerprints()
+    hosts.check_same_on_all_hosts(fingerprints, hosts.DATA_SECONDS)
+    run.keep(config, fingerprints, tokenizer)
 
     mesh = make_mesh(**config.mesh)
-    loader = Loader(
-        training, config, tokenizer.pad_id, RowShare(*process_share(mesh)), loader_lib.mixture_weights(training, config)
-    )
-    steps = config.steps or config.epochs * loader.steps_per_epoch
-    program = Program(config, architecture, mesh, steps, teacher_width(config))
-    if hosts.is_first():
-        workdir_lib.write_architecture(workdir, architecture)
-    hosts.print_once(describe(architecture, loader, held_out, steps, skipped))
+    share, weights = RowShare(*process_share(mesh)), loader_lib.mixture_weights(training, config)
+    loader = Loader(training, config, tokenizer.pad_id, share, weights)
+    steps = run.check_steps(config.steps or config.epochs * loader.steps_per_epoch)
+    program = Program(config, run.architecture, mesh, steps, teacher_folder.width)
+    hosts.print_once(run_table(run.architecture, loader, held_out, steps, skipped))
     hosts.print_once(layout_report.weight_table(program.state.params))
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):
-        state = start_state(program, config.seed, init_path, checkpoints)
-        teacher = load_teacher(config, architecture.width, tokenizer, mesh)
+        state = start_state(program, run, config.seed, checkpoints)
+        teacher = teacher_folder.load(config, tokenizer, mesh)
         start = int(state.step)
-        if start:
-            hosts.print_once(f"Resuming after step {start} of {steps}.")
-        clock.count("start", since=clock.began)
-        values: dict[str, float] = {}
+        clock.started()
         with (
-            hosts.StopSignal(mesh) as stop,
+            hosts.StopSignal(mesh) as stop,  # around the last write too
+            checkpoints.finishing(),
             MetricsWriter(workdir, start, config.log.tensorboard) as writer,
             tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not hosts.is_first()) as bar,
         ):
-            report = Report(writer, optim.make_schedule(config.optim, steps))
-
-            def save(wait: bool) -> None:
-                with clock.during("checkpoint"):
-                    writer.publish()  # first: a resume needs the lines up to its checkpoint
-                    checkpoints.save(state)
-                    if wait:
-                        checkpoints.wait()
-
-            def stopped(done: int) -> Interrupted:
-                save(wait=True)
-                return Interrupted(f"Stopped and saved after step {done} of {steps}; the same command goes on.")
-
-            def validation(done: int) -> dict[str, float]:
-                with clock.during("validation"):
-                    found = validate(program, state, teacher, held_out, config, tokenizer.pad_id, loader.share, stop)
-                if found is None:
-                    raise stopped(done)
-                writer.write(done, found)
-                return found
-
-            def validates(done: int) -> bool:
-                every = config.log.validate_every
-                return bool(held_out) and (done == steps or (every > 0 and done % every == 0))
-
-            if start and validates(start) and not hosts.broadcast(writer.validated(start)):
-                values |= validation(start)  # the run before ended inside it
-            for step, name, batch in clock.waiting(loader.batches(start, steps)):
-                if step == start:
-                    hosts.print_once(layout_report.tokens_summary(mesh, batch.rows * config.data.row_length))
-                with clock.compiling(batch.program):
-                    state, metrics = program.step(state, program.put(batch), teacher, kind=batch.kind)
-                report.wait()  # for the step before: one runs, one is ready; more would only hold memory
-                report.add(step + 1, name, batch, metrics)
-                bar.update()
-                done = step + 1
-                stops = stop.exchange()
-                saves = is_checkpoint_step(done, steps, config.checkpoint)
-                if stops or saves or done % config.log.every == 0:
-                    values = report.flush()
-                    bar.set_postfix_str(report.line(values))
-                if stops:
-                    raise stopped(done)
-                if saves:
-                    save(wait=False)
-                if validates(done):
-                    values |= validation(done)
-                if saves or validates(done):
-                    report.go_on()
-        with clock.during("checkpoint"):
-            checkpoints.wait()
+            report = Report(
+                writer,
+                optim.make_schedule(config.optim, steps),
+                clock,
+                advice=lambda bad: resume.diverged_advice(workdir, checkpoints.steps(), bad, config.data.skip_steps),
+            )
+            validation = Validation(config, program, loader, teacher, held_out, steps)
+            hosts.print_once(start_line(run, start, steps))
+            loop = Loop(config, program, loader, teacher, validation, checkpoints, stop, writer, report, clock, bar)
+            values = loop.run(state, steps)
+            with clock.during("checkpoint"):
+                checkpoints.wait()
         hosts.print_once(f"{report.summary()}\n{clock.line()}")
     return values
 
 
-def choose_architecture(config, init_path: str) -> Qwen3Config:
-    """The shape of the starting weights, which `model.size` must agree with, or that of `model.size`."""
-    rank = config.model.table_rank
-    wanted = workdir_lib.architecture_of(config.model.size, rank)
-    if not init_path:
-        return wanted
-    found = workdir_lib.read_architecture(init_path)
-    if found.table_rank not in (0, rank):
-        raise UserError(
-            f"The token table of init_from={config.init_from} has rank {found.table_rank}, not {rank}; set "
-            f"model.table_rank={found.table_rank}, or start from a folder that f2jax export writes."
+def start_line(run: Run, start: int, steps: int) -> str:
+    """Returns what the run goes on from."""
+    if start >= steps:
+        return (
+            f"The run in {run.workdir} is finished: it has taken {start} of {steps} steps. To train on, begin another "
+            f"workdir with --config.resume_from={run.workdir} and more steps."
         )
-    names = ("width", "mlp", "layers", "heads", "kv_heads", "head_dim", "vocab_size")
-    wrong = [f"{name} {getattr(found, name)}, not {getattr(wanted, name)}" for name in names]
-    wrong = [text for text, name in zip(wrong, names, strict=True) if getattr(found, name) != getattr(wanted, name)]
-    if wrong:
-        raise UserError(f"init_from={config.init_from} is no {config.model.size}: it has {'; '.join(wrong)}.")
-    return replace(found, table_rank=rank)
+    if run.step is None and run.branch:
+        return f"Going on from step {start} of {run.branch[0]}, up to step {steps}."
+    return f"Resuming after step {start} of {steps}." if start else f"Training {steps} steps."
 
 
-def start_state(program: Program, seed: int, init_path: str, checkpoints: Checkpoints) -> TrainState:
-    """The newest checkpoint, or the weights of `init_path`, or fresh ones; each weight is born in its sharding."""
-    state = checkpoints.restore(program.state)
-    if state is not None:
+def start_state(program: Program, run: Run, seed: int, checkpoints: Checkpoints) -> TrainState:
+    """Returns the state that a run goes on from, see `Run`; each weight is created in its sharding.
+
+    Raises:
+        Restart, UserError: it cannot be read; a run that has a checkpoint never begins again.
+    """
+    if run.step is not None:
+        state = checkpoints.restore(program.state)
+        if state is None:
+            raise UserError(f"The checkpoint of step {run.step} in {checkpoints.folder} has gone; restore it.")
         checkpoints.set_aside_after(int(state.step))
         return state
-    if not init_path:
+    if run.branch:
+        folder, step = run.branch
+        with Checkpoints(folder) as source:
+            state = source.restore(program.state, step=step)
+        if state is None:
+            raise UserError(f"The checkpoint of step {step} in {source.folder} has gone; restore it.")
+        return state
+    if not run.init_path:
         return program.start(program.fresh_params(seed))
-    found, weights = workdir_lib.load_weights(
-        init_path,
+    architecture, weights = workdir_lib.load_weights(
+        run.init_path,
         program.model.param_dtype,
         lambda architecture: param_shardings(abstract_params(architecture), program.mesh),
     )
     rank = program.model.config.table_rank
-    if rank != found.table_rank:
+    if rank != architecture.table_rank:
         weights = jax.jit(partial(factorize_table, rank=rank), out_shardings=program.model_shardings)(weights)
     return program.start(weights)
 
 
-def validate(
-    program: Program, state, teacher, held_out, config, pad_id: int, share: RowShare, stop: hosts.StopSignal
-) -> dict[str, float] | None:
-    """Mean metrics over the held-out share of each data set, as `validation/<name>/<metric>`; None if asked to stop."""
-    values = {}
-    for data in held_out:
-        loader = Loader([data], config, pad_id, share)
-        count = min(loader.steps_per_epoch, config.log.validation_batches or loader.steps_per_epoch)
-        totals, rows = defaultdict(float), 0
-        for _, name, batch in loader.batches(0, count):
-            metrics = jax.device_get(program.evaluate(state.params, program.put(batch), teacher, kind=batch.kind))
-            size_of_batch = int(batch.row_mask_b.sum())
-            rows += size_of_batch
-            for key, value in metrics.items():
-                totals[f"validation/{name}/{key}"] += float(value) * size_of_batch
-            if stop.exchange():
-                return None
-        values |= {key: total / rows for key, total in totals.items()}
-    return values
+@dataclass(frozen=True)
+class Validation:
+    """The held-out rows of each data set, and when they are looked at."""
 
+    config: ConfigDict
+    program: Program
+    loader: Loader  # of the training rows
+    teacher: Teacher | None
+    held_out: Sequence[Dataset]
+    steps: int  # of the complete run
 
-class Report:
-    """Collects the metrics of steps on the device and fetches them together, so that a step never waits for a log."""
+    def due(self, done: int) -> bool:
+        """Returns whether a validation follows step `done`."""
+        every = self.config.log.validate_every
+        return bool(self.held_out) and (done == self.steps or (every > 0 and done % every == 0))
 
-    def __init__(self, writer: MetricsWriter, schedule):
-        self.writer, self.schedule = writer, schedule
-        self.pending: list[tuple] = []
-        self.steps = self.useful = self.total = 0
-        self.since = self.started = time.perf_counter()
-
-    def add(self, step: int, name: str, batch, metrics) -> None:
-        self.pending.append((step, name, batch.useful_tokens, batch.rows * batch.tokens_bt.shape[1], metrics))
-
-    def wait(self) -> None:
-        """Wait until the last step that was added has run."""
-        if self.pending:
-            jax.block_until_ready(self.pending[-1][-1])
-
-    def flush(self) -> dict[str, float]:
-        """Means since the last report, also per data set; writes them.
-
-        Raises:
-            UserError: the loss or the gradient of a step is not finite.
-        """
-        if not self.pending:
-            return {}
-        fetched = jax.device_get([metrics for *_, metrics in self.pending])
-        for (step, name, *_), metrics in zip(self.pending, fetched, strict=True):
-            if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
-                raise UserError(
-                    f"Step {step} (on {name}) has loss {metrics['loss']} and gradient norm {metrics['grad_norm']}; "
-                    "lower optim.peak_lr or look at that data. Checkpoints of earlier steps are whole."
-                )
-        groups = defaultdict(list)
-        for (_, name, *_), metrics in zip(self.pending, fetched, strict=True):
-            for key, value in metrics.items():
-                groups[key].append(value)
-                if key == "loss":
-                    groups[f"{name}/loss"].append(value)
-        values = {key: float(np.mean(group)) for key, group in groups.items()}
-        now = time.perf_counter()
-        useful, total = (sum(column) for column in list(zip(*self.pending, strict=True))[2:4])
-        self.steps += len(self.pending)
-        self.useful, self.total = self.useful + useful, self.total + total
-        last = self.pending[-1][0]
-        values |= {
-            "tokens_per_second": useful / (now - self.since),
-            "useful_share": useful / total,
-            "learning_rate": float(self.schedule(last - 1)),
-        }
-        self.writer.write(last, values)
-        self.pending, self.since = [], now
+    def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
+        """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop."""
+        values: dict[str, float] = {}
+        for rows in self.held_out:
+            loader = Loader([rows], self.config, self.loader.pad_id, self.loader.share)
+            count = min(loader.steps_per_epoch, self.config.log.validation_batches or loader.steps_per_epoch)
+            totals: dict[str, float] = defaultdict(float)
+            total_rows = 0
+            for _, name, batch in loader.batches(0, count):
+                arrays = self.program.put(batch)
+                metrics = jax.device_get(self.program.evaluate(params, arrays, self.teacher, kind=batch.kind))
+                row_count = int(batch.row_mask_b.sum())
+                total_rows += row_count
+                for key, value in metrics.items():
+                    totals[f"validation/{name}/{key}"] += float(value) * row_count
+                if stop.exchange() == hosts.STOP:
+                    return None
+            values |= {key: total / total_rows for key, total in totals.items()}
         return values
 
-    def go_on(self) -> None:
-        """After other work than training: its time is not the next report's, unless steps wait to be reported."""
-        if not self.pending:
-            self.since = time.perf_counter()
 
-    @staticmethod
-    def line(values: dict[str, float]) -> str:
-        return (
-            f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
-            f"{values['useful_share']:.1%} useful"
-        )
+@dataclass
+class Loop:
+    """The steps of a run, and what follows each of them."""
 
-    def summary(self) -> str:
-        """What this process did: steps, time, tokens, and the most memory it held."""
-        seconds = time.perf_counter() - self.started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-        share = self.useful / max(self.total, 1)
-        return (
-            f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of those in the batches; "
-            f"peak memory {peak:.1f} GiB."
-        )
+    config: ConfigDict
+    program: Program
+    loader: Loader
+    teacher: Teacher | None
+    validation: Validation
+    checkpoints: Checkpoints
+    stop: hosts.StopSignal
+    writer: MetricsWriter
+    report: Report
+    clock: Goodput
+    bar: tqdm
 
+    def run(self, state: TrainState, steps: int) -> dict[str, float]:
+        """Takes the steps from that of `state` to `steps`; returns the last metrics, {} where nothing was left to do.
 
-def describe(architecture: Qwen3Config, loader: Loader, held_out, steps: int, skipped: Counter) -> str:
-    """What is about to be trained on what."""
-    lines = [f"{architecture.parameters:,} parameters, {architecture.width} dimensions; {steps:,} steps."]
-    held = {(data.name, data.kind): len(data) for data in held_out}
-    lines += [f"{'data set':<28} {'kind':<14} {'rows':>10} {'weight':>7} {'batches':>8} {'share':>7} {'held out':>9}"]
-    lines += [
-        f"{row['name']:<28} {row['kind']:<14} {row['rows']:>10,} {row['weight']:>7.3g} {row['batches']:>8,} "
-        f"{row['share']:>7.1%} {held.get((row['name'], row['kind']), 0):>9,}"
-        for row in loader.mixture.table()
-    ]
-    return "\n".join([*lines, *(f"Skipped {count:,} rows: {reason}." for reason, count in sorted(skipped.items()))])
+        Raises:
+            UserError: a loss is not finite, or a checkpoint cannot be written.
+            Interrupted: SIGINT or SIGTERM came, to any host; the state was saved first.
+        """
+        self.state, start = state, int(state.step)
+        values: dict[str, float] = {}
+        timer = SaveTimer(self.config.checkpoint.minutes)
+        if start and self.validation.due(start) and not hosts.broadcast(self.writer.validated(start)):
+            values |= self.validate(start, steps)  # the run before ended inside it
+        for step, name, batch in self.clock.waiting(self.batches(start, steps)):
+            self.take(step, name, batch)
+            done = step + 1
+            saves = is_checkpoint_step(done, steps, self.config.checkpoint)
+            request = self.stop.exchange(save=not saves and hosts.is_first() and timer.due())
+            saves |= request >= hosts.SAVE
+            if saves or done % self.config.log.every == 0:
+                values = self.report.flush()
+                self.bar.set_postfix_str(progress(values))
+            if request == hosts.STOP:
+                raise self.stopped(done, steps)
+            if saves:
+                self.save()
+                timer.saved()
+            if self.validation.due(done):
+                values |= self.validate(done, steps)
+        return values
+
+    def batches(self, start: int, steps: int) -> Iterator[tuple[int, str, Batch]]:
+        """Yields (step, data set, batch) from `start` to `steps`; step n takes batch n + `data.skip_steps`."""
+        skip = self.config.data.skip_steps
+        for number, name, batch in self.loader.batches(start + skip, steps + skip):
+            if number == start + skip:
+                tokens = batch.rows * self.config.data.row_length
+                hosts.print_once(layout_report.tokens_summary(self.program.mesh, tokens))
+            yield number - skip, name, batch
+
+    def take(self, step: int, name: str, batch: Batch) -> None:
+        """Starts one step, and waits for the one before: one runs, one is ready; more would only hold memory."""
+        with self.clock.compiling(batch.program):
+            arrays = self.program.put(batch)
+            self.state, metrics = self.program.step(self.state, arrays, self.teacher, kind=batch.kind)
+        self.report.wait()
+        self.report.add(step + 1, name, batch, metrics)
+        self.bar.update()
+
+    def save(self) -> None:
+        """Starts to write a checkpoint."""
+        with self.clock.during("checkpoint"):
+            self.writer.publish()  # first: a resume needs the lines up to its checkpoint
+            self.checkpoints.save(self.state)
+            self.stop.saved()
+
+    def validate(self, done: int, steps: int) -> dict[str, float]:
+        """Measures and writes the validation after step `done`."""
+        with self.clock.during("validation"):
+            values = self.validation.measure(self.state.params, self.stop)
+        if values is None:
+            raise self.stopped(done, steps)
+        self.writer.write(done, values)
+        return values
+
+    def stopped(self, done: int, steps: int) -> Interrupted:
+        """Saves, and returns what to raise."""
+        self.save()
+        with self.clock.during("checkpoint"):
+            self.checkpoints.wait()
+        return Interrupted(f"Stopped and saved after step {done} of {steps}; the same command goes on.")

@@ -28,7 +28,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool):
         first = jax.process_index() == 0
-        self.target = str(workdir) if files.is_remote(workdir) and first else None
+        self.target = str(workdir) if files.is_remote(workdir) and first else ""  # "": nothing is uploaded
         kept = [line for line in _lines(files.join(workdir, NAME)) if _step(line) <= resume_step]
         self.temporary = None if first and not self.target else tempfile.mkdtemp(prefix="f2jax-metrics-")
         self.folder = Path(self.temporary or workdir)

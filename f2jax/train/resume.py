@@ -1,67 +1,230 @@
-"""Whether a run may begin in a workdir or go on there: same config, same data, and all hosts see the folder."""
+"""What a start finds in a workdir: whether a run has begun there, what it goes on from, and what may have changed."""
 
 import hashlib
 import importlib.metadata
 import json
 import secrets
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 import f2jax
 from f2jax import config as configs
 from f2jax import files
+from f2jax.checkpoints import workdir as workdir_lib
+from f2jax.checkpoints.orbax import finished_steps
 from f2jax.errors import UserError
+from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
 from f2jax.train.metrics import NAME as METRICS_FILE
+from f2jax.train.teacher import TEACHER
 
 # Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
 MAY_CHANGE = ("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows")
-MAY_MOVE = ("data.sources", "teacher.path", "teacher.cache")  # what lies there is compared in their place
+MAY_MOVE = ("data.sources", "teacher.path", "teacher.cache")  # what lies there is compared instead
+STARTS = ("init_from", "resume_from")  # not read once the run has a checkpoint of its own
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
-DATA_FILE = "data.json"  # in the workdir: what decides the rows of the run and their targets, beside its config
+CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"  # in the workdir: what decides the rows of the run and their targets, besides its config
+BRANCH_FILE = "branch.json"  # in the workdir of a run that began from a checkpoint of another: which, and what differs
+OLD_TEACHER = "the teacher"  # in `data.json` of older versions: a hash of one norm
 
 
-def has_checkpoint(workdir: str | Path) -> bool:
-    """Is there one that was written whole? Then the weights come from it."""
-    folder = files.join(workdir, "checkpoints")
-    return files.exists(folder) and any(name.isdigit() for name in files.list_names(folder))
+@dataclass(frozen=True)
+class Run:
+    """A workdir as a start finds it, and what the run goes on from.
 
-
-def has_begun(workdir: str | Path) -> bool:
-    """Is there a checkpoint or a line of metrics? Until then everything may be corrected."""
-    metrics = files.join(workdir, METRICS_FILE)
-    return has_checkpoint(workdir) or (files.exists(metrics) and files.file_size(metrics) > 0)
-
-
-def prepare_workdir(config, workdir: str | Path) -> bool:
-    """Make the folder, local or gs://, and keep the config in it; returns whether a run has begun there.
-
-    Raises:
-        UserError: the run there has a config that differs, the folder cannot be written, or a host does not see it.
+    With a finished checkpoint (`step`), that is the state. Without one it is the checkpoint of another run (`branch`),
+    else the weights of `init_path`, else fresh weights, also where a run has begun and was killed before its first
+    checkpoint was finished.
     """
-    path = files.join(workdir, "config.json")
-    begun = has_begun(workdir)
-    if begun and files.exists(path):
-        moved = MAY_MOVE if files.exists(files.join(workdir, DATA_FILE)) else ()
-        moved += ("init_from",) if has_checkpoint(workdir) else ()
-        changed = configs.differences(files.read_json(path), config.to_dict(), MAY_CHANGE + moved)
+
+    workdir: str
+    begun: bool  # a checkpoint or a line of metrics is there; until then everything may be corrected
+    step: int | None  # of the newest finished checkpoint
+    branch: tuple[str, int] | None  # workdir and step of the checkpoint of another run that this one continues
+    init_path: str  # the folder of the starting weights; "": none
+    architecture: Qwen3Config
+
+    @property
+    def tokenizer(self) -> str:
+        """The folder of the tokenizer that the run must keep; "": it is still to be chosen."""
+        run = self.workdir if self.begun else self.branch[0] if self.branch else ""
+        return run and files.join(run, "tokenizer")
+
+    def check_steps(self, steps: int) -> int:
+        """Returns the number of steps of the complete run.
+
+        Raises:
+            UserError: the checkpoint that it branches from has taken as many.
+        """
+        if self.branch and self.branch[1] >= steps:
+            run, step = self.branch
+            raise UserError(
+                f"resume_from={run}@{step} has taken {step} steps, and this run ends after {steps}; raise steps."
+            )
+        return steps
+
+    def keep(self, config: ConfigDict, fingerprints: dict[str, str], tokenizer) -> None:
+        """Writes what a resume needs: config, architecture, tokenizer, `fingerprints` of the data, and the branch.
+
+        Raises:
+            UserError: the run began with other data, which is named.
+        """
+        self._check_data(fingerprints)
+        if not hosts.is_first():
+            return
+        files.write_atomically(files.join(self.workdir, CONFIG_FILE), configs.to_json(config))
+        files.write_atomically(files.join(self.workdir, DATA_FILE), _json(fingerprints))
+        workdir_lib.write_architecture(self.workdir, self.architecture)
+        if not self.begun:
+            tokenizer.save(files.join(self.workdir, "tokenizer"))
+        if not self.begun and self.branch:
+            run, step = self.branch
+            changed = configs.differences(files.read_json(files.join(run, CONFIG_FILE)), config.to_dict(), STARTS)
+            branch = {"run": run, "step": step, "changed": changed}
+            files.write_atomically(files.join(self.workdir, BRANCH_FILE), _json(branch))
+
+    def _check_data(self, fingerprints: dict[str, str]) -> None:
+        path = files.join(self.workdir, DATA_FILE)
+        if not (self.begun and files.exists(path)):  # an older version kept none
+            return
+        before = files.read_json(path)
+        if before.pop(OLD_TEACHER, None) and TEACHER in fingerprints:
+            before[TEACHER] = fingerprints[TEACHER]
+        changed = [name for name in before | fingerprints if before.get(name) != fingerprints.get(name)]
         if changed:
             raise UserError(
-                f"{workdir} holds a run whose config differs in {', '.join(changed)}; give the same config to resume "
-                "it, or another --workdir."
+                f"{self.workdir} holds a run whose data differs in {hosts.join_first(changed)}; restore the data to "
+                "resume it, or give another --workdir."
             )
+
+
+def open_run(config: ConfigDict, workdir: str | Path) -> Run:
+    """Returns what lies in a workdir, local or gs://; a new one is created with the config in it.
+
+    Raises:
+        UserError: the folder holds something else, or a run with another config; it cannot be written, or a host does
+            not see it; or the weights to start from cannot be found or are of another size.
+    """
+    check_is_run(workdir)
+    steps = finished_steps(workdir)
+    step = hosts.broadcast(steps[-1] if steps else -1)
+    metrics = files.join(workdir, METRICS_FILE)
+    begun = hosts.broadcast(int(step >= 0 or (files.exists(metrics) and files.file_size(metrics) > 0)))
+    path = files.join(workdir, CONFIG_FILE)
+    if begun and files.exists(path):
+        check_config(config, workdir, has_checkpoint=step >= 0)
     elif hosts.is_first():
         files.write_atomically(path, configs.to_json(config))
     check_shared(workdir)
-    return begun
+
+    if step >= 0:
+        return Run(str(workdir), True, step, None, "", workdir_lib.read_architecture(workdir))
+    if config.resume_from:
+        branch = find_checkpoint(config.resume_from)
+        architecture = branch_architecture(config, branch[0])
+        return Run(str(workdir), bool(begun), None, branch, "", architecture)
+    init_path = files.resolve_model(config.init_from) if config.init_from else ""
+    return Run(str(workdir), bool(begun), None, None, init_path, start_architecture(config, init_path))
+
+
+def check_is_run(workdir: str | Path) -> None:
+    """Raises UserError unless a folder is absent, empty or the workdir of a run: nothing else is written over."""
+    own_name = str(workdir).rstrip("/").rsplit("/", 1)[-1]  # an empty folder on gs:// lists itself
+    names = files.list_names(workdir) if files.exists(workdir) else []
+    names = [name for name in names if not name.startswith(".") and not (files.is_remote(workdir) and name == own_name)]
+    if CONFIG_FILE in names:
+        saved = files.read_json(files.join(workdir, CONFIG_FILE))
+        is_run = isinstance(saved, dict) and {"data", "optim", "checkpoint"} <= saved.keys()
+    else:
+        is_run = workdir_lib.is_workdir(workdir)  # its config may be lost
+    if names and not is_run:
+        raise UserError(
+            f"{workdir} holds {hosts.join_first(sorted(names))}, which is not a training run; give --workdir a new or "
+            "empty folder."
+        )
+
+
+def check_config(config: ConfigDict, workdir: str | Path, has_checkpoint: bool) -> None:
+    """Raises UserError where a field of a begun run differs that may not."""
+    moved = MAY_MOVE if files.exists(files.join(workdir, DATA_FILE)) else ()
+    allowed = (*MAY_CHANGE, *moved, *(STARTS if has_checkpoint else ()))
+    changed = configs.differences(files.read_json(files.join(workdir, CONFIG_FILE)), config.to_dict(), allowed)
+    if changed:
+        other = f"another --workdir, with --config.resume_from={workdir} to go on from its checkpoint there"
+        raise UserError(
+            f"{workdir} holds a run whose config differs in {', '.join(changed)}; give the same config to resume it, "
+            f"or {other if has_checkpoint else 'another --workdir'}."
+        )
+
+
+def find_checkpoint(name: str) -> tuple[str, int]:
+    """Returns workdir and step of RUN@STEP, or of the newest checkpoint of RUN.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    run, step = workdir_lib.split_step(name)
+    if not workdir_lib.is_workdir(run):
+        raise UserError(f"resume_from={name}: {run} is not the workdir of a training run.")
+    steps = workdir_lib.checkpoint_steps(run)
+    if step is not None and step not in steps:
+        raise UserError(f"{run} has no checkpoint of step {step}; it has those of {', '.join(map(str, steps))}.")
+    return run, steps[-1] if step is None else step
+
+
+def start_architecture(config: ConfigDict, init_path: str) -> Qwen3Config:
+    """Returns the shape of the starting weights, which must be of `model.size`, or without them that of `model.size`.
+
+    Raises:
+        UserError: they are of another size, or their token table has another rank.
+    """
+    rank = config.model.table_rank
+    if not init_path:
+        return workdir_lib.architecture_of(config.model.size, rank)
+    architecture = workdir_lib.read_architecture(init_path)
+    if architecture.table_rank not in (0, rank):
+        raise UserError(
+            f"The token table of init_from={config.init_from} has rank {architecture.table_rank}, not {rank}; set "
+            f"model.table_rank={architecture.table_rank}, or start from a folder that f2jax export writes."
+        )
+    _check_size(config, architecture, f"init_from={config.init_from}")
+    return replace(architecture, table_rank=rank)
+
+
+def branch_architecture(config: ConfigDict, run: str) -> Qwen3Config:
+    """Returns the shape of the run that is continued.
+
+    Raises:
+        UserError: it is not that of the config.
+    """
+    architecture = workdir_lib.read_architecture(run)
+    if architecture.table_rank != config.model.table_rank:
+        raise UserError(
+            f"The token table of resume_from={config.resume_from} has rank {architecture.table_rank}, not "
+            f"{config.model.table_rank}; set model.table_rank={architecture.table_rank}."
+        )
+    _check_size(config, architecture, f"resume_from={config.resume_from}")
+    return architecture
+
+
+def _check_size(config: ConfigDict, architecture: Qwen3Config, origin: str) -> None:
+    wanted = workdir_lib.architecture_of(config.model.size, config.model.table_rank)
+    names = ("width", "mlp", "layers", "heads", "kv_heads", "head_dim", "vocab_size")
+    pairs = [(name, getattr(architecture, name), getattr(wanted, name)) for name in names]
+    wrong = [f"{name} {value}, not {other}" for name, value, other in pairs if value != other]
+    if wrong:
+        raise UserError(f"{origin} is no {config.model.size}: it has {'; '.join(wrong)}.")
 
 
 def check_shared(workdir: str | Path) -> None:
-    """Each process looks for a new file of the first: in folders of their own no checkpoint would become whole.
+    """Checks that each process sees a new file of the first: in folders of their own no checkpoint would be finished.
 
     Raises:
-        UserError: on every process, where one does not find it.
+        UserError: on every process, where one does not see it.
     """
     if jax.process_count() == 1:
         return
@@ -79,32 +242,28 @@ def check_shared(workdir: str | Path) -> None:
         )
 
 
-def check_data(config, facts: dict[str, str], workdir: str | Path, begun: bool) -> None:
-    """Keep the facts of the data beside the config, as it is now; a run that began with other data is refused.
+def diverged_advice(workdir: str | Path, steps: list[int], bad_step: int, skipped: int) -> str:
+    """Returns what to do after a step whose loss is not finite.
 
-    Raises:
-        UserError: it names the data sets that differ.
+    Args:
+        steps: of the finished checkpoints.
+        skipped: `data.skip_steps` of the run.
     """
-    path = files.join(workdir, DATA_FILE)
-    known = begun and files.exists(path)
-    before = files.read_json(path) if known else facts  # an older version kept none
-    changed = [name for name in before | facts if before.get(name) != facts.get(name)]
-    if changed:
-        raise UserError(
-            f"{workdir} holds a run whose data differs in {hosts.join_first(changed)}; restore the data to resume it, "
-            "or give another --workdir."
-        )
-    if hosts.is_first():
-        files.write_atomically(files.join(workdir, "config.json"), configs.to_json(config))
-        if not known:
-            files.write_atomically(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    before = [step for step in steps if step < bad_step]
+    if not before:
+        return "Lower optim.peak_lr or look at that data, and begin in another --workdir; there is no checkpoint yet."
+    return (
+        f"Go on from its checkpoint in another --workdir, with --config.resume_from={workdir}@{before[-1]} and a lower "
+        f"--config.optim.peak_lr, or --config.data.skip_steps={bad_step + skipped - before[-1]} to leave out the "
+        "batches up to that one."
+    )
 
 
-def host_fingerprints(config) -> dict[str, str]:
-    """What must be the same on all hosts: versions, the code of f2jax, and each field of the config."""
-    found = {name: _version(name) for name in PACKAGES}
-    found["f2jax code"] = code_hash(Path(f2jax.__file__).parent)
-    return found | {f"config.{name}": str(value) for name, value in configs.fields(config).items()}
+def host_fingerprints(config: ConfigDict) -> dict[str, str]:
+    """Returns what must be the same on all hosts: versions, the code of f2jax, and each field of the config."""
+    versions = {name: _version(name) for name in PACKAGES}
+    code = {"f2jax code": code_hash(Path(f2jax.__file__).parent)}
+    return versions | code | {f"config.{name}": str(value) for name, value in configs.fields(config).items()}
 
 
 def _version(package: str) -> str:
@@ -115,8 +274,12 @@ def _version(package: str) -> str:
 
 
 def code_hash(folder: Path) -> str:
-    """A short hash of the Python files in a folder and below."""
+    """Returns a short hash of the Python files in a folder and below."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _json(value) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

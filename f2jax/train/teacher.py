@@ -1,6 +1,10 @@
 """The teacher of a distillation: a frozen, larger model that embeds the same tokens (recipe 2.5)."""
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from f2jax import files
 from f2jax.checkpoints import workdir
@@ -9,69 +13,76 @@ from f2jax.data.teacher_vectors import read_info
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, abstract_params
+from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.sharding import param_shardings
 from f2jax.train.step import Teacher
 
+TEACHER = "the teacher's weights"  # their name among the fingerprints of a run
 
-def teacher_width(config) -> int:
-    """Dimensions of the teacher, online or cached; 0 where there is none.
+
+@dataclass(frozen=True)
+class TeacherFolder:
+    """The teacher that a config names, opened: a model, cached vectors, or none."""
+
+    name: str = ""  # as the config has it
+    path: str = ""  # of the model; "": vectors or none
+    width: int = 0  # of its embeddings; 0: there is none
+
+    def fingerprints(self) -> dict[str, str]:
+        """Returns the identity of the model by name: a run may not go on with another one. Reads all its weights."""
+        return {TEACHER: workdir.model_fingerprint(self.path)} if self.path else {}
+
+    def load(self, config: ConfigDict, tokenizer: Tokenizer, mesh: Mesh) -> Teacher | None:
+        """Returns the model, sharded like a student; None where there is none.
+
+        Raises:
+            UserError: it cannot be loaded, or reads texts as other tokens than the student.
+        """
+        if not self.path:
+            return None
+        if not load_tokenizer(tokenizer_folder(self.path)).reads_like(tokenizer):
+            raise UserError(
+                f"The teacher {self.name} reads texts as other tokens than the student; take one with the student's "
+                "tokenizer, or cache its vectors (f2jax cache_teacher --list-texts) and set teacher.cache."
+            )
+        dtype = jnp.dtype(config.teacher.dtype)
+        architecture, params = workdir.load_weights(
+            self.path, dtype, shardings=lambda architecture: param_shardings(abstract_params(architecture), mesh)
+        )
+        tokenizer.check_vocab(architecture.vocab_size)
+        return Teacher(params, Qwen3(architecture, dtype=dtype, param_dtype=dtype, kernel=config.model.kernel))
+
+
+def open_teacher(config: ConfigDict, student: Qwen3Config) -> TeacherFolder:
+    """Returns the teacher of a run, without reading its weights.
 
     Raises:
-        UserError: it cannot be found, both kinds are named, exits are to be distilled from a cache, or a projection on
-            it is to be trained and there is none.
+        UserError: it cannot be found, two are named, or it does not fit the student and the losses.
     """
     if config.teacher.cache and config.teacher.path:
-        raise UserError("Give either teacher.path or teacher.cache; the cache is in the place of the model.")
-    if config.teacher.cache and config.loss.exits:
-        raise UserError(
-            "loss.exits needs the teacher's own exits and a cache has its last layer alone; set teacher.path."
-        )
+        raise UserError("Give either teacher.path or teacher.cache; the cache takes the place of the model.")
     if config.teacher.cache:
-        return read_info(config.teacher.cache).width
-    if config.teacher.path:
-        return workdir.read_architecture(files.resolve_model(config.teacher.path)).width
-    if config.loss.distill_projection:
+        if config.loss.exits:
+            raise UserError(
+                "loss.exits needs the teacher's own exits and a cache has its last layer alone; set teacher.path."
+            )
+        teacher = TeacherFolder(config.teacher.cache, "", read_info(config.teacher.cache).width)
+    elif config.teacher.path:
+        path = files.resolve_model(config.teacher.path)
+        architecture = workdir.read_architecture(path)
+        if config.loss.exits and architecture.layers < student.layers:
+            raise UserError(
+                f"The teacher {config.teacher.path} has {architecture.layers} layers and the student {student.layers}; "
+                "with loss.exits take one that is at least as deep."
+            )
+        teacher = TeacherFolder(config.teacher.path, path, architecture.width)
+    elif config.loss.distill_projection:
         raise UserError("loss.distill_projection is on and there is no teacher; set teacher.path or teacher.cache.")
-    return 0
-
-
-def teacher_fingerprints(config) -> dict[str, str]:
-    """Which model teaches, wherever it lies: a run may not go on with another one."""
-    path = config.teacher.path
-    return {"the teacher": workdir.weights_fingerprint(files.resolve_model(path))} if path else {}
-
-
-def load_teacher(config, student_width: int, tokenizer: Tokenizer, mesh) -> Teacher | None:
-    """The teacher that `config.teacher.path` names, sharded like a student; None where none is set, or one is cached.
-
-    Raises:
-        UserError: it cannot be loaded, has another tokenizer, is narrower than the student without a projection, or has
-            too few layers for its exits.
-    """
-    width = teacher_width(config)
-    if width and width < student_width and not config.loss.distill_projection:
+    else:
+        return TeacherFolder()
+    if teacher.width < student.width and not config.loss.distill_projection:
         raise UserError(
-            f"The teacher {config.teacher.cache or config.teacher.path} has {width} dimensions, fewer than the "
-            f"student's {student_width}; take one at least as wide, or set loss.distill_projection."
+            f"The teacher {teacher.name} has {teacher.width} dimensions, fewer than the student's {student.width}; "
+            "take one at least as wide, or set loss.distill_projection."
         )
-    if not config.teacher.path:
-        return None
-    path = files.resolve_model(config.teacher.path)
-    if not load_tokenizer(tokenizer_folder(path)).reads_like(tokenizer):
-        raise UserError(
-            f"The teacher {config.teacher.path} reads texts as other tokens than the student; take one with the "
-            "student's tokenizer, or cache its vectors (f2jax cache_teacher --list-texts) and set teacher.cache."
-        )
-    dtype = jnp.dtype(config.teacher.dtype)
-    shape, params = workdir.load_weights(
-        path, dtype, shardings=lambda architecture: param_shardings(abstract_params(architecture), mesh)
-    )
-    tokenizer.check_vocab(shape.vocab_size)
-    student_layers = workdir.architecture_of(config.model.size).layers
-    if config.loss.exits and shape.layers < student_layers:
-        raise UserError(
-            f"The teacher {config.teacher.path} has {shape.layers} layers and the student {student_layers}; with "
-            "loss.exits take one that is at least as deep."
-        )
-    model = Qwen3(shape, dtype=dtype, param_dtype=dtype, kernel=config.model.kernel)
-    return Teacher(params, model)
+    return teacher

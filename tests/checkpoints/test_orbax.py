@@ -1,19 +1,28 @@
 """Checkpoints on disk: the recipe's choice of those that stay, and no use of one that was cut off."""
 
 import errno
+import random
 import shutil
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 import pytest
 
-from f2jax.checkpoints.orbax import DAMAGED, NOT_NOW, READ, Checkpoints, TrainState, is_checkpoint_step
+from f2jax.checkpoints import orbax
+from f2jax.checkpoints.orbax import DAMAGED, NOT_NOW, READ, Checkpoints, SaveTimer, TrainState, is_checkpoint_step
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
 
 KEEP = {"every": 5, "keep_last": 2, "keep_every": 10, "tail_steps": 7, "tail_every": 2}
 STEPS = 25
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """What seems damaged is read again without a pause."""
+    monkeypatch.setattr(orbax, "RETRY_SECONDS", (0,))
 
 
 def state_at(step: int) -> TrainState:
@@ -100,6 +109,109 @@ def test_a_checkpoint_that_was_passed_over_is_set_aside_and_not_deleted(tmp_path
     assert sorted(path.name for path in (tmp_path / "unreadable").iterdir()) == ["15", "15-2"]
 
 
+def big_state(step: int) -> TrainState:
+    """A state with a weight that fills a file of its own."""
+    return TrainState(jnp.int32(step), {"weight": jax.random.normal(jax.random.key(step), (300, 700))}, {"mean": 0.0})
+
+
+@pytest.mark.parametrize("damage", ["blank", "half", "gone", "noise"])
+def test_a_file_that_is_damaged_is_noticed_whichever_it_is_and_costs_that_checkpoint_alone(tmp_path, damage):
+    """It is restored bit for bit, or skipped for the one before, and never a traceback."""
+    config = ml_collections.ConfigDict(KEEP)
+    with Checkpoints(tmp_path / "run", config, STEPS) as checkpoints:
+        checkpoints.save(big_state(5))
+        checkpoints.save(big_state(10))
+    restored = []
+    for number, path in enumerate(sorted((tmp_path / "run/checkpoints/10").rglob("*"))):
+        if not path.is_file():
+            continue
+        copy = shutil.copytree(tmp_path / "run", tmp_path / str(number))
+        file, content = copy / path.relative_to(tmp_path / "run"), path.read_bytes()
+        file.unlink()
+        if damage != "gone":
+            noise = random.Random(number).randbytes(len(content))
+            file.write_bytes({"blank": b"", "half": content[: len(content) // 2], "noise": noise}[damage])
+        with Checkpoints(copy, config, STEPS) as checkpoints:
+            state = checkpoints.restore(big_state(0), warn=[].append)
+        step = int(state.step)
+        assert (state.params["weight"] == big_state(step).params["weight"]).all()
+        restored.append(step)
+    assert set(restored) == {5, 10}
+
+
+def failing_once(monkeypatch, error):
+    """The next read fails, and those after it do not."""
+    read, failures = ocp.Checkpointer.restore, [error]
+
+    def restore(*args, **options):
+        if failures:
+            raise failures.pop()
+        return read(*args, **options)
+
+    monkeypatch.setattr(ocp.Checkpointer, "restore", restore)
+
+
+def test_one_read_that_seems_damaged_and_is_not_costs_nothing(tmp_path, monkeypatch):
+    run_to(tmp_path, 15)
+    failing_once(monkeypatch, ValueError("DATA_LOSS: a bucket can say so once"))
+    with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
+        assert int(checkpoints.restore(state_at(0)).step) == 15
+
+
+@pytest.mark.parametrize("error", [RuntimeError("something new"), PermissionError(errno.EACCES, "Permission denied")])
+def test_an_error_that_does_not_say_damaged_skips_no_checkpoint(tmp_path, monkeypatch, error):
+    run_to(tmp_path, 15)
+    failing_once(monkeypatch, error)
+    with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
+        with pytest.raises(UserError, match=r"The checkpoint of step 15 in .* cannot be used \("):
+            checkpoints.restore(state_at(0))
+        assert checkpoints.steps() == [10, 15]
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        state_at(0).replace(params={"weight": jnp.zeros((5, 2))}),
+        state_at(0).replace(opt_state={"trace": jnp.zeros(3)}),
+    ],
+    ids=["shape", "optimizer"],
+)
+def test_a_checkpoint_of_another_shape_or_optimizer_is_refused_and_not_skipped(tmp_path, like):
+    run_to(tmp_path, 15)
+    refused = pytest.raises(UserError, match=r"step 15 .* cannot be used \(.*restore it with the version and config")
+    with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints, refused:
+        checkpoints.restore(like)
+
+
+def test_one_checkpoint_is_restored_where_its_step_is_given(tmp_path):
+    run_to(tmp_path, 15)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(state_at(0), step=10).params["weight"][0, 0]) == 10
+
+
+def test_an_error_on_its_way_waits_for_the_write_and_is_not_replaced(tmp_path):
+    with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
+        with pytest.raises(ZeroDivisionError), checkpoints.finishing():
+            checkpoints.save(state_at(5))
+            raise ZeroDivisionError
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
+
+
+def test_a_save_is_due_once_its_minutes_have_passed_and_asked_for_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    timer, never = SaveTimer(minutes=30), SaveTimer(minutes=0)
+    asked = []
+    for now[0] in (1799, 1800, 1801, 4000):
+        asked.append(timer.due())
+    assert asked == [False, True, False, False] and not never.due()
+    timer.saved()
+    now[0] = 5799
+    assert not timer.due()
+    now[0] = 5800
+    assert timer.due()
+
+
 def beside_another(monkeypatch, *outcomes: int):
     """As if a second process said so of each checkpoint, one after the other."""
     said = iter(outcomes)
@@ -112,7 +224,7 @@ def test_a_checkpoint_that_another_process_cannot_read_is_passed_over_here_too(t
     with Checkpoints(tmp_path, ml_collections.ConfigDict(KEEP), STEPS) as checkpoints:
         beside_another(monkeypatch, DAMAGED, READ)
         assert int(checkpoints.restore(state_at(0), warn=warnings.append).step) == 10
-        assert warnings == ["The checkpoint of step 15 cannot be read and is passed over (by process 1)."]
+        assert warnings == ["The checkpoint of step 15 cannot be read and is skipped (by process 1)."]
         beside_another(monkeypatch, DAMAGED, DAMAGED)
         with pytest.raises(UserError, match="None of the checkpoints"):
             checkpoints.restore(state_at(0), warn=warnings.append)

@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax import files
+from f2jax.checkpoints import orbax
 from f2jax.checkpoints.orbax import Checkpoints, TrainState
 from f2jax.errors import UserError
 from f2jax.parallel.mesh import make_mesh
@@ -53,7 +55,9 @@ def objects(run: str, step: int) -> list[str]:
 
 
 @pytest.fixture
-def run(bucket) -> str:
+def run(bucket, monkeypatch) -> str:
+    """A workdir; what seems damaged is read again at once."""
+    monkeypatch.setattr(orbax, "RETRY_SECONDS", (0,))
     return f"{bucket}/runs/one"
 
 
@@ -128,20 +132,42 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run):
     state, warnings = restore(run)
     assert same_bits(state, state_at(1))
     (warning,) = warnings
-    assert warning.startswith("The checkpoint of step 2 cannot be read and is passed over")
+    assert warning.startswith("The checkpoint of step 2 cannot be read and is skipped")
 
 
-def test_what_was_passed_over_is_deleted(run):
+def test_what_was_skipped_is_moved_within_the_bucket_and_never_deleted(run):
     save(run, 1, 2)
     for name in objects(run, 2):
         if name.endswith("_METADATA"):
             files.write_atomically(f"gs://{name}", b"")
+    damaged = {name.split("/2/", 1)[1]: files.read_bytes(f"gs://{name}") for name in objects(run, 2)}
     with Checkpoints(run, CONFIG, 99) as checkpoints:
         assert checkpoints.restore(like(), warn=[].append).step == 1
         checkpoints.set_aside_after(1)
         assert checkpoints.steps() == [1] and not objects(run, 2)
         checkpoints.save(state_at(2))
     assert same_bits(restore(run)[0], state_at(2))
+    filesystem, folder = files.filesystem(f"{run}/unreadable/2")
+    moved = filesystem.find(folder)
+    assert {name.removeprefix(f"{folder}/"): files.read_bytes(f"gs://{name}") for name in moved} == damaged
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a new class of gcsfs"), ValueError("DATA_LOSS: once")], ids=str)
+def test_one_failed_read_costs_no_checkpoint(run, monkeypatch, error):
+    save(run, 1, 2)
+    read, failures = ocp.Checkpointer.restore, [error]
+
+    def failing(*args, **options):
+        if failures:
+            raise failures.pop()
+        return read(*args, **options)
+
+    monkeypatch.setattr(ocp.Checkpointer, "restore", failing)
+    with Checkpoints(run, CONFIG, 99) as checkpoints:
+        if isinstance(error, RuntimeError):
+            with pytest.raises(UserError, match=r"step 2 in .* cannot be used \(a new class of gcsfs\)"):
+                checkpoints.restore(like())
+        assert checkpoints.restore(like()).step == 2 and checkpoints.steps() == [1, 2]
 
 
 def test_when_the_bucket_is_at_fault_no_checkpoint_is_passed_over(run, refusing):

@@ -14,7 +14,7 @@ import pytest
 
 from f2jax import Embedder, cli, files
 from f2jax.checkpoints import workdir
-from f2jax.checkpoints.orbax import Checkpoints
+from f2jax.checkpoints.orbax import Checkpoints, finished_steps
 from f2jax.train.loop import train
 from tests import tiny
 
@@ -59,6 +59,31 @@ def remote(server, tmp_path_factory) -> str:
     assert f"Resuming after step {resumes} of 24" in again.stdout
     assert not {"gs:", "run", "runs"} & set(os.listdir(folder)), "nothing of the run lies on this machine"
     return f"{bucket}/runs/one"
+
+
+def test_a_run_killed_while_it_writes_its_first_checkpoint_starts_from_its_weights_again(server, local, tmp_path):
+    """Orbax writes straight into `checkpoints/4/` there: a folder of that name is no checkpoint."""
+    bucket = server.new_bucket()
+    changes = {"init_from": str(local), "tokenizer.train_vocab": 0, "steps": 8}
+    config = tiny.config(tmp_path, **changes)
+    command = [sys.executable, "-m", "f2jax", "train", "--config", str(tiny.ROOT / "configs/nano.py:stage=2")]
+    command += ["--workdir", f"{bucket}/run", *tiny.overrides(tmp_path, **changes)]
+    environment = server.environment | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.ROOT)}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
+    filesystem = fsspec.filesystem("gs")
+    while process.poll() is None and not filesystem.find(f"{bucket}/run/checkpoints/4"):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -9, "the run was over before it could be killed"
+    for name in filesystem.find(f"{bucket}/run/checkpoints"):  # where it was quicker than the kill
+        if name.endswith("commit_success.txt"):
+            filesystem.rm_file(name)
+    assert filesystem.find(f"{bucket}/run/checkpoints/4") and not finished_steps(f"{bucket}/run")
+
+    train(config, f"{bucket}/run")
+    train(config, tmp_path / "whole")
+    (_, there), (_, here) = (workdir.load_weights(str(run)) for run in (f"{bucket}/run", tmp_path / "whole"))
+    assert jax.tree.all(jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), here, there))
 
 
 def content(path) -> bytes:

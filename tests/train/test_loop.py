@@ -10,18 +10,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from f2jax import config as configs
-from f2jax.checkpoints import workdir
+from f2jax.checkpoints import orbax, workdir
 from f2jax.data.loader import Loader, load_data
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Interrupted, UserError
 from f2jax.train import loop
+from f2jax.train.goodput import Goodput
 from f2jax.train.loop import train
+from f2jax.train.report import Report
 from tests import tiny
 
 RUN = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.ROOT)}
@@ -78,7 +81,9 @@ def test_a_run_reports_losses_by_data_set_and_validates(finished):
 def test_running_again_changes_nothing_and_says_so(finished, copied, capsys):
     folder, _ = finished
     train(*copied)
-    assert "Resuming after step 12 of 12" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "is finished: it has taken 12 of 12 steps. To train on, begin another workdir" in out
+    assert "Resuming" not in out
     assert same_bits(weights(folder / "run"), weights(copied[1]))
 
 
@@ -105,6 +110,22 @@ def test_kill_9_at_random_steps_and_restarts_give_the_same_parameters(finished, 
 
 
 @pytest.mark.slow
+def test_kill_9_while_the_first_checkpoint_is_written_costs_only_its_steps(finished, tmp_path):
+    folder, _ = finished
+    start = {"init_from": str(folder / "run"), "tokenizer.train_vocab": 0}
+    process = subprocess.Popen(
+        command(folder, tmp_path / "run", **start), env=os.environ | RUN, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not any((tmp_path / "run/checkpoints").glob("4*")):
+        time.sleep(0.0005)
+    process.kill()
+    assert process.wait() == -9
+    train(tiny.config(folder, **start), tmp_path / "run")
+    train(tiny.config(folder, **start), tmp_path / "whole")
+    assert same_bits(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, number):
     folder, _ = finished
@@ -122,9 +143,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, number)
 
 
 @pytest.fixture
-def copied(finished, tmp_path):
-    """The finished run in a folder of its own, and its config."""
+def copied(finished, tmp_path, monkeypatch):
+    """The finished run in a folder of its own, and its config; what seems damaged is read again at once."""
     folder, _ = finished
+    monkeypatch.setattr(orbax, "RETRY_SECONDS", (0,))
     shutil.copytree(folder / "run", tmp_path / "run")
     return tiny.config(folder), tmp_path / "run"
 
@@ -134,14 +156,14 @@ def test_a_signal_inside_a_validation_saves_and_the_next_run_begins_with_it(copi
     *training, validation = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(training))  # as if killed before the last line
 
-    validate = loop.validate
+    measure = loop.Validation.measure
 
     def signalled(*args):
         os.kill(os.getpid(), signal.SIGTERM)
-        return validate(*args)
+        return measure(*args)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved after step 12 of 12; the same"):
-        patch.setattr(loop, "validate", signalled)
+        patch.setattr(loop.Validation, "measure", signalled)
         train(config, run)
     assert len(lines(run)) == len(training)
     values = train(config, run)
@@ -159,7 +181,7 @@ def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(copied, capsys
     capsys.readouterr()
     train(config, run)
     out = capsys.readouterr().out
-    assert "checkpoint of step 12 cannot be read and is passed over" in out
+    assert "checkpoint of step 12 cannot be read and is skipped" in out
     assert "Resuming after step 8 of 12" in out
     assert same_bits(expected, weights(run))
 
@@ -185,8 +207,97 @@ def test_a_run_says_what_lies_where_and_where_its_time_went(finished, tmp_path, 
     assert float(goodput[4]) > 0 and float(goodput[3]) > 0
 
 
+def test_a_branch_goes_on_bit_for_bit_from_a_checkpoint_with_its_optimizer_and_step(finished, tmp_path, capsys):
+    """With the config of the run it ends with the weights of the run; the optimizer's moments are in them."""
+    folder, _ = finished
+    config = tiny.config(folder, resume_from=f"{folder}/run@8")
+    train(config, tmp_path / "branch")
+    assert f"Going on from step 8 of {folder}/run, up to step 12." in capsys.readouterr().out
+    assert same_bits(weights(folder / "run"), weights(tmp_path / "branch"))
+    assert [line["step"] for line in lines(tmp_path / "branch")] == [10, 12, 12]
+    branch = {"run": f"{folder}/run", "step": 8, "changed": []}
+    assert json.loads((tmp_path / "branch/branch.json").read_text()) == branch
+    assert train(config, tmp_path / "branch") == {}, "it is a run of its own from here on"
+
+
+def test_a_branch_may_change_rate_schedule_steps_data_and_skip_batches(finished, tmp_path, monkeypatch):
+    folder, _ = finished
+    changes = {"optim.peak_lr": 1e-4, "optim.schedule": "linear", "steps": 13, "data.batch_size": 8, "seed": 5}
+    config = tiny.config(folder, resume_from=f"{folder}/run", **changes, **{"data.skip_steps": 3})
+    trained, take = [], loop.Loop.take
+
+    def spy(self, step, name, batch):
+        trained.append((step, batch.tokens_bt.tobytes()))
+        take(self, step, name, batch)
+
+    monkeypatch.setattr(loop.Loop, "take", spy)
+    train(config, tmp_path / "branch")
+    tokenizer, splits = load_data(config, tmp_path / "branch/tokenizer", "", 512, Counter())
+    loader = Loader([training for training, _ in splits], config, tokenizer.pad_id)
+    assert trained == [(12, loader.batch(15)[1].tokens_bt.tobytes())]
+    branch = json.loads((tmp_path / "branch/branch.json").read_text())
+    assert branch["step"] == 12 and branch["changed"] == sorted([*changes, "data.skip_steps"])
+    assert lines(tmp_path / "branch")[0]["learning_rate"] < 1e-4, "step 12 of the new schedule"
+
+
+def test_a_branch_that_would_have_nothing_to_do_or_does_not_fit_is_refused(finished, tmp_path):
+    folder, _ = finished
+    for changes, message in [
+        ({}, r"run@12 (is at step 12|has taken 12 steps), and this run ends after 12; raise steps"),
+        ({"model.size": "nano"}, "resume_from=.* is no nano: it has width 64, not 192"),
+        ({"optim.name": "sgd", "steps": 14}, r"The checkpoint of step 12 in .* cannot be used"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(tiny.config(folder, resume_from=f"{folder}/run", **changes), tmp_path / "branch")
+
+
+def test_checkpoints_are_written_by_time_too(tmp_path, monkeypatch):
+    """After every step, where the minutes pass in an instant; the newest ones stay."""
+    saved, save = [], orbax.Checkpoints.save
+
+    def spy(self, state):
+        saved.append(int(state.step))
+        save(self, state)
+
+    monkeypatch.setattr(orbax.Checkpoints, "save", spy)
+    train(tiny.config(tmp_path, **{"checkpoint.minutes": 1e-9, "checkpoint.every": 100, "steps": 4}), tmp_path / "run")
+    assert saved == [1, 2, 3, 4]
+    assert orbax.finished_steps(tmp_path / "run") == [3, 4]
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_does_not_cut_it_off(finished, tmp_path, monkeypatch):
+    folder, _ = finished
+    wait, sent = orbax.Checkpoints.wait, []
+
+    def killed(number, frame):
+        raise AssertionError("nobody listens: the process would be killed here")
+
+    def signalled(self):
+        sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        wait(self)
+
+    before = signal.signal(signal.SIGTERM, killed)
+    monkeypatch.setattr(orbax.Checkpoints, "wait", signalled)
+    try:
+        train(tiny.config(folder, steps=4), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sent and orbax.finished_steps(tmp_path / "run") == [4]
+
+
+def test_a_run_killed_before_its_first_checkpoint_was_finished_starts_from_its_weights_again(finished, tmp_path):
+    """A line of metrics is there and no checkpoint: with a rate of zero the weights of `init_from` come out."""
+    folder, _ = finished
+    changes = {"init_from": str(folder / "run"), "tokenizer.train_vocab": 0, "steps": 2, "optim.warmup_steps": 0}
+    config = tiny.config(tmp_path, **changes, **{"optim.peak_lr": 1e-30, "optim.end_lr": 0})
+    train(config, tmp_path / "run")
+    shutil.move(tmp_path / "run/checkpoints/2", tmp_path / "run/checkpoints/2.orbax-checkpoint-tmp-1")
+    train(config, tmp_path / "run")
+    assert same_bits(weights(folder / "run"), weights(tmp_path / "run"))
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_the_data(tmp_path):
-    with pytest.raises(UserError, match=r"Step \d+ \(on (pairs|colours)\) has loss .*lower optim.peak_lr"):
+    with pytest.raises(UserError, match=r"Step \d+ \(on (pairs|colours)\) has loss .*Lower optim.peak_lr .* another"):
         train(tiny.config(tmp_path, **{"optim.peak_lr": 1e30, "optim.clip_norm": 0}), tmp_path / "run")
 
 
@@ -263,7 +374,7 @@ def test_a_model_distilled_from_itself_has_no_distillation_loss(finished, tmp_pa
     changes["teacher.path"] = str(tmp_path / "teacher")
     assert train(tiny.config(tmp_path, **changes), tmp_path / "run") == {}, "a teacher may move"
     shutil.rmtree(tmp_path / "teacher/checkpoints/12")
-    with pytest.raises(UserError, match="whose data differs in the teacher; restore"):
+    with pytest.raises(UserError, match="whose data differs in the teacher's weights; restore"):
         train(tiny.config(tmp_path, **changes), tmp_path / "run")
 
 
@@ -282,9 +393,40 @@ def test_interrupted_is_no_user_error():
     assert not issubclass(Interrupted, UserError)
 
 
-@pytest.mark.parametrize("waiting", [[], [(1, "a step that is not reported yet")]], ids=["reported", "waiting"])
-def test_time_of_other_work_is_not_in_the_next_report(waiting):
-    report = loop.Report(writer=None, schedule=None)
-    report.pending, report.since = waiting, -1.0
-    report.go_on()
-    assert (report.since == -1.0) == bool(waiting)
+def test_time_of_other_work_is_not_in_the_speed_of_the_steps(monkeypatch):
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Goodput()  # at 0
+    clock.started()  # 10
+    with clock.during("validation"):  # 20 to 30
+        pass
+    with clock.during("input"):  # 40 to 50
+        pass
+    assert clock.training_seconds() == 60 - 10 - 10
+
+
+class Lines:
+    """In the place of a file of metrics."""
+
+    def __init__(self):
+        self.values = {}
+
+    def write(self, step, values):
+        self.values[step] = values
+
+
+def test_a_report_counts_the_tokens_of_its_steps_and_the_losses_of_each_data_set():
+    class Clock:
+        def training_seconds(self):
+            return self.now
+
+    clock, lines = Clock(), Lines()
+    clock.now = 3.0
+    report = Report(lines, lambda step: 0.5, clock, advice=str)
+    for step, name, loss in ((1, "pairs", 1.0), (2, "colours", 4.0)):
+        batch = SimpleNamespace(rows=2, useful_tokens=9, tokens_bt=np.zeros((2, 6)))
+        report.add(step, name, batch, {"loss": np.float32(loss), "grad_norm": np.float32(2.0)})
+    clock.now = 5.0
+    report.flush()
+    expected = {"loss": 2.5, "grad_norm": 2.0, "pairs/loss": 1.0, "colours/loss": 4.0, "tokens_per_second": 9.0}
+    assert lines.values == {2: expected | {"useful_share": 0.75, "learning_rate": 0.5}}

@@ -1,0 +1,122 @@
+"""What a run says of itself: what it is about to train on, the metrics of its steps, and what it did."""
+
+import resource
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from f2jax.data.dataset import Dataset
+from f2jax.data.loader import Loader
+from f2jax.data.packing import Batch
+from f2jax.errors import UserError
+from f2jax.model.sizes import Qwen3Config
+from f2jax.train.goodput import Goodput
+from f2jax.train.metrics import MetricsWriter
+
+
+class Pending(NamedTuple):
+    """A step whose metrics are still on the devices."""
+
+    step: int
+    name: str  # of its data set
+    useful_tokens: int
+    total_tokens: int
+    metrics: dict[str, jax.Array]
+
+
+class Report:
+    """Collects the metrics of steps on the devices and fetches them together, so that no step waits for a log.
+
+    Args:
+        schedule: the learning rate by step.
+        clock: of the run.
+        advice: given the first step whose loss is not finite, says what to do.
+    """
+
+    def __init__(
+        self, writer: MetricsWriter, schedule: optax.Schedule, clock: Goodput, advice: Callable[[int], str]
+    ) -> None:
+        self.writer, self.schedule, self.clock, self.advice = writer, schedule, clock, advice
+        self.pending: list[Pending] = []
+        self.steps = self.useful = self.total = 0
+        self.since = self.began = clock.training_seconds()
+
+    def add(self, step: int, name: str, batch: Batch, metrics: dict[str, jax.Array]) -> None:
+        """Collects the metrics of a step."""
+        total_tokens = batch.rows * batch.tokens_bt.shape[1]
+        self.pending.append(Pending(step, name, batch.useful_tokens, total_tokens, metrics))
+
+    def wait(self) -> None:
+        """Waits until the last collected step has run."""
+        if self.pending:
+            jax.block_until_ready(self.pending[-1].metrics)
+
+    def flush(self) -> dict[str, float]:
+        """Writes and returns the means since the last report, also per data set.
+
+        Raises:
+            UserError: the loss or the gradient of a step is not finite.
+        """
+        if not self.pending:
+            return {}
+        fetched = jax.device_get([step.metrics for step in self.pending])
+        groups = defaultdict(list)
+        for step, metrics in zip(self.pending, fetched, strict=True):
+            if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
+                raise UserError(
+                    f"Step {step.step} (on {step.name}) has loss {metrics['loss']} and gradient norm "
+                    f"{metrics['grad_norm']}. {self.advice(step.step)}"
+                )
+            for key, value in metrics.items():
+                groups[key].append(value)
+            groups[f"{step.name}/loss"].append(metrics["loss"])
+        now, last = self.clock.training_seconds(), self.pending[-1].step
+        useful = sum(step.useful_tokens for step in self.pending)
+        total = sum(step.total_tokens for step in self.pending)
+        values = {key: float(np.mean(group)) for key, group in groups.items()} | {
+            "tokens_per_second": useful / (now - self.since),
+            "useful_share": useful / total,
+            "learning_rate": float(self.schedule(last - 1)),
+        }
+        self.writer.write(last, values)
+        self.steps += len(self.pending)
+        self.useful, self.total = self.useful + useful, self.total + total
+        self.pending, self.since = [], now
+        return values
+
+    def summary(self) -> str:
+        """Returns what this process did: steps, time, tokens, and the most memory it held."""
+        seconds = self.clock.training_seconds() - self.began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+        share = self.useful / max(self.total, 1)
+        return (
+            f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of those in the batches; "
+            f"peak memory {peak:.1f} GiB."
+        )
+
+
+def progress(values: dict[str, float]) -> str:
+    """Returns the metrics that a progress bar shows."""
+    return (
+        f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, {values['useful_share']:.1%} useful"
+    )
+
+
+def run_table(
+    architecture: Qwen3Config, loader: Loader, held_out: Sequence[Dataset], steps: int, skipped: Counter
+) -> str:
+    """Returns what is about to be trained on what, with a line for each data set."""
+    lines = [f"{architecture.parameters:,} parameters, {architecture.width} dimensions; {steps:,} steps."]
+    held = {(data.name, data.kind): len(data) for data in held_out}
+    lines += [f"{'data set':<28} {'kind':<14} {'rows':>10} {'weight':>7} {'batches':>8} {'share':>7} {'held out':>9}"]
+    lines += [
+        f"{row['name']:<28} {row['kind']:<14} {row['rows']:>10,} {row['weight']:>7.3g} {row['batches']:>8,} "
+        f"{row['share']:>7.1%} {held.get((row['name'], row['kind']), 0):>9,}"
+        for row in loader.mixture.table()
+    ]
+    return "\n".join([*lines, *(f"Skipped {count:,} rows: {reason}." for reason, count in sorted(skipped.items()))])
