@@ -43,7 +43,10 @@ def test_a_model_has_one_identity_as_a_workdir_a_package_and_in_memory(tmp_path)
 
 @pytest.mark.parametrize(
     "change,message",
-    [({"field_of_tomorrow": 1}, "field_of_tomorrow, which this version of f2jax does not know"), ({"width": None}, "width")],
+    [
+        ({"field_of_tomorrow": 1}, "field_of_tomorrow, which this version of f2jax does not know"),
+        ({"width": None}, "width"),
+    ],
     ids=["one more", "one fewer"],
 )
 def test_an_architecture_of_another_version_is_one_sentence(tmp_path, change, message):

@@ -8,8 +8,9 @@ from f2jax import Embedder
 from f2jax.checkpoints import workdir
 from f2jax.cli import main
 from f2jax.errors import UserError
+from f2jax.model.sizes import size
 from f2jax.train.loop import train
-from f2jax.train.teacher import teacher_width
+from f2jax.train.teacher import open_teacher
 from tests import tiny
 
 TEXTS = ["a red river", "small old stone", "tree"]
@@ -85,7 +86,7 @@ def test_what_does_not_go_together_is_one_sentence(runs, tmp_path, changes, sent
 def test_exits_are_not_distilled_from_a_cache(runs):
     config = tiny.config(runs, **{"loss.exits": True, "teacher.cache": "cache"})
     with pytest.raises(UserError, match=r"a cache has its last layer alone; set teacher\.path"):
-        teacher_width(config)
+        open_teacher(config, size("tiny"))
 
 
 def test_exits_need_a_teacher_that_is_as_deep(runs, tmp_path):
@@ -104,4 +105,4 @@ def test_a_factorized_table_is_multiplied_out_before_it_is_pruned(runs, tmp_path
 
 def test_runs_with_factorized_tables_are_exported_before_they_are_merged(runs, tmp_path, capsys):
     assert main(["merge", str(runs / "nested"), str(runs / "nested"), "--output", str(tmp_path / "out")]) == 1
-    assert "is factorized; f2jax export writes a folder where it is whole" in capsys.readouterr().err
+    assert "is factorized; f2jax export writes a folder where it is one table" in capsys.readouterr().err
