@@ -202,7 +202,7 @@ def test_training_says_what_is_wrong_with_a_cache(cached, tmp_path):
         with pytest.raises(UserError, match=message):
             first_loss(cached, tmp_path / str(number), **changes)
     with pytest.raises(UserError, match="needs a prepared corpus"):
-        train(tiny.config(tmp_path, **{"teacher.cache": str(narrow)}), tmp_path / "run")
+        train(tiny.config(tmp_path, **{"teacher.cache": str(cached / "float32")}), tmp_path / "run")
 
 
 def test_a_corpus_that_changed_needs_new_vectors(cached, tmp_path):
