@@ -56,6 +56,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     m.kernel = "auto"  # attention kernel: auto, xla, cudnn (GPU), splash (TPU)
     m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, qkv, full; see REMAT_POLICIES in qwen3.py
     m.unroll = 1  # layers per iteration of the scan over layers
+    m.compiler_options = ()  # NAME=VALUE of XLA for the train step, added to the chip's in chips.py; NAME= removes one
     m.chunk_rows = 0  # packed rows that a device encodes at once, the rest after them (GradCache); 0: all
 
     c.tokenizer = t = ConfigDict()

@@ -15,6 +15,7 @@ class PlanOptions:
     tokens_per_text: int | None = None  # mean length of a text; None: the worst case, data.max_length
     rows: float | None = None  # training rows of the stage; None: the recipe's 27e6 or 18e6
     search: bool = False  # choose mesh and remat: the fastest of the first that fit
+    compiler_option: tuple[str, ...] = ()  # NAME=VALUE of XLA, added to the chip's; NAME= removes one
     json: str | None = None  # file for all figures
 
 
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> None:
     from f2jax.plan.report import plan_topologies
 
     loaded = config.load(options.config, arguments.overrides)
+    loaded.model.compiler_options += options.compiler_option
     print(
         plan_topologies(loaded, options.topology, options.tokens_per_text, options.rows, options.search, options.json)
     )

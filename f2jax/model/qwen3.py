@@ -224,7 +224,7 @@ class Qwen3(nn.Module):
         table_init = nn.with_logical_partitioning(normal(0.02), ("vocab", "rank"))
         table_vr = self.param("token_table", table_init, (config.vocab_size, config.table_rank), self.param_dtype)
         basis_init = nn.with_logical_partitioning(normal(config.table_rank**-0.5), ("table_rank", "embed"))
-        basis_rd = self.param("table_basis", basis_init, (config.table_rank, config.width), self.param_dtype)
+        basis_rd: Any = self.param("table_basis", basis_init, (config.table_rank, config.width), self.param_dtype)
         h_btr = look_up(table_vr, tokens_bt, self.dtype)
         if rank is not None:
             h_btr = jnp.where(jnp.arange(config.table_rank) < rank, h_btr, 0)

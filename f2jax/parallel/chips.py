@@ -1,7 +1,8 @@
 """What TPU chips can do, per device that JAX sees: one table for planning."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from f2jax.errors import UserError, did_you_mean
 
@@ -30,6 +31,8 @@ class Chip:
     dims: int = 3  # axes of a slice
     counted: int = 2  # what the number in an accelerator type, such as v5p-128, counts of each chip
 
+    compiler_options: Mapping[str, str] = field(default_factory=dict)  # of XLA, for train steps
+
     @property
     def memory(self) -> int:
         """Bytes of memory for programs."""
@@ -37,13 +40,14 @@ class Chip:
 
 
 GIB = 2**30
+VMEM = {"xla_tpu_scoped_vmem_limit_kib": "65536"}  # on-chip memory of one operation: larger tiles in matrix products
 CHIPS = {
     chip.name: chip
     for chip in (
         # 4 matrix units each, but 8 of a v5p
         Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, ring=4, cores=2),
         Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, ring=16, dims=2, counted=1),
-        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, ring=4),
+        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, ring=4, compiler_options=VMEM),
         Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, ring=16, unit=256, dims=2, counted=1),
         Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, ring=4, unit=256, cores=2),
     )
@@ -60,6 +64,34 @@ def chip_of(topology: str) -> Chip:
     if name not in CHIPS:
         raise UserError(f"There is no chip '{name}' to plan for{did_you_mean(name, CHIPS)}")
     return CHIPS[name]
+
+
+def chip_of_kind(device_kind: str) -> Chip | None:
+    """Returns the chip of a device that JAX calls `device_kind`; None if it is not in the table."""
+    return next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
+
+
+def compiler_options(device_kind: str, changes: Iterable[str] = ()) -> dict[str, str | bool]:
+    """Returns the options of XLA for train steps on a device: those of its chip, with some added, changed or removed.
+
+    >>> compiler_options("TPU v5", ["xla_tpu_scoped_vmem_limit_kib=", "xla_tpu_enable_latency_hiding_scheduler=true"])
+    {'xla_tpu_enable_latency_hiding_scheduler': True}
+
+    Args:
+        changes: NAME=VALUE adds or changes an option, NAME= removes it.
+
+    Raises:
+        UserError: a change is not of that form.
+    """
+    chip = chip_of_kind(device_kind)
+    options = dict(chip.compiler_options) if chip else {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not name or not equals:
+            raise UserError(f"The compiler option '{change}' should be NAME=VALUE, or NAME= to remove it.")
+        options[name] = value
+    flags = {"true": True, "false": False}
+    return {name: flags.get(value.lower(), value) for name, value in options.items() if value}
 
 
 def canonical_topology(text: str) -> str:

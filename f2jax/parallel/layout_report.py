@@ -5,7 +5,7 @@ import math
 import jax
 from jax.sharding import Mesh
 
-from f2jax.parallel.chips import CHIPS
+from f2jax.parallel.chips import chip_of_kind
 from f2jax.parallel.mesh import ROW_AXES
 
 
@@ -40,7 +40,7 @@ def tokens_summary(mesh: Mesh, tokens: int) -> str:
     kind = mesh.devices.flat[0].device_kind
     shape = " × ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
     line = f"Mesh {shape}: about {tokens_each:,} tokens a step on each chip"
-    chip = next((chip for chip in CHIPS.values() if chip.device_kind == kind), None)
+    chip = chip_of_kind(kind)
     if chip is None:
         return f"{line}."
     needed = round(chip.peak / chip.hbm_bandwidth)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from f2jax.model.attention import splash_block
+from f2jax.model.attention import has_fused_backward, splash_block
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import Chip
 from f2jax.plan.hlo import Collective, Cost
@@ -11,6 +11,7 @@ from f2jax.plan.hlo import Collective, Cost
 KERNEL_EFFICIENCY = 0.5  # of peak on the tiles that an attention kernel visits; the softmax takes the rest
 HOP_SECONDS = 1e-6  # latency from a chip to the next
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of T × T × H in each attention kernel
+FUSED_PRODUCTS = PRODUCTS | {"dkv": 5}  # where it computes the gradient of the queries too
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def kernel_seconds(name: str, shape: Sequence[int], chip: Chip) -> float:
         shape: of the queries: rows, heads, T, H.
     """
     rows, heads, length, head_dim = shape
-    products = next((count for part, count in PRODUCTS.items() if f"_{part}_" in f"_{name}_"), 2)
+    counts = FUSED_PRODUCTS if has_fused_backward(length) else PRODUCTS
+    products = next((count for part, count in counts.items() if f"_{part}_" in f"_{name}_"), 2)
     tiles = length // splash_block(length)
     visited = (tiles + 1) / (2 * tiles)
     operations = 2 * products * rows * heads * length**2 * visited * head_dim

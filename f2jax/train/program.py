@@ -17,6 +17,7 @@ from f2jax.errors import UserError
 from f2jax.model.nested import exit_layers, matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel.chips import compiler_options
 from f2jax.parallel.sharding import optimizer_shardings, param_shardings, shard_batch
 from f2jax.train import distill, losses, optim
 from f2jax.train.step import eval_step, train_step
@@ -55,13 +56,17 @@ class Program:
         self.tx = optim.make_optimizer(config.optim, steps)
         self.state = self._abstract_state()
         shared = {"model": self.model, "config": loss_config(config.loss, architecture)}
+        options = compiler_options(mesh.devices.flat[0].device_kind, config.model.compiler_options)
+        if config.model.compiler_options:
+            check_compiler_options(options, mesh)
         self.step = jax.jit(
             partial(train_step, tx=self.tx, seed=config.seed, **shared),
+            compiler_options=options,
             static_argnames="kind",
             donate_argnums=0,
             out_shardings=(_shardings(self.state), NamedSharding(mesh, PartitionSpec())),
         )
-        self.evaluate = jax.jit(partial(eval_step, **shared), static_argnames="kind")
+        self.evaluate = jax.jit(partial(eval_step, **shared), compiler_options=options, static_argnames="kind")
 
     def _abstract_state(self) -> TrainState:
         def placed(tree, where):
@@ -100,6 +105,16 @@ class Program:
 
 def _shardings(tree):
     return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def check_compiler_options(options: dict[str, str | bool], mesh: Mesh) -> None:
+    """Raises UserError if the compiler for the devices of the mesh does not know an option, or refuses its value."""
+    scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=options).lower(scalar).compile()
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"The compiler refuses model.compiler_options ({reason}); correct the option.") from error
 
 
 def loss_config(config, architecture: Qwen3Config) -> losses.LossConfig:

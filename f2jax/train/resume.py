@@ -22,7 +22,10 @@ from f2jax.train.metrics import NAME as METRICS_FILE
 from f2jax.train.teacher import TEACHER
 
 # Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
-MAY_CHANGE = ("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows")
+MAY_CHANGE = (
+    *("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows"),
+    "model.compiler_options",
+)
 MAY_MOVE = ("data.sources", "teacher.path", "teacher.cache")  # what lies there is compared instead
 STARTS = ("init_from", "resume_from")  # not read once the run has a checkpoint of its own
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")

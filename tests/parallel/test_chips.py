@@ -5,7 +5,7 @@ import math
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.parallel.chips import CHIPS, canonical_topology, default_shape
+from f2jax.parallel.chips import CHIPS, canonical_topology, compiler_options, default_shape
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,24 @@ def test_default_shapes_have_the_chips_that_are_asked_for_and_sides_in_order(nam
     for chips in (2**i for i in range(3, 12)):
         sides = [int(side) for side in default_shape(CHIPS[name], chips).split("x")]
         assert math.prod(sides) == chips and sides == sorted(sides) and sides[-1] <= 2 * sides[0]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "NVIDIA H200"])
+def test_a_device_that_is_no_tpu_has_only_the_compiler_options_that_are_given(kind):
+    assert compiler_options(kind) == {}
+    assert compiler_options(kind, ["a=1", "b=x=y", "c=true"]) == {"a": "1", "b": "x=y", "c": True}
+
+
+def test_compiler_options_of_a_chip_can_be_added_to_changed_and_removed():
+    own = dict(CHIPS["v5p"].compiler_options)
+    (name,) = own
+    assert compiler_options("TPU v5") == own
+    assert compiler_options("TPU v5", ["a=1"]) == own | {"a": "1"}
+    assert compiler_options("TPU v5", [f"{name}=7"]) == {name: "7"}
+    assert compiler_options("TPU v5", [f"{name}="]) == {}
+
+
+@pytest.mark.parametrize("change", ["a", "=1", ""])
+def test_a_compiler_option_without_name_or_value_is_refused(change):
+    with pytest.raises(UserError, match=f"The compiler option '{change}' should be NAME=VALUE"):
+        compiler_options("cpu", [change])

@@ -34,9 +34,11 @@ def test_the_store_of_a_job_keeps_values():
 
 @pytest.mark.parametrize("vendor,device,expected", [("0x1ae0", "0x0063", True), ("0x8086", "0x0063", False)])
 def test_a_tpu_is_a_device_of_google_on_the_bus(monkeypatch, tmp_path, vendor, device, expected):
-    (tmp_path / "vendor").write_text(f"{vendor}\n")
-    (tmp_path / "device").write_text(f"{device}\n")
-    monkeypatch.setattr(glob, "glob", lambda pattern: [str(tmp_path / "vendor")])
+    function = tmp_path / "0000:00:05.0"  # the address of a device on the bus
+    function.mkdir()
+    (function / "vendor").write_text(f"{vendor}\n")
+    (function / "device").write_text(f"{device}\n")
+    monkeypatch.setattr(glob, "glob", lambda pattern: [str(function / "vendor")])
     assert jax_private.has_tpu_chips() is expected
 
 

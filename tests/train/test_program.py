@@ -1,29 +1,57 @@
-"""What a run compiles: the types that its config asks for."""
+"""The options of the compiler: a chip's own for train and plan alike, and those of the config."""
+
+import importlib.util
+from functools import wraps
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from f2jax.configs import common
+from f2jax import config as configs
+from f2jax.errors import UserError
 from f2jax.model.sizes import size
+from f2jax.parallel.chips import CHIPS
 from f2jax.parallel.mesh import make_mesh
+from f2jax.plan.run import topology_devices
 from f2jax.train.program import Program
+from tests.tiny import ROOT
 
 
-def float_types(tree) -> set[str]:
-    return {str(x.dtype) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)}
+@pytest.fixture
+def compiled_with(monkeypatch):
+    """The options of the step and of the validation of a program, given devices and options of the config."""
+    jitted = []
+
+    @wraps(jax.jit)
+    def record(function, compiler_options=None, **others):
+        if "static_argnames" in others:  # the two functions that take a batch
+            jitted.append(compiler_options)
+        return jit(function, compiler_options=compiler_options, **others)
+
+    jit = jax.jit
+    monkeypatch.setattr("jax.jit", record)
+
+    def build(devices, options: tuple[str, ...] = ()):
+        config = configs.load(f"{ROOT}/configs/stage2.py:size=tiny,teacher=none", [])
+        config.model.compiler_options = options
+        Program(config, size("tiny"), make_mesh(devices=devices), steps=1000)
+        step, evaluate = jitted
+        assert step == evaluate
+        return step
+
+    return build
 
 
-@pytest.mark.parametrize("params", ["float32", "bfloat16"])
-@pytest.mark.parametrize("state", ["float32", "bfloat16"])
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_types_of_parameters_state_and_compute_are_set_separately(params, state, compute):
-    config = common.get_config("size=tiny")
-    config.model.update(param_dtype=params, dtype=compute)
-    config.optim.state_dtype = state
-    program = Program(config, size("tiny"), make_mesh(devices=jax.devices()[:1]), steps=1000)
-    assert float_types(program.state.params) == {params}
-    assert float_types(program.state.opt_state) == {state}
-    packed = [jnp.zeros((1, 8), jnp.int32)] * 3
-    hidden = jax.eval_shape(lambda p: program.model.apply({"params": p}, *packed), program.state.params)
-    assert str(hidden.dtype) == compute
+def test_a_program_for_a_cpu_has_the_options_of_the_config(compiled_with):
+    assert compiled_with(jax.devices()[:1], ("xla_embed_ir_in_executable=true",)) == {
+        "xla_embed_ir_in_executable": True
+    }
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, from the `tpu` extra")
+def test_a_program_for_a_tpu_has_the_options_of_its_chip(compiled_with):
+    assert compiled_with(topology_devices("v5p:2x2x1")) == dict(CHIPS["v5p"].compiler_options) != {}
+
+
+def test_an_option_that_the_compiler_does_not_know_is_one_sentence(compiled_with):
+    with pytest.raises(UserError, match=r"The compiler refuses model\.compiler_options \(.*xla_no_such.*\); correct"):
+        compiled_with(jax.devices()[:1], ("xla_no_such_option=1",))
