@@ -1,4 +1,4 @@
-"""The model card (README.md of a package): what the model is, how it was trained, what it scores, how to use it."""
+"""The model card, README.md of a package: what the model is, how it was trained, what it scores, how to use it."""
 
 import json
 import re
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from f2jax.model.sizes import Qwen3Config
 
-LANGUAGES = 30  # that are named
+LANGUAGES = 30  # how many are named
 
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One training run: its config, and what the data card of its corpus says."""
+    """One training run: its config, and the data card of its corpus."""
 
     config: dict
-    datasets: tuple[dict, ...] = ()  # entries of a prepared corpus; none where the data were read as they are
+    datasets: tuple[dict, ...] = ()  # entries of the data card; none where rows were read directly
 
 
 @dataclass(frozen=True)
 class RunHistory:
-    """What a card says besides the model's own facts."""
+    """What a model card says besides the facts of the model itself."""
 
     stages: tuple[TrainingStage, ...] = ()  # in the order of training
     scores: dict[str, dict] = field(default_factory=dict)  # {task: {dimensions: score, 0 to 1}}
-    license: str | None = None  # an identifier of the Hugging Face hub
+    license: str | None = None  # an identifier on the Hugging Face hub
     formats: tuple[str, ...] = ()  # of f2jax export
 
 
@@ -36,7 +36,7 @@ NOTHING = RunHistory()
 def render_model_card(
     architecture: Qwen3Config, max_length: int, dims: Sequence[int], prompts: dict, about: RunHistory
 ) -> str:
-    """The card as Markdown, with the metadata that the hub reads at its top."""
+    """Returns the card as Markdown, headed by the metadata that the hub reads."""
     languages = _languages(about.stages)
     codes = [code for code in languages if re.fullmatch("[a-z]{2,3}", code)]
     head = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity"]
@@ -82,8 +82,8 @@ def _languages(stages: Sequence[TrainingStage]) -> list[str]:
 
 
 def _scores(scores: dict[str, dict]) -> str:
-    dims = sorted({int(dim) for found in scores.values() for dim in found})
-    rows = [[task, *(_percent(found.get(str(dim))) for dim in dims)] for task, found in sorted(scores.items())]
+    dims = sorted({int(dim) for by_dim in scores.values() for dim in by_dim})
+    rows = [[task, *(_percent(by_dim.get(str(dim))) for dim in dims)] for task, by_dim in sorted(scores.items())]
     return _table(["main score", *(f"{dim} dims" for dim in dims)], rows)
 
 
@@ -92,7 +92,7 @@ def _percent(score: float | None) -> str:
 
 
 def _stage(number: int, stage: TrainingStage) -> str:
-    """Data and hyper-parameters of one run; of local paths the last part alone."""
+    """Returns data and hyper-parameters of one run; of local paths only the last part."""
     c = stage.config
     teacher = c["teacher"]["path"] or c["teacher"].get("cache", "")
     values = [
@@ -115,7 +115,7 @@ def _stage(number: int, stage: TrainingStage) -> str:
 
 
 def _last(path: str) -> str:
-    """A hub id or a kind of source as it is; of a path the last part."""
+    """Returns the last part of a path; a hub id or a kind of source as it is."""
     is_path = "://" in path or path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists()
     return path.rstrip("/").rsplit("/", 1)[-1] if is_path else path
 

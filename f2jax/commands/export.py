@@ -34,14 +34,13 @@ def main(argv: list[str]) -> None:
     from f2jax import files
     from f2jax.checkpoints import model_card, package
     from f2jax.inference.embedder import Embedder
-    from f2jax.release import about as about_lib
-    from f2jax.release.export import export_package
+    from f2jax.release.export import export_package, read_scores, read_stages
 
     model = files.resolve_model(given.model)
     package.check_output(options.output, [model])
     embedder = Embedder.from_pretrained(model, given.dtype, options.truncate_layers, options.table_rank)
-    scores = about_lib.read_scores(options.scores, embedder.fingerprint) if options.scores else {}
-    about = model_card.RunHistory(about_lib.read_stages(model), scores, options.license)
+    scores = read_scores(options.scores, embedder.fingerprint) if options.scores else {}
+    about = model_card.RunHistory(read_stages(model), scores, options.license)
     export_package(embedder, options.output, options.format, about)
     size = f"{embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {given.dtype}"
     print(f"{options.output}: {size}.")

@@ -52,12 +52,13 @@ class Arguments:
             UserError: an option is unknown, missing or has no value of its type.
         """
         self.overrides: list[str] = []
+        self._positional, self._example = positional, f"f2jax {command} {example}"
         if config:
             description += " Any field of the config is an option: --config.optim.peak_lr=4e-5."
         self._parser = _Parser(
             prog=f"f2jax {command}",
             description=description.replace("%", "%%"),
-            epilog=f"example: f2jax {command} {example}",
+            epilog=f"example: {self._example}",
             allow_abbrev=False,
         )
         self._names: set[str] = set()
@@ -115,7 +116,10 @@ class Arguments:
             raise UserError(
                 f"{self._parser.prog} has no option '{name}'; fields of the config are set by --config.{field}=VALUE."
             )
-        raise UserError(f"{self._parser.prog} has no option '{name}'{did_you_mean(name, map(_option, self._names))}")
+        hint = did_you_mean(name, map(_option, self._names - {self._positional}))
+        if self._positional and (name == _option(self._positional) or "did you mean" not in hint):
+            hint = f"; give the {self._positional} without an option's name, as in `{self._example}`."
+        raise UserError(f"{self._parser.prog} has no option '{name}'{hint}")
 
 
 def changed(options: Any, *names: str) -> str:

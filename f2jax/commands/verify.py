@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     from f2jax.release import verify
 
     results = list(tqdm(verify.verify_package(folder), unit="tool", leave=False, dynamic_ncols=True))
-    print(verify.table(results))
+    print(verify.results_table(results))
     if all(result.worst is None and not result.failed for result in results):
         raise UserError(f"No tool could read {folder}, so nothing is verified; export the model again.")
     failed = [f"{result.tool} ({result.form})" for result in results if result.failed]

@@ -1,6 +1,7 @@
 """Structured pruning: width, MLP and layers of a model cut down, each weight sliced along its logical axes (recipe 1).
 
-Heads and head size stay. What is kept is chosen first (`choose`), then cut out (`cut`); both are pure functions.
+Heads and head size stay. `choose_channels` decides what is kept, `cut_weights` cuts it out; both are pure functions.
+Letters: l layers, d model width, f mlp, v vocabulary; primed (l', d', f', v') those of the smaller model.
 """
 
 from dataclasses import dataclass, replace
@@ -18,68 +19,84 @@ from f2jax.prune.options import ChannelChoice
 
 @dataclass(frozen=True)
 class KeptChannels:
-    """What stays of each logical axis, as numbers in the old model and in the order of the new one."""
+    """What is kept of each logical axis: indices into the old model, in the order of the new one."""
 
-    layers: np.ndarray  # [L']
-    embed: np.ndarray  # [D'] channels
-    mlp: np.ndarray  # [L', F'] neurons: each layer keeps its own
-    vocab: np.ndarray | None = None  # [V'] rows of the token table; None: all
+    layers: np.ndarray  # [l']
+    embed: np.ndarray  # [d'] channels
+    mlp: np.ndarray  # [l', f'] neurons: each layer keeps its own
+    vocab: np.ndarray | None = None  # [v'] rows of the token table; None: all
 
 
 def target_architecture(old: Qwen3Config, width: int = 0, mlp: int = 0, layers: int = 0) -> Qwen3Config:
-    """The smaller architecture; 0 leaves an axis as it is.
+    """Returns the smaller architecture; 0 leaves an axis as it is.
 
     Raises:
         UserError: an axis would grow, or nothing is left of it.
     """
-    wanted = {"width": width or old.width, "mlp": mlp or old.mlp, "layers": layers or old.layers}
-    for name, value in wanted.items():
-        if not 1 <= value <= getattr(old, name):
-            raise UserError(f"{name}={value} is out of range; this model can be pruned to 1 … {getattr(old, name)}.")
-    return replace(old, **wanted)
+    new = replace(old, width=width or old.width, mlp=mlp or old.mlp, layers=layers or old.layers)
+    for name in ("width", "mlp", "layers"):
+        value, largest = getattr(new, name), getattr(old, name)
+        if not 1 <= value <= largest:
+            raise UserError(f"{name}={value} is out of range; this model can be pruned to 1 … {largest}.")
+    return new
+
+
+def check_measured(old: Qwen3Config, new: Qwen3Config, choice: ChannelChoice, rescale: bool = False) -> None:
+    """Raises UserError, naming the options that do without texts, where pruning needs activations measured on texts."""
+    narrower = new.width < old.width
+    needs_texts = {
+        "--channels first": narrower and choice.channels == "importance",
+        "--neurons first": new.mlp < old.mlp and choice.neurons == "importance",
+        "--order original": choice.order == "importance",
+        "--layers-by first": new.layers < old.layers and choice.layers_by == "norm_change" and not choice.keep_layers,
+        "--no-rescale": narrower and rescale,
+    }
+    if any(needs_texts.values()):
+        without = " ".join(option for option, needed in needs_texts.items() if needed)
+        raise UserError(f"This pruning is measured on texts; name some with --data, or do without: {without}.")
 
 
 def choose_channels(
     old: Qwen3Config, new: Qwen3Config, choice: ChannelChoice, importance: Importance | None
 ) -> KeptChannels:
-    """What to keep of `old` for the shape `new`.
+    """Returns what to keep of `old` for the shape `new`.
 
-    Channels are scored over the kept layers together, neurons in each layer by themselves.
+    Channels are scored over the kept layers together, neurons in each layer separately.
 
     Args:
-        importance: of `calibrate`; None where no choice asks for it.
+        importance: from `calibrate`; None where no choice needs it.
 
     Raises:
-        UserError: a layer is named that is not there, or a score is needed and `importance` is None.
+        UserError: a layer is named that does not exist, or a score is needed and `importance` is None.
     """
     rng = np.random.default_rng(choice.seed)
-    layers = _layers(old, new.layers, choice, importance, rng)
+    if importance is None:
+        check_measured(old, new, choice)
+        zeros_ld, zeros_lf = np.zeros((old.layers, old.width)), np.zeros((old.layers, old.mlp))
+        importance = Importance(zeros_ld, zeros_lf, zeros_ld, zeros_ld, zeros_ld[0])  # not looked at
+    layers = _choose_layers(old, new.layers, choice, importance, rng)
 
-    def pick(count: int, of: int, rule: str, score) -> np.ndarray:
-        if count == of:
-            return np.arange(of)
+    def pick(count: int, total: int, rule: str, scores: np.ndarray) -> np.ndarray:
+        if count == total:
+            return np.arange(total)
         if rule == "first":
             return np.arange(count)
         if rule == "random":
-            return np.sort(rng.choice(of, count, replace=False))
-        return np.sort(np.argsort(-score, kind="stable")[:count])
+            return np.sort(rng.choice(total, count, replace=False))
+        return np.sort(np.argsort(-scores, kind="stable")[:count])
 
-    if importance is None:
-        scored = [choice.channels if new.width < old.width else "", choice.neurons if new.mlp < old.mlp else ""]
-        if "importance" in (*scored, choice.order):
-            raise UserError("Importance is measured on texts; name some with --data.")
-        channel_d, neuron_lf = None, [None] * old.layers
-    else:
-        rows = layers if len(importance.channels_ld) == old.layers else slice(None)
-        channel_d, neuron_lf = importance.channels_ld[rows].sum(axis=0), importance.neurons_lf
+    rows = layers if len(importance.channels_ld) == old.layers else slice(None)
+    channel_d = importance.channels_ld[rows].sum(axis=0)
     embed = pick(new.width, old.width, choice.channels, channel_d)
     if choice.order == "importance":
         embed = embed[np.argsort(-channel_d[embed], kind="stable")]
-    mlp = np.stack([pick(new.mlp, old.mlp, choice.neurons, neuron_lf[layer]) for layer in layers])
+    mlp = np.stack([pick(new.mlp, old.mlp, choice.neurons, importance.neurons_lf[layer]) for layer in layers])
     return KeptChannels(layers, embed, mlp)
 
 
-def _layers(old: Qwen3Config, count: int, choice: ChannelChoice, importance: Importance | None, rng) -> np.ndarray:
+def _choose_layers(
+    old: Qwen3Config, count: int, choice: ChannelChoice, importance: Importance, rng: np.random.Generator
+) -> np.ndarray:
     if choice.keep_layers:
         layers = np.array(choice.keep_layers, int)
         if len(layers) != count or (np.diff(layers) <= 0).any() or layers[0] < 0 or layers[-1] >= old.layers:
@@ -90,20 +107,18 @@ def _layers(old: Qwen3Config, count: int, choice: ChannelChoice, importance: Imp
     if choice.layers_by == "random":
         return np.sort(rng.choice(old.layers, count, replace=False))
     if choice.layers_by == "norm_change" and count < old.layers:
-        if importance is None:
-            raise UserError("The change of the norm is measured on texts; name some with --data.")
         return np.sort(np.argsort(-importance.norm_change_l, kind="stable")[:count])
     return np.arange(count)
 
 
 def cut_weights(old: Qwen3Config, params, kept: KeptChannels, importance: Importance | None = None):
-    """The weights of the smaller model, each sliced along its logical axes.
+    """Returns the weights of the smaller model, each sliced along its logical axes.
 
-    RMSNorm divides by the root mean square over all channels, and that changes when some go. With `importance` it is
-    made good: the scale of each norm is multiplied by sqrt(share · D / D'), where `share` is that of the energy of its
-    input in the kept channels. So the mean length of what it gives stays, and pruning zero channels (share 1) changes
-    no output. (eps stays: it is one number of the model, for the heads' norms too, and far below any mean square.)
-    Without it the weights are sliced as they are, as the reference seems to do.
+    RMSNorm divides by the root mean square over all channels, which changes when some are removed. With `importance`
+    the scale of each norm is multiplied by sqrt(share · d / d') to compensate, where `share` is the kept channels' part
+    of the energy of its input. The mean length of its output then stays the same, and removing channels that are zero
+    (share 1) changes no output. (eps stays as it is: it is one number for all norms, far below any mean square.)
+    Without `importance` the weights are sliced as they are, as the reference seems to do.
     """
     factors = {}
     if importance is not None and len(kept.embed) < old.width:
@@ -115,22 +130,22 @@ def cut_weights(old: Qwen3Config, params, kept: KeptChannels, importance: Import
         for name, energy in energies.items():
             factors[name] = np.sqrt(energy[..., kept.embed].mean(-1, keepdims=True) / energy.mean(-1, keepdims=True))
 
-    def one(path, weight, axes):
+    def cut(path, weight, axes):
         weight = _take(weight, axes, kept)
         name = path[-1].key
         return (weight * factors[name]).astype(weight.dtype) if name in factors else weight
 
-    return jax.tree_util.tree_map_with_path(one, params, logical_axes(old))
+    return jax.tree_util.tree_map_with_path(cut, params, logical_axes(old))
 
 
 def _take(weight, axes: tuple[str, ...], kept: KeptChannels):
-    """One weight, sliced along each of its logical axes that something goes from."""
+    """Returns one weight sliced along each of its logical axes."""
     for axis, name in enumerate(axes):
-        numbers = getattr(kept, name, None)
-        if numbers is None:
+        indices = getattr(kept, name, None)
+        if indices is None:
             continue
-        if name == "mlp":  # behind `layers`, whose layers have numbers of their own
-            weight = jax.vmap(lambda one, which, axis=axis: jnp.take(one, which, axis - 1))(weight, numbers)
+        if name == "mlp":  # each layer has its own indices; `layers` is the first axis
+            weight = jax.vmap(lambda layer, chosen, axis=axis: jnp.take(layer, chosen, axis - 1))(weight, indices)
         else:
-            weight = jnp.take(weight, numbers, axis)
+            weight = jnp.take(weight, indices, axis)
     return weight

@@ -4,7 +4,7 @@ The method is Minitron's (https://arxiv.org/abs/2407.14679): each channel gets a
 then one over all texts. The pass keeps a few numbers for each channel, whatever the number of texts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -20,7 +20,7 @@ TOKENS = 2_048  # of one device batch
 
 @dataclass(frozen=True)
 class Importance:
-    """What the calibration pass found. Streams are the inputs of the RMSNorms, before attention and before the MLP."""
+    """The results of the calibration pass. Streams are the inputs of the RMSNorms before attention and MLP."""
 
     channels_ld: np.ndarray  # score of each channel of the width in each layer; a single row where it has no layers
     neurons_lf: np.ndarray  # score of each neuron of the MLP
@@ -30,19 +30,20 @@ class Importance:
 
     @property
     def norm_change_l(self) -> np.ndarray:
-        """How much each layer changes the norm of the stream, relative to it."""
+        """The relative change of the norm of the stream by each layer."""
         norm_l = np.sqrt([*self.attention_energy_ld.sum(axis=1), self.final_energy_d.sum()])
         return np.abs(np.diff(norm_l)) / norm_l[:-1]
 
 
 class _Running:
-    """Mean and mean square over texts of an array for each text, in float64."""
+    """Accumulates mean and mean square over sequences, in float64."""
 
     def __init__(self):
-        self.count, self.total, self.squares = 0, 0.0, 0.0
+        self.count = 0
+        self.total = self.squares = np.zeros(())
 
     def add(self, x_s) -> None:
-        """x_s: texts first."""
+        """Adds an array whose first axis runs over sequences."""
         x_s = np.asarray(x_s, np.float64)
         self.count += len(x_s)
         self.total = self.total + x_s.sum(axis=0)
@@ -54,7 +55,7 @@ class _Running:
 
 
 def token_score(moments_bf3, score: str):
-    """Scores of texts from `qwen3.channel_moments`, whose axis of moments is the one before the last."""
+    """Returns the scores of texts from `qwen3.channel_moments`, whose axis of moments is the one before the last."""
     size, mean, square = (moments_bf3[..., i, :] for i in range(3))
     return {"mean": size, "l2": np.sqrt(square), "variance": np.maximum(square - mean**2, 0)}[score]
 
@@ -62,11 +63,11 @@ def token_score(moments_bf3, score: str):
 def calibrate(
     model: Qwen3, params, sequences: Sequence[np.ndarray], scoring: Scoring, progress: Callable = lambda done: None
 ) -> Importance:
-    """Run the texts through the model once, and score its channels and neurons.
+    """Runs the texts through the model once, and scores its channels and neurons.
 
     Args:
         sequences: int32 token ids of each text.
-        progress: is told after each batch how many more texts are done.
+        progress: is called after each batch with its number of texts.
 
     Raises:
         UserError: there are no texts.
@@ -88,20 +89,20 @@ def calibrate(
     energies = {name: _Running() for name in streams}
     for batch in _batches(sequences):
         count = len(batch)
-        found = flatten_dict(jax.device_get(observe(params, *_pad(batch))), sep="/")
-        found = {k: np.moveaxis(v, 1, 0) if k.startswith("layers/") else v for k, v in found.items()}  # texts first
+        moments = flatten_dict(jax.device_get(observe(params, *_pad(batch))), sep="/")
+        moments = {k: np.moveaxis(v, 1, 0) if k.startswith("layers/") else v for k, v in moments.items()}  # texts first
         for name, running in scores.items():
-            running.add(token_score(found[name][:count], scoring.token_score))
+            running.add(token_score(moments[name][:count], scoring.token_score))
         for name, running in energies.items():
-            running.add(found[name][:count, ..., 2, :])
+            running.add(moments[name][:count, ..., 2, :])
         progress(count)
-    total = sum(np.atleast_2d(scores[name].result(scoring.text_score)) for name in measured)
-    neurons = scores["layers/mlp_inner"].result(scoring.text_score)
-    return Importance(total, neurons, *(energies[name].result("mean") for name in streams))
+    channels_ld = np.sum([np.atleast_2d(scores[name].result(scoring.text_score)) for name in measured], axis=0)
+    neurons_lf = scores["layers/mlp_inner"].result(scoring.text_score)
+    return Importance(channels_ld, neurons_lf, *(energies[name].result("mean") for name in streams))
 
 
-def _batches(sequences: Sequence[np.ndarray]):
-    """Texts of like length together, longest first."""
+def _batches(sequences: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Yields texts of similar length together, longest first."""
     order = sorted(sequences, key=len, reverse=True)
     while order:
         count = max(1, TOKENS // _power_of_two(len(order[0])))
@@ -110,7 +111,7 @@ def _batches(sequences: Sequence[np.ndarray]):
 
 
 def _pad(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, segments and positions: one text a row, in one of few shapes; rows that are left over are empty."""
+    """Returns tokens, segments and positions with one text a row, in one of few shapes; spare rows are empty."""
     length = _power_of_two(len(batch[0]))
     shape = (max(1, TOKENS // length), length)
     tokens_bt, segments_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)

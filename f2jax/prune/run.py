@@ -1,4 +1,4 @@
-"""`f2jax prune`: a model → a smaller one, written as a released package that training, too, starts from."""
+"""`f2jax prune`: a model → a smaller one, written as a released package, from which training can start."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from f2jax.model import nested
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config, size
-from f2jax.prune.choose import choose_channels, cut_weights, target_architecture
+from f2jax.prune.choose import check_measured, choose_channels, cut_weights, target_architecture
 from f2jax.prune.importance import calibrate
 from f2jax.prune.options import Calibration, PruneOptions
 from f2jax.prune.vocabulary import table_rows, trim_tokenizer, used_tokens
@@ -27,7 +27,7 @@ def pruned_architecture(old: Qwen3Config, options: PruneOptions) -> Qwen3Config:
     """Returns the shape that the options ask for.
 
     Raises:
-        UserError: it is larger, or differs in what pruning leaves alone.
+        UserError: it is larger, or differs in what pruning does not change.
     """
     named = size(options.size) if options.size else None
     for name in ("heads", "kv_heads", "head_dim"):
@@ -50,7 +50,7 @@ def calibration_sequences(texts: Calibration, tokenizer: Tokenizer, context: int
 
 
 def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str = "float32") -> Qwen3Config:
-    """Prune the model `name` and write it as a package to `output`; returns its architecture.
+    """Prunes the model `name` and writes it as a package to `output`; returns its architecture.
 
     Memory: the model, the smaller one, and a few numbers for each channel.
 
@@ -62,13 +62,12 @@ def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str
     package.check_output(output, [path])
     old = replace(workdir.read_architecture(path), table_rank=0)
     new = pruned_architecture(old, options)
-    narrower, measured = new.width < old.width, options.calibration.data
-    if narrower and options.rescale and not measured:
-        raise UserError("Rescaling needs the energy of the channels that go; name texts with --data, or --no-rescale.")
+    if not options.calibration.data:
+        check_measured(old, new, options.choice, options.rescale)
     tokenizer, card = load_tokenizer(tokenizer_folder(path)), package.read_settings(path, old)
     params = nested.cut_nested(*workdir.load_weights(path, jnp.dtype(dtype)))[1]  # a factorized table is multiplied out
     importance = None
-    if measured:
+    if options.calibration.data:
         sequences = calibration_sequences(options.calibration, tokenizer, card.max_length)
         model = Qwen3(old, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         with tqdm(total=len(sequences), desc="calibration", unit="text", dynamic_ncols=True) as bar:
@@ -78,8 +77,8 @@ def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str
         bar = tqdm(source_texts(options.trim_vocab), "tokens", unit="text", unit_scale=True, dynamic_ncols=True)
         texts = (prompt + text for text in bar for prompt in ("", *card.prompts.values()))
         trimmed, old_ids = trim_tokenizer(tokenizer, used_tokens(tokenizer, texts))
-        kept = replace(kept, vocab=table_rows(old_ids, tokenizer.pad_id))
-        tokenizer, new = trimmed, replace(new, vocab_size=len(kept.vocab))
+        vocab = table_rows(old_ids, tokenizer.pad_id)
+        kept, new, tokenizer = replace(kept, vocab=vocab), replace(new, vocab_size=len(vocab)), trimmed
     params = cut_weights(old, params, kept, importance if options.rescale else None)
     dims = matryoshka_dims(new.width, min(card.matryoshka_dims))
     dims = dims if len(card.matryoshka_dims) > 1 else (new.width,)

@@ -1,4 +1,4 @@
-"""A tokenizer cut down to the tokens of a corpus: same tokens on its texts, and no text that it cannot take."""
+"""Trims a tokenizer to the tokens of a corpus: the same tokens on its texts, and still able to read any text."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ NO_LIMIT = 1 << 30  # tokens of a text
 
 
 def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
-    """The ids that the texts take, whatever their length."""
+    """Returns the ids that occur in the texts, whatever their length."""
     texts, used = iter(texts), {tokenizer.eos_id, tokenizer.pad_id}
     while chunk := list(islice(texts, CHUNK)):
         used.update(np.unique(np.concatenate(tokenizer.encode(chunk, NO_LIMIT))).tolist())
@@ -22,14 +22,14 @@ def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
 
 
 def trim_tokenizer(tokenizer: Tokenizer, used: Iterable[int]) -> tuple[HFTokenizer, np.ndarray]:
-    """The tokenizer with the tokens in `used`, and the old id of each new one.
+    """Returns the tokenizer with the tokens in `used`, and the old id of each new one.
 
-    Kept besides: special tokens, tokens that no merge makes (letters and bytes, so that any text can be spelled), and
-    what the merges of a kept token pass through. A text whose tokens are all in `used` has the same tokens as before:
-    byte-pair merging takes the first merge that applies, and every merge that it took is still there.
+    It also keeps special tokens, tokens that no merge makes (letters and bytes, so that any text can be spelled), and
+    the intermediate tokens on the way to a kept one. A text whose tokens are all in `used` has the same tokens as
+    before: byte-pair merging applies the first possible merge, and every merge that it applied is still there.
 
     Raises:
-        UserError: the tokenizer is no byte-pair model.
+        UserError: the tokenizer is not a byte-pair model.
     """
     spec = json.loads(tokenizer.to_hf_json())
     model = spec["model"]
@@ -55,25 +55,25 @@ def trim_tokenizer(tokenizer: Tokenizer, used: Iterable[int]) -> tuple[HFTokeniz
     spec["added_tokens"] = [token | {"id": new_id[token["id"]]} for token in spec["added_tokens"]]
     token_ids = {"eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     names = {key: next(t for t, i in (added | vocab).items() if i == number) for key, number in token_ids.items()}
-    spec["post_processor"] = None  # it names old ids; the package writes a new one
+    spec["post_processor"] = None  # it has the old ids; the package writes a new one
     return HFTokenizer(json.dumps(spec, ensure_ascii=False), "the trimmed tokenizer", names), old_ids
 
 
 def merged_tokens(token: str, ranks: dict[tuple[str, str], int]) -> Iterator[str]:
-    """What byte-pair merging passes through on the way from the letters of `token` to the token.
+    """Yields the intermediate tokens of byte-pair merging, from the letters of `token` to the token itself.
 
     >>> list(merged_tokens("aabc", {("a", "a"): 0, ("b", "c"): 1, ("aa", "bc"): 2}))
     ['aa', 'bc', 'aabc']
     """
     parts = list(token)
-    while found := min(((ranks[p], i) for i, p in enumerate(pairwise(parts)) if p in ranks), default=None):
-        _, i = found
+    while best := min(((ranks[p], i) for i, p in enumerate(pairwise(parts)) if p in ranks), default=None):
+        _, i = best
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
         yield parts[i]
 
 
 def table_rows(old_ids: np.ndarray, pad_id: int, multiple: int = 128) -> np.ndarray:
-    """The old row of each row of the trimmed token table: rows up to a `multiple`, that devices can share, repeat the
-    pad token's.
+    """Returns the old row of each row of the trimmed token table, padded with the pad token's row to a `multiple`, so
+    that devices can share the table evenly.
     """
     return np.append(old_ids, np.full(-len(old_ids) % multiple, pad_id))

@@ -4,36 +4,48 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from f2jax.checkpoints import package
-from f2jax.checkpoints.model_card import NOTHING, RunHistory
+from f2jax import files
+from f2jax.checkpoints import package, workdir
+from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage
+from f2jax.data.corpus import CARD
 from f2jax.errors import UserError, did_you_mean, require_extra
 from f2jax.inference.embedder import Embedder
 from f2jax.release import gguf, golden, onnx
 
 FORMATS = ("onnx", "onnx-int8", "gguf", "gguf-q8")
+# What the model card tells of a run's config.
+CONFIG_FIELDS: dict = {"data": dict, "loss": dict, "optim": dict, "teacher": dict, "init_from": str, "seed": int}
+CONFIG_FIELDS |= {"steps": int, "epochs": float}
+CONFIG_SECTIONS: dict[str, dict] = {
+    "data": {"sources": list[str], "batch_size": int, "max_length": int, "negatives": dict},
+    "loss": {"temperature": float, "matryoshka": bool},
+    "optim": {"name": str, "peak_lr": float, "schedule": str},
+    "teacher": {"path": str},
+}
 
 
 def export_package(
     embedder: Embedder, folder: str | Path, formats: Sequence[str] = (), about: RunHistory = NOTHING
 ) -> None:
-    """Write the package, its golden set, then each of the formats.
+    """Writes the package, its golden set, then each of the formats.
 
     Args:
         about: for the model card; the formats are added to it.
 
     Raises:
-        UserError: a format is unknown, lacks its library or does not fit the model, and nothing is written; or the
-            folder cannot be written.
+        UserError: a format is unknown, lacks its library or does not fit the model, or the model gives vectors that are
+            not finite, and nothing is written; or the folder cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"There is no format '{name}'{did_you_mean(name, FORMATS)}")
     for name in formats:
-        _check(name, embedder)
+        _check_format(name, embedder)
+    vectors = golden.embed_golden(embedder)
     architecture, params = embedder.architecture, embedder.params
     about = replace(about, formats=tuple(formats))
     package.write_package(folder, architecture, params, embedder.tokenizer, embedder.card, about)
-    golden.write_golden(folder, embedder)
+    golden.write_golden(folder, vectors)
     for name in formats:
         if name.startswith("onnx"):
             onnx.write_onnx(folder, architecture, params, "int8" if name == "onnx-int8" else "float32")
@@ -42,9 +54,77 @@ def export_package(
             gguf.write_gguf(folder, architecture, params, embedder.tokenizer, embedder.max_length, kind)
 
 
-def _check(name: str, embedder: Embedder) -> None:
+def _check_format(name: str, embedder: Embedder) -> None:
+    """Raises UserError where a format lacks its library or does not fit the model."""
     if name.startswith("onnx"):
         require_extra("onnx", "An ONNX format")
     else:
         gguf.vocabulary(embedder.tokenizer, embedder.architecture.vocab_size)
         gguf.check_blocks(embedder.architecture, "q8_0" if name == "gguf-q8" else "whole")
+
+
+def read_stages(path: str) -> tuple[TrainingStage, ...]:
+    """Returns the runs that led to a workdir, as far back as they still exist; none where `path` is not a workdir.
+
+    Raises:
+        UserError: a config or a data card has another shape, as other versions of f2jax may write it.
+    """
+    stages: list[TrainingStage] = []
+    seen: set[str] = set()
+    while path and path not in seen and workdir.is_workdir(path):
+        seen.add(path)
+        name = files.join(path, "config.json")
+        config = files.read_json_object(name)
+        for section, fields in {"": CONFIG_FIELDS, **CONFIG_SECTIONS}.items():
+            files.check_object(config[section] if section else config, f"{name} {section}".rstrip(), fields)
+        stages.insert(0, TrainingStage(config, _datasets(config["data"]["sources"])))
+        path = config["init_from"]
+    return tuple(stages)
+
+
+def _datasets(sources: Sequence[str]) -> tuple[dict, ...]:
+    """Returns what the data cards of prepared corpora say of their data sets."""
+    prepared = [source.removeprefix("corpus:") for source in sources if source.startswith("corpus:")]
+    cards = [card for folder in prepared if files.exists(card := files.join(folder, CARD))]
+    entries = [entry for card in cards for entry in files.read_json_object(card, {"datasets": list[dict]})["datasets"]]
+    fields = {"name": str, "kind": str, "rows": dict[str, int], "languages": dict[str, int]}
+    return tuple(files.check_object(entry, "A data set in the data card", fields) for entry in entries)
+
+
+def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
+    """Returns the scores by task and dimension that `f2jax evaluate --output FOLDER` wrote, built-in or of MTEB.
+
+    Args:
+        fingerprint: of the model; among MTEB's results may be those of baselines and of other models.
+
+    Raises:
+        UserError: there are none of this model, they were made with several sets of prompts, or the file has another
+            shape.
+    """
+    builtin = Path(folder, "results.json")
+    if builtin.exists():
+        results = files.read_json_object(builtin)
+        if results.get("revision") != fingerprint:
+            raise UserError(f"{builtin} has scores, but not of this model as it is; evaluate it with this --dtype.")
+        files.check_object(results, builtin, {"tasks": dict[str, dict]})
+        for task, content in results["tasks"].items():
+            files.check_object(content, f"The task {task} in {builtin}", {"dims": dict[str, float]})
+        return {task: content["dims"] for task, content in results["tasks"].items()}
+    if not Path(folder).is_dir():
+        raise UserError(f"There is no folder {folder}; give the --output of f2jax evaluate.")
+    require_extra("mteb", "Reading results of MTEB")
+    from f2jax.evaluation.results import read_results
+
+    runs = read_results([folder])
+    model_runs = [run for run in runs if run.revision == fingerprint]
+    if not model_runs:
+        others = ", ".join(sorted({run.model for run in runs}))
+        raise UserError(f"{folder} has scores of {others}, not of this model as it is; evaluate it with this --dtype.")
+    if len(names := sorted({run.model for run in model_runs})) > 1:
+        raise UserError(f"{folder} has scores of {' and '.join(names)}; evaluate one of them into a folder of its own.")
+    scores: dict[str, dict] = {}
+    for run in model_runs:
+        if run.variant.precision == "float32":
+            for task, score in run.tasks().items():
+                scores.setdefault(task, {})[str(run.variant.dim)] = score
+    return scores

@@ -1,4 +1,4 @@
-"""The model as a GGUF file, which llama.cpp and the tools around it read: weights, tokenizer, pooling, end token.
+"""Writes the model as a GGUF file for llama.cpp and the tools around it: weights, tokenizer, pooling, end token.
 
 Two kinds of tokenizers have a form there: Qwen's byte-level pairs, and the pieces of a SentencePiece model as f2jax
 trains it. llama.cpp does not compose Unicode characters (NFC) as Qwen's tokenizer does, and does not truncate.
@@ -6,6 +6,7 @@ trains it. llama.cpp does not compose Unicode characters (NFC) as Qwen's tokeniz
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,13 @@ class Vocabulary:
 
     model: str  # llama: pieces with scores; gpt2: byte-level tokens with merges
     tokens: list[str]
-    types: list[int]
+    types: Sequence[int]
     scores: list[float]  # of `llama`
     merges: list[str]  # of `gpt2`
 
 
 def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
-    """The tokenizer, filled up to the `rows` of the token table.
+    """Returns the tokenizer in GGUF's terms, filled up to the `rows` of the token table.
 
     Raises:
         UserError: `gguf` is not installed, or llama.cpp knows no such tokenizer.
@@ -82,7 +83,7 @@ def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
 
 
 def _kind(spec: dict) -> str:
-    """The name of llama.cpp's algorithm for a `tokenizer.json`."""
+    """Returns the name of llama.cpp's algorithm for a `tokenizer.json`."""
     split, model = spec["pre_tokenizer"], spec["model"]
     steps = split["pretokenizers"] if split and split["type"] == "Sequence" else []
     if model["type"] == "BPE" and model["byte_fallback"] and not split:
@@ -106,7 +107,7 @@ def write_gguf(
     max_length: int,
     kind: str = "whole",
 ) -> str:
-    """Write the file into a package, one weight in memory at a time; returns its name there.
+    """Writes the file into a package, one weight in memory at a time; returns its name there.
 
     Args:
         max_length: tokens of a text, end token included.
@@ -158,7 +159,7 @@ def _type(entry: hf.Entry, kind: str):
 
 
 def _name(key: str) -> str:
-    """GGUF's name of a weight: `layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight`."""
+    """Returns GGUF's name of a weight: `layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight`."""
     stem = key.removesuffix(".weight")
     if stem in TOP_NAMES:
         return f"{TOP_NAMES[stem]}.weight"

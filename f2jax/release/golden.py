@@ -1,4 +1,4 @@
-"""The golden set: a few texts and their vectors in a released package, so that any tool can be held against them."""
+"""The golden set: a few texts and their vectors in a released package, with which any tool can be compared."""
 
 import io
 import json
@@ -31,39 +31,53 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class GoldenVectors:
-    """Texts, prompts before some of them, and their vectors."""
+    """Texts, some of them after a prompt, and their vectors."""
 
     texts: list[str]
-    vectors: np.ndarray  # float32 [n, dim], normalized
+    vectors: np.ndarray  # float32 [i, e], normalized
 
 
-def write_golden(folder: str | Path, embedder: Embedder) -> GoldenVectors:
-    """Embed the golden texts, alone and after the model's prompts, and keep the vectors in the package.
+def embed_golden(embedder: Embedder) -> GoldenVectors:
+    """Embeds the golden texts, alone and after the model's prompts.
 
-    Matmuls are float32 whatever the type of the weights: what a tool differs by is then its own doing.
+    Matmuls are float32 whatever the type of the weights, so that a difference is that of the other tool.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: a vector is not finite or has no direction.
     """
     prompts = dict.fromkeys(embedder.prompts[name] for name in ("query", "document") if name in embedder.prompts)
     texts = [*TEXTS, *(prompt + text for prompt in prompts if prompt for text in TEXTS[:3])]
     weights = next(iter(embedder.params.values()))
-    model = Qwen3(embedder.architecture, dtype=np.float32, param_dtype=weights.dtype)
+    model = Qwen3(embedder.architecture, dtype=np.dtype(np.float32), param_dtype=weights.dtype)
     sequences = embedder.tokenizer.encode(texts, embedder.max_length)
-    e_sd = encode_texts(make_embed(model), embedder.params, sequences, embedder.dim, embedder.tokenizer.pad_id)
-    vectors = e_sd / np.linalg.norm(e_sd, axis=1, keepdims=True)
+    x_ie = encode_texts(make_embed(model), embedder.params, sequences, embedder.dim, embedder.tokenizer.pad_id)
+    norm_i1 = np.linalg.norm(x_ie, axis=1, keepdims=True)
+    if not (np.isfinite(norm_i1) & (norm_i1 > 0)).all():
+        text = texts[int(np.argmin(np.isfinite(norm_i1) & (norm_i1 > 0)))]
+        raise UserError(
+            f"The model's vector of the text {text[:40]!r} is not finite or zero; use an earlier checkpoint."
+        )
+    return GoldenVectors(texts, x_ie / norm_i1)
+
+
+def write_golden(folder: str | Path, golden: GoldenVectors) -> None:
+    """Writes the golden set into a package.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     content = io.BytesIO()
-    np.save(content, vectors, allow_pickle=False)
-    files.write_atomically(files.join(folder, package.GOLDEN[0]), json.dumps(texts, indent=1, ensure_ascii=False))
+    np.save(content, golden.vectors, allow_pickle=False)
+    texts = json.dumps(golden.texts, indent=1, ensure_ascii=False)
+    files.write_atomically(files.join(folder, package.GOLDEN[0]), texts)
     files.write_atomically(files.join(folder, package.GOLDEN[1]), content.getvalue())
-    return GoldenVectors(texts, vectors)
 
 
 def read_golden(folder: str | Path) -> GoldenVectors:
-    """The golden set of a package.
+    """Reads the golden set of a package.
 
     Raises:
-        UserError: it has none, or a broken one.
+        UserError: it has none, or a damaged one.
     """
     names = [files.join(folder, name) for name in package.GOLDEN]
     for name in names:
@@ -75,6 +89,8 @@ def read_golden(folder: str | Path) -> GoldenVectors:
             vectors = np.load(io.BytesIO(file.read()), allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise UserError(f"{names[1]} cannot be read ({error}); export the model again.") from error
-    if vectors.ndim != 2 or len(texts) != len(vectors):
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{names[0]} is not a list of texts; export the model again.")
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or len(texts) != len(vectors):
         raise UserError(f"The golden set of {folder} has {len(texts)} texts but not as many vectors; export it again.")
     return GoldenVectors(texts, vectors)

@@ -1,12 +1,13 @@
 """`f2jax merge`: several checkpoints of one shape → one, written as a released package.
 
-A weight is read, mixed and written before the next one is read, so that memory holds two of them, not two models.
+A weight is read, merged and written before the next one is read: memory holds two weights, not two models.
 """
 
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import flax
@@ -23,7 +24,7 @@ from f2jax.errors import UserError, did_you_mean
 from f2jax.model.sizes import Qwen3Config
 
 METHODS = ("average", "slerp")
-MAY_DIFFER = ("max_length", "tie_word_embeddings")  # fields of the architecture that say nothing about the weights
+MAY_DIFFER = ("max_length", "tie_word_embeddings")  # fields of the architecture that do not concern the weights
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,24 @@ class MergeSource:
 
 
 def sources(names: Sequence[str], last: int | None = None) -> list[MergeSource]:
-    """The checkpoints that the names stand for: folders, hub ids, workdirs, `WORKDIR@STEP`.
+    """Returns the checkpoints that the names stand for: folders, hub ids, workdirs, `WORKDIR@STEP`.
 
     Args:
-        last: take all kept checkpoints of each workdir's last so many steps, oldest first.
+        last: take all kept checkpoints of each workdir's last `last` steps, oldest first.
 
     Raises:
-        UserError: one is not there, or `last` is negative, or given for something that is no workdir or for one step.
+        UserError: one does not exist, or `last` is negative, or given for a single step or for no workdir.
     """
     if last is not None and last < 0:
         raise UserError(f"--last {last} should be a number of steps, 0 or more.")
-    found: list[MergeSource] = []
+    models: list[MergeSource] = []
     for name in names:
         step = re.fullmatch(r"(.+)@(\d+)", name)
         path = files.resolve_model(step[1] if step else name)
         if not workdir.is_workdir(path):
             if step or last is not None:
                 raise UserError(f"{path} is no training workdir, and has no steps; name it alone.")
-            found.append(MergeSource(path))
+            models.append(MergeSource(path))
             continue
         steps = workdir.checkpoint_steps(path)
         if step:
@@ -66,20 +67,20 @@ def sources(names: Sequence[str], last: int | None = None) -> list[MergeSource]:
             steps = [int(step[2])]
         else:
             steps = [n for n in steps if n >= steps[-1] - (last or 0)]
-        found += [MergeSource(path, n) for n in steps]
-    return found
+        models += [MergeSource(path, n) for n in steps]
+    return models
 
 
 def shares(count: int, weights: Sequence[float] | None = None, decay: float | None = None) -> list[float]:
-    """The share of each of `count` models, 1 in all: equal, in proportion to `weights`, or falling by `decay` from the
-    last one to the first.
+    """Returns the share of each of `count` models, which sum to 1: equal, in proportion to `weights`, or falling by the
+    factor `decay` from the last one to the first.
 
     >>> shares(3, decay=0.5)
     [0.14285714285714285, 0.2857142857142857, 0.5714285714285714]
 
     Raises:
-        UserError: there are not as many weights as models, one is negative or no number, all are 0, or `decay` is not
-            in 0 … 1.
+        UserError: the number of weights is not that of the models, one is negative or not a number, all are 0, or
+            `decay` is not in 0 … 1.
     """
     if weights and decay is not None:
         raise UserError("Give either --weights or --decay.")
@@ -96,16 +97,17 @@ def shares(count: int, weights: Sequence[float] | None = None, decay: float | No
 
 
 def average(tensors: Iterable[np.ndarray], shares: Sequence[float]) -> np.ndarray:
-    """Weighted sum, in float64."""
-    total = 0.0
+    """Returns the weighted sum, in float64."""
+    total = np.zeros(())
     for share, x in zip(shares, tensors, strict=True):
         total = total + share * x.astype(np.float64)
     return total
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
-    """The point at `t` on the arc from `a` (0) to `b` (1) as vectors, in float64 (Shoemake 1985); a line where they are
-    parallel. The angle is between their directions, and lengths go along.
+    """Returns the point at `t` on the arc from the vector `a` (t=0) to `b` (t=1), in float64 (Shoemake 1985).
+
+    sin((1 - t) θ) / sin θ · a + sin(t θ) / sin θ · b, with the angle θ between them; a line where they are parallel.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
@@ -116,17 +118,17 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 
 
 def slerp_all(tensors: Iterable[np.ndarray], shares: Sequence[float], stacked: bool) -> np.ndarray:
-    """From one model to the next, each as far as its share of those so far; layer by layer where they are stacked."""
-    total, so_far = None, 0.0
-    for share, x in zip(shares, tensors, strict=True):
-        so_far += share
-        t = share / so_far if so_far else 0.0
-        if total is None:
-            total = x
-        elif stacked:
-            total = np.stack([slerp(a, b, t) for a, b in zip(total, x, strict=True)])
-        else:
-            total = slerp(total, x, t)
+    """Returns the point reached from one model to the next, each as far as its share of those so far.
+
+    Args:
+        stacked: whether the first axis runs over layers, which are interpolated one by one.
+    """
+    iterator = iter(tensors)
+    total, share_so_far = next(iterator), shares[0]
+    for share, x in zip(shares[1:], iterator, strict=True):
+        share_so_far += share
+        t = share / share_so_far if share_so_far else 0.0
+        total = np.stack([slerp(a, b, t) for a, b in zip(total, x, strict=True)]) if stacked else slerp(total, x, t)
     return total
 
 
@@ -138,19 +140,19 @@ def merge_models(
     decay: float | None = None,
     dtype: str = "float32",
 ) -> tuple[Qwen3Config, list[float]]:
-    """Merge models and write a package with tokenizer, prompts and context of the last one; returns architecture and
-    shares.
+    """Merges models into a package with the settings of the last one; returns its architecture and the shares.
 
     Raises:
-        UserError: the models differ in shape or tokenizer, `output` is one of them, or an option cannot be used.
+        UserError: the models differ in shape or tokenizer, `output` is one of them, a weight is NaN or infinite, or an
+            option cannot be used.
     """
     if method not in METHODS:
         raise UserError(f"There is no method '{method}'{did_you_mean(method, METHODS)}")
     check_dtype(dtype)
     package.check_output(output, [model.path for model in models])
-    of_each = shares(len(models), weights, decay)
+    model_shares = shares(len(models), weights, decay)
     opened = [workdir.open_weights(model.path, model.step) for model in models]
-    architecture = _same_shape(models, [found for found, _ in opened])
+    architecture = _common_shape(models, [shape for shape, _ in opened])
     tokenizers = [load_tokenizer(tokenizer_folder(path)) for path in dict.fromkeys(model.path for model in models)]
     if not all(tokenizer.is_same(tokenizers[-1]) for tokenizer in tokenizers):
         raise UserError("The models have different tokenizers; only models with one tokenizer can be merged.")
@@ -158,29 +160,39 @@ def merge_models(
     readers = [weights for _, weights in opened]
     bar = tqdm(total=len(readers[0]), unit="weight", dynamic_ncols=True)
 
-    def made(path: tuple[str, ...]) -> np.ndarray:
-        tensors = (read[path].make() for read in readers)
+    def read(number: int, path: tuple[str, ...]) -> np.ndarray:
+        tensor = readers[number][path].make()
+        if not np.isfinite(tensor).all():
+            name = ".".join(path)
+            raise UserError(f"{models[number]} has values that are NaN or infinite in {name}; leave it out.")
+        return tensor
+
+    def merge_weight(path: tuple[str, ...]) -> np.ndarray:
+        tensors = (read(number, path) for number in range(len(models)))
         bar.update()
-        return average(tensors, of_each) if method == "average" else slerp_all(tensors, of_each, path[0] == "layers")
+        if method == "average":
+            return average(tensors, model_shares)
+        return slerp_all(tensors, model_shares, stacked=path[0] == "layers")
 
     params = {
-        path: LazyWeight(weight.shape, np.dtype(jnp.dtype(dtype)), lambda path=path: made(path))
+        path: LazyWeight(weight.shape, np.dtype(jnp.dtype(dtype)), partial(merge_weight, path))
         for path, weight in readers[0].items()
     }
     with bar:
-        card = package.read_settings(models[-1].path, architecture)
+        card = [package.read_settings(model.path, architecture) for model in models][-1]
         package.write_package(output, architecture, flax.traverse_util.unflatten_dict(params), tokenizers[-1], card)
-    return architecture, of_each
+    return architecture, model_shares
 
 
-def _same_shape(models: Sequence[MergeSource], found: Sequence[Qwen3Config]) -> Qwen3Config:
-    """Raises UserError where two architectures differ."""
-    for model, other in zip(models, found, strict=True):
-        wrong = [
-            f"{name} {value}, not {getattr(found[-1], name)}"
-            for name, value in asdict(other).items()
-            if name not in MAY_DIFFER and value != getattr(found[-1], name)
+def _common_shape(models: Sequence[MergeSource], shapes: Sequence[Qwen3Config]) -> Qwen3Config:
+    """Returns the architecture of the last model; raises UserError where another one differs."""
+    last = shapes[-1]
+    for model, shape in zip(models, shapes, strict=True):
+        differences = [
+            f"{name} {value}, not {getattr(last, name)}"
+            for name, value in asdict(shape).items()
+            if name not in MAY_DIFFER and value != getattr(last, name)
         ]
-        if wrong:
-            raise UserError(f"{model} cannot be merged with {models[-1]}: it has {'; '.join(wrong)}.")
-    return found[-1]
+        if differences:
+            raise UserError(f"{model} cannot be merged with {models[-1]}: it has {'; '.join(differences)}.")
+    return last

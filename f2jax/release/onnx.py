@@ -1,12 +1,15 @@
-"""The model as an ONNX graph, in float32 or int8, written straight from the weights.
+"""Writes the model as an ONNX graph in float32 or int8, straight from the weights.
 
-Inputs: `input_ids` and `attention_mask`, int64 [B, T], with texts padded on either side. Outputs: `token_embeddings`
-[B, T, D] and `sentence_embedding` [B, D] (that of the last token, normalized), float32, under the names that
-sentence-transformers' own exports have. Standard operators of opset 17 alone.
+Inputs: `input_ids` and `attention_mask`, int64 [b, t], with texts padded on either side. Outputs: `token_embeddings`
+[b, t, d] and `sentence_embedding` [b, d] (that of the last token, normalized), float32, under the names that
+sentence-transformers' own exports have. Only standard operators of opset 17 are used.
+
+Letters: b texts, t query positions, s key positions, d width, n query heads, k key/value heads, g query heads of one
+key/value head, h head dimension, f mlp.
 
 In int8 the matrices and the token table are bytes with one scale for each output channel or token. Activations are
-rounded on the way, with one scale for each token: one for a whole batch would leave few steps for the many small values
-beside the few very large ones that a decoder has.
+rounded on the way, with one scale for each token: a single one for the batch would leave few steps for the many small
+values, next to the few very large ones that a decoder has.
 """
 
 from pathlib import Path
@@ -27,7 +30,7 @@ LOWEST = np.finfo(np.float32).min
 def write_onnx(
     folder: str | Path, config: Qwen3Config, params, precision: str = "float32", inline: int = INLINE
 ) -> str:
-    """Write the graph into a package; returns its name there. One weight is in memory at a time above `inline` bytes.
+    """Writes the graph into a package; returns its name there. Above `inline` bytes one weight is in memory at a time.
 
     Args:
         precision: float32 or int8.
@@ -41,7 +44,7 @@ def write_onnx(
     name = package.ONNX[precision]
     path, external = files.join(folder, name), files.join(folder, f"{name}_data")
     weights = _stored(hf.hf_tensors(params), precision)
-    files.remove_file(path)  # first, so that no graph of an earlier model stands beside new weights
+    files.remove_file(path)  # first, so that no graph of an earlier model lies next to new weights
     if config.parameters * (1 if precision == "int8" else 4) > inline:
         with files.atomic_path(external) as part, files.clear_errors(external, "written"), part.open("wb") as file:
             stored = [_external(key, array, file, Path(external).name) for key, array in weights]
@@ -69,7 +72,7 @@ def write_onnx(
 
 
 def _stored(tensors, precision: str):
-    """(name, array) of what the graph holds of each weight: matrices [in, out], in float32 or as bytes and scales."""
+    """Yields name and array of each weight in the graph: matrices [in, out], in float32 or as bytes and scales."""
     for name, matrix in tensors:
         matrix = np.asarray(matrix, np.float32)
         table = name == hf.TOP_NAMES["token_table"]
@@ -97,7 +100,7 @@ def _inline(name: str, array: np.ndarray):
 
 
 def _external(name: str, array: np.ndarray, file, location: str):
-    """The tensor's entry in the graph; its bytes go to the end of the open file."""
+    """Appends the tensor's bytes to the open file; returns its entry in the graph."""
     import onnx
 
     file.write(b"\0" * (-file.tell() % 4096))  # so that a runtime can map it
@@ -120,7 +123,7 @@ def _value(name: str, dtype: str, *shape: str | int):
 
 
 class _Graph:
-    """Nodes in the order of making: `g.Add(a, b)` appends one and gives the name of its result."""
+    """Collects nodes in order: `g.Add(a, b)` appends one and returns the name of its result."""
 
     def __init__(self):
         self.nodes, self.constants = [], []
@@ -148,7 +151,7 @@ class _Graph:
 
 
 def _graph(config: Qwen3Config, precision: str) -> _Graph:
-    """Qwen3 as in `model/qwen3.py`, operator by operator."""
+    """Builds Qwen3 as in `model/qwen3.py`, operator by operator."""
     import onnx
 
     g = _Graph()
@@ -158,7 +161,7 @@ def _graph(config: Qwen3Config, precision: str) -> _Graph:
     causal_ts = g.LessOrEqual(g.Unsqueeze(steps_t, [0]), g.Unsqueeze(steps_t, [1]))
     seen_bkgts = g.And(causal_ts, g.Unsqueeze(mask_bt, [1, 2, 3]))
 
-    positions_bt = g.Sub(g.CumSum("attention_mask", 1), 1)  # of the text, wherever its padding is
+    positions_bt = g.Sub(g.CumSum("attention_mask", 1), 1)  # in the text, whichever side is padded
     half = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
     frequency_h = np.float32(config.rope_theta) ** -half
     positions = g.Cast(g.Unsqueeze(positions_bt, [2, 3]), to=onnx.TensorProto.FLOAT)
@@ -182,14 +185,14 @@ def _graph(config: Qwen3Config, precision: str) -> _Graph:
     hidden_btd = _rms_norm(g, x_btd, hf.TOP_NAMES["final_norm"], config.rms_norm_eps)
     g.node("Identity", [hidden_btd], ["token_embeddings"])
 
-    last_b1 = g.ArgMax(g.Mul("attention_mask", g.Add(steps_t, 1)), axis=1)  # of the last token that is none of padding
+    last_b1 = g.ArgMax(g.Mul("attention_mask", g.Add(steps_t, 1)), axis=1)  # the last token that is not padding
     e_bd = g.GatherND(hidden_btd, last_b1, batch_dims=1)
     g.node("Div", [e_bd, g.Max(g.ReduceL2(e_bd, axes=[-1]), 1e-12)], ["sentence_embedding"])
     return g
 
 
 def _attention(g: _Graph, h_btd, seen_bkgts, angles, names: dict[str, str], config: Qwen3Config, linear) -> str:
-    """[B, T, N·H]; the query heads that share keys are an axis of their own (g), along which the keys broadcast."""
+    """Returns [b, t, n·h]; query heads that share keys have an axis of their own (g), along which keys broadcast."""
     kv_heads, head_dim = config.kv_heads, config.head_dim
     q_btnh = g.Reshape(linear(g, h_btd, names["query"]), [0, 0, config.heads, head_dim])
     k_btkh = g.Reshape(linear(g, h_btd, names["key"]), [0, 0, kv_heads, head_dim])
@@ -221,7 +224,7 @@ def _linear(g: _Graph, x, name: str) -> str:
 
 
 def _linear_int8(g: _Graph, x, name: str) -> str:
-    """Both sides as bytes, summed exactly in int32."""
+    """Multiplies both sides as bytes, with exact sums in int32."""
     import onnx
 
     scale = g.Div(g.Max(g.ReduceMax(g.Abs(x), axes=[-1]), 1e-12), float(STEPS))

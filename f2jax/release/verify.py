@@ -1,6 +1,6 @@
-"""`f2jax verify`: the golden set of a package through every tool on this machine that can read the package.
+"""`f2jax verify`: embeds the golden set of a package with every tool on this machine that can read the package.
 
-Each tool does all by itself as its users have it: it reads the folder, tokenizes, pads, pools and normalizes.
+Each tool does everything as its users do: it reads the folder, tokenizes, pads, pools and normalizes.
 """
 
 import importlib.metadata
@@ -17,37 +17,37 @@ from f2jax.errors import UserError
 from f2jax.release import golden
 
 BOUND = 0.999  # the lowest cosine to a golden vector that passes
-BATCH = 4  # texts of very different lengths in one batch: padding is part of what is verified
+BATCH = 4  # texts of very different lengths in one batch, so that padding is verified too
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one tool made of one form of the model."""
+    """The result of one tool with one form of the model."""
 
     tool: str
     form: str  # the file or files that it read
     worst: float | None = None  # cosine of the text that differs most; None: the tool did not run
     note: str = ""  # the tool's version, or why it did not run
-    failed: bool = False  # it ran, and stopped with an error or gave vectors below the bound
+    failed: bool = False  # whether it stopped with an error or gave vectors below the bound
 
 
 @dataclass(frozen=True)
 class Tool:
     name: str
-    modules: tuple[str, ...]  # packages that must be there; the first one's version is named
-    forms: tuple[str, ...]  # files of a package, each read by itself
-    embed: Callable[[str, str, list[str]], np.ndarray]  # (folder, form, texts) -> [n, dim]
+    modules: tuple[str, ...]  # required packages; the version of the first one is named
+    forms: tuple[str, ...]  # files of a package, each read separately
+    embed: Callable[[str, str, list[str]], np.ndarray]  # (folder, form, texts) -> [i, e]
     truncates: bool = True  # else it refuses a text that is longer than the model's context
 
 
 def verify_package(folder: str | Path) -> Iterator[Result]:
-    """A result for each tool and form, in turn.
+    """Yields a result for each tool and form.
 
     Args:
         folder: a local package that `f2jax export` wrote.
 
     Raises:
-        UserError: it is not there, is remote, or has no golden set.
+        UserError: it does not exist, is remote, or has no golden set.
     """
     if files.is_remote(folder):
         raise UserError(f"{folder} is remote, and other tools read local folders; copy it here first.")
@@ -70,24 +70,24 @@ def _run(tool: Tool, form: str, folder: str, expected: golden.GoldenVectors) -> 
         texts = [text for text, fit in zip(expected.texts, fits, strict=True) if fit]
         expected = golden.GoldenVectors(texts, expected.vectors[fits])
     try:
-        found = np.asarray(tool.embed(folder, form, expected.texts), np.float32)
-    except Exception as error:  # whatever a tool that is not ours may raise: that is the finding
+        vectors = np.asarray(tool.embed(folder, form, expected.texts), np.float32)
+    except Exception as error:  # another tool may raise anything, which is its result
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Result(tool.name, form, note=f"{note}: {reason}", failed=True)
-    if found.shape != expected.vectors.shape:
-        note += f": vectors of shape {list(found.shape)}, not {list(expected.vectors.shape)}"
+    if vectors.shape != expected.vectors.shape:
+        note += f": vectors of shape {list(vectors.shape)}, not {list(expected.vectors.shape)}"
         return Result(tool.name, form, note=note, failed=True)
-    cosines = np.einsum("ne,ne->n", found, expected.vectors) / np.linalg.norm(found, axis=1)
-    worst = float(cosines.min())  # NaN, where a vector is no vector, fails too
+    cosine_i = np.einsum("ie,ie->i", vectors, expected.vectors) / np.linalg.norm(vectors, axis=1)
+    worst = float(cosine_i.min())  # NaN fails too
     return Result(tool.name, form, worst, note, failed=not worst >= BOUND)
 
 
-def table(results: list[Result]) -> str:
-    """The results in aligned lines."""
+def results_table(results: list[Result]) -> str:
+    """Returns the results in aligned lines."""
     rows = [("tool", "form", "worst cosine", "")]
-    for one in results:
-        worst = "-" if one.worst is None else f"{one.worst:.6f}"
-        rows.append((one.tool, one.form, worst, f"FAILED {one.note}" if one.failed else one.note))
+    for result in results:
+        worst = "-" if result.worst is None else f"{result.worst:.6f}"
+        rows.append((result.tool, result.form, worst, f"FAILED {result.note}" if result.failed else result.note))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
@@ -100,21 +100,21 @@ def _f2jax(folder: str, form: str, texts: list[str]) -> np.ndarray:
 
 
 def _transformers(folder: str, form: str, texts: list[str]) -> np.ndarray:
-    """The last hidden state at each text's last token."""
+    """Returns the last hidden state at each text's last token."""
     import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    found = []
+    batches = []
     for start in range(0, len(texts), BATCH):
         batch = tokenizer(texts[start : start + BATCH], padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             hidden_btd = model(**batch).last_hidden_state
         length = torch.arange(1, hidden_btd.shape[1] + 1)
-        last = (batch["attention_mask"] * length).argmax(dim=1)  # whichever side is padded
-        found.append(hidden_btd[torch.arange(len(last)), last].numpy())
-    return np.concatenate(found)
+        last = (batch["attention_mask"] * length).argmax(dim=1)  # with padding on either side
+        batches.append(hidden_btd[torch.arange(len(last)), last].numpy())
+    return np.concatenate(batches)
 
 
 def _sentence_transformers(folder: str, form: str, texts: list[str]) -> np.ndarray:
@@ -125,7 +125,7 @@ def _sentence_transformers(folder: str, form: str, texts: list[str]) -> np.ndarr
 
 
 def _tokenizer(folder: str):
-    """The package's tokenizer, by the `tokenizers` library alone, and the tokens of a text at most."""
+    """Returns the package's tokenizer from the `tokenizers` library, and the maximum tokens of a text."""
     from tokenizers import Tokenizer
 
     limit = files.read_json(f"{folder}/tokenizer_config.json")["model_max_length"]
@@ -144,30 +144,30 @@ def _onnx_runtime(folder: str, form: str, texts: list[str]) -> np.ndarray:
     tokenizer.enable_truncation(limit)
     tokenizer.enable_padding(pad_id=files.read_json(f"{folder}/config.json")["pad_token_id"])
     session = onnxruntime.InferenceSession(f"{folder}/{form}", providers=["CPUExecutionProvider"])
-    found = []
+    batches = []
     for start in range(0, len(texts), BATCH):
         batch = tokenizer.encode_batch(texts[start : start + BATCH])
         inputs = {
             "input_ids": np.array([text.ids for text in batch], np.int64),
             "attention_mask": np.array([text.attention_mask for text in batch], np.int64),
         }
-        found += session.run(["sentence_embedding"], inputs)
-    return np.concatenate(found)
+        batches += session.run(["sentence_embedding"], inputs)
+    return np.concatenate(batches)
 
 
 def _llama_cpp(folder: str, form: str, texts: list[str]) -> np.ndarray:
-    """Through llama.cpp's server, inside this process."""
+    """Embeds with llama.cpp's server inside this process."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = f"{folder}/{form}"
     params.embedding, params.warmup, params.verbosity = True, False, -1
     params.n_ctx = params.n_batch = params.n_ubatch = _tokenizer(folder)[1]  # a text must fit into one batch
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # more wait for each other at every step
-    found = xllamacpp.Server(params).handle_embeddings({"input": texts, "model": form})
-    if "data" not in found:
-        raise RuntimeError(found["error"]["message"])
-    return np.array([one["embedding"] for one in sorted(found["data"], key=lambda one: one["index"])])
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # several would wait for each other
+    answer = xllamacpp.Server(params).handle_embeddings({"input": texts, "model": form})
+    if "data" not in answer:
+        raise RuntimeError(answer["error"]["message"])
+    return np.array([entry["embedding"] for entry in sorted(answer["data"], key=lambda entry: entry["index"])])
 
 
 TOOLS = (

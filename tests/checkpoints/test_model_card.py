@@ -10,7 +10,8 @@ from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, ren
 from f2jax.configs import stage2
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.release.about import read_scores, read_stages
+from f2jax.release.export import read_scores, read_stages
+from tests import tiny_model
 
 DATASETS = [
     {"name": "webfaq", "kind": "retrieval", "rows": {"train": 1_200}, "languages": {"de": 900, "fr": 300}},
@@ -89,6 +90,33 @@ def test_scores_of_another_model_are_an_error(tmp_path, content):
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="has scores, but not of this model as it is; evaluate it"):
         read_scores(tmp_path, "r1")
+
+
+@pytest.mark.parametrize(
+    "content", [[], {"revision": "r1"}, {"revision": "r1", "tasks": {"a": 1}}, {"revision": "r1", "tasks": {"a": {}}}]
+)
+def test_scores_of_another_shape_are_an_error(tmp_path, content):
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"(holds|lacks|has)"):
+        read_scores(tmp_path, "r1")
+
+
+@pytest.mark.parametrize("name", ["data", "loss", "optim", "teacher", "init_from"])
+def test_a_run_of_another_version_is_an_error_that_names_the_field(embedder_run, name):
+    config = json.loads((embedder_run / "config.json").read_text())
+    for content, message in (
+        ({k: v for k, v in config.items() if k != name}, f"lacks '{name}'"),
+        (config | {name: 3}, f"has a '{name}' that is not"),
+    ):
+        (embedder_run / "config.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            read_stages(str(embedder_run))
+
+
+@pytest.fixture
+def embedder_run(tmp_path):
+    tiny_model.write_workdir(tmp_path / "run", tiny_model.make_embedder(tmp_path / "tokenizer"))
+    return tmp_path / "run"
 
 
 def test_scores_that_are_not_there_are_an_error(tmp_path):

@@ -137,3 +137,9 @@ def test_fields_of_a_config_are_taken_where_a_command_has_one():
 def test_what_differs_from_its_default_is_named():
     assert changed(Options(("x",), "o"), "count", "prompt", "tasks") == ""
     assert changed(Options(("x",), "o", count=1, prompt="p"), "count", "prompt", "known") == "--count and --prompt"
+
+
+@pytest.mark.parametrize("name", ["--names", "--zzz"])
+def test_what_is_given_by_position_is_said_where_an_option_of_it_is_tried(name):
+    with pytest.raises(UserError, match=r"; give the names without an option's name, as in `f2jax do a`\."):
+        Arguments("do", "Do it.", "a", ["x", "--output=o", f"{name}=y"], Options, positional="names")

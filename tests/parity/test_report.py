@@ -10,7 +10,7 @@ import pytest
 
 from f2jax import cli
 from f2jax.errors import UserError
-from f2jax.release.about import read_scores
+from f2jax.release.export import read_scores
 
 mteb = pytest.importorskip("mteb")
 published, report, results = (

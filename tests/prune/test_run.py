@@ -65,8 +65,10 @@ def test_a_trimmed_vocabulary_changes_no_vector_of_the_corpus(model, data, tmp_p
     [
         (["--size", "330m"], "A 330m has heads=16 and this model 4, which pruning leaves as it is"),
         (["--size", "tiny", "--width", "32"], "either --size, or --width"),
-        (["--width", "32"], "name texts with --data, or --no-rescale"),
-        (["--width", "32", "--no-rescale"], "Importance is measured on texts; name some with --data"),
+        (["--width", "32"], "name some with --data, or do without: --channels first --no-rescale."),
+        (["--width", "32", "--no-rescale"], "name some with --data, or do without: --channels first."),
+        (["--mlp", "32", "--order", "importance"], "or do without: --neurons first --order original."),
+        (["--layers", "1", "--layers-by", "norm_change"], "or do without: --layers-by first."),
         (["--keep-layers", "0,x"], "invalid int value: '0,x'"),
         (["--keep-layers", "1,0"], "2 rising numbers from 0 to 1"),
         (["--mlp", "32", "--neurons", "frist"], "did you mean 'first'"),
@@ -80,6 +82,17 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(model, tmp_pat
     code, said = prune(capsys, model, tmp_path / "out", *options)
     assert code == 1 and message in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "shape", [["--width", 32], ["--width", 32, "--mlp", 64, "--layers", 1], ["--mlp", 64]], ids=str
+)
+def test_the_advice_of_a_refusal_works(model, tmp_path, capsys, shape):
+    code, said = prune(capsys, model, tmp_path / "out", *shape)
+    assert code == 1
+    advice = said.rpartition("do without: ")[2].rstrip(".\n").split()
+    code, _ = prune(capsys, model, tmp_path / "out", *shape, *advice)
+    assert code == 0 and np.isfinite(Embedder.from_pretrained(tmp_path / "out").encode(TEXTS)).all()
 
 
 def test_calibration_texts_are_drawn_evenly_and_by_the_seed(tmp_path):

@@ -134,6 +134,8 @@ def spoil(name, content):
         (spoil("golden/vectors.npy", b""), "cannot be read"),
         (spoil("golden/texts.json", json.dumps(["one"]).encode()), "1 texts but not as many vectors"),
         (spoil("golden/texts.json", b"{"), "is not valid JSON"),
+        (spoil("golden/texts.json", b'{"a": 1}'), "is not a list of texts"),
+        (spoil("golden/texts.json", b"[1, 2]"), "is not a list of texts"),
     ],
 )
 def test_a_package_without_a_sound_golden_set_is_refused(folder, ours_alone, capsys, change, message):
@@ -149,6 +151,25 @@ def test_a_package_without_a_sound_golden_set_is_refused(folder, ours_alone, cap
 def test_a_folder_that_other_tools_cannot_read_is_refused(name, message):
     with pytest.raises(UserError, match=message):
         verify.verify_package(name)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_that_is_not_finite_is_not_exported_and_the_older_package_stays(embedder, folder, value):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    params = embedder.params | {"final_norm": embedder.params["final_norm"].at[3].set(value)}
+    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    for write in (lambda: export.export_package(broken, folder), lambda: broken.save_pretrained(folder)):
+        with pytest.raises(UserError, match=r"not finite|NaN or infinite in norm"):
+            write()
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_finite_weights_whose_vectors_overflow_are_not_exported(embedder, tmp_path):
+    params = embedder.params | {"final_norm": embedder.params["final_norm"] * 1e38}
+    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    with pytest.raises(UserError, match=r"vector of the text .* is not finite"):
+        export.export_package(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
 
 from f2jax import Embedder
 from f2jax.checkpoints import hf, workdir
@@ -181,6 +182,41 @@ def test_models_that_do_not_fit_are_refused(embedder, folders, run, tmp_path):
         with pytest.raises(UserError, match=message):
             merge_models(sources(names), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spoilt", [0, 1])
+@pytest.mark.parametrize("method", ["average", "slerp"])
+def test_a_model_that_is_not_finite_is_named_and_the_older_package_stays(embedder, folders, tmp_path, spoilt, method):
+    names = [folders[0], str(tmp_path / "bad")]
+    embedder.save_pretrained(tmp_path / "bad")
+    tensors = load_file(tmp_path / "bad/model.safetensors")
+    tensors["layers.1.mlp.up_proj.weight"][0, 0] = np.nan
+    save_file(tensors, tmp_path / "bad/model.safetensors")
+    embedder.save_pretrained(tmp_path / "out")
+    before = weights(tmp_path / "out")
+    with pytest.raises(
+        UserError, match=r"bad/model\.safetensors has values that are NaN .* in layers\.1\.mlp\.up_proj"
+    ):
+        merge_models(sources(names[::-1] if spoilt else names), tmp_path / "out", method=method)
+    assert all((weights(tmp_path / "out")[name] == before[name]).all() for name in before)
+    assert Embedder.from_pretrained(tmp_path / "out").card == embedder.card
+
+
+def test_a_checkpoint_that_is_not_finite_is_named(embedder, tmp_path):
+    params = embedder.params | {"final_norm": embedder.params["final_norm"].at[0].set(np.inf)}
+    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    tiny_model.write_workdir(tmp_path / "run", broken)
+    with pytest.raises(UserError, match="run@1 has values that are NaN or infinite in final_norm; leave it out"):
+        merge_models(sources([str(tmp_path / "run")]), tmp_path / "out")
+    with pytest.raises(UserError, match="run has values that are NaN or infinite in norm"):
+        Embedder.from_pretrained(tmp_path / "run")
+
+
+def test_every_model_that_is_merged_must_be_one_that_is_built(embedder, folders, tmp_path):
+    embedder.save_pretrained(tmp_path / "mean")
+    (tmp_path / "mean/1_Pooling/config.json").write_text('{"pooling_mode": "mean"}')
+    with pytest.raises(UserError, match="pools by mean"):
+        merge_models(sources([str(tmp_path / "mean"), folders[0]]), tmp_path / "out")
 
 
 def test_last_steps_that_make_no_sense_are_refused(run, tmp_path, capsys):
