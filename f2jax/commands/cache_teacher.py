@@ -34,11 +34,13 @@ def main(argv: list[str]) -> None:
         raise UserError("f2jax cache_teacher needs --output and either --model or --vectors, or else --list-texts.")
 
     from f2jax.data.corpus import PreparedCorpus
+    from f2jax.outputs import output_file, output_folder
     from f2jax.train import cache_teacher as lib
 
     corpus = PreparedCorpus(options.corpus)
     if options.list_texts:
-        print(f"{options.list_texts}: {lib.list_texts(corpus, options.list_texts):,} texts.")
+        with output_file(options.list_texts, "list of texts"):
+            print(f"{options.list_texts}: {lib.list_texts(corpus, options.list_texts):,} texts.")
         return
     assert options.output  # checked above
     if options.vectors:
@@ -46,7 +48,8 @@ def main(argv: list[str]) -> None:
     else:
         assert options.model
         source = lib.by_model(options.model, options.dtype, corpus, options.batch_size)
-    info = lib.cache_teacher(corpus, options.output, source, options.width, options.store)
+    with output_folder(options.output, "folder of teacher vectors", ("vectors.json",), local_only=True):
+        info = lib.cache_teacher(corpus, options.output, source, options.width, options.store)
     print(
         f"{options.output}: vectors of {info.width} x {info.dtype}; train with --config.teacher.cache={options.output} "
         f"--config.data.sources=\"('corpus:{options.corpus}',)\"."

@@ -36,23 +36,26 @@ def main(argv: list[str]) -> None:
     from f2jax.inference import multihost
     from f2jax.inference.embedder import Embedder
     from f2jax.inference.encode_file import encode_file
+    from f2jax.outputs import output_file
     from f2jax.parallel import hosts
 
     hosts.start()
     embedder = Embedder.from_pretrained(model.model, model.dtype, fsdp=options.fsdp)
-    shape = multihost.follow_first(
-        embedder,
-        lambda: encode_file(
-            embedder,
-            options.input,
-            options.output,
-            options.column,
-            prompt=options.prompt,
-            prompt_name=options.prompt_name,
-            truncate_dim=options.truncate_dim,
-            precision=options.precision,
-            batch_size=options.batch_size,
-        ),
-    )
+
+    def encode() -> tuple[int, int]:
+        with output_file(options.output, "file of vectors", local_only=True):
+            return encode_file(
+                embedder,
+                options.input,
+                options.output,
+                options.column,
+                prompt=options.prompt,
+                prompt_name=options.prompt_name,
+                truncate_dim=options.truncate_dim,
+                precision=options.precision,
+                batch_size=options.batch_size,
+            )
+
+    shape = multihost.follow_first(embedder, encode)
     if shape:
         print(f"{options.output}: {shape[0]:,} vectors of {shape[1]} x {options.precision}.")

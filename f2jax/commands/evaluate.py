@@ -1,11 +1,14 @@
 """`f2jax evaluate`: score a model on built-in tasks, on local ones, or on those of MTEB."""
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 from f2jax.commands.options import Arguments, changed
 from f2jax.errors import UserError, require_extra
 from f2jax.evaluation.options import EvaluationOptions
 
+SCORES = "folder of scores"
+SCORE_FILES = ("results.json", "vectors")  # by which one of an older version is recognised
 MTEB_ONLY = ("languages", "dims", "precisions", "cache", "prompts", "prompt", "name")
 
 
@@ -44,33 +47,33 @@ def _evaluate_built_in(options: EvaluationOptions) -> None:
     from f2jax.evaluation import builtin
     from f2jax.inference import multihost
     from f2jax.inference.embedder import Embedder
+    from f2jax.outputs import output_folder
 
     embedder = Embedder.from_pretrained(options.model, options.dtype, fsdp=options.fsdp)
-    results = multihost.follow_first(
-        embedder, lambda: builtin.evaluate_builtin(embedder, options.tasks or builtin.TASKS)
-    )
-    if results is None:
-        return
-    print(builtin.results_table(results))
-    if str(embedder.truncation):
-        print(embedder.truncation)
-    if options.output:
-        builtin.write_results(
-            results,
-            options.output,
-            embedder.fingerprint,
-            builtin.model_name(options.model),
-            embedder.architecture.parameters,
-        )
-        print(f"Table and plot: {options.output}")
+
+    def score() -> None:
+        with output_folder(options.output, SCORES, SCORE_FILES) if options.output else nullcontext():
+            results = builtin.evaluate_builtin(embedder, options.tasks or builtin.TASKS)
+            print(builtin.results_table(results))
+            if str(embedder.truncation):
+                print(embedder.truncation)
+            if options.output:
+                size = embedder.architecture.parameters
+                name = builtin.model_name(options.model)
+                builtin.write_results(results, options.output, embedder.fingerprint, name, size)
+                print(f"Table and plot: {options.output}")
+
+    multihost.follow_first(embedder, score)
 
 
 def _evaluate_with_mteb(options: EvaluationOptions) -> None:
     require_extra("mteb", "f2jax evaluate on these tasks")
 
     from f2jax.evaluation import run, runner
+    from f2jax.outputs import output_folder
 
-    scores = run.evaluate(options)
+    with output_folder(options.output, SCORES, SCORE_FILES, local_only=True):
+        scores = run.evaluate(options)
     if scores is not None:
         print(runner.scores_table(scores))
         print(f"Results: {options.output}/results")

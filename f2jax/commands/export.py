@@ -34,6 +34,7 @@ def main(argv: list[str]) -> None:
     from f2jax import files
     from f2jax.checkpoints import model_card, package
     from f2jax.inference.embedder import Embedder
+    from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
     from f2jax.release.export import export_package, read_scores, read_stages
 
     model = files.resolve_model(given.model)
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
     embedder = Embedder.from_pretrained(model, given.dtype, options.truncate_layers, options.table_rank)
     scores = read_scores(options.scores, embedder.fingerprint) if options.scores else {}
     about = model_card.RunHistory(read_stages(model), scores, options.license)
-    export_package(embedder, options.output, options.format, about)
+    with output_folder(options.output, PACKAGE, PACKAGE_FILES):
+        export_package(embedder, options.output, options.format, about)
     size = f"{embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {given.dtype}"
     print(f"{options.output}: {size}.")

@@ -30,12 +30,14 @@ def main(argv: list[str]) -> None:
         positional="models",
     ).read(MergeOptions)
 
+    from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
     from f2jax.release import merge as lib
 
     models = lib.sources(options.models, options.last)
-    merged, shares = lib.merge_models(
-        models, options.output, options.method, options.weights, options.decay, options.dtype
-    )
+    with output_folder(options.output, PACKAGE, PACKAGE_FILES):
+        merged, shares = lib.merge_models(
+            models, options.output, options.method, options.weights, options.decay, options.dtype
+        )
     for model, share in zip(models, shares, strict=True):
         print(f"{share:7.1%}  {model}")
     print(f"{options.output}: {merged.parameters:,} parameters, {options.method} of {len(models)}.")

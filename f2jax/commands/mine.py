@@ -1,5 +1,6 @@
 """`f2jax mine`: give rows hard negatives."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from f2jax.commands.options import Arguments, changed
@@ -33,11 +34,16 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{unused} would change nothing with --query-embeddings; leave out what is named.")
 
     from f2jax.mine import run
+    from f2jax.outputs import output_file
 
     if vectors.list_queries or vectors.list_documents:
-        print(run.list_texts(rows, vectors.list_queries, vectors.list_documents))
+        with ExitStack() as outputs:
+            for path in filter(None, (vectors.list_queries, vectors.list_documents)):
+                outputs.enter_context(output_file(path, "list of texts"))
+            print(run.list_texts(rows, vectors.list_queries, vectors.list_documents))
     elif not output.output:
         raise UserError("f2jax mine needs --output, or a --list option.")
     else:
         source = run.choose_vectors(vectors)
-        print(run.mine_file(rows, source, output.output, options, output.across_sources, output.replace))
+        with output_file(output.output, "file of rows", local_only=True):
+            print(run.mine_file(rows, source, output.output, options, output.across_sources, output.replace))

@@ -1,6 +1,7 @@
 """`f2jax plan`: compile a training for a TPU slice, without one."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from f2jax.commands.options import Arguments
@@ -32,10 +33,11 @@ def main(argv: list[str]) -> None:
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: nothing runs here
     from f2jax import config
+    from f2jax.outputs import output_file
     from f2jax.plan.report import plan_topologies
 
     loaded = config.load(options.config, arguments.overrides)
     loaded.model.compiler_options += options.compiler_option
-    print(
-        plan_topologies(loaded, options.topology, options.tokens_per_text, options.rows, options.search, options.json)
-    )
+    with output_file(options.json, "file of plans") if options.json else nullcontext():
+        text, rows = options.tokens_per_text, options.rows
+        print(plan_topologies(loaded, options.topology, text, rows, options.search, options.json))

@@ -27,9 +27,11 @@ def main(argv: list[str]) -> None:
     model, output = arguments.read(ModelOptions), arguments.read(OutputOptions).output
     options = arguments.read(PruneOptions)
 
+    from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
     from f2jax.prune.run import prune_model
 
-    pruned = prune_model(model.model, output, options, model.dtype)
+    with output_folder(output, PACKAGE, PACKAGE_FILES):
+        pruned = prune_model(model.model, output, options, model.dtype)
     print(
         f"{output}: {pruned.parameters:,} parameters, width {pruned.width}, MLP {pruned.mlp}, {pruned.layers} layers, "
         f"{pruned.vocab_size:,} tokens."

@@ -26,5 +26,7 @@ def main(argv: list[str]) -> None:
     require_extra("mteb", "f2jax report")
 
     from f2jax.evaluation import report
+    from f2jax.outputs import output_folder
 
-    print("\n".join(report.report(options.results, options.output)))
+    with output_folder(options.output, "report"):
+        print("\n".join(report.report(options.results, options.output)))

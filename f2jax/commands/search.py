@@ -1,5 +1,7 @@
 """`f2jax search`: find documents in two passes, print them, write them, serve a page, or fill a store."""
 
+from contextlib import nullcontext
+
 from f2jax.commands.options import Arguments, changed
 from f2jax.errors import UserError
 from f2jax.search.options import DocumentOptions, QueryOptions, ResultOptions, SearchOptions
@@ -22,9 +24,11 @@ def main(argv: list[str]) -> None:
     _check(documents, queries, results)
     _check_unused(documents, queries, passes, results)
 
+    from f2jax.outputs import output_file
     from f2jax.search.run import run
 
-    run(documents, queries, passes, results)
+    with output_file(results.output, "file of results") if results.output else nullcontext():
+        run(documents, queries, passes, results)
 
 
 def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOptions) -> None:

@@ -27,10 +27,12 @@ def main(argv: list[str]) -> None:
     paths, options = arguments.read(VectorOptions), arguments.read(StartOptions)
 
     from f2jax.data.corpus import PreparedCorpus
+    from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
     from f2jax.start.run import start_from_vectors
 
     corpus = PreparedCorpus(paths.corpus)
-    student, cosine = start_from_vectors(corpus, paths.teacher_vectors, paths.output, options)
+    with output_folder(paths.output, PACKAGE, PACKAGE_FILES):
+        student, cosine = start_from_vectors(corpus, paths.teacher_vectors, paths.output, options)
     print(
         f"{paths.output}: {student.parameters:,} parameters, {student.vocab_size:,} tokens; mean cosine to the teacher "
         f"{cosine:.3f}. Train with --config.init_from={paths.output} --config.model.size={paths.output}."
