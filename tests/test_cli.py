@@ -252,9 +252,10 @@ def test_a_tokenizer_that_does_not_fit_the_model_to_train(capsys, tmp_path):
     assert "has ids up to 699, but the model's token table has 512 rows" in complaint(capsys, *argv)
 
 
-def test_a_workdir_that_cannot_be_written(capsys, tmp_path):
+def test_a_workdir_that_is_a_file(capsys, tmp_path):
     source = write_jsonl(tmp_path / "names.jsonl", GOOD)
-    assert "names.jsonl/config.json cannot be written (" in complaint(capsys, *train_arguments(source, source))
+    found = complaint(capsys, *train_arguments(source, source))
+    assert "names.jsonl holds names.jsonl, which is not a training run; give --workdir a new or empty folder." in found
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,10 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
         (["evaluate"], "f2jax evaluate needs --model."),
         (["evaluate", "--model", "m", "--dims", "8"], "--dims is for other tasks than the built-in ones; give --tasks"),
         (["evaluate", "--model", "m", "--prompt", "query=Find it."], "--prompt is for other tasks than the built-in"),
-        (["evaluate", "--model", "m", "--benchmark", "english"], "f2jax evaluate needs --output for these tasks."),
+        (
+            ["evaluate", "--model", "m", "--benchmark", "english"],
+            "f2jax evaluate on these tasks needs mteb; install with",
+        ),
         (
             ["evaluate", "--model", "m", "--tasks", "STS12", "--output", "o"],
             "install with pip install 'f2jax[mteb]'",

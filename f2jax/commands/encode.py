@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     hosts.start()
     embedder = Embedder.from_pretrained(model.model, model.dtype, fsdp=options.fsdp)
 
-    def encode() -> tuple[int, int]:
+    def encode() -> tuple[int, ...]:
         with output_file(options.output, "file of vectors", local_only=True):
             return encode_file(
                 embedder,

@@ -41,7 +41,8 @@ def main(argv: list[str]) -> None:
 def _evaluate_built_in(options: EvaluationOptions) -> None:
     if unused := changed(options, *MTEB_ONLY):
         raise UserError(f"{unused} is for other tasks than the built-in ones; give --tasks, --benchmark or --data.")
-    if not options.model:
+    model, output = options.model, options.output
+    if not model:
         raise UserError("f2jax evaluate needs --model.")
 
     from f2jax.evaluation import builtin
@@ -49,19 +50,18 @@ def _evaluate_built_in(options: EvaluationOptions) -> None:
     from f2jax.inference.embedder import Embedder
     from f2jax.outputs import output_folder
 
-    embedder = Embedder.from_pretrained(options.model, options.dtype, fsdp=options.fsdp)
+    embedder = Embedder.from_pretrained(model, options.dtype, fsdp=options.fsdp)
 
     def score() -> None:
-        with output_folder(options.output, SCORES, SCORE_FILES) if options.output else nullcontext():
+        with output_folder(output, SCORES, SCORE_FILES) if output else nullcontext():
             results = builtin.evaluate_builtin(embedder, options.tasks or builtin.TASKS)
             print(builtin.results_table(results))
             if str(embedder.truncation):
                 print(embedder.truncation)
-            if options.output:
+            if output:
                 size = embedder.architecture.parameters
-                name = builtin.model_name(options.model)
-                builtin.write_results(results, options.output, embedder.fingerprint, name, size)
-                print(f"Table and plot: {options.output}")
+                builtin.write_results(results, output, embedder.fingerprint, builtin.model_name(model), size)
+                print(f"Table and plot: {output}")
 
     multihost.follow_first(embedder, score)
 
@@ -72,7 +72,8 @@ def _evaluate_with_mteb(options: EvaluationOptions) -> None:
     from f2jax.evaluation import run, runner
     from f2jax.outputs import output_folder
 
-    with output_folder(options.output, SCORES, SCORE_FILES, local_only=True):
+    folder = output_folder(options.output, SCORES, SCORE_FILES, local_only=True) if options.output else nullcontext()
+    with folder:  # without one, evaluate says what is missing
         scores = run.evaluate(options)
     if scores is not None:
         print(runner.scores_table(scores))

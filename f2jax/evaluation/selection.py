@@ -54,8 +54,8 @@ def _task(name: str, data: str | None) -> AbsTask:
 
 
 def known_names() -> list[str]:
-    """Returns the names of all local tasks and of all of mteb's."""
-    return [*local.TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
+    """Returns the names of all tasks: built-in and local ones, and those of mteb."""
+    return [*builtin.TASKS, *local.TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
 
 
 def _filter_languages(tasks: list[AbsTask], languages: Sequence[str]) -> list[AbsTask]:

@@ -177,7 +177,8 @@ def embed_into(
     if truncation is not None:
         truncation.add(**array.facts.get("truncation", asdict(Truncation())))
     vectors = array.open(np.float32, ()) if array.done else None
-    with tqdm(total=len(texts), initial=array.done, desc=name, unit="text", unit_scale=True, dynamic_ncols=True) as bar:
+    shown: dict[str, Any] = {"desc": name, "unit": "text", "unit_scale": True, "dynamic_ncols": True, "delay": 1}
+    with tqdm(total=len(texts), initial=array.done, **shown) as bar:
         for start in range(array.done, len(texts), PIECE):
             x_ie = embed(texts[start : start + PIECE])
             if vectors is None:
