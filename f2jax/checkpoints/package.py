@@ -13,6 +13,7 @@ import jax
 
 from f2jax import files
 from f2jax.checkpoints import hf, model_card, settings, workdir
+from f2jax.data.prompts import read_prompts
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model.nested import matryoshka_dims
@@ -43,7 +44,7 @@ class ModelSettings:
 
 
 def read_settings(path: str, architecture: Qwen3Config) -> ModelSettings:
-    """Reads the settings of a training workdir (from its config) or of a released folder (from its metadata).
+    """Reads the settings of a training workdir (its config, the prompts of its data) or a released folder.
 
     Raises:
         UserError: a file has another shape, or asks for something that is not built (docs/model_folder.md).
@@ -54,7 +55,8 @@ def read_settings(path: str, architecture: Qwen3Config) -> ModelSettings:
         dims: tuple[int, ...] = (architecture.width,)
         if config["loss"]["matryoshka"]:
             dims = matryoshka_dims(architecture.width, config["loss"]["matryoshka_min"])
-        return ModelSettings(config["data"]["max_length"], config["prompts"], dims)
+        prompts = read_prompts(path)
+        return ModelSettings(config["data"]["max_length"], config["prompts"] if prompts is None else prompts, dims)
 
     modules = settings.read_modules(path) or settings.Modules()
     tokenizer = settings.read_optional(

@@ -1,0 +1,97 @@
+"""Which prompts stand before the queries of a run's data: a model is released with those that it was trained with."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from f2jax import files
+from f2jax.data.dataset import Row
+from f2jax.data.instructions import add_instruction, split_instruction
+from f2jax.data.skip_list import say_once
+from f2jax.data.tokenizer import Tokenizer
+
+PROMPTS_FILE = "prompts.json"  # in a workdir: {name: text}
+SAMPLED_ROWS = 64  # of each data set
+
+
+class Rows(Protocol):
+    """A data set, in memory or in a corpus."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]: ...
+
+
+def write_prompts(
+    workdir: str | Path, configured: Mapping[str, str], datasets: Sequence[Rows], tokenizer: Tokenizer
+) -> None:
+    """Writes `released_prompts` of a run to its workdir, and names the configured ones that are not released."""
+    prompts = released_prompts(configured, datasets, tokenizer)
+    if dropped := sorted(name for name, text in configured.items() if text and prompts.get(name) != text):
+        say_once(
+            f"Not released, since no text of the data begins with it: {', '.join(f'prompts.{n}' for n in dropped)}."
+        )
+    files.write_atomically(files.join(workdir, PROMPTS_FILE), json.dumps(prompts, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_prompts(workdir: str | Path) -> dict[str, str] | None:
+    """The prompts of a run's workdir; None if an earlier version of f2jax made it."""
+    path = files.join(workdir, PROMPTS_FILE)
+    if not files.exists(path):
+        return None
+    return files.check_object({"prompts": files.read_json(path)}, path, {"prompts": dict[str, str]})["prompts"]
+
+
+def released_prompts(configured: Mapping[str, str], datasets: Sequence[Rows], tokenizer: Tokenizer) -> dict[str, str]:
+    """The prompts to release: those of `configured` that the data has, and one more for each that only the data has.
+
+    `query` is the configured prompt if a data set has it, else the prompt of most rows, or "" if there is none; after
+    several instructions a configured one stays, since the model has learned to follow them. `document` stays if the
+    documents of a data set begin with it.
+
+    Args:
+        configured: {name: text}, with `query` and `document`.
+    """
+    rows_by_prompt: Counter[str] = Counter()
+    first_name: dict[str, str] = {}
+    document = configured.get("document", "")
+    has_document = False
+    for dataset in datasets:
+        if not (rows := _sample(dataset)):
+            continue
+        prompt = _most_common(_prompt_of(tokenizer.decode(row.query), configured) for row in rows)
+        if prompt:
+            rows_by_prompt[prompt] += len(dataset)
+            first_name.setdefault(prompt, dataset.name)
+        has_document |= _most_common(tokenizer.decode(row.positive).startswith(document) for row in rows)
+    query = configured.get("query", "")
+    if query not in rows_by_prompt:
+        several_instructions = len(rows_by_prompt) > 1 and bool(split_instruction(query)[0])
+        query = query if several_instructions else max(rows_by_prompt, key=rows_by_prompt.__getitem__, default="")
+    prompts = {name: text for name, text in configured.items() if text in rows_by_prompt}
+    prompts |= {"query": query, "document": document if has_document else ""}
+    return prompts | {name: text for text, name in first_name.items() if text not in prompts.values()}
+
+
+def _sample(dataset: Rows) -> list[Row]:
+    """Some rows of a data set, evenly spread, without negatives."""
+    numbers = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLED_ROWS, len(dataset))).astype(np.int64))
+    return dataset.rows(numbers.tolist(), (), 0)
+
+
+def _prompt_of(text: str, configured: Mapping[str, str]) -> str:
+    """What stands before a query: an instruction, or the longest configured prompt that the text begins with."""
+    task, _ = split_instruction(text)
+    if task:
+        return add_instruction("", task)
+    return max((prompt for prompt in configured.values() if text.startswith(prompt)), key=len, default="")
+
+
+def _most_common(values):
+    return Counter(values).most_common(1)[0][0]
