@@ -107,7 +107,7 @@ class StoredDataset:
     ):
         self.name, self.kind = card["name"], card["kind"]
         self.max_negatives = card["max_negatives"][split]
-        self.languages = card["languages"] if split == "train" else {}
+        self.languages: dict[str, int] = card["languages"] if split == "train" else {}
         self._rows, self._documents = (shards_of(folder, card, part) for part in (split, "documents"))
         self._reader, self._vectors, self._card, self._split = reader, vectors, card, split
 

@@ -5,15 +5,17 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from f2jax.data.instructions import Instructions
-from f2jax.data.record import Record, in_share, stable_id
+from f2jax.data.record import Kind, Record, in_share, stable_id
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
 
+K = TypeVar("K", bound=str)
 TOKENIZED_TOGETHER = 10_000  # texts; what a backend returns takes many times the memory of the ids
 
 
@@ -30,10 +32,25 @@ class Row:
     vectors: np.ndarray | None = None  # a cached teacher's [2 + negatives, e]: query, positive, negatives
 
 
+class AnyDataset(Protocol):
+    """Tokenized rows of one source and kind, in memory (`Dataset`) or in a corpus (`corpus.StoredDataset`)."""
+
+    name: str
+    kind: Kind
+    max_negatives: int
+    languages: dict[str, int]  # training rows by language
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str: ...
+
+    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]: ...
+
+
 class Dataset:
     """Tokenized rows of one source and kind."""
 
-    def __init__(self, name: str, kind: str, texts: "TokenizedTexts", rows: list[tuple]):
+    def __init__(self, name: str, kind: Kind, texts: "TokenizedTexts", rows: list[tuple]):
         self.name, self.kind = name, kind
         self._texts, self._rows = texts, rows
         self.max_negatives = max((len(row[2]) for row in rows), default=0)
@@ -130,7 +147,7 @@ def build_datasets(
     Raises:
         UserError: there are no records.
     """
-    groups: dict[tuple[str, str], tuple[TokenizedTexts, list]] = {}
+    groups: dict[tuple[str, Kind], tuple[TokenizedTexts, list]] = {}
     for record in records:
         texts, rows = groups.setdefault((record.source, record.kind), (TokenizedTexts(), []))
         query = texts.add(instructions.query(record), record.query)
@@ -150,7 +167,7 @@ def label_id(record: Record) -> int:
     return -1 if record.label is None else stable_id(record.label)
 
 
-def dataset_names(groups: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def dataset_names(groups: Iterable[tuple[str, K]]) -> dict[tuple[str, K], str]:
     """A name for each (source, kind): the source, with the kind if the source has several.
 
     >>> dataset_names([("a", "retrieval"), ("b", "retrieval"), ("b", "clustering")])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from f2jax import files
-from f2jax.data.dataset import Dataset, build_datasets
+from f2jax.data.dataset import AnyDataset, build_datasets
 from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.mixture import DatasetSpec, Mixture, language_weights, pattern_weights, select
 from f2jax.data.packing import WHOLE, Batch, RowShare, assemble
@@ -22,32 +22,33 @@ CORPUS = "corpus:"  # a source that `f2jax prepare` wrote
 
 
 def load_data(
-    config, kept: str | Path, beside: str, vocab_size: int, skipped: Counter
-) -> tuple[Tokenizer, list[tuple[Dataset, Dataset]]]:
+    config, kept: str | Path, init: str, vocab_size: int, skipped: Counter
+) -> tuple[Tokenizer, list[tuple[AnyDataset, AnyDataset]]]:
     """The tokenizer of a run, and (training, held-out) rows of each data set that it selects.
 
     Args:
-        kept: the folder of the tokenizer of a run that goes on; "": it begins.
-        beside: the tokenizer of the starting weights; "": none.
+        kept: the tokenizer folder of a run that continues; "": the run begins.
+        init: the tokenizer of the starting weights; "": none.
         vocab_size: rows of the model's token table.
-        skipped: counts the rows that were left out, by reason.
+        skipped: counts the rows that are left out, by reason.
 
     Raises:
         UserError: the data, the tokenizer or the selection cannot be used.
     """
     data = config.data
+    splits: Sequence[tuple[AnyDataset, AnyDataset]]
     if any(spec.startswith(CORPUS) for spec in data.sources):
         if len(data.sources) > 1:
-            raise UserError("data.sources names a corpus and more; give the corpus alone, with all data in it.")
-        tokenizer, splits = _open_corpus(data.sources[0].removeprefix(CORPUS), config, kept, beside)
+            raise UserError("data.sources names a corpus and more; name only the corpus, with all data in it.")
+        tokenizer, splits = _open_corpus(data.sources[0].removeprefix(CORPUS), config, kept, init)
         tokenizer.check_vocab(vocab_size)
     else:
         if config.teacher.cache:
             raise UserError("teacher.cache needs a prepared corpus; name one in data.sources: 'corpus:FOLDER'.")
-        records = read_records(config, skipped)
+        records: Iterable[Record] = read_records(config, skipped)
         if config.tokenizer.train_vocab and not kept:
             records = list(records)  # read twice
-        tokenizer = make_tokenizer(config, kept, beside, records)
+        tokenizer = make_tokenizer(config, kept, init, records)
         tokenizer.check_vocab(vocab_size)
         datasets = build_datasets(records, tokenizer, data.max_length, instructions(config))
         splits = [dataset.split(data.validation_share, config.seed) for dataset in datasets]
@@ -55,12 +56,14 @@ def load_data(
     return tokenizer, [splits[i] for i in chosen]
 
 
-def _open_corpus(path: str, config, kept: str | Path, beside: str):
+def _open_corpus(
+    path: str, config, kept: str | Path, init: str
+) -> tuple[Tokenizer, Sequence[tuple[AnyDataset, AnyDataset]]]:
     from f2jax.data.corpus import PreparedCorpus  # needs TFDS's messages; runs without a corpus do not
 
     corpus = PreparedCorpus(path)
     corpus.check(config.data.max_length, config.data.use_instructions)
-    named = str(kept) or config.tokenizer.path or beside
+    named = str(kept) or config.tokenizer.path or init
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
     if named and not load_tokenizer(named).is_same(tokenizer):
         raise UserError(
@@ -74,15 +77,15 @@ def _open_corpus(path: str, config, kept: str | Path, beside: str):
     return tokenizer, corpus.splits(vectors)
 
 
-def mixture_weights(datasets: Sequence[Dataset], config) -> list[float]:
-    """How often the batches of each data set come: its patterns in the config, times the balance of languages."""
+def mixture_weights(datasets: Sequence[AnyDataset], config) -> list[float]:
+    """How often the batches of each data set come: the factors of its name, times the balance of languages."""
     by_name = pattern_weights([dataset.name for dataset in datasets], config.data.weights)
     by_language = language_weights([dataset.languages for dataset in datasets], config.data.language_temperature)
     return [a * b for a, b in zip(by_name, by_language, strict=True)]
 
 
-def data_fingerprints(tokenizer: Tokenizer, datasets: Sequence[Dataset]) -> dict[str, str]:
-    """What decides the rows of a run beside its config, by name; the same wherever the data lies."""
+def data_fingerprints(tokenizer: Tokenizer, datasets: Sequence[AnyDataset]) -> dict[str, str]:
+    """Hashes, by name, of what decides the rows of a run besides its config; the same wherever the data lies."""
     names = [dataset.name for dataset in datasets]
     counted = [
         f"{name} ({names[:n].count(name) + 1})" if names.count(name) > 1 else name for n, name in enumerate(names)
@@ -98,37 +101,37 @@ def data_fingerprints(tokenizer: Tokenizer, datasets: Sequence[Dataset]) -> dict
 
 
 def read_records(config, skipped: Counter) -> Iterator[Record]:
-    """All training records of the config's sources, in order; bad rows are counted under a reason in `skipped`."""
+    """Yields all training records of the config's sources, in order; counts bad rows by reason in `skipped`."""
     if not config.data.sources:
         raise UserError("data.sources is empty; name files or built-in sets, e.g. 'cldr:translation'.")
     for spec in config.data.sources:
         yield from open_source(spec, "train", skipped, config.data.kinds)
 
 
-def make_tokenizer(config, kept: str | Path, beside: str, records: Iterable[Record]) -> Tokenizer:
-    """The tokenizer of a run: the one that it has kept, a new one, the configured one, or the one beside the weights.
+def make_tokenizer(config, kept: str | Path, init: str, records: Iterable[Record]) -> Tokenizer:
+    """The tokenizer of a run: the one that it kept, a new one, the configured one, or that of the starting weights.
 
-    Every process makes the same.
+    Every process makes the same one.
 
     Raises:
-        UserError: none is named, or more than one, the named one cannot be read, or the weights know other tokens.
+        UserError: none or several are named, the named one cannot be read, or the weights know other tokens.
     """
     path, train_vocab = config.tokenizer.path, config.tokenizer.train_vocab
     if kept:
         return load_tokenizer(kept)
-    if train_vocab and (path or _has_tokenizer(beside)):
-        other = f"tokenizer.path={path} is set" if path else f"the weights of {beside} come with theirs"
+    if train_vocab and (path or _has_tokenizer(init)):
+        other = f"tokenizer.path={path} is set" if path else f"the weights of {init} come with theirs"
         raise UserError(f"tokenizer.train_vocab={train_vocab} makes a new tokenizer and {other}; set it to 0.")
     if train_vocab:
         seen = (text for r in records for text in (add_instruction(r.query, _task(config, r)), r.positive))
         return train_sentencepiece(seen, train_vocab, None, config.seed)
-    if not (path or beside):
+    if not (path or init):
         raise UserError("No tokenizer: set tokenizer.path, tokenizer.train_vocab, or init_from.")
-    tokenizer = load_tokenizer(path or beside)
-    if path and _has_tokenizer(beside) and not load_tokenizer(beside).reads_like(tokenizer):
+    tokenizer = load_tokenizer(path or init)
+    if path and _has_tokenizer(init) and not load_tokenizer(init).reads_like(tokenizer):
         raise UserError(
             f"tokenizer.path={path} reads texts as other tokens than the starting weights, whose tokenizer lies in "
-            f"{beside}; leave it empty."
+            f"{init}; leave it empty."
         )
     return tokenizer
 
@@ -157,13 +160,13 @@ class Loader:
 
     Args:
         datasets: tokenized data sets, in memory or in a corpus.
-        share: the packed rows that this process fills; the others are as if they were there.
-        weights: how often the batches of each data set come; None: as often as they hold every row once.
+        share: the packed rows that this process fills.
+        weights: how often the batches of each data set come; None: once for each row.
     """
 
     def __init__(
         self,
-        datasets: Sequence[Dataset],
+        datasets: Sequence[AnyDataset],
         config,
         pad_id: int,
         share: RowShare = WHOLE,
@@ -191,7 +194,7 @@ class Loader:
         plan = self.mixture.plan(step)
         dataset = self.datasets[plan.dataset]
         rows, filler = (
-            dataset.rows(numbers, plan.columns, plan.negatives) if len(numbers) else []
+            dataset.rows(numbers.tolist(), plan.columns.tolist(), plan.negatives) if len(numbers) else []
             for numbers in (plan.rows, plan.filler)
         )
         batch = assemble(
@@ -209,7 +212,7 @@ class Loader:
         return dataset.name, batch
 
     def batches(self, start: int, stop: int, ahead: int = 2) -> Iterator[tuple[int, str, Batch]]:
-        """(step, data set, batch) of the steps from `start` to `stop`, packed by a thread up to `ahead` steps early."""
+        """Yields (step, data set, batch) from `start` to `stop`; a thread packs them up to `ahead` steps early."""
         ready: queue.Queue = queue.Queue(maxsize=ahead)
         stopped = threading.Event()
 

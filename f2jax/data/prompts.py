@@ -2,34 +2,25 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 
 from f2jax import files
-from f2jax.data.dataset import Row
+from f2jax.data.dataset import AnyDataset, Row
 from f2jax.data.instructions import add_instruction, split_instruction
 from f2jax.data.skip_list import say_once
 from f2jax.data.tokenizer import Tokenizer
 
 PROMPTS_FILE = "prompts.json"  # in a workdir: {name: text}
 SAMPLED_ROWS = 64  # of each data set
-
-
-class Rows(Protocol):
-    """A data set, in memory or in a corpus."""
-
-    name: str
-
-    def __len__(self) -> int: ...
-
-    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]: ...
+T = TypeVar("T")
 
 
 def write_prompts(
-    workdir: str | Path, configured: Mapping[str, str], datasets: Sequence[Rows], tokenizer: Tokenizer
+    workdir: str | Path, configured: Mapping[str, str], datasets: Sequence[AnyDataset], tokenizer: Tokenizer
 ) -> None:
     """Writes `released_prompts` of a run to its workdir, and names the configured ones that are not released."""
     prompts = released_prompts(configured, datasets, tokenizer)
@@ -48,7 +39,9 @@ def read_prompts(workdir: str | Path) -> dict[str, str] | None:
     return files.check_object({"prompts": files.read_json(path)}, path, {"prompts": dict[str, str]})["prompts"]
 
 
-def released_prompts(configured: Mapping[str, str], datasets: Sequence[Rows], tokenizer: Tokenizer) -> dict[str, str]:
+def released_prompts(
+    configured: Mapping[str, str], datasets: Sequence[AnyDataset], tokenizer: Tokenizer
+) -> dict[str, str]:
     """The prompts to release: those of `configured` that the data has, and one more for each that only the data has.
 
     `query` is the configured prompt if a data set has it, else the prompt of most rows, or "" if there is none; after
@@ -65,11 +58,11 @@ def released_prompts(configured: Mapping[str, str], datasets: Sequence[Rows], to
     for dataset in datasets:
         if not (rows := _sample(dataset)):
             continue
-        prompt = _most_common(_prompt_of(tokenizer.decode(row.query), configured) for row in rows)
+        prompt = _most_common(_prompt_of(tokenizer.decode(row.query.tolist()), configured) for row in rows)
         if prompt:
             rows_by_prompt[prompt] += len(dataset)
             first_name.setdefault(prompt, dataset.name)
-        has_document |= _most_common(tokenizer.decode(row.positive).startswith(document) for row in rows)
+        has_document |= _most_common(tokenizer.decode(row.positive.tolist()).startswith(document) for row in rows)
     query = configured.get("query", "")
     if query not in rows_by_prompt:
         several_instructions = len(rows_by_prompt) > 1 and bool(split_instruction(query)[0])
@@ -79,7 +72,7 @@ def released_prompts(configured: Mapping[str, str], datasets: Sequence[Rows], to
     return prompts | {name: text for text, name in first_name.items() if text not in prompts.values()}
 
 
-def _sample(dataset: Rows) -> list[Row]:
+def _sample(dataset: AnyDataset) -> list[Row]:
     """Some rows of a data set, evenly spread, without negatives."""
     numbers = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLED_ROWS, len(dataset))).astype(np.int64))
     return dataset.rows(numbers.tolist(), (), 0)
@@ -93,5 +86,5 @@ def _prompt_of(text: str, configured: Mapping[str, str]) -> str:
     return max((prompt for prompt in configured.values() if text.startswith(prompt)), key=len, default="")
 
 
-def _most_common(values):
+def _most_common(values: Iterable[T]) -> T:
     return Counter(values).most_common(1)[0][0]

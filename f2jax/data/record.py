@@ -2,10 +2,15 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 Kind = Literal["retrieval", "clustering", "classification"]
 KINDS: tuple[str, ...] = get_args(Kind)
+
+
+def as_kind(name: object) -> Kind | None:
+    """The kind of this name; None if there is none."""
+    return cast(Kind, name) if name in KINDS else None
 
 
 def stable_id(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Texts alone: those of a file, and a few of data sources, drawn evenly."""
+"""The texts of a file, and random texts of data sources."""
 
 import json
 from collections import Counter
@@ -60,7 +60,7 @@ def _field(path: str, number: int, line: str, column: str) -> str | None:
 
 
 def texts_of(records: Iterable[Record]) -> Iterator[str]:
-    """All texts of records: query (with the record's own instruction before it), positive, negatives."""
+    """Yields all texts of records: query (after the record's own instruction), positive, negatives."""
     for record in records:
         yield add_instruction(record.query, record.instruction)
         yield record.positive
@@ -68,7 +68,7 @@ def texts_of(records: Iterable[Record]) -> Iterator[str]:
 
 
 def source_texts(sources: Sequence[str]) -> Iterator[str]:
-    """The texts of all sources (see `f2jax.data.sources`).
+    """Yields the texts of all sources (see `f2jax.data.sources`).
 
     Raises:
         UserError: a source cannot be read.
@@ -78,7 +78,7 @@ def source_texts(sources: Sequence[str]) -> Iterator[str]:
 
 
 def sample_texts(sources: Sequence[str], count: int, seed: int = 0) -> list[str]:
-    """`count` texts at random, as many from each source; fewer where a source has fewer. Each is read once, to its end.
+    """`count` random texts, equally many from each source if it has so many. Reads each source once, to its end.
 
     Raises:
         UserError: a source cannot be read.
@@ -91,7 +91,7 @@ def sample_texts(sources: Sequence[str], count: int, seed: int = 0) -> list[str]
 
 
 def reservoir_sample(texts: Iterable[str], count: int, rng: np.random.Generator) -> list[str]:
-    """`count` of the texts, each with the same chance, in memory for `count` (Vitter's algorithm R)."""
+    """`count` random texts, all equally likely, in memory for `count` (Vitter's algorithm R)."""
     kept: list[str] = []
     for seen, text in enumerate(texts):
         if len(kept) < count:

@@ -22,13 +22,13 @@ from f2jax.prepare.spill import SHARD_BYTES, Wanted
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """One data set that is to be made."""
+    """A data set to make."""
 
     name: str
     source_kind: Key
-    inputs: tuple[int, ...]  # numbers of those that feed it
+    inputs: tuple[int, ...]  # numbers of the inputs that feed it
     wanted: Wanted
-    tokenizer: str  # its fingerprint
+    tokenizer: str  # fingerprint of the tokenizer
     fingerprint: str  # of all that decides the content
 
     @property
@@ -44,7 +44,7 @@ def plan_datasets(
     options: PrepareOptions,
     tokenizer: str,
 ) -> list[DatasetPlan]:
-    """A plan for each data set that has rows, in the order in which they first come; marks rows as `OVER_CAP`.
+    """Plans each data set that has rows, in the order in which they first come, and marks rows as `OVER_CAP`.
 
     Args:
         parts: the data sets that each input feeds.
@@ -72,9 +72,9 @@ def plan_datasets(
         size, decides = 0, []
         for number, part in fed:
             rows = inputs[number].rows()
-            mine = (rows["part"] == part) & (states[number] == STAYS)
-            size += int(rows["bytes"][mine].sum())
-            decides.append((inputs[number].folder.name, settings_digest(mask=mine)))
+            mask = (rows["part"] == part) & (states[number] == STAYS)
+            size += int(rows["bytes"][mask].sum())
+            decides.append((inputs[number].folder.name, settings_digest(mask=mask)))
         wanted = Wanted(folder_name(names[key]), max(1, -(-size // SHARD_BYTES)))
         fingerprint = settings_digest([VERSION, key, decides, building, tokenizer])
         plans.append(DatasetPlan(names[key], key, tuple(number for number, _ in fed), wanted, tokenizer, fingerprint))
@@ -84,24 +84,24 @@ def plan_datasets(
 def _mark_over_cap(
     inputs: Sequence[InputFolder], states: Sequence[np.ndarray], fed: Sequence[tuple[int, int]], cap: int
 ) -> None:
-    """Of a data set's rows those with the smallest hashes stay; equal rows stay or go together."""
+    """Keeps the rows of a data set with the smallest hashes; equal rows stay or go together."""
 
     def hashes() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         for number, part in fed:
             rows = inputs[number].rows()
-            mine = np.flatnonzero((rows["part"] == part) & (states[number] == STAYS))
-            yield number, mine, rows["hash"][mine]
+            places = np.flatnonzero((rows["part"] == part) & (states[number] == STAYS))
+            yield number, places, rows["hash"][places]
 
     smallest = np.zeros(0, np.uint64)
-    for _, _, found in hashes():
-        smallest = np.sort(np.concatenate([smallest, found]))[: cap + 1]
+    for _, _, row_hashes in hashes():
+        smallest = np.sort(np.concatenate([smallest, row_hashes]))[: cap + 1]
     if len(smallest) > cap:
-        for number, mine, found in hashes():
-            states[number][mine[found > smallest[cap - 1]]] = OVER_CAP
+        for number, places, row_hashes in hashes():
+            states[number][places[row_hashes > smallest[cap - 1]]] = OVER_CAP
 
 
 def folder_name(name: str) -> str:
-    """A name that any file system takes, and no two data sets share.
+    """A unique name that any file system accepts.
 
     >>> folder_name("nli")
     'nli'
@@ -111,17 +111,17 @@ def folder_name(name: str) -> str:
 
 
 def groups(plans: Sequence[DatasetPlan]) -> list[list[DatasetPlan]]:
-    """Data sets that share inputs, together: they are read once for all."""
-    found: list[tuple[set[int], list[DatasetPlan]]] = []
+    """Groups of data sets that share inputs, which are read once for each group."""
+    grouped: list[tuple[set[int], list[DatasetPlan]]] = []
     for plan in plans:
-        apart = [group for group in found if group[0].isdisjoint(plan.inputs)]
-        touching = [group for group in found if not group[0].isdisjoint(plan.inputs)]
+        apart = [group for group in grouped if group[0].isdisjoint(plan.inputs)]
+        touching = [group for group in grouped if not group[0].isdisjoint(plan.inputs)]
         inputs = set(plan.inputs).union(*(group[0] for group in touching))
-        found = [*apart, (inputs, [p for group in touching for p in group[1]] + [plan])]
-    return [plans for _, plans in found]
+        grouped = [*apart, (inputs, [p for group in touching for p in group[1]] + [plan])]
+    return [plans for _, plans in grouped]
 
 
 def settings_digest(parts: object = None, mask: np.ndarray | None = None) -> str:
     """A short name for anything that JSON can write, or for an array of booleans."""
-    content = json.dumps(parts, ensure_ascii=True).encode() if mask is None else np.packbits(mask)
+    content = json.dumps(parts, ensure_ascii=True).encode() if mask is None else np.packbits(mask).tobytes()
     return hashlib.sha256(content).hexdigest()[:32]

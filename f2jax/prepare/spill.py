@@ -1,6 +1,6 @@
-"""Between the files that come in and the corpus that goes out: texts on disk, in buckets by the hash of the document.
+"""Texts on disk between inputs and corpus, in buckets by the hash of the document.
 
-An input's records are spilled together for all its data sets; a bucket is then small enough to sort in memory.
+An input's records are spilled together for all its data sets; each bucket is small enough to sort in memory.
 Files are streams of Arrow batches, one stream for each flush, so that few files are open and memory is bounded.
 """
 
@@ -22,7 +22,7 @@ from f2jax.prepare.scratch import RECORD_BYTES, read_records
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
-WORK = "work"  # folder of a corpus for all that goes when it is whole
+WORK = "work"  # folder of a corpus for temporary files
 SPLITS = ("train", "validation")
 DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary()})
 ROWS = pa.schema(
@@ -45,20 +45,20 @@ class Wanted:
 
 
 def document_key(text: str) -> int:
-    """The key of a document as it is tokenized. A corpus stores its documents in the order of their keys."""
+    """The key of a document, from its text as it is tokenized. A corpus stores documents in the order of their keys."""
     return stable_id(text)
 
 
 def bucket_of(key: int, buckets: int) -> int:
-    """Buckets are ranges of keys, in order."""
+    """The bucket of a key; buckets are ranges of keys, in order."""
     return key * buckets >> 63
 
 
 def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], options: PrepareOptions) -> None:
-    """Write the texts of an input's rows that stay to `folder`, which is there whole or not at all.
+    """Writes the texts of an input's rows that stay to `folder`, atomically.
 
     Args:
-        states: what becomes of each record, an array in a file.
+        states: file of an array that says what becomes of each record.
     """
     part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
     writer = _Writer(part)
@@ -103,7 +103,7 @@ def _readable(text: str) -> str:
 
 
 class _Writer:
-    """Collects rows of many files in memory, and appends them together."""
+    """Collects rows of many files in memory, and appends them in bulk."""
 
     def __init__(self, folder: Path):
         self.folder, self.size = folder, 0
@@ -128,7 +128,7 @@ class _Writer:
 
 
 def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
-    """The batches of spilled files, in order; a file that is not there is empty."""
+    """Yields the batches of spilled files, in order; a missing file counts as empty."""
     for path in paths:
         if not path.exists():
             continue
@@ -139,7 +139,7 @@ def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
 
 
 def unique_documents(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
-    """(keys, ids, texts) of the distinct documents of a bucket, in the order of their keys."""
+    """(keys, ids, texts) of a bucket's distinct documents, in the order of their keys."""
     table = pa.Table.from_batches(list(batches(paths)), DOCUMENTS)
     keys, first = np.unique(table["key"].to_numpy(), return_index=True)
     chosen = table.take(first)

@@ -1,8 +1,8 @@
 """The two TFDS data sets of a data set, in ArrayRecord and without TensorFlow: its documents and its rows.
 
 TFDS writes them shard by shard, in this process or on any runner of Apache Beam. A shard is a function of spilled
-files, so what is written does not depend on who writes it. (TFDS's shuffling writers hold a data set in memory where
-its order is given, and need TensorFlow above 1 GB.)
+files, so the bytes do not depend on who writes it. (TFDS's shuffling writers hold a data set with a given order in
+memory, and need TensorFlow above 1 GB.)
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Shard = Callable[[], Iterator[tuple[int, dict]]]
 
 @dataclasses.dataclass(frozen=True)
 class Spilled:
-    """Where a data set's texts lie, and how they are tokenized."""
+    """The place of a data set's texts, and how they are tokenized."""
 
     inputs: tuple[str, ...]  # folders that `spill` wrote, in the order of the inputs
     folder: str  # name of the data set in each
@@ -47,18 +47,18 @@ class Spilled:
         return Path(self.keys) / f"keys-{bucket:05d}.npy"
 
     def tokens(self, texts: list[bytes]) -> list[np.ndarray]:
-        """Token ids of each text, in the coding of `spill`."""
+        """The token ids of each text, encoded as `spill` does."""
         decoded = [text.decode("utf-8", "surrogatepass") for text in texts]
         return _tokenizer(self.tokenizer, self.fingerprint).encode(decoded, self.max_length)
 
     def all_keys(self) -> np.ndarray:
-        """Sorted: the number of a document is the rank of its key. 8 bytes for each document."""
+        """All keys, sorted, 8 bytes each: the number of a document is the rank of its key."""
         return np.concatenate([np.load(self.keys_path(bucket)) for bucket in range(self.buckets)])
 
 
 @lru_cache(maxsize=1)
 def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
-    """Loaded once a process: a large one takes a second. The fingerprint tells a new one in the same place."""
+    """Loads a tokenizer once per process, since a large one takes a second; the fingerprint tells a new one apart."""
     return load_tokenizer(path)
 
 
@@ -70,14 +70,14 @@ class CorpusConfig(tfds.core.BuilderConfig):
 
 
 class _SameBytes(ExampleWriter):
-    """Writes the fields of each record in one order; protobuf's own order differs from process to process."""
+    """Writes the fields of each record in a fixed order; protobuf's own differs from process to process."""
 
     def write(self, path, examples):
         parsed = ((key, tf_example_pb2.Example.FromString(raw)) for key, raw in examples)
         return super().write(path, ((key, example.SerializeToString(deterministic=True)) for key, example in parsed))
 
 
-class _Sharded(tfds.core.ShardBasedBuilder, skip_registration=True):
+class _Sharded(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # untyped
     """A builder whose shards come with its configuration."""
 
     VERSION = tfds.core.Version(VERSION)
@@ -93,7 +93,7 @@ class _Sharded(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(builder=self, description=description, features=features, disable_shuffling=True)
 
 
-class Documents(_Sharded, skip_registration=True):
+class Documents(_Sharded, skip_registration=True):  # type: ignore[call-arg]  # untyped
     """Each distinct document once, in the order of `spill.document_key`. One split, `train`."""
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -104,8 +104,8 @@ class Documents(_Sharded, skip_registration=True):
         return self._describe("Tokenized documents, each once.", features)
 
 
-class Rows(_Sharded, skip_registration=True):
-    """Training rows in the order of the inputs. Splits train and validation; one without rows is not there."""
+class Rows(_Sharded, skip_registration=True):  # type: ignore[call-arg]  # untyped
+    """Training rows in the order of the inputs. Splits `train` and `validation`, without empty ones."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         numbers = "numbers of the positive, then of the negatives, in the documents of the same name"
@@ -124,7 +124,7 @@ def document_shards(spilled: Spilled) -> dict[str, list[Shard]]:
 
 
 def document_shard(spilled: Spilled, bucket: int) -> Iterator[tuple[int, dict]]:
-    """The documents of a bucket; their keys are kept beside, for the rows."""
+    """Yields the documents of a bucket, after writing their keys to a file for the rows."""
     keys, ids, texts = unique_documents(spilled.paths(documents_path(spilled.folder, bucket)))
     path = spilled.keys_path(bucket)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,17 +135,17 @@ def document_shard(spilled: Spilled, bucket: int) -> Iterator[tuple[int, dict]]:
 
 
 def row_shards(spilled: Spilled) -> dict[str, list[Shard]]:
-    """The small split comes first: TFDS starts a Beam pipeline for each split, which runs those before it again."""
-    shards = {}
+    """The shards of each split, the smaller one first: TFDS's Beam pipeline of a split repeats those before it."""
+    shards: dict[str, list[Shard]] = {}
     for split in reversed(SPLITS):
         count = sum(batch.num_rows for batch in batches(spilled.paths(rows_path(spilled.folder, split))))
         starts = range(0, count, SHARD_ROWS)
         shards[split] = [partial(row_shard, spilled, split, start, min(start + SHARD_ROWS, count)) for start in starts]
-    return {split: found for split, found in shards.items() if found}
+    return {split: parts for split, parts in shards.items() if parts}
 
 
 def row_shard(spilled: Spilled, split: str, start: int, stop: int) -> Iterator[tuple[int, dict]]:
-    """The rows of a split from number `start` to `stop`."""
+    """Yields the rows of a split from number `start` to `stop`."""
     keys = spilled.all_keys()
     number = 0  # of the batch's first row
     for batch in batches(spilled.paths(rows_path(spilled.folder, split))):
@@ -164,7 +164,7 @@ def row_shard(spilled: Spilled, split: str, start: int, stop: int) -> Iterator[t
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS tells of downloads, and warns of data sets that it does not know; neither helps here."""
+    """Hides what TFDS says about downloads and about data sets that it does not know."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -175,7 +175,7 @@ def _quiet() -> Iterator[None]:
 
 
 def build(builder: type, name: str, folder: Path, shards: dict[str, list[Shard]], beam: dict) -> dict[str, list[int]]:
-    """Write one TFDS data set under `folder`; it is there whole or not at all.
+    """Writes one TFDS data set under `folder`, atomically.
 
     Args:
         beam: `beam_runner` and `beam_options` of TFDS; empty: this process.
@@ -185,7 +185,7 @@ def build(builder: type, name: str, folder: Path, shards: dict[str, list[Shard]]
     """
     config = CorpusConfig(name=name, version=VERSION, description=name, shards=shards)
     with _quiet():
-        made = builder(config=config, data_dir=str(folder), file_format="array_record")
-        downloads = str(folder / WORK / "downloads")  # a folder that TFDS wants; it stays empty
-        made.download_and_prepare(download_dir=downloads, download_config=tfds.download.DownloadConfig(**beam))
-    return {split: list(info.shard_lengths) for split, info in made.info.splits.items()}
+        dataset = builder(config=config, data_dir=str(folder), file_format="array_record")
+        downloads = str(folder / WORK / "downloads")  # TFDS needs one; it stays empty
+        dataset.download_and_prepare(download_dir=downloads, download_config=tfds.download.DownloadConfig(**beam))
+    return {split: list(info.shard_lengths) for split, info in dataset.info.splits.items()}

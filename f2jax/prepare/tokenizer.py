@@ -1,4 +1,4 @@
-"""A tokenizer of the corpus's own, trained on a sample of the texts that are prepared."""
+"""A tokenizer that is trained on a sample of the corpus's own texts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +11,16 @@ from f2jax.data.texts import reservoir_sample, source_texts
 from f2jax.data.tokenizer import SAMPLE, Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.prepare.datasets import settings_digest
 
-MADE_OF = "made_of.txt"  # beside the model: what a later run must have in common to take it as it is
+MADE_OF = "made_of.txt"  # next to the model: hash of what a later run must have in common to use it
 
 
 def own_tokenizer(inputs: Mapping[str, str], vocab_size: int, seed: int, folder: Path) -> Tokenizer:
-    """The SentencePiece model in `folder`, trained where it is not there or was made of other inputs.
+    """The SentencePiece model in `folder`, which is trained if it is missing or was trained on other inputs.
 
-    It sees a random sample of the texts, in memory for that sample. Same inputs and seed, same bytes.
+    It sees a random sample of the texts, which is held in memory. Same inputs and seed, same bytes.
 
     Args:
-        inputs: what there is to read, with signatures of the content.
+        inputs: {input: signature of its content}.
 
     Raises:
         UserError: an input cannot be read, or its texts do not give so many pieces.

@@ -69,7 +69,7 @@ def test_sts_keeps_pairs_of_4_and_more_and_swaps_them():
     same = {"language": "eng", "source": "stsb", "symmetric": True}
     expected = [Record(one, other, **same) for one, other in ("ab", "ba", "ef", "fe")]
     assert list(sts(rows, "stsb", "eng")) == expected
-    assert len(list(sts(rows, "stsb", fewest=3))) == 6
+    assert len(list(sts(rows, "stsb", min_score=3))) == 6
 
 
 def test_nli_has_the_entailed_hypothesis_and_the_others_first_among_the_negatives():

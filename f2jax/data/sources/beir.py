@@ -90,7 +90,7 @@ def beir_files(folder: str) -> list[str]:
 
 
 def _files(folder: str) -> dict[str, str]:
-    """Path inside the folder → path, of its data files."""
+    """{path inside the folder: path} of its data files."""
     if folder.startswith("hub:"):
         return hub.fetch_dataset(folder, ENDINGS)
     filesystem, root = files.filesystem(folder)
@@ -117,7 +117,7 @@ def _of_split(found: dict[str, str], folder: str, split: str) -> list[str]:
 
 
 def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float]]:
-    """Query id → document id → score, in the order of the files."""
+    """{query id: {document id: score}} in the order of the files."""
     judgements: dict[str, dict[str, float]] = {}
     for row in _rows(paths, (_QUERY, _DOCUMENT, _SCORE), skipped):
         query, document = _id(row, _QUERY), _id(row, _DOCUMENT)
@@ -139,7 +139,7 @@ def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float
 
 
 def _texts(paths: list[str], wanted: set[str], kind: str, skipped: Counter) -> dict[str, tuple[str, str]]:
-    """Id → (text, language) of the wanted rows; of rows with one id the first."""
+    """{id: (text, language)} of the wanted rows; the first row with an id counts."""
     texts: dict[str, tuple[str, str]] = {}
     for row in _rows(paths, (_ID, _TEXT), skipped):
         number = _id(row, _ID)
@@ -148,7 +148,7 @@ def _texts(paths: list[str], wanted: set[str], kind: str, skipped: Counter) -> d
             continue
         if number not in wanted:
             continue
-        parts = [part for part in (row.get("title"), row.get("text")) if not is_missing(part)]
+        parts: list[Any] = [part for part in (row.get("title"), row.get("text")) if not is_missing(part)]
         if number in texts:
             skipped[f"{kind} id repeated"] += 1
         elif not parts:
@@ -173,7 +173,7 @@ def _id(row: Row, names: tuple[str, ...]) -> str | None:
 
 
 def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: Counter) -> Iterator[Row]:
-    """The rows of some files, which have the needed columns, each under one of its names."""
+    """Yields the rows of files that have the needed columns, each under one of its names."""
     for path in paths:
         yield from read_rows(path, skipped, partial(_columns, path, needed))
 

@@ -1,7 +1,7 @@
 """Names in the Unicode CLDR: territories, languages, scripts and currencies, in more than 230 languages.
 
-Built-in data without a download: it comes with the `babel` package. Three tasks share one split: a string that is a
-test query appears nowhere in training, in no role.
+Built-in data: it comes with the `babel` package, without a download. Three tasks share one split: a string that is a
+test query appears nowhere in training, in any role.
 """
 
 from collections import defaultdict
@@ -15,8 +15,8 @@ from f2jax.errors import UserError, did_you_mean
 
 KINDS = {"territories": "territory", "languages": "language", "scripts": "script", "currencies": "currency"}
 TASKS = ("translation", "kinds", "labels")
-TEST_SHARE = 20  # one distinct string in so many is a test query
-SAMPLE = 8  # the tasks besides translation take one name in so many
+TEST_SHARE = 20  # one distinct string in 20 is a test query
+SAMPLE = 8  # the tasks other than translation take one name in 8
 HARD_NEGATIVES = 7
 WRONG_CLASSES = 3  # negatives of a clustering row
 STRIDE = 0x9E3779B185EBCA87  # a prime, so that steps of it reach each member of any pool
@@ -24,7 +24,7 @@ STRIDE = 0x9E3779B185EBCA87  # a prime, so that steps of it reach each member of
 
 class Name(NamedTuple):
     kind: str  # territory, language, script or currency
-    code: str  # of the thing that is named, e.g. KE
+    code: str  # of what is named, e.g. KE
     language: str  # of the name
     text: str
 
@@ -35,18 +35,18 @@ class Name(NamedTuple):
 
 @lru_cache(maxsize=1)
 def names() -> list[Name]:
-    """All distinct names in all locales, in a fixed order; a name that only repeats its code is none."""
+    """All distinct names in all locales, in a fixed order, without those that only repeat a code."""
     from babel import Locale, localedata
 
-    found: dict[Name, None] = {}
+    distinct: dict[Name, None] = {}
     for identifier in sorted(localedata.locale_identifiers()):
         locale = Locale.parse(identifier)
         for attribute, kind in KINDS.items():
             for code, text in sorted(getattr(locale, attribute).items()):
                 text = " ".join(text.split())
                 if text and text != code:
-                    found[Name(kind, code, locale.language, text)] = None
-    return list(found)
+                    distinct[Name(kind, code, locale.language, text)] = None
+    return list(distinct)
 
 
 @lru_cache(maxsize=1)
@@ -68,13 +68,13 @@ def _english_strings() -> frozenset[str]:
 
 
 def _key(text: str) -> str:
-    """Two strings with one key are one query for the split."""
+    """Strings with equal keys are one query for the split."""
     return text.casefold().strip()
 
 
 @cache  # every task asks for every name
 def in_test(text: str) -> bool:
-    """Is this string a test query? English names are documents and never are."""
+    """Returns whether a string is a test query; English names are documents and never are."""
     return stable_id("test " + _key(text)) % TEST_SHARE == 0 and _key(text) not in _english_strings()
 
 
@@ -92,7 +92,7 @@ def read_cldr(task: str, split: str = "train") -> Iterator[Record]:
 
 
 def _translation(test: bool) -> Iterator[Record]:
-    """A name in any language → its English name; other English names of the same kind as hard negatives."""
+    """Pairs a name in any language with its English name, against other English names of the same kind."""
     right: dict[str, set[str]] = defaultdict(set)  # query string → all its English names
     for name in names():
         if name.entity in english():
@@ -118,7 +118,7 @@ def _translation(test: bool) -> Iterator[Record]:
 
 
 def _kinds(test: bool) -> Iterator[Record]:
-    """A name → another name of the same class: the kind of thing, and the continent where there is one.
+    """Pairs a name with another name of its class: the kind of thing, and the continent if it has one.
 
     Negatives are names of other classes that share no class with any meaning of the query.
     """
@@ -145,7 +145,7 @@ def _kinds(test: bool) -> Iterator[Record]:
 
 
 def _labels(test: bool) -> Iterator[Record]:
-    """A name → the word for its kind; the negative is the word for a kind of which nothing has this name."""
+    """Pairs a name with the word for its kind, against the word for a kind in which nothing has this name."""
     kinds: dict[str, set[str]] = defaultdict(set)
     for name in names():
         kinds[_key(name.text)].add(name.kind)
@@ -162,7 +162,7 @@ def _labels(test: bool) -> Iterator[Record]:
 
 @lru_cache(maxsize=1)
 def _continents() -> dict[str, str]:
-    """The continent of a territory, from the name of its first time zone, such as Africa/Nairobi."""
+    """The continent of each territory, from the name of its first time zone, such as Africa/Nairobi."""
     from babel.core import get_global
 
     return {code: zones[0].split("/")[0] for code, zones in get_global("territory_zones").items() if zones}
@@ -174,6 +174,6 @@ def _class(name: Name) -> str:
 
 
 def _walk(pool: list[str], name: Name) -> Iterator[str]:
-    """Each member of `pool` once, from where a hash of the name says."""
+    """Yields each member of `pool` once, from a place that a hash of the name decides."""
     start = stable_id("|".join(name))
     return (pool[(start + step * STRIDE) % len(pool)] for step in range(len(pool)))

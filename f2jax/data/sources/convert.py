@@ -1,6 +1,6 @@
-"""Labelled data → records of the three kinds (recipe 3.1). Each function is small: copy the one nearest to yours.
+"""Labelled data → records of the three kinds (recipe 3.1).
 
-Choices are made by hashes of a seed and the texts: they depend neither on the order of the rows nor on the machine.
+Choices follow from hashes of a seed and the texts: they depend neither on the order of the rows nor on the machine.
 """
 
 from collections import defaultdict
@@ -13,11 +13,11 @@ from f2jax.data.record import Record, stable_id
 def clustering(
     rows: Iterable[tuple[str, str]], source: str, language: str = "und", negatives: int = 24, seed: int = 0
 ) -> Iterator[Record]:
-    """(text, class) rows → each text with another text of its class, and `negatives` texts of other classes at most.
+    """Converts (text, class) rows: each text gets another text of its class, and up to `negatives` of other classes.
 
-    A text that is alone in its class gives no record, nor does anything where there is one class.
+    A text that is alone in its class gives no record, and rows of a single class give none at all.
     """
-    texts = defaultdict(set)
+    texts: dict[str, set[str]] = defaultdict(set)
     for text, name in rows:
         texts[name].add(text)
     pools = {name: _shuffled(texts[name], seed) for name in sorted(texts)}
@@ -40,7 +40,7 @@ def classification(
     negatives: int = 1,
     seed: int = 0,
 ) -> Iterator[Record]:
-    """(text, label) rows → each text with its label and `negatives` wrong ones, as `names` writes them out."""
+    """Converts (text, label) rows: each text gets its label and `negatives` wrong ones, as `names` spells them."""
     rows = list(rows)
     names = names or {label: label for _, label in rows}
     pool = _shuffled(set(names.values()), seed)
@@ -51,27 +51,28 @@ def classification(
 
 
 def sts(
-    rows: Iterable[tuple[str, str, float]], source: str, language: str = "und", fewest: float = 4.0
+    rows: Iterable[tuple[str, str, float]], source: str, language: str = "und", min_score: float = 4.0
 ) -> Iterator[Record]:
-    """(text, text, score) rows → the pairs that score at least `fewest` of 5, and the same swapped."""
-    for one, other, score in rows:
-        if score >= fewest:
-            yield Record(one, other, language=language, source=source, symmetric=True)
-            yield Record(other, one, language=language, source=source, symmetric=True)
+    """Converts (text, text, score) rows with scores of 0 to 5: yields pairs from `min_score` on, in both directions."""
+    for first, second, score in rows:
+        if score >= min_score:
+            yield Record(first, second, language=language, source=source, symmetric=True)
+            yield Record(second, first, language=language, source=source, symmetric=True)
 
 
 def nli(rows: Iterable[tuple[str, str, str]], source: str, language: str = "und") -> Iterator[Record]:
-    """(premise, hypothesis, relation) rows → each premise with each hypothesis that it entails.
+    """Converts (premise, hypothesis, relation) rows: each premise gets each hypothesis that it entails.
 
     Its neutral hypotheses, then its contradictions, are the first negatives; mining adds more. Relations other than
     entailment, neutral and contradiction, such as the "-" of SNLI, are left out.
     """
-    premises = defaultdict(lambda: defaultdict(dict))
+    premises: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for premise, hypothesis, relation in rows:
         premises[premise][relation][hypothesis] = None  # a dict is a set that keeps its order
-    for premise, found in premises.items():
-        entailed = found["entailment"]
-        negatives = tuple(text for text in {**found["neutral"], **found["contradiction"]} if text not in entailed)
+    for premise, by_relation in premises.items():
+        entailed = by_relation["entailment"]
+        others = {**by_relation["neutral"], **by_relation["contradiction"]}
+        negatives = tuple(text for text in others if text not in entailed)
         label = str(stable_id(premise)) if len(entailed) > 1 else None
         for hypothesis in entailed:
             yield Record(premise, hypothesis, negatives, language=language, source=source, label=label)
@@ -82,7 +83,7 @@ def _shuffled(texts: Collection[str], seed: int) -> list[str]:
 
 
 def _draw(pool: list[str], count: int, text: str, excluded: Collection[str], seed: int) -> tuple[str, ...]:
-    """`count` members of a shuffled pool from a place that `text` decides, or all that are not excluded."""
+    """`count` members of a shuffled pool, or fewer if others are excluded, from a place that `text` decides."""
     start = stable_id(f"draw {seed} {text}") % len(pool)
     around = (pool[(start + i) % len(pool)] for i in range(len(pool)))
     return tuple(islice((member for member in around if member not in excluded), count))

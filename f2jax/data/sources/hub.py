@@ -1,4 +1,4 @@
-"""Data files of a Hugging Face data set: downloaded once, no code of the repository is run."""
+"""Data files of a Hugging Face data set: downloaded once; no code of the repository is run."""
 
 import re
 from fnmatch import fnmatchcase
@@ -12,15 +12,15 @@ _SPEC = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P
 
 
 def fetch_dataset(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
-    """Path in the repository → local path, of the data files that a spec names, sorted; they stay in the hub's cache.
+    """{path in the repository: local path} of the data files that a spec names, sorted; they stay in the hub's cache.
 
     Args:
-        spec: `hub:org/name` or `hub:org/name@revision`; behind it `/PATTERN` chooses a file, a folder or several.
+        spec: `hub:org/name` or `hub:org/name@revision`; after it `/PATTERN` chooses a file, a folder or several.
         endings: of data files.
 
     Raises:
-        Restart: the hub fails for a moment.
-        UserError: the spec is none, or there are no such files, or they cannot be fetched.
+        Restart: the hub cannot be reached for the moment.
+        UserError: the spec is malformed, or there are no such files, or they cannot be fetched.
     """
     parts = _SPEC.match(spec)
     if not parts:
@@ -40,7 +40,7 @@ def fetch_dataset(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
 
 
 def _patterns(chosen: str, endings: tuple[str, ...]) -> list[str]:
-    """Patterns of the data files that a file, a folder or a pattern stands for; a star reaches into folders."""
+    """Patterns of the data files that a file, a folder or a pattern stands for; a star matches folders too."""
     if not chosen:
         return [f"*{ending}" for ending in endings]
     if chosen.endswith(endings):

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from f2jax.data.instructions import split_instruction
-from f2jax.data.record import KINDS, Kind, Record
+from f2jax.data.record import KINDS, Kind, Record, as_kind
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources.tables import Row, as_name, is_missing, without_compression
 from f2jax.errors import UserError
@@ -52,8 +52,9 @@ class Defaults:
         """
         source = source_of(path)
         for item in kinds:
-            pattern, _, kind = item.rpartition("=")
-            if not pattern or kind not in KINDS:
+            pattern, _, name = item.rpartition("=")
+            kind = as_kind(name)
+            if not pattern or kind is None:
                 raise UserError(f"'{item}' among the kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
             if fnmatchcase(source, pattern):
                 return cls(source, kind)
@@ -183,7 +184,7 @@ def _text_of(negative: object) -> str:
 def _kind(value: object, default: Kind) -> Kind:
     if is_missing(value):
         return default
-    kind = next((kind for kind in KINDS if kind == value), None)
+    kind = as_kind(value)
     if kind is None:
         raise BadField(f"kind is none of {', '.join(KINDS)}")
     return kind

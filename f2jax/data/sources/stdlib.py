@@ -16,8 +16,8 @@ from f2jax.data.record import Record, stable_id
 from f2jax.errors import UserError
 
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "ensurepip", "turtledemo", "__pycache__"}
-FEWEST_WORDS = 4  # of a docstring that says something
-TEST_SHARE = 10  # one function in so many is held out
+MIN_WORDS = 4  # of a docstring that is used
+TEST_SHARE = 10  # one function in 10 is held out
 HARD_NEGATIVES = 7
 
 
@@ -31,7 +31,8 @@ class Function(NamedTuple):
 def functions() -> list[Function]:
     """Documented functions and methods, in a fixed order; each summary and each code once."""
     root = Path(sysconfig.get_path("stdlib"))
-    found, summaries, codes = [], set(), set()
+    distinct: list[Function] = []
+    summaries, codes = set(), set()
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
         if LEFT_OUT & set(parts):
@@ -40,33 +41,33 @@ def functions() -> list[Function]:
             if summary not in summaries and code not in codes:
                 summaries.add(summary)
                 codes.add(code)
-                found.append(Function("/".join(parts), summary, code))
-    return found
+                distinct.append(Function("/".join(parts), summary, code))
+    return distinct
 
 
 def _documented(path: Path) -> Iterator[tuple[str, str]]:
-    """(first paragraph of the docstring, source lines without it) of each function in a file."""
+    """Yields (first paragraph of the docstring, source without it) of each function in a file."""
     try:
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, OSError):  # some installations ship files that are no Python
+    except (SyntaxError, ValueError, OSError):  # some installations ship files that are not Python
         return
     lines = source.split("\n")  # as the parser counts; splitlines would break lines at form feeds too
     for node in _functions(tree):
         summary = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
         docstring = node.body[0]
-        if len(summary.split()) >= FEWEST_WORDS and docstring.lineno > node.lineno:
+        if len(summary.split()) >= MIN_WORDS and docstring.lineno > node.lineno:
             code = lines[node.lineno - 1 : docstring.lineno - 1] + lines[docstring.end_lineno : node.end_lineno]
             yield summary, "\n".join(_dedented(line, node.col_offset) for line in code if line.strip())
 
 
 def _dedented(line: str, indent: int) -> str:
-    """The line without its indentation; text that stands further left, such as that of a long string, stays."""
+    """The line without its indentation, or unchanged if its text starts further left, as in a long string."""
     return line if line[:indent].strip() else line[indent:]
 
 
 def _functions(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Functions of a module and methods of its classes that have more than a docstring."""
+    """Yields functions of a module and methods of its classes that have more than a docstring."""
     for child in node.body:
         if isinstance(child, ast.ClassDef):
             yield from _functions(child)
@@ -79,7 +80,7 @@ def in_test(function: Function) -> bool:
 
 
 def read_stdlib(split: str = "train") -> Iterator[Record]:
-    """Docstring → function; functions of the same module, where there are some, as hard negatives.
+    """Pairs a docstring with its function, against functions of the same module if there are some.
 
     Raises:
         UserError: a split other than train and test.
@@ -91,7 +92,7 @@ def read_stdlib(split: str = "train") -> Iterator[Record]:
     for function in chosen:
         modules[function.module].append((stable_id(function.code), function.code))
     for function in chosen:
-        own = stable_id(function.code)
-        siblings = heapq.nsmallest(HARD_NEGATIVES + 1, modules[function.module], key=lambda other: other[0] ^ own)
-        negatives = tuple(code for number, code in siblings if number != own)  # its own distance is 0, the smallest
+        own_id = stable_id(function.code)
+        siblings = heapq.nsmallest(HARD_NEGATIVES + 1, modules[function.module], key=lambda other: other[0] ^ own_id)
+        negatives = tuple(code for number, code in siblings if number != own_id)  # at distance 0, the smallest
         yield Record(function.summary, function.code, negatives, "retrieval", "code:python", "stdlib-code")

@@ -268,4 +268,4 @@ def _decompressed(path: str, raw: BinaryIO) -> Iterator[bytes]:
         yield from raw
         return
     with _damage(path, " or not compressed"):
-        yield from io.BufferedReader(pa.CompressedInputStream(raw, compression))  # type: ignore[arg-type]  # a raw file
+        yield from io.BufferedReader(pa.CompressedInputStream(raw, compression))

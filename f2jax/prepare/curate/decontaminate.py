@@ -1,13 +1,12 @@
-"""Training texts that stand in an evaluation set: the whole text, or 13 words in a row, as letters and digits alone.
+"""Training texts that are in an evaluation set: the complete text, or 13 consecutive words, by letters and digits.
 
-A stretch of 13 words is what GPT-3 was checked with (Brown et al. 2020, appendix C). In scripts without spaces
-characters stand for parts of words, see `fold.units`, and a stretch is as many units as weigh 13 words: 26 ideographs
-or 52 Thai letters. 13 Thai letters are three words, and texts that have nothing to do with each other share them ("of
-the United States").
+GPT-3 was checked with 13 words (Brown et al. 2020, appendix C). In scripts without spaces characters stand for parts
+of words (`words.split_units`), and a stretch has as many units as weigh 13 words: 26 ideographs or 52 Thai letters. 13
+Thai letters are only three words, which unrelated texts share ("of the United States").
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -36,7 +35,7 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """What evaluation sets hold, as sorted hashes: 12 bytes for each distinct text or stretch."""
+    """The content of evaluation sets as sorted hashes: 12 bytes for each distinct text or stretch."""
 
     names: tuple[str, ...]
     ngram: int
@@ -45,32 +44,33 @@ class Index:
     stretches: "_Hashes"
 
     @classmethod
-    def build(cls, sets: dict[str, Iterable[str]], ngram: int = 13, fewest_letters: int = 12) -> "Index":
+    def build(cls, sets: Mapping[str, Iterable[str]], ngram: int = 13, fewest_letters: int = 12) -> "Index":
         """An index of the texts of each named set."""
-        whole, parts = {}, {}
+        whole: dict[int, int] = {}
+        stretches: dict[int, int] = {}
         for number, texts in enumerate(sets.values()):
             for text in texts:
-                found = split_units(text)
-                if _letters(found) >= fewest_letters:
-                    whole.setdefault(_whole(found), number)
-                for stretch in _stretches(found, ngram):
-                    parts.setdefault(stretch, number)
-        return cls(tuple(sets), ngram, fewest_letters, _Hashes.of(whole), _Hashes.of(parts))
+                units = split_units(text)
+                if _letters(units) >= fewest_letters:
+                    whole.setdefault(_whole(units), number)
+                for stretch in _stretches(units, ngram):
+                    stretches.setdefault(stretch, number)
+        return cls(tuple(sets), ngram, fewest_letters, _Hashes.of(whole), _Hashes.of(stretches))
 
     def find(self, text: str) -> Hit | None:
-        """The first set, in the order of `names`, that holds the text or a stretch of it."""
-        found = split_units(text)
-        if _letters(found) >= self.fewest_letters:
-            number = self.whole.first([_whole(found)])
+        """The first set, in the order of `names`, that holds the text or a stretch of it; None if there is none."""
+        units = split_units(text)
+        if _letters(units) >= self.fewest_letters:
+            number = self.whole.first([_whole(units)])
             if number is not None:
                 return Hit(self.names[number], "whole")
-        number = self.stretches.first(_stretches(found, self.ngram))
+        number = self.stretches.first(_stretches(units, self.ngram))
         return None if number is None else Hit(self.names[number], f"{self.ngram}-gram")
 
 
 @dataclass(frozen=True, eq=False)
 class _Hashes:
-    """Sorted hashes, and the number of the first set that each comes from."""
+    """Sorted hashes, each with the number of the first set that holds it."""
 
     hashes: np.ndarray
     owners: np.ndarray
@@ -82,7 +82,7 @@ class _Hashes:
         return cls(hashes[order], np.fromiter(owners.values(), np.int32, len(owners))[order])
 
     def first(self, hashes: list[int]) -> int | None:
-        """The smallest number of a set that holds one of the hashes."""
+        """The smallest number of a set that holds one of the hashes; None if there is none."""
         if not hashes or not len(self.hashes):
             return None
         wanted = np.array(hashes, np.int64)
@@ -91,25 +91,25 @@ class _Hashes:
         return int(owners.min()) if len(owners) else None
 
 
-def _letters(found: list[tuple[str, int]]) -> int:
-    """Letters of a text; an ideograph counts as two."""
-    return sum(2 if weight == 2 else len(unit) for unit, weight in found)
+def _letters(units: list[tuple[str, int]]) -> int:
+    """The number of letters of a text; an ideograph counts as two."""
+    return sum(2 if weight == 2 else len(unit) for unit, weight in units)
 
 
-def _whole(found: list[tuple[str, int]]) -> int:
-    return stable_id("".join(unit for unit, _ in found))
+def _whole(units: list[tuple[str, int]]) -> int:
+    return stable_id("".join(unit for unit, _ in units))
 
 
-def _stretches(found: list[tuple[str, int]], ngram: int) -> list[int]:
-    """Hash of the shortest stretch from each unit that weighs `ngram` words."""
+def _stretches(units: list[tuple[str, int]], ngram: int) -> list[int]:
+    """The hash of the shortest stretch from each unit on that weighs `ngram` words."""
     if not ngram:
         return []
     # Stretches are slices of one string: unit u starts at starts_u[u], and all units before it weigh sums_u[u].
-    text = " ".join(unit for unit, _ in found)
-    starts_u = np.cumsum([0, *(len(unit) + 1 for unit, _ in found)])
-    sums_u = np.cumsum([0, *(weight for _, weight in found)])
+    text = " ".join(unit for unit, _ in units)
+    starts_u = np.cumsum([0, *(len(unit) + 1 for unit, _ in units)])
+    sums_u = np.cumsum([0, *(weight for _, weight in units)])
     lasts_u = np.searchsorted(sums_u, sums_u + ngram * WEIGHT_OF_WORD)
-    count = np.searchsorted(lasts_u, len(sums_u))  # from there on too little text is left
+    count = np.searchsorted(lasts_u, len(sums_u))  # after these too little text is left
     return [
         stable_id(text[start : end - 1]) for start, end in zip(starts_u[:count], starts_u[lasts_u[:count]], strict=True)
     ]
@@ -117,10 +117,10 @@ def _stretches(found: list[tuple[str, int]], ngram: int) -> list[int]:
 
 @lru_cache(maxsize=2)
 def load_index(specs: tuple[str, ...], ngram: int, fewest_letters: int) -> Index:
-    """The index of evaluation sets that `Options.evaluation_sets` names, built once a process.
+    """The index of the evaluation sets that `CurationOptions.evaluation_sets` names, built once per process.
 
-    A spec is the name of a built-in set, or PATH, NAME=PATH or NAME=PATH#COLUMN,COLUMN of a file, glob or folder:
-    .txt (a text a line), .jsonl, .tsv, each also as .gz, or .parquet. Without columns those of `TEXT_COLUMNS` are read.
+    A spec is the name of a built-in set, or PATH, NAME=PATH or NAME=PATH#COLUMN,COLUMN of a file, glob or folder, in
+    any format of `data.sources.tables`. Without columns those of `TEXT_COLUMNS` are read.
 
     Raises:
         UserError: a set is missing, cannot be read, or holds no text.
@@ -163,8 +163,9 @@ def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
-    """All texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
-    wanted, bad, found = columns or TEXT_COLUMNS, Counter(), False
+    """Yields all texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
+    wanted, found = columns or TEXT_COLUMNS, False
+    bad: Counter[str] = Counter()
     for file in find_files(path, ENDINGS, all_splits=True):
         for row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
             for name in wanted:
@@ -173,13 +174,13 @@ def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
                     yield split_instruction(text)[1]
         if bad:
             reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-            raise UserError(f"The evaluation file {file} has bad rows ({reasons}); mend it, or they go unchecked.")
+            raise UserError(f"The evaluation file {file} has bad rows ({reasons}); fix it, or they are not checked.")
     if not found:
         raise UserError(f"The evaluation set {path} holds no text in {', '.join(wanted)}; name columns by PATH#COLUMN.")
 
 
 def _strings(value: object) -> Iterator[str]:
-    """All texts in a field, which may be a list of texts or of objects."""
+    """Yields all texts in a field, which may be a list of texts or of objects."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | dict):

@@ -1,4 +1,4 @@
-"""Duplicates: rows to group by a key, and the one of a group that stays, whatever the order in which rows come.
+"""Duplicates: keys that group rows, and the row of each group that stays, in whatever order rows come.
 
 Exact duplicates have the same query, positive and kind. Near duplicates have queries and positives whose sets of
 letter n-grams overlap (Jaccard). Both must: two questions about one passage are two rows. MinHash estimates the
@@ -23,13 +23,13 @@ from f2jax.prepare.curate.options import CurationOptions
 from f2jax.prepare.curate.words import split_words
 
 _SEED = 1  # of MinHash: sketches of one corpus must share it
-MOST_NEGATIVES = (1 << 16) - 1  # that a rank tells apart
-_BLOCK = 256  # better rows that a row is compared with at once
+MAX_NEGATIVES = (1 << 16) - 1  # that a rank tells apart
+_BLOCK = 256  # rows of smaller rank that a row is compared with at once
 _FIELDS = tuple(field.name for field in fields(Record))
 
 
 class Sketch(NamedTuple):
-    """What near duplicates are found by: about 1 kB with 128 permutations."""
+    """The values by which near duplicates are found: about 1 kB with 128 permutations."""
 
     rank: int  # of the record: the smallest stays
     id: int  # of the record, among those that are compared
@@ -37,64 +37,64 @@ class Sketch(NamedTuple):
 
 
 def record_id(record: Record) -> int:
-    """63-bit id of a whole row: equal for equal rows alone."""
+    """A 63-bit hash of a complete row."""
     return stable_id(json.dumps([getattr(record, name) for name in _FIELDS]))
 
 
 def rank(record: Record) -> int:
-    """Of duplicates the one with the smallest rank stays: the most negatives, then the smallest id. Below 2^63."""
-    return (MOST_NEGATIVES - min(len(record.negatives), MOST_NEGATIVES)) << 47 | record_id(record) >> 16
+    """A number below 2^63, smallest for the duplicate that stays: most negatives, then smallest id."""
+    return (MAX_NEGATIVES - min(len(record.negatives), MAX_NEGATIVES)) << 47 | record_id(record) >> 16
 
 
 def exact_key(record: Record) -> int:
-    """Equal for exact duplicates: the same query and positive, white space aside, and the same kind."""
+    """A key that exact duplicates share: the same query and positive, apart from white space, and the same kind."""
     squeezed = (" ".join(text.split()) for text in (record.query, record.positive))
     return stable_id(json.dumps([record.kind, *squeezed]))
 
 
 def shingles(text: str, length: int) -> set[str]:
-    """The pieces of `length` characters of a folded text; a shorter text is one piece, one without letters its own."""
+    """The n-grams of `length` letters of a text; a shorter text, or one without letters, is a single piece."""
     text = " ".join(split_words(text)) or text
     return {text[i : i + length] for i in range(max(1, len(text) - length + 1))}
 
 
 def sketch(record: Record, options: CurationOptions) -> Sketch:
-    """MinHash values of a record's query and positive."""
+    """The MinHash values of a record's query and positive."""
     import rensa
 
     values = []
     for text in (record.query, record.positive):
-        made = rensa.RMinHash(options.permutations, _SEED)
-        made.update(list(shingles(text, options.shingle)))
-        values += made.digest()
+        minhash = rensa.RMinHash(options.permutations, _SEED)
+        minhash.update(list(shingles(text, options.shingle)))
+        values += minhash.digest()
     return Sketch(rank(record), record_id(record), np.array(values, "<u4").tobytes())
 
 
-def band_keys(made: Sketch, options: CurationOptions) -> list[int]:
-    """Keys of the groups in which a row may meet its near duplicates, one for each band."""
-    values_2hb = np.frombuffer(made.values, "<u4").reshape(2, -1, options.band)
+def band_keys(row: Sketch, options: CurationOptions) -> list[int]:
+    """The keys of the groups in which a row may meet its near duplicates, one for each band."""
+    values_2hb = np.frombuffer(row.values, "<u4").reshape(2, -1, options.band)
     return [stable_id(f"{h} {values_2hb[:, h].tobytes().hex()}") for h in range(values_2hb.shape[1])]
 
 
 def near_duplicates(group: Iterable[Sketch], options: CurationOptions) -> Iterator[int]:
-    """Ids of the rows of a group to drop: those like a row of smaller rank, whether or not that one stays.
+    """Yields the ids of the rows of a group to drop: those like a row of smaller rank, whether or not that one stays.
 
-    The decision is about pairs, so it depends neither on order nor on what other groups decide, and the best row of
+    Each decision is about a pair, so it depends neither on order nor on what other groups decide, and the best row of
     a chain of near duplicates always stays.
     """
     ranked = sorted(set(group))
-    values_n2p = np.frombuffer(b"".join(made.values for made in ranked), "<u4").reshape(-1, 2, options.permutations)
-    fewest = options.near_duplicates * options.permutations
-    for i, made in enumerate(ranked):
+    values_r2p = np.frombuffer(b"".join(row.values for row in ranked), "<u4").reshape(-1, 2, options.permutations)
+    min_alike = options.near_duplicates * options.permutations
+    for i, row in enumerate(ranked):
         for start in range(0, i, _BLOCK):
-            alike_m = (values_n2p[start : min(i, start + _BLOCK)] == values_n2p[i]).sum(-1).min(-1)
-            if (alike_m >= fewest).any():
-                yield made.id
+            alike_r = (values_r2p[start : min(i, start + _BLOCK)] == values_r2p[i]).sum(-1).min(-1)
+            if (alike_r >= min_alike).any():
+                yield row.id
                 break
 
 
 def drop_exact(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """(rows that stay, rows that go) in memory; rows that stay keep the order of the first of their duplicates."""
+    """(rows that stay, rows to drop) in memory; those that stay are in the order of the first of their duplicates."""
     groups: dict[int, list[Record]] = defaultdict(list)
     for record in records:
         groups[exact_key(record)].append(record)
@@ -107,14 +107,12 @@ def drop_exact(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
 
 
 def drop_near(records: Iterable[Record], options: CurationOptions) -> tuple[list[Record], list[Record]]:
-    """(rows that stay, rows that go) in memory, in the order in which they come."""
+    """(rows that stay, rows to drop) in memory, in their order."""
     records, bands = list(records), defaultdict(list)
     for record in records:
-        made = sketch(record, options)
-        for key in band_keys(made, options):
-            bands[key].append(made)
-    gone = {number for group in bands.values() if len(group) > 1 for number in near_duplicates(group, options)}
-    split = ([], [])
-    for record in records:
-        split[record_id(record) in gone].append(record)
-    return split
+        row = sketch(record, options)
+        for key in band_keys(row, options):
+            bands[key].append(row)
+    drop = {number for group in bands.values() if len(group) > 1 for number in near_duplicates(group, options)}
+    kept = [record for record in records if record_id(record) not in drop]
+    return kept, [record for record in records if record_id(record) in drop]

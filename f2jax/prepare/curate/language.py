@@ -1,10 +1,10 @@
 """Which language a query is in, and whether the row says so.
 
-The identifier is py3langid: 139 languages, its model inside the wheel, NumPy alone, BSD, and a confidence that means
-what it says. Of the 197 languages of SIB-200 it finds most sentences of 114, where lingua (75 languages, ten times
-slower) finds those of 71 and fastText's small model those of 86. Where it is 90 % sure it is right about 98 in 100
-texts of languages that it knows. A text in another language gets a similar one instead, so a row is judged only where
-its declared language is known.
+The identifier is py3langid: 139 languages, its model inside the wheel, no dependency but NumPy, BSD, and a calibrated
+confidence. Of the 197 languages of SIB-200 it finds most sentences of 114, where lingua (75 languages, ten times
+slower) finds those of 71 and fastText's small model those of 86. When it is 90 % sure, it is right about 98 of 100
+texts in languages that it knows. It takes a text in another language for a similar one, so a row is judged only if its
+declared language is known.
 """
 
 from collections import Counter
@@ -12,27 +12,27 @@ from functools import lru_cache
 
 import langcodes
 
-MOST = 1_000  # characters that are looked at
-CLOSE = 14  # CLDR's distance up to which speakers of one language read the other, Moroccan and Standard Arabic
+MAX_CHARACTERS = 1_000  # of a text that are looked at
+CLOSE = 14  # CLDR's largest distance of languages whose speakers read the other: Moroccan and Standard Arabic
 UNKNOWN = "und"
 NO_LANGUAGE = "zxx"  # numbers, markup, identifiers
-# Languages that cannot be told apart in a sentence, and Hebrew with its vowel points, are one.
+# Languages that cannot be told apart in one sentence, and Hebrew with vowel points, count as one.
 _ONE = {"ary": "ar", "arz": "ar", "nb": "no", "nn": "no", "bs": "hbs", "hr": "hbs", "sr": "hbs", "hbo": "he"}
 
 
 def identify_language(text: str, confidence: float) -> str:
-    """ISO 639-3 code of the language of a text; und where the identifier is less sure than `confidence`."""
-    shares = Counter()
-    for code, share in _identifier().rank(text[:MOST]):
+    """The ISO 639-3 code of the language of a text; und if the identifier is less sure than `confidence`."""
+    shares: Counter[str] = Counter()
+    for code, share in _identifier().rank(text[:MAX_CHARACTERS]):
         shares[_ONE.get(code, code)] += share
-    code, sureness = max(shares.items(), key=lambda found: found[1])
+    code, sureness = max(shares.items(), key=lambda item: item[1])
     return _iso_639_3(code) if sureness >= confidence else UNKNOWN
 
 
 def language_agrees(declared: str, found: str) -> bool | None:
-    """Is `found` the declared language, or one so close that the difference is a name? None: it cannot be judged.
+    """Returns whether `found` is the declared language or a very close one; None if that cannot be judged.
 
-    >>> agrees("arz", "ara"), agrees("deu", "fra"), agrees("kas", "urd")
+    >>> language_agrees("arz", "ara"), language_agrees("deu", "fra"), language_agrees("kas", "urd")
     (True, False, None)
     """
     declared = _tag(declared)
@@ -50,12 +50,12 @@ def _identifier():
 
 @lru_cache(maxsize=4096)
 def _tag(code: str) -> str:
-    """The language of any code as BCP 47 writes it, a macrolanguage for its usual member; und where it is no code."""
+    """The language of a code in BCP 47, a macrolanguage for its usual member; und if it is no code."""
     try:
-        language = langcodes.Language.get(langcodes.standardize_tag(code, macro=True)).language
+        language = langcodes.Language.get(langcodes.standardize_tag(code, macro=True)).language or UNKNOWN
     except langcodes.LanguageTagError:
         return UNKNOWN
-    return _ONE.get(language, language or UNKNOWN)
+    return _ONE.get(language, language)
 
 
 @lru_cache(maxsize=4096)

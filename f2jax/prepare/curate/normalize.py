@@ -1,7 +1,7 @@
-"""A text in one Unicode form, without characters that nobody sees.
+"""A text in one Unicode form, without invisible characters.
 
-What goes: NUL and the other control characters, lone surrogates, zero-width spaces, byte order marks, soft hyphens,
-bidirectional controls, tag characters outside flags. What stays, because it changes what is read:
+Removed are NUL and the other control characters, lone surrogates, zero-width spaces, byte order marks, soft hyphens,
+bidirectional controls, tag characters outside flags. Kept is what changes how a text is read:
 
 - The joiners U+200C and U+200D after a letter or mark of a cursive or Brahmic script (Persian میخواهم ≠ می‌خواهم; Indic
   conjuncts and half forms; Malayalam chillus): Unicode 16, 9.2 and 12.1, and UAX #31, 2.3. Elsewhere they only
@@ -9,14 +9,15 @@ bidirectional controls, tag characters outside flags. What stays, because it cha
 - U+200D between pictographs (👩 + 💻 is another emoji than 👩‍💻), and tags that end a flag: UTS #51, 1.4.
 - Variation selectors and the Mongolian vowel separator, which choose a glyph.
 
-The zero-width space goes in Thai, Lao, Khmer and Burmese too: it marks a possible line break there, and most texts
-are written without it. Bidirectional controls order the line on a screen; the order of the characters is not theirs.
+The zero-width space is removed in Thai, Lao, Khmer and Burmese too: it marks a possible line break there, and most
+texts are written without it. Bidirectional controls order a line on the screen, not its characters.
 """
 
 import re
 import unicodedata
+from typing import Literal
 
-FORMS = ("NFC", "NFKC")
+Form = Literal["NFC", "NFKC"]
 
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"  # controls besides tab and newlines
@@ -48,34 +49,34 @@ _MARKS = 30  # in a row at most, UAX #15, 13; more makes normalization quadratic
 _MARK_RUNS = re.compile(rf"[^\w\s]{{{_MARKS + 1},}}")
 
 
-def normalize_text(text: str, form: str = "NFC") -> str:
+def normalize_text(text: str, form: Form = "NFC") -> str:
     """The text in the Unicode form NFC or NFKC, its newlines as \\n, and without invisible characters.
 
     Idempotent. White space stays as it is.
 
-    >>> normalize("cafe\\u0301\\u200b\\r\\n\\ufeffbar\\0")
+    >>> normalize_text("cafe\\u0301\\u200b\\r\\n\\ufeffbar\\0")
     'café\\nbar'
     """
     if not _SUSPECT.search(text):
         return _limit_marks(unicodedata.normalize(form, _limit_marks(text)))
-    if re.search("[\ud800-\udfff]", text):  # two halves that stand side by side are one character
+    if re.search("[\ud800-\udfff]", text):  # two adjacent halves are one character
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     text = unicodedata.normalize(form, _limit_marks(text))
-    text = _TAGS.sub(lambda found: found[1] or "", _INVISIBLE.sub("", text))
+    text = _TAGS.sub(lambda match: match[1] or "", _INVISIBLE.sub("", text))
     text = _NEWLINES.sub("\n", _JOINERS.sub(_kept_joiner, text))
     return _limit_marks(unicodedata.normalize(form, _limit_marks(text)))
 
 
 def cut_text(text: str, length: int) -> str:
-    """The first `length` characters at most; a joiner that would end them has lost its right side."""
+    """The first `length` characters of a text, without a joiner at the end, which has lost its right side."""
     return text if len(text) <= length else text[:length].rstrip("\u200c\u200d")
 
 
-def _kept_joiner(found: re.Match) -> str:
-    """One joiner for a run of them where it has a meaning, else nothing."""
-    text, joiners = found.string, found[0]
-    before = text[found.start() - 1] if found.start() else ""
-    after = text[found.end() : found.end() + 1]
+def _kept_joiner(match: re.Match) -> str:
+    """The first of a run of joiners if it has a meaning, else nothing."""
+    text, joiners = match.string, match[0]
+    before = text[match.start() - 1] if match.start() else ""
+    after = text[match.end() : match.end() + 1]
     if _JOINING_SCRIPTS.match(before) and unicodedata.category(before)[0] in "LM":
         return joiners[0]
     between_pictographs = (_PICTOGRAPHS.match(before) or _PICTOGRAPH_ENDS.match(before)) and _PICTOGRAPHS.match(after)
@@ -83,13 +84,13 @@ def _kept_joiner(found: re.Match) -> str:
 
 
 def _limit_marks(text: str) -> str:
-    """At most 30 combining marks in a row."""
+    """The text with at most 30 combining marks in a row."""
     return _MARK_RUNS.sub(_shorten, text)
 
 
-def _shorten(found: re.Match) -> str:
+def _shorten(match: re.Match) -> str:
     kept, marks = [], 0
-    for character in found[0]:
+    for character in match[0]:
         marks = marks + 1 if unicodedata.combining(character) else 0
         if marks <= _MARKS:
             kept.append(character)

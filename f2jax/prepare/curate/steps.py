@@ -1,11 +1,11 @@
 """The steps of curation, in order: source, text, language, evaluation sets; then duplicates.
 
-`curate_record` is a function of one record, and what it needs besides it builds itself once a process: map it with any
-runner, and add its outcomes up in a `Report`. `curate` does that and drops duplicates, in memory.
+`curate_record` is a function of one record, and builds what else it needs once per process: map it with any runner, and
+add up its outcomes in a `CurationReport`. `curate` does that in memory, and drops duplicates.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -26,22 +26,22 @@ class Outcome(NamedTuple):
     record: Record | None  # None: dropped
     reason: str | None  # why it was dropped
     notes: tuple[str, ...]  # what was changed, and what was noticed
-    language: str | None  # ISO 639-3 code that the query was found to be in; None where nobody looked
+    language: str | None  # identified language of the query, ISO 639-3; None: not looked at
 
 
 @dataclass
 class CurationReport:
-    """Counts for the data card. Reports of parts add up to the report of the whole."""
+    """Counts for the data card. Reports of parts add up to the report of all."""
 
     kept: int = 0
-    skipped: Counter = field(default_factory=Counter)  # reason → rows; a `SkipList` lists them too
-    noted: Counter = field(default_factory=Counter)  # note → rows that stay
-    languages: Counter = field(default_factory=Counter)  # found ISO 639-3 code → rows that stay, duplicates included
+    skipped: Counter[str] = field(default_factory=Counter)  # reason → rows; a `SkipList` lists them too
+    noted: Counter[str] = field(default_factory=Counter)  # note → rows that stay
+    languages: Counter[str] = field(default_factory=Counter)  # identified language → rows that stay, with duplicates
 
     def add(self, outcome: Outcome, original: Record, where: str | None = None) -> None:
-        """Count the outcome of a record, which comes from `where`; None: its source."""
+        """Counts the outcome of a record that comes from `where` (None: its source)."""
         if outcome.record is None:
-            self.drop(original, outcome.reason, where)
+            self.drop(original, outcome.reason or "", where)
             return
         self.kept += 1
         self.noted.update(outcome.notes)
@@ -49,7 +49,7 @@ class CurationReport:
             self.languages[outcome.language] += 1
 
     def drop(self, record: Record, reason: str, where: str | None = None) -> None:
-        """Count, and list, a record that is left out."""
+        """Counts and lists a record that is left out."""
         located(self.skipped, where or record.source, {"query": record.query, "positive": record.positive})
         self.skipped[reason] += 1
 
@@ -59,14 +59,14 @@ class CurationReport:
 
 
 def curate(records: Iterable[Record], options: CurationOptions, report: CurationReport) -> Iterator[Record]:
-    """The records that stay, changed where a step says so. Which ones they are does not depend on the order.
+    """Yields the records that stay, as the steps changed them. Which ones stay does not depend on their order.
 
-    Without duplicates to drop they stream; else all are held in memory.
+    Holds all in memory if duplicates are dropped.
 
     Raises:
         UserError: an evaluation set cannot be read.
     """
-    passed = _passed(records, options, report)
+    passed: Iterable[Record] = _passed(records, options, report)
     if options.exact_duplicates:
         passed, dropped = dedup.drop_exact(passed)
         _drop_all(dropped, EXACT, report)
@@ -77,12 +77,13 @@ def curate(records: Iterable[Record], options: CurationOptions, report: Curation
 
 
 def curate_record(record: Record, options: CurationOptions) -> Outcome:
-    """All the steps that look at one record alone; a pure function, save that it loads what it needs once a process.
+    """Applies all steps that look at a single record; a pure function that loads what it needs once per process.
 
     Raises:
         UserError: an evaluation set cannot be read.
     """
-    notes, found = [], None
+    notes: list[str] = []
+    found = None
     step = check_source(record, options)
     if isinstance(step, Record):
         step = clean(step, options, notes)
@@ -96,11 +97,11 @@ def curate_record(record: Record, options: CurationOptions) -> Outcome:
     return Outcome(None, step, (), found)
 
 
-# Each step gives the record, or the reason why it cannot stay.
+# Each step returns the record, or the reason why it cannot stay.
 
 
 def check_source(record: Record, options: CurationOptions) -> Record | str:
-    """Leave out the sources that overlap evaluation sets."""
+    """Leaves out the sources that overlap evaluation sets."""
     for pattern in options.excluded_sources:
         if fnmatchcase(record.source, pattern):
             return f"source {record.source} is among the excluded sources ({pattern})"
@@ -108,12 +109,17 @@ def check_source(record: Record, options: CurationOptions) -> Record | str:
 
 
 def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record | str:
-    """Normalize and cut the texts; leave out what cannot teach: empty texts, and the same text on both sides."""
+    """Normalizes and cuts the texts; leaves out what cannot teach: empty texts, and the same text on both sides."""
     form, limit = options.unicode_form, options.max_characters
     texts = [record.query, record.positive, *record.negatives]
-    names = {name: getattr(record, name) for name in ("language", "source", "label", "instruction")}
     if form:
-        names = {name: text and normalize_text(text, form) for name, text in names.items()}
+        record = replace(
+            record,
+            language=normalize_text(record.language, form),
+            source=normalize_text(record.source, form),
+            label=record.label and normalize_text(record.label, form),
+            instruction=record.instruction and normalize_text(record.instruction, form),
+        )
         normalized = [normalize_text(text, form) for text in texts]
         if normalized != texts:
             notes.append("text normalized")
@@ -130,14 +136,14 @@ def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record 
     if options.drop_trivial:
         if query == positive:
             return "query is its own positive"
-        negatives = dict.fromkeys(text for text in negatives if text.strip() and text not in (query, positive))
+        negatives = list(dict.fromkeys(x for x in negatives if x.strip() and x not in (query, positive)))
         if len(negatives) < len(record.negatives):
             notes.append("empty, repeated or right negatives removed")
-    return _with(record, negatives, query=query, positive=positive, **names)
+    return _with_negatives(replace(record, query=query, positive=positive), negatives)
 
 
 def check_language(record: Record, options: CurationOptions, notes: list[str]) -> tuple[str | None, Record | str]:
-    """(code that was found, step): set a language that is und, and compare one that is declared. Code is let be."""
+    """Sets a language that is und, and compares one that is declared, except for code; (identified language, step)."""
     from f2jax.prepare.curate import language  # its libraries come with the `curate` extra
 
     if record.language.startswith("code:"):
@@ -154,7 +160,7 @@ def check_language(record: Record, options: CurationOptions, notes: list[str]) -
 
 
 def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | str:
-    """Drop a row whose query or positive stands in an evaluation set; of its negatives only those that do."""
+    """Drops a row whose query or positive is in an evaluation set, and negatives that are."""
     for name, text in (("query", record.query), ("positive", record.positive)):
         hit = index.find(text)
         if hit:
@@ -163,14 +169,14 @@ def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | st
     if len(negatives) == len(record.negatives):
         return record
     notes.append("negatives in evaluation sets removed")
-    return _with(record, negatives)
+    return _with_negatives(record, negatives)
 
 
-def _with(record: Record, negatives: Iterable[str], **changes: str | None) -> Record | str:
-    """The record with other negatives; all kinds but retrieval need some."""
+def _with_negatives(record: Record, negatives: Sequence[str]) -> Record | str:
+    """The record with other negatives, which all kinds but retrieval need."""
     if record.kind != "retrieval" and not negatives:
         return f"{record.kind} without negatives"
-    return replace(record, negatives=tuple(negatives), **changes)
+    return replace(record, negatives=tuple(negatives))
 
 
 def _passed(records: Iterable[Record], options: CurationOptions, report: CurationReport) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""A text as its letters and digits alone: what duplicates and evaluation texts are compared by."""
+"""The letters and digits of a text, by which duplicates and evaluation texts are compared."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ WEIGHT_OF_WORD = _WEIGHTS[None]
 def split_words(text: str) -> list[str]:
     """The runs of letters and digits in a text, without case, accents, vowel signs, or compatibility forms.
 
-    >>> words("L'Été, № 5: ﬁn")
+    >>> split_words("L'Été, № 5: ﬁn")
     ['l', 'ete', 'no', '5', 'fin']
     """
     if not text.isascii():
@@ -27,17 +27,17 @@ def split_words(text: str) -> list[str]:
 def split_units(text: str) -> list[tuple[str, int]]:
     """The words of a text with their weights, 4 each.
 
-    Scripts that are written without spaces give characters instead: two ideographs or kana, or four letters of Thai,
-    Lao, Khmer, Burmese and their relatives, weigh as much as a word, which is about how long words there are.
+    Scripts without spaces give characters instead: two ideographs or kana, or four letters of Thai, Lao, Khmer, Burmese
+    and their relatives, weigh as much as a word, which is about the length of words there.
 
-    >>> units("GPU 北京 ไทย")
+    >>> split_units("GPU 北京 ไทย")
     [('gpu', 4), ('北', 2), ('京', 2), ('ไ', 1), ('ท', 1), ('ย', 1)]
     """
-    return [(found[0], _WEIGHTS[found.lastindex]) for word in split_words(text) for found in _UNITS.finditer(word)]
+    return [(match[0], _WEIGHTS[match.lastindex]) for word in split_words(text) for match in _UNITS.finditer(word)]
 
 
 @lru_cache(maxsize=1)
 def _marks() -> dict[int, None]:
-    """All combining marks, and the characters without width that stand inside words, for `str.translate`."""
+    """All combining marks and the zero-width characters inside words, for `str.translate`."""
     marks = (code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] == "M")
     return dict.fromkeys([*marks, 0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF])
