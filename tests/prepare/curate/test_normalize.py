@@ -2,12 +2,13 @@
 
 import re
 import unicodedata
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.prepare.curate.normalize import FORMS, cut_text, normalize_text
+from f2jax.prepare.curate.normalize import Form, cut_text, normalize_text
 
 ZWNJ, ZWJ, ZWSP = "\u200c", "\u200d", "\u200b"
 
@@ -20,13 +21,13 @@ dense = st.text(st.sampled_from(CHARACTERS), max_size=40)
 texts = dense | st.text(st.characters(exclude_categories=[]), max_size=40)
 
 
-@given(texts, st.sampled_from(FORMS))
+@given(texts, st.sampled_from(get_args(Form)))
 def test_a_second_time_changes_nothing(text, form):
     once = normalize_text(text, form)
     assert normalize_text(once, form) == once
 
 
-@given(texts, st.sampled_from(FORMS))
+@given(texts, st.sampled_from(get_args(Form)))
 def test_the_result_is_in_the_form_and_holds_nothing_that_should_go(text, form):
     result = normalize_text(text, form)
     assert unicodedata.is_normalized(form, result)
