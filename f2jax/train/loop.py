@@ -20,6 +20,7 @@ from f2jax.data import loader as loader_lib
 from f2jax.data.dataset import Dataset
 from f2jax.data.loader import Loader
 from f2jax.data.packing import Batch, RowShare
+from f2jax.data.prompts import write_prompts
 from f2jax.errors import Interrupted, UserError
 from f2jax.model.nested import factorize_table
 from f2jax.model.qwen3 import abstract_params, check_execution
@@ -63,6 +64,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     fingerprints = loader_lib.data_fingerprints(tokenizer, training) | teacher_folder.fingerprints()
     hosts.check_same_on_all_hosts(fingerprints, hosts.DATA_SECONDS)
     run.keep(config, fingerprints, tokenizer)
+    if hosts.is_first():
+        write_prompts(workdir, config.prompts.to_dict(), training, tokenizer)
 
     mesh = make_mesh(**config.mesh)
     share, weights = RowShare(*process_share(mesh)), loader_lib.mixture_weights(training, config)

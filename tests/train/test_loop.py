@@ -19,6 +19,7 @@ import pytest
 from f2jax import config as configs
 from f2jax.checkpoints import orbax, workdir
 from f2jax.data.loader import Loader, load_data
+from f2jax.data.prompts import read_prompts
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Interrupted, UserError
 from f2jax.train import loop
@@ -76,6 +77,12 @@ def test_a_run_reports_losses_by_data_set_and_validates(finished):
     assert any("colours/loss" in line for line in found) and any("pairs/loss" in line for line in found)
     assert values["validation/pairs/loss"] > 0 and values["validation/colours/loss_hard"] > 0
     assert found[5]["loss"] < found[0]["loss"]
+
+
+def test_a_workdir_keeps_the_prompts_that_its_data_has_and_none_of_the_others_in_its_config(finished):
+    run = finished[0] / "run"
+    assert json.loads((run / "config.json").read_text())["prompts"].keys() > {"query", "document"}
+    assert read_prompts(run) == {"query": "", "document": ""}
 
 
 def test_running_again_changes_nothing_and_says_so(finished, copied, capsys):
