@@ -34,7 +34,9 @@ def test_an_interruption_does_not_wait_for_what_is_at_work():
 
 
 def test_a_process_that_is_killed_is_one_clear_error():
-    with pytest.raises(UserError, match="A process was killed, perhaps because memory ran out; run the same command again"):
+    with pytest.raises(
+        UserError, match="A process was killed, perhaps because memory ran out; run the same command again"
+    ):
         list(run_in_processes(die, [0, 1], 2))
 
 
