@@ -196,19 +196,23 @@ def config_from_hf(hf, origin: str = "config.json") -> Qwen3Config:
         raise UserError(f"{origin} has other layer_types than 'full_attention'; only full attention is built.")
     if wrong := [name for name in (*sizes, "max_position_embeddings") if hf[name] < 1]:
         raise UserError(f"{origin} has {', '.join(f'{name}={hf[name]}' for name in wrong)}; it should be at least 1.")
-    return Qwen3Config(
-        width=hf["hidden_size"],
-        mlp=hf["intermediate_size"],
-        layers=hf["num_hidden_layers"],
-        heads=hf["num_attention_heads"],
-        kv_heads=hf.get("num_key_value_heads") or hf["num_attention_heads"],
-        head_dim=hf.get("head_dim", 128),  # Qwen3's default, whatever the width
-        vocab_size=hf["vocab_size"],
-        rope_theta=_rope_theta(hf, origin),
-        rms_norm_eps=hf["rms_norm_eps"],
-        tie_word_embeddings=hf.get("tie_word_embeddings", True) is not False,
-        max_length=hf["max_position_embeddings"],
-    )
+    theta = _rope_theta(hf, origin)
+    try:
+        return Qwen3Config(
+            width=hf["hidden_size"],
+            mlp=hf["intermediate_size"],
+            layers=hf["num_hidden_layers"],
+            heads=hf["num_attention_heads"],
+            kv_heads=hf.get("num_key_value_heads") or hf["num_attention_heads"],
+            head_dim=hf.get("head_dim", 128),  # Qwen3's default, whatever the width
+            vocab_size=hf["vocab_size"],
+            rope_theta=theta,
+            rms_norm_eps=hf["rms_norm_eps"],
+            tie_word_embeddings=hf.get("tie_word_embeddings", True) is not False,
+            max_length=hf["max_position_embeddings"],
+        )
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
 
 
 def read_config(folder: str | Path) -> Qwen3Config:

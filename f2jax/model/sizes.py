@@ -5,6 +5,10 @@ from dataclasses import dataclass, replace
 
 from f2jax.errors import UserError, did_you_mean
 
+# What no model exceeds; a larger number is a damaged file, and would take all memory before anything is compared.
+LARGEST = dict.fromkeys(("width", "mlp", "heads", "kv_heads", "head_dim", "vocab_size", "max_length"), 2**26)
+LARGEST |= {"layers": 1_000}
+
 
 @dataclass(frozen=True)
 class Qwen3Config:
@@ -24,6 +28,14 @@ class Qwen3Config:
     table_rank: int = 0  # rank of a factorized token table (R); 0: not factorized
 
     def __post_init__(self):
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise UserError(f"{name}={getattr(self, name)} is out of range; choose 1 to {largest}.")
+        for name, largest in (("rope_theta", 1e12), ("rms_norm_eps", 1)):
+            if not 0 < getattr(self, name) <= largest:
+                raise UserError(
+                    f"{name}={getattr(self, name)} is out of range; it should be above 0, up to {largest:g}."
+                )
         if self.heads % self.kv_heads:
             raise UserError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}; choose a divisor.")
         if self.head_dim % 2:

@@ -26,30 +26,30 @@ def run(monkeypatch, command: list[str], processes: int, devices: int = 1) -> li
             process.kill()
 
 
-JOBS = {2: "full, chunks on slices", 4: "cache, chunks on fsdp"}  # processes, two devices each, and what they compute
+# Processes with two devices each, and what they compute.
+JOBS = [(2, "full, chunks on slices"), pytest.param(4, "cache, chunks on fsdp", marks=pytest.mark.slow)]
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """Arrays by number of processes."""
-    arrays = {}
-    for processes, case in JOBS.items():
-        path = tmp_path_factory.mktemp("processes") / "found.npz"
+@pytest.fixture
+def arrays(processes, case, make_once):
+    """What a job of so many processes computes in a case."""
+
+    def make(folder):
         with pytest.MonkeyPatch.context() as patch:
-            results = run(patch, ["-m", "tests.parallel.steps", str(path), case], processes, devices=2)
+            results = run(patch, ["-m", "tests.parallel.steps", str(folder / "arrays.npz"), case], processes, devices=2)
         assert [code for code, _ in results] == [0] * processes, results
-        arrays[processes] = np.load(path)
-    return arrays
+
+    return np.load(make_once(f"processes_{processes}", make) / "arrays.npz")
 
 
-@pytest.mark.parametrize("processes,case", JOBS.items())
-def test_processes_give_the_loss_gradient_and_rows_of_one_device(processes, case, one_device, found):
-    check(case, one_device, found[processes])
+@pytest.mark.parametrize("processes,case", JOBS)
+def test_processes_give_the_loss_gradient_and_rows_of_one_device(case, one_device, arrays):
+    check(case, one_device, arrays)
 
 
-@pytest.mark.parametrize("processes,case", JOBS.items())
-def test_a_process_fills_the_rows_of_its_own_devices_alone(processes, case, found):
-    assert found[processes][f"{case}/filled"] * processes == len(found[processes][f"{case}/tokens"])
+@pytest.mark.parametrize("processes,case", JOBS)
+def test_a_process_fills_the_rows_of_its_own_devices_alone(processes, case, arrays):
+    assert arrays[f"{case}/filled"] * processes == len(arrays[f"{case}/tokens"])
 
 
 UNLIKE = """

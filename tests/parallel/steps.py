@@ -61,6 +61,9 @@ ROUNDED = {  # cases in bfloat16, of which each layout rounds other sums
     "bfloat16, fsdp and tensor": (BFLOAT16, LAYOUTS["fsdp and tensor"], 0),
     "bfloat16, chunks on slices": (BFLOAT16, LAYOUTS["slices of data and fsdp"], 1),
 }
+# One case of each term and each kind of layout; the other cases are left to the slow tests.
+CHOSEN = ("plain, slices of data and fsdp", "full, chunks on slices", "terms, chunks on fsdp and tensor")
+CHOSEN += ("cache, chunks on fsdp", "nested, fsdp and tensor", "bfloat16, fsdp and tensor")
 ONE_DEVICE = {"plain": PLAIN, "learning": LEARNING, "full": FULL, "terms": TERMS, "cache": CACHE, "nested": NESTED}
 ONE_DEVICE |= {"bfloat16": BFLOAT16}
 ROWS, NEGATIVES, ROW_LENGTH = 24, 3, 16

@@ -9,17 +9,25 @@ import pytest
 from tests.parallel import steps
 
 
-@pytest.fixture(scope="module")
-def eight_devices(tmp_path_factory):
-    return steps.run(tmp_path_factory.mktemp("layouts") / "found.npz", [*steps.CASES, *steps.ROUNDED], devices=8)
+def parameters(cases) -> list:
+    """The cases, those that are not chosen as slow ones."""
+    return [case if case in steps.CHOSEN else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
-@pytest.mark.parametrize("case", steps.CASES)
+@pytest.fixture
+def eight_devices(case, make_once):
+    """The arrays of this case, of a process with eight devices that computes all chosen cases, or all others."""
+    names = [name for name in (steps.CASES | steps.ROUNDED) if (name in steps.CHOSEN) == (case in steps.CHOSEN)]
+    name = "chosen_layouts" if case in steps.CHOSEN else "other_layouts"
+    return np.load(make_once(name, lambda folder: steps.run(folder / "arrays.npz", names, devices=8)) / "arrays.npz")
+
+
+@pytest.mark.parametrize("case", parameters(steps.CASES))
 def test_a_layout_gives_the_loss_and_gradient_of_one_device(case, one_device, eight_devices):
     check(case, one_device, eight_devices)
 
 
-@pytest.mark.parametrize("case", steps.ROUNDED)
+@pytest.mark.parametrize("case", parameters(steps.ROUNDED))
 def test_a_layout_in_bfloat16_is_as_near_to_float32_as_one_device_in_bfloat16(case, one_device, eight_devices):
     def distance(gradient):
         return np.linalg.norm(gradient - one_device["full/gradient"]) / np.linalg.norm(one_device["full/gradient"])
@@ -30,12 +38,12 @@ def test_a_layout_in_bfloat16_is_as_near_to_float32_as_one_device_in_bfloat16(ca
     np.testing.assert_allclose(eight_devices[f"{case}/loss"], one_device["bfloat16/loss"], rtol=1e-4)
 
 
-def check(case: str, one_device, found) -> None:
+def check(case: str, one_device, arrays) -> None:
     expected = {key: one_device[f"{case.split(',')[0]}/{key}"] for key in ("loss", "gradient", "tokens")}
-    np.testing.assert_allclose(found[f"{case}/loss"], expected["loss"], rtol=1e-5)
+    np.testing.assert_allclose(arrays[f"{case}/loss"], expected["loss"], rtol=1e-5)
     largest = np.abs(expected["gradient"]).max()
-    assert np.abs(found[f"{case}/gradient"] - expected["gradient"]).max() <= 1e-4 * largest
-    tokens = found[f"{case}/tokens"]
+    assert np.abs(arrays[f"{case}/gradient"] - expected["gradient"]).max() <= 1e-4 * largest
+    tokens = arrays[f"{case}/tokens"]
     count = len(expected["tokens"])
     assert (tokens[:count] == expected["tokens"]).all() and not tokens[count:].any(), "the same rows, then padding"
 
