@@ -79,9 +79,10 @@ def read_settings(path: str, architecture: Qwen3Config) -> ModelSettings:
         )
     if "document" not in prompts and (name := next((name for name in ("passage", "corpus") if name in prompts), None)):
         settings.log.warning(
-            "%s has no prompt named 'document', so encode_document puts its prompt '%s' before texts; "
-            "sentence-transformers puts none.",
+            "%s has no prompt named 'document', so encode_document puts none before texts, as in "
+            "sentence-transformers; for its prompt '%s' give prompt_name='%s'.",
             path,
+            name,
             name,
         )
     similarity = declared.get("similarity_fn_name") or "cosine"

@@ -147,10 +147,9 @@ class Embedder:
     ) -> np.ndarray:
         """Returns embeddings [i, dim] in the order of `texts`, or [dim] for a single string.
 
-        They are truncated first, then normalized, then quantized. sentence-transformers has the same vectors of the
-        same model, except with `normalize_embeddings=False`: there they are normalized before truncation if the model
-        has a Normalize module, as every package of f2jax has; here they are not normalized at all. Its default is
-        False, which makes no difference unless `truncate_dim` is given.
+        They are truncated first, then normalized, then quantized. sentence-transformers differs in two ways. Its
+        default is `normalize_embeddings=False`. And if the model has a Normalize module, as packages of f2jax have, it
+        normalizes first, so that False gives a part of a unit vector there and of a raw one here; True gives the same.
 
         Args:
             prompt: prepended to every text as it is; default: the model's default prompt, if it has one.

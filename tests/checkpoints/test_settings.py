@@ -201,11 +201,11 @@ def test_a_model_without_normalization_is_saved_without_it(folder, tmp_path):
     assert not (tmp_path / "again/2_Normalize").exists()
 
 
-def test_documents_that_take_another_prompt_than_in_sentence_transformers_are_said(embedder, folder, caplog):
+def test_a_prompt_for_passages_that_sentence_transformers_does_not_put_before_documents_is_said(embedder, folder, caplog):
     change(folder, "config_sentence_transformers.json", prompts={"query": "Q: ", "passage": "P: "})
     with caplog.at_level(logging.WARNING):
         read_settings(str(folder), embedder.architecture)
-    assert "encode_document puts its prompt 'passage' before texts; sentence-transformers puts none" in caplog.text
+    assert "for its prompt 'passage' give prompt_name='passage'" in caplog.text
 
 
 # Other kinds of folders
