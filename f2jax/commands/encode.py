@@ -59,3 +59,5 @@ def main(argv: list[str]) -> None:
     shape = multihost.follow_first(embedder, encode)
     if shape:
         print(f"{options.output}: {shape[0]:,} vectors of {shape[1]} x {options.precision}.")
+        if str(embedder.truncation):
+            print(embedder.truncation)

@@ -201,7 +201,9 @@ def test_a_model_without_normalization_is_saved_without_it(folder, tmp_path):
     assert not (tmp_path / "again/2_Normalize").exists()
 
 
-def test_a_prompt_for_passages_that_sentence_transformers_does_not_put_before_documents_is_said(embedder, folder, caplog):
+def test_a_prompt_for_passages_that_sentence_transformers_does_not_put_before_documents_is_said(
+    embedder, folder, caplog
+):
     change(folder, "config_sentence_transformers.json", prompts={"query": "Q: ", "passage": "P: "})
     with caplog.at_level(logging.WARNING):
         read_settings(str(folder), embedder.architecture)

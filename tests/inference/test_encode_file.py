@@ -11,6 +11,8 @@ import pytest
 from f2jax.data.texts import read_texts
 from f2jax.errors import UserError
 from f2jax.inference import encode_file as module
+from f2jax.inference.embedder import Embedder
+from f2jax.inference.encode import NotFiniteError
 from f2jax.inference.encode_file import encode_file
 from f2jax.inference.quantize import quantize
 from f2jax.inference.truncation import Truncation
@@ -239,6 +241,47 @@ def test_after_the_rest_is_deleted_all_is_made_anew(tmp_path, source, monkeypatc
         encode_file(FakeEmbedder(stops_after=1), source, output)  # stops before its first piece is whole
     encode_file(FakeEmbedder(), source, output)
     np.testing.assert_array_equal(np.load(output), FakeEmbedder().encode(TEXTS))
+
+
+def reopened(embedder) -> Embedder:
+    return Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.card)
+
+
+def test_texts_that_were_cut_before_an_interruption_are_counted_too(tmp_path, embedder, monkeypatch):
+    monkeypatch.setattr(module.store, "PIECE", 1)
+    source = write(tmp_path / "in.txt", ["word " * 200, "short", "word " * 300])
+    expected = reopened(embedder)
+    encode_file(expected, source, str(tmp_path / "once.npy"))
+    assert expected.truncation.cut_texts == 2
+
+    def stopped(texts, **options):
+        if "short" in texts:
+            raise KeyboardInterrupt
+        return type(first).encode(first, texts, **options)
+
+    first, second = reopened(embedder), reopened(embedder)
+    first.encode = stopped
+    with pytest.raises(KeyboardInterrupt):
+        encode_file(first, source, str(tmp_path / "out.npy"))
+    encode_file(second, source, str(tmp_path / "out.npy"))
+    assert second.truncation == expected.truncation
+
+
+def test_a_vector_that_is_not_finite_leaves_what_is_done(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
+
+    class Overflows(FakeEmbedder):
+        def encode(self, texts, **options):
+            if TEXTS[7] in texts:
+                raise NotFiniteError(1, f"the text '{TEXTS[7]}'")
+            return super().encode(texts, **options)
+
+    with pytest.raises(UserError, match="The model gives no finite vector for the text 'text 7'"):
+        encode_file(Overflows(), source, str(tmp_path / "out.npy"))
+    assert not (tmp_path / "out.npy").exists()
+    again = FakeEmbedder()
+    encode_file(again, source, str(tmp_path / "out.npy"))
+    assert again.seen == TEXTS[6:]
 
 
 def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path, source, monkeypatch):

@@ -13,8 +13,8 @@ from f2jax.errors import UserError
 from f2jax.release.export import read_scores
 
 mteb = pytest.importorskip("mteb")
-published, report, results = (
-    pytest.importorskip(f"f2jax.evaluation.{name}") for name in ("published", "report", "results")
+builtin, published, report, results = (
+    pytest.importorskip(f"f2jax.evaluation.{name}") for name in ("builtin", "published", "report", "results")
 )
 pytestmark = pytest.mark.parity
 
@@ -159,6 +159,38 @@ def test_one_page_with_everything_inside_and_the_plots_beside_it(folder, tmp_pat
     assert len(lines) == 8
     expected = {"model": "f2jax/a", "dim": "64", "precision": "binary", "task": "SIB200.local", "score": "0.3"}
     assert [line for line in lines if expected.items() <= line.items()]
+
+
+def test_built_in_results_are_reported_beside_those_of_mteb(folder, tmp_path, capsys):
+    tasks = {
+        "cldr-names": {"queries": 2, "documents": 2, "tfidf": 0.25, "dims": {8: 0.5, 64: 0.75}},
+        "stdlib-code": {"queries": 2, "documents": 2, "tfidf": 0.75, "dims": {8: 0.0, 64: 0.25}},
+    }
+    builtin.write_results(tasks, tmp_path / "mine", "r9", "f2jax/mine", 3_000_000)
+    runs = results.read_results([tmp_path / "mine"])
+    tables = {table.title: table for table in report.score_tables(runs, results.covered_benchmarks(runs))}
+    assert tables["Tasks"].columns == ["type", "f2jax/mine", "f2jax/tfidf"]
+    assert rows(tables["Tasks"]) == {
+        "cldr-names": ["Retrieval", 75.0, 25.0],
+        "stdlib-code": ["Retrieval", 25.0, 75.0],
+    }
+    assert rows(tables["Dimensions and precisions"])["f2jax/mine, 8"] == [25.0, 25.0]
+    output = tmp_path / "report"
+    assert cli.main(["report", str(folder), str(tmp_path / "mine"), "--output", str(output)]) == 0
+    lines = list(csv.DictReader(io.StringIO((output / "scores.csv").read_text())))
+    assert {line["model"] for line in lines} == {"f2jax/a", "f2jax/b", "f2jax/mine", "f2jax/tfidf"}
+    capsys.readouterr()
+    assert cli.main(["report", str(tmp_path / "mine"), "--output", str(output)]) == 0
+    assert {path.name for path in output.iterdir()} >= {"index.html", "scores.csv", "dimensions.png", "sizes.png"}
+
+
+@pytest.mark.parametrize(
+    "content", ['{"tasks": {"a": 1}, "revision": "r"}', '{"tasks": [], "revision": "r"}', '{"tasks": {}}']
+)
+def test_a_damaged_file_of_built_in_results_is_named(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json is no result file .*; delete it and evaluate again\.$"):
+        results.read_results([tmp_path])
 
 
 def test_names_are_escaped_in_the_page(tmp_path):

@@ -201,6 +201,25 @@ def test_a_mistake_is_one_line_that_says_what_to_change(capsys, files, texts, ar
     assert re.fullmatch(rf"f2jax: .*{message}.*\n", err)
 
 
+@pytest.mark.parametrize("source", ["--folder", "--documents"])
+@pytest.mark.parametrize("dims", [0, 65])
+def test_dimensions_beyond_the_model_are_refused_before_anything_is_embedded(
+    capsys, model, tmp_path, monkeypatch, source, dims
+):
+    (tmp_path / "a.txt").write_text("red river\n")
+    given = tmp_path if source == "--folder" else tmp_path / "a.txt"
+    monkeypatch.setattr(Embedder, "encode_tokens", None)  # would fail
+    code, _, err = run(capsys, source, given, "--query", "river", "--model", model, "--dims", dims)
+    assert code == 1 and err == f"f2jax: dims={dims} is out of range; the vectors have 1 to 64 dimensions.\n"
+
+
+def test_what_the_model_does_not_read_of_long_texts_is_said(capsys, model, tmp_path):
+    (tmp_path / "d.txt").write_text("red river\n" + "stone " * 300 + "\n")
+    code, out, err = run(capsys, "--documents", tmp_path / "d.txt", "--query", "river", "--model", model)
+    assert code == 0, err
+    assert re.search(r"^1 of 3 texts were cut to the model's length: \d\d\.\d% of all tokens\.$", out, re.M)
+
+
 def test_a_long_text_is_shortened_on_the_screen():
     result = SearchResult(np.array([[0.5]]), np.array([[0]]))
     report = SearchReport(result, SearchOptions(k=1), ["one"], ["word\n" * 80], ["a.txt:3"])
