@@ -100,7 +100,7 @@ def _evaluate_task(
                 task.rng_state, task.np_rng = copy.deepcopy(random)  # each encoder gets the same samples
                 encoder.used_prompts.clear()
                 mteb.evaluate(
-                    encoder,  # type: ignore[arg-type]  # `AbsEncoder` is an EncoderProtocol; mteb types its inputs narrower
+                    encoder,
                     task,
                     cache=results,
                     overwrite_strategy="only-missing" if fits else "always",

@@ -1,11 +1,18 @@
 """The local tasks read their files into what mteb's task types expect."""
 
+import json
+import re
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from f2jax import cli
 from f2jax.errors import UserError
 from f2jax.evaluation.builtin import LOCAL_NAMES
+from f2jax.inference.embedder import Embedder
+from tests import tiny_model
 
 pytest.importorskip("mteb")
 local = pytest.importorskip("f2jax.evaluation.local")
@@ -124,3 +131,27 @@ def test_a_wrong_name_finds_the_local_task_in_any_case(name, hint):
         selection.select_tasks([name])
     assert str(error.value).startswith(f"There is no task '{name}'; did you mean '{hint}'? Built in are cldr-names, ")
     assert all(known in str(error.value) for known in LOCAL_NAMES)
+
+
+def test_the_command_scores_local_tasks_at_every_dimension_and_says_what_was_cut(data, tmp_path, capsys):
+    embedder = tiny_model.make_embedder(tmp_path / "tokenizer")
+    embedder.card = replace(embedder.card, max_length=8)
+    embedder.save_pretrained(tmp_path / "tiny")
+    output = tmp_path / "scores"
+    argv = ["evaluate", "--model", str(tmp_path / "tiny"), "--data", data, "--output", str(output)]
+    argv += ["--tasks", "Tatoeba.local", "XQuAD.local", "--dims", "64", "8", "--precisions", "binary"]
+    assert cli.main([*argv, "--baseline", "tfidf", "random"]) == 0
+    out = capsys.readouterr().out
+    tables = [line.split() for line in out.splitlines() if " metric " in line]
+    header = ["f2jax/tiny", "metric", "64", "8", "64", "binary"]
+    assert tables == [header, ["f2jax/tiny-untrained", "metric", "64"], ["f2jax/tfidf", "metric", "4096"]]
+    assert re.search(r"^Of what was encoded now, \d+ of \d+ texts were cut to the model's length", out, re.M)
+    folder = output / "results/f2jax__tiny" / Embedder.from_pretrained(tmp_path / "tiny").fingerprint
+    settings = [json.loads(line) for line in (folder / "settings.jsonl").read_text().splitlines()]
+    assert [line["task"] for line in settings] == ["Tatoeba.local", "XQuAD.local"]
+    assert settings[1]["prompts"]["document"] == "" and settings[1]["prompts"]["query"].startswith("Instruct: ")
+    assert cli.main(argv) == 0
+    again = capsys.readouterr().out
+    assert "were cut" not in again and again.splitlines()[0].split() == header
+    assert cli.main(["report", str(output), "--output", str(tmp_path / "page")]) == 0
+    assert "f2jax/tiny, 64 binary" in (tmp_path / "page/index.html").read_text()
