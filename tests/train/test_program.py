@@ -1,4 +1,4 @@
-"""The options of the compiler: a chip's own for train and plan alike, and those of the config."""
+"""What a run is compiled with: options of the chip and of the config, kernel and remat policy, checked first."""
 
 import importlib.util
 from functools import wraps
@@ -12,6 +12,7 @@ from f2jax.model.sizes import size
 from f2jax.parallel.chips import CHIPS
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan.run import topology_devices
+from f2jax.train.loop import train
 from f2jax.train.program import Program
 from tests.tiny import ROOT
 
@@ -50,6 +51,15 @@ def test_a_program_for_a_cpu_has_the_options_of_the_config(compiled_with):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, from the `tpu` extra")
 def test_a_program_for_a_tpu_has_the_options_of_its_chip(compiled_with):
     assert compiled_with(topology_devices("v5p:2x2x1")) == dict(CHIPS["v5p"].compiler_options) != {}
+
+
+@pytest.mark.parametrize(("field", "message"), [("kernel", "attention kernel 'x'"), ("remat", "remat policy 'x'")])
+def test_a_wrong_name_in_the_config_is_refused_before_the_data_is_read(tmp_path, field, message):
+    config = configs.load(f"{ROOT}/configs/stage2.py:size=tiny,teacher=none", [f"--config.model.{field}=x"])
+    config.data.sources = ("no such file",)
+    with pytest.raises(UserError, match=f"There is no {message}"):
+        train(config, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_option_that_the_compiler_does_not_know_is_one_sentence(compiled_with):
