@@ -65,7 +65,7 @@ def _open_corpus(
     corpus.check(config.data.max_length, config.data.use_instructions)
     named = str(kept) or config.tokenizer.path or init
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
-    if named and not load_tokenizer(named).is_same(tokenizer):
+    if named and not load_tokenizer(named).gives_same_ids(tokenizer):
         raise UserError(
             f"The corpus {path} was made with another tokenizer than {named}; prepare it with --tokenizer {named}."
         )
@@ -91,7 +91,7 @@ def data_fingerprints(tokenizer: Tokenizer, datasets: Sequence[AnyDataset]) -> d
         f"{name} ({names[:n].count(name) + 1})" if names.count(name) > 1 else name for n, name in enumerate(names)
     ]
     return {
-        "the tokenizer": tokenizer.identity(),
+        "the tokenizer": tokenizer.fingerprint(),
         **{
             f"data set {name}": f"{d.kind}, {len(d):,} rows, {d.fingerprint()}"
             for name, d in zip(counted, datasets, strict=True)
@@ -128,7 +128,7 @@ def make_tokenizer(config, kept: str | Path, init: str, records: Iterable[Record
     if not (path or init):
         raise UserError("No tokenizer: set tokenizer.path, tokenizer.train_vocab, or init_from.")
     tokenizer = load_tokenizer(path or init)
-    if path and _has_tokenizer(init) and not load_tokenizer(init).reads_like(tokenizer):
+    if path and _has_tokenizer(init) and not load_tokenizer(init).gives_same_ids(tokenizer):
         raise UserError(
             f"tokenizer.path={path} reads texts as other tokens than the starting weights, whose tokenizer lies in "
             f"{init}; leave it empty."

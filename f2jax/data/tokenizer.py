@@ -1,7 +1,10 @@
 """Text → token ids that end with the end token: Hugging Face `tokenizer.json`, or a SentencePiece model.
 
-The end token is appended here and nowhere else, exactly once, and truncation keeps it (recipe 0.5, 2.3). A special
-token that stands literally in a text is read as that token, as in transformers.
+The end token is appended here and nowhere else, exactly once, and truncation keeps it (recipe 0.5, 2.3). The name of a
+special token in a text is read as that token, as in transformers.
+
+Two tokenizers may be the same in two ways: they give the same ids for the same text (`gives_same_ids`), which is all
+that weights and data need, or they are the same file (`fingerprint`), by which caches and runs know them.
 """
 
 import gzip
@@ -24,26 +27,26 @@ END, PAD = "<|im_end|>", "<|endoftext|>"  # Qwen3's names (ids 151645 and 151643
 UNKNOWN = "<unk>"
 SPACE = "▁"  # SentencePiece's mark of a space
 SURROGATES = re.compile("[\ud800-\udfff]")  # halves of UTF-16 pairs: no backend takes them
-SAMPLE = 200_000  # texts that a new SentencePiece model sees at most
-EXCERPT = 1_000  # characters of each: SentencePiece passes over texts above 4,192 bytes
-PROBE = (  # tokenizers that agree on these are taken for one
+SAMPLE = 200_000  # most texts that a new SentencePiece model sees
+EXCERPT = 1_000  # characters of each: SentencePiece ignores texts above 4,192 bytes
+PROBE = (  # tokenizers that agree on these count as giving the same ids
     "Kenya's 47 counties: a naïve façade",
     "Привет, мир! مرحبا नमस्ते สวัสดี γειά",
     "北京の天気 한국어 ﬁne",
     "def square(x):\n    return x ** 2  # 1,234.5\t€",
 )
-NAMES = ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model")  # in a folder, the first one there counts
+NAMES = ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model")  # in a folder, the first that exists counts
 
 
 class Tokenizer(ABC):
-    """What both backends share. `eos_id` ends each sequence, `pad_id` fills rows; all ids are below `vocab_size`."""
+    """A tokenizer of either kind. `eos_id` ends each sequence, `pad_id` fills rows; all ids are below `vocab_size`."""
 
     vocab_size: int
     eos_id: int
     pad_id: int
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
-        """int32 ids of each text, 1 to `max_length` of them; the last one is always the end token.
+        """The int32 ids of each text, 1 to `max_length` of them; the last one is always the end token.
 
         Raises:
             UserError: `max_length` leaves no room for the end token.
@@ -62,26 +65,17 @@ class Tokenizer(ABC):
             )
 
     def fingerprint(self) -> str:
-        """Equal for tokenizers that were made alike: a hash of the model and of both special tokens."""
-        content = self._content() + f"{self.eos_id} {self.pad_id}".encode()
+        """A hash of the `tokenizer.json` that a package holds: equal for the same file, before and after release."""
+        try:
+            content = self.to_hf_json().encode("utf-8")
+        except UserError:  # a SentencePiece model without such a form
+            content = self._content() + f"{self.eos_id} {self.pad_id}".encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
-    def identity(self) -> str:
-        """Equal for tokenizers of one released form: a package holds a `tokenizer.json`, whatever it was made from."""
-        try:
-            content = self.to_hf_json()
-        except UserError:  # a SentencePiece model without such a form
-            return self.fingerprint()
-        return hashlib.blake2b(content.encode("utf-8"), digest_size=16).hexdigest()
-
-    def is_same(self, other: "Tokenizer") -> bool:
-        """Made alike, or of one released form."""
-        return self.fingerprint() == other.fingerprint() or self.identity() == other.identity()
-
-    def reads_like(self, other: "Tokenizer") -> bool:
-        """Gives the ids that the other gives for texts of many scripts; what their files say besides may differ."""
-        mine, its = ([ids.tolist() for ids in x.encode(PROBE, max_length=512)] for x in (self, other))
-        return mine == its
+    def gives_same_ids(self, other: "Tokenizer") -> bool:
+        """Returns whether both give the same ids for texts of many scripts, whatever else their files say."""
+        ids, other_ids = ([x.tolist() for x in tokenizer.encode(PROBE, max_length=512)] for tokenizer in (self, other))
+        return ids == other_ids
 
     @abstractmethod
     def _content(self) -> bytes:
@@ -97,7 +91,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:
-        """Write what `load_tokenizer(folder)` reads."""
+        """Writes what `load_tokenizer(folder)` reads."""
 
     @abstractmethod
     def _hf(self):
@@ -106,7 +100,7 @@ class Tokenizer(ABC):
     def to_hf_json(self) -> str:
         """A `tokenizer.json` with the same ids, whose post-processor appends the end token.
 
-        transformers 5 trusts this file alone for the end token (recipe 5).
+        transformers 5 takes the end token from this file alone (recipe 5).
         """
         from tokenizers.processors import TemplateProcessing
 
@@ -162,7 +156,7 @@ class HFTokenizer(Tokenizer):
         if number is None:
             raise UserError(
                 f"{origin} has no token {token}; name its end and padding tokens as eos_token and pad_token in a "
-                "tokenizer_config.json beside it."
+                "tokenizer_config.json next to it."
             )
         return number
 
@@ -170,7 +164,7 @@ class HFTokenizer(Tokenizer):
         return self._backend.to_str().encode("utf-8")
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
@@ -206,11 +200,10 @@ class SentencePieceTokenizer(Tokenizer):
         self.pad_id = self._special(PAD, self._backend.pad_id(), origin)
 
     def _special(self, token: str, declared: int, origin: str) -> int:
-        number = self._backend.piece_to_id(token)
-        found = declared if declared >= 0 else number
-        if found == self._backend.unk_id():
+        number = declared if declared >= 0 else self._backend.piece_to_id(token)
+        if number == self._backend.unk_id():
             raise UserError(f"{origin} has neither a piece {token} nor one declared for its use; train it with one.")
-        return found
+        return number
 
     def _content(self) -> bytes:
         return self._model
@@ -227,17 +220,17 @@ class SentencePieceTokenizer(Tokenizer):
         files.write_atomically(files.join(folder, "tokenizer.model"), self._model)
 
     def _hf(self):
-        """Byte-pair merges rebuilt from the pieces: a pair merges where both halves and the whole are pieces."""
+        """Rebuilds byte-pair merges from the pieces: a pair merges if both halves and the result are pieces."""
         from tokenizers import AddedToken, decoders, models, normalizers
         from tokenizers import Tokenizer as Backend
 
         pieces = self._convertible()
         normal = sorted((piece for piece in pieces if piece.type == piece.NORMAL), key=lambda piece: -piece.score)
-        known = {piece.piece for piece in normal}
+        names = {piece.piece for piece in normal}
         merges = []
         for piece in (piece.piece for piece in normal):
             halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-            merges += [(a, b) for a, b in halves if a in known and b in known]
+            merges += [(a, b) for a, b in halves if a in names and b in names]
         numbers = {piece.piece: i for i, piece in enumerate(pieces)}
         unknown = pieces[self._backend.unk_id()].piece
         backend = Backend(models.BPE(numbers, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
@@ -318,11 +311,12 @@ def _token_text(config: dict, key: str, origin: str) -> str | None:
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Path | None, seed: int = 0) -> Tokenizer:
-    """Train a SentencePiece model on texts and keep it in `folder`, local or gs://, if one is given.
+    """Trains a SentencePiece model on texts, and saves it to `folder`, local or gs://, if one is given.
 
-    Byte-pair pieces over raw text, bytes for what is rare: no text is unknown, nothing is normalized away, and the
-    model can be written as `tokenizer.json` with the same ids. White space ends a piece rather than beginning one, so
-    that a text has the same pieces with an instruction before it as without. Same texts and seed, same bytes.
+    The model has byte-pair pieces of raw text, and bytes for what is rare: no text is unknown, nothing is normalized
+    away, and the model can be written as `tokenizer.json` with the same ids. White space ends a piece rather than
+    beginning one, so that a text has the same pieces after an instruction as without one. Same texts and seed, same
+    bytes.
 
     Raises:
         UserError: there are no texts, or `vocab_size` pieces are more than they give or fewer than their bytes and
@@ -365,7 +359,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Pat
 
 
 def _why_untrained(reason: str, texts: int, vocab_size: int) -> str:
-    """SentencePiece's reason in a sentence that says what to change."""
+    """A sentence for SentencePiece's reason that says what to change."""
     if most := re.search(r"to a value <= (\d+)", reason):
         return f"{texts:,} texts give at most {int(most[1]):,} pieces, not {vocab_size:,}; lower train_vocab."
     if least := re.search(r"required_chars\. -?\d+ vs (\d+)", reason):

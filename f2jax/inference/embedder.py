@@ -120,7 +120,7 @@ class Embedder:
         A workdir and the package exported from it have the same one. If several processes share the weights, all of
         them ask for it together the first time.
         """
-        parts = (self.architecture, self.tokenizer.identity(), self.card, self.model.dtype)
+        parts = (self.architecture, self.tokenizer.fingerprint(), self.card, self.model.dtype)
         return hashlib.sha256(f"{parts!r} {weights_hash(self.params)}".encode()).hexdigest()
 
     @cached_property

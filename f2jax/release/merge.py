@@ -154,7 +154,7 @@ def merge_models(
     opened = [workdir.open_weights(model.path, model.step) for model in models]
     architecture = _common_shape(models, [shape for shape, _ in opened])
     tokenizers = [load_tokenizer(tokenizer_folder(path)) for path in dict.fromkeys(model.path for model in models)]
-    if not all(tokenizer.is_same(tokenizers[-1]) for tokenizer in tokenizers):
+    if not all(tokenizer.gives_same_ids(tokenizers[-1]) for tokenizer in tokenizers):
         raise UserError("The models have different tokenizers; only models with one tokenizer can be merged.")
 
     readers = [weights for _, weights in opened]

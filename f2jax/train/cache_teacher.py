@@ -33,7 +33,7 @@ def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_
         UserError: the model cannot be loaded, or has another tokenizer.
     """
     embedder = Embedder.from_pretrained(name, dtype)
-    if not embedder.tokenizer.reads_like(load_tokenizer(corpus.tokenizer_folder)):
+    if not embedder.tokenizer.gives_same_ids(load_tokenizer(corpus.tokenizer_folder)):
         raise UserError(
             f"The teacher {name} has another tokenizer than the corpus {corpus.folder}; embed the texts of "
             "--list-texts, and give --vectors."

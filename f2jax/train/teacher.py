@@ -40,7 +40,7 @@ class TeacherFolder:
         """
         if not self.path:
             return None
-        if not load_tokenizer(tokenizer_folder(self.path)).reads_like(tokenizer):
+        if not load_tokenizer(tokenizer_folder(self.path)).gives_same_ids(tokenizer):
             raise UserError(
                 f"The teacher {self.name} reads texts as other tokens than the student; take one with the student's "
                 "tokenizer, or cache its vectors (f2jax cache_teacher --list-texts) and set teacher.cache."

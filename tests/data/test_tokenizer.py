@@ -139,11 +139,20 @@ def test_what_is_saved_loads_as_the_same_tokenizer(tokenizer, tmp_path):
     assert [ids(again, text) for text in TEXTS] == [ids(tokenizer, text) for text in TEXTS]
 
 
-def test_tokenizers_read_alike_where_they_give_the_same_ids_whatever_their_files_say(trained, tmp_path):
+def test_tokenizers_that_give_the_same_ids_may_differ_in_what_else_their_files_say(trained, tmp_path):
     released = json.loads(trained.to_hf_json()) | {"truncation": None, "version": "1.0", "post_processor": None}
     (tmp_path / "tokenizer.json").write_text(json.dumps(released))
-    assert load_tokenizer(tmp_path).reads_like(trained) and trained.reads_like(trained)
-    assert not train_sentencepiece(TEXTS, 500, None).reads_like(trained)
+    assert load_tokenizer(tmp_path).gives_same_ids(trained) and trained.gives_same_ids(trained)
+    assert not train_sentencepiece(TEXTS, 500, None).gives_same_ids(trained)
+
+
+def test_the_fingerprint_is_that_of_the_released_file_before_and_after_release(trained, tmp_path):
+    trained.save(tmp_path / "own")
+    (tmp_path / "tokenizer.json").write_text(trained.to_hf_json())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(trained.hf_config(64)))
+    own, released = load_tokenizer(tmp_path / "own"), load_tokenizer(tmp_path)
+    assert own.fingerprint() == released.fingerprint() == trained.fingerprint()
+    assert train_sentencepiece(TEXTS, 500, None).fingerprint() != trained.fingerprint()
 
 
 def test_the_released_tokenizer_json_appends_the_end_token_to_one_text_and_to_both_of_a_pair(tokenizer):
