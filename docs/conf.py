@@ -25,7 +25,8 @@ default_role = "code"  # docstrings mark names with single backticks
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True  # names of constants, not what they hold
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!f2jax\.).*")]  # other projects' names: the build asks no network for them
+# Without pages are type variables, and the names of other projects: the build asks no network for them.
+nitpick_ignore_regex = [("py:.*", r"(?!f2jax\.).*|.*\.[A-Z]")]
 
 
 def add(app, page: str, source: list[str]) -> None:

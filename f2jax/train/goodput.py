@@ -8,7 +8,7 @@ from typing import TypeVar
 
 PARTS = ("start", "compile", "input", "checkpoint", "validation")  # the rest is steps
 OTHER_WORK = ("start", "checkpoint", "validation")  # what does not slow down a step
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
 class Goodput:
@@ -42,7 +42,7 @@ class Goodput:
         self.programs.add(program)
         return self.during("compile") if new else nullcontext()
 
-    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+    def waiting(self, items: Iterable[T]) -> Iterator[T]:
         """Yields the items; the time until each comes counts as input."""
         iterator = iter(items)
         while True:
