@@ -58,7 +58,7 @@ def open_vectors(path: str | Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "it is no .npy file of numbers"
         raise UserError(f"{path} cannot be read: {reason}.") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.shape[1]:
         raise UserError(f"{path} should be a .npy file of floats, with a row for each text.")
     state = files.read_json(progress_path(path)) if progress_path(path).exists() else {}
     done = state.get("done") if isinstance(state, dict) else None  # a file of that name may be another tool's

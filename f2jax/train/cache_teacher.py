@@ -49,16 +49,20 @@ def from_file(path: str, corpus: PreparedCorpus) -> TeacherSource:
     """Vectors that were made elsewhere, in a .npy file with a row for each text that `list_texts` writes.
 
     Raises:
-        UserError: the file cannot be read or has another number of rows.
+        UserError: the file cannot be read or has another number of rows; when a piece is read, it is not finite.
     """
+
+    def read(piece, _) -> np.ndarray:
+        x_ie = vectors[piece.first : piece.first + piece.stop - piece.start]
+        if len(invalid := np.flatnonzero(~np.isfinite(x_ie.astype(np.float32)).all(1))):
+            row = piece.first + invalid[0]
+            raise UserError(f"{path} holds values that are not finite, first in row {row}; embed the texts again.")
+        return x_ie
+
     count = pieces("", corpus)[-1]
     vectors = load_vectors(path, count.first + count.stop - count.start, "texts")
     stat = Path(path).stat()
-    return TeacherSource(
-        f"{stat.st_size} bytes of {stat.st_mtime_ns}",
-        vectors.shape[1],
-        lambda piece, _: vectors[piece.first : piece.first + piece.stop - piece.start],
-    )
+    return TeacherSource(f"{stat.st_size} bytes of {stat.st_mtime_ns}", vectors.shape[1], read)
 
 
 def cache_teacher(
