@@ -55,7 +55,7 @@ def _evaluate_built_in(options: EvaluationOptions) -> None:
     def score() -> None:
         with output_folder(output, SCORES, SCORE_FILES) if output else nullcontext():
             results = builtin.evaluate_builtin(embedder, options.tasks or builtin.TASKS)
-            print(builtin.results_table(results))
+            print(builtin.accuracy_table(results))
             if str(embedder.truncation):
                 print(embedder.truncation)
             if output:

@@ -150,7 +150,7 @@ def evaluate_builtin(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:
 # Tables and files
 
 
-def results_table(results: dict[str, dict]) -> str:
+def accuracy_table(results: dict[str, dict]) -> str:
     """Returns the results as text: a line for each task, a column for each dimension."""
     dims = sorted({dim for result in results.values() for dim in result["dims"]})
     rows = [("accuracy@1", "queries", "docs", "TF-IDF", *map(str, dims))]
@@ -186,7 +186,7 @@ def write_results(
     """
     content = {"model": model, "revision": revision, "parameters": parameters, "tasks": results}
     files.write_atomically(files.join(folder, "results.json"), json.dumps(content, indent=2) + "\n")
-    files.write_atomically(files.join(folder, "results.txt"), results_table(results) + "\n")
+    files.write_atomically(files.join(folder, "results.txt"), accuracy_table(results) + "\n")
     files.write_atomically(files.join(folder, "dimensions.png"), plot_results(results))
 
 

@@ -1,4 +1,4 @@
-"""Vectors on disk by prompt and text, so that no text is encoded twice for one model."""
+"""Vectors on disk by prompt and text, so that a model encodes no text twice."""
 
 import hashlib
 import sqlite3
@@ -11,22 +11,22 @@ import numpy as np
 from f2jax import files
 from f2jax.errors import UserError
 
-PIECE = 4_096  # texts encoded between two writes: what an interruption loses at most
-ASKED = 900  # keys of one SELECT; SQLite takes 999 variables in its oldest builds
+PIECE = 4_096  # texts encoded between two writes: the most that an interruption loses
+SELECTED = 900  # keys of one SELECT; old builds of SQLite take 999 variables
 
 
 class VectorCache:
     """A SQLite file with a float32 vector for each (prompt, text) of one model.
 
-    A write is whole or not there at all, whenever the process is killed; several processes may share the file.
+    Writes are atomic, even if the process is killed; several processes may share the file.
 
     Raises:
-        UserError: the file cannot be opened, or is no such cache.
+        UserError: the file cannot be opened, or is not such a cache.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        with files.clear_errors(self.path, "written"), self._explained():
+        with files.clear_errors(self.path, "written"), self._clear_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.database = sqlite3.connect(self.path, timeout=600)
             self.database.execute("PRAGMA journal_mode=WAL")
@@ -40,22 +40,22 @@ class VectorCache:
         encode: Callable[[list[str]], np.ndarray],
         progress: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
-        """float32 [n, dim] in the order of `texts`.
+        """Returns float32 [i, dim] in the order of `texts`.
 
         Args:
-            encode: makes float32 [m, dim] of the texts that are not there yet; it is given prompt + text.
-            progress: is told after each piece how many texts were encoded.
+            encode: makes float32 vectors of the texts that are not in the file yet, given prompt + text.
+            progress: is called after each piece with the number of texts encoded.
 
         Raises:
-            UserError: the file can no longer be read, or takes no more.
+            UserError: the file can no longer be read or written.
         """
         keys = [_key(prompt, text) for text in texts]
-        with self._explained():
+        with self._clear_errors():
             self._fill({key: prompt + text for key, text in zip(keys, texts, strict=True)}, encode, progress)
             return self._read(keys)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _clear_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -65,22 +65,22 @@ class VectorCache:
 
     def _fill(self, text_of: dict[bytes, str], encode: Callable, progress: Callable[[int], None]) -> None:
         keys = list(text_of)
-        there = {key for some in _pieces(keys, ASKED) for (key,) in self._select("key", some)}
-        missing = sorted((key for key in keys if key not in there), key=lambda key: len(text_of[key]))
-        for some in _pieces(missing, PIECE):
-            vectors = encode([text_of[key] for key in some]).astype(np.float32)
-            rows = [(key, vector.tobytes()) for key, vector in zip(some, vectors, strict=True)]
+        present = {key for piece in _pieces(keys, SELECTED) for (key,) in self._select("key", piece)}
+        missing = sorted((key for key in keys if key not in present), key=lambda key: len(text_of[key]))
+        for piece in _pieces(missing, PIECE):
+            vectors = encode([text_of[key] for key in piece]).astype(np.float32)
+            rows = [(key, vector.tobytes()) for key, vector in zip(piece, vectors, strict=True)]
             with self.database:
                 self.database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
-            progress(len(some))
+            progress(len(piece))
 
     def _read(self, keys: list[bytes]) -> np.ndarray:
         places: dict[bytes, list[int]] = {}
         for i, key in enumerate(keys):
             places.setdefault(key, []).append(i)
         out = None
-        for some in _pieces(list(places), ASKED):
-            for key, blob in self._select("key, vector", some):
+        for piece in _pieces(list(places), SELECTED):
+            for key, blob in self._select("key, vector", piece):
                 vector = np.frombuffer(blob, np.float32)
                 if out is None:
                     out = np.empty((len(keys), len(vector)), np.float32)

@@ -12,6 +12,7 @@ from f2jax.parallel.chips import GIB, canonical_topology
 from f2jax.parallel.mesh import ROW_AXES
 from f2jax.plan.run import SlicePlan, plan_slice
 from f2jax.plan.search import search_layouts
+from f2jax.tables import text_table
 
 
 def plan_topologies(
@@ -74,12 +75,8 @@ def plan_table(plans: Sequence[SlicePlan]) -> str:
     ]
     columns = [_column(plan) for plan in plans]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    width = max(len(name) for name in names)
-    cells = [[column.get(name, "-") for column in columns] for name in names]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(plans))]
-    for name, row in zip(names, cells, strict=True):
-        lines.append("  ".join([name.ljust(width), *(cell.rjust(w) for cell, w in zip(row, widths, strict=True))]))
-    return "\n".join([*lines, *filter(None, map(_warning, plans))])
+    rows = [[name, *(column.get(name, "-") for column in columns)] for name in names]
+    return "\n".join([*lines, text_table(rows, head=False), *filter(None, map(_warning, plans))])
 
 
 def _warning(plan: SlicePlan) -> str:

@@ -15,6 +15,7 @@ from f2jax import files
 from f2jax.checkpoints import package
 from f2jax.errors import UserError
 from f2jax.release import golden
+from f2jax.tables import text_table
 
 BOUND = 0.999  # the lowest cosine to a golden vector that passes
 BATCH = 4  # texts of very different lengths in one batch, so that padding is verified too
@@ -88,9 +89,7 @@ def results_table(results: list[Result]) -> str:
     for result in results:
         worst = "-" if result.worst is None else f"{result.worst:.6f}"
         rows.append((result.tool, result.form, worst, f"FAILED {result.note}" if result.failed else result.note))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return text_table(rows, left=4, head=False)
 
 
 def _f2jax(folder: str, form: str, texts: list[str]) -> np.ndarray:

@@ -136,7 +136,7 @@ def test_results_by_task_and_their_table(embedder, small_tasks):
     assert (one["queries"], one["documents"]) == (14, 12)
     assert one["tfidf"] == builtin.tfidf_score(names_task())
     assert one["dims"] == builtin.score_dimensions(embedder, names_task())
-    head, rule, first, second = builtin.results_table(results).splitlines()
+    head, rule, first, second = builtin.accuracy_table(results).splitlines()
     assert head.split() == ["accuracy@1", "queries", "docs", "TF-IDF", "8", "16", "32", "64"]
     assert set(rule) == {"-"}
     percent = [f"{value:.1%}" for value in (one["tfidf"], *one["dims"].values())]
@@ -151,7 +151,7 @@ def test_table_plot_and_numbers_are_written(embedder, small_tasks, tmp_path):
     folder = tmp_path / "new/results"
     assert {path.name for path in folder.iterdir()} == {"results.json", "results.txt", "dimensions.png"}
     assert (folder / "dimensions.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    assert (folder / "results.txt").read_text() == builtin.results_table(results) + "\n"
+    assert (folder / "results.txt").read_text() == builtin.accuracy_table(results) + "\n"
     stored = json.loads((folder / "results.json").read_text())
     assert stored["revision"] == "r1"
     assert stored["tasks"]["names"]["dims"] == {str(dim): score for dim, score in results["names"]["dims"].items()}

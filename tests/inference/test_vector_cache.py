@@ -50,7 +50,7 @@ def test_where_a_prompt_ends_matters(tmp_path):
 
 def test_many_texts_are_encoded_in_pieces_that_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(vectors, "PIECE", 400)
-    monkeypatch.setattr(vectors, "ASKED", 90)
+    monkeypatch.setattr(vectors, "SELECTED", 90)
     texts, done = [f"{i:x}" for i in range(1_000)], []
     found = VectorCache(tmp_path / "v.sqlite").vectors("", texts, Counting(), done.append)
     assert found.tolist() == [[len(text), ord(text[-1])] for text in texts]

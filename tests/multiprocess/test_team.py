@@ -56,10 +56,10 @@ def test_the_vectors_are_those_of_one_device(monkeypatch, folder, expected, proc
 SCORE = """
 import sys
 from f2jax.commands import evaluate
-from f2jax.evaluation import tasks
+from f2jax.evaluation import builtin
 texts = [" ".join(["red", "river", "stone", "tree", "камень"][: 1 + i % 5] * (1 + i // 5)) for i in range(40)]
 some = [texts, texts[::-1], [{39 - i} for i in range(40)], ["und"] * 40]
-tasks.TASKS["stdlib-code"] = lambda: tasks.RetrievalTask("stdlib-code", *some)
+builtin.TASKS["stdlib-code"] = lambda: builtin.RetrievalTask("stdlib-code", *some)
 evaluate.main(["--model", sys.argv[1], "--tasks", "stdlib-code"])
 """
 
