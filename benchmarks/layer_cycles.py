@@ -11,8 +11,8 @@ import os
 LAYERS = 3  # the loop's cycles do not depend on how often it runs
 
 
-def program(size_name: str, remat: str, rows: int, length: int, topology: str) -> str:
-    """Optimized HLO of the gradient of the backbone, for one chip."""
+def program(size_name: str, remat: str, rows: int, length: int, topology: str, changes: list[str]) -> str:
+    """Returns the optimized HLO of the gradient of the backbone, for one chip, with the options of its train steps."""
     import jax
     import jax.numpy as jnp
     from flax import linen as nn
@@ -20,6 +20,7 @@ def program(size_name: str, remat: str, rows: int, length: int, topology: str) -
 
     from f2jax.model.qwen3 import Qwen3, abstract_params
     from f2jax.model.sizes import size
+    from f2jax.parallel.chips import compiler_options
     from f2jax.parallel.mesh import make_mesh
     from f2jax.plan.run import topology_devices
 
@@ -37,7 +38,8 @@ def program(size_name: str, remat: str, rows: int, length: int, topology: str) -
     params = jax.tree.map(lambda x: whole(x.shape, x.dtype), nn.meta.unbox(abstract_params(architecture)))
     row_bt = whole((rows, length), jnp.int32)
     with jax.set_mesh(mesh):
-        return jax.jit(jax.grad(loss)).lower(params, row_bt, row_bt, row_bt).compile().as_text()
+        gradient = jax.jit(jax.grad(loss), compiler_options=compiler_options(mesh.devices.flat[0].device_kind, changes))
+        return gradient.lower(params, row_bt, row_bt, row_bt).compile().as_text()
 
 
 def main() -> None:
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=18, help="packed rows of a chip")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a row")
     parser.add_argument("--topology", default="v5p:2x2x1")
+    parser.add_argument("--compiler-option", action="append", default=[], help="NAME=VALUE of XLA; NAME= removes one")
     args = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -55,7 +58,11 @@ def main() -> None:
     print(f"{args.size}, {args.rows} rows of {args.length} on {args.topology}: millions of cycles of a layer")
     for remat in args.remat:
         forward, backward = (
-            cost for runs, cost in loops(program(args.size, remat, args.rows, args.length, args.topology)) if runs > 1
+            cost
+            for runs, cost in loops(
+                program(args.size, remat, args.rows, args.length, args.topology, args.compiler_option)
+            )
+            if runs > 1
         )
         parts = {name: round(cycles / 1e6, 1) for name, cycles in (forward.by_scope | backward.by_scope).items()}
         print(f"{remat:<5} {forward.cycles / 1e6:6.1f} + {backward.cycles / 1e6:6.1f}  {parts}", flush=True)
