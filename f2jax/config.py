@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,15 @@ NOT_NEGATIVE = (
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
 COUNTS = ("data.batch_size", "data.row_length", "data.row_steps", "model.unroll", "log.every", "checkpoint.every")
+COUNTS += ("checkpoint.keep_last",)
 
 
 def check(config: ConfigDict) -> None:
     """Raises UserError where a value of a field could only fail later, in the middle of other work."""
     values = fields(config)
+    for name, value in values.items():
+        if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
+            raise UserError(f"{name}={value} should hold text alone, such as ('a', 'b').")
     for name in TYPES:
         if values[name] not in DTYPES:
             raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")
@@ -199,6 +204,9 @@ def check(config: ConfigDict) -> None:
             )
     if values["loss.distill_matryoshka"] and not values["loss.matryoshka"]:
         raise UserError("loss.distill_matryoshka is on and there are no nested dimensions; set loss.matryoshka.")
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}={value} should be a finite number.")
 
 
 def to_json(config: ConfigDict) -> str:

@@ -39,8 +39,10 @@ def filesystem(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     """Returns the file system of a path, and its name there.
 
     Raises:
-        UserError: the path's protocol is unknown, or its library is not installed.
+        UserError: the path's protocol is unknown, its library is not installed, or the path holds a NUL character.
     """
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r} holds a NUL character; give another path.")
     try:
         return fsspec.core.url_to_fs(str(path))
     except (ValueError, ImportError) as error:

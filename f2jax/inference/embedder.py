@@ -85,7 +85,7 @@ class Embedder:
         """
         check_dtype(dtype)
         path = files.resolve_model(name)
-        mesh = make_mesh(fsdp=fsdp) if fsdp > 1 or jax.device_count() > 1 else None
+        mesh = make_mesh(fsdp=fsdp) if fsdp != 1 or jax.device_count() > 1 else None
         shardings = mesh and (lambda architecture: param_shardings(abstract_params(architecture), mesh))
         weights = workdir.load_weights(path, jnp.dtype(dtype), shardings)
         architecture, params = nested.cut_nested(*weights, layers=truncate_layers, rank=table_rank)
