@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import ml_dtypes
@@ -133,7 +133,12 @@ def read_info(folder: str | Path) -> TeacherVectorsInfo:
     path = Path(folder) / CARD
     if not path.exists():
         raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache_teacher wrote.")
-    return TeacherVectorsInfo(**files.read_json(path))
+    content = files.read_json_object(path, {field.name: field.type for field in fields(TeacherVectorsInfo)})
+    if unknown := content.keys() - {field.name for field in fields(TeacherVectorsInfo)}:
+        raise UserError(
+            f"{path} has the field {', '.join(sorted(unknown))} of another version; make the vectors again."
+        )
+    return TeacherVectorsInfo(**content)
 
 
 def begin(folder: str | Path, card: TeacherVectorsInfo) -> None:

@@ -131,7 +131,8 @@ def task_settings(encoder: Encoder, task: str) -> dict:
 
 def write_settings(path: Path, record: dict) -> None:
     """Puts the record of a task into a file of JSON lines, replacing an older one."""
-    old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines_before = path.read_text().splitlines() if path.exists() else []
+    old = [files.check_object(files.parse_json(line, path), path, {"task": str}) for line in lines_before]
     kept = [line for line in old if line["task"] != record["task"]]
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in [*kept, record]]
     files.write_atomically(path, "".join(lines))

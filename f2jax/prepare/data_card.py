@@ -34,7 +34,7 @@ def shard_sizes(corpus: Path, entry: dict) -> dict[str, list[int]]:
 
 
 def read_data_card(folder: Path, key: str) -> dict:
-    return files.read_json(folder / f"{key}.json")
+    return files.read_json_object(folder / f"{key}.json")
 
 
 def write_data_card(folder: Path, key: str, entry: dict) -> None:

@@ -86,7 +86,7 @@ class InputSummary:
 
     @classmethod
     def load(cls, path: Path) -> "InputSummary":
-        fields = files.read_json(path)
+        fields = files.read_json_object(path, {"parts": list[list]})
         return cls(**fields | {"parts": [tuple(key) for key in fields["parts"]]})
 
 

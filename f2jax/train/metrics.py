@@ -113,5 +113,5 @@ def _step(line: str) -> float:
     """The step of a line; a line that was cut off by a kill counts as later than any."""
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")

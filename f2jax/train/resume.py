@@ -86,7 +86,9 @@ class Run:
             tokenizer.save(files.join(self.workdir, "tokenizer"))
         if not self.begun and self.branch:
             run, step = self.branch
-            changed = configs.differences(files.read_json(files.join(run, CONFIG_FILE)), config.to_dict(), STARTS)
+            changed = configs.differences(
+                files.read_json_object(files.join(run, CONFIG_FILE)), config.to_dict(), STARTS
+            )
             branch = {"run": run, "step": step, "changed": changed}
             files.write_atomically(files.join(self.workdir, BRANCH_FILE), _json(branch))
 
@@ -94,7 +96,7 @@ class Run:
         path = files.join(self.workdir, DATA_FILE)
         if not (self.begun and files.exists(path)):  # an older version kept none
             return
-        before = files.read_json(path)
+        before = files.read_json_object(path)
         if before.pop(OLD_TEACHER, None) and TEACHER in fingerprints:
             before[TEACHER] = fingerprints[TEACHER]
         changed = [name for name in before | fingerprints if before.get(name) != fingerprints.get(name)]
@@ -155,7 +157,7 @@ def check_config(config: ConfigDict, workdir: str | Path, has_checkpoint: bool) 
     """Raises UserError where a field of a begun run differs that may not."""
     moved = MAY_MOVE if files.exists(files.join(workdir, DATA_FILE)) else ()
     allowed = (*MAY_CHANGE, *moved, *(STARTS if has_checkpoint else ()))
-    changed = configs.differences(files.read_json(files.join(workdir, CONFIG_FILE)), config.to_dict(), allowed)
+    changed = configs.differences(files.read_json_object(files.join(workdir, CONFIG_FILE)), config.to_dict(), allowed)
     if changed:
         other = f"another --workdir, with --config.resume_from={workdir} to go on from its checkpoint there"
         raise UserError(

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from f2jax import files
-from f2jax.checkpoints import workdir
+from f2jax.checkpoints import package, workdir
 from f2jax.checkpoints.workdir import tokenizer_folder
 from f2jax.data.teacher_vectors import read_info
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -70,6 +70,7 @@ def open_teacher(config: ConfigDict, student: Qwen3Config) -> TeacherFolder:
     elif config.teacher.path:
         path = files.resolve_model(config.teacher.path)
         architecture = workdir.read_architecture(path)
+        package.read_settings(path, architecture)  # refuses a model whose vectors are pooled in another way
         if config.loss.exits and architecture.layers < student.layers:
             raise UserError(
                 f"The teacher {config.teacher.path} has {architecture.layers} layers and the student {student.layers}; "

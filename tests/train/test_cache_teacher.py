@@ -12,7 +12,7 @@ from f2jax.checkpoints.orbax import read_weight
 from f2jax.cli import main
 from f2jax.data import teacher_vectors as lib
 from f2jax.data.corpus import PreparedCorpus, Reader
-from f2jax.data.teacher_vectors import TeacherVectors
+from f2jax.data.teacher_vectors import TeacherVectors, read_info
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.train.cache_teacher import by_model, cache_teacher, from_file
@@ -218,3 +218,19 @@ def test_a_corpus_that_changed_needs_new_vectors(cached, tmp_path):
     missing = [piece for piece in lib.pieces(tmp_path / "vectors", corpus) if not piece.exists()]
     assert {piece.path.split("/")[-3] for piece in missing} == {card["datasets"][1]["folder"]}
     assert all(len(piece.tokens(Reader())) for piece in missing)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"teacher": "x", "width": 8},
+        {"teacher": "x", "width": "8", "dtype": "float32"},
+        {"teacher": "x", "width": 8, "dtype": "float32", "later": 1},
+    ],
+    ids=str,
+)
+def test_a_card_of_another_shape_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "vectors.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"vectors\.json (holds|lacks|has)"):
+        read_info(tmp_path)
