@@ -31,11 +31,9 @@ class Qwen3Config:
         for name, largest in LARGEST.items():
             if not 1 <= getattr(self, name) <= largest:
                 raise UserError(f"{name}={getattr(self, name)} is out of range; choose 1 to {largest}.")
-        for name, largest in (("rope_theta", 1e12), ("rms_norm_eps", 1)):
-            if not 0 < getattr(self, name) <= largest:
-                raise UserError(
-                    f"{name}={getattr(self, name)} is out of range; it should be above 0, up to {largest:g}."
-                )
+        for name, bound in (("rope_theta", 1e12), ("rms_norm_eps", 1)):
+            if not 0 < getattr(self, name) <= bound:
+                raise UserError(f"{name}={getattr(self, name)} is out of range; it should be above 0, up to {bound:g}.")
         if self.heads % self.kv_heads:
             raise UserError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}; choose a divisor.")
         if self.head_dim % 2:

@@ -44,7 +44,7 @@ def test_every_page_is_there_under_its_title(site):
 def test_every_command_explains_itself(site):
     page = words(site / "reference/commands.html")
     assert [name for name in cli.COMMANDS if f"usage: f2jax {name} [-h]" not in page] == []
-    assert "--near-duplicates SHARE" in page
+    assert "--near-duplicates NUMBER" in page
 
 
 def test_every_field_of_a_config_has_its_line(site):
