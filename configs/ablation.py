@@ -3,7 +3,7 @@
 f2jax train --config configs/ablation.py:row=distilled,start=STUDENT,teacher=TEACHER,seed=1 --workdir DIR \\
     --config.data.sources='("corpus:corpus-2",)'
 
-The script makes the students and runs the rows; `python -m benchmarks.ablations` makes table and plots of them.
+The script makes the students and runs the rows; `python -m benchmarks.ablations` makes the table and plots of them.
 """
 
 from f2jax.configs import common, mini
@@ -11,7 +11,7 @@ from f2jax.errors import UserError, did_you_mean
 
 ALONE = {"teacher.path": ""}
 SCRATCH = {"init_from": ""}
-ROWS = {  # what each changes of the first; another start (random_channels …) is another folder
+ROWS = {  # what each row changes in the first; rows that start from another model (random_channels …) change the folder
     "distilled": {},
     "alone": ALONE,
     "random_start": SCRATCH,
@@ -37,8 +37,8 @@ ROWS = {  # what each changes of the first; another start (random_channels …) 
 
 
 def get_config(text=None):
-    """Options: row, a name in ROWS; start, the pruned student; teacher; cache, of the row `cached`; seed; stage of
-    configs/mini.py that students train as."""
+    """Options: row, a name in ROWS; start, the pruned student; teacher; cache, for the row `cached`; seed; stage, of
+    configs/mini.py, in which students train."""
     options = common.options(text, row="distilled", start="", teacher="", cache="", seed=0, stage=2)
     row = options["row"]
     if row not in ROWS:

@@ -1,4 +1,4 @@
-"""Every field of a training config with the reference's value (recipe 2); the other files change what they must."""
+"""Every field of a training config with the reference's value (recipe 2); the other files change what differs."""
 
 from ml_collections import ConfigDict
 
@@ -23,7 +23,11 @@ HYPER_PARAMETERS = {
 
 
 def options(text: str | None, **defaults) -> dict:
-    """The options on the config's path; `size` must be a known one, and `stage` 1 or 2."""
+    """Returns the options on the config's path.
+
+    Raises:
+        UserError: `size` is unknown, or `stage` is neither 1 nor 2.
+    """
     values = parse_options(text, **defaults)
     if "size" in values and values["size"] not in HYPER_PARAMETERS:
         raise UserError(f"There is no size '{values['size']}'; sizes are {', '.join(SIZES)}.")
@@ -33,15 +37,15 @@ def options(text: str | None, **defaults) -> dict:
 
 
 def get_config(text: str | None = None) -> ConfigDict:
-    """The base of all stages; option: size."""
+    """Returns the base of all stages; option: size."""
     size = options(text, size="0.6b")["size"]
     peak_lr, epochs, _ = HYPER_PARAMETERS[size]
 
     c = ConfigDict()
-    c.seed = 0  # of fresh weights, batch order, negatives and instructions
-    c.init_from = ""  # starting weights and tokenizer: folder, hub id, gs:// or workdir; "": fresh weights
+    c.seed = 0  # seed of fresh weights, batch order, negatives and instructions
+    c.init_from = ""  # initial weights and tokenizer: folder, hub id, gs:// or workdir; "": fresh weights
     c.resume_from = ""  # begin from a checkpoint of another run, RUN or RUN@STEP, with its optimizer and step count
-    c.epochs = epochs  # passes over the data; read where steps is 0
+    c.epochs = epochs  # passes over the data; used if steps is 0
     c.steps = 0  # optimizer steps; 0: as many as the epochs take
 
     c.prompts = ConfigDict()  # {name: text put before a text}, released with the model; `query` and `document` are used
@@ -49,18 +53,18 @@ def get_config(text: str | None = None) -> ConfigDict:
     c.prompts.document = ""  # by Embedder.encode_document
 
     c.model = m = ConfigDict()
-    m.size = size  # a name in f2jax/model/sizes.py, or a model's folder: of its shape; init_from must agree
-    m.table_rank = 0  # factorize the token table, V × D, into V × rank × D; 0: one whole table
-    m.dtype = "bfloat16"  # of activations and matmuls: bfloat16 or float32
-    m.param_dtype = "float32"  # of the stored weights; bfloat16 rounds away most steps of a rate below 1e-4
+    m.size = size  # a name in f2jax/model/sizes.py, or the folder of a model of that shape; init_from must agree
+    m.table_rank = 0  # factorize the token table, V × D, into V × rank × D; 0: a single table
+    m.dtype = "bfloat16"  # type of activations and matmuls: bfloat16 or float32
+    m.param_dtype = "float32"  # type of the stored weights; bfloat16 rounds away most updates at a rate below 1e-4
     m.kernel = "auto"  # attention kernel: auto, xla, cudnn (GPU), splash (TPU)
     m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, qkv, full; see REMAT_POLICIES in qwen3.py
     m.unroll = 1  # layers per iteration of the scan over layers
     m.compiler_options = ()  # NAME=VALUE of XLA for the train step, added to the chip's in chips.py; NAME= removes one
-    m.chunk_rows = 0  # packed rows that a device encodes at once, the rest after them (GradCache); 0: all
+    m.chunk_rows = 0  # packed rows that a device encodes at a time (GradCache); 0: all
 
     c.tokenizer = t = ConfigDict()
-    t.path = ""  # tokenizer.json or SentencePiece model, or a folder with one; "": the one beside init_from
+    t.path = ""  # tokenizer.json or SentencePiece model, or a folder with one; "": that of init_from
     t.train_vocab = 0  # pieces of a SentencePiece model to train on the data first; 0: do not train one
 
     c.data = d = ConfigDict()
@@ -74,71 +78,71 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.max_length = 1024  # tokens of one text, end token included; longer ones are truncated
     d.row_length = 1024  # tokens of one packed row (T); at least max_length
     d.row_steps = 16  # compiled row counts per doubling: more waste fewer tokens, but compile more programs
-    d.skip_steps = 0  # leave out so many batches: step n trains on batch n + this, past a bad stretch of data
-    d.validation_share = 0.01  # of each dataset's queries, held out
+    d.skip_steps = 0  # number of batches to leave out: step n trains on batch n + skip_steps, past a bad stretch
+    d.validation_share = 0.01  # share of each data set's queries that is held out
     d.use_instructions = True  # put the task's instruction before each query (stage 2)
-    d.instructions = ConfigDict()  # {SOURCE-KIND, source or kind: task sentence}, for records that bring none
-    d.symmetric_share = 0.3  # of the documents of symmetric tasks that carry the instruction too
+    d.instructions = ConfigDict()  # {SOURCE-KIND, source or kind: task sentence}, for records without one
+    d.symmetric_share = 0.3  # share of the documents of symmetric tasks that carry the instruction too
     d.symmetric_sources = ()  # sources whose tasks are symmetric: STS, bitext, paraphrase; clustering always is
     d.negatives = n = ConfigDict()
     n.retrieval = 7  # hard negatives for each retrieval query
-    n.clustering = 9  # for each clustering anchor
-    n.classification = 1  # for each text to classify
+    n.clustering = 9  # hard negatives for each clustering anchor
+    n.classification = 1  # hard negatives for each text to classify
 
     c.loss = lo = ConfigDict()
-    lo.temperature = 0.05  # of all softmaxes over cosine similarities
-    lo.matryoshka = True  # train the nested dimensions 8, 16, … < d as well as d
+    lo.temperature = 0.05  # temperature of all softmaxes over cosine similarities
+    lo.matryoshka = True  # train the nested dimensions 8, 16, … as well as the full width d
     lo.matryoshka_min = 8  # smallest nested dimension
     lo.matryoshka_weights = "sqrt_rank"  # sqrt_rank: sqrt(dim/d)/rank, the reference's; or uniform
-    lo.exits = False  # train the model cut after layers 1, 2, 4, 8, 16, 24 … too, mean of their losses
+    lo.exits = False  # also train the model cut after layers 1, 2, 4, 8, 16, 24 …, with the mean of their losses
     lo.nested_ranks = False  # each step draws a rank of the token table: 64, 128, 256 … model.table_rank
-    lo.passage_gradient = False  # let passages learn from the in-batch term; the multi-GPU reference does not
-    lo.mask_duplicates = False  # a candidate equal to the row's positive is no negative
+    lo.passage_gradient = False  # let the in-batch term train the passages too; the multi-GPU reference does not
+    lo.mask_duplicates = False  # do not count a candidate equal to the row's positive as a negative
     lo.mask_margin = -1.0  # drop negatives that score above the positive plus this margin; below 0: off
-    lo.spread_weight = 0.0  # of the spread-out term: mean squared cosine of pairs of queries, and of positives
+    lo.spread_weight = 0.0  # weight of the spread-out term: mean squared cosine of pairs of queries, and of positives
     lo.distill = "mse"  # distance of embeddings to the teacher's: mse (raw states, the reference's) or cosine
-    lo.distill_weight = 1.0  # of that term; it and all below are read where a teacher is set
-    lo.distill_projection = False  # train a matrix from the student's to all of the teacher's dimensions, for that term
-    lo.distill_matryoshka = False  # take the distillation terms at the nested dimensions too
-    lo.distill_hard_weight = 0.0  # of the KL divergence of scores over each row's positive and negatives
-    lo.distill_in_batch_weight = 0.0  # of the KL divergence of scores over the positives of the batch
-    lo.distill_temperature = 0.05  # of the softmaxes over these scores
+    lo.distill_weight = 1.0  # weight of that term; this and all below are used if there is a teacher
+    lo.distill_projection = False  # train a matrix from the student's to all of the teacher's dimensions for that term
+    lo.distill_matryoshka = False  # apply the distillation terms at the nested dimensions too
+    lo.distill_hard_weight = 0.0  # weight of the KL divergence of scores over each row's positive and negatives
+    lo.distill_in_batch_weight = 0.0  # weight of the KL divergence of scores over the positives of the batch
+    lo.distill_temperature = 0.05  # temperature of the softmaxes over these scores
 
     c.teacher = te = ConfigDict()
     te.path = ""  # folder, hub id, gs:// or workdir of the teacher; "": no distillation
-    te.cache = ""  # in its place, vectors that f2jax cache_teacher wrote for the corpus in data.sources
-    te.dtype = "bfloat16"  # of the teacher's weights and matmuls
+    te.cache = ""  # instead of path: vectors that f2jax cache_teacher wrote for the corpus in data.sources
+    te.dtype = "bfloat16"  # type of the teacher's weights and matmuls
 
     c.optim = o = ConfigDict()
-    o.name = "adamw"  # optimizer, see f2jax/train/optim.py
-    o.peak_lr = peak_lr  # after warm-up
-    o.end_lr = 1e-7  # floor of the cosine
-    o.warmup_steps = 500  # linear from 0
-    o.schedule = "cosine"  # cosine, linear or constant after warm-up
+    o.name = "adamw"  # optimizer: a name in f2jax/train/optim.py
+    o.peak_lr = peak_lr  # learning rate after warm-up
+    o.end_lr = 1e-7  # learning rate at the end of the schedule
+    o.warmup_steps = 500  # steps of the linear warm-up from 0
+    o.schedule = "cosine"  # shape after warm-up: cosine, linear or constant
     o.b1 = 0.9  # decay of the first moment
     o.b2 = 0.98  # decay of the second moment
     o.eps = 1e-8  # added to the root of the second moment
-    o.weight_decay = 0.01  # decoupled, on every weight as in the reference
-    o.clip_norm = 1.0  # of the global gradient; 0: off
-    o.state_dtype = "float32"  # of the moments: float32 or bfloat16
+    o.weight_decay = 0.01  # decoupled weight decay, on every weight as in the reference
+    o.clip_norm = 1.0  # maximum norm of the global gradient; 0: no clipping
+    o.state_dtype = "float32"  # type of the moments: float32 or bfloat16
 
     c.mesh = me = ConfigDict()
-    me.replica = -1  # copies of all the rest, a multiple of the pod's slices; -1: one for each slice
-    me.data = -1  # devices that share the rows of a batch; -1: all that the other axes leave
+    me.replica = -1  # copies of everything, a multiple of the number of slices; -1: one for each slice
+    me.data = -1  # devices that share the rows of a batch; -1: all that the other axes leave over
     me.fsdp = 1  # devices that share the weights as well as the rows
     me.tensor = 1  # devices that split heads and MLP
 
     c.checkpoint = k = ConfigDict()
     k.every = 5000  # steps between checkpoints
-    k.minutes = 30.0  # save after so many minutes without a checkpoint, too; 0: by steps alone
-    k.keep_last = 2  # newest checkpoints that stay
-    k.keep_every = 5000  # checkpoints at multiples of this stay for good; 0: none
-    k.tail_steps = 2500  # at the end of training, save more often, for merging
-    k.tail_every = 500  # steps between those; they stay for good
+    k.minutes = 30.0  # also save after this many minutes without a checkpoint; 0: by steps only
+    k.keep_last = 2  # number of newest checkpoints that are kept
+    k.keep_every = 5000  # checkpoints at multiples of this are kept for good; 0: none
+    k.tail_steps = 2500  # length of the end of training in which checkpoints are more frequent, for merging
+    k.tail_every = 500  # steps between those checkpoints, which are kept for good
 
     c.log = lg = ConfigDict()
     lg.every = 10  # steps between lines of metrics.jsonl
-    lg.validate_every = 1000  # steps between validations; 0: at the end alone
-    lg.validation_batches = 1  # batches of each dataset's held-out share; 0: all
-    lg.tensorboard = True  # write TensorBoard event files beside metrics.jsonl
+    lg.validate_every = 1000  # steps between validations; 0: only at the end
+    lg.validation_batches = 1  # batches of each data set's held-out share; 0: all
+    lg.tensorboard = True  # write TensorBoard event files next to metrics.jsonl
     return c

@@ -1,7 +1,7 @@
-"""Stage 2 by another distillation objective than the recipe's, or by a cached teacher; the ablations are this file's.
+"""Stage 2 with another distillation objective than the recipe's, or with a cached teacher.
 
 The chain is 4b → 1.7b → 0.6b → 330m, 160m, 80m: each finished model is the next one's teacher, and the three small
-students begin as a pruned 0.6b of stage 1 (`f2jax prune --size 330m`).
+students start as a pruned 0.6b of stage 1 (`f2jax prune --size 330m`).
 
 f2jax train --config configs/distill.py:size=330m,teacher=runs/0.6b-2,objective=cosine --workdir DIR \\
     --config.init_from=330m-pruned --config.data.sources='("corpus:prepared",)'
@@ -16,9 +16,9 @@ OBJECTIVES = {
     "cosine": {"distill": "cosine"},
     "projected": {"distill": "cosine", "distill_projection": True},  # jina-embeddings-v5's (recipe 6.4)
     "nested": {"distill_matryoshka": True},
-    "scores": {"distill_hard_weight": 1.0},  # and the recipe's
-    "in_batch": {"distill_in_batch_weight": 1.0},  # and the recipe's
-    "spread": {"spread_weight": 1.0},  # and the recipe's
+    "scores": {"distill_hard_weight": 1.0},  # in addition to the recipe's
+    "in_batch": {"distill_in_batch_weight": 1.0},  # in addition to the recipe's
+    "spread": {"spread_weight": 1.0},  # in addition to the recipe's
 }
 
 

@@ -1,4 +1,4 @@
-"""A small multilingual model from scratch on prepared corpora, in two stages: within an hour on two CPU cores.
+"""A small multilingual model, trained from scratch on prepared corpora in two stages within an hour on two CPU cores.
 
 f2jax train --config configs/mini.py:stage=1 --workdir runs/mini-1 --config.data.sources='("corpus:corpus-1",)'
 f2jax train --config configs/mini.py:stage=2 --workdir runs/mini-2 --config.data.sources='("corpus:corpus-2",)' \\
@@ -32,7 +32,8 @@ def get_config(text=None):
     config.optim.peak_lr = 1e-3 if stage == 1 else 5e-4
     config.optim.warmup_steps = 50 if stage == 1 else 30
     config.loss.passage_gradient = True
-    config.loss.spread_weight = 10.0  # from scratch, all texts fall into one direction without it: docs/multilingual.md
+    config.loss.spread_weight = 10.0  # without it, all texts fall into one direction: docs/multilingual.md
+
     config.checkpoint.every = 100
     config.checkpoint.keep_every = 0
     config.checkpoint.tail_steps = 0

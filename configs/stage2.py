@@ -1,4 +1,4 @@
-"""Stage 2: all task kinds, instructions, hard negatives, and distillation where the size has a teacher (recipe 2.1).
+"""Stage 2: all task kinds, instructions, hard negatives, and distillation if the size has a teacher (recipe 2.1).
 
 f2jax train --config configs/stage2.py:size=80m,teacher=runs/0.6b --workdir DIR --config.init_from=runs/80m-pruned \\
     --config.data.sources='("corpus/*.parquet",)'

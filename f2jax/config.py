@@ -170,8 +170,15 @@ NOT_NEGATIVE = (
     "optim.clip_norm",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
-COUNTS = ("data.batch_size", "data.row_length", "data.row_steps", "model.unroll", "log.every", "checkpoint.every")
-COUNTS += ("checkpoint.keep_last",)
+COUNTS = (
+    "data.batch_size",
+    "data.row_length",
+    "data.row_steps",
+    "model.unroll",
+    "log.every",
+    "checkpoint.every",
+    "checkpoint.keep_last",
+)
 
 
 def check(config: ConfigDict) -> None:
