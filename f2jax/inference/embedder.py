@@ -268,10 +268,12 @@ def check_texts(texts) -> list[str]:
     """
     if isinstance(texts, str):
         return [texts]
-    unordered = isinstance(texts, (Mapping, Set, bytes)) or hasattr(texts, "columns")  # a table yields its columns
-    if unordered or not isinstance(texts, Iterable):
+    try:
+        items = list(texts)
+    except TypeError:
+        items = None
+    if items is None or isinstance(texts, (Mapping, Set, bytes)) or hasattr(texts, "columns"):  # a table gives columns
         raise UserError(f"The texts are of type {type(texts).__name__}; give a string or a list of strings.")
-    items = list(texts)
     invalid = next((i for i, text in enumerate(items) if not isinstance(text, str)), None)
     if invalid is not None:
         raise UserError(f"Text number {invalid} is of type {type(items[invalid]).__name__}; give strings.")

@@ -129,9 +129,13 @@ class ResumableArray:
         self.facts = {name: value for name, value in state.items() if name != "call"}
 
     def open(self, dtype, shape: tuple[int, ...]) -> np.memmap:
-        """Returns the array, created if no row is done."""
+        """Returns the array, created if no row is done; raises UserError if it is damaged."""
         if self.done:
-            self._array = np.lib.format.open_memmap(self.path, "r+")
+            try:
+                np.load(self.path, mmap_mode="r")  # refuses a file that was cut short, which r+ would fill with zeros
+                self._array = np.lib.format.open_memmap(self.path, "r+")
+            except (ValueError, EOFError) as error:
+                raise UserError(f"{self.path} is damaged; delete it to start over.") from error
         else:
             self._record()  # before the array of zeros exists, which would pass for vectors made elsewhere
             self._array = create_array(self.path, dtype, shape)

@@ -238,6 +238,7 @@ def test_documents_take_the_prompt_named_document_alone_as_in_sentence_transform
         ({"a", "b"}, {}, "The texts are of type set; give a string or a list of strings."),
         (b"ab", {}, "The texts are of type bytes; give a string or a list of strings."),
         (7, {}, "The texts are of type int; give a string or a list of strings."),
+        (np.array("a"), {}, "The texts are of type ndarray; give a string or a list of strings."),
         (pa.table({"text": ["a", "b"]}), {}, "The texts are of type Table; give a string or a list of strings."),
         (["a"], {"prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
         (["a"], {"prompt": "", "prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),

@@ -292,6 +292,25 @@ def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path, source, monk
     assert np.load(output).shape == (2, 2)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"done": 3}', '{"call": {}, "done": "3"}', "null"])
+def test_a_damaged_record_of_the_progress_is_named(tmp_path, source, monkeypatch, content):
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
+    interrupt(source, str(tmp_path / "out.npy"))
+    (tmp_path / "out.npy.partial.json").write_text(content)
+    with pytest.raises(UserError, match=r"out\.npy\.partial\.json .*; restore it from its origin\.$"):
+        encode_file(FakeEmbedder(), source, str(tmp_path / "out.npy"))
+
+
+@pytest.mark.parametrize("size", [0, 60, 200])
+def test_a_file_of_vectors_that_was_cut_short_is_named(tmp_path, source, monkeypatch, size):
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
+    interrupt(source, str(tmp_path / "out.npy"))
+    partial = tmp_path / "out.npy.partial"
+    partial.write_bytes(partial.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"out\.npy\.partial is damaged; delete it to start over\.$"):
+        encode_file(FakeEmbedder(), source, str(tmp_path / "out.npy"))
+
+
 # What is refused
 
 
