@@ -17,7 +17,7 @@ from f2jax import config as configs
 from f2jax.checkpoints import workdir as workdir_lib
 from f2jax.checkpoints.orbax import Checkpoints, SaveTimer, TrainState, is_checkpoint_step
 from f2jax.data import loader as loader_lib
-from f2jax.data.dataset import Dataset
+from f2jax.data.dataset import AnyDataset
 from f2jax.data.loader import Loader
 from f2jax.data.packing import Batch, RowShare
 from f2jax.data.prompts import write_prompts
@@ -154,7 +154,7 @@ class Validation:
     program: Program
     loader: Loader  # of the training rows
     teacher: Teacher | None
-    held_out: Sequence[Dataset]
+    held_out: Sequence[AnyDataset]
     steps: int  # of the complete run
 
     def due(self, done: int) -> bool:

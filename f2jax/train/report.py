@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from f2jax.data.dataset import Dataset
+from f2jax.data.dataset import AnyDataset
 from f2jax.data.loader import Loader
 from f2jax.data.packing import Batch
 from f2jax.errors import UserError
@@ -108,7 +108,7 @@ def progress(values: dict[str, float]) -> str:
 
 
 def run_table(
-    architecture: Qwen3Config, loader: Loader, held_out: Sequence[Dataset], steps: int, skipped: Counter
+    architecture: Qwen3Config, loader: Loader, held_out: Sequence[AnyDataset], steps: int, skipped: Counter
 ) -> str:
     """Returns what is about to be trained on what, with a line for each data set."""
     lines = [f"{architecture.parameters:,} parameters, {architecture.width} dimensions; {steps:,} steps."]
