@@ -269,7 +269,7 @@ def test_a_workdir_that_is_a_file(capsys, tmp_path):
         ({"--prompt-name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
         ({"--dtype": "float16"}, "dtype='float16' is not a choice; did you mean 'bfloat16'?"),
         ({"--input": "nothing.txt"}, "There is no file nothing.txt; check the path."),
-        ({"--input": "/"}, "/ should end in .txt, .jsonl or .parquet."),
+        ({"--input": "/"}, "/ is of no known kind; data files end in .parquet,"),
         ({"--output": "out.csv"}, "out.csv should be a local path that ends in .npy or .parquet."),
         ({"--model": "nowhere"}, "There is no model folder nowhere; give a folder, a gs:// path or a hub id"),
         ({"--model": "/"}, "config.json; check the path."),
@@ -290,7 +290,9 @@ def test_encode_with_a_file_of_the_wrong_shape(capsys, model, tmp_path):
     assert "has no column 'text' but body; choose one with --column." in complaint(
         capsys, *argv, tmp_path / "in.parquet"
     )
-    assert "in.jsonl, line 2: no JSON object with the field 'text'" in complaint(capsys, *argv, tmp_path / "in.jsonl")
+    assert "in.jsonl: row 2 has no text in 'text'; fix it or choose another --column." in complaint(
+        capsys, *argv, tmp_path / "in.jsonl"
+    )
 
 
 def test_a_tokenizer_that_does_not_fit_the_model_to_encode_with(capsys, model, texts, tmp_path):

@@ -10,7 +10,7 @@ from f2jax.inference.options import ModelOptions, Precision
 class EncodeOptions:
     """Texts and vectors."""
 
-    input: str  # .txt (a text per line), .jsonl or .parquet
+    input: str  # .txt (a text per line), or rows as .jsonl, .json, .csv, .tsv, .arrow or .parquet
     output: str  # .npy, or .parquet with text and embedding
     column: str = "text"  # field of the text in .jsonl and .parquet
     prompt: str | None = None  # put before every text

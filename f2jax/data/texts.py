@@ -1,62 +1,46 @@
 """The texts of a file, and random texts of data sources."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from f2jax import files
 from f2jax.data.instructions import add_instruction
 from f2jax.data.record import Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
+from f2jax.data.sources.tables import is_text_file, read_rows
 from f2jax.errors import UserError
 
 
+class _Strict(SkipList):
+    """Raises UserError for the first row that a reader would skip."""
+
+    def __setitem__(self, reason: str, count: int) -> None:
+        raise UserError(f"{self.row[0]}: {reason}; fix or remove it.")
+
+
 def read_texts(path: str, column: str = "text") -> list[str]:
-    """The texts of a file: one a line (.txt), or the field `column` of each row (.jsonl, .parquet).
+    """The texts of a file in any format of `sources.tables`: its lines (.txt), or the field `column` of each row.
 
     Raises:
         UserError: the file cannot be read, or a row has no such field.
     """
-    kind = Path(path).suffix
-    if kind == ".parquet":
-        with files.open_file(path) as file:
-            try:
-                table = pq.ParquetFile(file)
-                if column not in table.schema_arrow.names:
-                    names = ", ".join(table.schema_arrow.names)
-                    raise UserError(f"{path} has no column '{column}' but {names}; choose one with --column.")
-                texts = table.read([column]).column(0).to_pylist()
-            except (pa.ArrowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{path} is no readable parquet file ({reason}); restore it.") from error
-    elif kind in (".txt", ".jsonl"):
-        with files.open_file(path) as file:
-            try:
-                content = file.read().decode("utf-8-sig").replace("\r\n", "\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path} is not UTF-8 at byte {error.start}; convert it.") from error
-        lines = content.removesuffix("\n").split("\n") if content else []
-        texts = lines
-        if kind == ".jsonl":
-            texts = [_field(path, i, line, column) for i, line in enumerate(lines, 1) if line.strip()]
-    else:
-        raise UserError(f"{path} should end in .txt, .jsonl or .parquet.")
-    bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
-    if bad is not None:
-        raise UserError(f"{path}: row {bad + 1} has no text in '{column}'; mend it or choose another --column.")
+
+    lines = is_text_file(path)
+
+    def choose(present: list[str]) -> list[str]:
+        if column not in present and not lines:
+            raise UserError(f"{path} has no column '{column}' but {', '.join(present)}; choose one with --column.")
+        return [name for name in present if name == column]
+
+    texts = []
+    for number, row in enumerate(read_rows(path, _Strict(), choose), 1):
+        text = row.get("text" if lines else column)
+        if not isinstance(text, str):
+            raise UserError(f"{path}: row {number} has no text in '{column}'; fix it or choose another --column.")
+        texts.append(text)
     return texts
-
-
-def _field(path: str, number: int, line: str, column: str) -> str | None:
-    try:
-        return json.loads(line)[column]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}, line {number}: no JSON object with the field '{column}'; mend it.") from error
 
 
 def texts_of(records: Iterable[Record]) -> Iterator[str]:

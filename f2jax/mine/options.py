@@ -14,7 +14,7 @@ class MiningInput:
     """Which rows get negatives, from which documents."""
 
     input: tuple[str, ...]  # files, globs, folders or built-in sets of rows
-    corpus: str | None = None  # further documents for every set: .txt (a text per line), .jsonl or .parquet with 'text'
+    corpus: str | None = None  # further documents for every set: .txt (a text per line), or rows with a field 'text'
     kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not say their kind
     only: tuple[str, ...] = KINDS  # the kinds of rows to mine for; other rows stay as they are
 

@@ -14,7 +14,7 @@ class DocumentOptions:
     """Documents: vectors, texts, both in the same order, or a folder of texts."""
 
     vectors: str | None = None  # .npy of floats, a row per document; made from --documents where it is missing
-    documents: str | None = None  # .txt (a text per line), .jsonl or .parquet; see --column
+    documents: str | None = None  # .txt (a text per line), or rows as .jsonl, .csv, .parquet …; see --column
     folder: str | None = None  # folder of text files (.txt, .md, .rst, .org, .tex), searched by passage
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from f2jax.data.sources.tables import ENDINGS
 from f2jax.data.texts import read_texts
 from f2jax.errors import UserError
 from f2jax.inference import encode_file as module
@@ -17,6 +18,7 @@ from f2jax.inference.encode_file import encode_file
 from f2jax.inference.quantize import quantize
 from f2jax.inference.truncation import Truncation
 from tests import tiny_model
+from tests.data import tables
 
 TEXTS = [f"text {i}" for i in range(20)]
 PIECES = 3  # texts to a piece in the tests of interruptions
@@ -105,6 +107,12 @@ def test_files_give_the_vectors_of_embedder_encode(embedder, tmp_path, origin, t
 def test_a_text_file_has_a_text_on_each_line(tmp_path, content, texts):
     (tmp_path / "in.txt").write_bytes(content)
     assert read_texts(str(tmp_path / "in.txt")) == texts
+
+
+@pytest.mark.parametrize("ending", [ending for ending in ENDINGS if ".txt" not in ending])
+def test_the_texts_of_a_table_in_any_format_are_those_of_its_column(tmp_path, ending):
+    rows = [{"id": 1, "body": "one, two"}, {"id": 2, "body": ""}, {"id": 3, "body": "three"}]
+    assert read_texts(tables.write(tmp_path / f"in{ending}", rows), "body") == ["one, two", "", "three"]
 
 
 def test_blank_lines_between_and_after_objects_are_no_rows(tmp_path):
@@ -317,20 +325,24 @@ def test_a_file_of_vectors_that_was_cut_short_is_named(tmp_path, source, monkeyp
 @pytest.mark.parametrize(
     "name,content,message",
     [
-        ("in.jsonl", '{"text": "a"}\n{"text": \n', "line 2: no JSON object with the field 'text'; mend it."),
-        ("in.jsonl", '{"text": "a"}\n{"body": "b"}\n', "line 2: no JSON object with the field 'text'; mend it."),
-        ("in.jsonl", '{"text": "a"}\n["b"]\n', "line 2: no JSON object with the field 'text'; mend it."),
-        ("in.jsonl", '{"text": "a"}\n\n{"body": "c"}\n', "line 3: no JSON object with the field 'text'; mend it."),
+        ("in.jsonl", '{"text": "a"}\n{"text": \n', "in.jsonl:2: line is no JSON; fix or remove it."),
+        (
+            "in.jsonl",
+            '{"text": "a"}\n{"body": "b"}\n',
+            "row 2 has no text in 'text'; fix it or choose another --column.",
+        ),
+        ("in.jsonl", '{"text": "a"}\n["b"]\n', "in.jsonl:2: line is no JSON object; fix or remove it."),
+        ("in.jsonl", '{"body": "c"}\n', "has no column 'text' but body; choose one with --column."),
         (
             "in.jsonl",
             '{"text": "a"}\n{"text": 5}\n',
-            "row 2 has no text in 'text'; mend it or choose another --column.",
+            "row 2 has no text in 'text'; fix it or choose another --column.",
         ),
         ("in.jsonl", "", "holds no texts."),
         ("in.txt", "", "holds no texts."),
-        ("in.csv", "text\na\n", "should end in .txt, .jsonl or .parquet."),
-        ("in.parquet", "no parquet", "is no readable parquet file"),
-        ("in.txt", b"good\nb\xffd\n", "is not UTF-8 at byte 6; convert it."),
+        ("in.docx", "text\na\n", "is of no known kind; data files end in .parquet, .arrow,"),
+        ("in.parquet", "no parquet", "is damaged, cut short or no parquet file"),
+        ("in.txt", b"good\nb\xffd\n", "in.txt:2: line is not UTF-8; fix or remove it."),
     ],
 )
 def test_bad_input_is_named_in_one_line(tmp_path, name, content, message):
@@ -346,8 +358,8 @@ def test_bad_input_is_named_in_one_line(tmp_path, name, content, message):
     "table,message",
     [
         ({"body": ["a"], "id": [1]}, "has no column 'text' but body, id; choose one with --column."),
-        ({"text": ["a", None]}, "row 2 has no text in 'text'; mend it or choose another --column."),
-        ({"text": [1, 2]}, "row 1 has no text in 'text'; mend it or choose another --column."),
+        ({"text": ["a", None]}, "row 2 has no text in 'text'; fix it or choose another --column."),
+        ({"text": [1, 2]}, "row 1 has no text in 'text'; fix it or choose another --column."),
         ({"text": pa.array([], pa.string())}, "holds no texts."),
     ],
 )
@@ -362,7 +374,7 @@ def test_a_parquet_file_that_was_cut_short_is_refused(tmp_path, keep):
     path = tmp_path / "in.parquet"
     write(path, TEXTS)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(UserError, match="is no readable parquet file"):
+    with pytest.raises(UserError, match="is damaged, cut short or no parquet file"):
         read_texts(str(path))
 
 
@@ -372,7 +384,7 @@ def test_a_parquet_file_with_damaged_pages_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[4:200] = b"\xff" * 196
     path.write_bytes(content)
-    with pytest.raises(UserError, match="is no readable parquet file"):
+    with pytest.raises(UserError, match="is damaged, cut short or no parquet file"):
         read_texts(str(path))
 
 

@@ -56,10 +56,15 @@ def read_rows(path: str, skipped: Counter, columns: ChooseColumns) -> Iterator[R
         return _arrow_rows(path, skipped, columns)
     if ending in (".csv", ".tsv"):
         return _delimited_rows(path, skipped, columns, ending)
-    if ending == ".txt":
+    if is_text_file(path):
         columns(["text"])
-        return ({"text": line} for line in _lines(path, skipped) if line.strip())
+        return ({"text": line} for line in _lines(path, skipped))
     return _json_rows(path, skipped, columns, ending)
+
+
+def is_text_file(path: str) -> bool:
+    """Returns whether a file has a text on each line, rather than rows with columns."""
+    return without_compression(path).endswith(".txt")
 
 
 def without_compression(path: str) -> str:

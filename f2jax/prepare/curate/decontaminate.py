@@ -180,9 +180,10 @@ def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
 
 
 def _strings(value: object) -> Iterator[str]:
-    """Yields all texts in a field, which may be a list of texts or of objects."""
+    """Yields all texts in a field that are not blank; it may be a list of texts or of objects."""
     if isinstance(value, str):
-        yield value
+        if value.strip():
+            yield value
     elif isinstance(value, list | dict):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _strings(part)
