@@ -127,7 +127,8 @@ def _use(formats: Sequence[str]) -> str:
             "python",
             "from sentence_transformers import SentenceTransformer\n\n"
             'model = SentenceTransformer("this/folder")  # truncate_dim=… for a Matryoshka dimension\n'
-            'queries, documents = model.encode_query(["a question"]), model.encode_document(["a text"])',
+            'queries, documents = model.encode_query(["a question"]), model.encode_document(["a text"])\n'
+            "# with truncate_dim, pass normalize_embeddings=True: it truncates after it has normalized",
         ),
         (
             "f2jax",

@@ -1,4 +1,4 @@
-"""What `f2jax evaluate` is told."""
+"""The options of `f2jax evaluate`."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -58,7 +58,7 @@ def run_tasks(
     Raises:
         UserError: `output` cannot be written, or, after all other tasks, the data of some could not be loaded.
         Restart: the data of one of them is unavailable at the moment.
-        Interrupted: by Ctrl-C; the same call goes on.
+        Interrupted: by Ctrl-C; the same call continues.
     """
     results = ResultFolder(_make_folder(output))
     scores: list[TaskScore] = []

@@ -1,4 +1,4 @@
-"""What `f2jax mine` is told: which rows, which vectors, which documents are hard negatives."""
+"""The options of `f2jax mine`: which rows, which vectors, which documents are hard negatives."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What `f2jax search` is told: documents, queries, the two passes, and where results go."""
+"""The options of `f2jax search`: documents, queries, the two passes, and where results go."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,7 +13,7 @@ DIMS = 64  # of the first pass, where there are as many
 class DocumentOptions:
     """Documents: vectors, texts, both in the same order, or a folder of texts."""
 
-    vectors: str | None = None  # .npy of floats, a row per document; made from --documents where it is missing
+    vectors: str | None = None  # .npy of floats, a row per document; made from --documents if it is missing
     documents: str | None = None  # .txt (a text per line), or rows as .jsonl, .csv, .parquet …; see --column
     folder: str | None = None  # folder of text files (.txt, .md, .rst, .org, .tex), searched by passage
 
@@ -39,7 +39,7 @@ class SearchOptions:
     """
 
     k: int = 10  # documents to find for a query
-    dims: int | None = None  # dimensions of the first pass; None: 64, or all where there are fewer
+    dims: int | None = None  # dimensions of the first pass; None: 64, or all if there are fewer
     candidates: int = 200  # documents that the first pass leaves to the second
     precision: Literal["float32", "int8", "binary"] = "float32"  # precision of the first pass
     approximate: float | None = None  # share of the candidates that a TPU's approx_max_k is to find; None: all

@@ -15,7 +15,7 @@ VECTORS = ".f2jax-vectors"  # in a searched folder: the vectors of its passages,
 
 
 def run(given: DocumentOptions, asked: QueryOptions, options: SearchOptions, results: ResultOptions) -> None:
-    """Searches, serves a page or fills a store, as `f2jax search` is told.
+    """Searches, serves a page or fills a store, as the options of `f2jax search` say.
 
     Raises:
         UserError: an option or a file cannot be used.
