@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from f2jax.commands.options import Arguments, changed
 from f2jax.errors import UserError
-from f2jax.mine.options import MiningInput, MiningOptions, VectorOptions
+from f2jax.mine.options import MiningInput, MiningOptions, MiningVectorOptions
 
 
 @dataclass(frozen=True)
-class OutputOptions:
+class MiningOutput:
     """What is written."""
 
     output: str | None = None  # .parquet: the rows with negatives, in the order of the input
@@ -24,12 +24,12 @@ def main(argv: list[str]) -> None:
         "--input pairs.jsonl --model release --output mined.parquet",
         argv,
         MiningInput,
-        OutputOptions,
-        VectorOptions,
+        MiningOutput,
+        MiningVectorOptions,
         MiningOptions,
     )
-    rows, output = arguments.read(MiningInput), arguments.read(OutputOptions)
-    vectors, options = arguments.read(VectorOptions), arguments.read(MiningOptions)
+    rows, output = arguments.read(MiningInput), arguments.read(MiningOutput)
+    vectors, options = arguments.read(MiningVectorOptions), arguments.read(MiningOptions)
     if vectors.query_embeddings and (unused := changed(vectors, "prompt_name", "dtype", "batch_size")):
         raise UserError(f"{unused} would change nothing with --query-embeddings; leave out what is named.")
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         with ExitStack() as outputs:
             for path in filter(None, (vectors.list_queries, vectors.list_documents)):
                 outputs.enter_context(output_file(path, "list of texts"))
-            print(run.list_texts(rows, vectors.list_queries, vectors.list_documents))
+            print(run.list_mining_texts(rows, vectors.list_queries, vectors.list_documents))
     elif not output.output:
         raise UserError("f2jax mine needs --output, or a --list option.")
     else:

@@ -43,7 +43,7 @@ class Prompts:
 NONE = Prompts({}, template="")
 
 
-def read_prompts(path: str | None = None, given: dict[str, str] | None = None) -> Prompts:
+def read_instructions(path: str | None = None, given: dict[str, str] | None = None) -> Prompts:
     """Returns the reference's instructions, overridden by a JSON file {name: instruction} and then by `given`.
 
     The name `template` in the file stands for the text around the instruction. The path `none` means no instructions.

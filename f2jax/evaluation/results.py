@@ -19,7 +19,7 @@ ALL = "mean of tasks"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScoreEntry:
     """The main score of one subset, 0 to 1."""
 
     task: str
@@ -38,7 +38,7 @@ class ScoredVariant:
     parameters: int | None
     variant: Variant
     full: bool  # all dimensions, in float32
-    entries: tuple[Entry, ...]
+    entries: tuple[ScoreEntry, ...]
 
     def tasks(self) -> dict[str, float]:
         """Returns the mean over subsets and splits for each task; only splits that mteb evaluates on count."""
@@ -67,7 +67,7 @@ def read_results(folders: Iterable[str | Path]) -> list[ScoredVariant]:
     Raises:
         UserError: a folder is missing or has no results, or a file is not a result file.
     """
-    entries: dict[tuple, list[Entry]] = defaultdict(list)
+    entries: dict[tuple, list[ScoreEntry]] = defaultdict(list)
     metas: dict[tuple, dict] = {}
     runs: list[ScoredVariant] = []
     for folder in folders:
@@ -118,8 +118,8 @@ def _builtin_runs(path: Path, content: dict) -> Iterator[ScoredVariant]:
     yield ScoredVariant("f2jax/tfidf", "built-in", None, Variant(0), True, _builtin_entries(scores))
 
 
-def _builtin_entries(scores: dict[str, float]) -> tuple[Entry, ...]:
-    return tuple(Entry(name, "test", "default", (), float(score)) for name, score in scores.items())
+def _builtin_entries(scores: dict[str, float]) -> tuple[ScoreEntry, ...]:
+    return tuple(ScoreEntry(name, "test", "default", (), float(score)) for name, score in scores.items())
 
 
 def _meta(path: Path) -> dict:
@@ -131,15 +131,17 @@ def _meta(path: Path) -> dict:
     return meta | (_json(neighbour) if neighbour.exists() else {})
 
 
-def _entries(content: dict) -> list[Entry]:
+def _entries(content: dict) -> list[ScoreEntry]:
     return [
-        Entry(content["task_name"], split, entry["hf_subset"], tuple(entry["languages"]), float(entry["main_score"]))
+        ScoreEntry(
+            content["task_name"], split, entry["hf_subset"], tuple(entry["languages"]), float(entry["main_score"])
+        )
         for split, scores in content["scores"].items()
         for entry in scores
     ]
 
 
-def _run(meta: dict, entries: Sequence[Entry]) -> ScoredVariant:
+def _run(meta: dict, entries: Sequence[ScoreEntry]) -> ScoredVariant:
     experiment = meta["experiment_kwargs"] or {}
     variant = Variant(experiment.get("embed_dim") or meta["embed_dim"] or 0, experiment.get("output_dtypes", "float32"))
     model = meta["name"] + (f" (prompts {experiment['prompts']})" if "prompts" in experiment else "")
@@ -195,7 +197,7 @@ def task_type(name: str) -> str:
     return task.metadata.type if task else "other"
 
 
-def is_evaluated(entry: Entry) -> bool:
+def is_evaluated(entry: ScoreEntry) -> bool:
     """Returns whether the entry's split counts: one that mteb evaluates on, or any split of an unknown task."""
     task = _task(entry.task)
     return not task or entry.split in task.metadata.eval_splits

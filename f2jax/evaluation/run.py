@@ -44,7 +44,7 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
     tasks = selection.select_tasks(options.tasks, options.benchmark, options.data, options.languages)
     if not output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
-    instructions = prompts.read_prompts(options.prompts, options.prompt).for_tasks(tasks)
+    instructions = prompts.read_instructions(options.prompts, options.prompt).for_tasks(tasks)
     embedder = Embedder.from_pretrained(model, options.dtype, fsdp=options.fsdp) if model else None
 
     def score() -> list[runner.TaskScore]:

@@ -96,7 +96,7 @@ def encode_texts(
         return share.parts * _power_of_two(-(-rows // share.parts))
 
     with jax.set_mesh(mesh) if mesh else nullcontext():
-        for chunk, row_length in batches([len(s) for s in sequences], max_sequences, share.parts):
+        for chunk, row_length in plan_batches([len(s) for s in sequences], max_sequences, share.parts):
             packed = pack([sequences[i] for i in chunk], row_length, pad_id, row_count, share)
             arrays = {name: getattr(packed, name) for name in (*PACKED, "row_s", "col_s")}
             slots = _power_of_two(len(chunk)) - len(chunk)
@@ -118,7 +118,7 @@ def encode_texts(
     return out_sd
 
 
-def batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+def plan_batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
     """Yields (indices, row length) of the batches, longest texts first, for `parts` devices that share their rows."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     shape = BATCH_SHAPES.get(jax.default_backend(), BATCH_SHAPES["tpu"])

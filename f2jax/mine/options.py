@@ -20,7 +20,7 @@ class MiningInput:
 
 
 @dataclass(frozen=True)
-class VectorOptions:
+class MiningVectorOptions:
     """Vectors, by a model or from .npy files of floats with a row for each text.
 
     Queries are each distinct query of the input once, in order of first appearance, with the row's own instruction

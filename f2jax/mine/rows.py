@@ -29,7 +29,7 @@ class MiningRows:
     skipped: Counter  # rows that could not be read, by reason
 
 
-def read_rows(
+def read_mining_rows(
     sources: Iterable[str], corpus: Iterable[str] = (), kinds: Sequence[str] = (), only: Sequence[str] = KINDS
 ) -> MiningRows:
     """Reads rows of files, globs, folders and built-in sets.

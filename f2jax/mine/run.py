@@ -28,17 +28,17 @@ from f2jax.inference.embedder import Embedder
 from f2jax.inference.top_k import SearchBlocks
 from f2jax.inference.vectors import ResumableArray, embed_into, load_vectors, texts_digest
 from f2jax.mine.negatives import BLOCKS, mine_negatives
-from f2jax.mine.options import MiningInput, MiningOptions, VectorOptions
-from f2jax.mine.rows import MiningGroup, MiningRows, group_rows, read_rows
+from f2jax.mine.options import MiningInput, MiningOptions, MiningVectorOptions
+from f2jax.mine.rows import MiningGroup, MiningRows, group_rows, read_mining_rows
 
 ROW_GROUP = 4_096  # rows of the output
 TYPES = {str(bool): pa.bool_(), str(tuple[str, ...]): pa.list_(pa.string())}
 SCHEMA = pa.schema([(f.name, TYPES.get(str(f.type), pa.string())) for f in dataclasses.fields(Record)])
 
 
-def read_input(given: MiningInput) -> MiningRows:
-    """Reads the rows; raises UserError if `read_rows` does, or if the corpus cannot be read."""
-    return read_rows(given.input, read_texts(given.corpus) if given.corpus else (), given.kinds, given.only)
+def read_mining_input(given: MiningInput) -> MiningRows:
+    """Reads the rows; raises UserError if `read_mining_rows` does, or if the corpus cannot be read."""
+    return read_mining_rows(given.input, read_texts(given.corpus) if given.corpus else (), given.kinds, given.only)
 
 
 def mine_file(
@@ -66,7 +66,7 @@ def mine_file(
     """
     if Path(output).suffix != ".parquet" or files.is_remote(output):
         raise UserError(f"{output} should be a local path that ends in .parquet.")
-    rows = read_input(given)
+    rows = read_mining_input(given)
     groups = group_rows(rows, across_sources)
     folder, complete = Path(f"{output}.partial"), Path(f"{output}.whole")
     try:
@@ -86,7 +86,7 @@ def mine_file(
     return summary
 
 
-def list_texts(given: MiningInput, queries: str | None, documents: str | None) -> str:
+def list_mining_texts(given: MiningInput, queries: str | None, documents: str | None) -> str:
     """Writes the texts for another tool to embed: one JSON object {"text": …} a line, in the order of `FileVectors`.
 
     Returns what was written, for the user.
@@ -99,7 +99,7 @@ def list_texts(given: MiningInput, queries: str | None, documents: str | None) -
     for path in paths.values():
         if Path(path).suffix != ".jsonl":
             raise UserError(f"{path} should end in .jsonl; a text may hold line ends.")
-    rows, lines = read_input(given), []
+    rows, lines = read_mining_input(given), []
     for kind, path in paths.items():
         texts = getattr(rows, kind)
         try:
@@ -113,7 +113,7 @@ def list_texts(given: MiningInput, queries: str | None, documents: str | None) -
 # Vectors: by a model, or from files
 
 
-def choose_vectors(options: VectorOptions) -> "ModelVectors | FileVectors":
+def choose_vectors(options: MiningVectorOptions) -> "ModelVectors | FileVectors":
     """Returns where the vectors come from: a model, or two files.
 
     Raises:

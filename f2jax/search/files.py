@@ -66,11 +66,11 @@ class SearchReport:
                 for score, number in zip(scores, numbers, strict=True)
                 if number >= 0
             ]
-            yield {"query": clean(self.queries[i]) if self.queries else i, "found": documents}
+            yield {"query": replace_surrogates(self.queries[i]) if self.queries else i, "found": documents}
 
     def _describe(self, number: int) -> dict[str, str]:
         fields = {"place": self.places, "text": self.texts}
-        return {name: clean(values[number]) for name, values in fields.items() if values}
+        return {name: replace_surrogates(values[number]) for name, values in fields.items() if values}
 
     def lines(self) -> str:
         """Returns the rows as text for a screen."""
@@ -100,7 +100,7 @@ class SearchReport:
         return text
 
 
-def clean(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Returns the text without halves of UTF-16 pairs, which no output accepts."""
     return SURROGATES.sub("\ufffd", text)
 

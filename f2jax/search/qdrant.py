@@ -16,7 +16,7 @@ from tqdm import tqdm
 from f2jax.errors import UserError, require_extra
 from f2jax.inference.top_k import check_first_pass
 from f2jax.inference.vectors import unit_vectors
-from f2jax.search.files import SearchReport, SearchTexts, clean, write_report
+from f2jax.search.files import SearchReport, SearchTexts, replace_surrogates, write_report
 from f2jax.search.two_pass import SearchOptions, SearchResult
 
 COLLECTION = "f2jax"
@@ -92,7 +92,9 @@ def fill_store(client, documents: SearchTexts, dims: int, precision: str = "floa
         batch = models.Batch(
             ids=list(numbers),
             vectors={"first": x_ce[:, :dims].tolist(), "whole": x_ce.tolist()},
-            payloads=[{name: clean(values[n]) for name, values in fields.items() if values} for n in numbers],
+            payloads=[
+                {name: replace_surrogates(values[n]) for name, values in fields.items() if values} for n in numbers
+            ],
         )
         client.upsert(COLLECTION, batch)
     while beyond := client.scroll(COLLECTION, offset=total, limit=PIECE, with_payload=False)[0]:  # of a larger fill

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from f2jax.data.packing import pack
-from f2jax.inference.encode import BATCH_SHAPES, batches
+from f2jax.inference.encode import BATCH_SHAPES, plan_batches
 
 LENGTHS = {
     "alike": [39] * 2_000,
@@ -17,7 +17,7 @@ LENGTHS = {
 
 def packed(lengths: list[int], max_sequences: int = 1_024):
     """(numbers of the texts, packed rows) of each device batch."""
-    for chunk, row_length in batches(lengths, max_sequences):
+    for chunk, row_length in plan_batches(lengths, max_sequences):
         yield chunk, pack([np.full(lengths[i], i, np.int32) for i in chunk], row_length, 0, row_count=lambda rows: rows)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.mine.rows import group_rows, read_rows
+from f2jax.mine.rows import group_rows, read_mining_rows
 
 
 def write(path, *rows) -> str:
@@ -33,7 +33,7 @@ def described(rows, group) -> dict:
 def test_texts_are_numbered_in_the_order_in_which_they_first_come(tmp_path):
     one = write(tmp_path / "one.jsonl", ("q1", "b"), ("q2", "a"), ("q1", "c"))
     two = write(tmp_path / "two.jsonl", ("q3", "a"), ("q2", "d"))
-    rows = read_rows([one, two], corpus=["x", "a", "", "x", "y"])
+    rows = read_mining_rows([one, two], corpus=["x", "a", "", "x", "y"])
     assert rows.queries == ["q1", "q2", "q3"]
     assert rows.documents == ["b", "a", "c", "d", "x", "y"]
     assert rows.query_numbers == [0, 1, 0, 2, 1]
@@ -43,7 +43,7 @@ def test_texts_are_numbered_in_the_order_in_which_they_first_come(tmp_path):
 def test_each_source_has_its_own_documents_and_the_corpus(tmp_path):
     one = write(tmp_path / "one.jsonl", ("q1", "a"), ("q2", "b"))
     two = write(tmp_path / "two.jsonl", ("q3", "c"), ("q4", "a"))
-    rows = read_rows([two, one], corpus=["x"])
+    rows = read_mining_rows([two, one], corpus=["x"])
     texts = [[rows.documents[n] for n in group.documents] for group in group_rows(rows)]
     assert texts == [["c", "a", "x"], ["a", "b", "x"]]
     (together,) = group_rows(rows, across_sources=True)
@@ -56,7 +56,7 @@ def test_kinds_are_never_mined_together(tmp_path):
     clustering = {"kind": "clustering", "label": "x"}
     classes = {"kind": "classification", "label": "x"}
     path = write(tmp_path / "one.jsonl", ("t1", "t2", clustering), ("t1", "animal", classes), ("q", "a"))
-    rows = read_rows([path])
+    rows = read_mining_rows([path])
     for across in (False, True):
         groups = group_rows(rows, across)
         assert [[rows.documents[n] for n in group.documents] for group in groups] == [["t2"], ["animal"], ["a"]]
@@ -66,7 +66,7 @@ def test_kinds_are_never_mined_together(tmp_path):
 def test_all_right_documents_of_a_query_are_right_whichever_row_or_source_says_so(tmp_path):
     one = write(tmp_path / "one.jsonl", ("q", "a"), ("p", "b"), ("q", "c"), ("q", "a"), ("r", "d"))
     two = write(tmp_path / "two.jsonl", ("q", "d"), ("s", "z"))
-    rows = read_rows([one, two])
+    rows = read_mining_rows([one, two])
     first, second = group_rows(rows)
     assert {query: right for query, (right, *_) in described(rows, first).items()} == {
         "q": ["a", "c", "d"],
@@ -78,7 +78,7 @@ def test_all_right_documents_of_a_query_are_right_whichever_row_or_source_says_s
 
 def test_the_text_of_the_query_may_be_a_document(tmp_path):
     path = write(tmp_path / "one.jsonl", ("a", "b"), ("b", "a", {"instruction": "Translate."}), ("c", "d"))
-    rows = read_rows([path])
+    rows = read_mining_rows([path])
     (group,) = group_rows(rows)
     own = {query: text for query, (_, text, _) in described(rows, group).items()}
     assert own == {"a": "a", "Instruct: Translate.\nQuery: b": "b", "c": None}
@@ -88,7 +88,7 @@ def test_rows_that_share_a_label_share_their_documents(tmp_path):
     red, blue = ({"kind": "clustering", "label": label} for label in ("red", "blue"))
     one = write(tmp_path / "one.jsonl", ("q1", "a", red), ("q2", "b", blue), ("q3", "c", red), ("q1", "d", blue))
     two = write(tmp_path / "two.jsonl", ("q4", "e", red), ("q5", "f", {"kind": "clustering"}))
-    rows = read_rows([one, two])
+    rows = read_mining_rows([one, two])
     (together,) = group_rows(rows, across_sources=True)
     mates = {query: texts for query, (_, _, texts) in described(rows, together).items()}
     assert mates == {
@@ -104,7 +104,7 @@ def test_a_query_is_known_by_its_text_and_instruction(tmp_path):
     path = write(
         tmp_path / "one.jsonl", ("q", "a", {"instruction": "Do."}), ("q", "b"), ("q", "c", {"instruction": "Do."})
     )
-    rows = read_rows([path])
+    rows = read_mining_rows([path])
     assert rows.queries == ["Instruct: Do.\nQuery: q", "q"] and rows.query_numbers == [0, 1, 0]
     (group,) = group_rows(rows)
     assert len(set(group.ids)) == 2
@@ -112,7 +112,7 @@ def test_a_query_is_known_by_its_text_and_instruction(tmp_path):
 
 def test_rows_of_other_kinds_bring_neither_queries_nor_documents(tmp_path):
     path = write(tmp_path / "one.jsonl", ("q", "a"), ("t", "animal", {"kind": "classification", "negatives": ["food"]}))
-    rows = read_rows([path], only=["retrieval"])
+    rows = read_mining_rows([path], only=["retrieval"])
     assert (rows.queries, rows.documents, rows.query_numbers) == (["q"], ["a"], [0, -1])
     assert [group.rows for group in group_rows(rows)] == [[0]]
     assert len(rows.records) == 2
@@ -122,19 +122,19 @@ def test_rows_without_negatives_are_what_is_mined(tmp_path):
     """Training takes retrieval alone without negatives."""
     kinds = ("retrieval", "clustering", "classification")
     path = write(tmp_path / "one.jsonl", *(("q", "a", {"kind": kind}) for kind in kinds))
-    rows = read_rows([path])
+    rows = read_mining_rows([path])
     assert [record.kind for record in rows.records] == list(kinds) and not rows.skipped
 
 
 def test_half_a_character_becomes_the_replacement_character(tmp_path):
     path = write(tmp_path / "one.jsonl", ("q\ud83d", "a\udc00", {"negatives": ["\ud800", "b"]}))
-    rows = read_rows([path], corpus=["x\ud83d"])
+    rows = read_mining_rows([path], corpus=["x\ud83d"])
     assert (rows.queries, rows.documents) == (["q\ufffd"], ["a\ufffd", "x\ufffd"])
     assert rows.records[0].negatives == ("\ufffd", "b")
 
 
 def test_bad_rows_are_counted(tmp_path):
-    rows = read_rows([write(tmp_path / "one.jsonl", ("q", "a"), ("", "a"), ("q", " "))])
+    rows = read_mining_rows([write(tmp_path / "one.jsonl", ("q", "a"), ("", "a"), ("q", " "))])
     assert len(rows.records) == 1 and rows.skipped == {"empty query": 1, "empty positive": 1}
 
 
@@ -150,5 +150,5 @@ def test_bad_rows_are_counted(tmp_path):
 )
 def test_kinds_that_are_not_there(tmp_path, only, message):
     with pytest.raises(UserError) as error:
-        read_rows([write(tmp_path / "one.jsonl", ("q", "a"))], only=only)
+        read_mining_rows([write(tmp_path / "one.jsonl", ("q", "a"))], only=only)
     assert str(error.value) == message

@@ -20,7 +20,7 @@ from f2jax.inference.top_k import SearchBlocks
 from f2jax.inference.truncation import Truncation
 from f2jax.mine import run as module
 from f2jax.mine.options import MiningInput, MiningOptions
-from f2jax.mine.run import FileVectors, ModelVectors, list_texts, mine_file, read_input
+from f2jax.mine.run import FileVectors, ModelVectors, list_mining_texts, mine_file, read_mining_input
 from tests import tiny_model
 from tests.mine.test_negatives import exact_vectors, oracle
 
@@ -257,7 +257,7 @@ def test_vectors_of_another_tool_give_the_same_bytes(inputs, tmp_path):
     (tmp_path / "corpus.txt").write_text("extra\n")
     corpus = str(tmp_path / "corpus.txt")
     mined(inputs, tmp_path / "model.parquet", corpus=corpus)
-    listed = list_texts(MiningInput(inputs, corpus), str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
+    listed = list_mining_texts(MiningInput(inputs, corpus), str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
     assert listed.splitlines() == [f"{tmp_path}/q.jsonl: 48 queries.", f"{tmp_path}/d.jsonl: 61 documents."]
     for name in "qd":
         encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"), prompt="")
@@ -464,7 +464,7 @@ def test_the_command_mines_with_a_model(capsys, inputs, tmp_path):
     assert main(argv) == 0
     assert "60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
 
-    rows = read_input(MiningInput(inputs))
+    rows = read_mining_input(MiningInput(inputs))
     np.save(tmp_path / "q.npy", embedder.encode_query(rows.queries))
     np.save(tmp_path / "d.npy", embedder.encode_document(rows.documents))
     given, options = (

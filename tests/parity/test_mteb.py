@@ -147,7 +147,7 @@ def test_instructions_are_those_of_the_reference_in_mteb(release, benchmark):
         release, None, prompts_dict=codefuse.F2LLM_v2_80M.loader_kwargs["prompts_dict"], **REFERENCE
     )
     tasks = selection.select_tasks(benchmark=benchmark)
-    ours = encoder.Encoder(None, encoder.empty_meta("f2jax/x"), command.Variant(8), prompts.read_prompts())
+    ours = encoder.Encoder(None, encoder.empty_meta("f2jax/x"), command.Variant(8), prompts.read_instructions())
     query, document = mteb.types.PromptType.query, mteb.types.PromptType.document
     for task in tasks:
         for kind in (None, query):
@@ -311,7 +311,7 @@ def test_prompts_that_cannot_be_used_are_refused(tmp_path):
     for content, complaint in (("{", "is no JSON"), ('["a"]', "JSON object"), ('{"template": "x"}', "{instruction}")):
         (tmp_path / "p.json").write_text(content)
         with pytest.raises(UserError, match=complaint):
-            prompts.read_prompts(str(tmp_path / "p.json"))
+            prompts.read_instructions(str(tmp_path / "p.json"))
 
 
 @pytest.mark.parametrize(
@@ -323,12 +323,12 @@ def test_an_instruction_for_an_unknown_name_is_refused(tmp_path, name, hint):
     complaint = re.escape(f"An instruction is for '{name}', which is no task or type; {hint}")
     for arguments in ({"given": {name: "Find it."}}, {"path": str(tmp_path / "p.json")}):
         with pytest.raises(UserError, match=complaint):
-            prompts.read_prompts(**arguments)
+            prompts.read_instructions(**arguments)
 
 
 def test_instructions_are_for_tasks_types_and_parts_of_a_task():
     own = dict.fromkeys(("XQuAD.local", "STSBenchmark", "Code1Retrieval", "Retrieval", "query", "document"), "Find it.")
-    assert own.items() <= prompts.read_prompts(given=own).instructions.items()
+    assert own.items() <= prompts.read_instructions(given=own).instructions.items()
 
 
 @pytest.mark.parametrize(
