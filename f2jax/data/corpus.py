@@ -201,6 +201,9 @@ class PreparedCorpus:
         self.folder, self.card = Path(folder), files.read_json_object(path)
         if (version := self.card.get("version")) != VERSION:
             raise UserError(f"{folder} is a corpus of version {version}, this is {VERSION}; prepare it again.")
+        options = {"max_length": int, "instructions": dict}
+        files.check_object(self.card, path, {"options": dict, "datasets": list[dict]})
+        files.check_object(self.card["options"], f"{path}, options,", options)
         self.tokenizer_folder = self.folder / TOKENIZER
         self._reader = Reader()
 

@@ -125,10 +125,10 @@ def pack(
     row_u, start_u, segment_u, rows = _best_fit(lengths, order, row_length)
 
     count = row_count(max(rows, 1))
-    own = share.rows(count)
+    own_rows = share.rows(count)
     filled = np.full(count, -1)  # the number of each row among this process's
-    filled[own] = np.arange(len(own))
-    shape = (len(own), row_length)
+    filled[own_rows] = np.arange(len(own_rows))
+    shape = (len(own_rows), row_length)
     tokens_bt = np.full(shape, pad_id, np.int32)
     segments_bt, positions_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     counting = np.arange(row_length, dtype=np.int32)

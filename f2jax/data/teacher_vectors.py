@@ -23,10 +23,10 @@ PIECE = 65_536  # vectors of a file
 
 @dataclass(frozen=True)
 class TeacherVectorsInfo:
-    """What the vectors of a folder are."""
+    """Describes the vectors of a folder."""
 
     teacher: str  # hash of the model, or of where the vectors came from
-    width: int  # numbers of a vector: the teacher's first ones
+    width: int  # numbers of a vector: the first ones of the teacher's
     dtype: str  # a name in DTYPES
 
 
@@ -42,7 +42,7 @@ class Piece:
     first: int  # its number among all texts of the corpus
 
     def tokens(self, reader: Reader, numbers: np.ndarray | None = None) -> list[np.ndarray]:
-        """Token ids of all texts, or of those of some numbers from 0. Raises UserError for a damaged corpus."""
+        """The token ids of all texts, or of those with these numbers, from 0. Raises UserError for a damaged corpus."""
         numbers = np.arange(self.stop - self.start) if numbers is None else numbers
         raw = self.source.read(numbers + self.start, reader)
         return [parse_document(record)[1] if self.part == "documents" else parse_row(record)[0] for record in raw]
@@ -51,11 +51,13 @@ class Piece:
         return Path(self.path).exists()
 
     def write(self, vectors: np.ndarray, dtype: str) -> None:
-        """The file is there whole or not at all."""
+        """Writes the file, atomically."""
         from array_record.python.array_record_module import ArrayRecordWriter
 
         with files.atomic_path(self.path) as part:
-            writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")  # read at random; noise does not shrink
+            writer = ArrayRecordWriter(
+                str(part), "group_size:1,uncompressed"
+            )  # read at random; vectors do not compress
             for vector in vectors.astype(DTYPES[dtype]):
                 writer.write(vector.tobytes())
             writer.close()
@@ -63,29 +65,29 @@ class Piece:
 
 def pieces(folder: str | Path, corpus: PreparedCorpus) -> list[Piece]:
     """All pieces, in the order of the texts: each data set's documents, then the queries of its rows."""
-    found, first = [], 0
+    result, first = [], 0
     for entry in corpus.card["datasets"]:
         for part in PARTS:
             source = shards_of(corpus.folder, entry, part)
             start = 0
             for path, length in zip(_shards(folder, entry, part).paths(), _lengths(sum(source.lengths)), strict=True):
-                found.append(Piece(path, source, part, start, start + length, first + start))
+                result.append(Piece(path, source, part, start, start + length, first + start))
                 start += length
             first += start
-    return found
+    return result
 
 
 def iter_texts(folder: str | Path, corpus: PreparedCorpus, reader: Reader) -> Iterator[np.ndarray]:
-    """Token ids of all texts, in the order of `pieces`."""
+    """Yields the token ids of all texts, in the order of `pieces`."""
     for piece in pieces(folder, corpus):
         yield from piece.tokens(reader)
 
 
 class TeacherVectors:
-    """What `f2jax cache_teacher` wrote for a corpus.
+    """The vectors that `f2jax cache_teacher` wrote for a corpus.
 
     Raises:
-        UserError: the folder holds none, or not those of all texts of this corpus.
+        UserError: the folder does not hold those of all texts of this corpus.
     """
 
     def __init__(self, folder: str | Path, corpus: PreparedCorpus):
@@ -129,7 +131,7 @@ def sample_texts_and_vectors(
 
 
 def read_info(folder: str | Path) -> TeacherVectorsInfo:
-    """Raises UserError where there is none."""
+    """What the vectors of a folder are; raises UserError if it holds none."""
     path = Path(folder) / CARD
     if not path.exists():
         raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache_teacher wrote.")
@@ -142,7 +144,7 @@ def read_info(folder: str | Path) -> TeacherVectorsInfo:
 
 
 def begin(folder: str | Path, card: TeacherVectorsInfo) -> None:
-    """Keep the card in the folder.
+    """Writes the card to the folder.
 
     Raises:
         UserError: the folder holds vectors of another kind.

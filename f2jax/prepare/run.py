@@ -173,7 +173,8 @@ class _Preparation:
 
 def _check_output(output: Path) -> None:
     """Raises UserError where the folder holds files and none of an earlier `prepare`."""
-    if output.is_dir() and any(output.iterdir()) and not (output / SURVEYS).is_dir():
+    visible = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
+    if visible and not (output / SURVEYS).is_dir():
         raise UserError(f"--output {output} holds files that f2jax prepare did not write; name a new or empty folder.")
 
 

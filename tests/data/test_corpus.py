@@ -1,5 +1,6 @@
 """A corpus on disk gives the rows and the batches that the same records give in memory."""
 
+import json
 import shutil
 import time
 from collections import Counter
@@ -250,3 +251,15 @@ def test_a_run_trains_on_what_it_selects_as_often_as_it_weighs(folder, tmp_path)
     loader = Loader(datasets, config, 0, weights=loader_lib.mixture_weights(datasets, config))
     drawn = Counter(loader.batch(step)[0] for step in range(loader.steps_per_epoch))
     assert drawn == {"pairs": 3 * -(-len(datasets[0]) // 8), "colours": -(-len(datasets[1]) // 8)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"options": None}, {"options": {"max_length": "9"}}, {"datasets": {}}, {"datasets": [1]}, {"version": 1}, None],
+    ids=str,
+)
+def test_a_card_of_another_shape_is_one_clear_error(folder, tmp_path, changes):
+    card = json.loads((folder / "corpus/corpus.json").read_text())
+    (tmp_path / "corpus.json").write_text(json.dumps([card] if changes is None else card | changes))
+    with pytest.raises(UserError, match=r"corpus\.json|is a corpus of version 1"):
+        PreparedCorpus(tmp_path)

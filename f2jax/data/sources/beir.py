@@ -101,19 +101,19 @@ def _files(folder: str) -> dict[str, str]:
     return {path[start:]: filesystem.unstrip_protocol(path).removeprefix("file://") for path in paths}
 
 
-def _of(found: dict[str, str], folder: str, name: str) -> list[str]:
+def _of(files_by_name: dict[str, str], folder: str, name: str) -> list[str]:
     """The files of one part, `name.…`, `name-…` or `name/…`."""
-    paths = [path for inside, path in found.items() if re.match(rf"{re.escape(name)}[./-]", inside)]
+    paths = [path for inside, path in files_by_name.items() if re.match(rf"{re.escape(name)}[./-]", inside)]
     if not paths:
         raise UserError(f"{folder} has no {name} file; a BEIR folder holds corpus, queries and qrels.")
     return paths
 
 
-def _of_split(found: dict[str, str], folder: str, split: str) -> list[str]:
-    splits = sorted({re.split(r"[./-]", inside)[1] for inside in found if inside.startswith("qrels/")})
+def _of_split(files_by_name: dict[str, str], folder: str, split: str) -> list[str]:
+    splits = sorted({re.split(r"[./-]", inside)[1] for inside in files_by_name if inside.startswith("qrels/")})
     if splits and split not in splits:
         raise UserError(f"{folder} has no judgements for the split '{split}'; it has {', '.join(splits)}.")
-    return _of(found, folder, f"qrels/{split}" if splits else "qrels")
+    return _of(files_by_name, folder, f"qrels/{split}" if splits else "qrels")
 
 
 def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float]]:

@@ -33,10 +33,10 @@ def fetch_dataset(spec: str, endings: tuple[str, ...]) -> dict[str, str]:
             parts["name"], repo_type="dataset", revision=parts["revision"], allow_patterns=patterns
         )
     inside = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
-    found = {path: str(Path(folder, path)) for path in inside if any(fnmatchcase(path, p) for p in patterns)}
-    if not found:
+    chosen = {path: str(Path(folder, path)) for path in inside if any(fnmatchcase(path, p) for p in patterns)}
+    if not chosen:
         raise UserError(f"{spec} holds no data file; they end in {KNOWN}.")
-    return found
+    return chosen
 
 
 def _patterns(chosen: str, endings: tuple[str, ...]) -> list[str]:

@@ -84,8 +84,8 @@ def _inside(spec: str, endings: tuple[str, ...]) -> tuple[dict[str, str], bool, 
             names, is_folder = filesystem.glob(path) if wild else [], False
             root = path[: wild.start()].rpartition("/")[0] if wild else path
     start = len(root.rstrip("/")) + 1
-    found = {name[start:]: filesystem.unstrip_protocol(name).removeprefix("file://") for name in names}
-    return found, is_folder, path[start:]
+    paths = {name[start:]: filesystem.unstrip_protocol(name).removeprefix("file://") for name in names}
+    return paths, is_folder, path[start:]
 
 
 def _some(names: list[str]) -> str:

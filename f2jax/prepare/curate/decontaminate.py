@@ -164,18 +164,18 @@ def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
 
 def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
     """Yields all texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
-    wanted, found = columns or TEXT_COLUMNS, False
+    wanted, has_text = columns or TEXT_COLUMNS, False
     bad: Counter[str] = Counter()
     for file in find_files(path, ENDINGS, all_splits=True):
         for row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
             for name in wanted:
                 for text in _strings(row.get(name)):
-                    found = True
+                    has_text = True
                     yield split_instruction(text)[1]
         if bad:
             reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
             raise UserError(f"The evaluation file {file} has bad rows ({reasons}); fix it, or they are not checked.")
-    if not found:
+    if not has_text:
         raise UserError(f"The evaluation set {path} holds no text in {', '.join(wanted)}; name columns by PATH#COLUMN.")
 
 

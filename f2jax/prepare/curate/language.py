@@ -29,16 +29,16 @@ def identify_language(text: str, confidence: float) -> str:
     return _iso_639_3(code) if sureness >= confidence else UNKNOWN
 
 
-def language_agrees(declared: str, found: str) -> bool | None:
-    """Returns whether `found` is the declared language or a very close one; None if that cannot be judged.
+def language_agrees(declared: str, identified: str) -> bool | None:
+    """Returns whether `identified` is the declared language or a very close one; None if that cannot be judged.
 
     >>> language_agrees("arz", "ara"), language_agrees("deu", "fra"), language_agrees("kas", "urd")
     (True, False, None)
     """
     declared = _tag(declared)
-    if declared == UNKNOWN or found in (UNKNOWN, NO_LANGUAGE) or not _known(declared):
+    if declared == UNKNOWN or identified in (UNKNOWN, NO_LANGUAGE) or not _known(declared):
         return None
-    return _alike(declared, _tag(found))
+    return _alike(declared, _tag(identified))
 
 
 @lru_cache(maxsize=1)
@@ -69,5 +69,5 @@ def _known(tag: str) -> bool:
 
 
 @lru_cache(maxsize=65536)
-def _alike(one: str, other: str) -> bool:
-    return min(langcodes.tag_distance(one, other), langcodes.tag_distance(other, one)) <= CLOSE
+def _alike(tag: str, other: str) -> bool:
+    return min(langcodes.tag_distance(tag, other), langcodes.tag_distance(other, tag)) <= CLOSE

@@ -83,18 +83,18 @@ def curate_record(record: Record, options: CurationOptions) -> Outcome:
         UserError: an evaluation set cannot be read.
     """
     notes: list[str] = []
-    found = None
+    identified = None
     step = check_source(record, options)
     if isinstance(step, Record):
         step = clean(step, options, notes)
     if isinstance(step, Record) and options.identify_language:
-        found, step = check_language(step, options, notes)
+        identified, step = check_language(step, options, notes)
     if isinstance(step, Record) and options.evaluation_sets:
         index = load_index(options.evaluation_sets, options.ngram, options.fewest_letters)
         step = decontaminate(step, index, notes)
     if isinstance(step, Record):
-        return Outcome(step, None, tuple(notes), found)
-    return Outcome(None, step, (), found)
+        return Outcome(step, None, tuple(notes), identified)
+    return Outcome(None, step, (), identified)
 
 
 # Each step returns the record, or the reason why it cannot stay.
@@ -148,15 +148,15 @@ def check_language(record: Record, options: CurationOptions, notes: list[str]) -
 
     if record.language.startswith("code:"):
         return None, record
-    found = language.identify_language(record.query, options.language_confidence)
-    if record.language == language.UNKNOWN and found not in (language.UNKNOWN, language.NO_LANGUAGE):
+    identified = language.identify_language(record.query, options.language_confidence)
+    if record.language == language.UNKNOWN and identified not in (language.UNKNOWN, language.NO_LANGUAGE):
         notes.append("language set")
-        return found, replace(record, language=found)
-    if language.language_agrees(record.language, found) is False:
+        return identified, replace(record, language=identified)
+    if language.language_agrees(record.language, identified) is False:
         if options.drop_other_language:
-            return found, "query is in another language than declared"
+            return identified, "query is in another language than declared"
         notes.append("query is in another language than declared")
-    return found, record
+    return identified, record
 
 
 def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | str:
