@@ -24,6 +24,7 @@ from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import ROW_SPEC
 from f2jax.train.program import Program
+from f2jax.train.step import DeviceBatch
 
 NEGATIVES, ROW_LENGTH, MEAN_TOKENS = 7, 1024, 128
 
@@ -55,7 +56,7 @@ def temporary_bytes(name: str, device, batch, remat: str) -> int | None:
 
     shapes = {key: shape(key, x) for key, x in batch.arrays().items()}
     with jax.set_mesh(mesh):
-        lowered = program.step.lower(program.state, shapes, None, kind=batch.kind)
+        lowered = program.step.lower(program.state, DeviceBatch.of(shapes), None, kind=batch.kind)
         try:
             return lowered.compile().memory_analysis().temp_size_in_bytes
         except jax.errors.JaxRuntimeError as error:

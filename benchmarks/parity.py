@@ -35,7 +35,7 @@ def loss_gradients() -> None:
         for width in (8, 20, 48):
             for slots in (0, 1, 3):
                 x = losses.example(width, slots)
-                config = losses.LossConfig(matryoshka_dims=losses.matryoshka_dims(width))
+                config = losses.loss_config(matryoshka_dims=losses.matryoshka_dims(width))
                 (value, grads), (expected, expected_grads) = (f(x, kind, config) for f in (losses.ours, losses.oracle))
                 worst_value = max(worst_value, abs(value - expected) / max(abs(expected), 1.0))
                 for ours, theirs in zip(grads, expected_grads, strict=True):

@@ -1,11 +1,13 @@
 """A tiny run that several tests share: a few hundred rows of all kinds, a tiny model, its config."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from f2jax import config as configs
+from f2jax.train.losses import LossConfig
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["red", "green", "blue", "black", "white", "small", "large", "quick", "slow", "old", "river", "stone", "tree"]
@@ -64,3 +66,8 @@ def overrides(folder: Path, **changes) -> list[str]:
 
 def config(folder: Path, **changes):
     return configs.load(str(ROOT / "configs/nano.py:stage=2"), overrides(folder, **changes))
+
+
+def loss_config(**changes) -> LossConfig:
+    """The loss of the base config at the full width, but for the changes."""
+    return replace(LossConfig.of(configs.load("common").loss), **changes)

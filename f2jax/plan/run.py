@@ -26,7 +26,7 @@ from f2jax.parallel.threads import interruptible
 from f2jax.plan.hlo import Cost, program_cost
 from f2jax.plan.step_time import StepSeconds, model_operations, step_seconds
 from f2jax.train.program import Program
-from f2jax.train.step import Teacher
+from f2jax.train.step import DeviceBatch, Teacher
 
 STAGE_ROWS = {1: 27e6, 2: 18e6}  # training rows of the recipe's stages (recipe 2.1)
 TIGHT = 0.95  # share of the memory above which a program may not run next to transfers and fragmentation
@@ -126,7 +126,7 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
     if sum(arguments.values()) > chip.memory:
         return _too_large(settings, arguments, sum(arguments.values()))
     with jax.set_mesh(mesh):
-        lowered = program.step.lower(program.state, batch, teacher, kind="retrieval")
+        lowered = program.step.lower(program.state, DeviceBatch.of(batch), teacher, kind="retrieval")
     try:
         compiled = interruptible(lowered.compile)
     except jax.errors.JaxRuntimeError as error:

@@ -19,15 +19,15 @@ from f2jax.inference.vectors import load_vectors
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """Where vectors come from."""
+    """A teacher of any kind."""
 
     name: str  # tells one teacher from another
     width: int
-    vectors: Callable[[Piece, Callable], np.ndarray]  # of a piece, float [n, width]; the function reads its tokens
+    vectors: Callable[[Piece, Callable], np.ndarray]  # (piece, reader of its tokens) → float [n, width]
 
 
 def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_024) -> TeacherSource:
-    """Raw states of a model on the corpus's own tokens, as training with it as `teacher.path` has them.
+    """Returns a model as a teacher: its raw states on the corpus's own tokens, as in training with `teacher.path`.
 
     Raises:
         UserError: the model cannot be loaded, or has another tokenizer.
@@ -46,7 +46,7 @@ def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_
 
 
 def from_file(path: str, corpus: PreparedCorpus) -> TeacherSource:
-    """Vectors that were made elsewhere, in a .npy file with a row for each text that `list_texts` writes.
+    """Returns vectors of another tool as a teacher: a .npy file with a row for each text that `list_texts` writes.
 
     Raises:
         UserError: the file cannot be read or has another number of rows; when a piece is read, it is not finite.
@@ -68,11 +68,13 @@ def from_file(path: str, corpus: PreparedCorpus) -> TeacherSource:
 def cache_teacher(
     corpus: PreparedCorpus, output: str | Path, source: TeacherSource, width: int = 0, dtype: str = "bfloat16"
 ) -> TeacherVectorsInfo:
-    """Write the vectors of all texts of the corpus; the same call goes on where one before it ended.
+    """Writes the vectors of all texts of the corpus; the same call continues one that was interrupted.
+
+    >>> cache_teacher(corpus, "vectors", by_model("runs/0.6b", "bfloat16", corpus), width=320)
 
     Args:
-        width: keep the first so many numbers, as many as the student has; 0: all.
-        dtype: of the stored numbers, a name in DTYPES.
+        width: number of leading dimensions to keep, as many as the student has; 0: all.
+        dtype: of the stored vectors, a name in DTYPES.
 
     Raises:
         UserError: an option cannot be used, the output cannot be written, or it holds vectors of another kind.
@@ -99,9 +101,9 @@ def cache_teacher(
 
 
 def list_texts(corpus: PreparedCorpus, path: str) -> int:
-    """Write the texts for another tool to embed, a JSON object {"text": …} a line, in the order of `pieces`.
+    """Writes the texts for another tool to embed, one {"text": …} a line, in the order of `pieces`; returns how many.
 
-    They are decoded from tokens: with their instructions, and cut where the corpus cut them. Returns how many.
+    They are decoded from tokens: with their instructions, and cut where the corpus cut them.
 
     Raises:
         UserError: the file cannot be written.

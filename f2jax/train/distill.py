@@ -1,35 +1,46 @@
 """Distillation losses as pure functions on the student's and the teacher's embeddings (recipe 2.5, 6.3, 6.4).
 
-The recipe's term is the mean squared error of raw states; the others are options. Letters as in `losses`; a teacher's
-embeddings may be wider than the student's.
+The recipe's term is the mean squared error of raw states; the others are options. A new term is one function with the
+arguments of `embedding_term`, and one line in `TERMS`. Letters as in `losses`; r are the dimensions of a teacher's
+embeddings, as many as the student's or more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from f2jax.errors import UserError, did_you_mean
-from f2jax.train.losses import MASKED, LossConfig, l2_normalize, masked_mean, matryoshka_weights, temperature_scores
+from f2jax.train.losses import (
+    MASKED,
+    LossConfig,
+    l2_normalize,
+    masked_mean,
+    matryoshka_weights,
+    nested_sum,
+    temperature_scores,
+)
+
+PROJECTION = "distill_projection"  # its name among the trained weights; no model has it
 
 
 def squared_error(student_be, teacher_be):
-    """Mean over the dimensions of the squared differences."""
+    """Returns the mean over the dimensions of the squared differences, the distance of the recipe (2.5)."""
     return jnp.mean(jnp.square(student_be - teacher_be), axis=-1)
 
 
 def cosine_distance(student_be, teacher_be):
-    """1 - cosine (jina-embeddings-v5, recipe 6.4)."""
+    """Returns 1 - cosine (jina-embeddings-v5, recipe 6.4): unlike `squared_error` it ignores lengths."""
     return 1 - jnp.sum(l2_normalize(student_be) * l2_normalize(teacher_be), axis=-1)
 
-
-PROJECTION = "distill_projection"  # its name among the trained weights; no model has it
 
 DISTANCES = {"mse": squared_error, "cosine": cosine_distance}
 
 
 def fresh_projection(width: int, teacher_width: int, dtype):
-    """[E, T]: the identity, so that training begins as the recipe's term on the coordinates that both have."""
+    """Returns the identity [E, R]: training begins as the recipe's term on the coordinates that both have."""
     return jnp.eye(width, teacher_width, dtype=dtype)
 
 
@@ -39,30 +50,35 @@ def check_distance(name: str) -> None:
         raise UserError(f"There is no distillation loss '{name}'{did_you_mean(name, DISTANCES)}")
 
 
-def embedding_loss(
-    student_be, teacher_be, mask_b, *, distance: str = "mse", dims: Sequence[int] = (), weights=(), projection_et=None
-):
-    """Distance of raw embeddings to the teacher's, mean over the rows in the mask; 0 where the mask is empty.
+def embedding_loss(student_be, teacher_br, mask_b, *, distance: str = "mse", projection_er=None):
+    """Returns the mean over the mask of the distance of raw embeddings to the teacher's; 0 for an empty mask.
 
-    The teacher is cut to the student's width; with a projection [E, T] it is whole, and the student is projected on it.
+        distance(s, t[:E])   or, with a projection,   distance(s · P[:E], t)
+
+    >>> embedding_loss(student_be, teacher_br, row_mask_b, distance="cosine")
 
     Args:
-        student_be, teacher_be: any shape of rows, [B, E] with a mask [B] or [B, J, E] with a mask [B, J].
+        student_be, teacher_br: [B, E] and [B, R] with a mask [B], or [B, J, E] and [B, J, R] with a mask [B, J].
         distance: a name in `DISTANCES`.
-        dims, weights: nested sizes of the student, and the weight of each; (): its full width.
+        projection_er: of the student on all of the teacher's dimensions; of its rows the first E are used.
     """
-    student_be, teacher_be = student_be.astype(jnp.float32), teacher_be.astype(jnp.float32)
-    total = 0.0
-    for dim, weight in zip(dims or (student_be.shape[-1],), weights or (1.0,), strict=True):
-        student, target = student_be[..., :dim], teacher_be[..., :dim]
-        if projection_et is not None:
-            student, target = jnp.dot(student, projection_et[:dim], precision="highest"), teacher_be
-        total += weight * masked_mean(DISTANCES[distance](student, target), mask_b)
-    return total
+    dim = student_be.shape[-1]
+    student, target = student_be.astype(jnp.float32), teacher_br.astype(jnp.float32)
+    if projection_er is None:
+        target = target[..., :dim]
+    else:
+        student = jnp.dot(student, projection_er[:dim], precision="highest")
+    return masked_mean(DISTANCES[distance](student, target), mask_b)
 
 
 def score_loss(student_bk, teacher_bk, mask_bk, row_mask_b, temperature: float):
-    """KL divergence from the teacher's softmax over each row's candidates to the student's; mean over the rows.
+    """Returns the mean over the rows of the KL divergence of the teacher's softmax over candidates from the student's.
+
+        Σₖ tₖ (log tₖ - log sₖ),   s, t = softmax(cosines / temperature)
+
+    Unlike `infonce` it needs no positive: the teacher says how near each candidate is.
+
+    >>> score_loss(own_scores(*student), own_scores(*teacher), mask_bk, row_mask_b, temperature=0.05)
 
     Args:
         student_bk, teacher_bk: cosine similarities [B, K]. mask_bk: False where a slot holds no candidate.
@@ -74,7 +90,7 @@ def score_loss(student_bk, teacher_bk, mask_bk, row_mask_b, temperature: float):
 
 
 def own_scores(q_be, p_be, n_bje):
-    """Cosine similarities [B, 1 + J] of each query to its positive and to its own negatives."""
+    """Returns cosine similarities [B, 1 + J] of each query to its positive and to its own negatives."""
     q, p, n = (l2_normalize(x) for x in (q_be, p_be, n_bje))
     return jnp.concatenate(
         [temperature_scores("be,be->b", q, p)[:, None], temperature_scores("be,bje->bj", q, n)], axis=1
@@ -82,50 +98,83 @@ def own_scores(q_be, p_be, n_bje):
 
 
 def in_batch_scores(q_be, p_be, n_bje):
-    """Cosine similarities [B, C] of each query to all positives of the batch."""
+    """Returns cosine similarities [B, C] of each query to all positives of the batch."""
     return temperature_scores("be,ce->bc", l2_normalize(q_be), l2_normalize(p_be))
 
 
-def distill_loss(student, teacher, *, config: LossConfig, n_mask_bj, row_mask_b, projection_et=None):
-    """All distillation terms of a batch that have a weight, and their values before it as metrics.
+@dataclass(frozen=True)
+class Target:
+    """What the student is held to: the teacher's raw embeddings (q_br, p_br, n_bjr), and which of them count."""
 
-    Scores are compared in all kinds of rows: the teacher, not a label, says which candidates are near.
+    embeddings: Sequence[jax.Array]
+    n_mask_bj: jax.Array
+    row_mask_b: jax.Array
+    projection_er: jax.Array | None
+
+
+def embedding_term(student, target: Target, config: LossConfig):
+    """Returns `embedding_loss` of the queries, plus that of the positives and that of the negatives (recipe 2.5).
 
     Args:
-        student, teacher: (q_be, p_be, n_bje) each, raw.
-        n_mask_bj, row_mask_b: False where a slot or a row is absent.
-        projection_et: see `embedding_loss`.
+        student: raw embeddings (q_be, p_be, n_bje) of one Matryoshka size.
     """
-    teacher = jax.lax.stop_gradient(teacher)
-    dims = (student[0].shape[-1],)
-    if config.distill_matryoshka:
-        dims = config.matryoshka_dims or dims
+    masks = target.row_mask_b, target.row_mask_b, target.n_mask_bj
+    parts = zip(student, target.embeddings, masks, strict=True)
+    return sum(embedding_loss(*part, distance=config.distill, projection_er=target.projection_er) for part in parts)
+
+
+def hard_score_term(student, target: Target, config: LossConfig):
+    """Returns `score_loss` over each row's positive and own negatives: the soft sibling of `losses.hard_term`."""
+    mask_bk = jnp.concatenate([target.row_mask_b[:, None], target.n_mask_bj], axis=1)
+    scores = own_scores(*student), own_scores(*target.embeddings)
+    return score_loss(*scores, mask_bk, target.row_mask_b, config.distill_temperature)
+
+
+def in_batch_score_term(student, target: Target, config: LossConfig):
+    """Returns `score_loss` over the positives of the batch: the soft sibling of `losses.in_batch_term`."""
+    mask_bc = jnp.broadcast_to(target.row_mask_b[None, :], (target.row_mask_b.size,) * 2)
+    scores = in_batch_scores(*student), in_batch_scores(*target.embeddings)
+    return score_loss(*scores, mask_bc, target.row_mask_b, config.distill_temperature)
+
+
+@dataclass(frozen=True)
+class DistillTerm:
+    """A part of the distillation loss; its metric is `loss_<name>`, without the weight."""
+
+    name: str
+    loss: Callable  # (student, target, config) → scalar
+    weight: Callable[[LossConfig], float]  # 0: the term is not computed
+
+
+TERMS = (
+    DistillTerm("distill", embedding_term, lambda config: config.distill_weight),
+    DistillTerm("distill_hard", hard_score_term, lambda config: config.distill_hard_weight),
+    DistillTerm("distill_in_batch", in_batch_score_term, lambda config: config.distill_in_batch_weight),
+)
+
+
+def distill_loss(student, teacher, *, config: LossConfig, n_mask_bj, row_mask_b, projection_er=None):
+    """Returns the weighted sum of all `TERMS` that have a weight, and their values before it as metrics.
+
+    With `distill_matryoshka` each term is taken at the nested sizes of the student, with their weights. All kinds of
+    rows are compared: the teacher, not a label, says which candidates are near.
+
+    >>> loss, metrics = distill_loss(student, teacher, config=config, n_mask_bj=n_mask_bj, row_mask_b=row_mask_b)
+
+    Args:
+        student, teacher: raw embeddings (q_be, p_be, n_bje) and (q_br, p_br, n_bjr).
+        n_mask_bj, row_mask_b: False where a slot or a row is absent.
+        projection_er: see `embedding_loss`.
+    """
+    width = student[0].shape[-1]
+    dims = config.matryoshka_dims if config.distill_matryoshka and config.matryoshka_dims else (width,)
     weights = matryoshka_weights(dims, config.matryoshka_weights)
-    masks = (row_mask_b, row_mask_b, n_mask_bj)
-    options = {"distance": config.distill, "dims": dims, "weights": weights, "projection_et": projection_et}
-
-    def scores(of, mask_bk):
-        """Of the nested sizes of the student, to the teacher's of full width."""
-        target_bk = of(*teacher)
-        terms = (of(*(x[..., :dim] for x in student)) for dim in dims)
-        return sum(
-            weight * score_loss(term, target_bk, mask_bk, row_mask_b, config.distill_temperature)
-            for weight, term in zip(weights, terms, strict=True)
-        )
-
-    loss, metrics = 0.0, {}
-
-    def add(name: str, weight: float, value) -> None:
-        nonlocal loss
-        loss, metrics[name] = loss + weight * value, value
-
-    if config.distill_weight:
-        parts = zip(student, teacher, masks, strict=True)
-        add("loss_distill", config.distill_weight, sum(embedding_loss(*part, **options) for part in parts))
-    if config.distill_hard_weight:
-        own_mask_bk = jnp.concatenate([row_mask_b[:, None], n_mask_bj], axis=1)
-        add("loss_distill_hard", config.distill_hard_weight, scores(own_scores, own_mask_bk))
-    if config.distill_in_batch_weight:
-        mask_bc = jnp.broadcast_to(row_mask_b[None, :], (row_mask_b.size,) * 2)
-        add("loss_distill_in_batch", config.distill_in_batch_weight, scores(in_batch_scores, mask_bc))
+    target = Target(jax.lax.stop_gradient(teacher), n_mask_bj, row_mask_b, projection_er)
+    loss: Any = 0.0
+    metrics: dict[str, jax.Array] = {}
+    for term in TERMS:
+        weight = term.weight(config)
+        if weight:
+            value = nested_sum(lambda *cut, term=term: term.loss(cut, target, config), student, dims, weights)
+            loss, metrics[f"loss_{term.name}"] = loss + weight * value, value
     return loss, metrics

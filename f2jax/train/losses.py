@@ -1,10 +1,15 @@
 """Contrastive losses as pure functions on embeddings (recipe 2.4). All compute in float32. Distillation: `distill`.
 
-Letters: b rows (queries), c in-batch candidates, j hard-negative slots of a row, e embedding dimensions.
+The loss of a batch is a weighted sum of `TERMS`, each taken at every Matryoshka size. A new term is one function with
+the arguments of `hard_term`, and one line in `TERMS`.
+
+Letters: b rows (queries) of the batch, c documents they meet (the positives of all rows), j negatives of a row, k any
+candidates of a row, e embedding dimensions.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,112 +17,219 @@ import jax.numpy as jnp
 from f2jax.errors import UserError, did_you_mean
 
 WEIGHTS = ("sqrt_rank", "uniform")
-MASKED = -1e30  # a logit that takes no part; finite, so that no gradient is NaN
+MASKED = -1e30  # the logit of a masked candidate; finite, so that no gradient is NaN
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the loss of a batch depends on; the defaults are the reference's."""
+    """What the loss of a batch depends on: the fields of `config.loss`, where configs/common.py has their defaults and
+    comments, and the two that the architecture decides.
+    """
 
-    temperature: float = 0.05  # of all softmaxes over cosine similarities
-    matryoshka_dims: tuple[int, ...] = ()  # nested sizes, largest first; (): the full width alone
-    matryoshka_weights: str = "sqrt_rank"  # a name in WEIGHTS
-    passage_gradient: bool = False  # passages learn from the in-batch term too (recipe 0.2)
-    mask_duplicates: bool = False  # a candidate equal to the row's positive is no negative
-    mask_margin: float | None = None  # drop negatives that score above the positive plus this
-    spread_weight: float = 0.0  # of the spread-out term
-    distill: str = "mse"  # distance of embeddings to the teacher's, a name in distill.DISTANCES
-    distill_weight: float = 1.0  # of that term
-    distill_matryoshka: bool = False  # take it, and the score terms, at the nested sizes too
-    distill_hard_weight: float = 0.0  # of the teacher's scores over each row's own candidates
-    distill_in_batch_weight: float = 0.0  # of its scores over the positives of the batch
-    distill_temperature: float = 0.05  # of the softmaxes over scores
-    exits: tuple[int, ...] = ()  # layers behind which the loss is taken, the last one too; (): there alone
-    nested_ranks: bool = False  # each step uses the token table at a rank that is drawn
+    temperature: float
+    matryoshka_weights: str
+    passage_gradient: bool
+    mask_duplicates: bool
+    mask_margin: float
+    spread_weight: float
+    nested_ranks: bool
+    distill: str
+    distill_weight: float
+    distill_matryoshka: bool
+    distill_hard_weight: float
+    distill_in_batch_weight: float
+    distill_temperature: float
+    matryoshka_dims: tuple[int, ...]  # nested sizes, largest first; (): the full width alone
+    exits: tuple[int, ...]  # layers after which the loss is taken, the last one included; (): the last one alone
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any], matryoshka_dims: tuple[int, ...] = (), exits: tuple[int, ...] = ()):
+        """Returns the loss of the group `loss` of a config.
+
+        >>> LossConfig.of(config.loss, matryoshka_dims(1024)).temperature
+        0.05
+        """
+        derived: dict[str, Any] = {"matryoshka_dims": matryoshka_dims, "exits": exits}
+        return cls(**{field.name: group[field.name] for field in fields(cls) if field.name not in derived} | derived)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which rows count, and which candidates are negatives of a row: False for the others."""
+
+    row_b: jax.Array  # the last batch of an epoch has fewer rows
+    own_bj: jax.Array  # its own negatives
+    in_batch_bc: jax.Array  # positives of other rows, without those of its label; its own column is left to `target_b`
+    apart_bc: jax.Array  # pairs of rows that share neither label nor positive
+
+    @classmethod
+    def of(cls, config: LossConfig, *, n_mask_bj, row_mask_b, label_b, positive_b, negative_bj) -> "Masks":
+        """Returns the masks of a batch; the arguments are those of `contrastive_loss`."""
+        in_batch_bc = row_mask_b[None, :] & label_mask(label_b, label_b)
+        distinct_bc = in_batch_bc & duplicate_mask(positive_b, positive_b[None, :])
+        if config.mask_duplicates:
+            in_batch_bc, n_mask_bj = distinct_bc, n_mask_bj & duplicate_mask(positive_b, negative_bj)
+        return cls(row_mask_b, n_mask_bj, in_batch_bc, row_mask_b[:, None] & distinct_bc)
 
 
 def l2_normalize(x, eps: float = 1e-12):
-    """Unit vectors along the last axis; a zero vector stays zero, with a finite gradient."""
+    """Returns unit vectors along the last axis; a zero vector stays zero, with a finite gradient.
+
+    >>> l2_normalize(jnp.array([3.0, 4.0]))
+    [0.6, 0.8]
+    """
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
 
 
 def temperature_scores(spec: str, *arrays):
-    """Dot products in true float32: accelerators would round the factors, and 1 / temperature magnifies that."""
+    """Returns dot products in true float32: accelerators round the factors, and 1 / temperature magnifies that."""
     return jnp.einsum(spec, *(x.astype(jnp.float32) for x in arrays), precision="highest")
 
 
-def hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float | None = None):
-    """Logits ([B], [B, J]) of each row's positive and of the row's own negatives.
+def hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float = -1.0):
+    """Returns the logits ([B], [B, J]) of each row's positive and of the row's own negatives.
+
+    >>> positive_b, negative_bj = hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature=0.05)
 
     Args:
-        q_be, p_be, n_bje: unit vectors; J may be 0. n_mask_bj: False where a slot is no negative.
-        margin: leave out negatives that score above the positive plus this (`within_margin`).
+        q_be, p_be, n_bje: unit vectors; J may be 0. n_mask_bj: False where a slot holds no negative.
+        margin: leave out negatives that score above the positive plus this (`within_margin`); below 0: off.
     """
     positive_b = temperature_scores("be,be->b", q_be, p_be)
     negative_bj = temperature_scores("be,bje->bj", q_be, n_bje)
-    if margin is not None:
+    if margin >= 0:
         n_mask_bj = n_mask_bj & within_margin(negative_bj, positive_b, margin)
     return positive_b / temperature, jnp.where(n_mask_bj, negative_bj / temperature, MASKED)
 
 
-def in_batch_logits(q_be, p_ce, target_b, mask_bc, temperature: float, margin: float | None = None):
-    """Logits ([B], [B, C]) of each row's positive and of the other rows' positives; the own column is masked.
+def in_batch_logits(q_be, p_ce, target_b, mask_bc, temperature: float, margin: float = -1.0):
+    """Returns the logits ([B], [B, C]) of each row's positive and of the other rows' positives.
+
+    >>> positive_b, negative_bc = in_batch_logits(q_be, p_be, jnp.arange(len(q_be)), mask_bc, temperature=0.05)
 
     Args:
         q_be, p_ce: unit vectors; p_ce may hold more rows than q_be, such as those of other devices.
-        target_b: the row of p_ce that is each query's positive.
+        target_b: the row of p_ce that is each query's positive; it is masked among the negatives.
         mask_bc: False where a candidate is no negative of a row.
         margin: as in `hard_logits`.
     """
     similarity_bc = temperature_scores("be,ce->bc", q_be, p_ce)
     positive_b = jnp.take_along_axis(similarity_bc, target_b[:, None], axis=1)[:, 0]
     mask_bc = mask_bc & (target_b[:, None] != jnp.arange(p_ce.shape[0]))
-    if margin is not None:
+    if margin >= 0:
         mask_bc = mask_bc & within_margin(similarity_bc, positive_b, margin)
     return positive_b / temperature, jnp.where(mask_bc, similarity_bc / temperature, MASKED)
 
 
 def infonce(positive_b, negative_bk):
-    """Cross-entropy of the positive among itself and the negatives, from their logits; [B]. 0 without negatives.
+    """Returns the InfoNCE loss [B] (https://arxiv.org/abs/1807.03748) from logits; 0 for a row without negatives.
 
-    Taken as log(1 + Σ exp(negative - positive)), which keeps its digits where the loss is small.
+        -log(exp(s⁺) / (exp(s⁺) + Σₖ exp(sₖ⁻))) = log(1 + Σₖ exp(sₖ⁻ - s⁺))
+
+    It is computed as on the right, which keeps its digits where the loss is small.
+
+    >>> infonce(jnp.array([1.0]), jnp.array([[0.0]]))  # log(1 + 1/e)
+    [0.3133]
     """
     return jax.nn.softplus(jax.nn.logsumexp(negative_bk - positive_b[:, None], axis=1))
 
 
 def ranked_first(positive_b, negative_bk):
-    """True where the positive scores above every negative; [B]."""
+    """Returns True for each row [B] whose positive scores above every negative."""
     return positive_b > jnp.max(negative_bk, axis=1, initial=MASKED)
 
 
-def hard_infonce(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float | None = None):
-    """Cross-entropy of each row's positive among it and the row's own negatives; [B]. Arguments: `hard_logits`."""
-    return infonce(*hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature, margin))
-
-
-def in_batch_infonce(q_be, p_ce, target_b, mask_bc, temperature: float, margin: float | None = None):
-    """Cross-entropy of each row's positive among all positives of the batch; [B]. Arguments: `in_batch_logits`."""
-    return infonce(*in_batch_logits(q_be, p_ce, target_b, mask_bc, temperature, margin))
-
-
 def within_margin(similarity_bk, positive_b, margin: float):
-    """True where a negative scores at most `margin` above the row's positive (Qwen3-Embedding, recipe 6.2)."""
+    """Returns True where a negative scores at most `margin` above the row's positive (Qwen3-Embedding, recipe 6.2)."""
     return jax.lax.stop_gradient(similarity_bk) <= jax.lax.stop_gradient(positive_b)[:, None] + margin
 
 
 def label_mask(label_b, label_c):
-    """True where row and candidate have no label in common; a label below 0 is none."""
+    """Returns True where row and candidate have no label in common; a label below 0 is none."""
     return (label_b[:, None] != label_c[None, :]) | (label_b[:, None] < 0)
 
 
 def duplicate_mask(id_b, id_bk):
-    """True where a candidate is another document than the row's positive."""
+    """Returns True where a candidate is another document than the row's positive."""
     return id_b[:, None] != id_bk
 
 
+def masked_mean(x, mask):
+    """Returns the mean of x over the mask; 0 for an empty mask."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def spread_out(x_be, mask_bc):
+    """Returns the mean squared cosine of the pairs of unit vectors in the mask.
+
+        mean over pairs b, c of (x_b · x_c)²
+
+    It is near 1 / E for vectors that fill the sphere, and 1 if all are the same (GOR, recipe 6.3, 6.4).
+
+    >>> spread_out(jnp.eye(2), jnp.ones((2, 2), bool))
+    0.5
+    """
+    return masked_mean(jnp.square(temperature_scores("be,ce->bc", x_be, x_be)), mask_bc)
+
+
+def hard_term(q_be, p_be, n_bje, masks: Masks, config: LossConfig):
+    """Returns the mean over the rows of InfoNCE among a row's positive and its own negatives (recipe 2.4).
+
+    It trains queries and documents, for rows of all kinds; `in_batch_term` adds the positives of other rows, in a
+    softmax of its own (recipe 0.1).
+
+    >>> hard_term(l2_normalize(q_be), l2_normalize(p_be), l2_normalize(n_bje), masks, config)
+
+    Args:
+        q_be, p_be, n_bje: unit vectors of one Matryoshka size.
+    """
+    logits = hard_logits(q_be, p_be, n_bje, masks.own_bj, config.temperature, config.mask_margin)
+    return masked_mean(infonce(*logits), masks.row_b)
+
+
+def in_batch_term(q_be, p_be, n_bje, masks: Masks, config: LossConfig):
+    """Returns the mean over the rows of InfoNCE among a row's positive and those of the other rows (recipe 2.4).
+
+    Without `passage_gradient` it trains queries alone, as the reference does on several GPUs (recipe 0.2). Use and
+    arguments are those of `hard_term`; `n_bje` is not used.
+    """
+    p_ce = p_be if config.passage_gradient else jax.lax.stop_gradient(p_be)
+    target_b = jnp.arange(q_be.shape[0])
+    logits = in_batch_logits(q_be, p_ce, target_b, masks.in_batch_bc, config.temperature, config.mask_margin)
+    return masked_mean(infonce(*logits), masks.row_b)
+
+
+def spread_term(q_be, p_be, n_bje, masks: Masks, config: LossConfig):
+    """Returns `spread_out` of the queries plus that of the positives (recipe 6.3, 6.4).
+
+    It needs no positives or negatives: it regularizes the other terms. Use and arguments are those of `hard_term`;
+    `n_bje` is not used.
+    """
+    return spread_out(q_be, masks.apart_bc) + spread_out(p_be, masks.apart_bc)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the contrastive loss; its metric is `loss_<name>`, at the full width and without the weight."""
+
+    name: str
+    loss: Callable  # (q_be, p_be, n_bje, masks, config) → scalar
+    weight: Callable[[LossConfig, str], float]  # of a config and a kind of rows; 0: the term is not computed
+
+
+TERMS = (
+    Term("hard", hard_term, lambda config, kind: 1.0),
+    Term("in_batch", in_batch_term, lambda config, kind: float(kind == "retrieval")),
+    Term("spread", spread_term, lambda config, kind: config.spread_weight),
+)
+
+
 def matryoshka_weights(dims: Sequence[int], scheme: str = "sqrt_rank") -> tuple[float, ...]:
-    """One weight for each size: `sqrt(dim / width) / rank` with rank 1 for the largest (recipe 0.3), or 1.
+    """Returns one weight for each size: `sqrt(dim / width) / rank` with rank 1 for the largest (recipe 0.3), or 1.
+
+    >>> matryoshka_weights((16, 4))
+    (1.0, 0.25)
 
     Raises:
         UserError: unknown scheme.
@@ -129,72 +241,66 @@ def matryoshka_weights(dims: Sequence[int], scheme: str = "sqrt_rank") -> tuple[
     raise UserError(f"There are no Matryoshka weights '{scheme}'{did_you_mean(scheme, WEIGHTS)}")
 
 
-def matryoshka(loss: Callable, embeddings: Sequence, dims: Sequence[int], weights: Sequence[float]):
-    """Weighted sum of `loss` over nested sizes: slice, then normalize (https://arxiv.org/abs/2205.13147)."""
-    terms = (loss(*(l2_normalize(x[..., :dim]) for x in embeddings)) for dim in dims)
-    return sum(weight * term for weight, term in zip(weights, terms, strict=True))
+def nested_sum(loss: Callable, embeddings: Sequence, dims: Sequence[int], weights: Sequence[float]):
+    """Returns the Matryoshka loss (https://arxiv.org/abs/2205.13147), Σ weight · loss(first `dim` dimensions).
 
-
-def spread_out(x_be, mask_bc):
-    """Mean squared cosine of the pairs in the mask: near 1 / E where vectors fill the sphere (GOR, recipe 6.3, 6.4).
-
-    x_be: unit vectors.
+    >>> nested_sum(lambda q_be, p_be: …, (q_be, p_be), dims=(64, 8), weights=(1.0, 0.5))
     """
-    return masked_mean(jnp.square(temperature_scores("be,ce->bc", x_be, x_be)), mask_bc)
-
-
-def masked_mean(x, mask):
-    """Mean of x over the mask; 0 where the mask is empty."""
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+    terms = (loss(*(x[..., :dim] for x in embeddings)) for dim in dims)
+    return sum(weight * term for weight, term in zip(weights, terms, strict=True))
 
 
 def contrastive_loss(
     q_be, p_be, n_bje, *, kind: str, config: LossConfig, n_mask_bj, row_mask_b, label_b, positive_b, negative_bj
 ):
-    """The loss of a batch, routed by its kind (recipe 2.4), and its metrics.
+    """Returns the loss of a batch and its metrics.
 
-    `retrieval`: own negatives plus in-batch; `clustering`, `classification`: own negatives alone. Mean over the rows.
-    With a weight for it, queries and positives are spread out: pairs of rows that share no label and no positive.
-    Metrics, all at the full width: `loss_hard`, `loss_in_batch` (retrieval), `loss_spread` and `accuracy`, the share of
-    rows whose positive scores above all other positives (retrieval) or above the row's negatives (the other kinds).
+        Σ over TERMS of weight · Σ over Matryoshka sizes of sqrt(dim / width) / rank · term
+
+    The kind of the rows decides on the terms (recipe 2.4): `retrieval` learns from own negatives and in-batch,
+    `clustering` and `classification` from own negatives alone. `distill_loss` is added to it where there is a teacher.
+    Metrics, all at the full width: `loss_<term>`, and `accuracy`, the share of rows whose positive scores above all
+    other positives (retrieval) or above the row's negatives (the other kinds).
+
+    >>> loss, metrics = contrastive_loss(q_be, p_be, n_bje, kind="retrieval", config=config, **masks_and_ids)
 
     Args:
         q_be, p_be, n_bje: raw embeddings of queries, positives and negatives.
         n_mask_bj, row_mask_b: False where a slot or a row is absent.
         label_b: label numbers, -1 for none. positive_b, negative_bj: document numbers.
     """
-    q_be, p_be, n_bje = (x.astype(jnp.float32) for x in (q_be, p_be, n_bje))  # gradients of all terms add up in it too
+    embeddings = [x.astype(jnp.float32) for x in (q_be, p_be, n_bje)]  # the gradients of all terms add up in it too
     dims = config.matryoshka_dims or (q_be.shape[-1],)
     weights = matryoshka_weights(dims, config.matryoshka_weights)
-    options = {"temperature": config.temperature, "margin": config.mask_margin}
-    target_b = jnp.arange(q_be.shape[0])
-    mask_bc = row_mask_b[None, :] & label_mask(label_b, label_b)
-    if config.mask_duplicates:
-        mask_bc = mask_bc & duplicate_mask(positive_b, positive_b[None, :])
-        n_mask_bj = n_mask_bj & duplicate_mask(positive_b, negative_bj)
+    masks = Masks.of(
+        config,
+        n_mask_bj=n_mask_bj,
+        row_mask_b=row_mask_b,
+        label_b=label_b,
+        positive_b=positive_b,
+        negative_bj=negative_bj,
+    )
+    loss: Any = 0.0
+    metrics: dict[str, jax.Array] = {}
+    for term in TERMS:
+        weight = term.weight(config, kind)
+        if weight:
 
-    def hard(q_be, p_be, n_bje):
-        return masked_mean(hard_infonce(q_be, p_be, n_bje, n_mask_bj, **options), row_mask_b)
+            def at_size(*cut, term=term):
+                return term.loss(*map(l2_normalize, cut), masks, config)
 
-    def in_batch(q_be, p_ce):
-        p_ce = p_ce if config.passage_gradient else jax.lax.stop_gradient(p_ce)
-        return masked_mean(in_batch_infonce(q_be, p_ce, target_b, mask_bc, **options), row_mask_b)
-
-    q_unit, p_unit, n_unit = (l2_normalize(x) for x in (q_be, p_be, n_bje))
-    loss = matryoshka(hard, (q_be, p_be, n_bje), dims, weights)
-    logits = hard_logits(q_unit, p_unit, n_unit, n_mask_bj, **options)
-    metrics = {"loss_hard": hard(q_unit, p_unit, n_unit)}
-    if kind == "retrieval":
-        loss += matryoshka(in_batch, (q_be, p_be), dims, weights)
-        logits = in_batch_logits(q_unit, p_unit, target_b, mask_bc, **options)
-        metrics["loss_in_batch"] = in_batch(q_unit, p_unit)
-    if config.spread_weight:
-        apart_bc = row_mask_b[:, None] & mask_bc & duplicate_mask(positive_b, positive_b[None, :])
-
-        def spread(q_be, p_be):
-            return spread_out(q_be, apart_bc) + spread_out(p_be, apart_bc)
-
-        loss += config.spread_weight * matryoshka(spread, (q_be, p_be), dims, weights)
-        metrics["loss_spread"] = spread(q_unit, p_unit)
-    metrics["accuracy"] = masked_mean(ranked_first(*logits), row_mask_b)
+            loss += weight * nested_sum(at_size, embeddings, dims, weights)
+            metrics[f"loss_{term.name}"] = at_size(*embeddings)
+    q_be, p_be, n_bje = map(l2_normalize, embeddings)
+    metrics["accuracy"] = accuracy(q_be, p_be, n_bje, masks, kind, config)
     return loss, metrics
+
+
+def accuracy(q_be, p_be, n_bje, masks: Masks, kind: str, config: LossConfig):
+    """Returns the share of rows whose positive scores above its candidates: see `contrastive_loss`."""
+    if kind == "retrieval":
+        target_b = jnp.arange(q_be.shape[0])
+        logits = in_batch_logits(q_be, p_be, target_b, masks.in_batch_bc, config.temperature, config.mask_margin)
+    else:
+        logits = hard_logits(q_be, p_be, n_bje, masks.own_bj, config.temperature, config.mask_margin)
+    return masked_mean(ranked_first(*logits), masks.row_b)

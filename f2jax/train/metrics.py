@@ -1,4 +1,4 @@
-"""Metrics on disk: one JSON line per report, and TensorBoard event files beside it."""
+"""Metrics on disk: one JSON line per report in `metrics.jsonl`, and TensorBoard event files."""
 
 import json
 import shutil
@@ -13,17 +13,20 @@ from f2jax import errors, files
 from f2jax.errors import Restart, UserError
 
 NAME = "metrics.jsonl"
-PUBLISH_SECONDS = 60  # gs:// is at most so far behind, and one report
-LAST_WAITS = 5, 30  # seconds before each further try at the end
+PUBLISH_SECONDS = 60  # how far gs:// may be behind, plus one report
+LAST_WAITS = 5, 30  # seconds before each retry of the last upload
 
 
 class MetricsWriter:
     """Writes `metrics.jsonl` and `tensorboard/` of a workdir; lines after the step of a resume are dropped first.
 
-    An object on gs:// cannot be appended to. There the files lie in a local folder of their own and are uploaded whole
-    by `publish`: before each checkpoint, at the end, and at a report once a minute. A kill loses what came after, and a
-    resume from the last checkpoint writes it again. An upload that fails ends no run: it warns, and is tried again
-    a minute later, since a try may take half of one. Of several processes only the first one's files stay.
+    An object on gs:// cannot be appended to. For such a workdir the files lie in a temporary folder and `publish`
+    uploads them: before each checkpoint, at the end, and at most once a minute after a report. A kill loses what came
+    after the last upload, and a resume from the last checkpoint writes it again. A failed upload ends no run: it is
+    reported, and repeated a minute later, since one attempt may take half of that. Only the first process's files stay.
+
+    >>> with MetricsWriter("runs/80m", resume_step=0, tensorboard=True) as writer:
+    ...     writer.write(10, {"loss": 1.5})
     """
 
     def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool):
@@ -62,12 +65,12 @@ class MetricsWriter:
             shutil.rmtree(self.temporary)
 
     def validated(self, step: int) -> bool:
-        """Does the file that was found end with the validation after `step`?"""
+        """Returns whether the last line found at the start is the validation after `step`."""
         line = json.loads(self.last_line)
         return line.get("step") == step and any(key.startswith("validation/") for key in line)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line: the step, then the values; keys with a slash are groups, e.g. `validation/stdlib-code/loss`."""
+        """Writes one line: the step and the values; a slash in a key makes a group: `validation/stdlib-code/loss`."""
         self.file.write(json.dumps({"step": step} | values) + "\n")
         self.file.flush()
         if self.board:
@@ -77,17 +80,17 @@ class MetricsWriter:
             self.publish()
 
     def publish(self) -> None:
-        """Bring what is on gs:// up to date; a local workdir always is."""
+        """Uploads what has changed to gs://; does nothing for a local workdir."""
         if self.board:
             self.board.flush()
         error = self._upload()
         self.publish_time = time.monotonic()
         if error:
             reason = _reason(error)
-            tqdm.write(f"Metrics could not be written to {self.target} ({reason}); it is tried again in a minute.")
+            tqdm.write(f"Metrics could not be written to {self.target} ({reason}); the next try is in a minute.")
 
     def _upload(self) -> Restart | UserError | None:
-        """What kept it from being whole."""
+        """Returns why not everything could be uploaded, or None."""
         try:
             for path in self.folder.rglob("*") if self.target else ():
                 if path.is_file() and path.stat().st_size != self.published.get(path):  # they only grow
@@ -110,7 +113,7 @@ def _reason(error: Restart | UserError) -> str:
 
 
 def _step(line: str) -> float:
-    """The step of a line; a line that was cut off by a kill counts as later than any."""
+    """Returns the step of a line; a line that was cut off by a kill counts as later than all others."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

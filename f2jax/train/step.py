@@ -2,9 +2,14 @@
 
 Its arrays are global, whatever the mesh: each query meets the positives of the whole batch, on all devices and hosts,
 and the gradients are those of one device.
+
+Letters: s sequences, l exits (the layers whose states are embeddings), e embedding dimensions, g groups of rows that
+are encoded one after the other (chunks), m sequences of a group; the others as in `losses`.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import flax
 import jax
@@ -12,7 +17,6 @@ import jax.numpy as jnp
 import optax
 
 from f2jax.checkpoints.orbax import TrainState
-from f2jax.data.packing import PACKED
 from f2jax.model.nested import draw_rank
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.sharding import shard_activation
@@ -28,97 +32,152 @@ class Teacher:
     model: Qwen3 = flax.struct.field(pytree_node=False)
 
 
-def embed(model: Qwen3, params, batch, exits: tuple[int, ...] = (), rank=None):
-    """Raw (not normalized) embeddings of a packed batch: q [B, D], p [B, D], n [B, J, D], behind each exit.
+@flax.struct.dataclass
+class Ends:
+    """Where the end tokens stand when the rows of a batch are encoded in groups, see `packing.Chunks`."""
+
+    row_gm: Any
+    col_gm: Any
+    place_s: Any
+
+
+@flax.struct.dataclass
+class DeviceBatch:
+    """The arrays of a `packing.Batch` on the devices, or their shapes and shardings."""
+
+    tokens_bt: Any
+    segments_bt: Any
+    positions_bt: Any
+    row_s: Any
+    col_s: Any
+    row_mask_b: Any
+    negative_mask_bj: Any
+    label_b: Any
+    positive_b: Any
+    negative_bj: Any
+    teacher_se: Any = None  # a cached teacher's vectors; None: there is no cache
+    chunks: Ends | None = None  # None: all rows are encoded at once
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any]) -> "DeviceBatch":
+        """Returns the batch of `packing.Batch.arrays`.
+
+        >>> DeviceBatch.of(batch.arrays()).tokens_bt.shape
+        (608, 1024)
+        """
+        others = dict(arrays)
+        chunks = [others.pop(name, None) for name in ("chunk_row_cm", "chunk_col_cm", "place_s")]
+        return cls(**others, chunks=None if chunks[0] is None else Ends(*chunks))
+
+    @property
+    def packed(self) -> tuple[Any, Any, Any]:
+        """What a model reads: tokens, segments and positions."""
+        return self.tokens_bt, self.segments_bt, self.positions_bt
+
+
+def embed(model: Qwen3, params, batch: DeviceBatch, exits: tuple[int, ...] = (), rank=None) -> list[tuple]:
+    """Returns the raw (not normalized) embeddings of a batch after each exit: q [B, E], p [B, E], n [B, J, E].
+
+    >>> ((q_be, p_be, n_bje),) = embed(model, params, batch)
 
     Args:
         exits: numbers of layers, counted from 1; (): the last one alone.
         rank: of the token table, see `Qwen3`.
     """
-    encode = encode_chunks if "place_s" in batch else encode_all
-    e_sxd = encode(partial(encode_rows, model, params, exits or (model.config.layers,), rank), batch)
-    return [by_role(e_sxd[:, x], batch) for x in range(e_sxd.shape[1])]
+    encode = partial(encode_rows, model, params, exits or (model.config.layers,), rank)
+    if batch.chunks is None:
+        vectors_sle = encode(batch.packed, batch.row_s, batch.col_s)
+    else:
+        vectors_sle = encode_chunks(encode, batch.packed, batch.chunks)
+    return [by_role(vectors_sle[:, exit_], batch) for exit_ in range(vectors_sle.shape[1])]
 
 
-def encode_rows(model: Qwen3, params, exits: tuple[int, ...], rank, packed, row_s, col_s):
-    """Embeddings [S, X, D] in float32 of packed rows, behind each exit."""
+def encode_rows(model: Qwen3, params, exits: tuple[int, ...], rank, packed: Sequence, row_s, col_s) -> jax.Array:
+    """Returns the embeddings [S, L, E] of packed rows after each exit, in float32."""
     if exits == (model.config.layers,):
-        hidden_btd = model.apply({"params": params}, *packed, rank=rank)
+        hidden_btd: Any = model.apply({"params": params}, *packed, rank=rank)
         return pool(hidden_btd, row_s, col_s).astype(jnp.float32)[:, None]
-    ends_lsd = model.apply({"params": params}, *packed, ends=(row_s, col_s), rank=rank)
-    return ends_lsd[jnp.array(exits) - 1].astype(jnp.float32).swapaxes(0, 1)
+    ends_lse: Any = model.apply({"params": params}, *packed, ends=(row_s, col_s), rank=rank)
+    return ends_lse[jnp.array(exits) - 1].astype(jnp.float32).swapaxes(0, 1)
 
 
-def by_role(e_sd, batch):
-    """Vectors [S, D] of all sequences → q [B, D], p [B, D], n [B, J, D], each device its rows of them."""
-    rows, slots = batch["negative_mask_bj"].shape
-    q_bd, p_bd, n_sd = jnp.split(e_sd, [rows, 2 * rows])
-    return tuple(shard_activation(x, "rows") for x in (q_bd, p_bd, n_sd.reshape(rows, slots, e_sd.shape[-1])))
+def by_role(vectors_se, batch: DeviceBatch) -> tuple[jax.Array, ...]:
+    """Returns the vectors of all sequences as q [B, E], p [B, E] and n [B, J, E], each device with its rows of them."""
+    rows, slots = batch.negative_mask_bj.shape
+    q_be, p_be, n_se = jnp.split(vectors_se, [rows, 2 * rows])
+    return tuple(shard_activation(x, "rows") for x in (q_be, p_be, n_se.reshape(rows, slots, vectors_se.shape[-1])))
 
 
-def encode_all(encode, batch):
-    """Embeddings [S, X, D] of all sequences, at once."""
-    return encode([batch[name] for name in PACKED], batch["row_s"], batch["col_s"])
-
-
-def encode_chunks(encode, batch):
-    """The same, one chunk of rows after the other (`packing.Chunks`); the backward pass encodes each chunk again.
+def encode_chunks(encode: Callable, packed: Sequence, chunks: Ends) -> jax.Array:
+    """Returns embeddings [S, L, E], encoded one chunk of rows after the other; the backward pass encodes each again.
 
     So the activations in memory are those of one chunk, whatever the batch: GradCache (https://arxiv.org/abs/2101.06983).
     """
-    chunks = batch["chunk_row_cm"].shape[0]
-    packed = [batch[name].reshape(-1, chunks, batch[name].shape[-1]).swapaxes(0, 1) for name in PACKED]
-    packed = [shard_activation(x_cbt, None, "rows") for x_cbt in packed]
+    count = chunks.row_gm.shape[0]
+    groups = [x_bt.reshape(-1, count, x_bt.shape[-1]).swapaxes(0, 1) for x_bt in packed]
+    groups = [shard_activation(x_gbt, None, "rows") for x_gbt in groups]
     encode = jax.checkpoint(encode, prevent_cse=False)  # inside a scan nothing can be shared anyway
-    e_cmxd = jax.lax.map(lambda x: encode(*x), (packed, batch["chunk_row_cm"], batch["chunk_col_cm"]))
-    return e_cmxd.reshape(-1, *e_cmxd.shape[2:])[batch["place_s"]]
+    vectors_gmle = jax.lax.map(lambda x: encode(*x), (groups, chunks.row_gm, chunks.col_gm))
+    return vectors_gmle.reshape(-1, *vectors_gmle.shape[2:])[chunks.place_s]
 
 
-def loss_fn(params, batch, teacher: Teacher | None, *, model: Qwen3, kind: str, config: LossConfig, rank=None):
-    """Loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation where there is a
-    teacher, or its cached vectors in the batch.
+def loss_fn(
+    params, batch: DeviceBatch, teacher: Teacher | None, *, model: Qwen3, kind: str, config: LossConfig, rank=None
+):
+    """Returns the loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation with a teacher or
+    its cached vectors.
 
     With `config.exits` it is the mean over the exits, each distilled from the teacher's of the same layer, the last one
-    from its last (recipe 6.10). Metrics are those of the whole model, but for `loss`.
+    from its last (recipe 6.10). Metrics are those of the complete model, but for `loss`.
 
     Args:
         rank: of the token table, see `Qwen3`; None: all of it.
     """
     by_exit = embed(model, params, batch, config.exits, rank)
-    teacher_by_exit = [None] * len(by_exit)
-    if "teacher_se" in batch:
-        teacher_by_exit = [by_role(batch["teacher_se"], batch)]
+    teacher_by_exit: list[tuple | None] = [None] * len(by_exit)
+    if batch.teacher_se is not None:
+        teacher_by_exit = [by_role(batch.teacher_se, batch)]
     elif teacher is not None:
         exits = config.exits and (*config.exits[:-1], teacher.model.config.layers)
-        teacher_by_exit = embed(teacher.model, teacher.params, batch, exits)
-    total = 0.0
+        teacher_by_exit = [*embed(teacher.model, teacher.params, batch, exits)]
+    total: Any = 0.0
     for student, target in zip(by_exit, teacher_by_exit, strict=True):
         loss, metrics = contrastive_loss(
             *student,
             kind=kind,
             config=config,
-            n_mask_bj=batch["negative_mask_bj"],
-            row_mask_b=batch["row_mask_b"],
-            label_b=batch["label_b"],
-            positive_b=batch["positive_b"],
-            negative_bj=batch["negative_bj"],
+            n_mask_bj=batch.negative_mask_bj,
+            row_mask_b=batch.row_mask_b,
+            label_b=batch.label_b,
+            positive_b=batch.positive_b,
+            negative_bj=batch.negative_bj,
         )
         if target is not None:
             distill, values = distill_loss(
                 student,
                 target,
                 config=config,
-                n_mask_bj=batch["negative_mask_bj"],
-                row_mask_b=batch["row_mask_b"],
-                projection_et=params.get(PROJECTION),
+                n_mask_bj=batch.negative_mask_bj,
+                row_mask_b=batch.row_mask_b,
+                projection_er=params.get(PROJECTION),
             )
             loss, metrics = loss + distill, metrics | values
         total += loss / len(by_exit)
     return total, metrics | {"loss": total}
 
 
-def train_step(state: TrainState, batch, teacher=None, *, model, kind: str, config: LossConfig, tx, seed: int = 0):
-    """One optimizer step; the metrics also hold the global gradient norm before clipping.
+def train_step(
+    state: TrainState,
+    batch: DeviceBatch,
+    teacher: Teacher | None = None,
+    *,
+    model: Qwen3,
+    kind: str,
+    config: LossConfig,
+    tx: optax.GradientTransformation,
+    seed: int = 0,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one optimizer step; the metrics also hold the global gradient norm before clipping.
 
     Args:
         seed: of the rank of the token table, which `config.nested_ranks` draws for each step.
@@ -132,6 +191,8 @@ def train_step(state: TrainState, batch, teacher=None, *, model, kind: str, conf
     return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def eval_step(params, batch, teacher=None, *, model, kind: str, config: LossConfig):
-    """Metrics of a held-out batch."""
+def eval_step(
+    params, batch: DeviceBatch, teacher: Teacher | None = None, *, model: Qwen3, kind: str, config: LossConfig
+) -> dict[str, jax.Array]:
+    """Returns the metrics of a held-out batch."""
     return loss_fn(params, batch, teacher, model=model, kind=kind, config=config)[1]

@@ -65,7 +65,7 @@ def test_where_that_fails_the_run_goes_on_and_tries_again_a_minute_later(
         writer.publish()
         (warning,) = capsys.readouterr().out.splitlines()
         assert warning.startswith(f"Metrics could not be written to {bucket}/run ({reason}")
-        assert warning.endswith("; it is tried again in a minute.")
+        assert warning.endswith("; the next try is in a minute.")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         writer.write(2, {})
         assert not files.exists(f"{bucket}/run/metrics.jsonl")

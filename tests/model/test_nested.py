@@ -15,15 +15,15 @@ from f2jax.errors import UserError
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
-from f2jax.train.losses import LossConfig
-from f2jax.train.step import Teacher, loss_fn, train_step
+from f2jax.train.step import DeviceBatch, Teacher, loss_fn, train_step
 from tests.parallel.steps import FakeRow
+from tests.tiny import loss_config
 from tests.tiny_model import random_params
 
 SHAPE = Qwen3Config(32, 48, 3, 4, 2, head_dim=8, vocab_size=97, max_length=64)
 FACTORIZED = replace(SHAPE, table_rank=24)
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # these programs run once
-LOSS = LossConfig(matryoshka_dims=(32, 16, 8), passage_gradient=True)
+LOSS = loss_config(matryoshka_dims=(32, 16, 8), passage_gradient=True)
 
 
 def batch(chunk_rows: int = 0):
@@ -34,7 +34,7 @@ def batch(chunk_rows: int = 0):
 
     rows = [FakeRow(text(5 + b), text(12 - b), [text(7), text(4 + b)], b, [50 + b, 60 + b]) for b in range(6)]
     made = assemble(rows, 2, kind="retrieval", batch_size=6, row_length=16, pad_id=0, chunk_rows=chunk_rows)
-    return jax.tree.map(jnp.asarray, made.arrays())
+    return DeviceBatch.of(jax.tree.map(jnp.asarray, made.arrays()))
 
 
 def loss_and_gradient(architecture, params, config, teacher=None, chunk_rows=0, **options):
@@ -144,13 +144,13 @@ def test_a_rank_is_drawn_as_often_as_it_is_large():
 
 def test_a_step_with_nested_ranks_has_the_loss_of_the_rank_that_is_drawn():
     shape = replace(SHAPE, width=160, table_rank=160)
-    params, tx, config = random_params(shape), optax.sgd(0.0), LossConfig(nested_ranks=True)
+    params, tx, config = random_params(shape), optax.sgd(0.0), loss_config(nested_ranks=True)
     step = jax.jit(partial(train_step, model=Qwen3(shape), kind="retrieval", config=config, tx=tx, seed=3))
     seen = set()
     for number in range(8):
         rank = int(nested.draw_rank(160, 3, number))
         architecture, cut = nested.cut_nested(shape, params, rank=rank)
-        wanted = loss_and_gradient(architecture, cut, LossConfig())[0]
+        wanted = loss_and_gradient(architecture, cut, loss_config())[0]
         found = step(TrainState(jnp.int32(number), params, tx.init(params)), batch())[1]["loss"]
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
         seen.add(rank)

@@ -113,7 +113,7 @@ def measure(
         params = program.start(placed(shape, 0, mesh)).params
         (loss, _), gradient = split(params, arrays, frozen)
     vector = np.concatenate([whole(x).ravel() for x in jax.tree.leaves(gradient)])
-    tokens_bt = whole(arrays["tokens_bt"])
+    tokens_bt = whole(arrays.tokens_bt)
     return {"loss": whole(loss), "gradient": vector, "tokens": tokens_bt, "filled": np.array(len(batch.tokens_bt))}
 
 

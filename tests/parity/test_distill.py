@@ -7,6 +7,7 @@ import pytest
 
 from f2jax.train.distill import distill_loss
 from f2jax.train.losses import LossConfig
+from tests.tiny import loss_config
 
 torch = pytest.importorskip("torch")
 F = pytest.importorskip("torch.nn.functional")
@@ -75,12 +76,12 @@ def oracle(x: dict, config: LossConfig, projected: bool):
 @pytest.mark.parametrize("distance", ["mse", "cosine"])
 def test_all_terms_together(distance, dims, projected, slots):
     x = example(20, 28, slots)
-    config = LossConfig(matryoshka_dims=dims, distill=distance, distill_matryoshka=bool(dims), **ALL)
+    config = loss_config(matryoshka_dims=dims, distill=distance, distill_matryoshka=bool(dims), **ALL)
 
     def loss(student, w):
         teacher = tuple(jnp.asarray(x["t" + name]) for name in "qpn")
         masks = {"n_mask_bj": jnp.asarray(x["n_mask"]), "row_mask_b": jnp.asarray(x["rows"])}
-        return distill_loss(student, teacher, config=config, projection_et=w if projected else None, **masks)[0]
+        return distill_loss(student, teacher, config=config, projection_er=w if projected else None, **masks)[0]
 
     student = tuple(jnp.asarray(x["s" + name]) for name in "qpn")
     value, (grads, grad_w) = jax.jit(jax.value_and_grad(loss, (0, 1)))(student, jnp.asarray(x["w"]))
@@ -94,7 +95,7 @@ def test_all_terms_together(distance, dims, projected, slots):
 @pytest.mark.parametrize("term", ALL)
 def test_each_term_alone(term):
     x = example(12, 12, 2)
-    config = LossConfig(**(dict.fromkeys(ALL, 0.0) | {term: 1.0}))
+    config = loss_config(**(dict.fromkeys(ALL, 0.0) | {term: 1.0}))
     masks = {"n_mask_bj": jnp.asarray(x["n_mask"]), "row_mask_b": jnp.asarray(x["rows"])}
     student, teacher = (tuple(jnp.asarray(x[who + name]) for name in "qpn") for who in "st")
     value, _ = distill_loss(student, teacher, config=config, **masks)

@@ -17,9 +17,10 @@ from f2jax.model.nested import matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.train import optim
-from f2jax.train.losses import LossConfig, matryoshka_weights
-from f2jax.train.step import train_step
+from f2jax.train.losses import matryoshka_weights
+from f2jax.train.step import DeviceBatch, train_step
 from tests.data.test_packing import FakeRow
+from tests.tiny import loss_config
 
 torch = pytest.importorskip("torch")
 torch_step = pytest.importorskip("benchmarks.torch_step")
@@ -93,13 +94,13 @@ def saved(folder, params):
 def our_losses(params, settings) -> list[float]:
     """The same steps with packed batches."""
     tx = optim.make_optimizer(settings, STEPS)
-    options = {"model": Qwen3(CONFIG), "config": LossConfig(matryoshka_dims=matryoshka_dims(CONFIG.width)), "tx": tx}
+    options = {"model": Qwen3(CONFIG), "config": loss_config(matryoshka_dims=matryoshka_dims(CONFIG.width)), "tx": tx}
     step_fn = jax.jit(lambda state, batch, kind: train_step(state, batch, kind=kind, **options), static_argnames="kind")
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
     found = []
     for step in range(STEPS):
         batch = assemble(rows_of(step), NEGATIVES, kind=kind_of(step), batch_size=BATCH, row_length=32, pad_id=0)
-        state, metrics = step_fn(state, batch.arrays(), kind=batch.kind)
+        state, metrics = step_fn(state, DeviceBatch.of(batch.arrays()), kind=batch.kind)
         found.append(float(metrics["loss"]))
     return found
 

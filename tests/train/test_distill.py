@@ -6,7 +6,8 @@ import pytest
 
 from f2jax.errors import UserError
 from f2jax.train.distill import check_distance, distill_loss, embedding_loss, score_loss
-from f2jax.train.losses import LossConfig
+from f2jax.train.losses import nested_sum
+from tests.tiny import loss_config
 
 
 def test_the_mean_squared_error_of_raw_states_is_the_default():
@@ -25,9 +26,11 @@ def test_a_projection_reaches_all_of_the_teacher():
     """[I 0] predicts zeros for what the student lacks; a nested size uses the first rows."""
     student, teacher, rows = jnp.array([[1.0, 2]]), jnp.array([[1.0, 2, 6]]), jnp.ones(1, bool)
     projection = jnp.eye(2, 3)
-    assert embedding_loss(student, teacher, rows, projection_et=projection) == pytest.approx(36 / 3)
-    nested = {"dims": (2, 1), "weights": (1.0, 0.5), "projection_et": projection}
-    assert embedding_loss(student, teacher, rows, **nested) == pytest.approx(36 / 3 + 0.5 * (4 + 36) / 3)
+    assert embedding_loss(student, teacher, rows, projection_er=projection) == pytest.approx(36 / 3)
+    nested = nested_sum(
+        lambda cut: embedding_loss(cut, teacher, rows, projection_er=projection), [student], (2, 1), (1.0, 0.5)
+    )
+    assert nested == pytest.approx(36 / 3 + 0.5 * (4 + 36) / 3)
 
 
 def test_the_divergence_of_scores():
@@ -50,8 +53,8 @@ def test_an_empty_mask_is_zero(distance):
 def test_each_term_that_has_a_weight_is_a_metric_and_only_those():
     x = jnp.ones((2, 4)), jnp.ones((2, 4)), jnp.ones((2, 3, 4))
     masks = {"n_mask_bj": jnp.ones((2, 3), bool), "row_mask_b": jnp.ones(2, bool)}
-    assert set(distill_loss(x, x, config=LossConfig(), **masks)[1]) == {"loss_distill"}
-    config = LossConfig(distill_weight=0.0, distill_hard_weight=1.0, distill_in_batch_weight=1.0)
+    assert set(distill_loss(x, x, config=loss_config(), **masks)[1]) == {"loss_distill"}
+    config = loss_config(distill_weight=0.0, distill_hard_weight=1.0, distill_in_batch_weight=1.0)
     assert set(distill_loss(x, x, config=config, **masks)[1]) == {"loss_distill_hard", "loss_distill_in_batch"}
 
 

@@ -8,13 +8,14 @@ import pytest
 from f2jax.errors import UserError
 from f2jax.model.nested import matryoshka_dims
 from f2jax.train.losses import (
-    LossConfig,
     contrastive_loss,
-    in_batch_infonce,
+    in_batch_logits,
+    infonce,
     l2_normalize,
     label_mask,
     matryoshka_weights,
 )
+from tests.tiny import loss_config
 
 # d: the weights and their sum that the recipe prints (2.4), largest dimension first
 RECIPE = {
@@ -48,15 +49,15 @@ def test_a_zero_vector_stays_zero_and_its_gradient_is_finite():
 def test_in_batch_of_two_orthogonal_pairs():
     """Similarities 1 and 0 at temperature 1: -log(e / (e + 1)) for both rows."""
     eye = jnp.eye(2)
-    loss_b = in_batch_infonce(eye, eye, jnp.arange(2), jnp.ones((2, 2), bool), 1.0)
+    loss_b = infonce(*in_batch_logits(eye, eye, jnp.arange(2), jnp.ones((2, 2), bool), 1.0))
     assert loss_b == pytest.approx(np.log(1 + np.exp(-1)) * np.ones(2))
 
 
 def test_the_candidates_may_be_more_than_the_rows():
     """As after a gather over devices: the second half of the batch finds its targets at an offset."""
     q, p = (jax.random.normal(jax.random.key(i), (4, 8)) for i in (0, 1))
-    whole = in_batch_infonce(q, p, jnp.arange(4), jnp.ones((4, 4), bool), 0.05)
-    half = in_batch_infonce(q[2:], p, jnp.arange(2, 4), jnp.ones((2, 4), bool), 0.05)
+    whole = infonce(*in_batch_logits(q, p, jnp.arange(4), jnp.ones((4, 4), bool), 0.05))
+    half = infonce(*in_batch_logits(q[2:], p, jnp.arange(2, 4), jnp.ones((2, 4), bool), 0.05))
     assert np.allclose(whole[2:], half)
 
 
@@ -91,9 +92,9 @@ def test_without_passage_gradient_the_in_batch_term_trains_queries_alone():
     """Masking all hard negatives leaves the in-batch term, which in the reference is for queries alone (recipe 0.2)."""
     embeddings, extra = batch()
     extra["n_mask_bj"] = jnp.zeros_like(extra["n_mask_bj"])
-    q, p, _ = grads(embeddings, extra, "retrieval", LossConfig(passage_gradient=False))
+    q, p, _ = grads(embeddings, extra, "retrieval", loss_config(passage_gradient=False))
     assert np.abs(q).max() > 1e-3 and np.abs(p).max() == 0
-    _, p, _ = grads(embeddings, extra, "retrieval", LossConfig(passage_gradient=True))
+    _, p, _ = grads(embeddings, extra, "retrieval", loss_config(passage_gradient=True))
     assert np.abs(p).max() > 1e-3
 
 
@@ -102,8 +103,8 @@ def test_only_retrieval_uses_other_rows(kind):
     """Changing the other rows' positives changes nothing for a row of these kinds."""
     (q, p, n), extra = batch()
     extra["row_mask_b"] = jnp.array([True, False, False, False])
-    value = contrastive_loss(q, p, n, kind=kind, config=LossConfig(), **extra)[0]
-    changed = contrastive_loss(q, p.at[1:].multiply(-3), n, kind=kind, config=LossConfig(), **extra)[0]
+    value = contrastive_loss(q, p, n, kind=kind, config=loss_config(), **extra)[0]
+    changed = contrastive_loss(q, p.at[1:].multiply(-3), n, kind=kind, config=loss_config(), **extra)[0]
     assert value == changed
 
 
@@ -112,7 +113,7 @@ def test_absent_rows_change_neither_loss_nor_gradient(kind):
     """A last batch of 3 rows, padded to 4, equals a batch of 3; the padding may hold anything."""
     (q, p, n), extra = batch()
     small = {name: value[:3] for name, value in extra.items()}
-    config = LossConfig(passage_gradient=True, matryoshka_dims=(16, 8))
+    config = loss_config(passage_gradient=True, matryoshka_dims=(16, 8))
     padded = extra | {"row_mask_b": jnp.array([True, True, True, False])}
     a = contrastive_loss(q, p, n, kind=kind, config=config, **padded)[0]
     b = contrastive_loss(q[:3], p[:3], n[:3], kind=kind, config=config, **small)[0]
@@ -123,14 +124,14 @@ def test_absent_rows_change_neither_loss_nor_gradient(kind):
 def test_a_row_without_negatives_costs_nothing_and_breaks_nothing():
     embeddings, extra = batch()
     extra["n_mask_bj"] = jnp.zeros_like(extra["n_mask_bj"])
-    loss, _ = contrastive_loss(*embeddings, kind="clustering", config=LossConfig(), **extra)
+    loss, _ = contrastive_loss(*embeddings, kind="clustering", config=loss_config(), **extra)
     assert loss == 0
-    assert all(np.isfinite(g).all() for g in grads(embeddings, extra, "clustering", LossConfig()))
+    assert all(np.isfinite(g).all() for g in grads(embeddings, extra, "clustering", loss_config()))
 
 
 def test_bfloat16_embeddings_are_compared_in_float32():
     embeddings, extra = batch()
     rounded = tuple(x.astype(jnp.bfloat16) for x in embeddings)
     exact = tuple(x.astype(jnp.float32) for x in rounded)
-    a, b = (contrastive_loss(*e, kind="retrieval", config=LossConfig(), **extra)[0] for e in (rounded, exact))
+    a, b = (contrastive_loss(*e, kind="retrieval", config=loss_config(), **extra)[0] for e in (rounded, exact))
     assert a.dtype == jnp.float32 and a == b

@@ -69,7 +69,7 @@ def test_a_factorized_start_of_full_rank_is_the_model_it_came_from(runs, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"loss.nested_ranks": True}, "loss.nested_ranks is on and the token table is whole; set model.table_rank."),
+        ({"loss.nested_ranks": True}, "the token table is not factorized; set model.table_rank."),
         ({"model.table_rank": 65}, "table_rank=65 is out of range"),
         ({"init_from": "nested"}, "has rank 48, not 0; set model.table_rank=48"),
         ({"init_from": "nested", "model.table_rank": 32}, "has rank 48, not 32; set model.table_rank=48"),
