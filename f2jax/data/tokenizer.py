@@ -301,8 +301,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def _token_text(config: dict, key: str, origin: str) -> str | None:
     """Returns the token under `key` of a `tokenizer_config.json`, given as a text or an object with a `content`."""
-    token = config.get(key)
-    token = token.get("content") if isinstance(token, dict) else token
+    token = tokenizer_checks.token_text(config.get(key))
     if not isinstance(token, str | None):
         raise UserError(
             f"The tokenizer_config.json of {origin} does not name its {key} as a text; correct or remove it."

@@ -51,9 +51,12 @@ def check_backend(backend, origin: str, config: dict) -> None:
 def check_config(backend, config: dict, folder: str) -> None:
     """Raises UserError where `tokenizer_config.json` asks for other tokens than `tokenizer.json` gives."""
     path = files.join(folder, "tokenizer_config.json")
+    ends = [token_text(config.get(key)) for key in ("eos_token", "pad_token")]
     added = {token.content: (number, token) for number, token in backend.get_added_tokens_decoder().items()}
     for number, token in _named_tokens(config, path):
         known_number, known = added.get(token["content"], (None, None))
+        if token["content"] in ends and number is None:  # `HFTokenizer` needs these in the vocabulary only
+            continue
         if known is None or number not in (None, known_number):
             place = "" if number is None else f" with the id {number}"
             raise UserError(
@@ -72,6 +75,11 @@ def check_config(backend, config: dict, folder: str) -> None:
             f"{path} has the tokenizer_class {name}, which would read texts otherwise than tokenizer.json says; if "
             "tokenizer.json is right, set it to PreTrainedTokenizerFast."
         )
+
+
+def token_text(token: object) -> object:
+    """Returns the text of a token that is given as a text or as an object with a `content`."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _named_tokens(config: dict, path: str) -> list[tuple[int | None, dict]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from f2jax import files
-from f2jax.checkpoints import package, workdir
+from f2jax.checkpoints import hf, package, workdir
 from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage
 from f2jax.data.corpus import CARD
 from f2jax.errors import UserError, did_you_mean, require_extra
@@ -41,6 +41,7 @@ def export_package(
             raise UserError(f"There is no format '{name}'{did_you_mean(name, FORMATS)}")
     for name in formats:
         _check_format(name, embedder)
+    hf.check_finite(embedder.params, "The model")
     vectors = golden.embed_golden(embedder)
     architecture, params = embedder.architecture, embedder.params
     about = replace(about, formats=tuple(formats))

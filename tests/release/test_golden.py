@@ -159,7 +159,7 @@ def test_a_model_that_is_not_finite_is_not_exported_and_the_older_package_stays(
     params = embedder.params | {"final_norm": embedder.params["final_norm"].at[3].set(value)}
     broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
     for write in (lambda: export.export_package(broken, folder), lambda: broken.save_pretrained(folder)):
-        with pytest.raises(UserError, match=r"not finite|NaN or infinite in norm"):
+        with pytest.raises(UserError, match=r"NaN or infinite in norm\.weight"):
             write()
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -167,7 +167,7 @@ def test_a_model_that_is_not_finite_is_not_exported_and_the_older_package_stays(
 def test_finite_weights_whose_vectors_overflow_are_not_exported(embedder, tmp_path):
     params = embedder.params | {"final_norm": embedder.params["final_norm"] * 1e38}
     broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
-    with pytest.raises(UserError, match=r"vector of the text .* is not finite"):
+    with pytest.raises(UserError, match="gives no finite vector"):
         export.export_package(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
