@@ -34,7 +34,7 @@ test-all: .venv-test/.ready
 	$(PYTEST) -m slow
 
 lint: .venv-test/.ready
-	$(TEST)/ruff check . && $(TEST)/ruff format --check .
+	$(TEST)/ruff check . && $(TEST)/ruff format --check . && $(TEST)/mypy
 
 docs: .venv-test/.ready
 	JAX_PLATFORMS=cpu $(TEST)/python -m sphinx -E -W --keep-going -q docs build/docs
