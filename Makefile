@@ -1,6 +1,6 @@
 # make demo   train, evaluate and export a nano model on built-in data (set-up included)
 # make test   lint and all tests but the slow ones (set-up included; 15 minutes on two cores)
-# make test-fast   what a change breaks first: no PyTorch, no jobs of several processes (3 minutes)
+# make test-fast   what a change breaks first: no PyTorch, no complete runs, no second process (3 minutes)
 # make test-all    what `make test` leaves out: a smoke test on a second Python where there is one, and the slow tests
 # make docs   build the site into build/docs; a warning is an error (set-up included)
 # make bench  every comparison with peers, into one table (set-up included; hours on two cores; goes on where it stopped)
@@ -27,7 +27,7 @@ test: lint
 	$(PYTEST) -m "not slow"
 
 test-fast: .venv-test/.ready
-	$(PYTEST) -m "not slow and not parity and not jobs"
+	$(PYTEST) -m "not slow and not parity and not unhurried"
 
 test-all: .venv-test/.ready
 	sh tests/second_python.sh $(PYTHON)

@@ -27,8 +27,19 @@ from hypothesis import settings  # noqa: E402
 PARITY = ("backbone", "mteb", "onnx", "release", "training")
 OPTIMIZED = ("tests/aot/", "tests/plan/", *(f"tests/parity/test_{name}.py" for name in PARITY))
 
-JOBS = ("gcs/", "launch/", "multiprocess/", "notebooks/", "parallel/test_layouts.py", "search/test_serve.py")
-JOBS = tuple(f"tests/{name}" for name in JOBS)
+# What `make test-fast` leaves out: jobs of several processes, servers, browsers, complete runs.
+UNHURRIED = (
+    "faults/",
+    "gcs/",
+    "launch/",
+    "multiprocess/",
+    "notebooks/",
+    "parallel/test_layouts.py",
+    "model/test_nested.py",
+)
+UNHURRIED += ("search/test_serve.py", "search/test_two_pass.py", "start/", "train/test_cache_teacher.py")
+UNHURRIED += ("train/test_loop.py", "train/test_nested_run.py", "train/test_resume.py")
+UNHURRIED = tuple(f"tests/{name}" for name in UNHURRIED)
 # Begun first, so that no worker is left alone with one of them at the end.
 LONGEST = ("multiprocess/", "parallel/", "notebooks/", "gcs/test_training.py", "aot/", "train/", "parity/", "plan/")
 LONGEST = tuple(f"tests/{name}" for name in LONGEST)
@@ -43,8 +54,8 @@ settings.load_profile("patient")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.nodeid.startswith(JOBS):
-            item.add_marker("jobs")
+        if item.nodeid.startswith(UNHURRIED):
+            item.add_marker("unhurried")
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
