@@ -40,10 +40,16 @@ def unit_vectors(vectors: Vectors, index: slice | np.ndarray, kind: str, dims: i
     """
     x_ie = np.asarray(vectors[index][:, :dims], np.float32)
     length_i = np.sqrt(np.einsum("ie,ie->i", x_ie, x_ie))
-    if len(invalid := np.flatnonzero(~np.isfinite(length_i))):
-        rows = np.arange(vectors.shape[0])[index] if isinstance(index, slice) else index
-        row = f", first in row {rows[invalid[0]]}" if isinstance(vectors, np.ndarray) else ""  # not of a view
-        raise UserError(f"The vectors of the {kind} hold values that are not finite{row}; embed them again.")
+    odd = np.flatnonzero(~((length_i > 1e-12) & np.isfinite(length_i)))
+    if len(odd):  # zero, not finite, or so large or small that the squares are
+        largest_o1 = np.abs(x_ie[odd]).max(axis=1, keepdims=True)
+        if len(invalid := odd[~np.isfinite(largest_o1[:, 0])]):
+            rows = np.arange(vectors.shape[0])[index] if isinstance(index, slice) else index
+            row = f", first in row {rows[invalid[0]]}" if isinstance(vectors, np.ndarray) else ""  # not of a view
+            raise UserError(f"The vectors of the {kind} hold values that are not finite{row}; embed them again.")
+        x_ie = x_ie.copy()
+        x_ie[odd] /= np.where(largest_o1 > 0, largest_o1, 1)
+        length_i[odd] = np.linalg.norm(x_ie[odd], axis=1)
     return x_ie / np.maximum(length_i, 1e-12)[:, None]
 
 

@@ -220,3 +220,12 @@ def test_queries_of_another_model_and_no_documents_are_refused():
         Search(vectors(30, 1, dim=48), SearchOptions(dims=8))(vectors(3, 0))
     with pytest.raises(UserError, match="no documents to search"):
         Search(vectors(0, 1), SearchOptions(dims=8))
+
+
+def test_the_length_of_a_vector_makes_no_difference_however_large_or_small():
+    q, d = vectors(5, 0), vectors(60, 1)
+    scale = 10.0 ** np.random.default_rng(0).integers(-33, 34, 60)
+    scaled = (d * scale[:, None]).astype(np.float32)
+    assert np.isfinite(scaled).all()
+    options = SearchOptions(k=5, dims=16, candidates=20)
+    np.testing.assert_array_equal(Search(scaled, options)(q).numbers_qk, Search(d, options)(q).numbers_qk)
