@@ -114,7 +114,7 @@ def test_the_thread_packs_a_few_steps_ahead_and_no_more(loader, monkeypatch):
     monkeypatch.setattr(loader, "batch", batch)
     batches = loader.batches(0, 100, ahead=3)
     assert next(batches) == (0, "name", 0)
-    assert enough.wait(10), "1, 2 and 3 are ready, 4 waits for room"
+    assert enough.wait(600), "1, 2 and 3 are ready, 4 waits for room"
     assert packed == [0, 1, 2, 3, 4]
     batches.close()
     assert packed == [0, 1, 2, 3, 4]

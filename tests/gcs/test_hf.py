@@ -144,7 +144,7 @@ def test_each_process_fetches_the_rows_of_its_devices_once(server, local, remote
     environment |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     options = {"env": environment, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([*command, str(number)], **options) for number in range(2)]
-    printed = [process.communicate(timeout=120)[0] for process in processes]
+    printed = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
 
     shares = {name: 2 if name.split(".")[-2] in HALVED[mesh] else 1 for name in needed(local)}

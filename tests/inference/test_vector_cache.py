@@ -77,7 +77,7 @@ vectors.VectorCache(sys.argv[1]).vectors("", ["5" * n for n in range(1, 41)], en
 
 def test_a_kill_loses_the_piece_at_work_and_nothing_else(tmp_path):
     path = tmp_path / "v.sqlite"
-    died = subprocess.run([sys.executable, "-c", KILLED, path], env=os.environ, timeout=120)
+    died = subprocess.run([sys.executable, "-c", KILLED, path], env=os.environ, timeout=600)
     assert died.returncode == -signal.SIGKILL
     encode, texts = Counting(), ["5" * n for n in range(1, 41)]
     assert VectorCache(path).vectors("", texts, encode).tolist() == [[n, 53] for n in range(1, 41)]

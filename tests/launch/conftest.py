@@ -108,7 +108,7 @@ class Launch:
     def end(self, process: subprocess.Popen, answer: str = "") -> subprocess.CompletedProcess:
         """Wait for a script that was started; one that does not end is killed, and the test fails."""
         try:
-            out, err = process.communicate(answer, timeout=300)
+            out, err = process.communicate(answer, timeout=600)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -131,7 +131,7 @@ class Launch:
 
 def wait_for(condition, process: subprocess.Popen) -> None:
     """Until the condition holds; a script that does not come so far is killed, and the test fails."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         if time.monotonic() > deadline:
             process.kill()

@@ -171,7 +171,7 @@ def on_tpu_machine(monkeypatch, **variables) -> str:
     """The last line of a process on a machine with a TPU that is none of Google Cloud."""
     for name, value in ({"PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"} | variables).items():
         monkeypatch.setenv(name, value)
-    done = subprocess.run([sys.executable, "-c", TPU_MACHINE], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", TPU_MACHINE], capture_output=True, text=True, timeout=600)
     return (done.stdout + done.stderr).splitlines()[-1]
 
 
@@ -223,7 +223,7 @@ def test_a_process_that_is_started_alone_says_what_it_waits_for_and_ends_with_a_
     for name, value in ({"PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"} | names).items():
         monkeypatch.setenv(name, value)
     command = [sys.executable, "-c", WAITING, str(tiny.ROOT / "configs/nano.py"), str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     job = f"this is process {process} of 2, the first is at {address}"
     assert done.returncode == 75, done.stderr
     assert done.stderr.splitlines() == [

@@ -225,7 +225,7 @@ def test_files_beyond_the_limit_of_open_ones_are_no_hindrance(tmp_path):
     )
     command = ["prepare", "--input", f"{tmp_path}/in", "--output", f"{tmp_path}/corpus", "--near-duplicates", "0.8"]
     command += ["--tokenizer", f"{tmp_path}/tokenizer", "--evaluation-sets"]
-    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
