@@ -244,9 +244,9 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_clear_line(tmp_path, name):
     """In a process of its own: the hub's library reads its settings when it is imported."""
     program = f"from f2jax import files\ntry: files.resolve_model({name!r})\nexcept files.UserError as e: print(e)"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(tiny.ROOT)}
-    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=600)
-    assert found.stderr == ""
-    (line,) = found.stdout.splitlines()
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.stderr == ""
+    (line,) = done.stdout.splitlines()
     assert line.startswith(f"{name} is no folder here and could not be fetched from the Hugging Face hub")
 
 
