@@ -45,11 +45,24 @@ CHIPS = {
     chip.name: chip
     for chip in (
         # 4 matrix units each, but 8 of a v5p
-        Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, ring=4, cores=2),
-        Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, ring=16, dims=2, counted=1),
-        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, ring=4, compiler_options=VMEM),
-        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, ring=16, unit=256, dims=2, counted=1),
-        Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, ring=4, unit=256, cores=2),
+        Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, cores=2),
+        Chip(
+            "v5e",
+            "v5litepod",
+            "TPU v5 lite",
+            197e12,
+            1.5e9,
+            15.75,
+            8.1e11,
+            4.5e10,
+            16,
+            dims=2,
+            counted=1,
+            compiler_options=VMEM,
+        ),
+        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, compiler_options=VMEM),
+        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, unit=256, dims=2, counted=1),
+        Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, 4, unit=256, cores=2),
     )
 }
 
