@@ -100,6 +100,7 @@ import jax
 import numpy as np
 from gcsfs.core import GCSFileSystem
 from f2jax.checkpoints import hf, settings
+from f2jax.model.qwen3 import abstract_params
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import param_shardings
 
