@@ -29,9 +29,12 @@ class Chip:
     unit: int = 128  # side of a matrix unit
     cores: int = 1  # devices of a chip
     dims: int = 3  # axes of a slice
-    counted: int = 2  # what the number in an accelerator type, such as v5p-128, counts of each chip
+    xla_options: Mapping[str, str] = field(default_factory=dict)  # of the compiler, for train steps
 
-    compiler_options: Mapping[str, str] = field(default_factory=dict)  # of XLA, for train steps
+    @property
+    def counted(self) -> int:
+        """What the number in an accelerator type counts of each chip: its cores, which is one in a flat slice."""
+        return 1 if self.dims == 2 else 2
 
     @property
     def memory(self) -> int:
@@ -46,22 +49,9 @@ CHIPS = {
     for chip in (
         # 4 matrix units each, but 8 of a v5p
         Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, cores=2),
-        Chip(
-            "v5e",
-            "v5litepod",
-            "TPU v5 lite",
-            197e12,
-            1.5e9,
-            15.75,
-            8.1e11,
-            4.5e10,
-            16,
-            dims=2,
-            counted=1,
-            compiler_options=VMEM,
-        ),
-        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, compiler_options=VMEM),
-        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, unit=256, dims=2, counted=1),
+        Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, 16, dims=2, xla_options=VMEM),
+        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, xla_options=VMEM),
+        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, unit=256, dims=2),
         Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, 4, unit=256, cores=2),
     )
 }
@@ -97,7 +87,7 @@ def compiler_options(device_kind: str, changes: Iterable[str] = ()) -> dict[str,
         UserError: a change is not of that form.
     """
     chip = chip_of_kind(device_kind)
-    options = dict(chip.compiler_options) if chip else {}
+    options = dict(chip.xla_options) if chip else {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not name or not equals:

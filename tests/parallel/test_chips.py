@@ -60,7 +60,7 @@ def test_a_device_that_is_no_tpu_has_only_the_compiler_options_that_are_given(ki
 
 
 def test_compiler_options_of_a_chip_can_be_added_to_changed_and_removed():
-    own = dict(CHIPS["v5p"].compiler_options)
+    own = dict(CHIPS["v5p"].xla_options)
     (name,) = own
     assert compiler_options("TPU v5") == own
     assert compiler_options("TPU v5", ["a=1"]) == own | {"a": "1"}
