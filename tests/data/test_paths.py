@@ -138,4 +138,18 @@ def test_every_other_file_of_a_folder_is_named(tmp_path, said):
     for name in ("README.md", "dataset_info.json", "a.docx"):
         (tmp_path / name).write_text("{}")
     assert found(tmp_path) == ["x.jsonl"]
-    assert f"{tmp_path}: not read, since these are no data files: README.md, a.docx, dataset_info.json." in said.text
+    assert f"{tmp_path}: not read, since these are no data files: a.docx, dataset_info.json." in said.text
+
+
+def test_a_data_set_that_the_datasets_library_saved_is_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"query": "q", "positive": "p"}])
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "pairs")
+    (record,) = open_source(f"{tmp_path}/pairs", "train", Counter())
+    assert (record.query, record.source) == ("q", "pairs")
+
+
+def test_a_folder_without_data_files_says_what_it_has(tmp_path):
+    (tmp_path / "notes.docx").write_text("no data")
+    with pytest.raises(UserError, match=r"holds no data file but notes\.docx; data files end in \.parquet"):
+        found(tmp_path)

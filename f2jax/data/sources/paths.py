@@ -10,11 +10,12 @@ from pathlib import PurePosixPath
 from f2jax import files
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import hub
-from f2jax.data.sources.tables import TABLES
+from f2jax.data.sources.tables import KNOWN, TABLES
 from f2jax.errors import UserError
 
 HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}  # as the hub names splits
 ABOUT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # written by `datasets`
+DOCUMENTATION = {"README", "LICENSE", "LICENCE"}  # files that nobody takes for data
 _NAMED = 5  # files that a message names at most
 
 
@@ -31,7 +32,7 @@ def find_files(spec: str, endings: tuple[str, ...] = TABLES, all_splits: bool = 
     """
     paths, is_folder, pattern = _inside(spec, endings)
     visible = {inside: path for inside, path in paths.items() if not is_hidden(inside)}
-    data = [name for name in visible if not is_folder or (name.endswith(endings) and name not in ABOUT_DATA)]
+    data = [name for name in visible if not is_folder or _may_hold_rows(name, endings)]
     unwanted = set() if all_splits else HELD_OUT - split_words(pattern)
     held_out = [name for name in data if split_words(name) & unwanted]
     chosen = sorted(visible[name] for name in set(data) - set(held_out))
@@ -40,10 +41,13 @@ def find_files(spec: str, endings: tuple[str, ...] = TABLES, all_splits: bool = 
         if not chosen:
             raise UserError(f"{spec} holds only test or validation files ({names}); name a file to read it.")
         say_once(f"{spec}: read without its test and validation files ({names}); name a file to read it.")
+    others = sorted(name for name in set(visible) - set(data) if PurePosixPath(name).stem not in DOCUMENTATION)
+    if not chosen and others:
+        raise UserError(f"{spec} holds no data file but {_some(others)}; data files end in {KNOWN}.")
     if not chosen:
         files.check_bucket(spec)
         raise UserError(f"There is no data file {spec}; check the path.")
-    if others := sorted(set(visible) - set(data)):
+    if others:
         say_once(f"{spec}: not read, since these are no data files: {_some(others)}.")
     return chosen
 
@@ -55,6 +59,10 @@ def is_hidden(inside: str) -> bool:
     (True, True, False)
     """
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(inside).parts)
+
+
+def _may_hold_rows(inside: str, endings: tuple[str, ...]) -> bool:
+    return inside.endswith(endings) and PurePosixPath(inside).name not in ABOUT_DATA
 
 
 def split_words(inside: str) -> set[str]:
