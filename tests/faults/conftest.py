@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from f2jax.cli import main
+from f2jax.outputs import RECORD
 from tests import tiny_model
 from tests.data import corpora
 
@@ -40,8 +41,8 @@ def inputs(make_once, tmp_path, monkeypatch) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of each file by its path."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """The hash of each file by its path, without f2jax's own records of what it wrote."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
