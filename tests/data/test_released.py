@@ -7,7 +7,7 @@ import pytest
 
 from f2jax.data.record import KINDS
 from f2jax.data.released import find_released
-from f2jax.data.sources.schema import source_of
+from f2jax.data.sources.schema import source_of, to_records
 
 # The names in the lists of the authors' code, by which it routes the loss (recipe 3.1).
 CLASSIFICATION = """amazon_counterfactual amazon_polarity imdb toxic_conversations cola mela waimai
@@ -125,3 +125,24 @@ def test_what_tasks_of_mteb_are_made_of_is_marked():
 @pytest.mark.parametrize("name", ["pairs", "my_webfaq_eng", "webfaq_xx", "unpc_ar2", "csn_cobol", "snli_extra"])
 def test_other_names_are_not_known(name):
     assert find_released(name) is None
+
+
+ROW = {"query": "q", "passage": "p", "negative_1": "n"}
+
+
+@pytest.mark.parametrize(
+    "path,row,kinds,expected",
+    [
+        ("corpus/imdb.parquet", ROW, (), ("classification", "eng", False)),
+        ("corpus/unpc_ar2en_part2.parquet", ROW, (), ("retrieval", "ara", True)),
+        ("corpus/massive_intent.parquet", ROW | {"lang": "swa"}, (), ("clustering", "swa", False)),
+        ("corpus/imdb.parquet", ROW, ("im*=clustering",), ("clustering", "eng", False)),
+        ("corpus/imdb.parquet", ROW | {"kind": "retrieval"}, (), ("retrieval", "eng", False)),
+        ("corpus/qqp.parquet", ROW | {"symmetric": False}, (), ("retrieval", "eng", False)),
+        ("corpus/mine.parquet", ROW, (), ("retrieval", "und", False)),
+        ("corpus/imdb.parquet", {"query": "q", "positive": "p"}, (), ("retrieval", "und", False)),
+    ],
+)
+def test_rows_in_the_released_schema_are_read_by_the_name_of_their_file(path, row, kinds, expected):
+    (record,) = to_records(path, [row], Counter(), kinds)
+    assert (record.kind, record.language, record.symmetric) == expected

@@ -31,7 +31,7 @@ def test_a_released_file_keeps_its_24_negatives_in_numerical_order(tmp_path, end
     """Columns that are written in alphabetical order put negative_10 before negative_2."""
     negatives = {f"negative_{n}": f"n{n}" for n in sorted(range(1, 25), key=str)}
     path = write(tmp_path / f"webfaq_eng.{ending}", [{"query": "q", "passage": "p", **negatives}])
-    assert read(path) == [Record("q", "p", tuple(f"n{n}" for n in range(1, 25)), source="webfaq_eng")]
+    assert read(path) == [Record("q", "p", tuple(f"n{n}" for n in range(1, 25)), language="eng", source="webfaq_eng")]
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -78,7 +78,7 @@ def test_empty_negatives_are_left_out_and_labels_become_text(tmp_path, ending):
 
 def test_a_released_two_way_file_has_one_negative(tmp_path):
     path = write(tmp_path / "imdb.parquet", [{"query": "q", "passage": "good", "negative_1": "bad", "lang": "eng"}])
-    assert read(path) == [Record("q", "good", ("bad",), language="eng", source="imdb")]
+    assert read(path) == [Record("q", "good", ("bad",), "classification", language="eng", source="imdb")]
 
 
 def test_text_is_kept_to_the_letter(tmp_path):

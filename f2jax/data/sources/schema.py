@@ -16,12 +16,14 @@ from pathlib import PurePosixPath
 
 from f2jax.data.instructions import split_instruction
 from f2jax.data.record import KINDS, Kind, Record, as_kind
+from f2jax.data.released import find_released
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources.tables import Row, as_name, is_missing, without_compression
 from f2jax.errors import UserError
 
 NUMBERED_NEGATIVE = re.compile(r"negative(?:_(\d+))?$")
 SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default", "part")
+RELEASED_COLUMNS = {"query", "passage", "negative_1"}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
 _HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
@@ -39,26 +41,34 @@ class Defaults:
 
     source: str
     kind: Kind = "retrieval"
+    language: str = "und"
+    symmetric: bool = False
 
     @classmethod
-    def of(cls, path: str, kinds: Iterable[str] = ()) -> "Defaults":
+    def of(cls, path: str, kinds: Iterable[str] = (), released: bool = False) -> "Defaults":
         """The source is named by `source_of`; the first of the `kinds` that fits it gives the kind.
 
-        >>> Defaults.of("corpus/massive_intent_part2.parquet", ["massive_*=clustering"])
-        Defaults(source='massive_intent', kind='clustering')
+        >>> Defaults.of("corpus/massive_intent_part2.parquet", ["massive_*=clustering"]).kind
+        'clustering'
+
+        Args:
+            released: whether the file has the columns of the released corpus, whose sources are known by name
+                (`find_released`).
 
         Raises:
             UserError: an item of `kinds` is no `SOURCE=KIND`.
         """
         source = source_of(path)
+        known = find_released(source) if released else None
+        defaults = cls(source, known.kind, known.language, known.symmetric) if known else cls(source)
         for item in kinds:
             pattern, _, name = item.rpartition("=")
             kind = as_kind(name)
             if not pattern or kind is None:
                 raise UserError(f"'{item}' among the kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
             if fnmatchcase(source, pattern):
-                return cls(source, kind)
-        return cls(source)
+                return dataclasses.replace(defaults, kind=kind)
+        return defaults
 
 
 def source_of(path: str) -> str:
@@ -115,11 +125,11 @@ def to_record(row: Row, defaults: Defaults, skipped: Counter, bare: bool = False
             positive=_text(row.get("positive", row.get("passage")), "positive"),
             negatives=_negatives(row),
             kind=_kind(row.get("kind"), defaults.kind),
-            language=_name(row, "language") or _name(row, "lang") or "und",
+            language=_name(row, "language") or _name(row, "lang") or defaults.language,
             source=_name(row, "source") or defaults.source,
             label=_name(row, "label"),
             instruction=instruction or _instruction(row.get("instruction")),
-            symmetric=_symmetric(row.get("symmetric")),
+            symmetric=defaults.symmetric if is_missing(row.get("symmetric")) else _symmetric(row["symmetric"]),
         )
     except BadField as reason:
         skipped[str(reason)] += 1
@@ -216,9 +226,10 @@ def to_records(
     Raises:
         UserError: not one row is good.
     """
-    defaults, before, good = Defaults.of(path, kinds), skipped.copy(), 0
+    before, good = skipped.copy(), 0
+    defaults = {released: Defaults.of(path, kinds, released) for released in (False, True)}
     for row in rows:
-        record = to_record(row, defaults, skipped, bare)
+        record = to_record(row, defaults[row.keys() >= RELEASED_COLUMNS], skipped, bare)
         if record is not None:
             good += 1
             yield record
