@@ -100,7 +100,7 @@ def test_without_the_right_it_says_whom_to_ask(server, refusing, call, verb):
         call("gs://private/x.json")
     assert str(error.value) == (
         f"gs://private/x.json cannot be {verb} (someone@example.com does not have storage.objects.get access); "
-        "ask the owner of the bucket for the right to it."
+        "ask the owner of the bucket for permission."
     )
 
 

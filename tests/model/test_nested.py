@@ -62,8 +62,8 @@ def test_exits_of_the_largest_model_are_those_of_the_recipe():
 @pytest.mark.parametrize("options", [{}, {"remat": "full"}, {"unroll": 3}], ids=str)
 def test_states_behind_a_layer_are_those_of_the_model_cut_there(options):
     params, arrays = random_params(SHAPE), batch()
-    packed = [arrays[name] for name in ("tokens_bt", "segments_bt", "positions_bt")]
-    ends = arrays["row_s"], arrays["col_s"]
+    packed = arrays.tokens_bt, arrays.segments_bt, arrays.positions_bt
+    ends = arrays.row_s, arrays.col_s
     found_lsd = Qwen3(SHAPE, **options).apply({"params": params}, *packed, ends=ends)
     for layer in range(1, 4):
         architecture, cut = nested.cut_nested(SHAPE, params, layers=layer)
@@ -122,7 +122,7 @@ def test_a_factorized_table_is_the_nearest_of_its_rank_and_so_are_its_first_colu
 def test_a_model_run_at_a_rank_is_the_one_with_the_table_multiplied_out(rank):
     params = random_params(FACTORIZED)
     arrays = batch()
-    packed = [arrays[name] for name in ("tokens_bt", "segments_bt", "positions_bt")]
+    packed = arrays.tokens_bt, arrays.segments_bt, arrays.positions_bt
     found = Qwen3(FACTORIZED).apply({"params": params}, *packed, rank=jnp.int32(rank))
     architecture, plain = nested.cut_nested(FACTORIZED, params, rank=rank)
     np.testing.assert_allclose(found, Qwen3(architecture).apply({"params": plain}, *packed), atol=2e-5)
