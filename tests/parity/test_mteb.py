@@ -341,7 +341,7 @@ def test_instructions_are_for_tasks_types_and_parts_of_a_task():
 def test_a_task_without_data_does_not_stop_the_others(release, data, tmp_path, monkeypatch, cause, error, advice):
     monkeypatch.setattr(local.TASKS["Tatoeba.local"], "load_data", Mock(side_effect=cause))
     options = Options(str(tmp_path), model=release, data=data, tasks=["Tatoeba.local", "XQuAD.local"], dims=[8])
-    complaint = rf"1 of 2 tasks have no data: Tatoeba\.local \(gone\); the scores of the others lie in .*{advice}\.$"
+    complaint = rf"1 of 2 tasks have no data: Tatoeba\.local \(gone\); the scores of the others are in .*{advice}\.$"
     with pytest.raises(error, match=complaint):
         command.evaluate(options)
     assert files_of(tmp_path, "XQuAD.local")
@@ -354,4 +354,4 @@ def test_ctrl_c_says_how_to_go_on(release, data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run.mteb, "evaluate", stop)
     argv = ["evaluate", "--model", release, "--data", data, "--output", str(tmp_path)]
     assert cli.main(argv) == 130
-    assert "the same command goes on from what lies in" in capsys.readouterr().err
+    assert "the same command continues from what is in" in capsys.readouterr().err
