@@ -289,7 +289,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     config_path = files.join(folder, "tokenizer_config.json")
     config = files.read_json_object(config_path, optional=tokenizer_checks.TYPES) if files.exists(config_path) else {}
     tokenizer = HFTokenizer(text, path, config)
-    tokenizer_checks.check_config(tokenizer._backend, config, folder)
+    tokenizer_checks.check_tokenizer_config(tokenizer._backend, config, folder)
     if not tokenizer.declares_end and files.exists(files.join(folder, "modules.json")):
         end = tokenizer._backend.id_to_token(tokenizer.eos_id)
         raise UserError(

@@ -48,7 +48,7 @@ def check_backend(backend, origin: str, config: dict) -> None:
         raise UserError(f"{origin} drops merges at random (dropout of its model); set its dropout to null.")
 
 
-def check_config(backend, config: dict, folder: str) -> None:
+def check_tokenizer_config(backend, config: dict, folder: str) -> None:
     """Raises UserError where `tokenizer_config.json` asks for other tokens than `tokenizer.json` gives."""
     path = files.join(folder, "tokenizer_config.json")
     ends = [token_text(config.get(key)) for key in ("eos_token", "pad_token")]

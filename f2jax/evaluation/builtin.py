@@ -36,7 +36,7 @@ def cldr_names() -> RetrievalTask:
     answers: dict[str, set[int]] = {}
     languages: dict[str, str] = {}
     for name in cldr.names():
-        if name.entity in english and cldr.in_test(name.text):
+        if name.entity in english and cldr.is_test_name(name.text):
             answers.setdefault(name.text, set()).add(number[english[name.entity]])
             languages.setdefault(name.text, name.language)
     return RetrievalTask("cldr-names", list(answers), documents, list(answers.values()), list(languages.values()))
@@ -44,7 +44,7 @@ def cldr_names() -> RetrievalTask:
 
 def stdlib_code() -> RetrievalTask:
     """Each held-out docstring once: which of the held-out functions does it describe?"""
-    functions = [function for function in stdlib.functions() if stdlib.in_test(function)]
+    functions = [function for function in stdlib.functions() if stdlib.is_test_function(function)]
     return RetrievalTask(
         "stdlib-code",
         [function.summary for function in functions],
@@ -84,7 +84,7 @@ def unknown_task(name: str, names: Iterable[str] = (*TASKS, *LOCAL_NAMES)) -> Us
 # Scores
 
 
-def accuracy(similarity_qc: np.ndarray, answers: Iterable[set[int]]) -> float:
+def accuracy_at_1(similarity_qc: np.ndarray, answers: Iterable[set[int]]) -> float:
     """Returns the share of queries whose most similar document is a right answer."""
     best_q = similarity_qc.argmax(axis=1)
     return float(np.mean([int(best) in right for best, right in zip(best_q, answers, strict=True)]))
@@ -99,7 +99,7 @@ def score_dimensions(embedder, task: RetrievalTask) -> dict[int, float]:
     queries_qe = embedder.encode_query(task.queries, prompt_name=prompt, normalize_embeddings=False)
     documents_ce = embedder.encode_document(task.documents, normalize_embeddings=False)
     return {
-        dim: accuracy(embedder.similarity(queries_qe[:, :dim], documents_ce[:, :dim]), task.answers)
+        dim: accuracy_at_1(embedder.similarity(queries_qe[:, :dim], documents_ce[:, :dim]), task.answers)
         for dim in sorted(embedder.matryoshka_dims)
     }
 
@@ -126,7 +126,7 @@ def tfidf_vectors(texts: Sequence[str], corpus: Sequence[str], features: int = 2
 def tfidf_score(task: RetrievalTask) -> float:
     """Returns accuracy@1 of TF-IDF with the document frequencies of the task's documents."""
     queries_qf, documents_cf = (tfidf_vectors(texts, task.documents) for texts in (task.queries, task.documents))
-    return accuracy((queries_qf @ documents_cf.T).toarray(), task.answers)
+    return accuracy_at_1((queries_qf @ documents_cf.T).toarray(), task.answers)
 
 
 def evaluate_builtin(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:

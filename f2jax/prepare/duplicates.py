@@ -20,7 +20,7 @@ from f2jax.prepare.curate import CurationOptions
 from f2jax.prepare.curate.dedup import Sketch, near_duplicates
 from f2jax.prepare.curate.steps import EXACT, NEAR
 from f2jax.prepare.read_inputs import InputFolder, sketch_dtype
-from f2jax.prepare.scratch import map_array, read_key_ranges, read_records
+from f2jax.prepare.scratch import map_array, read_key_ranges, read_scratch_records
 
 STAYS, IS_EXACT, IS_NEAR, OVER_CAP = range(4)  # what becomes of a row
 OPEN_FILES = 64  # at most so many at once, of all inputs together
@@ -88,7 +88,7 @@ def list_duplicates(records: Path, states: Path, path: Path) -> None:
     """Writes the duplicates of one input to `path` as lines of JSON (reason, place, start of the texts), atomically."""
     with files.atomic_path(path) as part, open(part, "w") as file:
         skipped = SkipList(listing=file)
-        for (record, where), state in zip(read_records(records), np.load(states).tolist(), strict=True):
+        for (record, where), state in zip(read_scratch_records(records), np.load(states).tolist(), strict=True):
             if state in REASONS:
                 located(skipped, where, {"query": record.query, "positive": record.positive})
                 skipped[REASONS[state]] += 1

@@ -57,7 +57,7 @@ class RecordWriter:
         self._stream.close()
 
 
-def read_records(path: Path) -> Iterator[tuple[Record, str]]:
+def read_scratch_records(path: Path) -> Iterator[tuple[Record, str]]:
     """Yields (record, place) of all that `RecordWriter` wrote, in order."""
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:  # given a path it would map the whole file
         for batch in stream:

@@ -18,7 +18,7 @@ from f2jax.data.dataset import label_id
 from f2jax.data.record import Record, in_share, stable_id
 from f2jax.prepare.duplicates import STAYS
 from f2jax.prepare.options import Key, PrepareOptions
-from f2jax.prepare.scratch import RECORD_BYTES, read_records
+from f2jax.prepare.scratch import RECORD_BYTES, read_scratch_records
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
@@ -62,7 +62,7 @@ def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], 
     """
     part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
     writer = _Writer(part)
-    for (record, _), state in zip(read_records(records), np.load(states).tolist(), strict=True):
+    for (record, _), state in zip(read_scratch_records(records), np.load(states).tolist(), strict=True):
         target = wanted.get((record.source, record.kind))
         if target and state == STAYS:
             _add(record, target, writer, options)

@@ -121,7 +121,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
     begun = hosts.broadcast(int(step >= 0 or (files.exists(metrics) and files.file_size(metrics) > 0)))
     path = files.join(workdir, CONFIG_FILE)
     if begun and files.exists(path):
-        check_config(config, workdir, has_checkpoint=step >= 0)
+        check_same_config(config, workdir, has_checkpoint=step >= 0)
     elif hosts.is_first():
         files.write_atomically(path, configs.to_json(config))
     check_shared(workdir)
@@ -153,7 +153,7 @@ def check_is_run(workdir: str | Path) -> None:
         )
 
 
-def check_config(config: ConfigDict, workdir: str | Path, has_checkpoint: bool) -> None:
+def check_same_config(config: ConfigDict, workdir: str | Path, has_checkpoint: bool) -> None:
     """Raises UserError where a field of a begun run differs that may not."""
     moved = MAY_MOVE if files.exists(files.join(workdir, DATA_FILE)) else ()
     allowed = (*MAY_CHANGE, *moved, *(STARTS if has_checkpoint else ()))

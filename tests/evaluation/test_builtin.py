@@ -43,9 +43,9 @@ def small_tasks(monkeypatch):
 
 def test_accuracy_is_the_share_of_queries_whose_best_document_is_right():
     similarity_qd = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.1], [0.0, 0.5, 0.6], [0.7, 0.1, 0.8]])
-    assert builtin.accuracy(similarity_qd, [{0}, {1}, {2}, {2}]) == 1.0
-    assert builtin.accuracy(similarity_qd, [{1}, {1}, {2}, {0}]) == 0.5
-    assert builtin.accuracy(similarity_qd, [{1, 0}, {0, 2}, {0, 1}, {1, 2}]) == 0.5, "any right answer will do"
+    assert builtin.accuracy_at_1(similarity_qd, [{0}, {1}, {2}, {2}]) == 1.0
+    assert builtin.accuracy_at_1(similarity_qd, [{1}, {1}, {2}, {0}]) == 0.5
+    assert builtin.accuracy_at_1(similarity_qd, [{1, 0}, {0, 2}, {0, 1}, {1, 2}]) == 0.5, "any right answer will do"
 
 
 def test_one_encoding_scores_as_separate_encodings_of_each_dimension_do(embedder):
@@ -54,7 +54,7 @@ def test_one_encoding_scores_as_separate_encodings_of_each_dimension_do(embedder
     for dim in embedder.matryoshka_dims:
         queries = embedder.encode_query(task.queries, truncate_dim=dim)
         documents = embedder.encode_document(task.documents, truncate_dim=dim)
-        expected[dim] = builtin.accuracy(queries @ documents.T, task.answers)
+        expected[dim] = builtin.accuracy_at_1(queries @ documents.T, task.answers)
     found = builtin.score_dimensions(embedder, task)
     assert found == expected
     assert list(found) == [8, 16, 32, 64]
@@ -103,7 +103,7 @@ def test_the_tfidf_baseline_is_the_textbook_formula():
     task = RetrievalTask("t", whole.queries[every], whole.documents, whole.answers[every], whole.languages[every])
     queries, documents = (tfidf(texts, task.documents) for texts in (task.queries, task.documents))
     similarity_qd = np.array([[sum(v * d.get(g, 0) for g, v in q.items()) for d in documents] for q in queries])
-    assert builtin.tfidf_score(task) == builtin.accuracy(similarity_qd, task.answers)
+    assert builtin.tfidf_score(task) == builtin.accuracy_at_1(similarity_qd, task.answers)
 
 
 def test_the_tfidf_baseline_on_a_task_that_can_be_seen_through():

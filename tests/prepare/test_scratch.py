@@ -35,7 +35,7 @@ def test_records_and_places_come_back_in_order(tmp_path_factory, rows, batch_byt
                 writer.add(record, where)
     finally:
         scratch.BATCH_BYTES = whole
-    assert list(scratch.read_records(path)) == rows
+    assert list(scratch.read_scratch_records(path)) == rows
 
 
 # Entries

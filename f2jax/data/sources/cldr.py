@@ -73,7 +73,7 @@ def _key(text: str) -> str:
 
 
 @cache  # every task asks for every name
-def in_test(text: str) -> bool:
+def is_test_name(text: str) -> bool:
     """Returns whether a string is a test query; English names are documents and never are."""
     return stable_id("test " + _key(text)) % TEST_SHARE == 0 and _key(text) not in _english_strings()
 
@@ -103,7 +103,7 @@ def _translation(test: bool) -> Iterator[Record]:
     pools = {kind: list(texts) for kind, texts in pool.items()}
     seen = set()
     for name in names():
-        if name.entity not in english() or in_test(name.text) != test:
+        if name.entity not in english() or is_test_name(name.text) != test:
             continue
         answer = english()[name.entity]
         if name.text == answer or (name.text, answer) in seen:
@@ -126,12 +126,12 @@ def _kinds(test: bool) -> Iterator[Record]:
     distinct: dict[str, dict[str, None]] = defaultdict(dict)
     for name in names():
         classes[_key(name.text)].add(_class(name))
-        if in_test(name.text) == test:
+        if is_test_name(name.text) == test:
             distinct[_class(name)][name.text] = None
     members = {kind: list(texts) for kind, texts in sorted(distinct.items())}
     every = list(members)
     for name in names():
-        if in_test(name.text) != test or stable_id("kinds " + name.text) % SAMPLE:
+        if is_test_name(name.text) != test or stable_id("kinds " + name.text) % SAMPLE:
             continue
         key, label = _key(name.text), _class(name)
         positive = next((text for text in _walk(members[label], name) if _key(text) != key), None)
@@ -151,7 +151,11 @@ def _labels(test: bool) -> Iterator[Record]:
         kinds[_key(name.text)].add(name.kind)
     seen = set()
     for name in names():
-        if in_test(name.text) != test or stable_id("labels " + name.text) % SAMPLE or (name.text, name.kind) in seen:
+        if (
+            is_test_name(name.text) != test
+            or stable_id("labels " + name.text) % SAMPLE
+            or (name.text, name.kind) in seen
+        ):
             continue
         seen.add((name.text, name.kind))
         wrong = (kind for kind in _walk(sorted(KINDS.values()), name) if kind not in kinds[_key(name.text)])

@@ -33,8 +33,8 @@ def find_files(spec: str, endings: tuple[str, ...] = TABLES, all_splits: bool = 
     paths, is_folder, pattern = _inside(spec, endings)
     visible = {inside: path for inside, path in paths.items() if not is_hidden(inside)}
     data = [name for name in visible if not is_folder or _may_hold_rows(name, endings)]
-    unwanted = set() if all_splits else HELD_OUT - split_words(pattern)
-    held_out = [name for name in data if split_words(name) & unwanted]
+    unwanted = set() if all_splits else HELD_OUT - path_words(pattern)
+    held_out = [name for name in data if path_words(name) & unwanted]
     chosen = sorted(visible[name] for name in set(data) - set(held_out))
     if held_out:
         names = _some(held_out)
@@ -65,10 +65,10 @@ def _may_hold_rows(inside: str, endings: tuple[str, ...]) -> bool:
     return inside.endswith(endings) and PurePosixPath(inside).name not in ABOUT_DATA
 
 
-def split_words(inside: str) -> set[str]:
+def path_words(inside: str) -> set[str]:
     """The words of a path, among which the hub looks for the name of a split.
 
-    >>> sorted(split_words("data/test-00000-of-00001.parquet"))
+    >>> sorted(path_words("data/test-00000-of-00001.parquet"))
     ['data', 'of', 'parquet', 'test']
     """
     return set(re.findall(r"[a-z]+", inside.lower()))

@@ -75,7 +75,7 @@ def _functions(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | as
             yield child
 
 
-def in_test(function: Function) -> bool:
+def is_test_function(function: Function) -> bool:
     return stable_id(function.summary) % TEST_SHARE == 0
 
 
@@ -87,7 +87,7 @@ def read_stdlib(split: str = "train") -> Iterator[Record]:
     """
     if split not in ("train", "test"):
         raise UserError(f"There is no split '{split}'; splits are train and test.")
-    chosen = [f for f in functions() if in_test(f) == (split == "test")]
+    chosen = [f for f in functions() if is_test_function(f) == (split == "test")]
     modules = defaultdict(list)
     for function in chosen:
         modules[function.module].append((stable_id(function.code), function.code))
