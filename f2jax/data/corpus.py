@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2  # the message alone: TensorFlow is not loaded
@@ -16,9 +16,6 @@ from tensorflow_datasets.proto import tf_example_pb2  # the message alone: Tenso
 from f2jax import errors, files
 from f2jax.data.dataset import Row
 from f2jax.errors import Restart, UserError
-
-if TYPE_CHECKING:
-    from f2jax.data.teacher_vectors import TeacherVectors
 
 VERSION = "1.0.0"  # of the layout, and of the TFDS data sets inside
 CARD, TOKENIZER = "corpus.json", "tokenizer"
@@ -93,6 +90,15 @@ class Reader:
         return self._open[path]
 
 
+class RowVectors(Protocol):
+    """A teacher's vectors for the texts of a corpus, such as `TeacherVectors`."""
+
+    card: Any  # whose vectors they are
+
+    def read(self, entry: dict, part: str, numbers: np.ndarray) -> np.ndarray:
+        """Returns [I, E] of the texts with these numbers in one part of the data set `entry` of corpus.json."""
+
+
 class StoredDataset:
     """Rows of one source and kind in a corpus, with the interface of `dataset.Dataset`. Opening it reads nothing.
 
@@ -102,9 +108,7 @@ class StoredDataset:
         vectors: a teacher's vectors of the rows, if any.
     """
 
-    def __init__(
-        self, folder: str | Path, card: dict, split: str, reader: Reader, vectors: "TeacherVectors | None" = None
-    ):
+    def __init__(self, folder: str | Path, card: dict, split: str, reader: Reader, vectors: RowVectors | None = None):
         self.name, self.kind = card["name"], card["kind"]
         self.max_negatives = card["max_negatives"][split]
         self.languages: dict[str, int] = card["languages"] if split == "train" else {}
@@ -222,7 +226,7 @@ class PreparedCorpus:
                 f"change that field, or prepare with {wanted}."
             )
 
-    def splits(self, vectors: "TeacherVectors | None" = None) -> list[tuple[StoredDataset, StoredDataset]]:
+    def splits(self, vectors: RowVectors | None = None) -> list[tuple[StoredDataset, StoredDataset]]:
         """(training, held-out) rows of each data set, with a teacher's vectors if they are given."""
         return [
             (

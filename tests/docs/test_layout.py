@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from tests import tiny
@@ -71,3 +72,21 @@ def test_the_files_to_change_exist():
         path = tiny.ROOT / name if "/" in name or name.endswith(".md") else folder / name
         assert path.exists(), name
         folder = path if path.is_dir() else path.parent
+
+
+def modules_imported(source: str, modules: set[str]) -> set[str]:
+    """The modules of f2jax that a module imports, wherever in it, also those for types alone."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return modules.intersection(names)
+
+
+def test_no_module_imports_itself_through_others():
+    paths = {".".join(path.relative_to(tiny.ROOT).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    graph = {name: modules_imported(path.read_text(), set(paths)) - {name} for name, path in paths.items()}
+    assert len(graph) > 100 and sum(map(len, graph.values())) > 400
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
