@@ -22,13 +22,13 @@ from f2jax.start.options import BagOptions, StartOptions
 def start_from_vectors(
     corpus: PreparedCorpus, vectors: str | Path, output: str | Path, options: StartOptions
 ) -> tuple[Qwen3Config, float]:
-    """Distil a token table from cached vectors, put it under layers that average, and write a package.
+    """Distils a token table from cached vectors, puts it under layers that average, and writes a package.
 
     Args:
         vectors: what `f2jax cache_teacher` wrote for the corpus, as wide as the student or one coordinate less.
 
     Returns:
-        The architecture, and the mean cosine to the teacher's vectors over the last tenth of the steps' texts.
+        The architecture, and the mean cosine of its texts to the teacher's vectors.
 
     Raises:
         UserError: the vectors do not fit the corpus or the size, or the output cannot be written.
@@ -39,7 +39,7 @@ def start_from_vectors(
     if stored not in (kept, architecture.width):
         raise UserError(
             f"{vectors} has {stored} dimensions and a {options.size} has {architecture.width}; write the cache with "
-            f"f2jax cache_teacher --reduce pca --width {architecture.width}."
+            f"f2jax cache_teacher --width {architecture.width}, or choose another --size."
         )
     package.check_output(output, [])
     sequences, raw_ie = sample_texts_and_vectors(vectors, corpus, options.max_texts, options.bag.seed)
