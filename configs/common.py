@@ -90,6 +90,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     n.classification = 1  # hard negatives for each text to classify
 
     c.loss = lo = ConfigDict()
+    lo.contrastive_weight = 1.0  # weight of InfoNCE; 0: distillation alone
     lo.temperature = 0.05  # temperature of all softmaxes over cosine similarities
     lo.matryoshka = True  # train the nested dimensions 8, 16, … as well as the full width d
     lo.matryoshka_min = 8  # smallest nested dimension

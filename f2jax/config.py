@@ -40,6 +40,7 @@ SYNONYMS = {
         "data.negatives.retrieval": "num_negatives n_negatives hard_negatives num_hard_negatives train_group_size",
         "loss.temperature": "tau scale logit_scale",
         "loss.matryoshka": "matryoshka_dims mrl use_mrl",
+        "loss.contrastive_weight": "contrastive_loss_weight infonce_weight ce_weight",
         "loss.distill_weight": "kd_weight kd_loss_weight distillation_weight",
         "teacher.path": "teacher teacher_model teacher_name_or_path",
         "optim.name": "optimizer optim_type",
@@ -167,7 +168,7 @@ BETAS = ("optim.b1", "optim.b2")
 POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
 NOT_NEGATIVE = (
     "steps", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay",
-    "optim.clip_norm",
+    "optim.clip_norm", "loss.contrastive_weight",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
 COUNTS = (
@@ -211,6 +212,14 @@ def check(config: ConfigDict) -> None:
             )
     if values["loss.distill_matryoshka"] and not values["loss.matryoshka"]:
         raise UserError("loss.distill_matryoshka is on and there are no nested dimensions; set loss.matryoshka.")
+    if not values["loss.contrastive_weight"]:
+        weights = [name for name in values if name.startswith("loss.distill_") and name.endswith("_weight")]
+        has_teacher = values["teacher.path"] or values["teacher.cache"]
+        if not (has_teacher and any(values[name] for name in weights)):
+            raise UserError(
+                "loss.contrastive_weight is 0 and nothing else is to be learned; set teacher.path or teacher.cache, "
+                f"and one of {', '.join(weights)}."
+            )
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name}={value} should be a finite number.")

@@ -163,6 +163,8 @@ def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path
     [
         (["optim.state_dtype=bfloat16", "optim.b2=0.999"], "optim.b2=0.999 moves a moment in bfloat16 by less than it"),
         (["loss.distill_matryoshka=true", "loss.matryoshka=false"], "loss.distill_matryoshka is on and there are no"),
+        (["loss.contrastive_weight=0"], "loss.contrastive_weight is 0 and nothing else is to be learned"),
+        (["loss.contrastive_weight=0", "teacher.path=t", "loss.distill_weight=0"], "loss.contrastive_weight is 0 and"),
     ],
 )
 def test_values_that_no_run_can_use_together_are_refused(tmp_path, overrides, message):

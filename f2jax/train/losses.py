@@ -26,6 +26,7 @@ class LossConfig:
     comments, and the two that the architecture decides.
     """
 
+    contrastive_weight: float
     temperature: float
     matryoshka_weights: str
     passage_gradient: bool
@@ -219,8 +220,8 @@ class Term:
 
 
 TERMS = (
-    Term("hard", hard_term, lambda config, kind: 1.0),
-    Term("in_batch", in_batch_term, lambda config, kind: float(kind == "retrieval")),
+    Term("hard", hard_term, lambda config, kind: config.contrastive_weight),
+    Term("in_batch", in_batch_term, lambda config, kind: config.contrastive_weight * (kind == "retrieval")),
     Term("spread", spread_term, lambda config, kind: config.spread_weight),
 )
 

@@ -98,6 +98,21 @@ def test_without_passage_gradient_the_in_batch_term_trains_queries_alone():
     assert np.abs(p).max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["retrieval", "clustering"])
+def test_the_contrastive_weight_is_that_of_infonce_alone_and_0_leaves_it_out(kind):
+    embeddings, extra = batch()
+
+    def loss(**changes):
+        return contrastive_loss(*embeddings, kind=kind, config=loss_config(**changes), **extra)
+
+    once, twice = loss()[0], loss(contrastive_weight=2.0)[0]
+    assert once > 0.1 and twice == 2 * once
+    value, metrics = loss(contrastive_weight=0.0)
+    assert value == 0 and set(metrics) == {"accuracy"}
+    value, metrics = loss(contrastive_weight=0.0, spread_weight=3.0)
+    assert value == 3 * metrics["loss_spread"] > 0
+
+
 @pytest.mark.parametrize("kind", ["clustering", "classification"])
 def test_only_retrieval_uses_other_rows(kind):
     """Changing the other rows' positives changes nothing for a row of these kinds."""
