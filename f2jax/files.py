@@ -338,17 +338,22 @@ def _json_name(kind, plural: bool = False) -> str:
     return noun if noun == "null" else f"{'an' if noun == 'object' else 'a'} {noun}"
 
 
-def resolve_model(name: str | Path) -> str:
+def resolve_model(name: str | Path, revision: str | None = None) -> str:
     """Returns the folder of a model: `name` if it is a local or gs:// folder, or the download of a hub repository.
+
+    Args:
+        revision: branch, tag or commit of the repository; None: its main branch.
 
     Raises:
         Restart: a transient failure of the hub.
-        UserError: there is no model of that name.
+        UserError: there is no model of that name, or a folder is given with a revision.
     """
     text = str(name)
+    path = Path(text).expanduser()
+    if revision and (is_remote(text) or path.is_dir()):
+        raise UserError(f"{text} is a folder, which has no revision '{revision}'; leave it out, or give a hub id.")
     if is_remote(text):
         return text
-    path = Path(text).expanduser()
     if path.is_dir():
         return str(_snapshot(path))
     if path.exists():
@@ -358,7 +363,7 @@ def resolve_model(name: str | Path) -> str:
     from huggingface_hub import snapshot_download
 
     with clear_hub_errors(f"{text} is no folder here and"):
-        return snapshot_download(text, allow_patterns=HUB_PATTERNS)
+        return snapshot_download(text, revision=revision, allow_patterns=HUB_PATTERNS)
 
 
 def _snapshot(folder: Path) -> Path:
@@ -380,11 +385,12 @@ def _snapshot(folder: Path) -> Path:
 
 
 @contextmanager
-def clear_hub_errors(what: str) -> Iterator[None]:
+def clear_hub_errors(what: str, doing: str = "fetched from") -> Iterator[None]:
     """Turns the errors of the Hugging Face hub's client inside the block into a sentence that says what to change.
 
     Args:
         what: what is fetched, as the subject of the sentence.
+        doing: what is done with it and the hub.
 
     Raises:
         Restart: a transient failure of the hub.
@@ -395,7 +401,7 @@ def clear_hub_errors(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        failed, name = f"{what} could not be fetched from the Hugging Face hub", type(error).__name__
+        failed, name = f"{what} could not be {doing} the Hugging Face hub", type(error).__name__
         if is_transient(error):
             raise Restart(f"{failed} just now ({name}); run the same command again.") from error
         if not isinstance(error, (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)):

@@ -1,9 +1,9 @@
 """`f2jax encode`: embed the texts of a file."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from f2jax.commands.options import Arguments
-from f2jax.inference.options import ModelOptions, Precision
+from f2jax.inference.options import ModelOptions, Precision, ReadOptions
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,11 @@ def main(argv: list[str]) -> None:
         "--model release --input texts.txt --output vectors.npy",
         argv,
         ModelOptions,
+        ReadOptions,
         EncodeOptions,
     )
     model, options = arguments.read(ModelOptions), arguments.read(EncodeOptions)
+    reading = arguments.read(ReadOptions)
 
     from f2jax.inference import multihost
     from f2jax.inference.embedder import Embedder
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> None:
     from f2jax.parallel import hosts
 
     hosts.start()
-    embedder = Embedder.from_pretrained(model.model, model.dtype, fsdp=options.fsdp)
+    embedder = Embedder.from_pretrained(model.model, model.dtype, fsdp=options.fsdp, **asdict(reading))
 
     def encode() -> tuple[int, ...]:
         with output_file(options.output, "file of vectors", local_only=True):

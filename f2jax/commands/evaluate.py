@@ -50,7 +50,9 @@ def _evaluate_built_in(options: EvaluationOptions) -> None:
     from f2jax.inference.embedder import Embedder
     from f2jax.outputs import output_folder
 
-    embedder = Embedder.from_pretrained(model, options.dtype, fsdp=options.fsdp)
+    embedder = Embedder.from_pretrained(
+        model, options.dtype, fsdp=options.fsdp, revision=options.revision, max_length=options.max_length
+    )
 
     def score() -> None:
         with output_folder(output, SCORES, SCORE_FILES) if output else nullcontext():

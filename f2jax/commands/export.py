@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from f2jax.commands.options import Arguments
-from f2jax.inference.options import ModelOptions
+from f2jax.inference.options import ModelOptions, ReadOptions
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class ExportOptions:
     license: str | None = None  # for the model card: an identifier of the hub, such as apache-2.0
     truncate_layers: int | None = None  # keep this many leading layers of a model trained with loss.exits; None: all
     table_rank: int | None = None  # keep this many columns of a factorized token table; None: all
+    matryoshka_dims: tuple[int, ...] = ()  # dimensions that it was trained to be cut to, where its folder lacks them
 
 
 def main(argv: list[str]) -> None:
@@ -27,9 +28,11 @@ def main(argv: list[str]) -> None:
         "--model runs/0.6b --output release --dtype bfloat16",
         argv,
         ModelOptions,
+        ReadOptions,
         ExportOptions,
     )
-    given, options = arguments.read(ModelOptions), arguments.read(ExportOptions)
+    given, reading = arguments.read(ModelOptions), arguments.read(ReadOptions)
+    options = arguments.read(ExportOptions)
 
     from f2jax import files
     from f2jax.checkpoints import model_card, package
@@ -37,9 +40,16 @@ def main(argv: list[str]) -> None:
     from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
     from f2jax.release.export import export_package, read_scores, read_stages
 
-    model = files.resolve_model(given.model)
+    model = files.resolve_model(given.model, reading.revision)
     package.check_output(options.output, [model])
-    embedder = Embedder.from_pretrained(model, given.dtype, options.truncate_layers, options.table_rank)
+    embedder = Embedder.from_pretrained(
+        model,
+        given.dtype,
+        options.truncate_layers,
+        options.table_rank,
+        max_length=reading.max_length,
+        matryoshka_dims=options.matryoshka_dims or None,
+    )
     scores = read_scores(options.scores, embedder.fingerprint) if options.scores else {}
     about = model_card.RunHistory(read_stages(model), scores, options.license)
     with output_folder(options.output, PACKAGE, PACKAGE_FILES):

@@ -96,8 +96,9 @@ def score_dimensions(embedder, task: RetrievalTask) -> dict[int, float]:
     Queries carry the prompt that has the task's name, else the one named `query`, if the model has one.
     """
     prompt = task.name if task.name in embedder.prompts else None
-    queries_qe = embedder.encode_query(task.queries, prompt_name=prompt, normalize_embeddings=False)
-    documents_ce = embedder.encode_document(task.documents, normalize_embeddings=False)
+    whole = {"truncate_dim": embedder.dim, "normalize_embeddings": False}
+    queries_qe = embedder.encode_query(task.queries, prompt_name=prompt, **whole)
+    documents_ce = embedder.encode_document(task.documents, **whole)
     return {
         dim: accuracy_at_1(embedder.similarity(queries_qe[:, :dim], documents_ce[:, :dim]), task.answers)
         for dim in sorted(embedder.matryoshka_dims)

@@ -65,7 +65,9 @@ def cached_encode(embedder: Embedder, cache: VectorCache, progress: Callable[[in
     """Returns the `encode_texts` of a model, through the cache."""
 
     def encode(texts: list[str]) -> np.ndarray:
-        return embedder.encode(texts, prompt="", normalize_embeddings=False, show_progress_bar=False)
+        return embedder.encode(
+            texts, prompt="", truncate_dim=embedder.dim, normalize_embeddings=False, show_progress_bar=False
+        )
 
     return lambda prompt, texts: cache.vectors(prompt, texts, encode, progress)
 

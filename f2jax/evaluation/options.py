@@ -17,6 +17,8 @@ class EvaluationOptions:
     output: str | None = None  # folder of the results; tasks of mteb need it
     model: str | None = None  # folder, hub id, gs:// path or training workdir
     dtype: Dtype = "float32"  # type of weights and matmuls
+    revision: str | None = None  # branch, tag or commit of a hub id
+    max_length: int | None = None  # tokens that are read of a text, end token included; None: the model's own limit
     fsdp: int = 1  # devices that share one copy of the weights; 1: each has all
     name: str | None = None  # name of the model in the results; None: f2jax/ and its folder's name
     baseline: tuple[Literal["tfidf", "random"], ...] = ()  # also score TF-IDF, or untrained weights; (): neither

@@ -45,7 +45,11 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
     if not output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
     instructions = prompts.read_instructions(options.prompts, options.prompt).for_tasks(tasks)
-    embedder = Embedder.from_pretrained(model, options.dtype, fsdp=options.fsdp) if model else None
+    embedder = None
+    if model:
+        embedder = Embedder.from_pretrained(
+            model, options.dtype, fsdp=options.fsdp, revision=options.revision, max_length=options.max_length
+        )
 
     def score() -> list[runner.TaskScore]:
         with tqdm(unit="score", dynamic_ncols=True) as bar:

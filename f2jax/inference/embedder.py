@@ -1,9 +1,13 @@
 """`Embedder`: texts in, vectors out. Argument names are those of sentence-transformers."""
 
 import hashlib
+import importlib.util
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +21,7 @@ from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference import multihost
-from f2jax.inference.encode import NotFiniteError, encode_texts, make_embed
+from f2jax.inference.encode import NotFiniteError, encode_all_tokens, encode_texts, make_embed
 from f2jax.inference.fingerprint import weights_hash
 from f2jax.inference.quantize import check_precision, quantize
 from f2jax.inference.truncation import Truncation
@@ -30,6 +34,7 @@ from f2jax.parallel.sharding import param_shardings
 
 UNLIMITED = 2**31 - 1  # tokens
 EXCERPT = 60  # characters of a text in an error message
+OUTPUTS = ("sentence_embedding", "token_embeddings")
 
 
 class Embedder:
@@ -48,13 +53,16 @@ class Embedder:
         dtype: str = "float32",
         mesh: Mesh | None = None,
         origin: str = "",
+        truncate_dim: int | None = None,
     ):
         """Args:
             mesh: devices that hold `params` and share the rows of a batch; None: one device.
             origin: the folder that the model was loaded from; `save_pretrained` does not write there.
+            truncate_dim: number of first dimensions that `encode` keeps where it is not told otherwise; None: all.
 
         Raises:
-            UserError: tokenizer and architecture do not fit each other, or the dtype is unknown.
+            UserError: tokenizer and architecture do not fit each other, the dtype is unknown, or `truncate_dim` is not
+                in 1 … dim.
         """
         check_dtype(dtype)
         tokenizer.check_vocab(architecture.vocab_size)
@@ -62,6 +70,7 @@ class Embedder:
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         self.mesh, self.origin = mesh, origin
         self.truncation = Truncation()  # of all texts encoded so far
+        self.truncate_dim = self._dims(truncate_dim) if truncate_dim is not None else None
         self._embed = make_embed(self.model, mesh)
 
     @classmethod
@@ -72,6 +81,11 @@ class Embedder:
         truncate_layers: int | None = None,
         table_rank: int | None = None,
         fsdp: int = 1,
+        *,
+        revision: str | None = None,
+        max_length: int | None = None,
+        truncate_dim: int | None = None,
+        matryoshka_dims: Sequence[int] | None = None,
     ) -> "Embedder":
         """Loads a folder, a hub id, a gs:// path or a workdir (its newest readable checkpoint) onto all devices.
 
@@ -79,24 +93,39 @@ class Embedder:
             truncate_layers: number of first layers to keep, for a model that was trained with `loss.exits`.
             table_rank: number of columns to keep of a factorized token table.
             fsdp: number of devices that share one copy of the weights; 1: each has its own.
+            revision: branch, tag or commit of a hub id.
+            max_length: tokens that are read of a text, end token included, in place of the model's own limit.
+            truncate_dim: number of first dimensions that `encode` keeps where it is not told otherwise.
+            matryoshka_dims: numbers of dimensions that the model was trained to be truncated to, where its folder does
+                not say so.
 
         Raises:
-            UserError: there is no such model, it cannot be read, or the devices are no multiple of `fsdp`.
+            UserError: there is no such model, it cannot be read, the devices are no multiple of `fsdp`, or a number is
+                out of range.
         """
         check_dtype(dtype)
-        path = files.resolve_model(name)
+        path = files.resolve_model(name, revision)
         mesh = make_mesh(fsdp=fsdp) if fsdp != 1 or jax.device_count() > 1 else None
         shardings = mesh and (lambda architecture: param_shardings(abstract_params(architecture), mesh))
         weights = workdir.load_weights(path, jnp.dtype(dtype), shardings)
         architecture, params = nested.cut_nested(*weights, layers=truncate_layers, rank=table_rank)
         card = package.read_settings(path, architecture)
+        if max_length is not None:
+            card = replace(card, max_length=_check_length(max_length, architecture))
+        if matryoshka_dims is not None:
+            card = replace(card, matryoshka_dims=_check_dims(matryoshka_dims, architecture.width))
         origin = path if files.is_remote(path) else str(Path(path).resolve())
-        return cls(architecture, params, load_tokenizer(tokenizer_folder(path)), card, dtype, mesh, origin)
+        tokenizer = load_tokenizer(tokenizer_folder(path))
+        return cls(architecture, params, tokenizer, card, dtype, mesh, origin, truncate_dim)
 
     @property
     def dim(self) -> int:
         """Number of dimensions of an embedding before truncation."""
         return self.architecture.width
+
+    def get_embedding_dimension(self) -> int:
+        """Returns the number of dimensions that `encode` gives where it is not told otherwise."""
+        return self.truncate_dim or self.dim
 
     @property
     def max_length(self) -> int:
@@ -131,6 +160,10 @@ class Embedder:
         wide = jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), self.params["layers"])
         return self.params | {"layers": wide}
 
+    @cached_property
+    def _embed_all(self) -> Callable:
+        return make_embed(self.model, self.mesh, all_tokens=True)
+
     def encode(
         self,
         texts: str | Iterable[str] | None = None,
@@ -139,13 +172,17 @@ class Embedder:
         prompt_name: str | None = None,
         batch_size: int = 1_024,
         truncate_dim: int | None = None,
+        max_length: int | None = None,
         normalize_embeddings: bool = True,
         precision: str = "float32",
+        output_value: str = "sentence_embedding",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
         sentences: str | Iterable[str] | None = None,
         inputs: str | Iterable[str] | None = None,
-    ) -> np.ndarray:
-        """Returns embeddings [i, dim] in the order of `texts`, or [dim] for a single string.
+    ) -> Any:
+        """Returns embeddings [i, dim] in the order of `texts`, or [dim] for a single string, as NumPy's float32.
 
         They are truncated first, then normalized, then quantized. sentence-transformers differs in two ways. Its
         default is `normalize_embeddings=False`. And if the model has a Normalize module, as packages of f2jax have, it
@@ -155,39 +192,54 @@ class Embedder:
             prompt: prepended to every text as it is; default: the model's default prompt, if it has one.
             prompt_name: a name in `prompts`, as an alternative to `prompt`.
             batch_size: maximum number of texts in a device batch.
-            truncate_dim: number of first dimensions to keep.
+            truncate_dim: number of first dimensions to keep; default: what the model was loaded with, or all.
+            max_length: tokens that are read of a text, end token included; default: that of the model.
             precision: float32, or int8, uint8, binary, ubinary in the layouts of sentence-transformers.
+            output_value: token_embeddings gives a list with the final states [t, dim] of each text instead, not
+                normalized, prompt and end token included.
+            convert_to_numpy: False: a list with a PyTorch tensor for each text.
+            convert_to_tensor: give PyTorch tensors.
             show_progress_bar: default: for a thousand texts and more.
             sentences, inputs: other names of `texts`, as in versions of sentence-transformers.
 
         Raises:
-            UserError: `texts` is not a string or a sequence of strings, `truncate_dim` is not in 1 … dim, a name is
-                unknown, or a vector is not finite.
+            UserError: `texts` is not a string or a sequence of strings, a number is out of range, a name is unknown, a
+                vector is not finite, or tensors are asked for and PyTorch is not installed.
         """
         given = [value for value in (texts, sentences, inputs) if value is not None]
         if len(given) != 1:
             raise UserError("Give the texts to encode: a string or a list of strings, once.")
-        dim = self.dim if truncate_dim is None else truncate_dim
-        if not 1 <= dim <= self.dim:
-            raise UserError(f"truncate_dim={dim} is out of range; this model has 1 to {self.dim} dimensions.")
+        dim = self._dims(truncate_dim)
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} should be at least 1.")
         check_precision(precision)
+        if output_value not in OUTPUTS:
+            raise UserError(f"There is no output_value '{output_value}'{did_you_mean(str(output_value), OUTPUTS)}")
+        all_tokens = output_value == "token_embeddings"
+        if all_tokens and (precision != "float32" or truncate_dim is not None):
+            raise UserError("The states of tokens are whole and float32; leave out precision and truncate_dim.")
+        as_tensors = convert_to_tensor or not convert_to_numpy
+        if as_tensors and not importlib.util.find_spec("torch"):
+            raise UserError("Tensors need PyTorch; install torch, or leave out convert_to_tensor and convert_to_numpy.")
         prompt = self._prompt(prompt, prompt_name)
         items = check_texts(given[0])
 
-        sequences = self._tokenize([prompt + text for text in items])
+        sequences = self._tokenize([prompt + text for text in items], max_length)
         show = len(items) >= 1_000 if show_progress_bar is None else show_progress_bar
         with tqdm(total=len(items), unit="text", unit_scale=True, disable=not show, dynamic_ncols=True) as bar:
             try:
-                x_ie = self.encode_tokens(sequences, batch_size, bar.update)[:, :dim]
+                if all_tokens:
+                    found: Any = self._all_states(sequences, batch_size, bar.update)
+                else:
+                    found = self.encode_tokens(sequences, batch_size, bar.update)[:, :dim]
             except NotFiniteError as error:
                 excerpt = items[error.number][:EXCERPT]
                 raise NotFiniteError(error.number, f"the text '{excerpt}'") from error
-        if normalize_embeddings:
-            x_ie = scale_to_unit(x_ie)
-        vectors = quantize(x_ie, precision)
-        return vectors[0] if isinstance(given[0], str) else vectors
+        if not all_tokens:
+            found = quantize(scale_to_unit(found) if normalize_embeddings else found, precision)
+        if as_tensors:
+            found = _tensors(found, stacked=convert_to_tensor and not all_tokens)
+        return found[0] if isinstance(given[0], str) else found
 
     def encode_tokens(
         self, sequences: Sequence[np.ndarray], batch_size: int = 1_024, progress: Callable[[int], None] = lambda _: None
@@ -205,29 +257,62 @@ class Embedder:
         options = batch_size, progress, self.mesh
         return encode_texts(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 
-    def encode_query(self, texts: str | Iterable[str] | None = None, **options) -> np.ndarray:
+    def encode_query(self, texts: str | Iterable[str] | None = None, **options) -> Any:
         """`encode` with the prompt named `query`, or none; `prompt` and `prompt_name` override it."""
         return self.encode(texts, **self._with_prompt("query", options))
 
-    def encode_document(self, texts: str | Iterable[str] | None = None, **options) -> np.ndarray:
+    def encode_document(self, texts: str | Iterable[str] | None = None, **options) -> Any:
         """`encode` with the prompt named `document`, or none; `prompt` and `prompt_name` override it.
 
         As in sentence-transformers, a prompt named `passage` or `corpus` is used only by that name.
         """
         return self.encode(texts, **self._with_prompt("document", options))
 
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a query, as LangChain asks for it."""
+        return self.encode_query(text, show_progress_bar=False).tolist()
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """The vectors of documents, as LangChain asks for them."""
+        return self.encode_document(texts).tolist()
+
+    def tokenize(self, texts: str | Iterable[str]) -> dict[str, np.ndarray]:
+        """Returns `input_ids` and `attention_mask`, int64 [i, t]: what the model reads, padded on the left."""
+        sequences = self._cut(self.tokenizer.encode(check_texts(texts), UNLIMITED), self.max_length)
+        longest = max(map(len, sequences), default=0)
+        ids_it = np.full((len(sequences), longest), self.tokenizer.pad_id, np.int64)
+        mask_it = np.zeros_like(ids_it)
+        for i, ids in enumerate(sequences):
+            ids_it[i, longest - len(ids) :], mask_it[i, longest - len(ids) :] = ids, 1
+        return {"input_ids": ids_it, "attention_mask": mask_it}
+
     def similarity(self, a, b) -> np.ndarray:
         """Returns similarities [q, c] of embeddings [q, dim] and [c, dim], by the function of the model's settings.
 
         This is the cosine, the dot product, or the negative Euclidean or Manhattan distance.
         """
-        a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
-        if self.card.similarity in ("euclidean", "manhattan"):
-            order = 2 if self.card.similarity == "euclidean" else 1
+        a, b, order = self._comparable(a, b)
+        if order:
             return -np.stack([np.linalg.norm(row - b, order, axis=1) for row in a])
+        return a @ b.T
+
+    def similarity_pairwise(self, a, b) -> np.ndarray:
+        """Returns similarities [i] of the pairs of two equally long lists of embeddings, [i, dim] each.
+
+        Raises:
+            UserError: the shapes differ.
+        """
+        a, b, order = self._comparable(a, b)
+        if a.shape != b.shape:
+            raise UserError(f"Pairs are of two lists of one shape, not of {list(a.shape)} and {list(b.shape)}.")
+        return -np.linalg.norm(a - b, order, axis=1) if order else np.einsum("ie,ie->i", a, b)
+
+    def _comparable(self, a, b) -> tuple[np.ndarray, np.ndarray, int | None]:
+        """Returns two lists of vectors, normalized for the cosine, and the order of the norm for distances."""
+        a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
         if self.card.similarity == "cosine":
             a, b = scale_to_unit(a), scale_to_unit(b)
-        return a @ b.T
+        return a, b, {"euclidean": 2, "manhattan": 1}.get(self.card.similarity)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder that sentence-transformers, transformers and this class load as it is.
@@ -239,15 +324,72 @@ class Embedder:
         package.check_output(folder, [self.origin] if self.origin else [])
         package.write_package(folder, self.architecture, self.params, self.tokenizer, self.card)
 
-    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        exist_ok: bool = False,
+        commit_message: str = "Add the model, written by f2jax",
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to a repository of the Hugging Face hub; returns the commit's address.
+
+        Args:
+            token: of an account that may write there; default: the one of `hf auth login`.
+            private: whether a new repository is private.
+            exist_ok: whether the repository may be there already, as it must for `create_pr`.
+            revision: branch to write to.
+            create_pr: ask for the change instead of making it.
+
+        Raises:
+            Restart: a transient failure of the hub.
+            UserError: the repository exists, or the hub refuses.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            with files.clear_hub_errors(f"The model {repo_id}", "written to"):
+                api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr)
+                commit = api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    commit_message=commit_message,
+                    revision=revision,
+                    create_pr=create_pr,
+                )
+        return commit.commit_url
+
+    def _all_states(
+        self, sequences: Sequence[np.ndarray], batch_size: int, progress: Callable[[int], None]
+    ) -> list[np.ndarray]:
+        if jax.process_count() > 1:
+            raise UserError("The states of tokens come from one process; run it on one host.")
+        options = self.tokenizer.pad_id, batch_size, progress, self.mesh
+        return encode_all_tokens(self._embed_all, self._weights, sequences, *options)
+
+    def _tokenize(self, texts: list[str], max_length: int | None) -> list[np.ndarray]:
         """Token ids of the texts, cut to `max_length` with their end token kept; counts what is cut."""
+        limit = self.max_length if max_length is None else _check_length(max_length, self.architecture)
         sequences = self.tokenizer.encode(texts, UNLIMITED)
-        long = [i for i, ids in enumerate(sequences) if len(ids) > self.max_length]
-        lost = sum(len(sequences[i]) - self.max_length for i in long)
-        self.truncation.add(len(texts), sum(map(len, sequences)), len(long), lost)
-        for i in long:
-            sequences[i] = np.append(sequences[i][: self.max_length - 1], sequences[i][-1:])
-        return sequences
+        lost = [len(ids) - limit for ids in sequences if len(ids) > limit]
+        self.truncation.add(len(texts), sum(map(len, sequences)), len(lost), sum(lost))
+        return self._cut(sequences, limit)
+
+    def _cut(self, sequences: list[np.ndarray], limit: int) -> list[np.ndarray]:
+        return [ids if len(ids) <= limit else np.append(ids[: limit - 1], ids[-1:]) for ids in sequences]
+
+    def _dims(self, truncate_dim: int | None) -> int:
+        """Returns the number of dimensions to keep; raises UserError where the model has fewer."""
+        if truncate_dim is None:
+            return self.get_embedding_dimension()
+        if not 1 <= truncate_dim <= self.dim:
+            raise UserError(f"truncate_dim={truncate_dim} is out of range; this model has 1 to {self.dim} dimensions.")
+        return truncate_dim
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt_name is not None and prompt_name not in self.prompts:
@@ -258,6 +400,28 @@ class Embedder:
         if options.get("prompt") is not None or options.get("prompt_name") is not None:
             return options
         return options | {"prompt": self.prompts.get(name, "")}
+
+
+def _check_length(max_length: int, architecture: Qwen3Config) -> int:
+    if not 1 <= max_length <= architecture.max_length:
+        raise UserError(
+            f"max_length={max_length} is out of range; this model has 1 to {architecture.max_length} positions."
+        )
+    return max_length
+
+
+def _check_dims(dims: Sequence[int], width: int) -> tuple[int, ...]:
+    """Returns the dimensions largest first, the whole width among them."""
+    if wrong := [dim for dim in dims if not 1 <= dim <= width]:
+        raise UserError(f"matryoshka_dims={wrong[0]} is out of range; this model has 1 to {width} dimensions.")
+    return tuple(sorted({*dims, width}, reverse=True))
+
+
+def _tensors(found: Any, stacked: bool) -> Any:
+    """Returns PyTorch tensors of the memory of arrays: one of an array, or a list with one for each row or array."""
+    import torch
+
+    return torch.from_numpy(found) if stacked else [torch.from_numpy(one) for one in found]
 
 
 def check_texts(texts) -> list[str]:

@@ -1,15 +1,16 @@
 """Token sequences → embeddings: sorted by length, packed into few static shapes, returned in the given order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import PACKED, WHOLE, RowShare, pack, round_up_rows
+from f2jax.data.packing import PACKED, WHOLE, Packed, RowShare, pack, round_up_rows
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import process_share
@@ -47,17 +48,18 @@ class NotFiniteError(UserError):
         )
 
 
-def make_embed(model: Qwen3, mesh: Mesh | None = None) -> Callable:
+def make_embed(model: Qwen3, mesh: Mesh | None = None, all_tokens: bool = False) -> Callable:
     """Returns a jitted function (params, tokens, segments, positions, row_s, col_s) → float32 [s, d], not normalized.
 
     Args:
         mesh: devices that all get the vectors of all texts; None: one device.
+        all_tokens: return the states of all tokens of all rows, float32 [b, t, d], instead.
     """
 
     @partial(jax.jit, out_shardings=mesh and NamedSharding(mesh, PartitionSpec()))
     def embed(params, tokens_bt, segments_bt, positions_bt, row_s, col_s):
-        hidden_btd = model.apply({"params": params}, tokens_bt, segments_bt, positions_bt)
-        return pool(hidden_btd, row_s, col_s).astype("float32")
+        hidden_btd: Any = model.apply({"params": params}, tokens_bt, segments_bt, positions_bt)
+        return (hidden_btd if all_tokens else pool(hidden_btd, row_s, col_s)).astype("float32")
 
     return embed
 
@@ -84,13 +86,69 @@ def encode_texts(
         NotFiniteError: a vector is not finite.
     """
     out_sd = np.empty((len(sequences), width), np.float32)
-    share = RowShare(*process_share(mesh)) if mesh else WHOLE
-    waiting: list[tuple[np.ndarray, jax.Array]] = []
 
-    def collect():
-        chunk, result = waiting.pop(0)
-        out_sd[chunk] = np.asarray(result)[: len(chunk)]
+    def collect(chunk: np.ndarray, packed: Packed, vectors_sd: np.ndarray) -> None:
+        out_sd[chunk] = vectors_sd[: len(chunk)]
         progress(len(chunk))
+
+    _run_batches(embed, params, sequences, pad_id, max_sequences, mesh, collect)
+    _encode_alone(
+        np.flatnonzero(~np.isfinite(out_sd).all(axis=1)).tolist(),
+        out_sd,
+        lambda i: encode_texts(embed, params, [sequences[i]], width, pad_id, mesh=mesh)[0],
+    )
+    return out_sd
+
+
+def encode_all_tokens(
+    embed: Callable,
+    params,
+    sequences: Sequence[np.ndarray],
+    pad_id: int,
+    max_sequences: int = 1_024,
+    progress: Callable[[int], None] = lambda done: None,
+    mesh: Mesh | None = None,
+) -> list[np.ndarray]:
+    """Returns the final states of all tokens of each sequence, float32 [t, d]; arguments are those of `encode_texts`.
+
+    Args:
+        embed: from `make_embed` with `all_tokens`.
+
+    Raises:
+        NotFiniteError: a state is not finite.
+    """
+    out: list[np.ndarray] = [np.empty(0)] * len(sequences)
+
+    def collect(chunk: np.ndarray, packed: Packed, hidden_btd: np.ndarray) -> None:
+        for i, row, end in zip(chunk, packed.row_s, packed.col_s, strict=True):
+            out[i] = hidden_btd[row, end + 1 - len(sequences[i]) : end + 1].copy()
+        progress(len(chunk))
+
+    _run_batches(embed, params, sequences, pad_id, max_sequences, mesh, collect)
+    _encode_alone(
+        [i for i, states_td in enumerate(out) if not np.isfinite(states_td).all()],
+        out,
+        lambda i: encode_all_tokens(embed, params, [sequences[i]], pad_id, mesh=mesh)[0],
+    )
+    return out
+
+
+def _run_batches(
+    embed: Callable,
+    params,
+    sequences: Sequence[np.ndarray],
+    pad_id: int,
+    max_sequences: int,
+    mesh: Mesh | None,
+    collect: Callable[[np.ndarray, Packed, np.ndarray], None],
+) -> None:
+    """Calls `collect` with the numbers of the texts, the batch and its result, for each batch."""
+    share = RowShare(*process_share(mesh)) if mesh else WHOLE
+    waiting: list[tuple[np.ndarray, Packed, jax.Array]] = []
+
+    def collect_first() -> None:
+        chunk, packed, result = waiting.pop(0)
+        collect(chunk, packed, np.asarray(result))
 
     def row_count(rows: int) -> int:
         return share.parts * _power_of_two(-(-rows // share.parts))
@@ -103,19 +161,28 @@ def encode_texts(
             arrays |= {name: np.pad(arrays[name], (0, slots)) for name in ("row_s", "col_s")}
             if mesh:
                 arrays = shard_batch(arrays, packed.rows, mesh)
-            waiting.append((chunk, embed(params, *arrays.values())))
+            waiting.append((chunk, packed, embed(params, *arrays.values())))
             if len(waiting) > 1:  # one batch is packed while the one before it runs
-                collect()
+                collect_first()
         while waiting:
-            collect()
-    for i in np.flatnonzero(~np.isfinite(out_sd).all(axis=1)).tolist():
-        if len(sequences) == 1:
+            collect_first()
+
+
+def _encode_alone(
+    numbers: Iterable[int], out: MutableSequence | np.ndarray, encode: Callable[[int], np.ndarray]
+) -> None:
+    """Encodes by itself each text whose result is not finite, since a NaN spreads over its row.
+
+    Raises:
+        NotFiniteError: the result is not finite then either.
+    """
+    for i in numbers:
+        if len(out) == 1:
             raise NotFiniteError(0)
-        try:  # a NaN spreads over its row, so each of these is encoded by itself
-            out_sd[i] = encode_texts(embed, params, [sequences[i]], width, pad_id, mesh=mesh)[0]
+        try:
+            out[i] = encode(i)
         except NotFiniteError as error:
             raise NotFiniteError(i) from error
-    return out_sd
 
 
 def plan_batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:

@@ -41,7 +41,7 @@ def encode_file(
     call = {
         "model": embedder.fingerprint,
         "texts": texts_digest(texts),
-        "options": {k: str(v) for k, v in options.items()},
+        "options": {k: str(v) for k, v in {"truncate_dim": embedder.truncate_dim, **options}.items()},
     }
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

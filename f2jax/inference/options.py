@@ -13,3 +13,11 @@ class ModelOptions:
 
     model: str  # folder, hub id, gs:// path or training workdir
     dtype: Dtype = "float32"  # type of weights and matmuls
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How it is read."""
+
+    revision: str | None = None  # branch, tag or commit of a hub id
+    max_length: int | None = None  # tokens that are read of a text, end token included; None: the model's own limit

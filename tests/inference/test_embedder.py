@@ -144,7 +144,49 @@ def test_texts_that_are_cut_are_counted_and_by_how_many_tokens(embedder):
     assert str(counts) == f"2 of 5 texts were cut to the model's length: {share} of all tokens."
 
 
+@pytest.mark.parametrize("limit", [1, 2, 50, 96, 200])
+def test_max_length_is_set_in_a_call_and_when_loading(embedder, folder, one_by_one, limit):
+    """Also above the limit of the card, up to the positions that the model has."""
+    whole = embedder.tokenizer.encode([TEXTS[-1]], 10_000)[0]
+    cut = np.array([*whole[:-1][: limit - 1], embedder.tokenizer.eos_id])
+    other = Embedder.from_pretrained(folder, max_length=limit)
+    assert other.max_length == limit and (other.fingerprint == embedder.fingerprint) == (limit == 96)
+    found = other.encode(TEXTS[-1])
+    np.testing.assert_allclose(found, embedder.encode(TEXTS[-1], max_length=limit), atol=TOLERANCE)
+    assert other.truncation.cut_texts == (len(whole) > limit)
+    if limit <= 96:
+        np.testing.assert_allclose(found, normalized(one_by_one(cut)[None])[0], atol=TOLERANCE)
+
+
+def test_numbers_that_the_model_does_not_have_are_refused(embedder, folder):
+    positions = embedder.architecture.max_length
+    for wrong in (0, positions + 1):
+        message = f"max_length={wrong} is out of range; this model has 1 to {positions} positions."
+        for call in (partial(embedder.encode, "a"), partial(Embedder.from_pretrained, folder)):
+            with pytest.raises(UserError) as error:
+                call(max_length=wrong)
+            assert str(error.value) == message
+    with pytest.raises(UserError, match="truncate_dim=65 is out of range"):
+        Embedder.from_pretrained(folder, truncate_dim=65)
+    with pytest.raises(UserError, match="matryoshka_dims=65 is out of range"):
+        Embedder.from_pretrained(folder, matryoshka_dims=(65, 8))
+
+
 # Truncation, normalization, precision
+
+
+def test_a_model_loaded_with_fewer_dimensions_gives_these_unless_told_otherwise(embedder, folder):
+    other = Embedder.from_pretrained(folder, truncate_dim=16)
+    assert (other.get_embedding_dimension(), other.dim, embedder.get_embedding_dimension()) == (16, 64, 64)
+    np.testing.assert_array_equal(other.encode(TEXTS), embedder.encode(TEXTS, truncate_dim=16))
+    np.testing.assert_array_equal(other.encode(TEXTS, truncate_dim=64), embedder.encode(TEXTS))
+
+
+def test_a_model_is_told_the_dimensions_that_its_folder_lacks(embedder, folder, tmp_path):
+    other = Embedder.from_pretrained(folder, matryoshka_dims=(8, 32))
+    assert other.matryoshka_dims == (64, 32, 8)
+    other.save_pretrained(tmp_path)
+    assert Embedder.from_pretrained(tmp_path).matryoshka_dims == (64, 32, 8)
 
 
 @pytest.mark.parametrize("dim", [1, 5, 8, 32, 64])
@@ -178,6 +220,85 @@ def test_similarity_is_the_cosine_of_every_pair(embedder):
     np.testing.assert_allclose(embedder.similarity(a, b), expected, atol=1e-6)
     np.testing.assert_allclose(embedder.similarity(a[0], b), expected[:1], atol=1e-6)
     assert not embedder.similarity(np.zeros((1, 8)), b).any()
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
+def test_pairwise_similarity_is_the_diagonal_of_all_pairs(embedder, name):
+    other = copy.copy(embedder)
+    other.card = replace(embedder.card, similarity=name)
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 8))
+    np.testing.assert_allclose(other.similarity_pairwise(a, b), np.diag(other.similarity(a, b)), atol=1e-5)
+    with pytest.raises(UserError, match="Pairs are of two lists of one shape"):
+        other.similarity_pairwise(a, b[:4])
+
+
+# Tokens
+
+
+def test_the_states_of_tokens_are_those_of_the_prefixes(embedder, one_by_one):
+    """Texts share rows; none sees its neighbours."""
+    found = embedder.encode(TEXTS, output_value="token_embeddings", prompt="Name: ")
+    sequences = embedder.tokenizer.encode(["Name: " + text for text in TEXTS], embedder.max_length)
+    assert [x.shape for x in found] == [(len(ids), 64) for ids in sequences]
+    for ids, states in zip(sequences, found, strict=True):
+        for stop in {1, (len(ids) + 1) // 2, len(ids)}:
+            expected = one_by_one(ids[:stop])
+            np.testing.assert_allclose(states[stop - 1], expected, atol=TOLERANCE * np.abs(expected).max())
+    alone = embedder.encode(TEXTS[0], output_value="token_embeddings", prompt="Name: ")
+    np.testing.assert_allclose(alone, found[0], atol=TOLERANCE * np.abs(alone).max())
+
+
+def test_token_ids_come_padded_on_the_left_as_the_model_reads_them(embedder):
+    found = embedder.tokenize(TEXTS)
+    expected = embedder.tokenizer.encode(TEXTS, embedder.max_length)
+    assert found["input_ids"].shape == found["attention_mask"].shape == (len(TEXTS), 96)
+    for ids, mask, right in zip(found["input_ids"], found["attention_mask"], expected, strict=True):
+        np.testing.assert_array_equal(ids[mask == 1], right)
+        assert (ids[mask == 0] == embedder.tokenizer.pad_id).all() and (np.diff(mask) >= 0).all()
+
+
+# Other programs
+
+
+def test_langchain_gets_lists_of_queries_and_documents(embedder):
+    assert embedder.embed_query(TEXTS[0]) == embedder.encode_query(TEXTS[0]).tolist()
+    assert embedder.embed_documents(TEXTS[:2]) == embedder.encode_document(TEXTS[:2]).tolist()
+
+
+def test_a_model_pushed_to_the_hub_is_complete_there(embedder, monkeypatch, tmp_path):
+    """With the hub's own client, whose last step is replaced by a copy."""
+    from huggingface_hub import HfApi
+
+    calls = []
+
+    def upload(api, *, folder_path, **options):
+        shutil.copytree(folder_path, tmp_path / "there")
+        calls.append((api.token, options))
+        return type("Commit", (), {"commit_url": "https://hub/commit/1"})
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda api, name, **options: calls.append((name, options)))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    assert embedder.push_to_hub("me/tiny", token="t", private=True, revision="b") == "https://hub/commit/1"
+    message = "Add the model, written by f2jax"
+    uploaded = {"repo_id": "me/tiny", "commit_message": message, "revision": "b", "create_pr": False}
+    assert calls == [("me/tiny", {"private": True, "exist_ok": False}), ("t", uploaded)]
+    np.testing.assert_array_equal(Embedder.from_pretrained(tmp_path / "there").encode(TEXTS), embedder.encode(TEXTS))
+
+
+def test_a_hub_that_refuses_is_one_sentence(embedder, monkeypatch):
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    def refuse(api, name, **options):
+        raise HFValidationError("no")
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    with pytest.raises(UserError) as error:
+        embedder.push_to_hub("me/tiny")
+    assert str(error.value) == (
+        "The model me/tiny could not be written to the Hugging Face hub (HFValidationError); check the name and the "
+        "connection."
+    )
 
 
 # Prompts
@@ -249,6 +370,16 @@ def test_documents_take_the_prompt_named_document_alone_as_in_sentence_transform
             "One text alone gives no ranges for int8; give several at once, or choose ubinary.",
         ),
         (["a"], {"batch_size": 0}, "batch_size=0 should be at least 1."),
+        (
+            ["a"],
+            {"output_value": "token_embedding"},
+            "There is no output_value 'token_embedding'; did you mean 'token_embeddings'?",
+        ),
+        (
+            ["a"],
+            {"output_value": "token_embeddings", "truncate_dim": 8},
+            "The states of tokens are whole and float32; leave out precision and truncate_dim.",
+        ),
     ],
 )
 def test_a_mistake_gets_one_sentence(embedder, texts, options, message):
@@ -337,6 +468,19 @@ def test_a_folder_without_a_needed_file_is_refused_and_the_file_named(embedder, 
     (tmp_path / "model" / missing).unlink()
     with pytest.raises(UserError, match=missing):
         Embedder.from_pretrained(tmp_path / "model")
+
+
+def test_a_folder_has_no_revisions(folder):
+    with pytest.raises(UserError, match="is a folder, which has no revision 'v1'; leave it out, or give a hub id"):
+        Embedder.from_pretrained(folder, revision="v1")
+
+
+def test_the_revision_of_a_hub_id_is_what_is_fetched(folder, embedder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **o: asked.append((name, o)) or str(folder))
+    found = Embedder.from_pretrained("org/name", revision="v1").encode(TEXTS[:2])
+    assert asked[0][0] == "org/name" and asked[0][1]["revision"] == "v1"
+    np.testing.assert_array_equal(found, embedder.encode(TEXTS[:2]))
 
 
 def test_a_name_without_a_folder_is_refused():

@@ -28,6 +28,7 @@ class FakeEmbedder:
     """Vectors that depend on the text alone; stops once, after so many texts, as a lost machine would."""
 
     fingerprint = "fake"
+    truncate_dim = None
 
     def __init__(self, stops_after: int | None = None):
         self.stops_after, self.seen, self.truncation = stops_after, [], Truncation()

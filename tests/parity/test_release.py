@@ -146,6 +146,29 @@ def test_precisions_have_the_same_type_and_shape_there(ours, theirs, precision):
     assert (found == expected).mean() > 0.99, "a value beside a step may fall on either side"
 
 
+def test_tensors_are_given_where_they_are_there(ours, theirs):
+    for options in ({"convert_to_tensor": True}, {"convert_to_numpy": False}):
+        for texts in (TEXTS[:3], TEXTS[0]):
+            found, expected = (model.encode(texts, **options) for model in (ours, theirs))
+            assert type(found) is type(expected)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_states_of_tokens_and_pairwise_similarities_are_the_same_there(ours, theirs):
+    for text, found in zip(TEXTS, ours.encode(TEXTS, output_value="token_embeddings"), strict=True):
+        expected = theirs.encode(text, output_value="token_embeddings").numpy()
+        assert found.shape == expected.shape and cosines(found, expected).min() >= CLOSE
+    a, b = ours.encode(TEXTS), ours.encode(TEXTS[::-1])
+    np.testing.assert_allclose(ours.similarity_pairwise(a, b), theirs.similarity_pairwise(a, b), atol=1e-5)
+
+
+def test_a_limit_set_there_is_ours(ours, folder):
+    theirs = sentence_transformers.SentenceTransformer(folder, device="cpu")
+    theirs.max_seq_length = 10
+    assert cosines(theirs.encode(TEXTS), ours.encode(TEXTS, max_length=10)).min() >= CLOSE
+    assert cosines(theirs.encode(TEXTS), ours.encode(TEXTS)).min() < 0.99
+
+
 def test_token_ids_are_the_same_there(ours, theirs):
     found = theirs.tokenizer(TEXTS, truncation=True, max_length=theirs.max_seq_length)["input_ids"]
     expected = ours.tokenizer.encode(TEXTS, ours.max_length)
