@@ -69,7 +69,7 @@ def get_config(text: str | None = None) -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.sources = ()  # files, globs, hub:, beir:, sts: …, built-in sets, or one "corpus:FOLDER"; see f2jax prepare --help
-    d.kinds = ()  # "SOURCE=KIND" for files whose rows do not say it, e.g. ("massive_*=clustering",); else retrieval
+    d.kinds = ()  # "SOURCE=KIND" for files whose rows do not say it, e.g. ("massive_*=clustering",)
     d.include = ()  # names of data sets, or patterns; (): all
     d.exclude = ()  # names or patterns of data sets that are left out
     d.weights = ()  # "PATTERN=FACTOR": how often the batches of these data sets come, e.g. ("nli*=2", "code=0.5")

@@ -23,8 +23,8 @@ from f2jax.evaluation.builtin import TASKS, RetrievalTask
 from tests import tiny, tiny_model
 
 CONFIG = str(tiny.ROOT / "configs/nano.py:stage=2")
-GOOD = [{"query": f"red {i}", "passage": f"a red stone {i}", "negative_1": f"a blue river {i}"} for i in range(40)]
-BAD = [{"query": "", "passage": "x"}, {"query": " ", "passage": "x"}, {"query": "x", "passage": None}]
+GOOD = [{"query": f"red {i}", "positive": f"a red stone {i}", "negative_1": f"a blue river {i}"} for i in range(40)]
+BAD = [{"query": "", "positive": "x"}, {"query": " ", "positive": "x"}, {"query": "x", "positive": None}]
 
 
 def run(capsys, *argv) -> tuple[int, str, str]:

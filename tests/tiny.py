@@ -24,7 +24,7 @@ def write_rows(folder: Path, rows: int = 96) -> list[str]:
     for i in range(rows):
         query = f"{phrase(3)} {i}"
         negatives = {f"negative_{k + 1}": phrase(int(rng.integers(1, 9))) for k in range(3)}
-        retrieval.append({"query": query, "passage": f"{query} {phrase(4)}", **negatives})
+        retrieval.append({"query": query, "positive": f"{query} {phrase(4)}", **negatives})
         word = WORDS[i % 4]
         row = {
             "query": f"{word} {phrase(2)} {i}",

@@ -44,6 +44,23 @@ def find_released(name: str) -> ReleasedSource | None:
     return None
 
 
+def sources_that_overlap() -> tuple[str, ...]:
+    """Patterns of the sources that tasks of MTEB are made of, and of others whose names begin alike.
+
+    >>> sources_that_overlap()
+    ('mkqa_*', 'sib200*')
+    """
+    rows = files.read_json(TABLE)["sources"]
+    return tuple(f"{row['files'].partition('{')[0]}*" for row in rows if row.get("overlaps_mteb"))
+
+
+def files_after_stage_1() -> list[str]:
+    """Patterns of the names of files, with any ending, of all sources but those of the first stage."""
+    names = [row["files"] for row in files.read_json(TABLE)["sources"] if not row.get("stage_1")]
+    names = [re.sub(r"\{\w+\}", "*", name) for name in names]
+    return [f"{name}{rest}" for name in names for rest in (".*", "_part*.*")]
+
+
 @cache
 def _languages() -> dict[str, str]:
     """The language of a record by each code or name that file names have; an ISO 639-3 code stands for itself."""

@@ -52,13 +52,13 @@ def texts_of(records: Iterable[Record]) -> Iterator[str]:
 
 
 def source_texts(sources: Sequence[str]) -> Iterator[str]:
-    """Yields the texts of all sources (see `f2jax.data.sources`).
+    """Yields the texts of all sources (see `f2jax.data.sources`), of whatever kind they are.
 
     Raises:
         UserError: a source cannot be read.
     """
     for spec in sources:
-        yield from texts_of(open_source(spec, "train", Counter(), bare=True))
+        yield from texts_of(open_source(spec, "train", Counter(), ("*=retrieval",), bare=True))
 
 
 def sample_texts(sources: Sequence[str], count: int, seed: int = 0) -> list[str]:

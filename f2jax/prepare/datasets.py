@@ -64,7 +64,7 @@ def plan_datasets(
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         raise UserError(f"Two data sets would have the name {twice[0]}; give one of them another source.")
-    building = dataclasses.asdict(dataclasses.replace(options, curate=None, kinds=(), cap=0))
+    building = dataclasses.asdict(dataclasses.replace(options, curate=None, kinds=(), cap=0, stage=0))
     plans = []
     for key, fed in feeds.items():
         if options.cap:

@@ -1,12 +1,13 @@
 """What decides the content of a corpus, besides the inputs and the tokenizer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from f2jax.data.instructions import Instructions
 from f2jax.errors import UserError
 from f2jax.prepare.curate import CurationOptions as Curation
 
 Key = tuple[str, str]  # (source, kind): one data set
+STAGE_2_CAP = 80_000  # rows of a data set in the second stage of the reference
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class PrepareOptions:
         UserError: a value is out of range.
     """
 
+    # 1 or 2: what the reference trains on in that stage. 1: of the sources of the released corpus the seven of stage 1,
+    # as --no-instructions; 2: all of them, as --cap 80000; both as --identify-language. 0: neither
+    stage: int = 0
     max_length: int = 1024  # tokens of a text, end token included
     instructions: Instructions = field(default_factory=Instructions)
     validation_share: float = 0.01  # share of each data set's queries that is held out
@@ -26,6 +30,8 @@ class PrepareOptions:
     curate: Curation | None = None  # None: rows stay as they are
 
     def __post_init__(self):
+        if self.stage not in (0, 1, 2):
+            raise UserError(f"--stage {self.stage} should be 1 or 2.")
         for option, value, least in (("max-length", self.max_length, 2), ("seed", self.seed, 0), ("cap", self.cap, 0)):
             if value < least:
                 raise UserError(f"--{option} {value} should be at least {least}.")
@@ -33,3 +39,14 @@ class PrepareOptions:
             raise UserError(f"--validation-share {self.validation_share} should be from 0 to below 1.")
         if not 0 <= self.instructions.symmetric_share <= 1:
             raise UserError(f"--symmetric-share {self.instructions.symmetric_share} should be from 0 to 1.")
+
+    def of_stage(self) -> "PrepareOptions":
+        """The options with what the stage sets (recipe 2.1): what a text is, how many rows stay, languages."""
+        if not self.stage:
+            return self
+        return replace(
+            self,
+            instructions=replace(self.instructions, enabled=self.instructions.enabled and self.stage == 2),
+            cap=self.cap or (STAGE_2_CAP if self.stage == 2 else 0),
+            curate=self.curate and replace(self.curate, identify_language=True),
+        )

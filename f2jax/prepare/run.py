@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from f2jax import __version__, files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
+from f2jax.data.released import files_after_stage_1
 from f2jax.data.sources import expand, is_single_input, source_files
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
@@ -65,8 +66,8 @@ def prepare(
         raise UserError(f"--output {output}: a corpus is written to a local or mounted folder; copy it from there.")
     if jobs < 1:
         raise UserError(f"--jobs {jobs} should be at least 1.")
-    output = Path(output).resolve()
-    signatures = list_inputs(sources)
+    output, options = Path(output).resolve(), options.of_stage()
+    signatures = list_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
     if options.curate and any(map(set_files, options.curate.evaluation_sets)):
         load_index.cache_clear()  # their files may have changed since an earlier call
     _check_output(output)
@@ -192,15 +193,18 @@ def _begin_listing(path: str | Path) -> None:
     files.write_atomically(path, "")
 
 
-def list_inputs(sources: Iterable[str]) -> dict[str, str]:
+def list_inputs(sources: Iterable[str], ignored: Sequence[str] = ()) -> dict[str, str]:
     """{input: signature that changes with its content} of all there is to read, in order.
+
+    Args:
+        ignored: patterns of the names of files that are left out.
 
     Raises:
         UserError: there are no sources, or one is missing.
     """
     signatures = {}
     for spec in sources:
-        for name in [spec] if is_single_input(spec) else expand(spec):
+        for name in [spec] if is_single_input(spec) else expand(spec, ignored):
             signatures[name] = content_signature(source_files(name))
     if not signatures:
         raise UserError("There is nothing to prepare; name files or built-in sets with --input.")

@@ -9,7 +9,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from f2jax.data.record import Record
-from f2jax.data.sources import hub, open_source
+from f2jax.data.released import files_after_stage_1
+from f2jax.data.sources import expand, hub, open_source
 from f2jax.errors import UserError
 from tests.data.tables import content
 
@@ -172,9 +173,13 @@ def hub_with(monkeypatch, tmp_path):
     def install(files: dict[str, list[dict]]) -> list[tuple]:
         calls = []
 
-        def snapshot_download(repo_id, *, repo_type, revision, allow_patterns):
+        def snapshot_download(repo_id, *, repo_type, revision, allow_patterns, ignore_patterns):
             calls.append((repo_id, repo_type, revision))
-            sent = {name: rows for name, rows in files.items() if any(fnmatch(name, p) for p in allow_patterns)}
+            sent = {
+                name: rows
+                for name, rows in files.items()
+                if any(fnmatch(name, p) for p in allow_patterns) and not any(fnmatch(name, p) for p in ignore_patterns)
+            }
             (tmp_path / "rivers").mkdir(exist_ok=True)
             return write(tmp_path, sent)
 
@@ -207,6 +212,12 @@ def test_no_code_is_fetched_and_a_revision_can_be_chosen(hub_with, tmp_path):
     assert list(found) == ["mmarco_deu.parquet", "mmarco_fra.jsonl"]
     assert calls == [("org/name", "dataset", "v1.2")]
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".parquet", ".jsonl"}
+
+
+def test_files_that_are_ignored_are_not_downloaded(hub_with, tmp_path):
+    hub_with({"mmarco_deu.parquet": PAIRS, "data/imdb.parquet": PAIRS, "imdb_part2.parquet": PAIRS})
+    assert expand("hub:org/name", files_after_stage_1()) == [str(tmp_path / "rivers/mmarco_deu.parquet")]
+    assert [path.name for path in tmp_path.rglob("*.parquet")] == ["mmarco_deu.parquet"]
 
 
 def test_files_that_lie_in_the_cache_from_another_call_are_not_taken(hub_with):

@@ -1,13 +1,15 @@
 """Every file of the released corpus has its kind, language and stage by its name."""
 
 from collections import Counter
+from fnmatch import fnmatchcase
 from itertools import permutations
 
 import pytest
 
 from f2jax.data.record import KINDS
-from f2jax.data.released import find_released
+from f2jax.data.released import files_after_stage_1, find_released
 from f2jax.data.sources.schema import source_of, to_records
+from f2jax.errors import UserError
 
 # The names in the lists of the authors' code, by which it routes the loss (recipe 3.1).
 CLASSIFICATION = """amazon_counterfactual amazon_polarity imdb toxic_conversations cola mela waimai
@@ -105,6 +107,15 @@ def test_the_seven_sources_of_stage_1():
     assert not any(find_released(name).stage_1 for name in ROUTES["clustering"] + ROUTES["classification"])
 
 
+def test_the_patterns_of_what_comes_after_stage_1_fit_all_other_files_and_none_of_it():
+    """By them `prepare` spares the download of what it would not read."""
+    patterns = files_after_stage_1()
+    for name in (name for names in ROUTES.values() for name in names):
+        matches = any(fnmatchcase(f"{name}.parquet", pattern) for pattern in patterns)
+        assert matches is not find_released(source_of(name)).stage_1, name
+    assert not any(fnmatchcase("squad_of_mine.parquet", pattern) for pattern in patterns)
+
+
 def test_bitext_paraphrase_and_similarity_are_symmetric():
     for name in ("unpc_en2fr", "paracrawl_en-so", "qqp", "pawsx_de", "sts12", "nordic_sts_danish", "lcqmc"):
         assert find_released(name).symmetric
@@ -139,10 +150,19 @@ ROW = {"query": "q", "passage": "p", "negative_1": "n"}
         ("corpus/imdb.parquet", ROW, ("im*=clustering",), ("clustering", "eng", False)),
         ("corpus/imdb.parquet", ROW | {"kind": "retrieval"}, (), ("retrieval", "eng", False)),
         ("corpus/qqp.parquet", ROW | {"symmetric": False}, (), ("retrieval", "eng", False)),
-        ("corpus/mine.parquet", ROW, (), ("retrieval", "und", False)),
+        ("corpus/mine.parquet", ROW, (), ("classification", "und", False)),
+        ("corpus/mine.parquet", {"query": "q", "passage": "p"}, (), ("retrieval", "und", False)),
+        ("corpus/mine.parquet", ROW | {"negative_2": "m"}, ("mine=clustering",), ("clustering", "und", False)),
+        ("corpus/mine.parquet", ROW | {"negative_2": "m", "kind": "retrieval"}, (), ("retrieval", "und", False)),
         ("corpus/imdb.parquet", {"query": "q", "positive": "p"}, (), ("retrieval", "und", False)),
     ],
 )
 def test_rows_in_the_released_schema_are_read_by_the_name_of_their_file(path, row, kinds, expected):
     (record,) = to_records(path, [row], Counter(), kinds)
     assert (record.kind, record.language, record.symmetric) == expected
+
+
+def test_a_source_of_which_nobody_says_the_kind_is_refused_with_the_choices():
+    message = "my_set is no source .*; add my_set=retrieval or my_set=clustering to the kinds"
+    with pytest.raises(UserError, match=message):
+        list(to_records("corpus/my_set.parquet", [ROW | {"negative_2": "m"}], Counter()))

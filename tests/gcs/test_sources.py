@@ -19,7 +19,7 @@ def copies(server, tmp_path_factory) -> tuple[str, str]:
     """A local folder of data, and the same on gs://."""
     folder = tmp_path_factory.mktemp("data")
     pairs, colours = tiny.write_rows(folder)
-    rows = [{"query": f"query {i}", "passage": f"passage {i} ключ", "negative_1": f"no {i}"} for i in range(9_000)]
+    rows = [{"query": f"query {i}", "positive": f"passage {i} ключ", "negative_1": f"no {i}"} for i in range(9_000)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "big.parquet", row_group_size=2_000)
     (folder / "nested").mkdir()
     pq.write_table(pa.Table.from_pylist(rows[:9]), folder / "nested/small.parquet")

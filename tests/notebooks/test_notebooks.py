@@ -26,7 +26,7 @@ TINY = {
 def parameters(folder: Path) -> str:
     """The cell that takes the place of the one tagged `parameters`: a few rows in the place of the built-in sets."""
     names = {"Kenia": "Kenya", "Schweden": "Sweden", "日本": "Japan", "Pérou": "Peru", "Кения": "Kenya"}
-    rows = [{"query": a, "passage": b, "negative_1": "Chad", "negative_2": "Mali"} for a, b in names.items()]
+    rows = [{"query": a, "positive": b, "negative_1": "Chad", "negative_2": "Mali"} for a, b in names.items()]
     source = folder / "names.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in 20 * rows))
     overrides = [f"--config.{name}={value}" for name, value in (TINY | {"data.sources": (str(source),)}).items()]

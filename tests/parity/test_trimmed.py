@@ -33,7 +33,7 @@ def both(request, tmp_path_factory):
             architecture, tiny_model.random_params(architecture), tokenizer, ModelSettings(96, dict(tiny_model.PROMPTS))
         )
     model.save_pretrained(folder / "before")
-    rows = [{"query": a, "passage": b, "negative_1": "x"} for a, b in zip(CORPUS, CORPUS[::-1], strict=True)]
+    rows = [{"query": a, "positive": b, "negative_1": "x"} for a, b in zip(CORPUS, CORPUS[::-1], strict=True)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     paths = ["--model", str(folder / "before"), "--output", str(folder / "after")]
     assert main(["prune", *paths, "--trim-vocab", str(folder / "rows.jsonl")]) == 0

@@ -41,6 +41,7 @@ def test_every_option_reaches_the_card(folder, capsys):
     assert prepare(folder, "--no-instructions", "--no-curation", *options.split(), *lists) == 0
     card = PreparedCorpus(folder / "corpus").card
     assert card["options"] == {
+        "stage": 0,
         "max_length": 9,
         "validation_share": 0.5,
         "seed": 4,

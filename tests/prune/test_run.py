@@ -23,7 +23,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    rows = [{"query": a, "passage": b, "negative_1": "a white stone"} for a, b in zip(TEXTS, TEXTS[::-1], strict=True)]
+    rows = [{"query": a, "positive": b, "negative_1": "a white stone"} for a, b in zip(TEXTS, TEXTS[::-1], strict=True)]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return str(path)
 
@@ -99,7 +99,7 @@ def test_calibration_texts_are_drawn_evenly_and_by_the_seed(tmp_path):
     """Of 3,000 texts and of 30: half from each, late in the file as well as early."""
     for name, count in (("large", 1000), ("small", 10)):
         rows = [
-            {"query": f"{name} q{i}", "passage": f"{name} p{i}", "negative_1": f"{name} n{i}"} for i in range(count)
+            {"query": f"{name} q{i}", "positive": f"{name} p{i}", "negative_1": f"{name} n{i}"} for i in range(count)
         ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sources = [str(tmp_path / f"{name}.jsonl") for name in ("large", "small")]

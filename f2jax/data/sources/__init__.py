@@ -1,7 +1,7 @@
 """Readers: one module for each origin, each yields `Record`s. To add one, write `read(...)` and name it here."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
@@ -44,14 +44,17 @@ def open_source(
     return chain.from_iterable(_read_file(path, skipped, kinds, bare) for path in expand(spec))
 
 
-def expand(spec: str) -> list[str]:
+def expand(spec: str, ignored: Sequence[str] = ()) -> list[str]:
     """The files that a source of rows stands for, sorted.
+
+    Args:
+        ignored: patterns of the names of files that are left out.
 
     Raises:
         UserError: there are none.
     """
     try:
-        return find_files(spec)
+        return find_files(spec, ignored=ignored)
     except UserError as error:
         if "/" in spec or not str(error).startswith("There is no data file"):
             raise

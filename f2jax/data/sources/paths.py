@@ -5,6 +5,8 @@ latter are named, and so is every other file of a folder that is not read.
 """
 
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from f2jax import files
@@ -19,19 +21,25 @@ DOCUMENTATION = {"README", "LICENSE", "LICENCE"}  # files that nobody takes for 
 _NAMED = 5  # files that a message names at most
 
 
-def find_files(spec: str, endings: tuple[str, ...] = TABLES, all_splits: bool = False) -> list[str]:
+def find_files(
+    spec: str, endings: tuple[str, ...] = TABLES, all_splits: bool = False, ignored: Sequence[str] = ()
+) -> list[str]:
     """The files that a source stands for, sorted.
 
     Args:
         spec: a path, a glob, a folder, local or gs://, or `hub:org/name`.
         endings: of the files that a folder or a data set stands for.
         all_splits: include those of test and validation splits.
+        ignored: patterns of the names of files that are left out.
 
     Raises:
         UserError: there are none, or none but those of test and validation splits.
     """
-    paths, is_folder, pattern = _inside(spec, endings)
+    paths, is_folder, pattern = _inside(spec, endings, ignored)
     visible = {inside: path for inside, path in paths.items() if not is_hidden(inside)}
+    left_out = [name for name in visible if any(fnmatchcase(PurePosixPath(name).name, p) for p in ignored)]
+    for name in left_out:
+        del visible[name]
     data = [name for name in visible if not is_folder or _may_hold_rows(name, endings)]
     unwanted = set() if all_splits else HELD_OUT - path_words(pattern)
     held_out = [name for name in data if path_words(name) & unwanted]
@@ -41,6 +49,10 @@ def find_files(spec: str, endings: tuple[str, ...] = TABLES, all_splits: bool = 
         if not chosen:
             raise UserError(f"{spec} holds only test or validation files ({names}); name a file to read it.")
         say_once(f"{spec}: read without its test and validation files ({names}); name a file to read it.")
+    if left_out and not chosen:
+        raise UserError(f"{spec} holds only files that are left out ({_some(left_out)}); name others.")
+    if left_out:
+        say_once(f"{spec}: left out are {_some(left_out)}.")
     others = sorted(name for name in set(visible) - set(data) if PurePosixPath(name).stem not in DOCUMENTATION)
     if not chosen and others:
         raise UserError(f"{spec} holds no data file but {_some(others)}; data files end in {KNOWN}.")
@@ -74,13 +86,13 @@ def path_words(inside: str) -> set[str]:
     return set(re.findall(r"[a-z]+", inside.lower()))
 
 
-def _inside(spec: str, endings: tuple[str, ...]) -> tuple[dict[str, str], bool, str]:
+def _inside(spec: str, endings: tuple[str, ...], ignored: Sequence[str]) -> tuple[dict[str, str], bool, str]:
     """{path below a root: path}, whether `spec` names a folder rather than files, and its pattern below the root.
 
     The root of `a/*/x*.jsonl` is `a`, that of a folder the folder itself; a file that is named lies directly below.
     """
     if spec.startswith("hub:"):
-        return hub.fetch_dataset(spec, endings), not spec.endswith(endings), "".join(spec.split("/", 2)[2:])
+        return hub.fetch_dataset(spec, endings, ignored), not spec.endswith(endings), "".join(spec.split("/", 2)[2:])
     filesystem, path = files.filesystem(spec)
     with files.clear_errors(spec):
         if filesystem.isdir(path):

@@ -3,15 +3,16 @@
 Released F2LLM files have `query, passage, negative_1 … negative_24`; files with lists have
 `query, positive, negatives` and may say `kind`, `language`, `source` and `label` (recipe 3.1); files of triplets have
 `query, positive, negative`. A field that is missing has its default; a field that cannot be read costs the row, which
-is counted.
+is counted. Which kind, language and symmetry the rows of a released file have follows from its name.
 """
 
 import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 
 from f2jax.data.instructions import split_instruction
@@ -23,7 +24,6 @@ from f2jax.errors import UserError
 
 NUMBERED_NEGATIVE = re.compile(r"negative(?:_(\d+))?$")
 SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default", "part")
-RELEASED_COLUMNS = {"query", "passage", "negative_1"}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
 _HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
@@ -40,27 +40,35 @@ class Defaults:
     """What the rows of a file are where they do not say it themselves."""
 
     source: str
-    kind: Kind = "retrieval"
+    kind: Kind | None = "retrieval"  # None: each row has to say it
     language: str = "und"
     symmetric: bool = False
 
     @classmethod
-    def of(cls, path: str, kinds: Iterable[str] = (), released: bool = False) -> "Defaults":
+    def of(cls, path: str, kinds: Iterable[str] = (), columns: Collection[str] = ()) -> "Defaults":
         """The source is named by `source_of`; the first of the `kinds` that fits it gives the kind.
+
+        A file with the columns of the released corpus has what is known of its name (`find_released`). If nothing is,
+        a single negative means classification, as there, and several leave it open what they are.
 
         >>> Defaults.of("corpus/massive_intent_part2.parquet", ["massive_*=clustering"]).kind
         'clustering'
 
         Args:
-            released: whether the file has the columns of the released corpus, whose sources are known by name
-                (`find_released`).
+            columns: of the file.
 
         Raises:
             UserError: an item of `kinds` is no `SOURCE=KIND`.
         """
         source = source_of(path)
-        known = find_released(source) if released else None
-        defaults = cls(source, known.kind, known.language, known.symmetric) if known else cls(source)
+        negatives = sum(name.startswith("negative_") for name in columns)
+        released = "passage" in columns and "positive" not in columns
+        if known := find_released(source) if released else None:
+            defaults = cls(source, known.kind, known.language, known.symmetric)
+        elif released and negatives:
+            defaults = cls(source, "classification" if negatives == 1 else None)
+        else:
+            defaults = cls(source)
         for item in kinds:
             pattern, _, name = item.rpartition("=")
             kind = as_kind(name)
@@ -117,6 +125,9 @@ def to_record(row: Row, defaults: Defaults, skipped: Counter, bare: bool = False
 
     Args:
         bare: accept rows of any kind without negatives, which are to be mined.
+
+    Raises:
+        UserError: the row has to say its kind and does not.
     """
     try:
         instruction, query = split_instruction(_text(row.get("query"), "query"))
@@ -124,7 +135,7 @@ def to_record(row: Row, defaults: Defaults, skipped: Counter, bare: bool = False
             query=query,
             positive=_text(row.get("positive", row.get("passage")), "positive"),
             negatives=_negatives(row),
-            kind=_kind(row.get("kind"), defaults.kind),
+            kind=_kind(row.get("kind"), defaults),
             language=_name(row, "language") or _name(row, "lang") or defaults.language,
             source=_name(row, "source") or defaults.source,
             label=_name(row, "label"),
@@ -191,9 +202,15 @@ def _text_of(negative: object) -> str:
     return negative
 
 
-def _kind(value: object, default: Kind) -> Kind:
+def _kind(value: object, defaults: Defaults) -> Kind:
     if is_missing(value):
-        return default
+        if defaults.kind is None:
+            choices = " or ".join(f"{defaults.source}={kind}" for kind in KINDS if kind != "classification")
+            raise UserError(
+                f"{defaults.source} is no source of the released corpus, and its rows do not say their kind; "
+                f"add {choices} to the kinds (--kinds; in training data.kinds)."
+            )
+        return defaults.kind
     kind = as_kind(value)
     if kind is None:
         raise BadField(f"kind is none of {', '.join(KINDS)}")
@@ -224,12 +241,12 @@ def to_records(
     """The good rows of a file; `kinds` as in `Defaults.of`, `bare` as in `to_record`.
 
     Raises:
-        UserError: not one row is good.
+        UserError: not one row is good, or rows of a source that is not known do not say their kind.
     """
     before, good = skipped.copy(), 0
-    defaults = {released: Defaults.of(path, kinds, released) for released in (False, True)}
+    defaults = lru_cache(partial(Defaults.of, path, tuple(kinds)))
     for row in rows:
-        record = to_record(row, defaults[row.keys() >= RELEASED_COLUMNS], skipped, bare)
+        record = to_record(row, defaults(columns=tuple(row)), skipped, bare)
         if record is not None:
             good += 1
             yield record

@@ -1,8 +1,9 @@
 """What curation does: one frozen, hashable and picklable object."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from f2jax.data.released import sources_that_overlap
 from f2jax.errors import UserError, check_choices, require_extra
 
 
@@ -22,7 +23,7 @@ class CurationOptions:
     too_long: Literal["cut", "drop"] = "cut"  # what happens to a longer text; the tokenizer cuts texts anyway
     drop_trivial: bool = True  # drop rows whose query is its own positive, and negatives that repeat or are right
     # patterns of sources to leave out, since MTEB's tasks are made of them (recipe 3.2)
-    excluded_sources: tuple[str, ...] = ("mkqa_*", "sib200*")
+    excluded_sources: tuple[str, ...] = field(default_factory=sources_that_overlap)
     # drop rows that hold texts of these: built-in names, PATH or NAME=PATH#COLUMN,COLUMN
     evaluation_sets: tuple[str, ...] = ("cldr-names", "stdlib-code")
     ngram: int = 13  # consecutive words in common that make a row contaminated; 0: only complete texts are compared
