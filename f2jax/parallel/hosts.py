@@ -33,6 +33,7 @@ ABORT_SECONDS = 60  # how much later jaxlib would abort the process while it wai
 NOTICE_SECONDS = 10  # after which a waiting process says what it waits for
 DATA_SECONDS = 3_600  # how long they wait until all have read their data; if one dies meanwhile, the others end sooner
 LAST_WORDS_SECONDS = 3  # how long the first process lets the others say why they end
+RUNTIME_STATUSES = {"UNKNOWN", "INTERNAL", "ABORTED", "CANCELLED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS"}
 MAX_NAMED = 5  # differences that an error lists
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 BY_HAND = (
@@ -167,12 +168,19 @@ def leave_on_error(all_stop: bool = True) -> Iterator[None]:
 
 def _cause(error: BaseException) -> BaseException:
     """Returns the error, or, if a shared computation failed, a Restart: the other processes have gone."""
-    if not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" in str(error):
+    if not _of_runtime(error) or "RESOURCE_EXHAUSTED" in str(error):
         return error
     return Restart(
         f"Process {jax.process_index()} cannot continue without the others ({str(error).splitlines()[0][:200]}); run "
         "the same command on all hosts again: it continues from the last checkpoint."
     )
+
+
+def _of_runtime(error: BaseException) -> bool:
+    """Returns whether XLA's runtime raised the error; where an argument's computation failed, JAX says ValueError."""
+    if isinstance(error, ValueError):
+        return str(error).partition(": ")[0] in RUNTIME_STATUSES
+    return isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def _leave(code: int) -> None:

@@ -4,9 +4,11 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from f2jax.errors import Restart
 from f2jax.parallel import hosts
 from f2jax.parallel.simulate import launch
 from f2jax.train import resume
@@ -118,6 +120,26 @@ def test_an_error_on_one_host_ends_the_others(monkeypatch):
     (code, _), (failed, text) = run(monkeypatch, ["-c", ALONE], processes=2)
     assert failed == 1 and "this host cannot read its data" in text.splitlines()[-1]
     assert code != 0
+
+
+GONE = "Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:21177"
+
+
+@pytest.mark.parametrize(
+    "error, restarts",
+    [
+        (jax.errors.JaxRuntimeError(f"UNKNOWN: {GONE}"), True),
+        (ValueError(f"UNKNOWN: {GONE}"), True),  # what JAX raises where an argument is the result that failed
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), False),
+        (ValueError("operands could not be broadcast together"), False),
+    ],
+    ids=["runtime", "argument", "memory", "a mistake of ours"],
+)
+def test_a_computation_that_lost_its_peer_asks_for_a_restart(monkeypatch, error, restarts):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts.atexit, "register", lambda *_: None)
+    with pytest.raises(Restart if restarts else type(error)), hosts.leave_on_error():
+        raise error
 
 
 def test_the_hosts_that_differ_from_most_are_named():
