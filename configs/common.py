@@ -107,7 +107,9 @@ def get_config(text: str | None = None) -> ConfigDict:
     lo.distill_matryoshka = False  # apply the distillation terms at the nested dimensions too
     lo.distill_hard_weight = 0.0  # weight of the KL divergence of scores over each row's positive and negatives
     lo.distill_in_batch_weight = 0.0  # weight of the KL divergence of scores over the positives of the batch
+    lo.distill_texts_weight = 0.0  # weight of the KL divergence of scores among all texts of the batch, each taken once
     lo.distill_temperature = 0.05  # temperature of the softmaxes over these scores
+    lo.distill_teacher_temperature = 0.0  # temperature of the teacher's softmaxes; 0: the same
 
     c.teacher = te = ConfigDict()
     te.path = ""  # folder, hub id, gs:// or workdir of the teacher; "": no distillation

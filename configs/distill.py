@@ -18,6 +18,7 @@ OBJECTIVES = {
     "nested": {"distill_matryoshka": True},
     "scores": {"distill_hard_weight": 1.0},  # in addition to the recipe's
     "in_batch": {"distill_in_batch_weight": 1.0},  # in addition to the recipe's
+    "texts": {"distill_texts_weight": 1.0},  # in addition to the recipe's
     "spread": {"spread_weight": 1.0},  # in addition to the recipe's
 }
 

@@ -1,8 +1,8 @@
 """Distillation losses as pure functions on the student's and the teacher's embeddings (recipe 2.5, 6.3, 6.4).
 
 The recipe's term is the mean squared error of raw states; the others are options. A new term is one function with the
-arguments of `embedding_term`, and one line in `TERMS`. Letters as in `losses`; r are the dimensions of a teacher's
-embeddings, as many as the student's or more.
+arguments of `embedding_term`, and one line in `TERMS`. Letters as in `losses`; s are the texts of a batch (queries,
+positives, then negatives row by row), r the dimensions of a teacher's embeddings, as many as the student's or more.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,20 +71,21 @@ def embedding_loss(student_be, teacher_br, mask_b, *, distance: str = "mse", pro
     return masked_mean(DISTANCES[distance](student, target), mask_b)
 
 
-def score_loss(student_bk, teacher_bk, mask_bk, row_mask_b, temperature: float):
+def score_loss(student_bk, teacher_bk, mask_bk, row_mask_b, temperature: float, teacher_temperature: float):
     """Returns the mean over the rows of the KL divergence of the teacher's softmax over candidates from the student's.
 
-        Σₖ tₖ (log tₖ - log sₖ),   s, t = softmax(cosines / temperature)
+        Σₖ tₖ (log tₖ - log sₖ),   s, t = softmax(cosines / temperature of each)
 
     Unlike `infonce` it needs no positive: the teacher says how near each candidate is.
 
-    >>> score_loss(own_scores(*student), own_scores(*teacher), mask_bk, row_mask_b, temperature=0.05)
+    >>> score_loss(own_scores(*student), own_scores(*teacher), mask_bk, row_mask_b, 0.05, 0.02)
 
     Args:
         student_bk, teacher_bk: cosine similarities [B, K]. mask_bk: False where a slot holds no candidate.
     """
     log_s, log_t = (
-        jax.nn.log_softmax(jnp.where(mask_bk, x / temperature, MASKED), axis=1) for x in (student_bk, teacher_bk)
+        jax.nn.log_softmax(jnp.where(mask_bk, x / divisor, MASKED), axis=1)
+        for x, divisor in ((student_bk, temperature), (teacher_bk, teacher_temperature))
     )
     return masked_mean(jnp.sum(jnp.where(mask_bk, jnp.exp(log_t) * (log_t - log_s), 0.0), axis=1), row_mask_b)
 
@@ -102,6 +103,22 @@ def in_batch_scores(q_be, p_be, n_bje):
     return temperature_scores("be,ce->bc", l2_normalize(q_be), l2_normalize(p_be))
 
 
+def text_scores(q_be, p_be, n_bje):
+    """Returns cosine similarities [S, S] among all texts of the batch."""
+    x_se = l2_normalize(jnp.concatenate([q_be, p_be, n_bje.reshape(-1, n_bje.shape[-1])]))
+    return temperature_scores("se,ce->sc", x_se, x_se)
+
+
+def first_occurrences(number_s, mask_s):
+    """Returns True for the first of the texts in the mask that have the same number.
+
+    >>> first_occurrences(jnp.array([7, 7, 5, 7]), jnp.array([False, True, True, True]))
+    [False, True, True, False]
+    """
+    same_ss = (number_s[:, None] == number_s[None, :]) & mask_s[None, :]
+    return mask_s & (jnp.argmax(same_ss, axis=1) == jnp.arange(number_s.size))
+
+
 @dataclass(frozen=True)
 class Target:
     """What the student is held to: the teacher's raw embeddings (q_br, p_br, n_bjr), and which of them count."""
@@ -109,6 +126,7 @@ class Target:
     embeddings: Sequence[jax.Array]
     n_mask_bj: jax.Array
     row_mask_b: jax.Array
+    text_s: jax.Array  # numbers of the texts: equal ones have equal numbers
     projection_er: jax.Array | None
 
 
@@ -127,14 +145,31 @@ def hard_score_term(student, target: Target, config: LossConfig):
     """Returns `score_loss` over each row's positive and own negatives: the soft sibling of `losses.hard_term`."""
     mask_bk = jnp.concatenate([target.row_mask_b[:, None], target.n_mask_bj], axis=1)
     scores = own_scores(*student), own_scores(*target.embeddings)
-    return score_loss(*scores, mask_bk, target.row_mask_b, config.distill_temperature)
+    return score_loss(*scores, mask_bk, target.row_mask_b, *temperatures(config))
 
 
 def in_batch_score_term(student, target: Target, config: LossConfig):
     """Returns `score_loss` over the positives of the batch: the soft sibling of `losses.in_batch_term`."""
     mask_bc = jnp.broadcast_to(target.row_mask_b[None, :], (target.row_mask_b.size,) * 2)
     scores = in_batch_scores(*student), in_batch_scores(*target.embeddings)
-    return score_loss(*scores, mask_bc, target.row_mask_b, config.distill_temperature)
+    return score_loss(*scores, mask_bc, target.row_mask_b, *temperatures(config))
+
+
+def text_score_term(student, target: Target, config: LossConfig):
+    """Returns `score_loss` of each text over all others of the batch, of any role; it needs no pairs (recipe 6.6).
+
+    A text that comes several times counts once: it would be its own nearest neighbour.
+    """
+    mask_s = jnp.concatenate([target.row_mask_b, target.row_mask_b, target.n_mask_bj.ravel()])
+    mask_s = first_occurrences(target.text_s, mask_s)
+    mask_ss = mask_s[None, :] & ~jnp.eye(mask_s.size, dtype=bool)
+    scores = text_scores(*student), text_scores(*target.embeddings)
+    return score_loss(*scores, mask_ss, mask_s, *temperatures(config))
+
+
+def temperatures(config: LossConfig) -> tuple[float, float]:
+    """Returns those of the student's and of the teacher's softmaxes over scores."""
+    return config.distill_temperature, config.distill_teacher_temperature or config.distill_temperature
 
 
 @dataclass(frozen=True)
@@ -150,26 +185,28 @@ TERMS = (
     DistillTerm("distill", embedding_term, lambda config: config.distill_weight),
     DistillTerm("distill_hard", hard_score_term, lambda config: config.distill_hard_weight),
     DistillTerm("distill_in_batch", in_batch_score_term, lambda config: config.distill_in_batch_weight),
+    DistillTerm("distill_texts", text_score_term, lambda config: config.distill_texts_weight),
 )
 
 
-def distill_loss(student, teacher, *, config: LossConfig, n_mask_bj, row_mask_b, projection_er=None):
+def distill_loss(student, teacher, *, config: LossConfig, n_mask_bj, row_mask_b, text_s, projection_er=None):
     """Returns the weighted sum of all `TERMS` that have a weight, and their values before it as metrics.
 
     With `distill_matryoshka` each term is taken at the nested sizes of the student, with their weights. All kinds of
     rows are compared: the teacher, not a label, says which candidates are near.
 
-    >>> loss, metrics = distill_loss(student, teacher, config=config, n_mask_bj=n_mask_bj, row_mask_b=row_mask_b)
+    >>> loss, metrics = distill_loss(student, teacher, config=config, **masks_and_numbers)
 
     Args:
         student, teacher: raw embeddings (q_be, p_be, n_bje) and (q_br, p_br, n_bjr).
         n_mask_bj, row_mask_b: False where a slot or a row is absent.
+        text_s: numbers of the texts, int32 [B + B + B * J]; equal ones have equal numbers.
         projection_er: see `embedding_loss`.
     """
     width = student[0].shape[-1]
     dims = config.matryoshka_dims if config.distill_matryoshka and config.matryoshka_dims else (width,)
     weights = matryoshka_weights(dims, config.matryoshka_weights)
-    target = Target(jax.lax.stop_gradient(teacher), n_mask_bj, row_mask_b, projection_er)
+    target = Target(jax.lax.stop_gradient(teacher), n_mask_bj, row_mask_b, text_s, projection_er)
     loss: Any = 0.0
     metrics: dict[str, jax.Array] = {}
     for term in TERMS:

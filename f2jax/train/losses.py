@@ -39,7 +39,9 @@ class LossConfig:
     distill_matryoshka: bool
     distill_hard_weight: float
     distill_in_batch_weight: float
+    distill_texts_weight: float
     distill_temperature: float
+    distill_teacher_temperature: float
     matryoshka_dims: tuple[int, ...]  # nested sizes, largest first; (): the full width alone
     exits: tuple[int, ...]  # layers after which the loss is taken, the last one included; (): the last one alone
 

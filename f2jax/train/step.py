@@ -74,6 +74,11 @@ class DeviceBatch:
         """What a model reads: tokens, segments and positions."""
         return self.tokens_bt, self.segments_bt, self.positions_bt
 
+    @property
+    def text_s(self) -> Any:
+        """The place of each sequence as one number: equal sequences share one."""
+        return self.row_s * self.tokens_bt.shape[1] + self.col_s
+
 
 def embed(model: Qwen3, params, batch: DeviceBatch, exits: tuple[int, ...] = (), rank=None) -> list[tuple]:
     """Returns the raw (not normalized) embeddings of a batch after each exit: q [B, E], p [B, E], n [B, J, E].
@@ -159,6 +164,7 @@ def loss_fn(
                 config=config,
                 n_mask_bj=batch.negative_mask_bj,
                 row_mask_b=batch.row_mask_b,
+                text_s=batch.text_s,
                 projection_er=params.get(PROJECTION),
             )
             loss, metrics = loss + distill, metrics | values

@@ -1,5 +1,7 @@
 """Every distillation term against a PyTorch autograd oracle: values, gradients of the student and the projection."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ F = pytest.importorskip("torch.nn.functional")
 pytestmark = pytest.mark.parity
 
 B = 5
-ALL = {"distill_weight": 0.7, "distill_hard_weight": 1.3, "distill_in_batch_weight": 0.4}
+ALL = {"distill_weight": 0.7, "distill_hard_weight": 1.3, "distill_in_batch_weight": 0.4, "distill_texts_weight": 0.9}
 
 
 def example(student: int, teacher: int, slots: int) -> dict[str, np.ndarray]:
@@ -25,7 +27,23 @@ def example(student: int, teacher: int, slots: int) -> dict[str, np.ndarray]:
     x["w"] = rng.normal(size=(student, teacher)).astype(np.float32) / student**0.5
     x["n_mask"], x["rows"] = rng.random((B, slots)) < 0.7, np.array([True] * (B - 1) + [False])
     x["n_mask"][-1] = False
+    x["text"] = rng.integers(0, 2 * B, B * (2 + slots)).astype(np.int32)  # about as many as there are texts: some equal
+    repeated = {}
+    for i, number in enumerate(x["text"]):  # equal texts have equal vectors
+        name, place = text_place(i, slots)
+        for who in "st":
+            x[who + name][place] = repeated.setdefault((who, number), x[who + name][place].copy())
     return x
+
+
+def text_place(i: int, slots: int):
+    """Where text i of a batch lies: queries, positives, negatives row by row."""
+    return ("q", i) if i < B else ("p", i - B) if i < 2 * B else ("n", divmod(i - 2 * B, slots))
+
+
+def masks_and_numbers(x: dict) -> dict:
+    arrays = {"n_mask_bj": x["n_mask"], "row_mask_b": x["rows"], "text_s": x["text"]}
+    return {name: jnp.asarray(value) for name, value in arrays.items()}
 
 
 def oracle(x: dict, config: LossConfig, projected: bool):
@@ -35,6 +53,10 @@ def oracle(x: dict, config: LossConfig, projected: bool):
     w = torch.tensor(x["w"], requires_grad=True)
     rows = [b for b in range(B) if x["rows"][b]]
     slots = [(b, j) for b in rows for j in range(x["n_mask"].shape[1]) if x["n_mask"][b, j]]
+    there = [("q", b) for b in rows] + [("p", b) for b in rows] + [("n", i) for i in slots]
+    numbers = {text_place(i, x["n_mask"].shape[1]): number for i, number in enumerate(x["text"])}
+    texts = [text for n, text in enumerate(there) if numbers[text] not in [numbers[other] for other in there[:n]]]
+    assert 2 <= len(texts) < len(there)
     dims = config.matryoshka_dims if config.distill_matryoshka else (s["q"].shape[1],)
     total = torch.zeros(())
     for rank, dim in enumerate(dims, 1):
@@ -43,25 +65,28 @@ def oracle(x: dict, config: LossConfig, projected: bool):
             a, b = (a[:dim] @ w[:dim], b) if projected else (a[:dim], b[:dim])
             return F.mse_loss(a, b) if config.distill == "mse" else 1 - F.cosine_similarity(a, b, dim=0)
 
-        def divergence(b, names, dim=dim):
-            """KL of the softmax over the candidates `names` of row b."""
+        def divergence(anchor, names, dim=dim):
+            """KL of the softmax over the candidates `names` of a text."""
             mine, theirs = (
-                torch.stack([F.cosine_similarity(v["q"][b, :d], v[n][i][:d], dim=0) for n, i in names])
+                torch.stack([F.cosine_similarity(v[anchor[0]][anchor[1]][:d], v[n][i][:d], dim=0) for n, i in names])
                 for v, d in ((s, dim), (t, t["q"].shape[1]))
             )
-            mine, theirs = (F.log_softmax(v / config.distill_temperature, dim=0) for v in (mine, theirs))
+            mine = F.log_softmax(mine / config.distill_temperature, dim=0)
+            theirs = F.log_softmax(theirs / (config.distill_teacher_temperature or config.distill_temperature), dim=0)
             return F.kl_div(mine, theirs, reduction="sum", log_target=True)
 
         pairs = {"q": rows, "p": rows, "n": slots}
         near = sum(
             torch.stack([distance(s[n][i], t[n][i]) for i in where]).mean() for n, where in pairs.items() if where
         )
-        own = [divergence(b, [("p", b), *(("n", i) for i in slots if i[0] == b)]) for b in rows]
-        batch = [divergence(b, [("p", c) for c in rows]) for b in rows]
+        own = [divergence(("q", b), [("p", b), *(("n", i) for i in slots if i[0] == b)]) for b in rows]
+        batch = [divergence(("q", b), [("p", c) for c in rows]) for b in rows]
+        among = [divergence(text, [other for other in texts if other != text]) for text in texts]
         terms = (
             (near, config.distill_weight),
             (own, config.distill_hard_weight),
             (batch, config.distill_in_batch_weight),
+            (among, config.distill_texts_weight),
         )
         for term, factor in terms:
             value = torch.stack(term).mean() if isinstance(term, list) else term
@@ -74,14 +99,16 @@ def oracle(x: dict, config: LossConfig, projected: bool):
 @pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("dims", [(), (20, 16, 8)], ids=["full", "nested"])
 @pytest.mark.parametrize("distance", ["mse", "cosine"])
-def test_all_terms_together(distance, dims, projected, slots):
+@pytest.mark.parametrize("teacher_temperature", [0.0, 0.2])
+def test_all_terms_together(teacher_temperature, distance, dims, projected, slots):
     x = example(20, 28, slots)
     config = loss_config(matryoshka_dims=dims, distill=distance, distill_matryoshka=bool(dims), **ALL)
+    config = replace(config, distill_teacher_temperature=teacher_temperature)
 
     def loss(student, w):
         teacher = tuple(jnp.asarray(x["t" + name]) for name in "qpn")
-        masks = {"n_mask_bj": jnp.asarray(x["n_mask"]), "row_mask_b": jnp.asarray(x["rows"])}
-        return distill_loss(student, teacher, config=config, projection_er=w if projected else None, **masks)[0]
+        projection = w if projected else None
+        return distill_loss(student, teacher, config=config, projection_er=projection, **masks_and_numbers(x))[0]
 
     student = tuple(jnp.asarray(x["s" + name]) for name in "qpn")
     value, (grads, grad_w) = jax.jit(jax.value_and_grad(loss, (0, 1)))(student, jnp.asarray(x["w"]))
@@ -95,8 +122,7 @@ def test_all_terms_together(distance, dims, projected, slots):
 @pytest.mark.parametrize("term", ALL)
 def test_each_term_alone(term):
     x = example(12, 12, 2)
-    config = loss_config(**(dict.fromkeys(ALL, 0.0) | {term: 1.0}))
-    masks = {"n_mask_bj": jnp.asarray(x["n_mask"]), "row_mask_b": jnp.asarray(x["rows"])}
+    config = loss_config(**(dict.fromkeys(ALL, 0.0) | {term: 1.0}), distill_teacher_temperature=0.02)
     student, teacher = (tuple(jnp.asarray(x[who + name]) for name in "qpn") for who in "st")
-    value, _ = distill_loss(student, teacher, config=config, **masks)
+    value, _ = distill_loss(student, teacher, config=config, **masks_and_numbers(x))
     assert float(value) == pytest.approx(oracle(x, config, False)[0], rel=1e-5)

@@ -4,9 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from f2jax.data.packing import assemble
 from f2jax.errors import UserError
-from f2jax.train.distill import check_distance, distill_loss, embedding_loss, score_loss
+from f2jax.train.distill import check_distance, distill_loss, embedding_loss, first_occurrences, score_loss
 from f2jax.train.losses import nested_sum
+from f2jax.train.step import DeviceBatch
+from tests.parallel.steps import FakeRow
 from tests.tiny import loss_config
 
 
@@ -39,8 +42,9 @@ def test_the_divergence_of_scores():
     teacher, student = jnp.array([[log(3.0), 0, 50]]), jnp.zeros((1, 3))
     mask, row = jnp.array([[True, True, False]]), jnp.ones(1, bool)
     expected = 0.75 * log(0.75 / 0.5) + 0.25 * log(0.25 / 0.5)
-    assert score_loss(student, teacher, mask, row, 1.0) == pytest.approx(expected, rel=1e-5)
-    assert score_loss(teacher, teacher, mask, row, 0.05) == 0
+    assert score_loss(student, teacher, mask, row, 1.0, 1.0) == pytest.approx(expected, rel=1e-5)
+    assert score_loss(teacher, teacher, mask, row, 0.05, 0.05) == 0
+    assert score_loss(teacher / 2, teacher, mask, row, 0.5, 1.0) == pytest.approx(0, abs=1e-7), "each has its own"
 
 
 @pytest.mark.parametrize("distance", ["mse", "cosine"])
@@ -52,10 +56,31 @@ def test_an_empty_mask_is_zero(distance):
 
 def test_each_term_that_has_a_weight_is_a_metric_and_only_those():
     x = jnp.ones((2, 4)), jnp.ones((2, 4)), jnp.ones((2, 3, 4))
-    masks = {"n_mask_bj": jnp.ones((2, 3), bool), "row_mask_b": jnp.ones(2, bool)}
+    masks = {"n_mask_bj": jnp.ones((2, 3), bool), "row_mask_b": jnp.ones(2, bool), "text_s": jnp.arange(10)}
     assert set(distill_loss(x, x, config=loss_config(), **masks)[1]) == {"loss_distill"}
-    config = loss_config(distill_weight=0.0, distill_hard_weight=1.0, distill_in_batch_weight=1.0)
-    assert set(distill_loss(x, x, config=config, **masks)[1]) == {"loss_distill_hard", "loss_distill_in_batch"}
+    terms = ("distill_hard", "distill_in_batch", "distill_texts")
+    config = loss_config(distill_weight=0.0, **{f"{term}_weight": 1.0 for term in terms})
+    assert set(distill_loss(x, x, config=config, **masks)[1]) == {f"loss_{term}" for term in terms}
+
+
+def test_a_text_that_comes_several_times_counts_once_among_those_that_are_there():
+    numbers, there = jnp.array([7, 7, 5, 7, 5, 0]), jnp.array([False, True, True, True, True, False])
+    assert first_occurrences(numbers, there).tolist() == [False, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("chunk_rows", [0, 1])
+def test_texts_of_a_batch_have_the_same_number_where_their_tokens_are_the_same(chunk_rows):
+    def tokens(*ids):
+        return np.array(ids, np.int32)
+
+    rows = [
+        FakeRow(tokens(5), tokens(7, 8), [tokens(9, 2), tokens(5)], 1, [2, 3]),
+        FakeRow(tokens(7, 8), tokens(7, 8), [tokens(9)], 1, [4]),
+    ]
+    made = assemble(rows, 2, kind="retrieval", batch_size=2, row_length=4, pad_id=0, chunk_rows=chunk_rows)
+    found = DeviceBatch.of(made.arrays()).text_s.tolist()[:-1]  # the last slot is absent
+    texts = [(5,), (7, 8), (7, 8), (7, 8), (9, 2), (5,), (9,)]
+    assert [[a == b for b in found] for a in found] == [[a == b for b in texts] for a in texts]
 
 
 def test_an_unknown_loss_names_the_nearest():
