@@ -145,7 +145,7 @@ def get_config(text: str | None = None) -> ConfigDict:
 
     c.log = lg = ConfigDict()
     lg.every = 10  # steps between lines of metrics.jsonl
-    lg.validate_every = 1000  # steps between validations; 0: only at the end
+    lg.validate_every = 1000  # steps between validations, the last of which follows the last step; 0: none at all
     lg.validation_batches = 1  # batches of each data set's held-out share; 0: all
     lg.tensorboard = True  # write TensorBoard event files next to metrics.jsonl
     return c

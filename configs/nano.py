@@ -44,6 +44,4 @@ def get_config(text=None):
     config.checkpoint.every = 100
     config.checkpoint.keep_every = 0
     config.checkpoint.tail_steps = 0
-    config.log.validate_every = 0
-    config.log.validation_batches = 1
     return config

@@ -168,7 +168,8 @@ BETAS = ("optim.b1", "optim.b2")
 POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
 NOT_NEGATIVE = (
     "steps", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay",
-    "optim.clip_norm", "loss.contrastive_weight", "loss.distill_teacher_temperature",
+    "optim.clip_norm", "loss.contrastive_weight", "loss.distill_teacher_temperature", "log.validate_every",
+    "log.validation_batches",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
 COUNTS = (

@@ -160,7 +160,7 @@ class Validation:
     def due(self, done: int) -> bool:
         """Returns whether a validation follows step `done`."""
         every = self.config.log.validate_every
-        return bool(self.held_out) and (done == self.steps or (every > 0 and done % every == 0))
+        return bool(self.held_out and every) and (done == self.steps or done % every == 0)
 
     def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
         """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop."""

@@ -178,6 +178,16 @@ def test_a_signal_inside_a_validation_saves_and_the_next_run_begins_with_it(copi
     assert values == {key: value for key, value in json.loads(validation).items() if key != "step"}
 
 
+def test_without_validation_the_held_out_rows_are_not_looked_at(copied, monkeypatch):
+    config, run = copied
+    config.log.validate_every = 0
+    *training, _ = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(training))  # the next start would go on with the validation
+    monkeypatch.delattr(loop.Validation, "measure")
+    assert train(config, run) == {}
+    assert (run / "metrics.jsonl").read_text() == "".join(training)
+
+
 def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(copied, capsys):
     config, run = copied
     expected = weights(run)
