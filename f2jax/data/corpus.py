@@ -5,7 +5,7 @@ Only `corpus.json` is read at the start; the files of a data set are opened when
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from f2jax.errors import Restart, UserError
 VERSION = "1.0.0"  # of the layout, and of the TFDS data sets inside
 CARD, TOKENIZER = "corpus.json", "tokenizer"
 OPEN_FILES = 256  # at most, of all data sets together
+READ_TOGETHER = 4_096  # records
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,32 @@ class Shards:
                 records[place] = record
         return records
 
+    def read_all(self, reader: "Reader") -> Iterator[bytes]:
+        """Yields all records in order."""
+        total = sum(self.lengths)
+        for start in range(0, total, READ_TOGETHER):
+            yield from self.read(np.arange(start, min(start + READ_TOGETHER, total)), reader)
+
 
 def shards_of(folder: str | Path, card: dict, part: str) -> Shards:
     """The files of a data set's `train` rows, `validation` rows, or `documents`, given its entry in the card."""
     kind, split = ("documents", "train") if part == "documents" else ("rows", part)
     lengths = card["shards"]["documents"] if part == "documents" else card["shards"]["rows"][split]
     return Shards(f"{folder}/{kind}/{card['folder']}/{VERSION}/{kind}-{split}.array_record", tuple(lengths))
+
+
+def has_texts(card: dict) -> bool:
+    """Returns whether the original texts of a data set were kept, given its entry in the card."""
+    return bool(card["shards"].get("texts"))
+
+
+def text_shards_of(folder: str | Path, card: dict, part: str) -> Shards:
+    """The files of the original texts of a part: of the documents, or of the queries of its rows.
+
+    Their records have the numbers of the part's own.
+    """
+    lengths = card["shards"]["texts"].get(part, [])
+    return Shards(f"{folder}/texts/{card['folder']}/{VERSION}/texts-{part}.array_record", tuple(lengths))
 
 
 class Reader:
@@ -179,10 +200,16 @@ def parse_document(raw: bytes) -> tuple[int, np.ndarray]:
     return feature["id"].int64_list.value[0], np.frombuffer(feature["tokens"].bytes_list.value[0], np.int32)
 
 
-def row_details(raw: bytes) -> tuple[int, str]:
-    """(id of the query, language) of a record of `prepare.tfds.Rows`."""
+def row_details(raw: bytes) -> tuple[int, str, str]:
+    """(id of the query, its language, that of the documents) of a record of `prepare.tfds.Rows`."""
     feature = _features(raw)
-    return feature["id"].int64_list.value[0], feature["language"].bytes_list.value[0].decode("utf-8")
+    languages = (feature[name].bytes_list.value[0].decode("utf-8") for name in ("language", "positive_language"))
+    return feature["id"].int64_list.value[0], *languages
+
+
+def parse_text(raw: bytes) -> str:
+    """The text of a record of `prepare.tfds.Texts`."""
+    return _features(raw)["text"].bytes_list.value[0].decode("utf-8", "surrogatepass")
 
 
 def _features(raw: bytes):

@@ -45,6 +45,7 @@ class Record:
     label: str | None = None
     instruction: str | None = None  # task sentence of the query; None: the config decides by source and kind
     symmetric: bool = False  # STS, bitext, paraphrase: documents carry the instruction on a share of the rows
+    positive_language: str = ""  # of the positive and the negatives; "": that of the query
 
     @property
     def query_id(self) -> int:

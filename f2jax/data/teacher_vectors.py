@@ -4,8 +4,7 @@
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import ml_dtypes
@@ -28,6 +27,20 @@ class TeacherVectorsInfo:
     teacher: str  # hash of the model, or of where the vectors came from
     width: int  # numbers of a vector: the first ones of the teacher's
     dtype: str  # a name in DTYPES
+    unit: bool = False  # the teacher gave vectors of length 1, so lengths say nothing; those stored may be shorter
+    centered: bool = False  # less the mean over all distinct texts
+    reduced: str = ""  # how their number of dimensions was lowered: `first`, `pca`, or not at all
+    explained: float = 1.0  # share of the variance that was left by a PCA
+    pivot: str = ""  # language whose texts gave their vectors to their translations
+    pivoted: int = 0  # distinct texts that took one
+
+    def describe(self) -> str:
+        """What was made of the teacher's vectors, in words."""
+        parts = ["made of unit ones" if self.unit else "made of raw ones"]
+        parts += ["less their mean"] if self.centered else []
+        parts += [f"principal components with {self.explained:.1%} of the variance"] if self.reduced == "pca" else []
+        parts += [f"{self.pivoted:,} texts with the vector of their side in {self.pivot}"] if self.pivot else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class Piece:
     """Some texts of a corpus, and the file of their vectors."""
 
     path: str
+    entry: dict  # of the data set, in corpus.json
     source: Shards  # of the corpus
     part: str  # a name in PARTS
     start: int  # number of the first text in the part
@@ -71,16 +85,10 @@ def pieces(folder: str | Path, corpus: PreparedCorpus) -> list[Piece]:
             source = shards_of(corpus.folder, entry, part)
             start = 0
             for path, length in zip(_shards(folder, entry, part).paths(), _lengths(sum(source.lengths)), strict=True):
-                result.append(Piece(path, source, part, start, start + length, first + start))
+                result.append(Piece(path, entry, source, part, start, start + length, first + start))
                 start += length
             first += start
     return result
-
-
-def iter_texts(folder: str | Path, corpus: PreparedCorpus, reader: Reader) -> Iterator[np.ndarray]:
-    """Yields the token ids of all texts, in the order of `pieces`."""
-    for piece in pieces(folder, corpus):
-        yield from piece.tokens(reader)
 
 
 class TeacherVectors:
@@ -135,11 +143,12 @@ def read_info(folder: str | Path) -> TeacherVectorsInfo:
     path = Path(folder) / CARD
     if not path.exists():
         raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache_teacher wrote.")
-    content = files.read_json_object(path, {field.name: field.type for field in fields(TeacherVectorsInfo)})
-    if unknown := content.keys() - {field.name for field in fields(TeacherVectorsInfo)}:
-        raise UserError(
-            f"{path} has the field {', '.join(sorted(unknown))} of another version; make the vectors again."
-        )
+    known: dict[bool, dict] = {True: {}, False: {}}
+    for field in fields(TeacherVectorsInfo):
+        known[field.default is MISSING][field.name] = field.type
+    content = files.read_json_object(path, known[True], known[False])
+    if differ := content.keys() ^ {field.name for field in fields(TeacherVectorsInfo)}:
+        raise UserError(f"{path} is of another version, by its {', '.join(sorted(differ))}; make the vectors again.")
     return TeacherVectorsInfo(**content)
 
 
@@ -150,7 +159,10 @@ def begin(folder: str | Path, card: TeacherVectorsInfo) -> None:
         UserError: the folder holds vectors of another kind.
     """
     if (Path(folder) / CARD).exists() and read_info(folder) != card:
-        raise UserError(f"{folder} holds vectors of another teacher, width or dtype; delete it or name another folder.")
+        raise UserError(
+            f"{folder} holds vectors of another teacher, width or dtype, or reduced otherwise; delete it or name "
+            "another folder."
+        )
     files.write_atomically(Path(folder) / CARD, json.dumps(asdict(card), indent=1) + "\n")
 
 

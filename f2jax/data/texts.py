@@ -26,7 +26,11 @@ def read_texts(path: str, column: str = "text") -> list[str]:
     Raises:
         UserError: the file cannot be read, or a row has no such field.
     """
+    return list(iter_file_texts(path, column))
 
+
+def iter_file_texts(path: str, column: str = "text") -> Iterator[str]:
+    """Yields what `read_texts` returns."""
     lines = is_text_file(path)
 
     def choose(present: list[str]) -> list[str]:
@@ -34,13 +38,11 @@ def read_texts(path: str, column: str = "text") -> list[str]:
             raise UserError(f"{path} has no column '{column}' but {', '.join(present)}; choose one with --column.")
         return [name for name in present if name == column]
 
-    texts = []
     for number, row in enumerate(read_rows(path, _Strict(), choose), 1):
         text = row.get("text" if lines else column)
         if not isinstance(text, str):
             raise UserError(f"{path}: row {number} has no text in '{column}'; fix it or choose another --column.")
-        texts.append(text)
-    return texts
+        yield text
 
 
 def texts_of(records: Iterable[Record]) -> Iterator[str]:

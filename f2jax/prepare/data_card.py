@@ -9,12 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
-from f2jax.data.corpus import Reader, Shards, parse_document, parse_row, row_details, shards_of
+from f2jax.data.corpus import (
+    Reader,
+    Shards,
+    has_texts,
+    parse_document,
+    parse_row,
+    row_details,
+    shards_of,
+    text_shards_of,
+)
 from f2jax.errors import UserError
 
-CHUNK = 4_096  # records that are read at once
 PERCENTILES = (50, 90, 99, 100)
 SPLITS = ("train", "validation")
+PARTS = ("documents", *SPLITS)
 LANGUAGES = 10  # that are printed
 
 
@@ -29,8 +38,11 @@ def is_finished(corpus: Path, folder: Path, key: str, fingerprint: str) -> bool:
 
 def shard_sizes(corpus: Path, entry: dict) -> dict[str, list[int]]:
     """Bytes of each file of a data set; 0 for a missing one."""
-    paths = {part: map(Path, shards_of(corpus, entry, part).paths()) for part in ("documents", *SPLITS)}
-    return {part: [path.stat().st_size if path.exists() else 0 for path in files_] for part, files_ in paths.items()}
+    shards = {part: shards_of(corpus, entry, part) for part in PARTS}
+    if has_texts(entry):
+        shards |= {f"texts of {part}": text_shards_of(corpus, entry, part) for part in PARTS}
+    paths = {name: map(Path, found.paths()) for name, found in shards.items()}
+    return {name: [path.stat().st_size if path.exists() else 0 for path in files_] for name, files_ in paths.items()}
 
 
 def read_data_card(folder: Path, key: str) -> dict:
@@ -74,11 +86,9 @@ def describe(corpus: Path, entry: dict, max_length: int) -> dict:
 
 def records(shards: Shards, reader: Reader, digest) -> Iterator[bytes]:
     """Yields all records in order, after adding each and its length to the digest."""
-    total = sum(shards.lengths)
-    for start in range(0, total, CHUNK):
-        for raw in shards.read(np.arange(start, min(start + CHUNK, total)), reader):
-            digest.update(len(raw).to_bytes(8, "little") + raw)
-            yield raw
+    for raw in shards.read_all(reader):
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+        yield raw
 
 
 def percentiles(counts: np.ndarray) -> dict[str, int]:

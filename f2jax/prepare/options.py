@@ -26,6 +26,7 @@ class PrepareOptions:
     validation_share: float = 0.01  # share of each data set's queries that is held out
     seed: int = 0  # seed of the cap, the held-out share and the instructions
     cap: int = 0  # maximum number of rows of a data set, sampled with the seed; 0: all
+    keep_texts: bool = True  # store the original texts too, which f2jax cache_teacher lists for other tools
     kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not say it
     curate: Curation | None = None  # None: rows stay as they are
 

@@ -34,7 +34,7 @@ from f2jax.prepare.tokenizer import own_tokenizer
 from f2jax.prepare.workers import exclusive, run_here, run_in_processes, run_on_beam
 
 SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders next to the data sets
-READER = 2  # raised when inputs are read in another way, so that they are read again
+READER = 3  # raised when inputs are read in another way, so that they are read again
 STATES, SETS = "states", "sets"  # in the folder for work: what becomes of each row of each input; texts of data sets
 
 
@@ -311,18 +311,24 @@ def make_group(
         )
         cards.forget(output / FINISHED, plan.key)
         shards = {}
-        for kind, builder in (("documents", tfds.Documents), ("rows", tfds.Rows)):
+        for kind, builder, parts in (
+            ("documents", tfds.Documents, tfds.document_shards),
+            ("texts", tfds.Texts, tfds.text_shards),
+            ("rows", tfds.Rows, tfds.row_shards),  # after the documents, whose keys they need
+        ):
             shutil.rmtree(output / kind / plan.key, ignore_errors=True)
-            parts = tfds.document_shards(spilled) if kind == "documents" else tfds.row_shards(spilled)
-            shards[kind] = tfds.build(builder, plan.key, output, parts, beam)
+            if kind != "texts" or options.keep_texts:
+                shards[kind] = tfds.build(builder, plan.key, output, parts(spilled), beam)
         entry = {
             "name": plan.name,
+            "source": plan.source_kind[0],
             "kind": plan.source_kind[1],
             "folder": plan.key,
             "fingerprint": plan.fingerprint,
             "shards": {
                 "documents": shards["documents"]["train"],
                 "rows": {split: shards["rows"].get(split, []) for split in ("train", "validation")},
+                "texts": shards.get("texts"),
             },
         }
         cards.write_data_card(output / FINISHED, plan.key, entry | cards.describe(output, entry, options.max_length))
@@ -342,8 +348,8 @@ def remove_leftovers(output: Path, inputs: Sequence[InputFolder], plans: Sequenc
         folder.records.unlink(missing_ok=True)
     names = {plan.key for plan in plans}
     keep = {SURVEYS: {folder.folder.name for folder in inputs}, FINISHED: {f"{name}.json" for name in names}}
-    for name, stays in (keep | {"documents": names, "rows": names}).items():
-        for path in (output / name).iterdir():
+    for name, stays in (keep | {"documents": names, "rows": names, "texts": names}).items():
+        for path in (output / name).glob("*"):
             if path.name not in stays:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 

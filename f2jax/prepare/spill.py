@@ -24,14 +24,16 @@ FLUSH = 64 << 20  # bytes of text in memory before they go to disk
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 WORK = "work"  # folder of a corpus for temporary files
 SPLITS = ("train", "validation")
-DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary()})
+DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary(), "start": pa.int64()})
 ROWS = pa.schema(
     {
         "query": pa.large_binary(),
+        "start": pa.int64(),  # byte of the query at which it begins, after its instruction
         "documents": pa.list_(pa.int64()),  # keys: the positive, then the negatives
         "label": pa.int64(),
         "id": pa.int64(),
         "language": pa.string(),
+        "positive_language": pa.string(),
     }
 )
 
@@ -77,12 +79,12 @@ def _add(record: Record, target: Wanted, writer: "_Writer", options: PrepareOpti
         text = options.instructions.document(original, record)
         keys.append(document_key(text))
         bucket = bucket_of(keys[-1], target.buckets)
-        writer.add(
-            documents_path(target.folder, bucket), DOCUMENTS, (keys[-1], stable_id(original), _bytes(text)), len(text)
-        )
+        document = (keys[-1], stable_id(original), *_text_and_start(text, original))
+        writer.add(documents_path(target.folder, bucket), DOCUMENTS, document, len(text))
     query = options.instructions.query(record)
     split = SPLITS[in_share(record.query_id, options.validation_share, "held out", options.seed)]
-    row = (_bytes(query), keys, label_id(record), record.query_id, _readable(record.language))
+    languages = (_readable(record.language), _readable(record.positive_language or record.language))
+    row = (*_text_and_start(query, record.query), keys, label_id(record), record.query_id, *languages)
     writer.add(rows_path(target.folder, split), ROWS, row, len(query))
 
 
@@ -94,8 +96,10 @@ def rows_path(folder: str, split: str) -> str:
     return f"{folder}/rows-{split}.arrow"
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+def _text_and_start(text: str, original: str) -> tuple[bytes, int]:
+    """A text in bytes, and where its original begins: an instruction comes before it, if there is one."""
+    whole = text.encode("utf-8", "surrogatepass")
+    return whole, len(whole) - len(original.encode("utf-8", "surrogatepass"))
 
 
 def _readable(text: str) -> str:
@@ -138,9 +142,8 @@ def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
                     yield from stream
 
 
-def unique_documents(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
-    """(keys, ids, texts) of a bucket's distinct documents, in the order of their keys."""
+def unique_documents(paths: list[Path]) -> pa.Table:
+    """A bucket's distinct documents, in the order of their keys."""
     table = pa.Table.from_batches(list(batches(paths)), DOCUMENTS)
-    keys, first = np.unique(table["key"].to_numpy(), return_index=True)
-    chosen = table.take(first)
-    return keys, chosen["id"].to_numpy(), chosen["text"].to_pylist()
+    _, first = np.unique(table["key"].to_numpy(), return_index=True)
+    return table.take(first)

@@ -1,4 +1,4 @@
-"""The two TFDS data sets of a data set, in ArrayRecord and without TensorFlow: its documents and its rows.
+"""The TFDS data sets of a data set, in ArrayRecord and without TensorFlow: documents, rows, and their original texts.
 
 TFDS writes them shard by shard, in this process or on any runner of Apache Beam. A shard is a function of spilled
 files, so the bytes do not depend on who writes it. (TFDS's shuffling writers hold a data set with a given order in
@@ -115,8 +115,20 @@ class Rows(_Sharded, skip_registration=True):  # type: ignore[call-arg]  # untyp
             "label": tfds.features.Scalar(np.int64, doc="hash of the label; -1: none"),
             "id": tfds.features.Scalar(np.int64, doc="hash of the query before its instruction"),
             "language": tfds.features.Text(doc="of the query"),
+            "positive_language": tfds.features.Text(doc="of the documents"),
         }
         return self._describe("Rows: a tokenized query and its documents.", features)
+
+
+class Texts(_Sharded, skip_registration=True):  # type: ignore[call-arg]  # untyped
+    """The original text of each document and of each row's query, in their order: splits `documents` and those of Rows.
+
+    Training does not read them.
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        doc = "without instruction and not cut; UTF-8, lone surrogates as they are"
+        return self._describe("Texts before they were tokenized.", {"text": tfds.features.Text(doc=doc)})
 
 
 def document_shards(spilled: Spilled) -> dict[str, list[Shard]]:
@@ -125,7 +137,8 @@ def document_shards(spilled: Spilled) -> dict[str, list[Shard]]:
 
 def document_shard(spilled: Spilled, bucket: int) -> Iterator[tuple[int, dict]]:
     """Yields the documents of a bucket, after writing their keys to a file for the rows."""
-    keys, ids, texts = unique_documents(spilled.paths(documents_path(spilled.folder, bucket)))
+    table = unique_documents(spilled.paths(documents_path(spilled.folder, bucket)))
+    keys, ids, texts = table["key"].to_numpy(), table["id"].to_numpy(), table["text"].to_pylist()
     path = spilled.keys_path(bucket)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, keys)
@@ -134,29 +147,59 @@ def document_shard(spilled: Spilled, bucket: int) -> Iterator[tuple[int, dict]]:
             yield int(keys[i]), {"id": ids[i], "tokens": ids_of_text}
 
 
+def text_shards(spilled: Spilled) -> dict[str, list[Shard]]:
+    """The shards of the original texts, which are those of documents and rows."""
+    documents: list[Shard] = [partial(document_texts, spilled, bucket) for bucket in range(spilled.buckets)]
+    return _row_shards(spilled, row_texts) | {"documents": documents}
+
+
+def document_texts(spilled: Spilled, bucket: int) -> Iterator[tuple[int, dict]]:
+    """Yields the original texts of a bucket's documents."""
+    table = unique_documents(spilled.paths(documents_path(spilled.folder, bucket)))
+    for key, text, start in zip(*(table[name].to_pylist() for name in ("key", "text", "start")), strict=True):
+        yield key, {"text": text[start:]}
+
+
+def row_texts(spilled: Spilled, split: str, start: int, stop: int) -> Iterator[tuple[int, dict]]:
+    """Yields the original queries of a split from number `start` to `stop`."""
+    for number, chunk in _row_chunks(spilled, split, start, stop):
+        for i, (query, begin) in enumerate(zip(chunk["query"], chunk["start"], strict=True), number):
+            yield i, {"text": query[begin:]}
+
+
 def row_shards(spilled: Spilled) -> dict[str, list[Shard]]:
+    """The shards of the rows."""
+    return _row_shards(spilled, row_shard)
+
+
+def _row_shards(spilled: Spilled, shard: Callable[..., Iterator[tuple[int, dict]]]) -> dict[str, list[Shard]]:
     """The shards of each split, the smaller one first: TFDS's Beam pipeline of a split repeats those before it."""
     shards: dict[str, list[Shard]] = {}
     for split in reversed(SPLITS):
         count = sum(batch.num_rows for batch in batches(spilled.paths(rows_path(spilled.folder, split))))
         starts = range(0, count, SHARD_ROWS)
-        shards[split] = [partial(row_shard, spilled, split, start, min(start + SHARD_ROWS, count)) for start in starts]
+        shards[split] = [partial(shard, spilled, split, start, min(start + SHARD_ROWS, count)) for start in starts]
     return {split: parts for split, parts in shards.items() if parts}
 
 
 def row_shard(spilled: Spilled, split: str, start: int, stop: int) -> Iterator[tuple[int, dict]]:
     """Yields the rows of a split from number `start` to `stop`."""
     keys = spilled.all_keys()
+    for number, chunk in _row_chunks(spilled, split, start, stop):
+        del chunk["start"]
+        chunk["query"] = spilled.tokens(chunk["query"])
+        chunk["documents"] = [np.searchsorted(keys, np.array(used, np.int64)) for used in chunk["documents"]]
+        for i, values in enumerate(zip(*chunk.values(), strict=True), number):
+            yield i, dict(zip(chunk, values, strict=True))
+
+
+def _row_chunks(spilled: Spilled, split: str, start: int, stop: int) -> Iterator[tuple[int, dict[str, list]]]:
+    """Yields (number of the first row, columns) of the rows of a split from number `start` to `stop`."""
     number = 0  # of the batch's first row
     for batch in batches(spilled.paths(rows_path(spilled.folder, split))):
         first, last = max(start - number, 0), min(stop - number, batch.num_rows)
         for begin in range(first, last, CHUNK):
-            chunk = batch.slice(begin, min(CHUNK, last - begin)).to_pydict()
-            columns = (spilled.tokens(chunk.pop("query")), *chunk.values())
-            for i, (query, used, label, query_id, language) in enumerate(zip(*columns, strict=True)):
-                numbers = np.searchsorted(keys, np.array(used, np.int64))
-                example = {"query": query, "documents": numbers, "label": label, "id": query_id, "language": language}
-                yield number + begin + i, example
+            yield number + begin, batch.slice(begin, min(CHUNK, last - begin)).to_pydict()
         number += batch.num_rows
         if number >= stop:
             return

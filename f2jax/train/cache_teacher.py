@@ -1,8 +1,7 @@
 """`f2jax cache_teacher`: a teacher's vectors for a prepared corpus, so that training need not run the teacher."""
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,17 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.corpus import PreparedCorpus, Reader
-from f2jax.data.teacher_vectors import DTYPES, Piece, TeacherVectorsInfo, begin, iter_texts, pieces
+from f2jax.data.teacher_vectors import DTYPES, Piece, TeacherVectorsInfo, begin, pieces
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
-from f2jax.inference.vectors import load_vectors
 
 
 @dataclass(frozen=True)
 class TeacherSource:
     """A teacher of any kind."""
 
-    name: str  # tells one teacher from another
-    width: int
+    info: TeacherVectorsInfo  # of its vectors; those that are stored may have fewer dimensions and another type
     vectors: Callable[[Piece, Callable], np.ndarray]  # (piece, reader of its tokens) → float [n, width]
 
 
@@ -36,33 +33,12 @@ def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_
     if not embedder.tokenizer.gives_same_ids(load_tokenizer(corpus.tokenizer_folder)):
         raise UserError(
             f"The teacher {name} has another tokenizer than the corpus {corpus.folder}; embed the texts of "
-            "--list-texts, and give --vectors."
+            "--list-texts, and give --vectors and --texts."
         )
     return TeacherSource(
-        embedder.fingerprint,
-        embedder.dim,
+        TeacherVectorsInfo(embedder.fingerprint, embedder.dim, "float32"),
         lambda piece, read: embedder.encode_tokens(read(piece), batch_size),
     )
-
-
-def from_file(path: str, corpus: PreparedCorpus) -> TeacherSource:
-    """Returns vectors of another tool as a teacher: a .npy file with a row for each text that `list_texts` writes.
-
-    Raises:
-        UserError: the file cannot be read or has another number of rows; when a piece is read, it is not finite.
-    """
-
-    def read(piece, _) -> np.ndarray:
-        x_ie = vectors[piece.first : piece.first + piece.stop - piece.start]
-        if len(invalid := np.flatnonzero(~np.isfinite(x_ie.astype(np.float32)).all(1))):
-            row = piece.first + invalid[0]
-            raise UserError(f"{path} holds values that are not finite, first in row {row}; embed the texts again.")
-        return x_ie
-
-    count = pieces("", corpus)[-1]
-    vectors = load_vectors(path, count.first + count.stop - count.start, "texts")
-    stat = Path(path).stat()
-    return TeacherSource(f"{stat.st_size} bytes of {stat.st_mtime_ns}", vectors.shape[1], read)
 
 
 def cache_teacher(
@@ -81,11 +57,11 @@ def cache_teacher(
     """
     if dtype not in DTYPES:
         raise UserError(f"There is no dtype '{dtype}'{did_you_mean(dtype, DTYPES)}")
-    if not 0 <= width <= source.width:
-        raise UserError(f"--width {width} is out of range; this teacher has {source.width} dimensions.")
+    if not 0 <= width <= source.info.width:
+        raise UserError(f"--width {width} is out of range; this teacher has {source.info.width} dimensions.")
     if files.is_remote(output):
         raise UserError(f"--output {output}: vectors are written to a local or mounted folder; copy them from there.")
-    card = TeacherVectorsInfo(source.name, width or source.width, dtype)
+    card = replace(source.info, width=width or source.info.width, dtype=dtype)
     begin(output, card)
     todo = pieces(output, corpus)
     total = sum(piece.stop - piece.start for piece in todo)
@@ -98,19 +74,3 @@ def cache_teacher(
                 piece.write(vectors[:, : card.width], dtype)
                 bar.update(piece.stop - piece.start)
     return card
-
-
-def list_texts(corpus: PreparedCorpus, path: str) -> int:
-    """Writes the texts for another tool to embed, one {"text": …} a line, in the order of `pieces`; returns how many.
-
-    They are decoded from tokens: with their instructions, and cut where the corpus cut them.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    tokenizer, count = load_tokenizer(corpus.tokenizer_folder), 0
-    with files.atomic_path(path) as part, part.open("w", encoding="utf-8") as file:
-        for ids in tqdm(iter_texts("", corpus, Reader()), unit="text", unit_scale=True, dynamic_ncols=True):
-            file.write(json.dumps({"text": tokenizer.decode(ids[:-1])}) + "\n")
-            count += 1
-    return count

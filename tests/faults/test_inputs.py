@@ -22,7 +22,17 @@ MINE = (
     "documents.npy",
 )
 SEARCH = ("search", "--vectors", "documents.npy", "--queries", "queries.npy", "--output", "hits.jsonl", "--k", "2")
-TEACHER = ("cache_teacher", "--corpus", "corpus", "--output", "out", "--vectors", "teacher.npy")
+TEACHER = (
+    "cache_teacher",
+    "--corpus",
+    "corpus",
+    "--output",
+    "out",
+    "--vectors",
+    "teacher.npy",
+    "--texts",
+    "texts.jsonl",
+)
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 ROW_FILES = {

@@ -46,6 +46,7 @@ def test_every_option_reaches_the_card(folder, capsys):
         "validation_share": 0.5,
         "seed": 4,
         "cap": 30,
+        "keep_texts": True,
         "kinds": ["x=clustering"],
         "curate": None,
         "instructions": {

@@ -62,7 +62,8 @@ def test_tfds_opens_the_folders_and_sees_the_same(folder, name):
         for example, record in zip(seen, records, strict=True):
             query, numbers, label = parse_row(record)
             assert example["query"].tolist() == query.tolist() and example["documents"].tolist() == numbers.tolist()
-            assert (example["id"], example["language"].decode()) == row_details(record) and example["label"] == label
+            languages = (example["language"].decode(), example["positive_language"].decode())
+            assert (example["id"], *languages) == row_details(record) and example["label"] == label
     for example, record in zip(documents.as_data_source(split="train"), raw(folder, name, "documents"), strict=True):
         assert (example["id"], example["tokens"].tolist()) == (
             parse_document(record)[0],
@@ -250,7 +251,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, tmp_path, monkeypatch, 
     built.names.clear()
     assert corpora.make(tmp_path, inputs) == card and built.names == []
     assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == [
-        "corpus.json", "documents", "finished", "rows", "survey", "tokenizer",
+        "corpus.json", "documents", "finished", "rows", "survey", "texts", "tokenizer",
     ]  # fmt: skip
 
 
@@ -261,7 +262,7 @@ def test_what_a_changed_input_feeds_is_made_again(tmp_path, monkeypatch):
     with open(inputs[1], "a") as file:
         file.write(json.dumps(corpora.rows(1, 99)[0]) + "\n")
     after = corpora.make(tmp_path, inputs)
-    assert built.names == [("Documents", "pairs"), ("Rows", "pairs")]
+    assert built.names == [("Documents", "pairs"), ("Texts", "pairs"), ("Rows", "pairs")]
     assert {name for name in before if before[name] != contents(after)[name]} == {"pairs"}
     assert sum(entry(tmp_path, "pairs")["rows"].values()) == 121
 

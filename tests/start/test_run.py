@@ -6,7 +6,7 @@ import pytest
 from f2jax.checkpoints.package import ModelSettings
 from f2jax.cli import main
 from f2jax.data.corpus import PreparedCorpus, Reader
-from f2jax.data.teacher_vectors import iter_texts, sample_texts_and_vectors
+from f2jax.data.teacher_vectors import pieces, sample_texts_and_vectors
 from f2jax.inference.embedder import Embedder
 from f2jax.model.sizes import size
 from f2jax.train.cache_teacher import by_model, cache_teacher
@@ -57,13 +57,13 @@ def test_training_begins_from_it(folder, tmp_path):
 
 def test_texts_that_are_drawn_come_with_their_own_vectors(folder):
     corpus = PreparedCorpus(folder / "corpus")
-    every = {tuple(ids) for ids in iter_texts("", corpus, Reader())}
+    every = [tuple(ids) for piece in pieces("", corpus) for ids in piece.tokens(Reader())]
     tokens, vectors_ie = sample_texts_and_vectors(folder / "v64", corpus, 40, seed=3)
-    assert len(tokens) == 40 and {tuple(ids) for ids in tokens} < every
+    assert len(tokens) == 40 and {tuple(ids) for ids in tokens} < set(every)
     expected_ie = Embedder.from_pretrained(folder / "teacher").encode_tokens(tokens)
     np.testing.assert_allclose(expected_ie, vectors_ie, atol=0.05)
     whole, _ = sample_texts_and_vectors(folder / "v64", corpus, 10**6, seed=3)
-    assert [tuple(ids) for ids in whole] == [tuple(ids) for ids in iter_texts("", corpus, Reader())]
+    assert [tuple(ids) for ids in whole] == every
 
 
 @pytest.mark.parametrize(

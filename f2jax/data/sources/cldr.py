@@ -113,7 +113,9 @@ def _translation(test: bool) -> Iterator[Record]:
         wrong = (text for text in _walk(pools[name.kind], name) if text not in excluded)
         negatives = tuple(islice(wrong, HARD_NEGATIVES))
         yield Record(
-            name.text, answer, negatives, "retrieval", name.language, "cldr-names", name.entity, symmetric=True
+            *(name.text, answer, negatives, "retrieval", name.language, "cldr-names", name.entity),
+            symmetric=True,
+            positive_language="en",
         )
 
 

@@ -27,7 +27,9 @@ SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default"
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
 _HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
-_OPTIONAL = ("negatives", "kind", "language", "lang", "source", "label", "instruction", "symmetric")
+_OPTIONAL = (
+    *("negatives", "kind", "language", "lang", "positive_language", "source", "label", "instruction", "symmetric"),
+)
 _TEXT_FIELDS = ("text", "passage", "content", "document")  # of a negative that is an object
 
 
@@ -141,6 +143,7 @@ def to_record(row: Row, defaults: Defaults, skipped: Counter, bare: bool = False
             label=_name(row, "label"),
             instruction=instruction or _instruction(row.get("instruction")),
             symmetric=defaults.symmetric if is_missing(row.get("symmetric")) else _symmetric(row["symmetric"]),
+            positive_language=_name(row, "positive_language") or "",
         )
     except BadField as reason:
         skipped[str(reason)] += 1

@@ -1,0 +1,46 @@
+"""Fewer dimensions of vectors that are not Matryoshka's: principal components, in one pass over them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of vectors, float64."""
+
+    mean_e: np.ndarray
+    covariance_ee: np.ndarray
+
+
+def moments(blocks: Iterable[np.ndarray]) -> Moments:
+    """Adds up blocks of vectors [I, E] of any float type, in float64 and one pass.
+
+    Sums are taken around the first block's mean: vectors that lie close together far from 0 lose no digits. There is
+    at least one vector.
+    """
+    count, shift_e, sum_e, sum_ee = 0, np.zeros(0), np.zeros(0), np.zeros((0, 0))
+    for block in blocks:
+        x_ie = block.astype(np.float64)
+        if not count:
+            shift_e = x_ie.mean(axis=0)
+            sum_e, sum_ee = np.zeros_like(shift_e), np.zeros((len(shift_e), len(shift_e)))
+        x_ie -= shift_e
+        count += len(x_ie)
+        sum_e += x_ie.sum(axis=0)
+        sum_ee += x_ie.T @ x_ie
+    mean_e = sum_e / count
+    return Moments(shift_e + mean_e, sum_ee / count - np.outer(mean_e, mean_e))
+
+
+def components(covariance_ee: np.ndarray, width: int) -> tuple[np.ndarray, float]:
+    """(the axes of largest variance, best first: float32 [E, width]; the share of the variance that they explain).
+
+    The axes are eigenvectors of the covariance, and the largest entry of each is positive.
+    """
+    value_e, axes_ee = np.linalg.eigh(covariance_ee)
+    value_e, axes_ee = value_e[::-1], axes_ee[:, ::-1][:, :width]
+    largest_e = axes_ee[np.abs(axes_ee).argmax(axis=0), np.arange(width)]
+    total = float(value_e.sum())
+    return (axes_ee * np.sign(largest_e)).astype(np.float32), float(value_e[:width].sum()) / total if total > 0 else 1.0

@@ -1,0 +1,149 @@
+"""A teacher of another kind: which texts it embeds, and its vectors matched with a prepared corpus by text."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from f2jax import files
+from f2jax.data.corpus import PreparedCorpus
+from f2jax.data.original_texts import TextSurvey, iter_original_texts, pivot_ids, survey_texts
+from f2jax.data.record import stable_id
+from f2jax.data.teacher_vectors import Piece, TeacherVectorsInfo
+from f2jax.data.texts import iter_file_texts
+from f2jax.errors import UserError
+from f2jax.inference.reduce import components, moments
+from f2jax.inference.vectors import open_vectors
+from f2jax.train.cache_teacher import TeacherSource
+
+BLOCK = 8_192  # vectors in memory
+UNIT = 1e-2  # a length this near to 1 is 1: float16 and bfloat16 round
+
+
+def list_texts(corpus: PreparedCorpus, path: str, pivot: str = "", pivot_sources: Sequence[str] = ()) -> int:
+    """Writes each distinct original text once, as a line of JSON with the fields of `OriginalText`; returns how many.
+
+    Args:
+        pivot: leave out the texts that take the vector of their side in this language, as in `from_file`.
+
+    Raises:
+        UserError: the corpus does not hold its original texts, or the file cannot be written.
+    """
+    survey, count = survey_texts(corpus), 0
+    target_i = pivot_ids(survey, corpus, pivot, pivot_sources) if pivot else survey.id_i
+    texts = iter_original_texts(corpus, survey, target_i == survey.id_i)
+    with files.atomic_path(path) as part, part.open("w", encoding="utf-8") as file:
+        for text in tqdm(texts, unit="text", unit_scale=True, dynamic_ncols=True):
+            file.write(json.dumps(asdict(text)) + "\n")  # ASCII: a text may hold lone surrogates
+            count += 1
+    return count
+
+
+def from_file(
+    vectors: str,
+    texts: str,
+    corpus: PreparedCorpus,
+    width: int = 0,
+    reduce: str = "",
+    center: bool = False,
+    pivot: str = "",
+    pivot_sources: Sequence[str] = (),
+) -> TeacherSource:
+    """Returns vectors of another tool as a teacher.
+
+    Args:
+        vectors: .npy file of floats with a row for each of the `texts`.
+        texts: file of the texts that were embedded, in this order; more than those of the corpus do no harm. Of equal
+            ones the first counts.
+        width: dimensions that will be kept; 0: all.
+        reduce: how the others go: `first` keeps the leading ones, `pca` the principal components over all texts.
+        center: subtract the mean over all texts; `pca` does.
+        pivot: in bitext both sides take the vector of the side in this language (`pivot_ids`); "": each its own.
+        pivot_sources: patterns of names of the data sets in which they do; none: all.
+
+    Raises:
+        UserError: a file cannot be read; the rows are not those of the texts, or not finite, or zero; a text of the
+            corpus is missing; or fewer dimensions are wanted and it is not said how.
+    """
+    rows = open_vectors(vectors)
+    full = rows.shape[1]
+    if not 0 <= width <= full:
+        raise UserError(f"--width {width} is out of range; {vectors} has {full} dimensions.")
+    if 0 < width < full and not reduce:
+        raise UserError(
+            f"{vectors} has {full} dimensions; say how they become {width}: --reduce pca, or --reduce first where the "
+            "teacher was trained with Matryoshka."
+        )
+    survey = survey_texts(corpus)
+    target_i = pivot_ids(survey, corpus, pivot, pivot_sources) if pivot else survey.id_i
+    row_i = _rows_of_texts(vectors, len(rows), texts, corpus, survey, target_i)
+    used = np.unique(row_i)
+    unit = _check_rows(vectors, rows, used)
+    centered, mean_e, axes_ee, explained = center or reduce == "pca", np.zeros(full, np.float32), None, 1.0
+    if centered:
+        found = moments(rows[used[start : start + BLOCK]] for start in range(0, len(used), BLOCK))
+        mean_e = found.mean_e.astype(np.float32)
+        if reduce == "pca":
+            axes_ee, explained = components(found.covariance_ee, width or full)
+
+    def read(piece: Piece, _) -> np.ndarray:
+        x_ie = rows[row_i[piece.first : piece.first + piece.stop - piece.start]].astype(np.float32) - mean_e
+        return x_ie if axes_ee is None else x_ie @ axes_ee
+
+    stats = [Path(path).stat() for path in (vectors, texts)]
+    made_of = [f"{stat.st_size} bytes of {stat.st_mtime_ns}" for stat in stats]
+    reduced = reduce if reduce == "pca" or 0 < width < full else ""
+    info = TeacherVectorsInfo(
+        teacher=", ".join([*made_of, *(pivot_sources if pivot else ())]),
+        width=full if axes_ee is None else axes_ee.shape[1],
+        dtype="float32",
+        unit=unit,
+        centered=centered,
+        reduced=reduced,
+        explained=round(explained, 4),
+        pivot=pivot,
+        pivoted=len(np.unique(survey.id_i[target_i != survey.id_i])),
+    )
+    return TeacherSource(info, read)
+
+
+def _rows_of_texts(
+    vectors: str, count: int, texts: str, corpus: PreparedCorpus, survey: TextSurvey, target_i: np.ndarray
+) -> np.ndarray:
+    """The row of the vector that each text of the corpus takes, given the id of the text that it belongs to."""
+    embedded = np.fromiter(map(stable_id, iter_file_texts(texts)), np.int64)
+    if len(embedded) != count:
+        raise UserError(
+            f"{vectors} has {count:,} rows and {texts} {len(embedded):,} texts; give the texts that were embedded, in "
+            "their order."
+        )
+    ids, row = np.unique(embedded, return_index=True)
+    place_i = np.minimum(np.searchsorted(ids, target_i), len(ids) - 1)
+    missing_i = ids[place_i] != target_i
+    if missing_i.any():
+        first = next(iter_original_texts(corpus, survey, missing_i & (target_i == survey.id_i)))
+        raise UserError(
+            f"{texts} lacks {len(np.unique(target_i[missing_i])):,} texts of {corpus.folder}, first "
+            f"{_shown(first.text)}; embed what --list-texts writes."
+        )
+    return row[place_i]
+
+
+def _check_rows(vectors: str, rows: np.ndarray, used: np.ndarray) -> bool:
+    """Returns whether all used rows have length 1; raises UserError where one is not finite or zero."""
+    unit = True
+    for start in range(0, len(used), BLOCK):
+        some = used[start : start + BLOCK]
+        length_i = np.linalg.norm(rows[some].astype(np.float64), axis=1)
+        for odd, what in ((~np.isfinite(length_i), "holds values that are not finite"), (length_i == 0, "is zero")):
+            if odd.any():
+                raise UserError(f"{vectors}: row {some[odd][0]:,} {what} (numbers from 0); embed its text again.")
+        unit = unit and bool((np.abs(length_i - 1) < UNIT).all())
+    return unit
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= 60 else f"{text[:60]}…")
