@@ -96,7 +96,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["f2jax", "f2jax.*"]),
-    package_data={"": ["*.json", "*.html", "py.typed"]},
+    package_data={"": ["*.json", "*.html", "py.typed"], "f2jax": ["models/**/*"]},
     install_requires=core,
     extras_require={
         "eval": evaluation,

@@ -18,7 +18,8 @@ import fsspec
 
 from f2jax.errors import Restart, UserError, is_transient, short_reason
 
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
+BUILT_IN = {"mini": Path(__file__).parent / "models/mini"}  # models that come with f2jax, by name
+HUB_PATTERNS = ["*.json", "*.json.gz", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
 
 
 # No listing of a bucket is cached: other processes write there too, and TensorStore does so without gcsfs.
@@ -339,7 +340,10 @@ def _json_name(kind, plural: bool = False) -> str:
 
 
 def resolve_model(name: str | Path, revision: str | None = None) -> str:
-    """Returns the folder of a model: `name` if it is a local or gs:// folder, or the download of a hub repository.
+    """Returns the folder of a model: `name` if it is a local or gs:// folder, a model that comes with f2jax, or the
+    download of a hub repository.
+
+    A local folder comes before a built-in model or a repository of its name.
 
     Args:
         revision: branch, tag or commit of the repository; None: its main branch.
@@ -350,7 +354,7 @@ def resolve_model(name: str | Path, revision: str | None = None) -> str:
     """
     text = str(name)
     path = Path(text).expanduser()
-    if revision and (is_remote(text) or path.is_dir()):
+    if revision and (is_remote(text) or path.is_dir() or text in BUILT_IN):
         raise UserError(f"{text} is a folder, which has no revision '{revision}'; leave it out, or give a hub id.")
     if is_remote(text):
         return text
@@ -358,6 +362,10 @@ def resolve_model(name: str | Path, revision: str | None = None) -> str:
         return str(_snapshot(path))
     if path.exists():
         raise UserError(f"{text} is a file; give the folder that holds the model's config.json and safetensors.")
+    if text in BUILT_IN:
+        if (BUILT_IN[text] / "config.json").is_file():
+            return str(BUILT_IN[text])
+        raise UserError(f"This installation of f2jax lacks the model {text} ({BUILT_IN[text]}); install f2jax again.")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
     from huggingface_hub import snapshot_download

@@ -10,7 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 
 from f2jax import files
-from f2jax.checkpoints import settings
+from f2jax.checkpoints import int8, settings
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
@@ -46,7 +46,8 @@ LAYER_NAMES = {
 PREFIXES = re.compile(r"(?:model\.|_orig_mod\.|module\.|0\.|auto_model\.)+")
 IGNORED = {"lm_head.weight"}  # an encoder has no language-model head
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+INT8 = {"I8": np.int8}  # of a folder whose config.json declares it
+DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in (DTYPES | INT8).items()}
 FEW = 5  # names that an error message lists
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -72,7 +73,7 @@ def load_hf(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple
 
     Args:
         folder: holds `config.json` and `model.safetensors`, or an index and its shards.
-        param_dtype: type of the result; the stored type may be float32, bfloat16 or float16.
+        param_dtype: type of the result; the stored type may be float32, bfloat16, float16, or f2jax's int8.
         shardings: a tree of `jax.sharding.Sharding` like the parameters; default: the first device of this process.
 
     Raises:
@@ -113,7 +114,7 @@ def _open_folder(
 ) -> tuple[Qwen3Config, dict[str, "_Tensor"], dict[tuple[str, ...], nn.Partitioned]]:
     """Returns the architecture, the weights in their files, and what they should be, after checking all of them."""
     config = settings.read_config(folder)
-    tensors = _open_tensors(folder)
+    tensors = _open_int8(folder) if settings.stores_int8(folder) else _open_tensors(folder, DTYPES)
     boxes = flax.traverse_util.flatten_dict(abstract_params(config, dtype))
     _check_weights(folder, config, tensors, boxes)
     return config, tensors, boxes
@@ -148,9 +149,13 @@ def _list(names: Sequence[str]) -> str:
 
 
 def save_hf(
-    folder: str | Path, params, shard_bytes: int = 5 * 2**30, before_replacing: Callable[[], None] = lambda: None
+    folder: str | Path,
+    params,
+    shard_bytes: int = 5 * 2**30,
+    before_replacing: Callable[[], None] = lambda: None,
+    as_int8: bool = False,
 ) -> None:
-    """Writes parameters as safetensors under Hugging Face names, in their own type.
+    """Writes parameters as safetensors under Hugging Face names, in their own type or with matrices in int8.
 
     Weights, arrays or `LazyWeight`, are fetched one at a time; a shard is complete before its final name appears.
 
@@ -158,20 +163,22 @@ def save_hf(
         folder: local or gs://.
         shard_bytes: maximum size of one file.
         before_replacing: is called when the first file is written, before its final name appears.
+        as_int8: the folder's config.json has to declare it (`settings.INT8_TYPE`).
 
     Raises:
         UserError: the folder cannot be written, or a weight is NaN or infinite.
     """
-    entries = hf_entries(params)
+    entries, tensors = hf_entries(params), hf_tensors(params)
+    if as_int8:
+        entries, tensors = _int8_entries(entries), int8.quantized_tensors(_finite(tensors))
     shard_of = _assign_shards({name: entry.nbytes for name, entry in entries.items()}, shard_bytes)
     count = max(shard_of.values()) + 1
     names = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    tensors = hf_tensors(params)
     for number, name in enumerate(names):
         inside = {key: entry for key, entry in entries.items() if shard_of[key] == number}
         path = files.join(folder, name)
         with files.atomic_path(path) as part:
-            _write(part, path, inside, islice(tensors, len(inside)))
+            _write(part, path, inside, _finite(islice(tensors, len(inside))))
             if number == 0:
                 before_replacing()
     index = files.join(folder, INDEX)
@@ -248,6 +255,39 @@ def hf_tensors(params) -> Iterator[tuple[str, np.ndarray]]:
             yield name, to_hf_matrix(path, array)
 
 
+def _finite(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the tensors again, and raises UserError at one with a value that is NaN or infinite."""
+    for name, array in tensors:
+        if not np.isfinite(array).all():
+            _refuse_values("The model", [name])
+        yield name, array
+
+
+def _int8_entries(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Returns what `int8.quantized_tensors` makes of such tensors."""
+    result = {}
+    for name, entry in entries.items():
+        if len(entry.shape) == 2:
+            result[name] = Entry(np.dtype(np.int8), entry.shape)
+            result[name + int8.SCALE] = Entry(np.dtype(ml_dtypes.bfloat16), entry.shape[:1])
+        else:
+            result[name] = entry
+    return result
+
+
+def round_to_int8(params) -> dict:
+    """Returns the parameters, float32 on the first device, that a folder with these ones in int8 holds."""
+    rounded = {}
+    for path, value in flax.traverse_util.flatten_dict(params).items():
+        host = np.asarray(value, np.float32)
+        layers = host if path[0] == "layers" else host[None]
+        if layers[0].ndim > 1:
+            matrices = (int8.dequantize_rows(*int8.quantize_rows(to_hf_matrix(path, array))) for array in layers)
+            layers = np.stack([_from_hf_matrix(path, matrix, layers.shape[1:]) for matrix in matrices])
+        rounded[path] = jax.numpy.asarray(layers.reshape(host.shape))
+    return flax.traverse_util.unflatten_dict(rounded)
+
+
 def _assign_shards(sizes: dict[str, int], shard_bytes: int) -> dict[str, int]:
     shard, filled, result = 0, 0, {}
     for name, size in sizes.items():
@@ -270,9 +310,7 @@ def _write(part: Path, path: str, entries: dict[str, Entry], tensors: Iterable[t
     try:
         with part.open("wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
-            for name, array in tensors:
-                if not np.isfinite(array).all():
-                    _refuse_values("The model", [name])
+            for _, array in tensors:
                 file.write(np.ascontiguousarray(array).view(np.uint8).data)
                 file.flush()
     except OSError as error:
@@ -288,6 +326,7 @@ class _Tensor:
     offset: int  # of its first byte in the file
     dtype: np.dtype
     shape: tuple[int, ...]
+    scale: "_Tensor | None" = None  # of int8 rows
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Returns the rows `start` to `stop`: mapped where the file is local, else fetched.
@@ -303,12 +342,14 @@ class _Tensor:
             array = np.frombuffer(files.read_range(self.path, begin, end), self.dtype).reshape(shape)
         else:
             array = np.memmap(self.path, self.dtype, "r", begin, shape)
+        if self.scale:
+            array = int8.dequantize_rows(array, self.scale.rows(start, stop))
         if not np.isfinite(array).all():
             _refuse_values(self.path, [self.name])
         return array
 
 
-def _open_tensors(folder: str | Path) -> dict[str, _Tensor]:
+def _open_tensors(folder: str | Path, dtypes: dict) -> dict[str, _Tensor]:
     """Returns all weights in `folder` by their name without known prefixes."""
     index, single = files.join(folder, INDEX), files.join(folder, SINGLE)
     has_single = files.exists(single)
@@ -325,7 +366,7 @@ def _open_tensors(folder: str | Path) -> dict[str, _Tensor]:
         raise UserError(f"{folder} has neither {SINGLE} nor its index; give a safetensors checkpoint.")
     tensors: dict[str, _Tensor] = {}
     for shard in shards:
-        for name, tensor in _open_shard(files.join(folder, shard)):
+        for name, tensor in _open_shard(files.join(folder, shard), dtypes):
             bare = name[match.end() :] if (match := PREFIXES.match(name)) else name
             if bare in tensors:
                 twice = f"{tensors[bare].name} in {tensors[bare].path} and {name} in {tensor.path}"
@@ -334,7 +375,22 @@ def _open_tensors(folder: str | Path) -> dict[str, _Tensor]:
     return tensors
 
 
-def _open_shard(path: str) -> Iterator[tuple[str, _Tensor]]:
+def _open_int8(folder: str | Path) -> dict[str, _Tensor]:
+    """Returns all weights of a folder with matrices in int8, each with its scales.
+
+    Raises:
+        UserError: a matrix has no scales, or not one for each row.
+    """
+    tensors = _open_tensors(folder, DTYPES | INT8)
+    for name in [name for name, tensor in tensors.items() if tensor.dtype == np.int8]:
+        scale = tensors.pop(name + int8.SCALE, None)
+        if scale is None or scale.dtype == np.int8 or scale.shape != tensors[name].shape[:1]:
+            raise UserError(f"{folder} stores {name} in int8 without a scale for each row; export the model again.")
+        tensors[name] = replace(tensors[name], scale=scale)
+    return tensors
+
+
+def _open_shard(path: str, dtypes: dict) -> Iterator[tuple[str, _Tensor]]:
     """Yields names and weights of a safetensors file: 8 bytes of header length, a JSON header, then the raw arrays.
 
     Raises:
@@ -351,9 +407,9 @@ def _open_shard(path: str) -> Iterator[tuple[str, _Tensor]]:
         files.check_object(entry, f"The weight {name} in {path}", fields)
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        if entry["dtype"] not in DTYPES:
+        if entry["dtype"] not in dtypes:
             raise UserError(f"{path} stores {name} as {entry['dtype']}; convert it to one of {', '.join(DTYPES)}.")
-        dtype, begin = np.dtype(DTYPES[entry["dtype"]]), end
+        dtype, begin = np.dtype(dtypes[entry["dtype"]]), end
         end += math.prod(entry["shape"]) * dtype.itemsize
         if entry["data_offsets"] != [begin, end] or min(entry["shape"], default=0) < 0:
             raise UserError(

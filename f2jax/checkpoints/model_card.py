@@ -28,21 +28,42 @@ class RunHistory:
     scores: dict[str, dict] = field(default_factory=dict)  # {task: {dimensions: score, 0 to 1}}
     license: str | None = None  # an identifier on the Hugging Face hub
     formats: tuple[str, ...] = ()  # of f2jax export
+    background: "Background | None" = None
+
+
+@dataclass(frozen=True)
+class Background:
+    """What no config says: where a model's data and teacher come from, and what the model cannot do."""
+
+    summary: str  # one sentence: what the model is and for what
+    teacher: str  # name and licence
+    licenses: dict[str, str]  # of each data set by its name
+    limits: tuple[str, ...]  # a sentence each
 
 
 NOTHING = RunHistory()
 
 
 def render_model_card(
-    architecture: Qwen3Config, max_length: int, dims: Sequence[int], prompts: dict, about: RunHistory
+    architecture: Qwen3Config,
+    max_length: int,
+    dims: Sequence[int],
+    prompts: dict,
+    about: RunHistory,
+    as_int8: bool = False,
 ) -> str:
-    """Returns the card as Markdown, headed by the metadata that the hub reads."""
+    """Returns the card as Markdown, headed by the metadata that the hub reads.
+
+    Args:
+        as_int8: the folder is for f2jax alone, and holds no other formats.
+    """
     languages = _languages(about.stages)
     codes = [code for code in languages if re.fullmatch("[a-z]{2,3}", code)]
-    head = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity"]
+    library = "f2jax" if as_int8 else "sentence-transformers"
+    head = [f"library_name: {library}", "pipeline_tag: sentence-similarity"]
     head += [f"license: {about.license}"] if about.license else []
     head += [f"language: {json.dumps(codes)}"] if codes else []
-    head += ["tags: [sentence-transformers, feature-extraction, f2jax]"]
+    head += [f"tags: [{'' if as_int8 else 'sentence-transformers, '}feature-extraction, f2jax]"]
     facts = [
         ("parameters", f"{architecture.parameters:,}"),
         ("dimensions", f"{architecture.width}"),
@@ -50,14 +71,15 @@ def render_model_card(
         ("context length", f"{max_length} tokens, end token included"),
         ("encoder", "causal Qwen3; the state of the end token, normalized"),
         ("licence", about.license or "not stated"),
+        *([("weights", "int8, a scale for each row; norms float32. Only f2jax reads them")] if as_int8 else []),
     ]
     named = "\n".join(f"- `{name}`: `{json.dumps(text, ensure_ascii=False)}`" for name, text in prompts.items())
     parts = [
         "---\n" + "\n".join(head) + "\n---",
-        "A text-embedding model trained with f2jax.",
+        about.background.summary if about.background else "A text-embedding model trained with f2jax.",
         _table(("", ""), facts),
         "## Prompts\n\n" + (named or "none: texts are embedded as they are."),
-        "## Use\n\n" + _use(about.formats),
+        "## Use\n\n" + (INT8_USE if as_int8 else _use(about.formats)),
     ]
     if about.scores:
         parts.append("## Scores\n\n" + _scores(about.scores))
@@ -66,6 +88,8 @@ def render_model_card(
     if languages:
         rest = f", and {len(languages) - LANGUAGES} more" if len(languages) > LANGUAGES else ""
         parts.append(f"Languages of the rows, the most frequent first: {', '.join(languages[:LANGUAGES])}{rest}.")
+    if about.background:
+        parts += _background(about.background)
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,10 +138,27 @@ def _stage(number: int, stage: TrainingStage) -> str:
     return f"### Stage {number}\n\n{_table(('', ''), values)}\n\n{data}"
 
 
+def _background(background: Background) -> list[str]:
+    """Returns the sections on the limits of a model, its teacher, and the licences of its data."""
+    limits = "\n".join(f"- {limit}" for limit in background.limits)
+    licenses = _table(("data set", "licence"), sorted(background.licenses.items()))
+    return [f"## Limits\n\n{limits}", f"## Data and licences\n\nTeacher: {background.teacher}.\n\n{licenses}"]
+
+
 def _last(path: str) -> str:
     """Returns the last part of a path; a hub id or a kind of source as it is."""
     is_path = "://" in path or path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists()
     return path.rstrip("/").rsplit("/", 1)[-1] if is_path else path
+
+
+INT8_USE = """```python
+from f2jax import Embedder
+
+vectors = Embedder.from_pretrained("this/folder").encode(["a text"])
+```
+
+`f2jax export --model this/folder --output another/folder` writes the folder that sentence-transformers and transformers
+load: in float32, four times as large, with the same vectors. They refuse this one."""
 
 
 def _use(formats: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import jax
 from f2jax import files
 from f2jax.checkpoints import hf, model_card, settings, workdir
 from f2jax.data.prompts import read_prompts
+from f2jax.data.tokenizer import NAMES as TOKENIZERS
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model.nested import matryoshka_dims
@@ -125,11 +126,15 @@ def write_package(
     tokenizer: Tokenizer,
     card: ModelSettings,
     about: model_card.RunHistory = model_card.NOTHING,
+    as_int8: bool = False,
 ) -> None:
     """Writes the package to a local folder or gs://.
 
     `config.json` and `modules.json` are written last: without them nothing loads the folder. What `f2jax export` made
     of an earlier model's weights is removed. An earlier package stays complete until the first new file of weights is.
+
+    Args:
+        as_int8: matrices are stored in int8 and the tokenizer in its smallest file, for f2jax alone.
 
     Raises:
         UserError: the folder cannot be written or is a training workdir, or a weight is NaN or infinite.
@@ -138,25 +143,31 @@ def write_package(
         raise UserError(f"{folder} is a training workdir; choose another folder for the package.")
     hf.check_finite(params, "The model")
     dtype = str(jax.tree.leaves(params)[0].dtype)
-    texts = _file_texts(architecture, dtype, tokenizer, card, about)  # first: not every tokenizer can be converted
+    # First, since not every tokenizer can be converted.
+    contents = _file_contents(architecture, dtype, tokenizer, card, about, as_int8)
 
     def remove_old() -> None:
-        for name in (*LAST, *EXPORTED):
+        for name in (*LAST, *EXPORTED, *TOKENIZERS):
             files.remove_file(files.join(folder, name))
 
-    hf.save_hf(folder, params, before_replacing=remove_old)
+    hf.save_hf(folder, params, before_replacing=remove_old, as_int8=as_int8)
     if card.normalizes and not files.is_remote(folder):  # gs:// has no empty folders
         Path(folder, "2_Normalize").mkdir(exist_ok=True)
-    for name, text in texts.items():
-        files.write_atomically(files.join(folder, name), text)
+    for name, content in contents.items():
+        files.write_atomically(files.join(folder, name), content)
 
 
-def _file_texts(
-    architecture: Qwen3Config, dtype: str, tokenizer: Tokenizer, card: ModelSettings, about: model_card.RunHistory
-) -> dict[str, str]:
+def _file_contents(
+    architecture: Qwen3Config,
+    dtype: str,
+    tokenizer: Tokenizer,
+    card: ModelSettings,
+    about: model_card.RunHistory,
+    as_int8: bool,
+) -> dict[str, str | bytes]:
     """Returns the content of all files but the weights, in the order of writing."""
     dims = list(card.matryoshka_dims)
-    config = settings.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id)
+    config = settings.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id, as_int8)
     config |= {"is_matryoshka": len(dims) > 1, "matryoshka_dimensions": dims}
     contents = {
         "tokenizer_config.json": tokenizer.hf_config(card.max_length),
@@ -185,8 +196,11 @@ def _file_texts(
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ][: 3 if card.normalizes else 2],
     }
-    readme = model_card.render_model_card(architecture, card.max_length, card.matryoshka_dims, card.prompts, about)
-    plain = {"tokenizer.json": tokenizer.to_hf_json(), "README.md": readme}
+    readme = model_card.render_model_card(
+        architecture, card.max_length, card.matryoshka_dims, card.prompts, about, as_int8
+    )
+    name, content = tokenizer.smallest_file() if as_int8 else ("tokenizer.json", tokenizer.to_hf_json())
+    plain: dict[str, str | bytes] = {name: content, "README.md": readme}
     return plain | {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in contents.items()
     }

@@ -19,6 +19,11 @@ from f2jax.model.sizes import Qwen3Config
 log = logging.getLogger(__name__)
 
 
+# The model_type of a Qwen3 whose matrices are f2jax's int8. Other tools know no model of this type and refuse the
+# folder; with a key that they do not know they would take the whole numbers for weights.
+INT8_TYPE = "f2jax-qwen3-int8"
+
+
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -174,7 +179,7 @@ def config_from_hf(hf, origin: str = "config.json") -> Qwen3Config:
         UserError: it is not a dense Qwen3, a field is missing or of another type, or it asks for something that is
             not built.
     """
-    if isinstance(hf, dict) and hf.get("model_type") != "qwen3":
+    if isinstance(hf, dict) and hf.get("model_type") not in ("qwen3", INT8_TYPE):
         raise UserError(
             f"{origin} has model_type {json.dumps(hf.get('model_type'))}; only dense 'qwen3' models can be loaded."
         )
@@ -226,11 +231,21 @@ def read_config(folder: str | Path) -> Qwen3Config:
     return config_from_hf(files.read_json(path), path)
 
 
-def config_to_hf(config: Qwen3Config, dtype: str, eos_id: int, pad_id: int) -> dict:
-    """Returns the content of a `config.json` that transformers and the serving tools load as `Qwen3Model`."""
+def stores_int8(folder: str | Path) -> bool:
+    """Returns whether a folder declares matrices in int8, with a scale for each row."""
+    path = files.join(folder, "config.json")
+    return files.exists(path) and files.read_json_object(path).get("model_type") == INT8_TYPE
+
+
+def config_to_hf(config: Qwen3Config, dtype: str, eos_id: int, pad_id: int, as_int8: bool = False) -> dict:
+    """Returns the content of a `config.json` that transformers and the serving tools load as `Qwen3Model`.
+
+    Args:
+        as_int8: the weights are f2jax's int8, and other tools must not load them.
+    """
     return {
-        "architectures": ["Qwen3Model"],
-        "model_type": "qwen3",
+        "architectures": None if as_int8 else ["Qwen3Model"],
+        "model_type": INT8_TYPE if as_int8 else "qwen3",
         "hidden_size": config.width,
         "intermediate_size": config.mlp,
         "num_hidden_layers": config.layers,

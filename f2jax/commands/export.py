@@ -16,6 +16,9 @@ class ExportOptions:
     format: tuple[Literal["onnx", "onnx-int8", "gguf", "gguf-q8"], ...] = ()
     scores: str | None = None  # for the model card: the --output of f2jax evaluate
     license: str | None = None  # for the model card: an identifier of the hub, such as apache-2.0
+    about: str | None = None  # for the model card: JSON file with summary, teacher, licenses of the data, and limits
+    # int8: a quarter as large, for f2jax alone; None: as --dtype, for every tool
+    weights: Literal["int8"] | None = None
     truncate_layers: int | None = None  # keep this many leading layers of a model trained with loss.exits; None: all
     table_rank: int | None = None  # keep this many columns of a factorized token table; None: all
     matryoshka_dims: tuple[int, ...] = ()  # dimensions that it was trained to be cut to, where its folder lacks them
@@ -38,7 +41,7 @@ def main(argv: list[str]) -> None:
     from f2jax.checkpoints import model_card, package
     from f2jax.inference.embedder import Embedder
     from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
-    from f2jax.release.export import export_package, read_scores, read_stages
+    from f2jax.release.export import export_package, read_background, read_scores, read_stages, rounded
 
     model = files.resolve_model(given.model, reading.revision)
     package.check_output(options.output, [model])
@@ -50,9 +53,13 @@ def main(argv: list[str]) -> None:
         max_length=reading.max_length,
         matryoshka_dims=options.matryoshka_dims or None,
     )
-    scores = read_scores(options.scores, embedder.fingerprint) if options.scores else {}
-    about = model_card.RunHistory(read_stages(model), scores, options.license)
+    as_int8 = options.weights == "int8"
+    scored = rounded(embedder) if as_int8 else embedder
+    scores = read_scores(options.scores, scored.fingerprint) if options.scores else {}
+    background = read_background(options.about) if options.about else None
+    about = model_card.RunHistory(read_stages(model), scores, options.license, background=background)
     with output_folder(options.output, PACKAGE, PACKAGE_FILES):
-        export_package(embedder, options.output, options.format, about)
-    size = f"{embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {given.dtype}"
+        export_package(embedder, options.output, options.format, about, as_int8)
+    dtype = options.weights or given.dtype
+    size = f"{embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {dtype}"
     print(f"{options.output}: {size}.")

@@ -94,6 +94,10 @@ class Tokenizer(ABC):
         """Writes what `load_tokenizer(folder)` reads."""
 
     @abstractmethod
+    def smallest_file(self) -> tuple[str, bytes]:
+        """Name and content of the smallest file that `load_tokenizer` reads, next to a `tokenizer_config.json`."""
+
+    @abstractmethod
     def _hf(self):
         """The same tokenizer as a `tokenizers.Tokenizer`, without a post-processor."""
 
@@ -177,6 +181,9 @@ class HFTokenizer(Tokenizer):
         files.write_atomically(files.join(folder, "tokenizer_config.json"), json.dumps(names))
         files.write_atomically(files.join(folder, "tokenizer.json"), self._backend.to_str())
 
+    def smallest_file(self) -> tuple[str, bytes]:
+        return "tokenizer.json.gz", gzip.compress(self.to_hf_json().encode("utf-8"), mtime=0)
+
     def _hf(self):
         from tokenizers import Tokenizer as Backend
 
@@ -218,6 +225,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     def save(self, folder: str | Path) -> None:
         files.write_atomically(files.join(folder, "tokenizer.model"), self._model)
+
+    def smallest_file(self) -> tuple[str, bytes]:
+        return "tokenizer.model", self._model
 
     def _hf(self):
         """Rebuilds byte-pair merges from the pieces: a pair merges if both halves and the result are pieces."""

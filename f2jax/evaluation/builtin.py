@@ -192,9 +192,9 @@ def write_results(
 
 
 def model_name(model: str, name: str | None = None) -> str:
-    """Returns ORG/NAME as mteb requires it: the given name, the hub id, or f2jax/ and the folder's name."""
+    """Returns ORG/NAME as mteb requires it: the given name, the hub id, or f2jax/ and the name of the folder."""
     if name:
         return name if "/" in name else f"f2jax/{name}"
-    if files.is_remote(model) or Path(model).expanduser().is_dir():
+    if files.is_remote(model) or Path(model).expanduser().is_dir() or model in files.BUILT_IN:
         return f"f2jax/{model.rstrip('/').rpartition('/')[2]}"
     return model

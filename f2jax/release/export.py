@@ -6,7 +6,7 @@ from pathlib import Path
 
 from f2jax import files
 from f2jax.checkpoints import hf, package, workdir
-from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage
+from f2jax.checkpoints.model_card import NOTHING, Background, RunHistory, TrainingStage
 from f2jax.data.corpus import CARD
 from f2jax.errors import UserError, did_you_mean, require_extra
 from f2jax.inference.embedder import Embedder
@@ -25,12 +25,17 @@ CONFIG_SECTIONS: dict[str, dict] = {
 
 
 def export_package(
-    embedder: Embedder, folder: str | Path, formats: Sequence[str] = (), about: RunHistory = NOTHING
+    embedder: Embedder,
+    folder: str | Path,
+    formats: Sequence[str] = (),
+    about: RunHistory = NOTHING,
+    as_int8: bool = False,
 ) -> None:
     """Writes the package, its golden set, then each of the formats.
 
     Args:
         about: for the model card; the formats are added to it.
+        as_int8: matrices in int8, for f2jax alone; the golden vectors are those of `embedder` all the same.
 
     Raises:
         UserError: a format is unknown, lacks its library or does not fit the model, or the model gives vectors that are
@@ -39,13 +44,15 @@ def export_package(
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"There is no format '{name}'{did_you_mean(name, FORMATS)}")
+    if formats and as_int8:
+        raise UserError(f"A package in int8 has no further formats; export it without {' and '.join(formats)}.")
     for name in formats:
         _check_format(name, embedder)
     hf.check_finite(embedder.params, "The model")
     vectors = golden.embed_golden(embedder)
     architecture, params = embedder.architecture, embedder.params
     about = replace(about, formats=tuple(formats))
-    package.write_package(folder, architecture, params, embedder.tokenizer, embedder.card, about)
+    package.write_package(folder, architecture, params, embedder.tokenizer, embedder.card, about, as_int8)
     golden.write_golden(folder, vectors)
     for name in formats:
         if name.startswith("onnx"):
@@ -62,6 +69,25 @@ def _check_format(name: str, embedder: Embedder) -> None:
     else:
         gguf.vocabulary(embedder.tokenizer, embedder.architecture.vocab_size)
         gguf.check_blocks(embedder.architecture, "q8_0" if name == "gguf-q8" else "whole")
+
+
+def rounded(embedder: Embedder) -> Embedder:
+    """Returns the model that a package of this one in int8 gives, with the fingerprint that its scores have."""
+    params = hf.round_to_int8(embedder.params)
+    return Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+
+
+def read_background(path: str | Path) -> Background:
+    """Reads what a model card should say that no config does.
+
+    Raises:
+        UserError: there is no such file, or it has another shape.
+    """
+    fields = {"summary": str, "teacher": str, "licenses": dict[str, str], "limits": list[str]}
+    content = files.read_json_object(path, fields)
+    if unknown := sorted(content.keys() - fields.keys()):
+        raise UserError(f"{path} has the field {', '.join(unknown)}; a card has {', '.join(fields)}.")
+    return Background(**content | {"limits": tuple(content["limits"])})
 
 
 def read_stages(path: str) -> tuple[TrainingStage, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
-from f2jax.checkpoints import package
+from f2jax.checkpoints import package, settings
 from f2jax.errors import UserError
 from f2jax.release import golden
 from f2jax.tables import text_table
@@ -39,6 +39,7 @@ class Tool:
     forms: tuple[str, ...]  # files of a package, each read separately
     embed: Callable[[str, str, list[str]], np.ndarray]  # (folder, form, texts) -> [i, e]
     truncates: bool = True  # else it refuses a text that is longer than the model's context
+    reads_int8: bool = False  # f2jax's own weights
 
 
 def verify_package(folder: str | Path) -> Iterator[Result]:
@@ -62,6 +63,8 @@ def _run(tool: Tool, form: str, folder: str, expected: golden.GoldenVectors) -> 
     missing = [module for module in tool.modules if not importlib.util.find_spec(module)]
     if not Path(folder, form).exists():
         return Result(tool.name, form, note="not in this package")
+    if settings.stores_int8(folder) and not tool.reads_int8:
+        return Result(tool.name, form, note="weights in int8, for f2jax alone")
     if missing:
         return Result(tool.name, form, note=f"not installed: {', '.join(missing)}")
     note = importlib.metadata.version(tool.modules[0])
@@ -170,7 +173,7 @@ def _llama_cpp(folder: str, form: str, texts: list[str]) -> np.ndarray:
 
 
 TOOLS = (
-    Tool("f2jax", ("f2jax",), ("config.json",), _f2jax),  # large models have several files of weights
+    Tool("f2jax", ("f2jax",), ("config.json",), _f2jax, reads_int8=True),  # large models have several files of weights
     Tool("transformers", ("transformers", "torch"), ("config.json",), _transformers),
     Tool("sentence-transformers", ("sentence_transformers", "torch"), ("modules.json",), _sentence_transformers),
     Tool("ONNX Runtime", ("onnxruntime",), tuple(package.ONNX.values()), _onnx_runtime),

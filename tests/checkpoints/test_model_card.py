@@ -10,7 +10,7 @@ from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, ren
 from f2jax.configs import stage2
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.release.export import read_scores, read_stages
+from f2jax.release.export import read_background, read_scores, read_stages
 from tests import tiny_model
 
 DATASETS = [
@@ -127,6 +127,36 @@ def test_scores_that_are_not_there_are_an_error(tmp_path):
 def test_the_licence_is_stated_or_said_to_be_missing():
     assert "license: apache-2.0\n" in text_of(RunHistory(license="apache-2.0")).split("---")[1]
     assert "licence | not stated" in text_of(NOTHING) and "license:" not in text_of(NOTHING)
+
+
+BACKGROUND = {
+    "summary": "A small model.",
+    "teacher": "big (MIT)",
+    "licenses": {"b": "CC0", "a": "CC BY 4.0"},
+    "limits": ["Short."],
+}
+
+
+def test_what_no_config_says_comes_from_a_file(tmp_path):
+    (tmp_path / "about.json").write_text(json.dumps(BACKGROUND))
+    text = text_of(RunHistory(background=read_background(tmp_path / "about.json")))
+    assert "---\n\nA small model.\n\n| " in text and "trained with f2jax" not in text
+    assert "## Limits\n\n- Short.\n\n## Data and licences\n\nTeacher: big (MIT).\n\n" in text
+    assert text.index("| a | CC BY 4.0 |") < text.index("| b | CC0 |")
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        ({"summary": "A"}, "lacks 'teacher', 'licenses', 'limits'"),
+        (BACKGROUND | {"limits": "Short."}, "has a 'limits' that is not a list of strings"),
+        (BACKGROUND | {"licences": {}}, "has the field licences; a card has summary, teacher, licenses, limits"),
+    ],
+)
+def test_such_a_file_of_another_shape_is_an_error(tmp_path, content, message):
+    (tmp_path / "about.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        read_background(tmp_path / "about.json")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from f2jax import Embedder
 from f2jax.checkpoints.package import ModelSettings
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.sizes import size
+from f2jax.release import export
 from tests import tiny_model
 
 torch = pytest.importorskip("torch")
@@ -219,3 +220,16 @@ def test_a_bfloat16_folder_loads_there_in_its_type(ours, folder, tmp_path):
     model = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
     assert model.dtype == torch.bfloat16
     assert cosines(model.encode(TEXTS).astype(np.float32), ours.encode(TEXTS)).min() > 0.99
+
+
+def test_a_folder_in_int8_is_refused_and_becomes_one_that_is_not(ours, tmp_path):
+    """It would load whole numbers as weights, without a word, if config.json said qwen3."""
+    export.export_package(ours, tmp_path / "small", as_int8=True)
+    for load in (transformers.AutoModel.from_pretrained, sentence_transformers.SentenceTransformer):
+        with pytest.raises(ValueError, match="model type `f2jax-qwen3-int8`"):
+            load(str(tmp_path / "small"))
+    small = Embedder.from_pretrained(tmp_path / "small")
+    small.save_pretrained(tmp_path / "whole")
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "whole"), device="cpu")
+    found = theirs.encode(TEXTS, prompt="", show_progress_bar=False)
+    np.testing.assert_allclose(found, small.encode(TEXTS, prompt=""), atol=1e-5)
