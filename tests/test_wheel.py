@@ -5,14 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from f2jax import __version__
-from tests import tiny
+from f2jax import Embedder, __version__
+from f2jax.checkpoints import package
+from tests import tiny, tiny_model
 
 pytestmark = pytest.mark.slow
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -21,12 +23,16 @@ OFFLINE = ["--no-deps", "--no-index", "--no-build-isolation"]
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of the sources: setuptools leaves its build folders next to them."""
+    """A copy of the sources, for setuptools leaves its build folders next to them; a tiny model is its `mini`."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("f2jax", "configs"):
         shutil.copytree(tiny.ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(tiny.ROOT / name, folder)
+    shutil.rmtree(folder / "f2jax/models", ignore_errors=True)
+    made = tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
+    parts = made.architecture, made.params, made.tokenizer, made.card
+    package.write_package(folder / "f2jax/models/mini", *parts, as_int8=True)
     return folder
 
 
@@ -67,7 +73,28 @@ def test_every_file_of_the_package_is_in_the_wheel(checkout, wheel):
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == expected
+    assert {"f2jax/models/mini/model.safetensors", "f2jax/models/mini/1_Pooling/config.json"} <= packed
     assert {"f2jax/py.typed", "f2jax/configs/stage2.py", "f2jax/evaluation/published.json"} <= packed
+
+
+def test_every_file_of_a_model_is_in_the_archive_of_the_sources(checkout, tmp_path):
+    program = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", program], cwd=checkout, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        packed = {name.partition("/")[2] for name in opened.getnames()}
+    models = {str(path.relative_to(checkout)) for path in checkout.glob("f2jax/models/**/*") if path.is_file()}
+    assert models <= packed and len(models) > 5
+
+
+def test_a_wheel_brings_its_model(checkout, wheel, tmp_path):
+    run = fresh_environment(tmp_path, str(wheel))
+    program = (
+        "from f2jax import Embedder; model = Embedder.from_pretrained('mini'); print(model.fingerprint, model.origin)"
+    )
+    fingerprint, origin = run("python", "-c", program).split()
+    assert fingerprint == Embedder.from_pretrained(checkout / "f2jax/models/mini").fingerprint
+    assert Path(origin).is_relative_to(tmp_path)
 
 
 def test_a_wheel_trains_by_the_name_of_a_config_outside_of_a_checkout(wheel, tmp_path):

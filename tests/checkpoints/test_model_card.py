@@ -11,7 +11,7 @@ from f2jax.configs import stage2
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.release.export import read_background, read_scores, read_stages
-from tests import tiny_model
+from tests import tiny, tiny_model
 
 DATASETS = [
     {"name": "webfaq", "kind": "retrieval", "rows": {"train": 1_200}, "languages": {"de": 900, "fr": 300}},
@@ -143,6 +143,12 @@ def test_what_no_config_says_comes_from_a_file(tmp_path):
     assert "---\n\nA small model.\n\n| " in text and "trained with f2jax" not in text
     assert "## Limits\n\n- Short.\n\n## Data and licences\n\nTeacher: big (MIT).\n\n" in text
     assert text.index("| a | CC BY 4.0 |") < text.index("| b | CC0 |")
+
+
+def test_the_card_of_mini_has_a_licence_for_each_set_of_its_data(shared_data):
+    background = read_background(tiny.ROOT / "configs/mini_card.json")
+    trained_on = {path.parent.name for path in shared_data.glob("*/train.parquet")}
+    assert len(trained_on) > 20 and trained_on <= background.licenses.keys()
 
 
 @pytest.mark.parametrize(
