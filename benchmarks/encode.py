@@ -3,11 +3,13 @@
 python -m benchmarks.encode --model demo/release [--texts 2000] [--rounds 3]
 python -m benchmarks.encode --size 80m --tokenizer FOLDER      # random weights
 python -m benchmarks.encode … --data train.parquet             # passages of a training file, in place of built-in texts
+python -m benchmarks.encode … --lengths 1024 4096 8192         # one text of about so many tokens at a time
+python -m benchmarks.encode … --cpu-time                       # of all cores, where other programs run beside it
 
 Needs the `bench` extra. Tools take turns in one process, on the GPU where there is one; ratios are of medians, to
 sentence-transformers in the first dtype. Each has its better batch size of three, found in a round that does not count;
-ONNX Runtime (on a CPU, in float32), which has no encode function, gets texts sorted by length, as sentence-transformers
-sorts them. Cosines are to sentence-transformers in float32.
+ONNX Runtime (on a CPU, in float32, not with --lengths), which has no encode function, gets texts sorted by length, as
+sentence-transformers sorts them. Cosines are to sentence-transformers in float32.
 """
 
 import argparse
@@ -43,11 +45,12 @@ DTYPES = ("float32", "bfloat16")
 INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask"}  # of the graph, and where a tokenizer has them
 
 
-def fresh(name: str, tokenizer_folder: str) -> Embedder:
-    """A model of this size with random weights."""
-    tokenizer = load_tokenizer(tokenizer_folder)
-    architecture = size(name)
-    return Embedder(architecture, init_params(Qwen3(architecture), 0), tokenizer, ModelSettings(max_length=512))
+def fresh(name: str, tokenizer_folder: str, max_length: int) -> Embedder:
+    """A model of this size with random weights, and with the positions and ids that are needed."""
+    tokenizer, known = load_tokenizer(tokenizer_folder), size(name)
+    vocab_size = max(known.vocab_size, tokenizer.vocab_size)
+    architecture = size(name, vocab_size=vocab_size, max_length=max(known.max_length, max_length))
+    return Embedder(architecture, init_params(Qwen3(architecture), 0), tokenizer, ModelSettings(max_length))
 
 
 def onnx(folder: str) -> Callable:
@@ -71,7 +74,7 @@ def onnx(folder: str) -> Callable:
     return encode
 
 
-def tools(folder: str, dtypes: list[str]) -> dict[str, Callable]:
+def tools(folder: str, dtypes: list[str], with_onnx: bool) -> dict[str, Callable]:
     """{name: encode(texts, batch_size)}, loaded."""
     found = {}
     for dtype in dtypes:
@@ -80,7 +83,7 @@ def tools(folder: str, dtypes: list[str]) -> dict[str, Callable]:
     for dtype in dtypes:
         theirs = SentenceTransformer(folder, device=DEVICE, model_kwargs={"dtype": dtype})
         found[f"sentence-transformers, {dtype}"] = partial(theirs.encode, show_progress_bar=False)
-    return found if GPU else found | {"ONNX Runtime, float32": onnx(folder)}
+    return found | ({"ONNX Runtime, float32": onnx(folder)} if with_onnx else {})
 
 
 def kinds_of_text(data: Path | None, count: int) -> Iterator[tuple[str, list[str]]]:
@@ -92,10 +95,17 @@ def kinds_of_text(data: Path | None, count: int) -> Iterator[tuple[str, list[str
     yield data.parent.name, texts[:count]
 
 
-def seconds(encode: Callable, texts: list[str], batch_size: int) -> float:
-    start = time.perf_counter()
+def long_texts(tokenizer, lengths: list[int]) -> Iterator[tuple[str, list[str]]]:
+    """(name, one text) of about so many tokens each."""
+    text = " ".join(sample_texts(TEXTS["long"], 500))
+    characters = len(text) / len(tokenizer.encode([text], 2**31 - 1)[0])
+    yield from ((f"one of {length:,}", [text[: int(length * characters)]]) for length in lengths)
+
+
+def seconds(encode: Callable, texts: list[str], batch_size: int, clock: Callable[[], float]) -> float:
+    start = clock()
     encode(texts, batch_size=batch_size)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def main() -> None:
@@ -108,31 +118,41 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[], help="tokens of a text")
+    parser.add_argument("--cpu-time", action="store_true", help="measure the time of all cores")
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    longest = max(args.lengths, default=None)
     with tempfile.TemporaryDirectory() as folder:
-        embedder = fresh(args.size, args.tokenizer) if args.size else Embedder.from_pretrained(args.model)
-        export_package(embedder, folder, formats=() if GPU else ("onnx",))
-        encoders = tools(folder, args.dtypes)
+        if args.size:
+            embedder = fresh(args.size, args.tokenizer, longest or 512)
+        else:
+            embedder = Embedder.from_pretrained(args.model, max_length=longest)
+        with_onnx = not (GPU or longest)  # our graph has all scores of a text in memory
+        export_package(embedder, folder, formats=("onnx",) if with_onnx else ())
+        encoders = tools(folder, args.dtypes, with_onnx)
         oracle = SentenceTransformer(folder, device=DEVICE)
         columns = ("texts", "mean tokens", "tool", "batch", "texts/s", "ratio", "worst cosine")
         print(f"| {' | '.join(columns)} |\n|---|---:|---|---:|---:|---:|---:|")
-        for name, texts in kinds_of_text(args.data, args.texts):
+        kinds = long_texts(embedder.tokenizer, args.lengths) if longest else kinds_of_text(args.data, args.texts)
+        for name, texts in kinds:
             tokens = np.mean([len(ids) for ids in embedder.tokenizer.encode(texts, embedder.max_length)])
             golden = oracle.encode(texts, show_progress_bar=False)
             worst, chosen, times = {}, {}, {tool: [] for tool in encoders}
             for tool, encode in tqdm(encoders.items(), desc=f"{name}: batch sizes", leave=False):
-                sizes = (1024,) if tool.startswith("f2jax") else BATCH_SIZES  # ours packs by tokens: 1,024 is its limit
+                one = tool.startswith("f2jax") or len(texts) == 1  # ours packs by tokens: 1,024 is its limit
+                sizes = (1024,) if one else BATCH_SIZES
                 found = np.asarray(encode(texts, batch_size=sizes[-1]), np.float32)  # compiles
                 worst[tool] = np.min(np.sum(found * golden, axis=1) / np.linalg.norm(found, axis=1))
-                chosen[tool] = min(sizes, key=lambda n: seconds(encode, texts, n))
+                chosen[tool] = min(sizes, key=lambda n: seconds(encode, texts, n, clock))
             for _ in tqdm(range(args.rounds), desc=f"{name}: rounds", leave=False):
                 for tool, encode in encoders.items():
-                    times[tool].append(seconds(encode, texts, chosen[tool]))
+                    times[tool].append(seconds(encode, texts, chosen[tool], clock))
             speeds = {tool: len(texts) / statistics.median(taken) for tool, taken in times.items()}
             base = speeds[f"sentence-transformers, {args.dtypes[0]}"]
             for tool, speed in speeds.items():
-                cells = f"{chosen[tool]} | {speed:,.0f} | {speed / base:.2f} | {worst[tool]:.5f}"
+                cells = f"{chosen[tool]} | {speed:,.{2 if longest else 0}f} | {speed / base:.2f} | {worst[tool]:.5f}"
                 print(f"| {name} | {tokens:.0f} | {tool} | {cells} |", flush=True)
             ours, peers = ({t: s for t, s in speeds.items() if t.startswith("f2jax") == own} for own in (True, False))
             conditions = f"{args.size or Path(args.model).name}, {len(texts):,} texts, mean {tokens:.0f} tokens"

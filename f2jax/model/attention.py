@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, did_you_mean
+from f2jax.model.attention_blocks import attention_in_blocks
 from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
 from f2jax.parallel import sharding
 
 SPLASH_LANES = 128  # row lengths must be a multiple of the TPU's lane count
+LONG_ROW = 1_024  # tokens of a row that a CPU computes in blocks, and longer ones
 
 
 def attention(q_btnh, k_btkh, v_btkh, segments_bt, kernel: str = "auto"):
@@ -59,6 +61,8 @@ def choose_kernel(kernel: str, q_btnh, platform: str | None = None) -> str:
         return "splash"
     if platform == "gpu" and q_btnh.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0:
         return "cudnn"
+    if platform == "cpu" and length >= LONG_ROW:
+        return "blocks"
     return "xla"
 
 
@@ -72,8 +76,8 @@ def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
     """Plain XLA on any platform, with the layout that is fastest on a CPU.
 
     Heads come before positions, and the queries of a group are the rows (g, t) of one product. On a CPU the queries
-    are split into about four blocks, each with the keys up to its end: three eighths of the scores of a long row are
-    never computed, and the scores of a block stay in the processor's cache.
+    are split into about four blocks, each with the keys up to its end: three eighths of the scores are never computed,
+    and those of a block stay in the processor's cache.
     """
     batch, length, heads, head_dim = q_btnh.shape
     kv_heads = k_btkh.shape[2]
@@ -179,6 +183,7 @@ def has_fused_backward(length: int) -> bool:
 
 KERNELS: dict[str, Callable] = {
     "xla": _xla,  # any platform, any shape
+    "blocks": attention_in_blocks,  # likewise, in memory linear in the length of a row
     "cudnn": _cudnn,  # NVIDIA GPU, 16-bit types
     "splash": _splash,  # TPU, Pallas
     "splash_interpret": functools.partial(_splash, interpret=True),  # the TPU kernel on any platform; for tests

@@ -51,6 +51,18 @@ def matmul_transposed(a_xmk, b_xnk):
     return jnp.einsum(spec, a_xmk, b_xnk, precision=precision(a_xmk.dtype), preferred_element_type=jnp.float32)
 
 
+def float32_product(a_xmk, b, transposed: bool = False):
+    """Returns a @ b, or a @ bᵀ, [..., M, N] in float32, of two operands of the same type.
+
+    Unlike `matmul`, it is differentiated as XLA does it; for the inside of functions that define their own gradient.
+    """
+    batch = tuple(range(a_xmk.ndim - 2))
+    dimensions = ((a_xmk.ndim - 1,), (b.ndim - (1 if transposed else 2),)), (batch, batch)
+    return jax.lax.dot_general(
+        a_xmk, b, dimensions, precision=precision(a_xmk.dtype), preferred_element_type=jnp.float32
+    )
+
+
 def swap_halves(x_btnh):
     """Returns the heads with their second half before the first, in float32.
 
@@ -73,29 +85,23 @@ def _cpu_product(a_xmk, b, transposed: bool):
     The gradients are therefore computed in the same form: the incoming gradient is rounded to bfloat16, and the first
     operand is transposed in memory. There are no forward-mode derivatives.
     """
-    return _dot(a_xmk, b, transposed)
+    return float32_product(a_xmk, b, transposed)
 
 
 def _forward(a_xmk, b, transposed: bool):
-    return _dot(a_xmk, b, transposed), (a_xmk, b)
+    return float32_product(a_xmk, b, transposed), (a_xmk, b)
 
 
 def _backward(transposed: bool, operands, g_xmn):
     a_xmk, b = operands
     g_xmn = g_xmn.astype(a_xmk.dtype)
     first, second = (g_xmn, a_xmk) if transposed else (a_xmk, g_xmn)
-    a_gradient = _dot(g_xmn, b, not transposed)
-    b_gradient = _dot(contiguous_on_cpu(jnp.swapaxes(first, -1, -2)), second, False)
+    a_gradient = float32_product(g_xmn, b, not transposed)
+    b_gradient = float32_product(contiguous_on_cpu(jnp.swapaxes(first, -1, -2)), second, False)
     return a_gradient.astype(a_xmk.dtype), b_gradient.astype(b.dtype)
 
 
 _cpu_product.defvjp(_forward, _backward)
-
-
-def _dot(a_xmk, b, transposed: bool):
-    batch = tuple(range(a_xmk.ndim - 2))
-    dimensions = ((a_xmk.ndim - 1,), (b.ndim - (1 if transposed else 2),)), (batch, batch)
-    return jax.lax.dot_general(a_xmk, b, dimensions, preferred_element_type=jnp.float32)
 
 
 def contiguous_on_cpu(x):

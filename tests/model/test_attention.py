@@ -41,24 +41,31 @@ def inputs(batch, length, heads, kv_heads, head_dim, seed=0):
 @pytest.mark.parametrize("heads,kv_heads", [(4, 4), (4, 2), (6, 1)])
 @pytest.mark.parametrize("length", [1, 13, 32, 150])  # on a CPU 150 go in blocks of 64, 64 and 22 queries
 @pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_xla_equals_brute_force(length, heads, kv_heads, dtype, tolerance):
+@pytest.mark.parametrize("kernel", ["xla", "blocks"])
+def test_kernels_for_any_platform_equal_brute_force(monkeypatch, kernel, length, heads, kv_heads, dtype, tolerance):
+    monkeypatch.setattr("f2jax.model.attention_blocks.BLOCK", 32)
     *qkv, segments = inputs(2, length, heads, kv_heads, 16)
     qkv = [x.astype(dtype) for x in qkv]
-    out = attention(*qkv, segments, "xla")
+    out = attention(*qkv, segments, kernel)
+    assert out.dtype == dtype and out.shape == qkv[0].shape
     assert np.abs(np.asarray(out, np.float64) - brute_force(*qkv, segments)).max() < tolerance
 
 
 @pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_gradients_of_attention_in_blocks_are_those_of_the_whole(monkeypatch, dtype, tolerance):
-    *qkv, segments = inputs(2, 150, 4, 2, 16)
+@pytest.mark.parametrize("kernel,length", [("xla", 150), ("blocks", 150), ("blocks", 96), ("blocks", 7)])
+def test_gradients_of_attention_in_blocks_are_those_of_the_whole(monkeypatch, kernel, length, dtype, tolerance):
+    monkeypatch.setattr("f2jax.model.attention_blocks.BLOCK", 32)
+    *qkv, segments = inputs(2, length, 4, 2, 16)
     qkv = [x.astype(dtype) for x in qkv]
 
-    def loss(*qkv):
-        return jnp.sum(jnp.sin(attention(*qkv, segments, "xla").astype(jnp.float32)))
+    def loss(kernel, *qkv):
+        return jnp.sum(jnp.sin(attention(*qkv, segments, kernel).astype(jnp.float32)))
 
-    in_blocks = jax.grad(loss, argnums=(0, 1, 2))(*qkv)
+    in_blocks = jax.grad(loss, argnums=(1, 2, 3))(kernel, *qkv)
     monkeypatch.setattr("f2jax.parallel.sharding.platform", lambda: "other")  # where there is one block
-    for a, b in zip(in_blocks, jax.grad(loss, argnums=(0, 1, 2))(*(x.astype("float32") for x in qkv)), strict=True):
+    whole = jax.grad(loss, argnums=(1, 2, 3))("xla", *(x.astype("float32") for x in qkv))
+    for a, b in zip(in_blocks, whole, strict=True):
+        assert a.dtype == dtype
         assert np.abs(a.astype("float32") - b).max() < tolerance * np.abs(b).max()
 
 
@@ -91,6 +98,24 @@ def test_segments_never_see_each_other_and_padding_reaches_nothing():
     assert np.array_equal(np.asarray(changed)[second], np.asarray(attention(q, k, v, segments, "xla"))[second])
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about a CPU")
+@pytest.mark.parametrize("gradient", [False, True], ids=["values", "gradient"])
+def test_on_a_cpu_the_memory_of_attention_grows_with_the_length_of_a_row(gradient):
+    """What the compiler reserves; with all scores of a row in memory it would grow fourfold."""
+
+    def peak(length: int) -> int:
+        q, k = (jax.ShapeDtypeStruct((1, length, n, 8), jnp.float32) for n in (2, 1))
+        segments = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+        def loss(*qkv):
+            return jnp.sum(attention(*qkv))
+
+        compiled = jax.jit(jax.grad(loss) if gradient else attention).lower(q, k, k, segments).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert peak(16_384) < 2.2 * peak(8_192) < 2.2 * 8_192 * 600
+
+
 @pytest.mark.parametrize(
     "platform,dtype,length,head_dim,kernel",
     [
@@ -99,7 +124,8 @@ def test_segments_never_see_each_other_and_padding_reaches_nothing():
         ("tpu", jnp.bfloat16, 1024, 64, "xla"),
         ("gpu", jnp.bfloat16, 100, 128, "cudnn"),
         ("gpu", jnp.float32, 100, 128, "xla"),
-        ("cpu", jnp.float32, 1024, 128, "xla"),
+        ("cpu", jnp.float32, 896, 128, "xla"),
+        ("cpu", jnp.float32, 1024, 128, "blocks"),
     ],
 )
 def test_auto_chooses_a_kernel_that_can_do_the_shape(platform, dtype, length, head_dim, kernel):

@@ -163,11 +163,15 @@ def test_states_of_tokens_and_pairwise_similarities_are_the_same_there(ours, the
     np.testing.assert_allclose(ours.similarity_pairwise(a, b), theirs.similarity_pairwise(a, b), atol=1e-5)
 
 
-def test_a_limit_set_there_is_ours(ours, folder):
+@pytest.mark.parametrize("limit", [10, 1_500])
+def test_a_limit_set_there_is_ours(ours, folder, limit):
+    """A row of more than 1,024 tokens is computed in blocks."""
     theirs = sentence_transformers.SentenceTransformer(folder, device="cpu")
-    theirs.max_seq_length = 10
-    assert cosines(theirs.encode(TEXTS), ours.encode(TEXTS, max_length=10)).min() >= CLOSE
-    assert cosines(theirs.encode(TEXTS), ours.encode(TEXTS)).min() < 0.99
+    theirs.max_seq_length = limit
+    texts = [TEXTS[-3] * 50, *TEXTS[-3:]]
+    assert ours.encode(texts[:1], output_value="token_embeddings", max_length=limit)[0].shape[0] == limit
+    assert cosines(theirs.encode(texts), ours.encode(texts, max_length=limit)).min() >= CLOSE
+    assert cosines(theirs.encode(texts), ours.encode(texts)).min() < 0.99
 
 
 def test_token_ids_are_the_same_there(ours, theirs):
