@@ -6,6 +6,7 @@ for each text and each row of the corpus.
 Letters: `i` texts of the corpus in the order of `teacher_vectors.pieces`, `r` its rows.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,7 +51,7 @@ class TextSurvey:
     id_i: np.ndarray  # stable_id, int64
     role_i: np.ndarray  # place in ROLES of the first role that the text has anywhere
     language_i: np.ndarray  # place in `languages`
-    query_r: np.ndarray  # number of the query's text
+    query_r: np.ndarray  # number of the query's text; of rows that have a positive
     positive_r: np.ndarray
     positive_language_r: np.ndarray
     dataset_r: np.ndarray  # place in `datasets` of corpus.json
@@ -69,21 +70,21 @@ def survey_texts(corpus: PreparedCorpus) -> TextSurvey:
             "version; prepare it again."
         )
     reader, numbers = Reader(), dict[str, int]()
-    ids, roles, languages, rows = [], [], [], []
+    ids, roles, languages, rows = [], [], [], array("q")  # of rows four numbers each
     first = 0
     for dataset, entry in enumerate(corpus.card["datasets"]):
         count = entry["documents"]
         role_c, language_c = np.full(count, len(ROLES), np.uint8), np.zeros(count, np.int32)
-        query_ids: list[int] = []
-        query_languages: list[int] = []
+        query_ids, query_languages = array("q"), array("i")
         for part in PARTS[1:]:
             for raw in shards_of(corpus.folder, entry, part).read_all(reader):
                 (_, documents, _), (query_id, *named) = parse_row(raw), row_details(raw)
                 own, theirs = (numbers.setdefault(name, len(numbers)) for name in named)
                 language_c[documents[role_c[documents] == len(ROLES)]] = theirs
                 role_c[documents[1:]] = np.minimum(role_c[documents[1:]], 2)
-                role_c[documents[0]] = 1
-                rows.append((first + count + len(query_ids), first + documents[0], theirs, dataset))
+                role_c[documents[:1]] = 1
+                for positive in documents[:1]:  # none where the row is a text alone
+                    rows.extend((first + count + len(query_ids), first + positive, theirs, dataset))
                 query_ids.append(query_id)
                 query_languages.append(own)
         of_documents = (parse_document(raw)[0] for raw in shards_of(corpus.folder, entry, "documents").read_all(reader))
@@ -95,7 +96,7 @@ def survey_texts(corpus: PreparedCorpus) -> TextSurvey:
     distinct, inverse = np.unique(id_i, return_inverse=True)
     best = np.full(len(distinct), len(ROLES), np.uint8)
     np.minimum.at(best, inverse, role_i)
-    query_r, positive_r, positive_language_r, dataset_r = np.array(rows, np.int64).reshape(-1, 4).T
+    query_r, positive_r, positive_language_r, dataset_r = np.frombuffer(rows, np.int64).reshape(-1, 4).T
     of_text = (id_i, best[inverse], np.concatenate(languages))
     return TextSurvey(*of_text, query_r, positive_r, positive_language_r, dataset_r, tuple(numbers))
 

@@ -39,7 +39,8 @@ def start_from_vectors(
     if stored not in (kept, architecture.width):
         raise UserError(
             f"{vectors} has {stored} dimensions and a {options.size} has {architecture.width}; write the cache with "
-            f"f2jax cache_teacher --width {architecture.width}, or choose another --size."
+            f"f2jax cache_teacher --width {architecture.width}, of --vectors with --reduce pca, or choose another "
+            "--size."
         )
     package.check_output(output, [])
     sequences, raw_ie = sample_texts_and_vectors(vectors, corpus, options.max_texts, options.bag.seed)
