@@ -45,7 +45,7 @@ bench: demo .venv-bench/.ready
 
 .venv/.ready: setup.py
 	$(PYTHON) -m venv .venv
-	$(RUN)/pip install -q --disable-pip-version-check -e .[eval]
+	$(RUN)/pip install -q --disable-pip-version-check -e .[demo]
 	touch $@
 
 # Apart from the demo's: the oracles (PyTorch, transformers) and the TPU compiler, which looks for a TPU at each start.

@@ -34,6 +34,11 @@ evaluation = [
     "scikit-learn>=1.5,<2",  # the TF-IDF baseline that stands beside each built-in score
     "matplotlib>=3.8,<4",
 ]
+demo = [
+    *evaluation,
+    "babel==2.19.0",  # its names are the data of the demo, whose numbers stand in README.md
+    "sentencepiece==0.2.1",  # and its tokenizer
+]
 mteb = [
     "mteb>=2.26,<3",  # tasks, benchmarks, and the instructions of F2LLM-v2 for them
 ]
@@ -100,6 +105,7 @@ setup(
     install_requires=core,
     extras_require={
         "eval": evaluation,
+        "demo": demo,
         "mteb": evaluation + mteb,
         "curate": curate,
         "beam": beam,

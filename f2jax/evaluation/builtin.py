@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from f2jax import files
+from f2jax.data.record import stable_id
 from f2jax.data.sources import cldr, stdlib
 from f2jax.errors import UserError, did_you_mean, require_extra
 from f2jax.evaluation.variants import Variant
@@ -42,6 +43,28 @@ def cldr_names() -> RetrievalTask:
     return RetrievalTask("cldr-names", list(answers), documents, list(answers.values()), list(languages.values()))
 
 
+def cldr_across() -> RetrievalTask:
+    """Each test name once: which text of a list in all languages but English, one for each thing, names the same?
+
+    The language of a text in the list is drawn by a hash; no test name is in the list.
+    """
+    texts: dict[str, str] = {}  # entity → its text in the list
+    drawn: dict[str, int] = {}
+    for name in cldr.names():
+        draw = stable_id("across " + "|".join(name))
+        if name.language != "en" and not cldr.is_test_name(name.text) and draw < drawn.get(name.entity, draw + 1):
+            texts[name.entity], drawn[name.entity] = name.text, draw
+    documents = sorted(set(texts.values()))
+    number = {text: i for i, text in enumerate(documents)}
+    answers: dict[str, set[int]] = {}
+    languages: dict[str, str] = {}
+    for name in cldr.names():
+        if name.entity in texts and cldr.is_test_name(name.text):
+            answers.setdefault(name.text, set()).add(number[texts[name.entity]])
+            languages.setdefault(name.text, name.language)
+    return RetrievalTask("cldr-across", list(answers), documents, list(answers.values()), list(languages.values()))
+
+
 def stdlib_code() -> RetrievalTask:
     """Each held-out docstring once: which of the held-out functions does it describe?"""
     functions = [function for function in stdlib.functions() if stdlib.is_test_function(function)]
@@ -54,7 +77,7 @@ def stdlib_code() -> RetrievalTask:
     )
 
 
-TASKS = {"cldr-names": cldr_names, "stdlib-code": stdlib_code}
+TASKS = {"cldr-names": cldr_names, "cldr-across": cldr_across, "stdlib-code": stdlib_code}
 
 # The names in `f2jax.evaluation.local`, which needs mteb: help and error messages name them without it.
 LOCAL_NAMES = (

@@ -11,6 +11,7 @@ from f2jax.evaluation.variants import Variant
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+COLUMNS = 3  # panels in a row
 MARKS = {"int8": "s", "uint8": "D", "binary": "^", "ubinary": "v"}
 
 
@@ -46,7 +47,8 @@ def plot_dimensions(panels: Mapping[str, Sequence[Curve]], measure: str = "main 
         _tidy(panel)
     figure.supxlabel("dimensions kept (truncate, then normalize)", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=4)
+    ncols = 2 * min(COLUMNS, len(panels))  # as wide as the panels
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=ncols)
     return _png(figure)
 
 
@@ -81,8 +83,8 @@ def plot_sizes(panels: Sequence[SizePanel]) -> bytes:
 
 
 def _figure(number: int, size: tuple[float, float], measure: str) -> tuple:
-    """Returns a figure and its panels, up to three in a row, each of `size` inches."""
-    columns = min(3, number)
+    """Returns a figure and its panels, up to COLUMNS in a row, each of `size` inches."""
+    columns = min(COLUMNS, number)
     rows = -(-number // columns)
     figure, grid = plt.subplots(
         rows, columns, figsize=(size[0] * columns, size[1] * rows), dpi=130, squeeze=False, layout="constrained"

@@ -9,9 +9,11 @@ from importlib import util
 import numpy as np
 import pytest
 
+from f2jax.data.sources import cldr
 from f2jax.errors import UserError
-from f2jax.evaluation import builtin
+from f2jax.evaluation import builtin, plots
 from f2jax.evaluation.builtin import TASKS, RetrievalTask, load_task
+from f2jax.evaluation.variants import Variant
 from tests import tiny_model
 
 NAMES = {
@@ -126,6 +128,23 @@ def test_a_built_in_task_has_distinct_texts_and_an_answer_to_each_query(name):
     assert all(answers and answers <= set(range(len(task.documents))) for answers in task.answers)
 
 
+def test_the_list_in_all_languages_has_no_test_name_and_no_english_and_one_text_for_each_thing():
+    task, names = load_task("cldr-across"), cldr.names()
+    entities: dict[str, set[str]] = {}
+    for name in names:
+        if name.language != "en":
+            entities.setdefault(name.text, set()).add(name.entity)
+    assert not set(task.documents) & {text for text in task.documents if cldr.is_test_name(text)}
+    assert set(task.documents) <= entities.keys()
+    things = {name.entity for name in names}
+    assert 0.95 * len(things) < len(task.documents) <= len(things)
+    for query, answers in list(zip(task.queries, task.answers, strict=True))[::50]:
+        meant = {name.entity for name in names if name.text == query}
+        assert all(meant & entities[task.documents[i]] for i in answers)
+    drawn = {name.text: name.language for name in names}
+    assert len({drawn[text] for text in task.documents}) > 150
+
+
 # Results
 
 
@@ -155,6 +174,22 @@ def test_table_plot_and_numbers_are_written(embedder, small_tasks, tmp_path):
     stored = json.loads((folder / "results.json").read_text())
     assert stored["revision"] == "r1"
     assert stored["tasks"]["names"]["dims"] == {str(dim): score for dim, score in results["names"]["dims"].items()}
+
+
+@pytest.mark.parametrize("panels", [1, 2, 5])
+def test_the_legend_lies_within_the_picture_and_above_the_curves(monkeypatch, panels):
+    curves = [
+        plots.Curve(f"a-task-with-a-name{tail}", color, [(Variant(dim), 50.0 + dim) for dim in dims])
+        for color in range(2)
+        for tail, dims in (("", (8, 16, 32)), (", TF-IDF", (0,)))
+    ]
+    monkeypatch.setattr(plots, "_png", lambda figure: figure)
+    figure = plots.plot_dimensions({f"panel {i}": curves for i in range(panels)})
+    figure.canvas.draw()
+    legend, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1 and legend.y1 <= whole.y1
+    assert all(legend.y0 >= panel.get_window_extent().y1 for panel in figure.axes)
+    plots.plt.close(figure)
 
 
 # What is refused
