@@ -97,7 +97,8 @@ def rows(count: int, pool: int, seed: int):
     rng = np.random.default_rng(seed)
     for i, (_, example) in enumerate(documents(count, seed)):
         used = rng.integers(0, pool, 25)
-        yield i, {"query": example["tokens"], "documents": used, "label": -1, "id": i, "language": "en"}
+        languages = {"language": "en", "positive_language": "en"}
+        yield i, {"query": example["tokens"], "documents": used, "label": -1, "id": i, **languages}
 
 
 def make_loader(folder: Path, row_count: int = 20_000, pool: int = 100_000) -> Loader:
