@@ -5,6 +5,7 @@
     python -m benchmarks.input_pipeline profile     # the same, and where the time goes
     python -m benchmarks.input_pipeline prepare     # peak memory and speed of `f2jax prepare`, curation off and on
     python -m benchmarks.input_pipeline steps       # what each step of curation costs
+    python -m benchmarks.input_pipeline decontaminate  # rows of 24 negatives against 10 million characters
 
 Times are CPU seconds of this process, so that other work on the machine does not count.
 """
@@ -30,12 +31,13 @@ from f2jax import config as configs
 from f2jax.data.corpus import CARD, VERSION, PreparedCorpus
 from f2jax.data.instructions import Instructions
 from f2jax.data.loader import Loader
+from f2jax.data.record import Record
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import train_sentencepiece
 from f2jax.prepare import tfds
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate import curate_record, dedup
-from f2jax.prepare.curate.decontaminate import BUILT_IN
+from f2jax.prepare.curate.decontaminate import BUILT_IN, Index, build_index
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.run import prepare
 
@@ -168,7 +170,9 @@ def steps(count: int = 1000) -> None:
     near = Curation(near_duplicates=0.8)
 
     def curated(options: Curation):
-        return lambda record: curate_record(record, options)
+        sets = options.evaluation_sets
+        index = build_index(sets, options.ngram, options.fewest_letters) if sets else None
+        return lambda record: curate_record(record, options, index)
 
     plain = Curation(excluded_sources=())
     texts = [text for row in rows for text in (row.query, row.positive, *row.negatives)]
@@ -189,9 +193,44 @@ def steps(count: int = 1000) -> None:
         print(f"{name}: {(ended - loaded) / len(rows) * 1e6:,.0f} us a row, {loaded - began:.1f} s to load")
 
 
+def decontaminate(folder: Path, count: int = 200, characters: int = 10_000_000) -> None:
+    """CPU time of curation of a row with 24 negatives, all texts new or most of them seen before, and memory."""
+    rng = np.random.default_rng(0)
+    words = np.array(["".join(map(chr, rng.integers(97, 123, rng.integers(2, 9)))) for _ in range(50_000)])
+    texts = [" ".join(rng.choice(words, 100)) for _ in range(characters // 600)]
+    began = time.process_time()
+    Index.build({"made up": texts}).save(folder / "index")
+    print(f"{sum(map(len, texts)):,} characters: index built in {time.process_time() - began:.1f} s")
+    index = Index.open(folder / "index")
+    options = Curation(excluded_sources=(), evaluation_sets=("made up",))
+    pool = [
+        text
+        for record in islice(open_source("stdlib:code", "train", Counter()), 500)
+        for text in (record.query, record.positive, *record.negatives)
+    ]
+    for name, texts_of_row in (
+        ("all texts new", lambda n: [f"{n} {pool[i]}" for i in rng.integers(0, len(pool), 26)]),
+        ("a text in five rows", lambda n: [pool[i] for i in rng.integers(0, count * 26 // 5, 26)]),
+    ):
+        rows_of_texts = [texts_of_row(n) for n in range(count)]
+        records = [Record(query, positive, tuple(negatives)) for query, positive, *negatives in rows_of_texts]
+        curate_record(records[0], options, index)
+        size = sum(len(text) for row in rows_of_texts for text in row) / count
+        for what, used in (("without", None), ("with", index)):
+            began = time.process_time()
+            for record in records:
+                curate_record(record, options, used)
+            seconds = time.process_time() - began
+            print(f"{name}, {size:,.0f} characters a row, {what} evaluation sets: {seconds / count * 1e3:.2f} ms a row")
+    size = sum(path.stat().st_size for path in (folder / "index").iterdir())
+    print(f"the index, which all processes map: {size / 1e6:.0f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["start", "batches", "profile", "prepare", "steps", "open", "prepared"])
+    parser.add_argument(
+        "what", choices=["start", "batches", "profile", "prepare", "steps", "decontaminate", "open", "prepared"]
+    )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--curation", choices=list(CURATIONS), default="off")
@@ -206,6 +245,8 @@ def main() -> None:
             million(folder, args.rows)
         elif args.what == "steps":
             steps()
+        elif args.what == "decontaminate":
+            decontaminate(folder)
         elif args.what == "prepared":
             prepare_once(folder, args.curation)
         else:

@@ -201,13 +201,13 @@ def permute(index, size: int, key: int) -> np.ndarray:
     while outside.any():
         left, right = out[outside] >> half, out[outside] & mask
         for round_key in keys:
-            left, right = right, left ^ (_mix(right ^ round_key) & mask)
+            left, right = right, left ^ (mix_bits(right ^ round_key) & mask)
         out[outside] = (left << half) | right
         outside &= out >= size
     return out.astype(np.int64).reshape(np.shape(index))
 
 
-def _mix(x):
+def mix_bits(x):
     """The finalizer of splitmix64, of a uint64 or an array of them: every input bit reaches every output bit."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -216,10 +216,10 @@ def _mix(x):
 
 
 def _key(*parts: int | str) -> int:
-    """A 64-bit key from numbers and words, by chaining `_mix`."""
+    """A 64-bit key from numbers and words, by chaining `mix_bits`."""
     key = np.uint64(0x9E3779B97F4A7C15)
     for part in parts:
         number = int.from_bytes(part.encode(), "little") if isinstance(part, str) else part
         with np.errstate(over="ignore"):
-            key = _mix(key + np.uint64(number % (1 << 64)) + np.uint64(0x9E3779B97F4A7C15))
+            key = mix_bits(key + np.uint64(number % (1 << 64)) + np.uint64(0x9E3779B97F4A7C15))
     return int(key)

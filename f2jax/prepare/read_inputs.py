@@ -19,6 +19,7 @@ from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import is_single_input, open_source
 from f2jax.errors import UserError
 from f2jax.prepare.curate import CurationReport, Outcome, curate_record, dedup
+from f2jax.prepare.curate.decontaminate import Index
 from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.scratch import RecordWriter, RunWriter, map_array
 
@@ -100,11 +101,12 @@ def row_hash(record: Record, seed: int) -> int:
     return stable_id("\n".join([f"cap {seed}", record.query, record.positive, *record.negatives]))
 
 
-def read_input(target: InputFolder, options: PrepareOptions, listing: bool) -> None:
+def read_input(target: InputFolder, options: PrepareOptions, listing: bool, index: Path | None = None) -> None:
     """Reads an input and fills its folder, which appears only when it is complete.
 
     Args:
         listing: list the rows that are skipped.
+        index: folder of the index of the evaluation texts; None: there are none.
 
     Raises:
         UserError: the input cannot be read.
@@ -112,20 +114,22 @@ def read_input(target: InputFolder, options: PrepareOptions, listing: bool) -> N
     part = InputFolder(target.spec, target.folder.with_name(f"{target.folder.name}.{uuid.uuid4().hex}.part"))
     part.folder.mkdir(parents=True)
     try:
-        _read(part, options, listing)
+        _read(part, options, listing, Index.open(index) if index else None)
         shutil.rmtree(target.folder, ignore_errors=True)
         part.folder.rename(target.folder)
     finally:
         shutil.rmtree(part.folder, ignore_errors=True)  # it is there only if something failed
 
 
-def _read(part: InputFolder, options: PrepareOptions, listing: bool) -> None:
+def _read(part: InputFolder, options: PrepareOptions, listing: bool, index: Index | None) -> None:
     with ExitStack() as stack:
         skipped = SkipList(listing=stack.enter_context(open(part.listing, "w")) if listing else None)
         report, writer = CurationReport(skipped=skipped), stack.enter_context(_Writer(part, options))
         for record in open_source(part.spec, "train", skipped, options.kinds):
             where = part.spec if is_single_input(part.spec) else skipped.row[0]
-            outcome = curate_record(record, options.curate) if options.curate else Outcome(record, None, (), None)
+            outcome = (
+                curate_record(record, options.curate, index) if options.curate else Outcome(record, None, (), None)
+            )
             report.add(outcome, record, where)
             if outcome.record is not None:
                 writer.add(outcome.record, where)

@@ -24,7 +24,7 @@ from f2jax.data.sources import expand, is_single_input, source_files
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
-from f2jax.prepare.curate.decontaminate import load_index, set_files
+from f2jax.prepare.curate.decontaminate import build_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
 from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_duplicates
 from f2jax.prepare.options import PrepareOptions
@@ -68,8 +68,6 @@ def prepare(
         raise UserError(f"--jobs {jobs} should be at least 1.")
     output, options = Path(output).resolve(), options.of_stage()
     signatures = list_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
-    if options.curate and any(map(set_files, options.curate.evaluation_sets)):
-        load_index.cache_clear()  # their files may have changed since an earlier call
     _check_output(output)
     if listing:
         _begin_listing(listing)
@@ -121,10 +119,25 @@ class _Preparation:
         return self._write_card(plans, counts)
 
     def _read(self, inputs: Sequence[InputFolder]) -> None:
-        read = partial(read_input, options=self.options, listing=bool(self.listing))
+        index = self._evaluation_index() if inputs else None
+        read = partial(read_input, options=self.options, listing=bool(self.listing), index=index)
         results = self.run(read, inputs)
         for _ in tqdm(results, "inputs", len(inputs), unit="file", disable=None if inputs else True):
             pass
+
+    def _evaluation_index(self) -> Path | None:
+        """The folder of the index of all evaluation texts, which is made once for all workers."""
+        curate = self.options.curate
+        if not curate or not curate.evaluation_sets:
+            return None
+        made_of = settings_digest([sets_signatures(self.options), *dataclasses.astuple(curate)])
+        folder = self.output / WORK / f"evaluation-{made_of}"
+        if not folder.exists():
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            build_index(curate.evaluation_sets, curate.ngram, curate.fewest_letters).save(part)
+            part.rename(folder)
+        return folder
 
     def _make_datasets(
         self, plans: Sequence[DatasetPlan], states: Sequence[np.ndarray], listings: Mapping[int, Path]
@@ -224,11 +237,16 @@ def content_signature(paths: Sequence[str]) -> str:
 def names_of(signatures: Mapping[str, str], options: PrepareOptions) -> dict[str, str]:
     """A name for each input, made from all that decides which records it gives."""
     curate = options.curate and dataclasses.asdict(options.curate)
-    sets = [content_signature(set_files(spec)) for spec in options.curate.evaluation_sets] if options.curate else []
+    sets = sets_signatures(options)
     return {
         spec: settings_digest([READER, spec, signature, options.kinds, options.seed, curate, sets])
         for spec, signature in signatures.items()
     }
+
+
+def sets_signatures(options: PrepareOptions) -> list[str]:
+    """A text for each evaluation set that changes with its content."""
+    return [content_signature(set_files(spec)) for spec in options.curate.evaluation_sets] if options.curate else []
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

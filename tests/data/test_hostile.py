@@ -15,7 +15,8 @@ from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.tables import ENDINGS, read_rows
 from f2jax.errors import UserError
-from f2jax.prepare.curate import CurationOptions, CurationReport, curate
+from f2jax.prepare.curate import CurationOptions, CurationReport
+from tests.prepare.curate.in_memory import curate
 
 HOSTILE = {
     "lone surrogate": "before \ud83d after",

@@ -16,8 +16,9 @@ from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import read_inputs, run, scratch, workers
 from f2jax.prepare.curate import CurationOptions as Curation
-from f2jax.prepare.curate import CurationReport, curate
+from f2jax.prepare.curate import CurationReport
 from tests.data import corpora
+from tests.prepare.curate.in_memory import curate
 
 PLAIN = replace(corpora.OPTIONS, instructions=Instructions(enabled=False), validation_share=0.0)
 CURATED = replace(PLAIN, curate=Curation(excluded_sources=("sib200*",)))

@@ -1,28 +1,32 @@
 """Training texts that are in an evaluation set: the complete text, or 13 consecutive words, by letters and digits.
 
 GPT-3 was checked with 13 words (Brown et al. 2020, appendix C). In scripts without spaces characters stand for parts
-of words (`words.split_units`), and a stretch has as many units as weigh 13 words: 26 ideographs or 52 Thai letters. 13
-Thai letters are only three words, which unrelated texts share ("of the United States").
+of words (`stretches.py`), and a stretch has as many units as weigh 13 words: 26 ideographs or 52 Thai letters. 13 Thai
+letters are only three words, which unrelated texts share ("of the United States").
 """
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
+from f2jax import files
 from f2jax.data.instructions import split_instruction
-from f2jax.data.record import stable_id
 from f2jax.data.sources import open_source
 from f2jax.data.sources.paths import find_files
 from f2jax.data.sources.tables import ENDINGS, read_rows
 from f2jax.errors import UserError
-from f2jax.prepare.curate.words import WEIGHT_OF_WORD, split_units
+from f2jax.prepare.curate.stretches import hash_texts
 
 TEXT_COLUMNS = ("text", "query", "positive", "passage", "negatives", "question", "sentence1", "sentence2", "sentences")
+BATCH_CHARACTERS = 1 << 20  # of evaluation texts that are hashed at once
+REMEMBERED = 1 << 21  # texts without a hit that a process remembers; 8 bytes each
+ABOUT = "about.json"  # in the folder of an index
 BUILT_IN = {"cldr-names": ("cldr:translation", ("query",)), "stdlib-code": ("stdlib:code", ("query", "positive"))}
 
 
@@ -35,89 +39,128 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The content of evaluation sets as sorted hashes: 12 bytes for each distinct text or stretch."""
+    """The content of evaluation sets as sorted hashes: 12 bytes for each distinct text or stretch.
+
+    Processes share the memory of one that was saved. Texts in which nothing was found are remembered, so that a
+    negative of many rows is looked at once.
+    """
 
     names: tuple[str, ...]
     ngram: int
     fewest_letters: int
-    whole: "_Hashes"
-    stretches: "_Hashes"
+    whole: "_Owners"
+    stretches: "_Owners"
+    _clean: np.ndarray = field(default_factory=lambda: np.zeros(REMEMBERED, np.int64), repr=False)
 
     @classmethod
     def build(cls, sets: Mapping[str, Iterable[str]], ngram: int = 13, fewest_letters: int = 12) -> "Index":
         """An index of the texts of each named set."""
-        whole: dict[int, int] = {}
-        stretches: dict[int, int] = {}
+        whole, stretches = [], []
         for number, texts in enumerate(sets.values()):
-            for text in texts:
-                units = split_units(text)
-                if _letters(units) >= fewest_letters:
-                    whole.setdefault(_whole(units), number)
-                for stretch in _stretches(units, ngram):
-                    stretches.setdefault(stretch, number)
-        return cls(tuple(sets), ngram, fewest_letters, _Hashes.of(whole), _Hashes.of(stretches))
+            for some in _batches(texts):
+                found = hash_texts(some, ngram)
+                whole.append(_Owners.of(found.whole_x[found.letters_x >= fewest_letters], number))
+                stretches.append(_Owners.of(found.stretches, number))
+        return cls(tuple(sets), ngram, fewest_letters, _Owners.merged(whole), _Owners.merged(stretches))
+
+    def save(self, folder: Path) -> None:
+        """Writes the index to a new folder."""
+        folder.mkdir(parents=True)
+        about = {"names": self.names, "ngram": self.ngram, "fewest_letters": self.fewest_letters}
+        (folder / ABOUT).write_text(json.dumps(about))
+        self.whole.save(folder, "whole")
+        self.stretches.save(folder, "stretches")
+
+    @classmethod
+    @lru_cache(maxsize=1)
+    def open(cls, folder: Path) -> "Index":
+        """The index that was saved to a folder; its files are mapped into memory."""
+        about = files.read_json_object(folder / ABOUT)
+        parts = (_Owners.open(folder, name) for name in ("whole", "stretches"))
+        return cls(tuple(about["names"]), about["ngram"], about["fewest_letters"], *parts)
 
     def find(self, text: str) -> Hit | None:
         """The first set, in the order of `names`, that holds the text or a stretch of it; None if there is none."""
-        units = split_units(text)
-        if _letters(units) >= self.fewest_letters:
-            number = self.whole.first([_whole(units)])
-            if number is not None:
-                return Hit(self.names[number], "whole")
-        number = self.stretches.first(_stretches(units, self.ngram))
-        return None if number is None else Hit(self.names[number], f"{self.ngram}-gram")
+        return self.find_all([text])[0]
+
+    def find_all(self, texts: Sequence[str]) -> list[Hit | None]:
+        """`find` of each text."""
+        hits: list[Hit | None] = [None] * len(texts)
+        keys_x = np.fromiter(map(hash, texts), np.int64, len(texts))
+        unknown = np.flatnonzero(self._clean[keys_x % REMEMBERED] != keys_x)
+        found = hash_texts([texts[x] for x in unknown.tolist()], self.ngram)
+        number, owner = self.stretches.find(found.stretches)
+        for x, first in zip(*_first_of_each(unknown[found.text[number]], owner), strict=True):
+            hits[x] = Hit(self.names[first], f"{self.ngram}-gram")
+        number, owner = self.whole.find(found.whole_x)
+        long = found.letters_x[number] >= self.fewest_letters
+        for x, first in zip(unknown[number[long]].tolist(), owner[long].tolist(), strict=True):
+            hits[x] = Hit(self.names[first], "whole")
+        clean_x = keys_x[[hit is None for hit in hits]]
+        self._clean[clean_x % REMEMBERED] = clean_x
+        return hits
+
+
+def _first_of_each(texts: np.ndarray, owners: np.ndarray) -> tuple[list[int], list[int]]:
+    """(text, its smallest owner) for each of the texts."""
+    order = np.lexsort((owners, texts))
+    distinct, first = np.unique(texts[order], return_index=True)
+    return distinct.tolist(), owners[order][first].tolist()
 
 
 @dataclass(frozen=True, eq=False)
-class _Hashes:
+class _Owners:
     """Sorted hashes, each with the number of the first set that holds it."""
 
-    hashes: np.ndarray
-    owners: np.ndarray
+    hashes: np.ndarray  # uint64
+    owners: np.ndarray  # int32
 
     @classmethod
-    def of(cls, owners: dict[int, int]) -> "_Hashes":
-        hashes = np.fromiter(owners, np.int64, len(owners))
-        order = np.argsort(hashes)
-        return cls(hashes[order], np.fromiter(owners.values(), np.int32, len(owners))[order])
+    def of(cls, hashes: np.ndarray, number: int) -> "_Owners":
+        hashes = np.unique(hashes)
+        return cls(hashes, np.full(len(hashes), number, np.int32))
 
-    def first(self, hashes: list[int]) -> int | None:
-        """The smallest number of a set that holds one of the hashes; None if there is none."""
-        if not hashes or not len(self.hashes):
-            return None
-        wanted = np.array(hashes, np.int64)
-        places = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
-        owners = self.owners[places[self.hashes[places] == wanted]]
-        return int(owners.min()) if len(owners) else None
+    @classmethod
+    def merged(cls, parts: Sequence["_Owners"]) -> "_Owners":
+        """All hashes; the parts are in ascending order of their numbers."""
+        hashes = np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)])
+        owners = np.concatenate([np.zeros(0, np.int32), *(part.owners for part in parts)])
+        hashes, first = np.unique(hashes, return_index=True)
+        return cls(hashes, owners[first])
 
+    def save(self, folder: Path, name: str) -> None:
+        np.save(folder / f"{name}-hashes.npy", self.hashes)
+        np.save(folder / f"{name}-owners.npy", self.owners)
 
-def _letters(units: list[tuple[str, int]]) -> int:
-    """The number of letters of a text; an ideograph counts as two."""
-    return sum(2 if weight == 2 else len(unit) for unit, weight in units)
+    @classmethod
+    def open(cls, folder: Path, name: str) -> "_Owners":
+        paths = (folder / f"{name}-{part}.npy" for part in ("hashes", "owners"))
+        return cls(*(np.asarray(np.load(path, mmap_mode="r")) for path in paths))
 
-
-def _whole(units: list[tuple[str, int]]) -> int:
-    return stable_id("".join(unit for unit, _ in units))
-
-
-def _stretches(units: list[tuple[str, int]], ngram: int) -> list[int]:
-    """The hash of the shortest stretch from each unit on that weighs `ngram` words."""
-    if not ngram:
-        return []
-    # Stretches are slices of one string: unit u starts at starts_u[u], and all units before it weigh sums_u[u].
-    text = " ".join(unit for unit, _ in units)
-    starts_u = np.cumsum([0, *(len(unit) + 1 for unit, _ in units)])
-    sums_u = np.cumsum([0, *(weight for _, weight in units)])
-    lasts_u = np.searchsorted(sums_u, sums_u + ngram * WEIGHT_OF_WORD)
-    count = np.searchsorted(lasts_u, len(sums_u))  # after these too little text is left
-    return [
-        stable_id(text[start : end - 1]) for start, end in zip(starts_u[:count], starts_u[lasts_u[:count]], strict=True)
-    ]
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(places, owners) of those hashes that are among these."""
+        if not len(self.hashes):
+            return np.zeros(0, np.int64), np.zeros(0, np.int32)
+        places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        found = np.flatnonzero(self.hashes[places] == hashes)
+        return found, self.owners[places[found]]
 
 
-@lru_cache(maxsize=2)
-def load_index(specs: tuple[str, ...], ngram: int, fewest_letters: int) -> Index:
-    """The index of the evaluation sets that `CurationOptions.evaluation_sets` names, built once per process.
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts in lists of about a million characters."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        some.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield some
+            some, size = [], 0
+    yield some
+
+
+def build_index(specs: Sequence[str], ngram: int, fewest_letters: int) -> Index:
+    """The index of the evaluation sets that `CurationOptions.evaluation_sets` names.
 
     A spec is the name of a built-in set, or PATH, NAME=PATH or NAME=PATH#COLUMN,COLUMN of a file, glob or folder, in
     any format of `data.sources.tables`. Without columns those of `TEXT_COLUMNS` are read.

@@ -4,14 +4,13 @@ Exact duplicates have the same query, positive and kind. Near duplicates have qu
 letter n-grams overlap (Jaccard). Both must: two questions about one passage are two rows. MinHash estimates the
 overlap (Broder 1997), and only rows that agree in a whole band of values are compared (Leskovec, Rajaraman and Ullman,
 Mining of Massive Datasets, 3.4). A band holds values of the query and of the positive, so that rows with one query and
-many positives do not meet.
+many positives do not meet. No group is compared quadratically (`small_groups`).
 
 A corpus that is larger than memory takes the same steps on disk (`f2jax/prepare/duplicates.py`): group by
 `exact_key`, of each group the smallest `rank` stays; then group by `band_keys`, and drop `near_duplicates(group)`.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from f2jax.prepare.curate.words import split_words
 
 _SEED = 1  # of MinHash: sketches of one corpus must share it
 MAX_NEGATIVES = (1 << 16) - 1  # that a rank tells apart
+LARGEST_GROUP = 1024  # rows that are compared pair by pair
 _BLOCK = 256  # rows of smaller rank that a row is compared with at once
 _FIELDS = tuple(field.name for field in fields(Record))
 
@@ -80,39 +80,32 @@ def near_duplicates(group: Iterable[Sketch], options: CurationOptions) -> Iterat
     """Yields the ids of the rows of a group to drop: those like a row of smaller rank, whether or not that one stays.
 
     Each decision is about a pair, so it depends neither on order nor on what other groups decide, and the best row of
-    a chain of near duplicates always stays.
+    a chain of near duplicates always stays. A group of more than `LARGEST_GROUP` rows is parted first.
     """
     ranked = sorted(set(group))
     values_r2p = np.frombuffer(b"".join(row.values for row in ranked), "<u4").reshape(-1, 2, options.permutations)
     min_alike = options.near_duplicates * options.permutations
-    for i, row in enumerate(ranked):
-        for start in range(0, i, _BLOCK):
-            alike_r = (values_r2p[start : min(i, start + _BLOCK)] == values_r2p[i]).sum(-1).min(-1)
-            if (alike_r >= min_alike).any():
-                yield row.id
-                break
+    for part in small_groups(values_r2p, np.arange(len(ranked))):
+        values_of_part_r2p = values_r2p[part]
+        for i, row in enumerate(part.tolist()):
+            for start in range(0, i, _BLOCK):
+                alike_r = (values_of_part_r2p[start : min(i, start + _BLOCK)] == values_of_part_r2p[i]).sum(-1).min(-1)
+                if (alike_r >= min_alike).any():
+                    yield ranked[row].id
+                    break
 
 
-def drop_exact(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """(rows that stay, rows to drop) in memory; those that stay are in the order of the first of their duplicates."""
-    groups: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[exact_key(record)].append(record)
-    kept, dropped = [], []
-    for group in groups.values():
-        best = min(range(len(group)), key=lambda i: rank(group[i]))
-        kept.append(group.pop(best))
-        dropped += group
-    return kept, dropped
+def small_groups(values_r2p: np.ndarray, rows: np.ndarray, permutation: int = 0) -> Iterator[np.ndarray]:
+    """Parts rows, in their order, into groups of at most `LARGEST_GROUP`, or of rows whose values are all the same.
 
-
-def drop_near(records: Iterable[Record], options: CurationOptions) -> tuple[list[Record], list[Record]]:
-    """(rows that stay, rows to drop) in memory, in their order."""
-    records, bands = list(records), defaultdict(list)
-    for record in records:
-        row = sketch(record, options)
-        for key in band_keys(row, options):
-            bands[key].append(row)
-    drop = {number for group in bands.values() if len(group) > 1 for number in near_duplicates(group, options)}
-    kept = [record for record in records if record_id(record) not in drop]
-    return kept, [record for record in records if record_id(record) in drop]
+    A row of such a group is compared with few others, or is alike the first. Rows that agree in one more value of the
+    query and of the positive stay together, so of those that are alike most do; the others may meet in another band.
+    """
+    if len(rows) <= LARGEST_GROUP or permutation == values_r2p.shape[-1]:
+        yield rows
+        return
+    query_r, positive_r = values_r2p[rows, :, permutation].T.astype(np.uint64)
+    keys_r = query_r << np.uint64(32) | positive_r
+    order = np.argsort(keys_r, kind="stable")
+    for part in np.split(rows[order], np.flatnonzero(np.diff(keys_r[order])) + 1):
+        yield from small_groups(values_r2p, part, permutation + 1)

@@ -1,19 +1,18 @@
 """The steps of curation, in order: source, text, language, evaluation sets; then duplicates.
 
-`curate_record` is a function of one record, and builds what else it needs once per process: map it with any runner, and
-add up its outcomes in a `CurationReport`. `curate` does that in memory, and drops duplicates.
+`curate_record` is a function of one record: map it with any runner, and add up its outcomes in a `CurationReport`.
+Duplicates are found over all records (`f2jax/prepare/duplicates.py`).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from f2jax.data.record import Record
 from f2jax.data.skip_list import located
-from f2jax.prepare.curate import dedup
-from f2jax.prepare.curate.decontaminate import Index, load_index
+from f2jax.prepare.curate.decontaminate import Index
 from f2jax.prepare.curate.normalize import cut_text, normalize_text
 from f2jax.prepare.curate.options import CurationOptions
 
@@ -58,29 +57,11 @@ class CurationReport:
         return CurationReport(self.kept + other.kept, *counters)
 
 
-def curate(records: Iterable[Record], options: CurationOptions, report: CurationReport) -> Iterator[Record]:
-    """Yields the records that stay, as the steps changed them. Which ones stay does not depend on their order.
+def curate_record(record: Record, options: CurationOptions, index: Index | None = None) -> Outcome:
+    """Applies all steps that look at a single record.
 
-    Holds all in memory if duplicates are dropped.
-
-    Raises:
-        UserError: an evaluation set cannot be read.
-    """
-    passed: Iterable[Record] = _passed(records, options, report)
-    if options.exact_duplicates:
-        passed, dropped = dedup.drop_exact(passed)
-        _drop_all(dropped, EXACT, report)
-    if options.near_duplicates:
-        passed, dropped = dedup.drop_near(passed, options)
-        _drop_all(dropped, NEAR, report)
-    yield from passed
-
-
-def curate_record(record: Record, options: CurationOptions) -> Outcome:
-    """Applies all steps that look at a single record; a pure function that loads what it needs once per process.
-
-    Raises:
-        UserError: an evaluation set cannot be read.
+    Args:
+        index: of the evaluation sets; None: there are none.
     """
     notes: list[str] = []
     identified = None
@@ -89,8 +70,7 @@ def curate_record(record: Record, options: CurationOptions) -> Outcome:
         step = clean(step, options, notes)
     if isinstance(step, Record) and options.identify_language:
         identified, step = check_language(step, options, notes)
-    if isinstance(step, Record) and options.evaluation_sets:
-        index = load_index(options.evaluation_sets, options.ngram, options.fewest_letters)
+    if isinstance(step, Record) and index:
         step = decontaminate(step, index, notes)
     if isinstance(step, Record):
         return Outcome(step, None, tuple(notes), identified)
@@ -161,11 +141,11 @@ def check_language(record: Record, options: CurationOptions, notes: list[str]) -
 
 def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | str:
     """Drops a row whose query or positive is in an evaluation set, and negatives that are."""
-    for name, text in (("query", record.query), ("positive", record.positive)):
-        hit = index.find(text)
+    query, positive, *others = index.find_all([record.query, record.positive, *record.negatives])
+    for name, hit in (("query", query), ("positive", positive)):
         if hit:
             return f"{name} is in evaluation set {hit.evaluation_set} ({hit.how})"
-    negatives = [text for text in record.negatives if not index.find(text)]
+    negatives = [text for text, hit in zip(record.negatives, others, strict=True) if not hit]
     if len(negatives) == len(record.negatives):
         return record
     notes.append("negatives in evaluation sets removed")
@@ -177,17 +157,3 @@ def _with_negatives(record: Record, negatives: Sequence[str]) -> Record | str:
     if record.kind != "retrieval" and not negatives:
         return f"{record.kind} without negatives"
     return replace(record, negatives=tuple(negatives))
-
-
-def _passed(records: Iterable[Record], options: CurationOptions, report: CurationReport) -> Iterator[Record]:
-    for record in records:
-        outcome = curate_record(record, options)
-        report.add(outcome, record)
-        if outcome.record is not None:
-            yield outcome.record
-
-
-def _drop_all(dropped: list[Record], reason: str, report: CurationReport) -> None:
-    report.kept -= len(dropped)
-    for record in dropped:
-        report.drop(record, reason)

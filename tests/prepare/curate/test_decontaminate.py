@@ -1,11 +1,17 @@
-"""Evaluation texts are found as wholes and by 13 words in a row, in any script, and as brute force finds them."""
+"""Evaluation texts are found as wholes and by 13 words in a row, in any script, and as brute force finds them.
+
+`Scan` is that brute force: the units of each text as strings, in a set.
+"""
 
 import gzip
 import json
+import random
+import re
 import unicodedata
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,10 +22,12 @@ from f2jax.data.record import Record
 from f2jax.data.sources import open_source
 from f2jax.data.sources.tables import ENDINGS
 from f2jax.errors import UserError
-from f2jax.prepare.curate import CurationOptions, CurationReport, curate, curate_record
-from f2jax.prepare.curate.decontaminate import Hit, Index, load_index, set_files
-from f2jax.prepare.curate.words import split_units, split_words
+from f2jax.prepare.curate import CurationOptions, CurationReport, curate_record
+from f2jax.prepare.curate.decontaminate import Hit, Index, build_index, set_files
+from f2jax.prepare.curate.stretches import hash_texts
+from f2jax.prepare.curate.words import split_words
 from tests.data import tables
+from tests.prepare.curate.in_memory import curate
 
 WORDS = [f"w{i}" for i in range(40)]
 QUESTION = "Which of the rivers that rise in the highlands flow into the western lake?"
@@ -54,6 +62,50 @@ def test_folding_keeps_what_python_calls_letters_and_digits(text):
     assert "".join(split_words(text)) == "".join(c for c in folded if c.isalnum())
 
 
+_IDEOGRAPHS = "\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\U00020000-\U0003ffff"
+_LETTERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\ua9df\uaa80-\uaadf"
+_UNITS = re.compile(rf"([{_IDEOGRAPHS}])|([{_LETTERS}])|[^{_IDEOGRAPHS}{_LETTERS}]+")
+_WEIGHTS = {1: 2, 2: 1, None: 4}  # by the group of _UNITS that matched
+
+
+def split_units(text: str) -> list[tuple[str, int]]:
+    """The units of a text with their weights."""
+    return [(match[0], _WEIGHTS[match.lastindex]) for word in split_words(text) for match in _UNITS.finditer(word)]
+
+
+class Scan:
+    """What `Index` does, by strings."""
+
+    def __init__(self, sets: dict[str, list[str]], ngram: int = 13, fewest_letters: int = 12):
+        self.sets, self.ngram, self.fewest_letters = sets, ngram, fewest_letters
+        self.whole = {name: {self._whole(text) for text in texts} - {None} for name, texts in sets.items()}
+        self.runs = {name: {run for text in texts for run in self._runs(text)} for name, texts in sets.items()}
+
+    def find(self, text: str) -> Hit | None:
+        for how, mine, theirs in (
+            ("whole", {self._whole(text)} - {None}, self.whole),
+            (f"{self.ngram}-gram", set(self._runs(text)), self.runs),
+        ):
+            if name := next((name for name in self.sets if mine & theirs[name]), None):
+                return Hit(name, how)
+        return None
+
+    def _whole(self, text: str) -> str | None:
+        units = split_units(text)
+        letters = sum(2 if weight == 2 else len(unit) for unit, weight in units)
+        return "".join(unit for unit, _ in units) if letters >= self.fewest_letters else None
+
+    def _runs(self, text: str):
+        units = split_units(text) if self.ngram else []
+        for start in range(len(units)):
+            weight = 0
+            for stop in range(start, len(units)):
+                weight += units[stop][1]
+                if weight >= 4 * self.ngram:
+                    yield " ".join(unit for unit, _ in units[start : stop + 1])
+                    break
+
+
 def test_scripts_without_spaces_give_characters():
     assert split_units("GPU 北京 ไทย かな 한국 1") == [
         *[("gpu", 4), ("北", 2), ("京", 2)],
@@ -82,6 +134,73 @@ some_text = st.lists(st.sampled_from(WORDS[:3]), max_size=12).map(" ".join)
 def test_finding_is_that_of_brute_force(evaluation, text, n):
     hit = Index.build({"eval": evaluation}, ngram=n).find(text)
     assert (hit.how if hit else None) == brute_force(text, evaluation, n)
+
+
+SCRIPTS = [
+    "abcäßéﬁ",
+    "abc ABC _-5Ⅷ",
+    "北京かナ。",
+    "ไทยขคง",
+    "שָׁלוֹם",
+    "हिन्दी",
+    "\u200b\u00ad\u0301ẞ\ud800😀İ\n",
+    "  ",
+    "ⴀⴁᲐ",
+]
+
+
+def mixed(rng: random.Random, length: int) -> str:
+    """Stretches of several scripts and of few letters, so that much is shared by chance."""
+    return "".join("".join(rng.choices(rng.choice(SCRIPTS), k=rng.randrange(6))) for _ in range(rng.randrange(length)))
+
+
+@pytest.mark.parametrize("ngram,fewest_letters", [(0, 3), (1, 1), (2, 4), (3, 12), (13, 12)])
+def test_what_is_found_is_what_a_scan_of_strings_finds(ngram, fewest_letters):
+    """In any script and any number of texts at once, in new texts, in parts of evaluation texts, and once more."""
+    rng, hows = random.Random(ngram), Counter()
+    sets = {name: [mixed(rng, 60) for _ in range(30)] + [""] for name in "ab"}
+    index, scan = (kind(sets, ngram, fewest_letters) for kind in (Index.build, Scan))
+    for _ in range(40):
+        texts = [mixed(rng, 60) for _ in range(rng.randrange(6))]
+        for text in (rng.choice(sets[rng.choice("ab")]) for _ in range(3)):
+            cut = rng.randrange(len(text) + 1)
+            texts += [text, f"z {text[cut:]}"]
+        expected = [scan.find(text) for text in texts]
+        assert index.find_all(texts) == index.find_all(texts) == expected
+        hows.update(hit and hit.how for hit in expected)
+    assert {None, "whole"} <= hows.keys() and (not ngram or hows[f"{ngram}-gram"])
+
+
+def test_every_character_is_what_it_is_in_words():
+    """Between two letters it parts them, joins them, or is not there."""
+    codes = [*range(0x3000), *random.Random(0).sample(range(0x110000), 3000)]
+    texts = [f"{'x' * 12} a{chr(code)}b" for code in codes]
+    found = hash_texts(texts, 2)
+    expected = hash_texts([" ".join(unit for unit, _ in split_units(text)) for text in texts], 2)
+    for one, other in zip(found, expected, strict=True):
+        assert one.tolist() == other.tolist()
+
+
+def test_a_saved_index_finds_the_same(tmp_path):
+    rng = random.Random(0)
+    sets = {name: [mixed(rng, 60) for _ in range(30)] for name in "ab"}
+    index = Index.build(sets, 3, 5)
+    index.save(tmp_path / "index")
+    opened = Index.open(tmp_path / "index")
+    texts = [*sets["b"], *(mixed(rng, 60) for _ in range(30))]
+    assert opened.find_all(texts) == index.find_all(texts) and opened.names == ("a", "b")
+    assert isinstance(opened.stretches.hashes.base, np.memmap)
+
+
+def test_a_text_without_a_hit_is_looked_at_once(monkeypatch):
+    index, looked = Index.build({"eval": [QUESTION]}), []
+    monkeypatch.setattr(
+        "f2jax.prepare.curate.decontaminate.hash_texts",
+        lambda texts, ngram: looked.extend(texts) or hash_texts(texts, ngram),
+    )
+    for _ in range(3):
+        assert [bool(hit) for hit in index.find_all(["a text", QUESTION, "another"])] == [False, True, False]
+    assert looked == ["a text", QUESTION, "another", QUESTION, QUESTION]
 
 
 @pytest.mark.parametrize("shared,found", [(13, True), (12, False)])
@@ -181,10 +300,10 @@ def test_columns_of_text_are_read_and_others_are_not(tmp_path, name):
         "label": "a label that is long",
     }
     write(tmp_path / name, [text])
-    index = load_index((str(tmp_path / name),), 13, 12)
+    index = build_index((str(tmp_path / name),), 13, 12)
     assert index.find("The text of an evaluation!") == Hit("quiz", "whole")
     assert index.find("a sentence in a list") and not index.find("a label that is long")
-    named = load_index((f"mine={tmp_path / name}#label",), 13, 12)
+    named = build_index((f"mine={tmp_path / name}#label",), 13, 12)
     assert named.find("a label that is long") == Hit("mine", "whole") and not named.find("the text of an evaluation")
 
 
@@ -192,7 +311,7 @@ def test_a_folder_stands_for_its_files_save_those_without_text(tmp_path):
     write(tmp_path / "corpus.jsonl", [{"_id": "d", "title": "t", "text": "a document of the evaluation"}])
     write(tmp_path / "queries.jsonl", [{"_id": "q", "text": "a question of the evaluation"}])
     write(tmp_path / "qrels.parquet", [{"query_id": "q", "corpus_id": "d", "score": 1}])
-    index = load_index((f"{tmp_path}/",), 13, 12)
+    index = build_index((f"{tmp_path}/",), 13, 12)
     assert index.names == (tmp_path.name,)
     assert index.find("a question of the evaluation") and index.find("a document of the evaluation")
 
@@ -202,14 +321,14 @@ def test_a_folder_stands_for_its_files_of_every_kind(tmp_path):
     texts = {ending: f"this secret of the evaluation ends in {ending}" for ending in ENDINGS}
     for ending, text in texts.items():
         tables.write(tmp_path / f"x{ending}", [{"id": 1, "text": text}])
-    index = load_index((str(tmp_path),), 13, 12)
+    index = build_index((str(tmp_path),), 13, 12)
     assert [ending for ending, text in texts.items() if not index.find(text)] == []
     assert sorted(set_files(str(tmp_path))) == sorted(f"{tmp_path}/x{ending}" for ending in texts)
 
 
 @pytest.mark.parametrize("name", ["cldr-names", "stdlib-code"])
 def test_built_in_test_splits_are_evaluation_sets(name):
-    index = load_index((name,), 13, 12)
+    index = build_index((name,), 13, 12)
     source = {"cldr-names": "cldr:translation", "stdlib-code": "stdlib:code"}[name]
     held = [record.query for record in open_source(source, "test", Counter())]
     long = [text for text in held if sum(len(word) for word in split_words(text)) >= 12]
@@ -229,7 +348,7 @@ def test_a_set_that_cannot_be_checked_is_an_error(tmp_path, spec, word):
     write(tmp_path / "empty.jsonl", [{"label": "nothing here"}])
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(UserError, match=word):
-        load_index((str(tmp_path / spec),), 13, 12)
+        build_index((str(tmp_path / spec),), 13, 12)
 
 
 def test_two_sets_of_one_name_are_an_error(tmp_path):
@@ -237,12 +356,12 @@ def test_two_sets_of_one_name_are_an_error(tmp_path):
         (tmp_path / folder).mkdir()
         write(tmp_path / folder / "data.jsonl", [{"text": "t"}])
     with pytest.raises(UserError, match="Two evaluation sets are called data"):
-        load_index(tuple(f"{tmp_path}/{folder}/data.jsonl" for folder in "ab"), 13, 12)
+        build_index(tuple(f"{tmp_path}/{folder}/data.jsonl" for folder in "ab"), 13, 12)
 
 
 def test_real_evaluation_sets_are_not_in_training_rows(shared_data):
     """As their README says; Disfl-QA is written on questions of XQuAD, and its rows are found."""
-    index = load_index(tuple(f"{shared_data}/eval-{name}" for name in ("xquad", "humaneval-x")), 13, 12)
+    index = build_index(tuple(f"{shared_data}/eval-{name}" for name in ("xquad", "humaneval-x")), 13, 12)
     held = next(open_source(f"beir:{shared_data}/eval-xquad", "test", Counter()))
     assert index.find(held.query).how == "whole" and index.find(held.positive).how == "13-gram"
     rows = [row for row in open_source(f"{shared_data}/faquad/train.parquet", "train", Counter())]

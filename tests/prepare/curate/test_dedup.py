@@ -7,17 +7,16 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from f2jax.data.record import Record
 from f2jax.data.sources import open_source
-from f2jax.prepare.curate import CurationOptions, CurationReport, curate
+from f2jax.prepare.curate import CurationOptions, CurationReport, dedup
 from f2jax.prepare.curate.dedup import (
     band_keys,
-    drop_exact,
-    drop_near,
     exact_key,
     near_duplicates,
     rank,
@@ -25,6 +24,7 @@ from f2jax.prepare.curate.dedup import (
     shingles,
     sketch,
 )
+from tests.prepare.curate.in_memory import curate, drop_exact, drop_near
 
 NEAR = CurationOptions(near_duplicates=0.8)
 words = st.lists(st.sampled_from(["red", "green", "blue", "the river", "é", "北京"]), max_size=4).map(" ".join)
@@ -144,6 +144,12 @@ def variants(seed: int) -> list[Record]:
     return rng.sample(rows, len(rows))
 
 
+def variants_of_a_text(count: int) -> list[str]:
+    """A text in which more and more of the words are others."""
+    words_of_text = [f"word{i}" for i in range(count)]
+    return [" ".join([*(f"other{i}" for i in range(n)), *words_of_text[n:]]) for n in range(count)]
+
+
 @pytest.mark.parametrize("threshold", [0.7, 0.8, 0.9])
 def test_near_duplicates_are_those_of_brute_force(threshold):
     """MinHash estimates: within three standard deviations of the threshold it may err, beyond them it must not."""
@@ -199,6 +205,30 @@ def test_a_group_decides_by_itself_and_twice_alike():
     assert gone == set(near_duplicates(reversed(made + made), NEAR))
     assert gone == {record_id(row) for row in rows} - {record_id(min(rows, key=rank))}
     assert set(near_duplicates(made[:1], NEAR)) == set(near_duplicates([], NEAR)) == set()
+
+
+def test_a_large_group_is_parted_into_small_ones_and_rows_that_are_the_same_stay_together(monkeypatch):
+    monkeypatch.setattr(dedup, "LARGEST_GROUP", 16)
+    rng = np.random.default_rng(0)
+    values_r2p = rng.integers(0, 3, (400, 2, 6)).astype(np.uint32)
+    values_r2p[::10] = 7
+    parts = list(dedup.small_groups(values_r2p, np.arange(400)))
+    assert sorted(np.concatenate(parts)) == list(range(400))
+    assert all((np.diff(part) > 0).all() for part in parts)
+    large = [part.tolist() for part in parts if len(part) > 16]
+    assert large == [list(range(0, 400, 10))]
+
+
+def test_what_a_large_group_drops_is_like_a_better_row_and_copies_always_go(monkeypatch):
+    rows = [Record(f"{text} {name}", "one answer for all") for text in variants_of_a_text(60) for name in "ab"]
+    copies = [replace(row, source=source) for row in rows[:10] for source in "xyz"]
+    made = [sketch(row, NEAR) for row in rows + copies]
+    expected = set(near_duplicates(made, NEAR))
+    monkeypatch.setattr(dedup, "LARGEST_GROUP", 16)
+    found = set(near_duplicates(made, NEAR))
+    assert found < expected and len(found) > len(expected) / 2
+    best = {min((row for row in [*rows, *copies] if row.query == query), key=rank) for query in {r.query for r in rows}}
+    assert {record_id(row) for row in copies} - set(map(record_id, best)) <= found
 
 
 def test_sketches_are_the_same_on_every_machine():

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.record import Record
-from f2jax.prepare.curate import CurationOptions, CurationReport, curate
+from f2jax.prepare.curate import CurationOptions, CurationReport
 from f2jax.prepare.curate.language import NO_LANGUAGE, UNKNOWN, _identifier, identify_language, language_agrees
+from tests.prepare.curate.in_memory import curate
 
 ON = CurationOptions(identify_language=True)
 GERMAN = "Die Kinder haben gestern im Garten gespielt und wollten nicht nach Hause gehen."

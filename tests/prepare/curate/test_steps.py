@@ -14,7 +14,8 @@ from f2jax.data.record import KINDS, Record
 from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
-from f2jax.prepare.curate import CurationOptions, CurationReport, Outcome, curate, curate_record
+from f2jax.prepare.curate import CurationOptions, CurationReport, Outcome, curate_record
+from tests.prepare.curate.in_memory import curate
 
 OFF = CurationOptions(
     unicode_form="", max_characters=0, drop_trivial=False, excluded_sources=(), exact_duplicates=False
@@ -115,18 +116,6 @@ def test_reports_of_parts_add_up(rows, cut):
     for report, part in ((whole, rows), (first, rows[:cut]), (second, rows[cut:])):
         list(curate(part, options, report))
     assert first + second == whole
-
-
-def test_rows_stream_where_no_duplicates_are_dropped():
-    seen = []
-
-    def endless():
-        while True:
-            seen.append(len(seen))
-            yield Record(f"q{len(seen)}", "p")
-
-    rows = curate(endless(), CurationOptions(exact_duplicates=False), CurationReport())
-    assert [next(rows).query for _ in range(3)] == ["q1", "q2", "q3"] and len(seen) == 3
 
 
 def test_a_distributed_runner_can_ship_everything():
