@@ -8,7 +8,7 @@ letters are only three words, which unrelated texts share ("of the United States
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The content of evaluation sets as sorted hashes: 12 bytes for each distinct text or stretch.
+    """The content of evaluation sets as sorted hashes: 14 bytes at most for each distinct text or stretch.
 
     Processes share the memory of one that was saved. Texts in which nothing was found are remembered, so that a
     negative of many rows is looked at once.
@@ -55,13 +55,14 @@ class Index:
     @classmethod
     def build(cls, sets: Mapping[str, Iterable[str]], ngram: int = 13, fewest_letters: int = 12) -> "Index":
         """An index of the texts of each named set."""
-        whole, stretches = [], []
+        whole: list[tuple[int, np.ndarray]] = []
+        stretches: list[tuple[int, np.ndarray]] = []
         for number, texts in enumerate(sets.values()):
             for some in _batches(texts):
                 found = hash_texts(some, ngram)
-                whole.append(_Owners.of(found.whole_x[found.letters_x >= fewest_letters], number))
-                stretches.append(_Owners.of(found.stretches, number))
-        return cls(tuple(sets), ngram, fewest_letters, _Owners.merged(whole), _Owners.merged(stretches))
+                whole.append((number, np.unique(found.whole_x[found.letters_x >= fewest_letters])))
+                stretches.append((number, np.unique(found.stretches)))
+        return cls(tuple(sets), ngram, fewest_letters, _Owners.of(whole), _Owners.of(stretches))
 
     def save(self, folder: Path) -> None:
         """Writes the index to a new folder."""
@@ -110,40 +111,48 @@ def _first_of_each(texts: np.ndarray, owners: np.ndarray) -> tuple[list[int], li
 
 @dataclass(frozen=True, eq=False)
 class _Owners:
-    """Sorted hashes, each with the number of the first set that holds it."""
+    """Sorted hashes, each with the number of the first set that holds it.
+
+    A bit for each beginning of a hash says whether there is one: most of those that are looked for end at it, in memory
+    that the processor has near.
+    """
 
     hashes: np.ndarray  # uint64
     owners: np.ndarray  # int32
+    bits: np.ndarray  # uint8
 
     @classmethod
-    def of(cls, hashes: np.ndarray, number: int) -> "_Owners":
-        hashes = np.unique(hashes)
-        return cls(hashes, np.full(len(hashes), number, np.int32))
-
-    @classmethod
-    def merged(cls, parts: Sequence["_Owners"]) -> "_Owners":
-        """All hashes; the parts are in ascending order of their numbers."""
-        hashes = np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)])
-        owners = np.concatenate([np.zeros(0, np.int32), *(part.owners for part in parts)])
-        hashes, first = np.unique(hashes, return_index=True)
-        return cls(hashes, owners[first])
+    def of(cls, parts: Sequence[tuple[int, np.ndarray]]) -> "_Owners":
+        """From (number of a set, hashes) in ascending order of the numbers."""
+        numbers = [np.full(len(hashes), number, np.int32) for number, hashes in parts]
+        hashes, first = np.unique(np.concatenate([hashes for _, hashes in parts]), return_index=True)
+        bits = np.zeros(8 << len(hashes).bit_length(), bool)
+        bits[_beginnings(hashes, len(bits))] = True
+        return cls(hashes, np.concatenate(numbers)[first], np.packbits(bits, bitorder="little"))
 
     def save(self, folder: Path, name: str) -> None:
-        np.save(folder / f"{name}-hashes.npy", self.hashes)
-        np.save(folder / f"{name}-owners.npy", self.owners)
+        for part in fields(self):
+            np.save(folder / f"{name}-{part.name}.npy", getattr(self, part.name))
 
     @classmethod
     def open(cls, folder: Path, name: str) -> "_Owners":
-        paths = (folder / f"{name}-{part}.npy" for part in ("hashes", "owners"))
+        paths = (folder / f"{name}-{part.name}.npy" for part in fields(cls))
         return cls(*(np.asarray(np.load(path, mmap_mode="r")) for path in paths))
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(places, owners) of those hashes that are among these."""
+        begin = _beginnings(hashes, 8 * len(self.bits))
+        likely = np.flatnonzero(self.bits[begin >> 3] >> (begin & 7).astype(np.uint8) & 1)
         if not len(self.hashes):
-            return np.zeros(0, np.int64), np.zeros(0, np.int32)
-        places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        found = np.flatnonzero(self.hashes[places] == hashes)
-        return found, self.owners[places[found]]
+            return likely, self.owners
+        places = np.minimum(np.searchsorted(self.hashes, hashes[likely]), len(self.hashes) - 1)
+        found = self.hashes[places] == hashes[likely]
+        return likely[found], self.owners[places[found]]
+
+
+def _beginnings(hashes: np.ndarray, count: int) -> np.ndarray:
+    """The first bits of hashes, as numbers below `count`, a power of two."""
+    return (hashes >> np.uint64(65 - count.bit_length())).astype(np.int64)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
