@@ -74,6 +74,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.exclude = ()  # names or patterns of data sets that are left out
     d.weights = ()  # "PATTERN=FACTOR": how often the batches of these data sets come, e.g. ("nli*=2", "code=0.5")
     d.language_temperature = 0.0  # balance languages: shares p become p^(1/temperature); 0: off, 1: as they are
+    d.draw = "permuted"  # order of the batches of an epoch: permuted, or proportional as in the reference
     d.batch_size = 512  # queries in a step, over all devices
     d.max_length = 1024  # tokens of one text, end token included; longer ones are truncated
     d.row_length = 1024  # tokens of one packed row (T); at least max_length

@@ -30,7 +30,7 @@ class WorkerOptions:
 
     jobs: int = 1  # processes, where there are several inputs or data sets
     beam_runner: str | None = None  # a runner of Apache Beam, such as DirectRunner or FlinkRunner
-    beam_options: str = ""  # options of the runner: name=value,name=value
+    beam_options: tuple[str, ...] = ()  # options of the runner: NAME=VALUE NAME=VALUE
 
 
 def main(argv: list[str]) -> None:

@@ -64,7 +64,7 @@ class Dataset:
         digest = hashlib.blake2b(json.dumps(self.languages).encode(), digest_size=16)
         numbers = (
             number
-            for query, positive, negatives, label, _ in self._rows
+            for query, positive, negatives, label, *_ in self._rows
             for number in (query, positive, len(negatives), *negatives, label)
         )
         for array in (*self._texts.arrays(), np.fromiter(numbers, np.int64)):
@@ -82,7 +82,7 @@ class Dataset:
         return [self._row(i, columns, negatives) for i in indices]
 
     def _row(self, i: int, columns: Sequence[int], negatives: int) -> Row:
-        query, positive, others, label, _ = self._rows[i]
+        query, positive, others, label, *_ = self._rows[i]
         chosen = [others[c] for c in columns if c < len(others)][:negatives]
         texts = self._texts
         return Row(
@@ -95,9 +95,8 @@ class Dataset:
         )
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
-        """(training, held-out) rows: a hash of seed and query holds out a `share` of the distinct queries."""
-        ids = self._texts.ids
-        held = np.array([in_share(ids[query], share, "held out", seed) for query, *_ in self._rows], bool)
+        """(training, held-out) rows: a hash of seed and `Record.split_id` holds out a `share` of the queries."""
+        held = np.array([in_share(split_id, share, "held out", seed) for *_, split_id in self._rows], bool)
         return self._take(np.flatnonzero(~held)), self._take(np.flatnonzero(held))
 
     def _take(self, indices: np.ndarray) -> "Dataset":
@@ -153,7 +152,7 @@ def build_datasets(
         query = texts.add(instructions.query(record), record.query)
         positive = texts.add(instructions.document(record.positive, record), record.positive)
         negatives = tuple(texts.add(instructions.document(text, record), text) for text in record.negatives)
-        rows.append((query, positive, negatives, label_id(record), record.language))
+        rows.append((query, positive, negatives, label_id(record), record.language, record.split_id))
     if not groups:
         raise UserError("The data sources hold no rows; check data.sources.")
     for texts, _ in groups.values():

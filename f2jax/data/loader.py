@@ -183,7 +183,7 @@ class Loader:
         specs = [
             DatasetSpec(d.name, d.kind, len(d), d.max_negatives, w) for d, w in zip(datasets, weights, strict=True)
         ]
-        self.mixture = Mixture(specs, data.batch_size, dict(data.negatives), config.seed)
+        self.mixture = Mixture(specs, data.batch_size, dict(data.negatives), config.seed, data.draw)
 
     @property
     def steps_per_epoch(self) -> int:

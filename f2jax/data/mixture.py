@@ -3,10 +3,12 @@
 The rows are computed from (seed, step) and never stored, in memory that grows only with the number of data sets. A
 resume needs nothing but the step number.
 
-Each step takes its rows from one data set. The order of the batches in an epoch is a pseudo-random permutation of all
-of them, so data sets are drawn in proportion to their batches and every row comes once per epoch. A weight multiplies
-the batches of a data set: 2 brings every row twice per epoch, 0.5 once in two epochs. (The reference draws with the
-initial proportions, with replacement, until all data sets are used up: recipe 2.3.)
+Each step takes its rows from one data set, and every row comes once per epoch. A weight multiplies the batches of a
+data set: 2 brings every row twice per epoch, 0.5 once in two epochs. Two orders of the batches in an epoch (`DRAWS`):
+
+- permuted: a pseudo-random permutation of all of them, so what is left of each data set decides how often it comes;
+- proportional: each step draws among the data sets that are not used up, in proportion to the batches that they have at
+  the start of the epoch, as the reference does (recipe 2.3).
 """
 
 from collections import Counter
@@ -21,6 +23,7 @@ from f2jax.errors import UserError, did_you_mean
 
 NEGATIVES = {"retrieval": 7, "clustering": 9, "classification": 1}  # of the reference (recipe 2.2)
 ROUNDS = 4  # of the Feistel network
+DRAWS = ("permuted", "proportional")  # orders of the batches of an epoch
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,19 @@ class Mixture:
         specs: the data sets.
         batch_size: rows of a step.
         negatives: slots by kind; a data set with fewer negatives has fewer slots.
+        draw: one of `DRAWS`.
 
     Raises:
-        UserError: no data sets, an empty one, an unknown kind, a weight of 0, or a batch size below 1.
+        UserError: no data sets, an empty one, an unknown kind or draw, a weight of 0, or a batch size below 1.
     """
 
     def __init__(
-        self, specs: Sequence[DatasetSpec], batch_size: int, negatives: Mapping[str, int] = NEGATIVES, seed: int = 0
+        self,
+        specs: Sequence[DatasetSpec],
+        batch_size: int,
+        negatives: Mapping[str, int] = NEGATIVES,
+        seed: int = 0,
+        draw: str = "permuted",
     ):
         if not specs:
             raise UserError("The mixture has no data sets; check data.sources.")
@@ -74,11 +83,17 @@ class Mixture:
                 )
             if not 0 < spec.weight < float("inf"):
                 raise UserError(f"The data set {spec.name} has weight {spec.weight}; give one above 0, or exclude it.")
-        self.specs, self.batch_size, self.seed = tuple(specs), batch_size, seed
+        if draw not in DRAWS:
+            raise UserError(f"data.draw={draw} is unknown{did_you_mean(draw, DRAWS)}")
+        self.specs, self.batch_size, self.seed, self.draw = tuple(specs), batch_size, seed, draw
         self._slots = [min(negatives[spec.kind], spec.max_negatives) for spec in specs]
         self._full = [-(-spec.rows // batch_size) for spec in specs]  # batches that hold every row once
         self._drawn = [max(1, round(n * spec.weight)) for n, spec in zip(self._full, specs, strict=True)]  # per epoch
         self._ends = np.cumsum(self._drawn)
+        self._order: tuple[int, np.ndarray] = (
+            -1,
+            np.zeros(0, np.int64),
+        )  # epoch, its `_proportional`
 
     @property
     def steps_per_epoch(self) -> int:
@@ -87,7 +102,12 @@ class Mixture:
     def plan(self, step: int) -> BatchPlan:
         """The rows of step 0, 1, …"""
         epoch, position = divmod(step, self.steps_per_epoch)
-        number = int(permute(position, self.steps_per_epoch, _key(self.seed, epoch)))
+        if self.draw == "permuted":
+            number = int(permute(position, self.steps_per_epoch, _key(self.seed, epoch)))
+        else:
+            if self._order[0] != epoch:
+                self._order = epoch, self._proportional(epoch)
+            number = int(self._order[1][position])
         dataset = int(np.searchsorted(self._ends, number, side="right"))
         spec = self.specs[dataset]
         drawn = self._drawn[dataset]
@@ -97,8 +117,22 @@ class Mixture:
         stop = min(start + self.batch_size, spec.rows)
         index = np.arange(max(stop - self.batch_size, 0), stop)
         filler, rows = np.split(permute(index, spec.rows, _key(self.seed, times, dataset)), [start - stop])
-        columns = permute(np.arange(spec.max_negatives), spec.max_negatives, _key(self.seed, step, "columns"))
+        columns = np.arange(spec.max_negatives)  # of a classification row the hardest wrong label comes first
+        if spec.kind != "classification":
+            columns = np.argsort(_random_bits(spec.max_negatives, _key(self.seed, step, "columns")), kind="stable")
         return BatchPlan(epoch, dataset, rows, columns, self._slots[dataset], filler)
+
+    def _proportional(self, epoch: int) -> np.ndarray:
+        """The batches of an epoch in order; those of all data sets are numbered one after the other.
+
+        The times between the batches of a data set are exponential, with its batches as the rate. So the next batch of
+        all is from a data set that is not used up with a probability in proportion to its rate.
+        """
+        drawn = np.array(self._drawn)
+        uniform = (_random_bits(self.steps_per_epoch, _key(self.seed, epoch, "draw")) >> np.uint64(11)) / 2.0**53
+        waits = -np.log1p(-uniform) / np.repeat(drawn, drawn)
+        times = np.concatenate([np.cumsum(part) for part in np.split(waits, self._ends[:-1])])
+        return np.argsort(times, kind="stable")
 
     def table(self) -> list[dict]:
         """A row for each data set: name, kind, rows, weight, batches per epoch and their share."""
@@ -205,6 +239,12 @@ def permute(index, size: int, key: int) -> np.ndarray:
         out[outside] = (left << half) | right
         outside &= out >= size
     return out.astype(np.int64).reshape(np.shape(index))
+
+
+def _random_bits(count: int, key: int) -> np.ndarray:
+    """`count` pseudo-random uint64 that `key` chooses (splitmix64)."""
+    with np.errstate(over="ignore"):
+        return mix_bits(np.uint64(key) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
 def mix_bits(x):

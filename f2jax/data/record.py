@@ -52,6 +52,11 @@ class Record:
         return stable_id(self.query)
 
     @property
+    def split_id(self) -> int:
+        """What decides whether the row is held out: its query, or the pair, if its texts may change places."""
+        return min(self.query_id, self.positive_id) if self.symmetric else self.query_id
+
+    @property
     def positive_id(self) -> int:
         return stable_id(self.positive)
 

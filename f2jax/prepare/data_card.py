@@ -64,17 +64,22 @@ def describe(corpus: Path, entry: dict, max_length: int) -> dict:
     languages: Counter[str] = Counter()
     lengths = {"query": np.zeros(max_length + 1, np.int64), "document": np.zeros(max_length + 1, np.int64)}
     max_negatives = dict.fromkeys(SPLITS, 0)
+    held_out = {row_details(raw)[0] for raw in shards_of(corpus, entry, "validation").read_all(reader)}
+    in_both: set[int] = set()
     for split in SPLITS:
         for raw in records(shards_of(corpus, entry, split), reader, digest):
             query, documents, _ = parse_row(raw)
             lengths["query"][len(query)] += 1
             max_negatives[split] = max(max_negatives[split], len(documents) - 1)
             if split == "train":
-                languages[row_details(raw)[1]] += 1
+                number, language, *_ = row_details(raw)
+                languages[language] += 1
+                in_both |= {number} & held_out
     for raw in records(shards_of(corpus, entry, "documents"), reader, digest):
         lengths["document"][len(parse_document(raw)[1])] += 1
     return {
         "rows": {split: sum(entry["shards"]["rows"][split]) for split in SPLITS},
+        "queries_in_both_splits": len(in_both),
         "documents": sum(entry["shards"]["documents"]),
         "max_negatives": max_negatives,
         "languages": dict(sorted(languages.items())),  # of the training rows
@@ -105,6 +110,11 @@ def table(card: dict) -> str:
         rows, negatives = d["rows"], d["max_negatives"]["train"]
         counts = (rows["train"], rows["validation"], d["documents"], negatives, len(d["languages"]))
         lines.append(f"{d['name']:<28} {d['kind']:<14}" + "".join(f" {count:>10,}" for count in counts))
+    lines += [
+        f"{d['queries_in_both_splits']:,} held-out queries of {d['name']} are in training rows too, beside other texts."
+        for d in card["datasets"]
+        if d["queries_in_both_splits"]
+    ]
     lines += [f"Skipped {count:,} rows: {reason}." for reason, count in card["skipped"].items()]
     lines += [f"In {count:,} rows: {note}." for note, count in card["noted"].items()]
     if card["identified"]:

@@ -19,6 +19,8 @@ from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder
 from f2jax.prepare.spill import SHARD_BYTES, Wanted
 
+MAKER = 2  # raised when data sets are made of rows in another way, so that they are made again
+
 
 @dataclass(frozen=True)
 class DatasetPlan:
@@ -76,7 +78,7 @@ def plan_datasets(
             size += int(rows["bytes"][mask].sum())
             decides.append((inputs[number].folder.name, settings_digest(mask=mask)))
         wanted = Wanted(folder_name(names[key]), max(1, -(-size // SHARD_BYTES)))
-        fingerprint = settings_digest([VERSION, key, decides, building, tokenizer])
+        fingerprint = settings_digest([VERSION, MAKER, key, decides, building, tokenizer])
         plans.append(DatasetPlan(names[key], key, tuple(number for number, _ in fed), wanted, tokenizer, fingerprint))
     return plans
 

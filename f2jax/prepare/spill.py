@@ -82,7 +82,7 @@ def _add(record: Record, target: Wanted, writer: "_Writer", options: PrepareOpti
         document = (keys[-1], stable_id(original), *_text_and_start(text, original))
         writer.add(documents_path(target.folder, bucket), DOCUMENTS, document, len(text))
     query = options.instructions.query(record)
-    split = SPLITS[in_share(record.query_id, options.validation_share, "held out", options.seed)]
+    split = SPLITS[in_share(record.split_id, options.validation_share, "held out", options.seed)]
     languages = (_readable(record.language), _readable(record.positive_language or record.language))
     row = (*_text_and_start(query, record.query), keys, label_id(record), record.query_id, *languages)
     writer.add(rows_path(target.folder, split), ROWS, row, len(query))

@@ -113,8 +113,8 @@ def run_on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
     yield from items
 
 
-def beam_options(runner: str | None, options: str) -> dict | None:
-    """What `prepare` takes as `beam`, from a runner's name and `name=value,…`; None if no runner is named.
+def beam_options(runner: str | None, options: Sequence[str]) -> dict | None:
+    """What `prepare` takes as `beam`, from a runner's name and its `NAME=VALUE`s; None if no runner is named.
 
     Raises:
         UserError: Apache Beam is not installed, or has no such runner.
@@ -129,4 +129,4 @@ def beam_options(runner: str | None, options: str) -> dict | None:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"--beam-runner {runner}: {str(error).splitlines()[0]}") from error
-    return {"beam_runner": runner, "beam_options": PipelineOptions([f"--{x}" for x in options.split(",") if x])}
+    return {"beam_runner": runner, "beam_options": PipelineOptions([f"--{option}" for option in options])}

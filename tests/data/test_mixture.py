@@ -33,6 +33,52 @@ def test_permute_spreads_evenly():
     assert sum((counts[i] - 200) ** 2 / 200 for i in range(20)) < 60
 
 
+def test_pairs_of_negative_columns_come_equally_often():
+    """The first two of 9 columns, over 3,600 steps: each of 72 pairs 50 times, by chi-square with 71 degrees."""
+    mixture = Mixture([DatasetSpec("a", "retrieval", 3600, 9)], 1)
+    pairs = Counter(tuple(mixture.plan(step).columns[:2].tolist()) for step in range(3600))
+    chi_square = sum((pairs[i, j] - 50) ** 2 / 50 for i in range(9) for j in range(9) if i != j)
+    assert chi_square < 71 + 5 * (2 * 71) ** 0.5
+
+
+def test_a_classification_row_takes_its_hardest_label():
+    mixture = Mixture([DatasetSpec("a", "classification", 40, 5)], 4)
+    assert all(mixture.plan(step).columns.tolist() == [0, 1, 2, 3, 4] for step in range(10))
+
+
+def test_a_proportional_draw_is_that_of_the_reference():
+    """Against its loop: draw by the first shares, and go on until all are used up. Means of 150 epochs, as z-scores."""
+    sizes, epochs = (2, 5, 30), 150
+    mixture = Mixture([DatasetSpec(f"{n}", "retrieval", n, 0) for n in sizes], 1, draw="proportional")
+    steps, rng = sum(sizes), np.random.default_rng(0)
+    found = np.array([[mixture.plan(e * steps + i).dataset for i in range(steps)] for e in range(epochs)])
+    expected = np.zeros_like(found)
+    for order in expected:
+        left = list(sizes)
+        for i in range(steps):
+            shares = np.array([size if rest else 0 for size, rest in zip(sizes, left, strict=True)])
+            order[i] = rng.choice(3, p=shares / shares.sum())
+            left[order[i]] -= 1
+    assert (np.sort(found) == np.repeat(np.arange(3), sizes)).all(), "each batch once an epoch"
+    for number in range(3):
+        one, other = (found == number).mean(0), (expected == number).mean(0)
+        spread = np.sqrt((one * (1 - one) + other * (1 - other)) / epochs) + 1e-9
+        assert (np.abs(one - other) / spread).max() < 4.5
+        last = [np.array([np.flatnonzero(row == number)[-1] for row in rows]) for rows in (found, expected)]
+        assert abs(last[0].mean() - last[1].mean()) < 4 * np.sqrt((last[0].var() + last[1].var()) / epochs)
+
+
+def test_a_proportional_draw_brings_each_row_once_and_begins_anywhere():
+    mixture = Mixture(SPECS, 32, draw="proportional")
+    plans = [mixture.plan(step) for step in range(2 * mixture.steps_per_epoch)]
+    for epoch in range(2):
+        for number, spec in enumerate(SPECS):
+            rows = [plan.rows for plan in plans if plan.dataset == number and plan.epoch == epoch]
+            assert sorted(np.concatenate(rows)) == list(range(spec.rows))
+    again = Mixture(SPECS, 32, draw="proportional").plan(57)
+    assert (again.dataset, again.rows.tolist()) == (plans[57].dataset, plans[57].rows.tolist())
+
+
 SPECS = [
     DatasetSpec("a", "retrieval", 1003, 24),
     DatasetSpec("b", "clustering", 64, 5),
@@ -42,10 +88,10 @@ SPECS = [
 
 
 UNWEIGHTED = [
-    (0, 0, [764, 863, 133], [2, 21, 5]),
-    (0, 1, [38, 12, 2], [3, 0, 1]),
-    (1, 0, [530, 711, 592], [2, 20, 21]),
-    (2, 0, [379, 113, 286], [15, 12, 11]),
+    (0, 0, [764, 863, 133], [18, 21, 14]),
+    (0, 1, [38, 12, 2], [0, 2, 3]),
+    (1, 0, [530, 711, 592], [21, 14, 18]),
+    (2, 0, [379, 113, 286], [20, 8, 3]),
 ]
 
 
@@ -227,3 +273,8 @@ def test_a_data_set_whose_rows_are_all_held_out_has_no_weight():
 def test_a_negative_temperature_is_refused():
     with pytest.raises(UserError, match="should be 0"):
         language_weights(LANGUAGES, -1.0)
+
+
+def test_an_unknown_draw_is_refused():
+    with pytest.raises(UserError, match=r"data\.draw=proportionl is unknown; did you mean 'proportional'"):
+        Mixture(SPECS, 32, draw="proportionl")

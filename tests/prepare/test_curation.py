@@ -102,7 +102,7 @@ def test_the_order_of_inputs_does_not_matter(tmp_path, options):
 def test_whoever_works_the_bytes_and_counts_and_lists_are_the_same(tmp_path, how):
     if how == "beam":
         pytest.importorskip("apache_beam")
-    options = {"jobs": 2} if how == "jobs" else {"beam": workers.beam_options("DirectRunner", "")}
+    options = {"jobs": 2} if how == "jobs" else {"beam": workers.beam_options("DirectRunner", ())}
     inputs = write_inputs(tmp_path / "in")
     card = corpora.make(tmp_path, inputs, CURATED, listing=tmp_path / "one.jsonl")
     other = corpora.make(tmp_path / "other", inputs, CURATED, listing=tmp_path / "other.jsonl", **options)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
@@ -10,10 +11,14 @@ import pytest
 from tensorflow_datasets import builder_from_directory
 
 from f2jax.data.corpus import PreparedCorpus, Reader, parse_document, parse_row, row_details, shards_of
+from f2jax.data.dataset import build_datasets
+from f2jax.data.instructions import Instructions
 from f2jax.data.record import stable_id
+from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
 from f2jax.prepare import datasets, read_inputs, spill, tfds, workers
+from f2jax.prepare.data_card import table
 from f2jax.prepare.datasets import folder_name
 from f2jax.prepare.run import prepare
 from tests.data import corpora
@@ -90,12 +95,36 @@ def test_the_card_counts_what_is_there(folder):
     assert card["skipped"] == {"empty query": 1}
 
 
+def test_both_directions_of_a_pair_are_on_one_side_of_the_split_and_what_is_on_both_is_counted(tmp_path):
+    """In memory and on disk. One text is in many pairs, and so on both sides, with other texts."""
+    red, blue, hub, green = WORDS[:4]
+    pairs = [{"sentence1": f"{red} {i}", "sentence2": f"{blue} {i}", "score": 5} for i in range(60)]
+    pairs += [{"sentence1": hub, "sentence2": f"{green} {i}", "score": 5} for i in range(30)]
+    source = f"sts:{corpora.write(tmp_path / 'pairs.jsonl', pairs)}"
+    card = corpora.make(tmp_path, [source], replace(corpora.OPTIONS, instructions=Instructions(enabled=False)))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    (dataset,) = build_datasets(open_source(source, "train", Counter()), tokenizer, 32, Instructions(enabled=False))
+    for splits in (dataset.split(0.2, 0), *PreparedCorpus(tmp_path / "corpus").splits()):
+        sides = [
+            {
+                (tuple(row.query.tolist()), tuple(row.positive.tolist()))
+                for row in part.rows(list(range(len(part))), (), 0)
+            }
+            for part in splits
+        ]
+        assert all(side == {(b, a) for a, b in side} for side in sides) and len(sides[1]) > 20
+        shared = {a for a, _ in sides[0]} & {a for a, _ in sides[1]}
+        assert shared == {tuple(tokenizer.encode([hub], 32)[0].tolist())}
+    assert card["datasets"][0]["queries_in_both_splits"] == 1
+    assert "1 held-out queries of pairs are in training rows too" in table(card)
+
+
 # Who writes it
 
 
 @pytest.mark.parametrize(
     "options",
-    ["", pytest.param("direct_num_workers=2,direct_running_mode=multi_processing", marks=pytest.mark.slow)],
+    [(), pytest.param(("direct_num_workers=2", "direct_running_mode=multi_processing"), marks=pytest.mark.slow)],
 )
 def test_beam_writes_the_same_bytes(folder, tmp_path, options):
     pytest.importorskip("apache_beam")
@@ -107,7 +136,7 @@ def test_beam_writes_the_same_bytes(folder, tmp_path, options):
 
 @pytest.mark.parametrize(
     "options",
-    ["", pytest.param("direct_num_workers=2,direct_running_mode=multi_processing", marks=pytest.mark.slow)],
+    [(), pytest.param(("direct_num_workers=2", "direct_running_mode=multi_processing"), marks=pytest.mark.slow)],
 )
 def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
     pytest.importorskip("apache_beam")
@@ -119,7 +148,13 @@ def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
 def test_an_unknown_runner_is_refused():
     pytest.importorskip("apache_beam")
     with pytest.raises(UserError, match="--beam-runner NoRunner: Unexpected pipeline runner"):
-        workers.beam_options("NoRunner", "")
+        workers.beam_options("NoRunner", ())
+
+
+def test_an_option_of_a_runner_may_hold_commas():
+    pytest.importorskip("apache_beam")
+    given = workers.beam_options("DirectRunner", ("job_name=one,two", "labels=a"))["beam_options"].get_all_options()
+    assert (given["job_name"], given["labels"]) == ("one,two", ["a"])
 
 
 def test_two_processes_write_the_same_bytes(folder, tmp_path):

@@ -77,8 +77,8 @@ class Index:
     def open(cls, folder: Path) -> "Index":
         """The index that was saved to a folder; its files are mapped into memory."""
         about = files.read_json_object(folder / ABOUT)
-        parts = (_Owners.open(folder, name) for name in ("whole", "stretches"))
-        return cls(tuple(about["names"]), about["ngram"], about["fewest_letters"], *parts)
+        whole, stretches = (_Owners.open(folder, name) for name in ("whole", "stretches"))
+        return cls(tuple(about["names"]), about["ngram"], about["fewest_letters"], whole, stretches)
 
     def find(self, text: str) -> Hit | None:
         """The first set, in the order of `names`, that holds the text or a stretch of it; None if there is none."""
