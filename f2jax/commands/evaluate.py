@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     from f2jax.parallel import hosts  # brings JAX, which --help does without
 
     hosts.start()
-    others = options.data or options.benchmark or options.baseline
+    others = options.data or options.benchmark or options.baseline  # built-in tasks have TF-IDF beside them anyway
     for name in options.tasks:
         if name not in (*TASKS, *LOCAL_NAMES) and not find_spec("mteb"):
             raise unknown_task(name)

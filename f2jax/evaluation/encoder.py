@@ -1,6 +1,7 @@
 """An `Embedder`, and the baselines next to it, as encoders of the mteb package (the encoder protocol of mteb 2)."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +14,17 @@ from mteb.types import PromptType
 
 from f2jax import files
 from f2jax.evaluation.builtin import tfidf_vectors
-from f2jax.evaluation.prompts import Prompts
+from f2jax.evaluation.local import LocalTask
+from f2jax.evaluation.prompts import NONE, Prompts
+from f2jax.evaluation.rows import narrow
 from f2jax.evaluation.variants import Variant
 from f2jax.inference.embedder import Embedder
 from f2jax.inference.vector_cache import VectorCache
 from f2jax.model.qwen3 import init_params
 
 EncodeTexts = Callable[[str, list[str]], np.ndarray]  # (prompt, texts) → float32 [i, width], not normalized
-BASELINES = ("tfidf", "random")
 TFIDF_FEATURES = 4_096  # n-grams are hashed to dense vectors of this width
+RANDOM_WIDTH = 64
 
 
 class Encoder(AbsEncoder):
@@ -54,22 +57,42 @@ class Encoder(AbsEncoder):
         return super().get_instruction(task_metadata, prompt_type) if ours is None else ours
 
     def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs) -> np.ndarray:
-        """Returns float32 [i, dim] of all texts of a `DataLoader`, in their order."""
+        """Returns float32 [i, dim] of all texts of a `DataLoader`, in their order; for clustering [i, at most i]."""
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = self.prompt(task_metadata, prompt_type)
         self.used_prompts[prompt_type.value if prompt_type else "text"] = prompt
-        return self.variant.of(self.encode_texts(prompt, texts))
+        x_ie = self.variant.of(self.encode_texts(prompt, texts))
+        return narrow(x_ie) if task_metadata.type == "Clustering" else x_ie  # k-means knows distances alone
+
+    def encode_ahead(self, task: LocalTask) -> None:
+        """Fills the cache with all texts of a task at once: sorted by length, they make few, full batches."""
+        if isinstance(self.encode_texts, CachedEncode):
+            by_prompt: dict[str, list[str]] = {}
+            for prompt_type, texts in task.texts():
+                by_prompt.setdefault(self.prompt(task.metadata, prompt_type), []).extend(texts)
+            for prompt, texts in by_prompt.items():
+                self.encode_texts.fill(prompt, texts)
 
 
-def cached_encode(embedder: Embedder, cache: VectorCache, progress: Callable[[int], None]) -> EncodeTexts:
-    """Returns the `encode_texts` of a model, through the cache."""
+@dataclasses.dataclass(frozen=True)
+class CachedEncode:
+    """The `encode_texts` of a model, through the cache."""
 
-    def encode(texts: list[str]) -> np.ndarray:
-        return embedder.encode(
-            texts, prompt="", truncate_dim=embedder.dim, normalize_embeddings=False, show_progress_bar=False
+    embedder: Embedder
+    cache: VectorCache
+    progress: Callable[[int], None]  # gets the number of texts encoded after each piece
+
+    def __call__(self, prompt: str, texts: list[str]) -> np.ndarray:
+        return self.cache.vectors(prompt, texts, self._encode, self.progress)
+
+    def fill(self, prompt: str, texts: list[str]) -> None:
+        self.cache.fill(prompt, texts, self._encode, self.progress)
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        dim = self.embedder.dim
+        return self.embedder.encode(
+            texts, prompt="", truncate_dim=dim, normalize_embeddings=False, show_progress_bar=False
         )
-
-    return lambda prompt, texts: cache.vectors(prompt, texts, encode, progress)
 
 
 def tfidf_encode(prompt: str, texts: list[str]) -> np.ndarray:
@@ -77,9 +100,26 @@ def tfidf_encode(prompt: str, texts: list[str]) -> np.ndarray:
     return tfidf_vectors(texts, texts, TFIDF_FEATURES).toarray()
 
 
-def tfidf_meta() -> ModelMeta:
-    changes = {"revision": f"char_wb-1-4-{TFIDF_FEATURES}", "embed_dim": TFIDF_FEATURES, "n_parameters": 0}
-    return empty_meta("f2jax/tfidf").model_copy(update=changes)
+def random_encode(prompt: str, texts: list[str]) -> np.ndarray:
+    """Gaussian vectors as an `encode_texts`, drawn anew for each distinct text: what a task gives for nothing."""
+    digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    rows = [
+        np.random.default_rng(int.from_bytes(digest)).standard_normal(RANDOM_WIDTH, np.float32) for digest in digests
+    ]
+    return np.array(rows, np.float32).reshape(-1, RANDOM_WIDTH)
+
+
+BASELINES: dict[str, tuple[EncodeTexts, str, int]] = {  # (encode_texts, revision, width)
+    "tfidf": (tfidf_encode, f"char_wb-1-4-{TFIDF_FEATURES}", TFIDF_FEATURES),
+    "random": (random_encode, f"gaussian-{RANDOM_WIDTH}", RANDOM_WIDTH),
+}
+
+
+def baseline(name: str) -> Encoder:
+    """Returns the encoder of one of `BASELINES`, the model f2jax/NAME in the results."""
+    encode, revision, width = BASELINES[name]
+    changes = {"revision": revision, "embed_dim": width, "n_parameters": 0}
+    return Encoder(encode, empty_meta(f"f2jax/{name}").model_copy(update=changes), Variant(width), NONE)
 
 
 def untrained(embedder: Embedder, seed: int = 0) -> Embedder:

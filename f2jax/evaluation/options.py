@@ -21,7 +21,8 @@ class EvaluationOptions:
     max_length: int | None = None  # tokens that are read of a text, end token included; None: the model's own limit
     fsdp: int = 1  # devices that share one copy of the weights; 1: each has all
     name: str | None = None  # name of the model in the results; None: f2jax/ and its folder's name
-    baseline: tuple[Literal["tfidf", "random"], ...] = ()  # also score TF-IDF, or untrained weights; (): neither
+    # also score TF-IDF, random vectors, or the model with fresh weights; (): the first two if all tasks are local; none
+    baseline: tuple[Literal["tfidf", "random", "untrained", "none"], ...] = ()
     tasks: tuple[str, ...] = ()  # names of built-in tasks, local ones, or mteb's
     benchmark: str | None = None  # english, multilingual, german …, or mteb's name: 'MTEB(eng, v2)'
     data: str | None = None  # folder of the local tasks' data

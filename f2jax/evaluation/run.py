@@ -10,14 +10,13 @@ from f2jax.errors import UserError, did_you_mean
 from f2jax.evaluation import builtin, prompts, runner, selection
 from f2jax.evaluation.encoder import (
     BASELINES,
-    TFIDF_FEATURES,
+    CachedEncode,
     Encoder,
-    cached_encode,
+    baseline,
     model_meta,
-    tfidf_encode,
-    tfidf_meta,
     untrained,
 )
+from f2jax.evaluation.local import LocalTask
 from f2jax.evaluation.options import EvaluationOptions
 from f2jax.evaluation.variants import Variant, variants
 from f2jax.inference import multihost
@@ -39,8 +38,8 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
     if options.cache and files.is_remote(options.cache):
         raise UserError(f"--cache {options.cache} should be a local folder.")
     check_baselines(options.baseline)
-    if not model and set(options.baseline) != {"tfidf"}:
-        raise UserError("f2jax evaluate needs --model (or --baseline tfidf alone).")
+    if not model and not (options.baseline and set(options.baseline) <= set(BASELINES)):
+        raise UserError("f2jax evaluate needs --model, or else --baseline with tfidf or random alone.")
     tasks = selection.select_tasks(options.tasks, options.benchmark, options.data, options.languages)
     if not output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
@@ -50,6 +49,8 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
         embedder = Embedder.from_pretrained(
             model, options.dtype, fsdp=options.fsdp, revision=options.revision, max_length=options.max_length
         )
+    usual = list(BASELINES) if all(isinstance(task, LocalTask) for task in tasks) else []
+    baselines: list[str] = [*options.baseline] or usual
 
     def score() -> list[runner.TaskScore]:
         with tqdm(unit="score", dynamic_ncols=True) as bar:
@@ -58,8 +59,7 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
                 encoders = _model_encoders(
                     embedder, builtin.model_name(model, options.name), options, instructions, bar
                 )
-            if "tfidf" in options.baseline:
-                encoders.append(Encoder(tfidf_encode, tfidf_meta(), Variant(TFIDF_FEATURES), prompts.NONE))
+            encoders += [baseline(name) for name in BASELINES if name in baselines]
             bar.reset(len(encoders) * len(tasks))
             scores = runner.run_tasks(encoders, tasks, output, bar)
         if embedder and str(embedder.truncation):
@@ -70,27 +70,28 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
 
 
 def check_baselines(names: Sequence[str]) -> None:
-    """Raises UserError for a baseline that does not exist."""
+    """Raises UserError for a baseline that does not exist, and for `none` among others."""
     for name in names:
-        if name not in BASELINES:
-            raise UserError(f"There is no baseline '{name}'{did_you_mean(name, BASELINES)}")
+        if name not in (known := (*BASELINES, "untrained", "none")):
+            raise UserError(f"There is no baseline '{name}'{did_you_mean(name, known)}")
+    if "none" in names and len(names) > 1:
+        raise UserError("--baseline none leaves no place for another; give one of them.")
 
 
 def _model_encoders(
     embedder: Embedder, name: str, options: EvaluationOptions, instructions: prompts.Prompts, bar: tqdm
 ) -> list[Encoder]:
-    """Returns an encoder for each variant of the model, and one for its untrained baseline at full width."""
+    """Returns an encoder for each variant of the model, and one for its architecture without training."""
     folder = Path(options.cache or f"{options.output}/vectors")
     progress = runner.count_texts(bar)
 
     def encoders(embedder: Embedder, name: str, chosen: Sequence[Variant]) -> list[Encoder]:
         cache = VectorCache(folder / f"{embedder.fingerprint}.sqlite")
-        encode, meta = cached_encode(embedder, cache, progress), model_meta(embedder, name)
+        encode, meta = CachedEncode(embedder, cache, progress), model_meta(embedder, name)
         return [Encoder(encode, meta, variant, instructions) for variant in chosen]
 
     trained = variants(embedder.dim, embedder.matryoshka_dims, options.dims, options.precisions)
-    baseline = [Variant(embedder.dim)] if "random" in options.baseline else []
-    return [
-        *encoders(embedder, name, trained),
-        *(encoders(untrained(embedder), f"{name}-untrained", baseline) if baseline else ()),
-    ]
+    found = encoders(embedder, name, trained)
+    if "untrained" in options.baseline:
+        found += encoders(untrained(embedder), name + runner.UNTRAINED, [Variant(embedder.dim)])
+    return found

@@ -19,9 +19,11 @@ from tqdm import tqdm
 from f2jax import errors
 from f2jax.errors import Interrupted, Restart, UserError
 from f2jax.evaluation.encoder import Encoder, task_settings, write_settings
+from f2jax.evaluation.local import LocalTask
 from f2jax.tables import text_table
 
 TEXTS = 1_024  # texts that mteb's loader hands over at a time
+UNTRAINED = "-untrained"  # ends the name of a model with fresh weights
 
 
 class ResultFolder(mteb.ResultCache):
@@ -42,6 +44,7 @@ class TaskScore:
     task: str
     metric: str
     value: float
+    majority: float | None = None  # of classification: the score of the best constant answer
 
 
 def run_tasks(
@@ -99,6 +102,8 @@ def _evaluate_task(
                 _load(task)
                 task.rng_state, task.np_rng = copy.deepcopy(random)  # each encoder gets the same samples
                 encoder.used_prompts.clear()
+                if isinstance(task, LocalTask):
+                    encoder.encode_ahead(task)
                 mteb.evaluate(
                     encoder,
                     task,
@@ -134,14 +139,17 @@ def _load(task: AbsTask) -> None:
 
 
 def _score(encoder: Encoder, task: AbsTask, result: TaskResult) -> TaskScore:
-    values = [
-        entry["main_score"]
+    entries = [
+        entry
         for split in task.eval_splits
         for entry in result.scores[split]
         if entry["hf_subset"] in task.hf_subsets or isinstance(task, AbsTaskAggregate)
     ]
     meta, metric = encoder.mteb_model_meta, task.metadata.main_score
-    return TaskScore(meta.name or "unknown", str(encoder.variant), task.metadata.name, metric, float(np.mean(values)))
+    value = float(np.mean([entry["main_score"] for entry in entries]))
+    rates = [entry["majority"] for entry in entries if "majority" in entry]
+    majority = float(np.mean(rates)) if rates else None
+    return TaskScore(meta.name or "unknown", str(encoder.variant), task.metadata.name, metric, value, majority)
 
 
 @contextlib.contextmanager
@@ -161,18 +169,36 @@ def _make_folder(output: str | Path) -> Path:
 
 
 def scores_table(scores: Sequence[TaskScore]) -> str:
-    """Returns a block for each model: a line for each task, a column for each variant, in percent."""
-    blocks = []
-    for model in dict.fromkeys(score.model for score in scores):
-        of_model = [score for score in scores if score.model == model]
-        value = {(score.task, score.variant): score.value for score in of_model}
-        variants = list(dict.fromkeys(score.variant for score in of_model))
-        metric = {score.task: score.metric for score in of_model}
-        rows = [(model, "metric", *variants)]
-        rows += [(task, name, *(f"{100 * value[task, v]:.2f}" for v in variants)) for task, name in metric.items()]
-        rows.append(("mean", "", *(f"{100 * np.mean([value[task, v] for task in metric]):.2f}" for v in variants)))
-        blocks.append(text_table(rows, left=2))
-    return "\n\n".join(blocks)
+    """Returns a line for each task, in percent: the model's variants, then the baselines, the majority rate at last.
+
+    Behind the score of each variant but the first stands in brackets what it keeps of the first one's.
+    """
+    value = {(score.model, score.variant, score.task): score.value for score in scores}
+    columns = list(dict.fromkeys((score.model, score.variant) for score in scores))
+    metric = {score.task: score.metric for score in scores}
+    majority = {score.task: score.majority for score in scores if score.majority is not None}
+    models = [column for column in columns if not _title(column[0])]
+    name = models[0][0] if models else "task"
+    rows = [
+        (name, "metric", *(_title(model) or variant for model, variant in columns), *(["majority"] * bool(majority)))
+    ]
+
+    def cells(tasks: Sequence[str]) -> Iterator[str]:
+        mean = {column: float(np.mean([value[*column, task] for task in tasks])) for column in columns}
+        for column in columns:
+            kept = column in models[1:] and mean[models[0]] > 0
+            yield f"{100 * mean[column]:.2f}" + (f" ({mean[column] / mean[models[0]]:.0%})" if kept else "")
+
+    for task, measure in metric.items():
+        rate = [f"{100 * majority[task]:.2f}" if task in majority else ""] * bool(majority)
+        rows.append((task, measure, *cells([task]), *rate))
+    rows.append(("mean", "", *cells(list(metric)), *([""] * bool(majority))))
+    return text_table(rows, left=2)
+
+
+def _title(model: str) -> str:
+    """Returns what stands over the column of a baseline; empty for the model itself."""
+    return {"f2jax/tfidf": "TF-IDF", "f2jax/random": "random"}.get(model, "untrained" * model.endswith(UNTRAINED))
 
 
 def count_texts(bar: tqdm) -> Callable[[int], None]:

@@ -49,10 +49,20 @@ class VectorCache:
         Raises:
             UserError: the file can no longer be read or written.
         """
-        keys = [_key(prompt, text) for text in texts]
+        self.fill(prompt, texts, encode, progress)
         with self._clear_errors():
-            self._fill({key: prompt + text for key, text in zip(keys, texts, strict=True)}, encode, progress)
-            return self._read(keys)
+            return self._read([_key(prompt, text) for text in texts])
+
+    def fill(
+        self,
+        prompt: str,
+        texts: Sequence[str],
+        encode: Callable[[list[str]], np.ndarray],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Encodes what is not in the file yet, as `vectors` does, and reads nothing."""
+        with self._clear_errors():
+            self._fill({_key(prompt, text): prompt + text for text in texts}, encode, progress)
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:

@@ -44,6 +44,7 @@ TABLES = {
         "kind": ["classification"] * 2 + ["clustering"],
         "subset": ["ace_Arab", "ace_Latn", "ace_Latn"],
         "query": ["c", "d", "e"],
+        "positive": ["x", "y", "f"],
         "label": ["x", "y", "y"],
     },
     **{f"eval-xquad/{n}": t | ({} if n == "qrels" else {"language": ["eng", "deu"]}) for n, t in RETRIEVAL.items()},
@@ -95,7 +96,7 @@ def test_rows_come_from_the_split_and_language_of_their_subset(tasks):
     assert rows("Tatoeba.local", "deu-eng")[1] == {"sentence1": "zwei", "sentence2": "two"}
     assert rows("STSB.local", "deu") == [{"sentence1": "a", "sentence2": "a", "score": 5.0}]
     assert rows("Banking77.local", "default", "train") == [{"text": "a", "label": "x"}]
-    assert rows("SIB200.local", "ace_Latn", "train") == [{"text": "d", "label": "y"}]
+    assert rows("SIB200.local", "ace_Latn", "train") == [{"text": text, "label": "y"} for text in "def"]
     assert rows("SIB200.local", "ace_Latn") == [{"text": "b", "label": "y"}]
     assert rows("SIB200Clustering.local", "ace_Arab") == [{"sentences": "a", "labels": "x"}]
 
@@ -108,13 +109,15 @@ def test_relevance_is_that_of_the_documents_and_queries_in_the_subset(tasks):
     assert tasks["HumanEvalX.local"].dataset["go"]["test"]["relevant_docs"] == {"q2": {"d2": 1}}
 
 
-def test_the_revision_is_that_of_the_data(data, tmp_path):
+def test_the_revision_is_that_of_the_data_and_the_protocol(data, tmp_path, monkeypatch):
     first = local.TASKS["STSB.local"](data).metadata.dataset["revision"]
     assert first == local.TASKS["STSB.local"](data).metadata.dataset["revision"] and len(first) == 40
     (tmp_path / "eval-stsb-multi").mkdir()
     table = pa.table(TABLES["eval-stsb-multi/sts"] | {"score": [4.0, 1.0, 5.0]})
     pq.write_table(table, tmp_path / "eval-stsb-multi/sts.parquet")
     assert local.TASKS["STSB.local"](tmp_path).metadata.dataset["revision"] != first
+    monkeypatch.setattr(local.STSB, "protocol", "of tomorrow")
+    assert local.TASKS["STSB.local"](data).metadata.dataset["revision"] != first
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -140,11 +143,11 @@ def test_the_command_scores_local_tasks_at_every_dimension_and_says_what_was_cut
     output = tmp_path / "scores"
     argv = ["evaluate", "--model", str(tmp_path / "tiny"), "--data", data, "--output", str(output)]
     argv += ["--tasks", "Tatoeba.local", "XQuAD.local", "--dims", "64", "8", "--precisions", "binary"]
-    assert cli.main([*argv, "--baseline", "tfidf", "random"]) == 0
+    assert cli.main([*argv, "--baseline", "tfidf", "untrained"]) == 0
     out = capsys.readouterr().out
     tables = [line.split() for line in out.splitlines() if " metric " in line]
     header = ["f2jax/tiny", "metric", "64", "8", "64", "binary"]
-    assert tables == [header, ["f2jax/tiny-untrained", "metric", "64"], ["f2jax/tfidf", "metric", "4096"]]
+    assert tables == [[*header, "untrained", "TF-IDF"]]
     assert re.search(r"^Of what was encoded now, \d+ of \d+ texts were cut to the model's length", out, re.M)
     folder = output / "results/f2jax__tiny" / Embedder.from_pretrained(tmp_path / "tiny").fingerprint
     settings = [json.loads(line) for line in (folder / "settings.jsonl").read_text().splitlines()]
@@ -152,6 +155,6 @@ def test_the_command_scores_local_tasks_at_every_dimension_and_says_what_was_cut
     assert settings[1]["prompts"]["document"] == "" and settings[1]["prompts"]["query"].startswith("Instruct: ")
     assert cli.main(argv) == 0
     again = capsys.readouterr().out
-    assert "were cut" not in again and again.splitlines()[0].split() == header
+    assert "were cut" not in again and again.splitlines()[0].split() == [*header, "TF-IDF", "random"]
     assert cli.main(["report", str(output), "--output", str(tmp_path / "page")]) == 0
     assert "f2jax/tiny, 64 binary" in (tmp_path / "page/index.html").read_text()

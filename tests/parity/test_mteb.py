@@ -27,7 +27,7 @@ command, encoder, local, prompts, run, selection = (
 )
 pytestmark = pytest.mark.parity
 
-Options = command.EvaluationOptions
+Options = functools.partial(command.EvaluationOptions, baseline=("none",))
 REFERENCE = {"instruction_template": "Instruct: {instruction}\nQuery: ", "apply_instruction_to_passages": False}
 
 
@@ -204,6 +204,26 @@ def test_new_data_of_a_task_is_scored_again(release, data, tmp_path):
     assert second.value == pytest.approx(-first.value, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", local.TASKS)
+def test_all_texts_of_a_prompt_are_encoded_at_once(data, tmp_path, name):
+    calls = []
+
+    class Fake:
+        dim = encoder.RANDOM_WIDTH
+
+        def encode(self, texts, **options):
+            calls.append(len(texts))
+            return encoder.random_encode("", texts)
+
+    cached = encoder.CachedEncode(Fake(), encoder.VectorCache(tmp_path / "x.sqlite"), lambda done: None)
+    model = encoder.Encoder(cached, encoder.empty_meta("f2jax/x"), command.Variant(8), prompts.read_instructions())
+    task = local.TASKS[name](data)
+    model.encode_ahead(task)
+    assert len(calls) == (2 if task.metadata.type == "Retrieval" else 1)
+    mteb.evaluate(model, task, cache=None, co2_tracker=False, encode_kwargs={"show_progress_bar": False})
+    assert len(calls) == (2 if task.metadata.type == "Retrieval" else 1), "nothing was left"
+
+
 # What is recorded
 
 
@@ -254,11 +274,17 @@ def test_own_instructions_go_before_the_texts_and_have_results_of_their_own(rele
 
 
 def test_baselines_are_scored_by_the_same_code(release, data, tmp_path):
-    options = Options(str(tmp_path), model=release, data=data, tasks=["XQuAD.local"], dims=[64], precisions=[])
-    scores = {s.model: s.value for s in command.evaluate(Options(**vars(options) | {"baseline": ["tfidf", "random"]}))}
-    assert set(scores) == {"f2jax/tiny", "f2jax/tiny-untrained", "f2jax/tfidf"}
-    assert scores["f2jax/tfidf"] > 0.5 > max(scores["f2jax/tiny"], scores["f2jax/tiny-untrained"])
-    assert scores["f2jax/tiny"] != scores["f2jax/tiny-untrained"]
+    options = {"output": str(tmp_path), "model": release, "data": data, "dims": [64], "precisions": []}
+    options |= {"tasks": ["XQuAD.local", "SIB200.local"]}
+    found = command.evaluate(Options(**options, baseline=["untrained", "tfidf", "random"]))
+    models = ["f2jax/tiny", "f2jax/tiny-untrained", "f2jax/tfidf", "f2jax/random"]
+    assert [score.model for score in found] == 2 * models
+    scores = {score.model: score.value for score in found[:4]}
+    assert scores.pop("f2jax/tfidf") > 0.5 > max(scores.values()) and len(set(scores.values())) == 3
+    assert {score.majority for score in found[:4]} == {None} and {score.majority for score in found[4:]} == {
+        round(25 / 99, 6)
+    }
+    assert command.evaluate(Options(**options, baseline=())) == [score for score in found if "un" not in score.model]
 
 
 def test_languages_choose_subsets(data):
@@ -297,6 +323,7 @@ def test_the_benchmarks_of_the_paper_have_short_names():
         (["--benchmark", "germna"], "There is no benchmark 'germna'; did you mean 'german'?"),
         (["--data", "nowhere"], "nowhere/eval-tatoeba/bitext.parquet cannot be read"),
         (["--data", ".", "--baseline", "tfdf"], "There is no baseline 'tfdf'; did you mean 'tfidf'?"),
+        (["--data", ".", "--baseline", "none", "random"], "--baseline none leaves no place for another"),
         (["--data", ".", "--cache", "gs://bucket/vectors"], "--cache gs://bucket/vectors should be a local folder."),
         (["--data", ".", "--dims", "half"], "invalid int or all value: 'half'"),
         (["--tasks", "STSBenchmark", "--prompts", "none", "--prompt", "query=x"], "--prompts none leaves no place"),
