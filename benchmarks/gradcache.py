@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from f2jax.configs import common
 from f2jax.data.dataset import Row
 from f2jax.data.packing import PACKED, assemble
+from f2jax.data.shapes import RowRules
 from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import ROW_SPEC
@@ -39,8 +40,8 @@ def make_batch(sequences: int, chunk_rows: int):
         return rng.integers(0, 150_000, length).astype(np.int32)
 
     rows = [Row(text(), text(), [text() for _ in range(NEGATIVES)], b, [b] * NEGATIVES, -1) for b in range(queries)]
-    options = {"kind": "retrieval", "batch_size": queries, "row_length": ROW_LENGTH, "pad_id": 0}
-    return assemble(rows, NEGATIVES, chunk_rows=chunk_rows, **options)
+    options = {"kind": "retrieval", "batch_size": queries, "rules": RowRules(ROW_LENGTH, chunk_rows), "pad_id": 0}
+    return assemble(rows, NEGATIVES, **options)
 
 
 def temporary_bytes(name: str, device, batch, remat: str) -> int | None:

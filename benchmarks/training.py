@@ -32,6 +32,7 @@ from f2jax.checkpoints.settings import config_to_hf
 from f2jax.configs import common
 from f2jax.data.dataset import Row
 from f2jax.data.packing import assemble
+from f2jax.data.shapes import RowRules
 from f2jax.data.texts import sample_texts
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.nested import matryoshka_dims
@@ -106,9 +107,8 @@ def ours(config, architecture: Qwen3Config, rows: list[Row], keep: bool) -> Run:
         len(rows[0].negatives),
         kind="retrieval",
         batch_size=len(rows),
-        row_length=data.row_length,
+        rules=RowRules(data.row_length, config.model.chunk_rows),
         pad_id=0,
-        chunk_rows=config.model.chunk_rows,
     )
     with jax.set_mesh(mesh):
         params = program.fresh_params(0)
@@ -126,7 +126,7 @@ def ours(config, architecture: Qwen3Config, rows: list[Row], keep: bool) -> Run:
         with jax.set_mesh(mesh):
             return program.step.lower(held[0], arrays, None, kind=batch.kind).compile().as_text()
 
-    return Run(step, batch.rows * data.row_length, kept, text)
+    return Run(step, batch.tokens, kept, text)
 
 
 def theirs(model: Qwen3Model, dtype: str, settings, rows: list[Row], dims, checkpointing: bool) -> Run:

@@ -53,7 +53,7 @@ def get_config(text=None):
     config.teacher.dtype = "float32"
     config.steps = 120
     config.data.batch_size = 64
-    config.data.row_steps = 2
+    config.data.programs = 3
     config.optim.peak_lr = 1e-3
     config.optim.warmup_steps = 20
     config.update_from_flattened_dict(ROWS[row])

@@ -61,7 +61,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, qkv, full; see REMAT_POLICIES in qwen3.py
     m.unroll = 1  # layers per iteration of the scan over layers
     m.compiler_options = ()  # NAME=VALUE of XLA for the train step, added to the chip's in chips.py; NAME= removes one
-    m.chunk_rows = 0  # packed rows that a device encodes at a time (GradCache); 0: all
+    m.chunk_rows = 0  # packed rows of data.row_length tokens that a device encodes at a time (GradCache); 0: all
 
     c.tokenizer = t = ConfigDict()
     t.path = ""  # tokenizer.json or SentencePiece model, or a folder with one; "": that of init_from
@@ -77,8 +77,8 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.draw = "permuted"  # order of the batches of an epoch: permuted, or proportional as in the reference
     d.batch_size = 512  # queries in a step, over all devices
     d.max_length = 1024  # tokens of one text, end token included; longer ones are truncated
-    d.row_length = 1024  # tokens of one packed row (T); at least max_length
-    d.row_steps = 16  # compiled row counts per doubling: more waste fewer tokens, but compile more programs
+    d.row_length = 1024  # tokens of a packed row, or fewer, or up to twice as many, by batch; at least max_length
+    d.programs = 0  # compiled shapes of packed rows, at most: more waste fewer tokens; 0: 12 with chunk_rows, else 48
     d.skip_steps = 0  # number of batches to leave out: step n trains on batch n + skip_steps, past a bad stretch
     d.validation_share = 0.01  # share of each data set's queries that is held out
     d.use_instructions = True  # put the task's instruction before each query (stage 2)
@@ -122,7 +122,8 @@ def get_config(text: str | None = None) -> ConfigDict:
     o.peak_lr = peak_lr  # learning rate after warm-up
     o.end_lr = 1e-7  # learning rate at the end of the schedule
     o.warmup_steps = 500  # steps of the linear warm-up from 0
-    o.schedule = "cosine"  # shape after warm-up: cosine, linear or constant
+    o.schedule = "cosine"  # shape after warm-up: cosine, linear, constant, or wsd: constant, then linear decay
+    o.decay_steps = 0  # length of the decay of wsd; the runs that branch off before it serve several budgets
     o.b1 = 0.9  # decay of the first moment
     o.b2 = 0.98  # decay of the second moment
     o.eps = 1e-8  # added to the root of the second moment

@@ -20,7 +20,7 @@ def get_config(text=None):
     config.model.unroll = 2
     config.data.max_length = 128
     config.data.row_length = 128
-    config.data.row_steps = 6  # each program takes seconds to compile
+    config.data.programs = 12  # each takes seconds to compile
     config.data.use_instructions = stage == 2
     config.data.batch_size = 256 if stage == 1 else 128
     config.data.negatives.retrieval = 0 if stage == 1 else 1

@@ -26,7 +26,7 @@ def get_config(text=None):
 
     config.data.max_length = 48
     config.data.row_length = 48
-    config.data.row_steps = 10  # each program takes seconds to compile
+    config.data.programs = 16  # each takes seconds to compile
     config.data.use_instructions = stage == 2
     config.data.instructions.update(INSTRUCTIONS)
     if stage == 2:

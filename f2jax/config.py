@@ -167,15 +167,14 @@ TYPES = ("model.dtype", "model.param_dtype", "teacher.dtype", "optim.state_dtype
 BETAS = ("optim.b1", "optim.b2")
 POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
 NOT_NEGATIVE = (
-    "steps", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay",
-    "optim.clip_norm", "loss.contrastive_weight", "loss.distill_teacher_temperature", "log.validate_every",
-    "log.validation_batches",
+    "steps", "data.programs", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr",
+    "optim.weight_decay", "optim.clip_norm", "loss.contrastive_weight", "loss.distill_teacher_temperature",
+    "log.validate_every", "log.validation_batches",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
 COUNTS = (
     "data.batch_size",
     "data.row_length",
-    "data.row_steps",
     "model.unroll",
     "log.every",
     "checkpoint.every",

@@ -140,7 +140,7 @@ def test_what_is_wrong_is_said_in_one_line(path, overrides, message):
         ("optim.state_dtype=half", "optim.state_dtype=half should be float32 or bfloat16."),
         ("log.every=0", "log.every=0 should be at least 1."),
         ("checkpoint.every=0", "checkpoint.every=0 should be at least 1."),
-        ("data.row_steps=0", "data.row_steps=0 should be at least 1."),
+        ("data.programs=-1", "data.programs=-1 should be at least 0."),
         ("data.negatives.retrieval=-1", "data.negatives.retrieval=-1 should be at least 0."),
         ("optim.peak_lr=0", "optim.peak_lr=0.0 should be above 0."),
         ("loss.temperature=0", "loss.temperature=0.0 should be above 0."),

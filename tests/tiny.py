@@ -52,7 +52,7 @@ def overrides(folder: Path, **changes) -> list[str]:
         "data.batch_size": 16,
         "data.max_length": 32,
         "data.row_length": 64,
-        "data.row_steps": 2,
+        "data.programs": 4,
         "data.negatives.retrieval": 2,
         "data.negatives.clustering": 2,
         "data.validation_share": 0.1,

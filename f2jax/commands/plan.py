@@ -14,6 +14,7 @@ class PlanOptions:
     config: str  # name or file of a config, with options: stage2:size=8b
     topology: tuple[str, ...]  # chips and shapes: v5e:16x16
     tokens_per_text: int | None = None  # mean length of a text; None: the worst case, data.max_length
+    lengths: str | None = None  # instead: a file with the tokens of a text in each line, or a prepared corpus
     rows: float | None = None  # training rows of the stage; None: the recipe's 27e6 or 18e6
     search: bool = False  # choose mesh and remat: the fastest of the first that fit
     compiler_option: tuple[str, ...] = ()  # NAME=VALUE of XLA, added to the chip's; NAME= removes one
@@ -39,5 +40,5 @@ def main(argv: list[str]) -> None:
     loaded = config.load(options.config, arguments.overrides)
     loaded.model.compiler_options += options.compiler_option
     with output_file(options.json, "file of plans") if options.json else nullcontext():
-        text, rows = options.tokens_per_text, options.rows
-        print(plan_topologies(loaded, options.topology, text, rows, options.search, options.json))
+        values = options.tokens_per_text, options.rows, options.search, options.json, options.lengths
+        print(plan_topologies(loaded, options.topology, *values))

@@ -5,19 +5,22 @@ import json
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from f2jax import files
 from f2jax.data.dataset import AnyDataset, build_datasets
 from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.mixture import DatasetSpec, Mixture, language_weights, pattern_weights, select
-from f2jax.data.packing import WHOLE, Batch, RowShare, assemble
+from f2jax.data.packing import WHOLE, Batch, RowShare, assemble, distinct
 from f2jax.data.record import Record
+from f2jax.data.shapes import CHUNKED_PROGRAMS, PROGRAMS, RowRules, Sample, choose_programs
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer, train_sentencepiece
 from f2jax.errors import UserError
 
+SAMPLED_SETS, SAMPLED_BATCHES = 256, 64  # read at the start, to choose the shapes of packed rows
 CORPUS = "corpus:"  # a source that `f2jax prepare` wrote
 
 
@@ -155,6 +158,13 @@ def instructions(config) -> Instructions:
     )
 
 
+def row_rules(config, samples: Sequence[Sample], parts: int, texts: Mapping[str, int]) -> RowRules:
+    """The rules for the rows of a run whose batches are like the samples, see `choose_programs`."""
+    rules = RowRules(config.data.row_length, config.model.chunk_rows)
+    limit = config.data.programs or (CHUNKED_PROGRAMS if config.model.chunk_rows else PROGRAMS)
+    return replace(rules, programs=choose_programs(samples, rules, parts, texts, limit))
+
+
 class Loader:
     """Batches by step: `loader.batch(step)` is a function of (seed, step) alone.
 
@@ -162,6 +172,7 @@ class Loader:
         datasets: tokenized data sets, in memory or in a corpus.
         share: the packed rows that this process fills.
         weights: how often the batches of each data set come; None: once for each row.
+        like: the loader whose packed rows and negative slots this one takes too, so that the same programs serve both.
     """
 
     def __init__(
@@ -171,43 +182,63 @@ class Loader:
         pad_id: int,
         share: RowShare = WHOLE,
         weights: Sequence[float] | None = None,
+        like: "Loader | None" = None,
     ):
         data = config.data
         if data.row_length < data.max_length:
             raise UserError(f"data.row_length={data.row_length} is below data.max_length={data.max_length}; raise it.")
         if config.model.chunk_rows < 0:
             raise UserError(f"model.chunk_rows={config.model.chunk_rows} should be at least 1, or 0: all at once.")
-        self.datasets, self.pad_id, self.share, self.chunk_rows = datasets, pad_id, share, config.model.chunk_rows
-        self.batch_size, self.row_length, self.row_steps = data.batch_size, data.row_length, data.row_steps
+        self.datasets, self.pad_id, self.share, self.batch_size = datasets, pad_id, share, data.batch_size
         weights = weights or [1.0] * len(datasets)
         specs = [
             DatasetSpec(d.name, d.kind, len(d), d.max_negatives, w) for d, w in zip(datasets, weights, strict=True)
         ]
         self.mixture = Mixture(specs, data.batch_size, dict(data.negatives), config.seed, data.draw)
+        self.slots: dict[str, int] = like.slots if like else self.mixture.slots()
+        self.rules: RowRules
+        if like:
+            self.rules = like.rules
+        else:
+            texts = {kind: data.batch_size * (2 + slots) for kind, slots in self.slots.items()}
+            self.rules = row_rules(config, self.samples(), share.parts, texts)
 
     @property
     def steps_per_epoch(self) -> int:
         return self.mixture.steps_per_epoch
 
+    def samples(self) -> list[Sample]:
+        """The lengths of the texts of some batches of each data set, or of the most frequent ones if there are many."""
+        shares = [row["share"] for row in self.mixture.table()]
+        order = sorted(range(len(shares)), key=lambda i: -shares[i])
+        first = {self.datasets[i].kind: i for i in reversed(order)}  # no kind is left out
+        chosen = list(dict.fromkeys([*first.values(), *order[:SAMPLED_SETS]]))
+        found = []
+        for i in chosen:
+            dataset, spec = self.datasets[i], self.mixture.specs[i]
+            full = -(-spec.rows // self.batch_size)
+            count = min(full, max(1, SAMPLED_BATCHES // len(chosen)))
+            for n in range(count):
+                numbers, columns = self.mixture.rows(i, n * full // count).tolist(), list(range(spec.max_negatives))
+                rows = dataset.rows(numbers, columns, self.mixture.negatives[i])
+                lengths_u = distinct([ids for row in rows for ids in (row.query, row.positive, *row.negatives)])[-1]
+                found.append(Sample(dataset.kind, shares[i] / count, lengths_u))
+        return found
+
     def batch(self, step: int) -> tuple[str, Batch]:
         """(name of the data set, packed batch) of a step."""
         plan = self.mixture.plan(step)
         dataset = self.datasets[plan.dataset]
-        rows, filler = (
-            dataset.rows(numbers.tolist(), plan.columns.tolist(), plan.negatives) if len(numbers) else []
-            for numbers in (plan.rows, plan.filler)
-        )
+        slots = self.slots[dataset.kind]  # held-out rows may have more negatives than those of training
+        rows = dataset.rows(plan.rows.tolist(), plan.columns.tolist(), min(plan.negatives, slots))
         batch = assemble(
             rows,
-            plan.negatives,
+            slots,
             kind=dataset.kind,
             batch_size=self.batch_size,
-            row_length=self.row_length,
+            rules=self.rules,
             pad_id=self.pad_id,
-            steps_per_octave=self.row_steps,
             share=self.share,
-            chunk_rows=self.chunk_rows,
-            filler=filler,
         )
         return dataset.name, batch
 

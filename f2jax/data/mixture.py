@@ -46,7 +46,6 @@ class BatchPlan:
     rows: np.ndarray  # int64 row numbers: batch_size, or fewer in a data set's last batch
     columns: np.ndarray  # an order of all negative columns, shared by the rows
     negatives: int  # negative slots of each row
-    filler: np.ndarray  # rows before them that would make a data set's last batch a full one
 
 
 class Mixture:
@@ -86,7 +85,7 @@ class Mixture:
         if draw not in DRAWS:
             raise UserError(f"data.draw={draw} is unknown{did_you_mean(draw, DRAWS)}")
         self.specs, self.batch_size, self.seed, self.draw = tuple(specs), batch_size, seed, draw
-        self._slots = [min(negatives[spec.kind], spec.max_negatives) for spec in specs]
+        self.negatives = [min(negatives[spec.kind], spec.max_negatives) for spec in specs]  # of a row, by data set
         self._full = [-(-spec.rows // batch_size) for spec in specs]  # batches that hold every row once
         self._drawn = [max(1, round(n * spec.weight)) for n, spec in zip(self._full, specs, strict=True)]  # per epoch
         self._ends = np.cumsum(self._drawn)
@@ -112,15 +111,24 @@ class Mixture:
         spec = self.specs[dataset]
         drawn = self._drawn[dataset]
         before = epoch * drawn + number - int(self._ends[dataset] - drawn)  # batches of this data set, in all epochs
-        times, batch = divmod(before, self._full[dataset])
-        start = batch * self.batch_size
-        stop = min(start + self.batch_size, spec.rows)
-        index = np.arange(max(stop - self.batch_size, 0), stop)
-        filler, rows = np.split(permute(index, spec.rows, _key(self.seed, times, dataset)), [start - stop])
         columns = np.arange(spec.max_negatives)  # of a classification row the hardest wrong label comes first
         if spec.kind != "classification":
             columns = np.argsort(_random_bits(spec.max_negatives, _key(self.seed, step, "columns")), kind="stable")
-        return BatchPlan(epoch, dataset, rows, columns, self._slots[dataset], filler)
+        return BatchPlan(epoch, dataset, self.rows(dataset, before), columns, self.negatives[dataset])
+
+    def rows(self, dataset: int, batch: int) -> np.ndarray:
+        """The row numbers of batch 0, 1, … of a data set, counted through all epochs."""
+        times, batch = divmod(batch, self._full[dataset])
+        start, count = batch * self.batch_size, self.specs[dataset].rows
+        index = np.arange(start, min(start + self.batch_size, count))
+        return permute(index, count, _key(self.seed, times, dataset))
+
+    def slots(self) -> dict[str, int]:
+        """The negative slots of a batch of each kind, which are those of its data set with the most."""
+        slots: dict[str, int] = {}
+        for spec, negatives in zip(self.specs, self.negatives, strict=True):
+            slots[spec.kind] = max(negatives, slots.get(spec.kind, 0))
+        return slots
 
     def _proportional(self, epoch: int) -> np.ndarray:
         """The batches of an epoch in order; those of all data sets are numbered one after the other.

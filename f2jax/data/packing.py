@@ -1,15 +1,15 @@
 """Sequences of a batch → rows of fixed length with segment ids, so that no token is spent on padding to the longest.
 
-The number of rows is rounded up to one of a few sizes: XLA compiles few programs, and little is wasted. The place of a
-sequence is the same on any number of devices and hosts; each host fills only the rows of its own devices.
+`shapes.RowRules` chooses the rows. The place of a sequence depends on the number of parts, one for each device that has
+rows of its own, and not on the hosts; each host fills only the rows of its own devices.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from f2jax.data.shapes import RowRules, best_fit
 from f2jax.errors import UserError
 
 PACKED = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of packed rows
@@ -52,6 +52,7 @@ class Batch:
 
     kind: str  # routes the loss
     rows: int  # packed rows of all processes
+    tokens: int  # that are encoded, of all processes, padding included
     useful_tokens: int  # of all processes
     tokens_bt: np.ndarray
     segments_bt: np.ndarray
@@ -64,9 +65,7 @@ class Batch:
     positive_b: np.ndarray  # int32 number of the positive document inside this batch
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
     teacher_se: np.ndarray | None = None  # a cached teacher's vectors, float32 or bfloat16; 0 for an absent sequence
-    chunk_row_cm: np.ndarray | None = None  # see `Chunks`; None: all rows are encoded at once
-    chunk_col_cm: np.ndarray | None = None
-    place_s: np.ndarray | None = None
+    chunk_mask_c: np.ndarray | None = None  # bool; which chunks have rows; row r stands in chunk r % C; None: no chunks
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, which go to the devices."""
@@ -79,26 +78,11 @@ class Batch:
         return (self.kind, self.rows, *(value.shape for value in self.arrays().values()))
 
 
-def round_up_rows(rows: int, steps_per_octave: int = 16, multiple: int = 1) -> int:
-    """The smallest allowed number of rows ≥ `rows`.
-
-    Allowed are multiples of `multiple`, at most `steps_per_octave` sizes in each doubling, so that less than
-    1/steps_per_octave is wasted.
-
-    >>> round_up_rows(1000, steps_per_octave=16)
-    1024
-    """
-    units = -(-max(rows, 1) // multiple)
-    octave = 1 << (units - 1).bit_length()  # the next power of two is always a size
-    step = max(1, octave // 2 // steps_per_octave)
-    return min(-(-units // step) * step, octave) * multiple
-
-
 def pack(
     sequences: Sequence[np.ndarray | None],
     row_length: int,
     pad_id: int,
-    row_count=round_up_rows,
+    row_count: Callable[[int], int] = lambda rows: rows,
     share: RowShare = WHOLE,
 ) -> Packed:
     """Packs sequences by best fit, longest first; the same input gives the same rows.
@@ -114,105 +98,59 @@ def pack(
     Raises:
         UserError: a sequence is empty or longer than a row.
     """
+    _check_lengths(sequences, row_length)
+    u_s, unique, lengths_u = distinct(sequences)
+    row_u, start_u, segment_u, rows = best_fit(lengths_u, row_length)
+    places = row_u, start_u, segment_u
+    return _fill(u_s, unique, places, (row_count(max(rows, 1)), row_length), pad_id, share)
+
+
+def _fill(
+    u_s: np.ndarray,
+    unique: list[np.ndarray],
+    places: tuple[np.ndarray, np.ndarray, np.ndarray],
+    shape: tuple[int, int],
+    pad_id: int,
+    share: RowShare,
+) -> Packed:
+    """Writes the distinct sequences to their `places`: row, first column and segment number of each."""
+    row_u, start_u, segment_u = places
+    count, row_length = shape
+    own_rows = share.rows(count)
+    filled = np.full(count, -1)  # the number of each row among this process's
+    filled[own_rows] = np.arange(len(own_rows))
+    tokens_bt = np.full((len(own_rows), row_length), pad_id, np.int32)
+    segments_bt, positions_bt = np.zeros_like(tokens_bt), np.zeros_like(tokens_bt)
+    counting = np.arange(row_length, dtype=np.int32)
+    lengths_u = np.array([len(ids) for ids in unique], np.int64)
+    for ids, row, start, segment in zip(
+        unique, filled[row_u].tolist(), start_u.tolist(), segment_u.tolist(), strict=True
+    ):
+        if row >= 0:
+            stop = start + len(ids)
+            tokens_bt[row, start:stop] = ids
+            segments_bt[row, start:stop] = segment
+            positions_bt[row, start:stop] = counting[: len(ids)]
+    end_u = (start_u + lengths_u - 1).astype(np.int32)
+    row_s, col_s = (np.append(x, np.int32(0)).astype(np.int32)[u_s] for x in (row_u, end_u))  # -1, absent, finds the 0
+    return Packed(count, tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths_u.sum()))
+
+
+def _check_lengths(sequences: Sequence[np.ndarray | None], row_length: int) -> None:
     for s, ids in enumerate(sequences):
         if ids is not None and not 1 <= len(ids) <= row_length:
             raise UserError(
                 f"Sequence {s} has {len(ids)} tokens; a row takes 1 to {row_length}: "
                 "raise row_length or lower max_length."
             )
-    u_s, unique, lengths = _distinct(sequences)
-    order = np.argsort(-lengths, kind="stable")
-    row_u, start_u, segment_u, rows = _best_fit(lengths, order, row_length)
-
-    count = row_count(max(rows, 1))
-    own_rows = share.rows(count)
-    filled = np.full(count, -1)  # the number of each row among this process's
-    filled[own_rows] = np.arange(len(own_rows))
-    shape = (len(own_rows), row_length)
-    tokens_bt = np.full(shape, pad_id, np.int32)
-    segments_bt, positions_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    counting = np.arange(row_length, dtype=np.int32)
-    for u in order:
-        row, start, stop = filled[row_u[u]], start_u[u], start_u[u] + lengths[u]
-        if row < 0:
-            continue
-        tokens_bt[row, start:stop] = unique[u]
-        segments_bt[row, start:stop] = segment_u[u]
-        positions_bt[row, start:stop] = counting[: stop - start]
-    end_u = (start_u + lengths - 1).astype(np.int32)
-    row_s, col_s = (np.append(x, np.int32(0))[u_s] for x in (row_u, end_u))  # -1, absent, finds the 0
-    return Packed(count, tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths.sum()))
 
 
-def _distinct(sequences: Sequence[np.ndarray | None]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+def distinct(sequences: Sequence[np.ndarray | None]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """(number u of each sequence, -1 for an absent one; distinct sequences; their lengths)."""
-    distinct: dict[bytes, int] = {}
-    u_s = np.array([-1 if x is None else distinct.setdefault(x.tobytes(), len(distinct)) for x in sequences], np.int32)
-    unique = [np.frombuffer(ids, np.int32) for ids in distinct]
+    numbers: dict[bytes, int] = {}
+    u_s = np.array([-1 if x is None else numbers.setdefault(x.tobytes(), len(numbers)) for x in sequences], np.int32)
+    unique = [np.frombuffer(ids, np.int32) for ids in numbers]
     return u_s, unique, np.array([len(ids) for ids in unique], np.int64)
-
-
-def _rows_of(sequences: Sequence[np.ndarray | None], row_length: int) -> int:
-    """The number of rows that sequences fill."""
-    lengths = _distinct(sequences)[-1]
-    return _best_fit(lengths, np.argsort(-lengths, kind="stable"), row_length)[-1]
-
-
-def _best_fit(lengths: np.ndarray, order: np.ndarray, row_length: int):
-    """(row, first column, segment number) of each sequence in the fullest row that has room, and the number of rows."""
-    row_s, start_s, segment_s = (np.zeros(len(lengths), np.int32) for _ in range(3))
-    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    segments: list[int] = []
-    for s in order.tolist():
-        length = int(lengths[s])
-        place = bisect_left(room, (length, -1))
-        if place == len(room):
-            free, row = row_length, len(segments)
-            segments.append(0)
-        else:
-            free, row = room.pop(place)
-        segments[row] += 1
-        row_s[s], start_s[s], segment_s[s] = row, row_length - free, segments[row]
-        if free > length:
-            insort(room, (free - length, row))
-    return row_s, start_s, segment_s, len(segments)
-
-
-@dataclass(frozen=True)
-class Chunks:
-    """The places of end tokens when the rows of a batch are encoded in C chunks, one after the other.
-
-    Row r of a batch is row r // C of chunk r % C, so that each chunk has equally many rows of every device. M is the
-    number of places for end tokens in a chunk.
-    """
-
-    chunk_row_cm: np.ndarray  # int32 [C, M]: row, inside its chunk, of each end token; 0 where a chunk has fewer than M
-    chunk_col_cm: np.ndarray  # int32 [C, M]: its column
-    place_s: np.ndarray  # int32 [S]: place of each sequence in the flattened [C, M]; any place for an absent one
-
-
-def chunk(row_s: np.ndarray, col_s: np.ndarray, present_s: np.ndarray, chunks: int) -> Chunks:
-    """Distributes the end tokens to `chunks`.
-
-    M is a quarter above an even share, doubled until it holds the fullest chunk, so that nearly all batches run one
-    program. Sequences that share a segment share a place.
-    """
-    ends = np.where(present_s[:, None], np.stack([row_s, col_s], 1), -1)
-    ends_u, number_s = np.unique(np.concatenate([[[-1, -1]], ends]), axis=0, return_inverse=True)
-    ends_u, number_s = ends_u[1:], number_s.ravel()[1:] - 1  # the first, of absent sequences, gets number -1
-    chunk_u = ends_u[:, 0] % chunks
-    order = np.argsort(chunk_u, kind="stable")
-    counts = np.bincount(chunk_u, minlength=chunks)
-    slot_u = np.zeros(len(ends_u), np.int64)
-    slot_u[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    width = -(-5 * len(row_s) // (4 * chunks))
-    while width < counts.max():
-        width *= 2
-    chunk_row_cm, chunk_col_cm = (np.zeros((chunks, width), np.int32) for _ in range(2))
-    chunk_row_cm[chunk_u, slot_u] = ends_u[:, 0] // chunks
-    chunk_col_cm[chunk_u, slot_u] = ends_u[:, 1]
-    place_u = np.append(chunk_u * width + slot_u, 0).astype(np.int32)  # -1, absent, finds the 0
-    return Chunks(chunk_row_cm, chunk_col_cm, place_u[number_s])
 
 
 def assemble(
@@ -221,22 +159,20 @@ def assemble(
     *,
     kind: str,
     batch_size: int,
-    row_length: int,
+    rules: RowRules,
     pad_id: int,
-    steps_per_octave: int = 16,
     share: RowShare = WHOLE,
-    chunk_rows: int = 0,
-    filler: Sequence = (),
 ) -> Batch:
     """Packs rows of one data set into a batch.
 
     Args:
         rows: 1 to `batch_size` of them.
-        negatives: negative slots of a row, the most negatives that a row has.
-        share: the packed rows to fill; their number is a multiple of its parts.
-        chunk_rows: packed rows that a part encodes at once; 0: all.
-        filler: rows that would make the last batch of a data set a full one. They are left out, but the batch gets as
-            many packed rows as with them, and so runs the program of a full batch.
+        negatives: negative slots of a row, at least the most negatives that a row has.
+        rules: choose the packed rows.
+        share: the packed rows to fill.
+
+    Raises:
+        UserError: a sequence is empty or longer than a row.
     """
     missing = [None] * (batch_size - len(rows))
     sequences = [row.query for row in rows] + missing + [row.positive for row in rows] + missing
@@ -249,17 +185,13 @@ def assemble(
         negative_ids_bj[b, :count] = row.negative_ids
     sequences += [None] * (len(missing) * negatives)
 
-    def row_count(n: int) -> int:
-        if filler:
-            others = [ids for row in filler for ids in (row.query, row.positive, *row.negatives)]
-            n = max(n, _rows_of([*sequences, *others], row_length))
-        return round_up_rows(n, steps_per_octave, share.parts * max(chunk_rows, 1))
-
-    packed = pack(sequences, row_length, pad_id, row_count, share)
-    present_s = np.array([ids is not None for ids in sequences])
-    chunks = {}
-    if chunk_rows:
-        chunks = vars(chunk(packed.row_s, packed.col_s, present_s, packed.rows // (share.parts * chunk_rows)))
+    _check_lengths(sequences, rules.row_length)
+    u_s, unique, lengths_u = distinct(sequences)
+    placement = rules.place(lengths_u, share.parts, kind)
+    places = placement.row_u, placement.start_u, placement.segment_u
+    packed = _fill(u_s, unique, places, (placement.rows, placement.shape.length), pad_id, share)
+    slots = placement.shape.slots
+    present_s = u_s >= 0
     teacher_se = None
     if rows[0].vectors is not None:
         teacher_se = np.zeros((len(sequences), rows[0].vectors.shape[1]), rows[0].vectors.dtype)
@@ -273,6 +205,7 @@ def assemble(
     return Batch(
         kind=kind,
         rows=packed.rows,
+        tokens=placement.tokens,
         useful_tokens=packed.useful_tokens,
         tokens_bt=packed.tokens_bt,
         segments_bt=packed.segments_bt,
@@ -285,5 +218,5 @@ def assemble(
         positive_b=numbers[:batch_size],
         negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
         teacher_se=teacher_se,
-        **chunks,
+        chunk_mask_c=np.arange(slots) < placement.chunks if slots > 1 else None,
     )

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.data.packing import PACKED, WHOLE, Packed, RowShare, pack, round_up_rows
+from f2jax.data.packing import PACKED, WHOLE, Packed, RowShare, pack
+from f2jax.data.shapes import round_up
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import process_share
@@ -214,10 +215,10 @@ def _row_length(longest: int, left: int, shape: BatchShape) -> int:
     It is the shortest row that such texts fill, since attention pays for long rows, and shorter for the last texts.
     """
     floor = min(SHORTEST_ROW, max(_power_of_two(left), shape.shortest))
-    shortest = round_up_rows(max(longest, floor), shape.lengths)
+    shortest = round_up(max(longest, floor), shape.lengths)
     length = shortest
     while longest * (length // longest) < MIN_FILL * length:
-        length = round_up_rows(length + 1, shape.lengths)
+        length = round_up(length + 1, shape.lengths)
         if length > min(LONGEST_ROW, _power_of_two(left)):
             return shortest
     return length

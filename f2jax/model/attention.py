@@ -17,7 +17,7 @@ from f2jax.model.attention_blocks import attention_in_blocks
 from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
 from f2jax.parallel import sharding
 
-SPLASH_LANES = 128  # row lengths must be a multiple of the TPU's lane count
+SPLASH_LANES = 128  # of a TPU: the kernel takes rows whose length is a multiple of it
 LONG_ROW = 1_024  # tokens of a row that a CPU computes in blocks, and longer ones
 
 
@@ -57,7 +57,7 @@ def choose_kernel(kernel: str, q_btnh, platform: str | None = None) -> str:
         return kernel
     platform = platform or sharding.platform()
     _, length, _, head_dim = q_btnh.shape
-    if platform == "tpu" and length % SPLASH_LANES == 0 and head_dim % 128 == 0:
+    if platform == "tpu" and length >= SPLASH_LANES and head_dim % 128 == 0:
         return "splash"
     if platform == "gpu" and q_btnh.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0:
         return "cudnn"
@@ -114,22 +114,23 @@ def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):
 def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
     """JAX's splash kernel on a TPU. Each device runs it on its own rows and heads; the compiler cannot split a kernel.
 
-    Raises:
-        UserError: the row length is not a multiple of the TPU's lanes.
+    Rows of other lengths than multiples of the TPU's lanes are padded for the kernel alone.
     """
     length = q_btnh.shape[1]
-    if length % SPLASH_LANES:
-        raise UserError(
-            f"Splash attention needs a row length that is a multiple of {SPLASH_LANES} tokens, not {length}; "
-            "change data.row_length or set model.kernel=xla."
-        )
     kernel = functools.partial(_splash_on_device, interpret=interpret)
-    arrays = q_btnh, k_btkh, v_btkh, segments_bt
+    arrays = tuple(pad_to_lanes(x) for x in (q_btnh, k_btkh, v_btkh, segments_bt))
     if jax.sharding.get_abstract_mesh().empty:
-        return kernel(*arrays)
+        return kernel(*arrays)[:, :length]
     by_head = sharding.activation_spec(k_btkh.shape, ("rows", None, "heads"))
     specs = (by_head, by_head, by_head, sharding.activation_spec(segments_bt.shape, ("rows",)))
-    return jax.shard_map(kernel, in_specs=specs, out_specs=by_head, check_vma=False)(*arrays)
+    return jax.shard_map(kernel, in_specs=specs, out_specs=by_head, check_vma=False)(*arrays)[:, :length]
+
+
+def pad_to_lanes(x_bt):
+    """Returns an array [B, T, …] with zeros at the end of its rows, up to a multiple of the TPU's lanes."""
+    widths = [(0, 0)] * x_bt.ndim
+    widths[1] = (0, -x_bt.shape[1] % SPLASH_LANES)
+    return jnp.pad(x_bt, widths)
 
 
 def _splash_on_device(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):

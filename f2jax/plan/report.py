@@ -22,6 +22,7 @@ def plan_topologies(
     rows: float | None = None,
     searches: bool = False,
     json_path: str | None = None,
+    lengths: str | None = None,
 ) -> str:
     """Plans a config for some topologies and returns a table of the plans.
 
@@ -31,6 +32,7 @@ def plan_topologies(
         searches: whether to search the layout, see `search_layouts`, and say how to train with it; else use the
             config's.
         json_path: a file for all figures, a list of plans.
+        lengths: see `plan_slice`.
 
     Raises:
         UserError: see `plan_slice`.
@@ -38,11 +40,11 @@ def plan_topologies(
     plans: list[SlicePlan] = []
     for topology in tqdm([canonical_topology(text) for text in topologies], unit="plan", dynamic_ncols=True):
         plan = search_layouts if searches else plan_slice
-        plans.append(plan(config, topology, tokens_per_text, rows))
+        plans.append(plan(config, topology, tokens_per_text, rows, lengths))
         if json_path:  # after each plan: an interruption loses none
             files.write_atomically(json_path, json.dumps([dataclasses.asdict(plan) for plan in plans], indent=2) + "\n")
     commands = [f"{plan.topology}: f2jax train … {layout_options(plan)}" for plan in plans if searches and plan.fits]
-    return "\n".join([plan_table(plans), *larger_batches(config), *commands])
+    return "\n".join([plan_table(plans, lengths), *larger_batches(config), *commands])
 
 
 def larger_batches(config) -> list[str]:
@@ -65,10 +67,11 @@ def layout_options(plan: SlicePlan) -> str:
     return " ".join(f"--config.{name}={value}" for name, value in layout.items())
 
 
-def plan_table(plans: Sequence[SlicePlan]) -> str:
+def plan_table(plans: Sequence[SlicePlan], lengths: str | None = None) -> str:
     """Returns the plans of one config side by side, and what to change in those that do not fit, or only just."""
     first = plans[0]
     worst = "the worst case" if first.tokens_per_text == first.row_length else "by --tokens-per-text"
+    worst = f"the mean of {lengths}" if lengths else worst
     lines = [
         f"{first.size}, {'teacher ' + first.teacher if first.teacher else 'no teacher'}; "
         f"texts of {first.tokens_per_text:,} tokens ({worst}) in rows of {first.row_length:,}; {first.steps:,} steps."
@@ -100,7 +103,8 @@ def _column(plan: SlicePlan) -> dict[str, str]:
         "mesh": mesh,
         "remat": plan.remat,
         "rows on a device": f"{plan.rows / row_devices:,.2f}".removesuffix(".00"),
-        "  of them at once": f"{plan.chunk_rows:,}" if plan.chunk_rows else "all",
+        "  of them at once": f"{plan.rows / row_devices / plan.chunks:,.0f}" if plan.chunks > 1 else "all",
+        "useful tokens": f"{plan.useful_share:.1%}",
         "memory, GiB": f"{plan.needed / GIB:,.2f} of {plan.hbm / GIB:,.2f}",
     }
     rows |= {f"  {kind}": f"{used / GIB:,.2f}" for kind, used in plan.memory.items() if used}

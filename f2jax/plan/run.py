@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
-from f2jax.data.packing import round_up_rows
+from f2jax.data.shapes import RowShape
 from f2jax.data.teacher_vectors import read_info
 from f2jax.errors import UserError, require_extra
 from f2jax.model.qwen3 import Qwen3, abstract_params, check_execution
@@ -24,6 +24,7 @@ from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import ROW_SPEC, param_shardings
 from f2jax.parallel.threads import interruptible
 from f2jax.plan.hlo import Cost, program_cost
+from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean, texts_per_step
 from f2jax.plan.step_time import StepSeconds, model_operations, step_seconds
 from f2jax.train.program import Program
 from f2jax.train.step import DeviceBatch, Teacher
@@ -50,6 +51,8 @@ class SlicePlan:
     chunk_rows: int
     rows: int  # packed rows of a step, over all devices
     row_length: int
+    chunks: int  # in which a device encodes its rows one after the other
+    useful_share: float  # of the tokens of rows, in steps of all kinds
     tokens_per_text: int
     steps: int
     fits: bool
@@ -72,7 +75,9 @@ class SlicePlan:
         return self.fits and self.needed > TIGHT * self.hbm
 
 
-def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> SlicePlan:
+def plan_slice(
+    config, topology: str, tokens_per_text: int | None = None, rows: float | None = None, lengths: str | None = None
+) -> SlicePlan:
     """Compiles the train step of `config` for a topology and reports what it takes.
 
     >>> plan_slice(config, "v5p:4x4x4", tokens_per_text=256).mfu
@@ -82,6 +87,7 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
         topology: chip and shape, such as `v5e:16x16`, or another name that `canonical_topology` knows.
         tokens_per_text: mean length of a text; None: `data.max_length`, the worst case.
         rows: training rows of the stage; None: the recipe's (recipe 2.1).
+        lengths: instead of the mean length, real ones, see `rows_of_lengths`.
 
     Raises:
         UserError: there is no TPU compiler, the topology, the teacher, the attention kernel or the remat policy is
@@ -93,16 +99,13 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
     devices, chip = topology_devices(topology), chip_of(topology)
     architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
     mesh = make_mesh(**config.mesh, devices=devices)
-    length = tokens_per_text or config.data.max_length
-    if not 1 <= length <= config.data.max_length:
-        raise UserError(f"--tokens-per-text={length} should be from 1 to data.max_length={config.data.max_length}.")
+    planned = planned_rows(config, mesh, tokens_per_text, lengths)
     stage_rows = rows or STAGE_ROWS[2 if config.data.use_instructions else 1]
     steps = config.steps or config.epochs * math.ceil(stage_rows / config.data.batch_size)
-    batch = abstract_batch(config, mesh, length)
+    batch = abstract_batch(config, mesh, planned.shape)
     teacher = abstract_teacher(config, mesh)
     teacher_width = teacher.model.config.width if teacher else cached_width(config)
     program = Program(config, architecture, mesh, steps, teacher_width)
-    packed_rows, row_length = batch["tokens_bt"].shape
     settings: dict = {
         "topology": topology,
         "size": config.model.size,
@@ -111,9 +114,11 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
         "mesh": dict(mesh.shape),
         "remat": config.model.remat,
         "chunk_rows": config.model.chunk_rows,
-        "rows": packed_rows,
-        "row_length": row_length,
-        "tokens_per_text": length,
+        "rows": batch["tokens_bt"].shape[0],
+        "row_length": planned.shape.length,
+        "chunks": planned.shape.slots,
+        "useful_share": planned.useful_share,
+        "tokens_per_text": planned.mean,
         "steps": steps,
         "hbm": chip.memory,
     }
@@ -124,7 +129,7 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
         "batch": bytes_on_device(batch),
     }
     if sum(arguments.values()) > chip.memory:
-        return _too_large(settings, arguments, sum(arguments.values()))
+        return _too_large(settings, arguments, sum(arguments.values()), config.data.row_length)
     with jax.set_mesh(mesh):
         lowered = program.step.lower(program.state, DeviceBatch.of(batch), teacher, kind="retrieval")
     try:
@@ -132,16 +137,17 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _too_large(settings, arguments, bytes_used(str(error), sum(arguments.values())))
+        needed = bytes_used(str(error), sum(arguments.values()))
+        return _too_large(settings, arguments, needed, config.data.row_length)
     memory, needed = memory_by_kind(compiled.memory_analysis(), arguments)
     if needed > chip.memory:  # the compiler does not always complain
-        return _too_large(settings, arguments, needed)
+        return _too_large(settings, arguments, needed, config.data.row_length)
     cost = program_cost(compiled.as_text())
     seconds = step_seconds(cost, chip, device_coordinates(mesh))
-    tokens = min(packed_rows * row_length, texts_per_step(config) * length)
-    operations = model_operations(architecture, tokens, length, passes=3)
+    tokens = planned.tokens
+    operations = model_operations(architecture, tokens, planned.mean, passes=3)
     if teacher:
-        operations += model_operations(teacher.model.config, tokens, length, passes=1)
+        operations += model_operations(teacher.model.config, tokens, planned.mean, passes=1)
     days = seconds.step * steps / 86_400
     return SlicePlan(
         **settings,
@@ -156,8 +162,21 @@ def plan_slice(config, topology: str, tokens_per_text: int | None = None, rows: 
         days=days,
         chip_hours=days * 24 * settings["chips"],
         limit=bottleneck(seconds, cost),
-        advice=what_to_change(settings, memory) if needed > TIGHT * chip.memory else "",
+        advice=what_to_change(settings, memory, config.data.row_length) if needed > TIGHT * chip.memory else "",
     )
+
+
+def planned_rows(config, mesh, tokens_per_text: int | None = None, lengths: str | None = None) -> PlannedRows:
+    """Returns the rows of a step on a mesh; see `plan_slice`."""
+    if tokens_per_text and lengths:
+        raise UserError("--tokens-per-text and --lengths both say how long texts are; give one of them.")
+    parts, longest = math.prod(mesh.shape[axis] for axis in ROW_SPEC[0]), config.data.max_length
+    if lengths:
+        return rows_of_lengths(config, parts, lengths)
+    mean = tokens_per_text or longest
+    if not 1 <= mean <= longest:
+        raise UserError(f"--tokens-per-text={mean} should be from 1 to data.max_length={longest}.")
+    return rows_of_mean(config, parts, mean)
 
 
 def topology_devices(topology: str):
@@ -186,39 +205,29 @@ def device_coordinates(mesh) -> list[tuple[int, ...]]:
     return [(*device.coords, device.core_on_chip) for device in mesh.devices.flat]
 
 
-def texts_per_step(config) -> int:
-    """Returns the number of texts of a step: queries, their positives and the hard negatives of retrieval."""
-    return config.data.batch_size * (2 + config.data.negatives.retrieval)
-
-
-def abstract_batch(config, mesh, tokens_per_text: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and shardings of a retrieval batch whose texts have a mean length and fill their rows."""
-    shards = math.prod(mesh.shape[axis] for axis in ROW_SPEC[0])
-    chunk_rows = config.model.chunk_rows
+def abstract_batch(config, mesh, shape: RowShape) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and shardings of a retrieval batch, all of whose chunks have rows."""
+    parts = math.prod(mesh.shape[axis] for axis in ROW_SPEC[0])
     b, j, s = config.data.batch_size, config.data.negatives.retrieval, texts_per_step(config)
-    full_rows = math.ceil(s * tokens_per_text / config.data.row_length)
-    rows = round_up_rows(full_rows, config.data.row_steps, shards * max(chunk_rows, 1))
     integers: dict[str, tuple[int, ...]] = {
-        **dict.fromkeys(("tokens_bt", "segments_bt", "positions_bt"), (rows, config.data.row_length)),
+        **dict.fromkeys(("tokens_bt", "segments_bt", "positions_bt"), (parts * shape.rows * shape.slots, shape.length)),
         **dict.fromkeys(("row_s", "col_s"), (s,)),
         **dict.fromkeys(("label_b", "positive_b"), (b,)),
         "negative_bj": (b, j),
     }
-    if chunk_rows:
-        chunks = rows // (shards * chunk_rows)
-        chunk_shape = (chunks, -(-5 * s // (4 * chunks)))  # a quarter more than an even share of the texts
-        integers |= {"chunk_row_cm": chunk_shape, "chunk_col_cm": chunk_shape, "place_s": (s,)}
-    shapes: dict[str, tuple] = {name: (shape, jnp.int32) for name, shape in integers.items()}
+    shapes: dict[str, tuple] = {name: (size, jnp.int32) for name, size in integers.items()}
     if config.teacher.cache:
         info = read_info(config.teacher.cache)
         shapes["teacher_se"] = ((s, info.width), jnp.dtype(info.dtype))
     shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
+    if shape.slots > 1:
+        shapes["chunk_mask_c"] = ((shape.slots,), jnp.bool_)
 
-    def abstract(name, shape, dtype):
+    def abstract(name, size, dtype):
         spec = ROW_SPEC if name.endswith("_bt") else PartitionSpec()
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, spec))
 
-    return {name: abstract(name, *shape) for name, shape in shapes.items()}
+    return {name: abstract(name, *size) for name, size in shapes.items()}
 
 
 def teacher_size(path: str) -> str:
@@ -314,7 +323,7 @@ def bytes_used(message: str, arguments: int) -> int:
     return 0
 
 
-def _too_large(settings: dict, arguments: dict[str, int], needed: int) -> SlicePlan:
+def _too_large(settings: dict, arguments: dict[str, int], needed: int, row_length: int) -> SlicePlan:
     """Returns the plan of a step that does not fit."""
     memory = arguments | {"temporaries": max(needed - sum(arguments.values()), 0)}
     return SlicePlan(
@@ -330,12 +339,16 @@ def _too_large(settings: dict, arguments: dict[str, int], needed: int) -> SliceP
         days=0.0,
         chip_hours=0.0,
         limit="memory",
-        advice=what_to_change(settings, memory),
+        advice=what_to_change(settings, memory, row_length),
     )
 
 
-def what_to_change(settings: dict, memory: dict[str, int]) -> str:
-    """Returns the first change that would help a step that needs too much memory."""
+def what_to_change(settings: dict, memory: dict[str, int], row_length: int) -> str:
+    """Returns the first change that would help a step that needs too much memory.
+
+    Args:
+        row_length: of the config; `model.chunk_rows` counts such rows.
+    """
     mesh, devices = settings["mesh"], math.prod(settings["mesh"].values())
     states = memory["parameters"] + memory["optimizer"] + memory["teacher"]
     if states > settings["hbm"] / 3 and mesh["fsdp"] < devices:
@@ -343,5 +356,5 @@ def what_to_change(settings: dict, memory: dict[str, int]) -> str:
     if settings["remat"] != "full":
         return "keep fewer activations: model.remat=full"
     shards = math.prod(mesh[axis] for axis in ROW_SPEC[0])
-    rows = settings["chunk_rows"] or settings["rows"] // shards
+    rows = settings["chunk_rows"] or settings["rows"] * settings["row_length"] // shards // row_length
     return f"encode fewer rows at once: model.chunk_rows={rows // 2}" if rows > 1 else "take more chips"

@@ -1,5 +1,6 @@
 """Searches the fastest layout that fits: estimates bytes on paper, then compiles layouts from fast to frugal."""
 
+import math
 from collections.abc import Iterator
 
 from tqdm import tqdm
@@ -9,13 +10,15 @@ from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.chips import canonical_topology, chip_of
 from f2jax.parallel.mesh import make_mesh
-from f2jax.plan.run import SlicePlan, abstract_batch, plan_slice, teacher_size, topology_devices
+from f2jax.plan.run import SlicePlan, plan_slice, planned_rows, teacher_size, topology_devices
 
 STATE_BYTES = 16  # of a weight in training: the weight, its gradient and two moments, in float32
 ROOM = 0.9  # share of the memory that a layout may take on paper; the compiler has the last word
 
 
-def search_layouts(config, topology: str, tokens_per_text: int | None = None, rows: float | None = None) -> SlicePlan:
+def search_layouts(
+    config, topology: str, tokens_per_text: int | None = None, rows: float | None = None, lengths: str | None = None
+) -> SlicePlan:
     """Returns the fastest plan of the first layouts that the compiler finds room for, or the last plan if none fits.
 
     The `candidate_layouts` are tried in order. If the compiler needs more than estimated, the same layout is tried with
@@ -32,9 +35,11 @@ def search_layouts(config, topology: str, tokens_per_text: int | None = None, ro
     weights, shares = weights_and_shares(config, topology)
 
     def compiled(layout: dict) -> SlicePlan:
-        return plan_slice(with_layout(config, layout), topology, tokens_per_text, rows)
+        return plan_slice(with_layout(config, layout), topology, tokens_per_text, rows, lengths)
 
-    for candidate in tqdm(list(candidate_layouts(config, topology, tokens_per_text)), unit="layout", leave=False):
+    for candidate in tqdm(
+        list(candidate_layouts(config, topology, tokens_per_text, lengths)), unit="layout", leave=False
+    ):
         layout, is_next = candidate, bool(fitting)
         while layout:
             last = compiled(layout)
@@ -80,7 +85,9 @@ def with_layout(config, layout: dict):
     return changed
 
 
-def candidate_layouts(config, topology: str, tokens_per_text: int | None = None) -> Iterator[dict]:
+def candidate_layouts(
+    config, topology: str, tokens_per_text: int | None = None, lengths: str | None = None
+) -> Iterator[dict]:
     """Yields the layouts that fit on paper, fastest first; each splits the weights only as far as activations need it.
 
     Splitting weights further costs little, and recomputing activations costs much: `full` runs the layers forward once
@@ -92,14 +99,14 @@ def candidate_layouts(config, topology: str, tokens_per_text: int | None = None)
     weights, shares = weights_and_shares(config, topology)
     if not shares:
         return
-    mean = tokens_per_text or config.data.max_length
-    all_rows, length = abstract_batch(config, make_mesh(devices=devices), mean)["tokens_bt"].shape
-    rows = all_rows // len(devices)
+    shape = planned_rows(config, make_mesh(devices=devices), tokens_per_text, lengths).shape
+    tokens = shape.rows * shape.length * shape.slots
+    rows = math.ceil(tokens / config.data.row_length)
     chunks = [rows >> i for i in range(1, rows.bit_length())]
     layouts = [(remat, 0) for remat in ("dots", "mlp", "qkv", "full")]
     layouts += [(remat, n) for remat in ("dots", "full") for n in chunks]
     for remat, chunk in layouts:
-        saved = saved_bytes(architecture, remat, (chunk or rows) * length)
+        saved = saved_bytes(architecture, remat, chunk * config.data.row_length or tokens)
         roomy = [n for n in shares if fits_on_paper(weights / n + saved, chip.memory)]
         if roomy or (remat, chunk) == layouts[-1]:
             layout = {"mesh.data": -1, "mesh.fsdp": min(roomy, default=max(shares)), "mesh.tensor": 1}

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ from f2jax.parallel import hosts, layout_report
 from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
 from f2jax.train import optim, resume
+from f2jax.train.compiled import keep_compiled
 from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter
 from f2jax.train.program import Program
@@ -55,6 +57,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     check_execution(config.model.kernel, config.model.remat)
     hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
     run = resume.open_run(config, workdir)
+    keep_compiled(workdir)
     teacher_folder = open_teacher(config, run.architecture)
 
     skipped: Counter = Counter()
@@ -163,24 +166,32 @@ class Validation:
         return bool(self.held_out and every) and (done == self.steps or done % every == 0)
 
     def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
-        """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop."""
+        """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop.
+
+        `validation/<metric>` is the mean over the data sets, each with the same weight, and
+        `validation/kind/<kind>/<metric>` that over those of a kind.
+        """
         values: dict[str, float] = {}
+        means: dict[str, list[float]] = defaultdict(list)
         for rows in self.held_out:
-            loader = Loader([rows], self.config, self.loader.pad_id, self.loader.share)
+            loader = Loader([rows], self.config, self.loader.pad_id, self.loader.share, like=self.loader)
             count = min(loader.steps_per_epoch, self.config.log.validation_batches or loader.steps_per_epoch)
             totals: dict[str, float] = defaultdict(float)
             total_rows = 0
-            for _, name, batch in loader.batches(0, count):
+            for _, _, batch in loader.batches(0, count):
                 arrays = self.program.put(batch)
                 metrics = jax.device_get(self.program.evaluate(params, arrays, self.teacher, kind=batch.kind))
                 row_count = int(batch.row_mask_b.sum())
                 total_rows += row_count
                 for key, value in metrics.items():
-                    totals[f"validation/{name}/{key}"] += float(value) * row_count
+                    totals[key] += float(value) * row_count
                 if stop.exchange() == hosts.STOP:
                     return None
-            values |= {key: total / total_rows for key, total in totals.items()}
-        return values
+            for key, total in totals.items():
+                values[f"validation/{rows.name}/{key}"] = mean = total / total_rows
+                means[f"validation/{key}"].append(mean)
+                means[f"validation/kind/{rows.kind}/{key}"].append(mean)
+        return values | {key: float(np.mean(found)) for key, found in means.items()}
 
 
 @dataclass
@@ -198,6 +209,7 @@ class Loop:
     report: Report
     clock: Goodput
     bar: tqdm
+    logs: bool = False  # whether metrics are to be written once the next step runs
 
     def run(self, state: TrainState, steps: int) -> dict[str, float]:
         """Takes the steps from that of `state` to `steps`; returns the last metrics, {} where nothing was left to do.
@@ -207,34 +219,34 @@ class Loop:
             Interrupted: SIGINT or SIGTERM came, to any host; the state was saved first.
         """
         self.state, start = state, int(state.step)
-        values: dict[str, float] = {}
+        self.values: dict[str, float] = {}
         timer = SaveTimer(self.config.checkpoint.minutes)
         if start and self.validation.due(start) and not hosts.broadcast(self.writer.validated(start)):
-            values |= self.validate(start, steps)  # the run before ended inside it
+            self.values |= self.validate(start, steps)  # the run before ended inside it
         for step, name, batch in self.clock.waiting(self.batches(start, steps)):
             self.take(step, name, batch)
             done = step + 1
             saves = is_checkpoint_step(done, steps, self.config.checkpoint)
             request = self.stop.exchange(save=not saves and hosts.is_first() and timer.due())
             saves |= request >= hosts.SAVE
-            if saves or done % self.config.log.every == 0:
-                values = self.report.flush()
-                self.bar.set_postfix_str(progress(values))
+            if saves or done == steps or self.validation.due(done):
+                self.log()
+            self.logs = done % self.config.log.every == 0
             if request == hosts.STOP:
                 raise self.stopped(done, steps)
             if saves:
                 self.save()
                 timer.saved()
             if self.validation.due(done):
-                values |= self.validate(done, steps)
-        return values
+                self.values |= self.validate(done, steps)
+        return self.values
 
     def batches(self, start: int, steps: int) -> Iterator[tuple[int, str, Batch]]:
         """Yields (step, data set, batch) from `start` to `steps`; step n takes batch n + `data.skip_steps`."""
         skip = self.config.data.skip_steps
         for number, name, batch in self.loader.batches(start + skip, steps + skip):
             if number == start + skip:
-                tokens = batch.rows * self.config.data.row_length
+                tokens = batch.tokens
                 hosts.print_once(layout_report.tokens_summary(self.program.mesh, tokens))
             yield number - skip, name, batch
 
@@ -244,8 +256,16 @@ class Loop:
             arrays = self.program.put(batch)
             self.state, metrics = self.program.step(self.state, arrays, self.teacher, kind=batch.kind)
         self.report.wait()
+        if self.logs:  # of the steps before: this one runs meanwhile
+            self.log()
         self.report.add(step + 1, name, batch, metrics)
         self.bar.update()
+
+    def log(self) -> None:
+        """Writes the metrics since the last time, if there are any, and waits for the step that they end with."""
+        if values := self.report.flush():
+            self.values = values
+            self.bar.set_postfix_str(progress(values))
 
     def save(self) -> None:
         """Starts to write a checkpoint."""

@@ -6,18 +6,21 @@ import optax
 
 from f2jax.errors import UserError, did_you_mean
 
-SCHEDULES = ("cosine", "linear", "constant")
+SCHEDULES = ("cosine", "linear", "constant", "wsd")
 OPTIMIZERS = ("adamw", "sgd")
 
 
 def make_schedule(config, steps: int) -> optax.Schedule:
     """Returns the learning rate by step: linear warm-up from 0 to `peak_lr`, then down to `end_lr` at `steps`.
 
+    `wsd`, warm-up, stable, decay (https://arxiv.org/abs/2404.06395), stays at `peak_lr` until the last `decay_steps`,
+    in which it falls linearly: runs of other lengths branch off before, with `resume_from`.
+
     >>> make_schedule(config.optim, steps=1000)(500)
     1e-05
 
     Raises:
-        UserError: unknown schedule, or a warm-up that is longer than the training.
+        UserError: unknown schedule, or warm-up and decay that are longer than the training.
     """
     warmup = config.warmup_steps
     if steps <= warmup and config.schedule != "constant":
@@ -29,6 +32,12 @@ def make_schedule(config, steps: int) -> optax.Schedule:
         after = optax.linear_schedule(config.peak_lr, config.end_lr, decay)
     elif config.schedule == "constant":
         after = optax.constant_schedule(config.peak_lr)
+    elif config.schedule == "wsd":
+        if not 1 <= config.decay_steps <= decay:
+            raise UserError(
+                f"optim.decay_steps={config.decay_steps} should be from 1 to the {decay} steps after the warm-up."
+            )
+        after = optax.linear_schedule(config.peak_lr, config.end_lr, config.decay_steps, decay - config.decay_steps)
     else:
         raise UserError(f"There is no schedule '{config.schedule}'{did_you_mean(config.schedule, SCHEDULES)}")
     return optax.join_schedules([optax.linear_schedule(0.0, config.peak_lr, warmup), after], [warmup])

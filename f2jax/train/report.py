@@ -48,8 +48,7 @@ class Report:
 
     def add(self, step: int, name: str, batch: Batch, metrics: dict[str, jax.Array]) -> None:
         """Collects the metrics of a step."""
-        total_tokens = batch.rows * batch.tokens_bt.shape[1]
-        self.pending.append(Pending(step, name, batch.useful_tokens, total_tokens, metrics))
+        self.pending.append(Pending(step, name, batch.useful_tokens, batch.tokens, metrics))
 
     def wait(self) -> None:
         """Waits until the last collected step has run."""

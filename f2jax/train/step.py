@@ -4,7 +4,7 @@ Its arrays are global, whatever the mesh: each query meets the positives of the 
 and the gradients are those of one device.
 
 Letters: s sequences, l exits (the layers whose states are embeddings), e embedding dimensions, g groups of rows that
-are encoded one after the other (chunks), m sequences of a group; the others as in `losses`.
+are encoded one after the other (chunks); the others as in `losses`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,15 +33,6 @@ class Teacher:
 
 
 @flax.struct.dataclass
-class Ends:
-    """Where the end tokens stand when the rows of a batch are encoded in groups, see `packing.Chunks`."""
-
-    row_gm: Any
-    col_gm: Any
-    place_s: Any
-
-
-@flax.struct.dataclass
 class DeviceBatch:
     """The arrays of a `packing.Batch` on the devices, or their shapes and shardings."""
 
@@ -56,7 +47,7 @@ class DeviceBatch:
     positive_b: Any
     negative_bj: Any
     teacher_se: Any = None  # a cached teacher's vectors; None: there is no cache
-    chunks: Ends | None = None  # None: all rows are encoded at once
+    chunk_mask_c: Any = None  # which chunks have rows; None: all rows are encoded at once
 
     @classmethod
     def of(cls, arrays: Mapping[str, Any]) -> "DeviceBatch":
@@ -65,9 +56,7 @@ class DeviceBatch:
         >>> DeviceBatch.of(batch.arrays()).tokens_bt.shape
         (608, 1024)
         """
-        others = dict(arrays)
-        chunks = [others.pop(name, None) for name in ("chunk_row_cm", "chunk_col_cm", "place_s")]
-        return cls(**others, chunks=None if chunks[0] is None else Ends(*chunks))
+        return cls(**arrays)
 
     @property
     def packed(self) -> tuple[Any, Any, Any]:
@@ -89,15 +78,15 @@ def embed(model: Qwen3, params, batch: DeviceBatch, exits: tuple[int, ...] = (),
         exits: numbers of layers, counted from 1; (): the last one alone.
         rank: of the token table, see `Qwen3`.
     """
-    encode = partial(encode_rows, model, params, exits or (model.config.layers,), rank)
-    if batch.chunks is None:
-        vectors_sle = encode(batch.packed, batch.row_s, batch.col_s)
+    encode = partial(encode_rows, model, exits or (model.config.layers,))
+    if batch.chunk_mask_c is None:
+        vectors_sle = encode(params, rank, batch.packed, batch.row_s, batch.col_s)
     else:
-        vectors_sle = encode_chunks(encode, batch.packed, batch.chunks)
+        vectors_sle = encode_chunks(encode, params, rank, batch)
     return [by_role(vectors_sle[:, exit_], batch) for exit_ in range(vectors_sle.shape[1])]
 
 
-def encode_rows(model: Qwen3, params, exits: tuple[int, ...], rank, packed: Sequence, row_s, col_s) -> jax.Array:
+def encode_rows(model: Qwen3, exits: tuple[int, ...], params, rank, packed: Sequence, row_s, col_s) -> jax.Array:
     """Returns the embeddings [S, L, E] of packed rows after each exit, in float32."""
     if exits == (model.config.layers,):
         hidden_btd: Any = model.apply({"params": params}, *packed, rank=rank)
@@ -113,17 +102,60 @@ def by_role(vectors_se, batch: DeviceBatch) -> tuple[jax.Array, ...]:
     return tuple(shard_activation(x, "rows") for x in (q_be, p_be, n_se.reshape(rows, slots, vectors_se.shape[-1])))
 
 
-def encode_chunks(encode: Callable, packed: Sequence, chunks: Ends) -> jax.Array:
+def encode_chunks(encode: Callable, params, rank, batch: DeviceBatch) -> jax.Array:
     """Returns embeddings [S, L, E], encoded one chunk of rows after the other; the backward pass encodes each again.
 
     So the activations in memory are those of one chunk, whatever the batch: GradCache (https://arxiv.org/abs/2101.06983).
+    How many chunks there are is a value, so that one program serves batches of all sizes up to that of its arrays.
+
+    Args:
+        encode: (params, rank, packed, row_s, col_s) → [S, L, E].
     """
-    count = chunks.row_gm.shape[0]
-    groups = [x_bt.reshape(-1, count, x_bt.shape[-1]).swapaxes(0, 1) for x_bt in packed]
-    groups = [shard_activation(x_gbt, None, "rows") for x_gbt in groups]
-    encode = jax.checkpoint(encode, prevent_cse=False)  # inside a scan nothing can be shared anyway
-    vectors_gmle = jax.lax.map(lambda x: encode(*x), (groups, chunks.row_gm, chunks.col_gm))
-    return vectors_gmle.reshape(-1, *vectors_gmle.shape[2:])[chunks.place_s]
+    slots = batch.chunk_mask_c.shape[0]
+
+    def for_each_chunk(function, start, packed, row_s, count):
+        """Returns `start` after `value = function(value, rows of the chunk, row_s in it, which sequences it has)`."""
+        groups = [x_bt.reshape(-1, slots, x_bt.shape[-1]).swapaxes(0, 1) for x_bt in packed]
+        groups = [shard_activation(x_gbt, None, "rows") for x_gbt in groups]
+
+        def body(carry):
+            g, value = carry
+            rows = [jax.lax.dynamic_index_in_dim(x_gbt, g, keepdims=False) for x_gbt in groups]
+            return g + 1, function(value, rows, row_s // slots, row_s % slots == g)
+
+        def has_more(carry):  # the constant tells `plan` how often the loop runs if all slots are filled
+            return (carry[0] < count) & (carry[0] < slots)
+
+        return jax.lax.while_loop(has_more, body, (jnp.zeros((), jnp.int32), start))[1]
+
+    @jax.custom_vjp
+    def encode_all(params, rank, packed, row_s, col_s, count):
+        def add(vectors_sle, rows, row_in_chunk_s, is_here_s):
+            found_sle = encode(params, rank, rows, row_in_chunk_s, col_s)
+            return jnp.where(is_here_s[:, None, None], found_sle, vectors_sle)
+
+        shape = jax.eval_shape(
+            lambda: encode(params, rank, [x_bt[: len(x_bt) // slots] for x_bt in packed], row_s, col_s)
+        )
+        return for_each_chunk(add, jnp.zeros(shape.shape, shape.dtype), packed, row_s, count)
+
+    def forward(*arguments):
+        return encode_all(*arguments), arguments
+
+    def backward(arguments, gradient_sle):
+        params, rank, packed, row_s, col_s, count = arguments
+
+        def add(gradients, rows, row_in_chunk_s, is_here_s):
+            pull = jax.vjp(lambda params: encode(params, rank, rows, row_in_chunk_s, col_s), params)[1]
+            (more,) = pull(jnp.where(is_here_s[:, None, None], gradient_sle, 0))
+            return jax.tree.map(jnp.add, gradients, more)
+
+        gradients = for_each_chunk(add, jax.tree.map(jnp.zeros_like, params), packed, row_s, count)
+        return gradients, None, None, None, None, None
+
+    encode_all.defvjp(forward, backward)
+    count = jnp.sum(batch.chunk_mask_c, dtype=jnp.int32)
+    return encode_all(params, rank, batch.packed, batch.row_s, batch.col_s, count)
 
 
 def loss_fn(

@@ -8,7 +8,7 @@ import pytest
 
 from f2jax.checkpoints import workdir
 from f2jax.data import loader as loader_lib
-from f2jax.data.dataset import build_datasets
+from f2jax.data.dataset import Dataset, build_datasets
 from f2jax.data.loader import Loader, make_tokenizer, read_records
 from f2jax.data.packing import WHOLE, RowShare
 from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
@@ -72,13 +72,31 @@ def test_a_batch_holds_the_rows_that_the_mixture_plans(loader):
             assert query.tolist() == dataset.rows([i], [], 0)[0].query.tolist()
 
 
-def test_the_last_batches_of_an_epoch_run_the_programs_of_full_ones(tmp_path):
-    """96 rows in batches of 23: the last one has 4."""
-    loader = make_loader(tmp_path, **{"data.batch_size": 23})
-    batches = [loader.batch(step) for step in range(loader.steps_per_epoch)]
-    full = {(name, batch.program) for name, batch in batches if batch.row_mask_b.all()}
-    last = {(name, batch.program) for name, batch in batches if not batch.row_mask_b.all()}
-    assert {name for name, _ in last} == {"pairs", "colours"} and last <= full
+def test_all_batches_of_an_epoch_and_held_out_ones_run_the_programs_chosen_at_the_start(tmp_path):
+    """96 rows of each kind in batches of 23: the last ones have 4. A program for each kind is the fewest."""
+    changes = {"data.batch_size": 23, "data.programs": 2}
+    loader = make_loader(tmp_path, **changes)
+    held_out = Loader(loader.datasets[:1], tiny.config(tmp_path, **changes), loader.pad_id, like=loader)
+    batches = [one.batch(step)[1] for one in (loader, held_out) for step in range(one.steps_per_epoch)]
+    assert {batch.row_mask_b.sum() for batch in batches} == {23, 4}
+    assert len({batch.program for batch in batches}) == 2
+    chosen = {(kind, shape.rows) for kind, shapes in loader.rules.programs.items() for shape in shapes}
+    assert {(batch.kind, batch.rows) for batch in batches} == chosen
+
+
+def test_data_sets_of_a_kind_share_programs_whatever_their_negatives(tmp_path):
+    loader = make_loader(tmp_path, **{"data.negatives.retrieval": 3})
+    more = loader.datasets[0]
+    fewer = replace_negatives(more, 1)
+    both = Loader([more, fewer], tiny.config(tmp_path, **{"data.negatives.retrieval": 3}), loader.pad_id)
+    slots = {both.batch(step)[1].negative_mask_bj.shape for step in range(both.steps_per_epoch)}
+    assert slots == {(16, 3)}
+
+
+def replace_negatives(dataset: Dataset, count: int) -> Dataset:
+    """The data set with fewer negatives in each row."""
+    rows = [(*row[:2], row[2][:count], *row[3:]) for row in dataset._rows]
+    return Dataset("fewer", dataset.kind, dataset._texts, rows)
 
 
 def test_rows_divide_among_the_devices(tmp_path):

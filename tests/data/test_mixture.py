@@ -1,6 +1,6 @@
 """The order of batches is a pure function of (seed, step), in which every row comes once per epoch."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -107,16 +107,8 @@ def test_every_row_comes_once_per_epoch(seed, epoch):
         assert len([plan for plan in plans if plan.dataset == number]) == -(-spec.rows // 32)
 
 
-def test_the_last_batch_is_filled_up_by_the_rows_before_it_and_no_other_is():
-    mixture = Mixture(SPECS, 32)
-    rows, fillers = defaultdict(list), {}
-    for plan in sorted(map(mixture.plan, range(mixture.steps_per_epoch)), key=lambda plan: -len(plan.rows)):
-        name = mixture.specs[plan.dataset].name
-        assert len(plan.filler) in (0, 32 - len(plan.rows)), "a full batch has none"
-        assert set(plan.filler.tolist()) <= set(rows[name])
-        rows[name] += plan.rows.tolist()
-        fillers[name] = len(plan.filler)
-    assert fillers == {"a": 32 - 1003 % 32, "b": 0, "c": 30, "d": 0}, "d has fewer rows than a batch"
+def test_batches_of_a_kind_have_the_slots_of_its_data_set_with_the_most_negatives():
+    assert Mixture(SPECS, 32).slots() == {"retrieval": 7, "clustering": 5, "classification": 1}
 
 
 def test_a_mixture_without_weights_never_changes_between_versions():

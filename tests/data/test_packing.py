@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.packing import PACKED, RowShare, assemble, chunk, pack, round_up_rows
+from f2jax.data.packing import PACKED, RowShare, assemble, pack
+from f2jax.data.shapes import RowRules
 from f2jax.errors import UserError
 
 PAD = 999_999
@@ -64,20 +65,6 @@ def test_the_same_sequences_give_the_same_rows(lengths):
     assert all(np.array_equal(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
 
 
-@given(st.integers(1, 10**6), st.integers(1, 64), st.integers(1, 64))
-def test_the_ladder_rounds_up_by_little(rows, steps, multiple):
-    chosen = round_up_rows(rows, steps, multiple)
-    least = -(-rows // multiple) * multiple
-    assert chosen >= rows and chosen % multiple == 0
-    assert chosen <= least + least / steps + multiple
-    assert round_up_rows(chosen, steps, multiple) == chosen
-
-
-def test_the_ladder_has_few_sizes():
-    assert len({round_up_rows(rows, 16) for rows in range(1025, 2049)}) == 16
-    assert [round_up_rows(rows, 16) for rows in range(1, 33)] == list(range(1, 33))
-
-
 @pytest.mark.parametrize("sigma", [0.3, 0.8, 1.2])
 def test_a_batch_of_the_recipe_is_at_least_95_percent_useful(sigma):
     lengths = np.clip(np.random.default_rng(0).lognormal(5, sigma, 512 * 9), 1, 1024).astype(int)
@@ -120,7 +107,7 @@ def sequence(batch, s):
 
 
 def test_a_batch_lays_out_queries_positives_then_negatives():
-    batch = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0)
+    batch = assemble(ROWS, 2, kind="retrieval", batch_size=3, rules=RowRules(8), pad_id=0)
     assert batch.row_mask_b.tolist() == [True, True, False]
     assert [sequence(batch, s) for s in (0, 1)] == [[1, 2], [8]]
     assert [sequence(batch, s) for s in (3, 4)] == [[3], [9, 9]]
@@ -135,33 +122,20 @@ def rows_of_length(*lengths) -> list[FakeRow]:
     return [FakeRow(tokens(-i), np.full(n, i, np.int32), [], i, []) for i, n in enumerate(lengths, 1)]
 
 
-@pytest.mark.parametrize("rows", [1, 5, 33, 64])
-@pytest.mark.parametrize("long", ["first", "last"])
-def test_the_last_batch_of_an_epoch_has_as_many_packed_rows_as_a_full_one(rows, long):
-    """64 rows, 8 of them long, of which the last batch has the last ones: a few long, or a few short rows."""
-    whole = rows_of_length(*([7] * 8 + [1] * 56 if long == "first" else [1] * 56 + [7] * 8))
-    options = {"kind": "retrieval", "batch_size": 64, "row_length": 8, "pad_id": 0}
-    full = assemble(whole, 0, **options)
-    batch = assemble(whole[-rows:], 0, **options, filler=whole[:-rows])
-    assert batch.program == full.program
-    assert batch.useful_tokens == sum(len(row.query) + len(row.positive) for row in whole[-rows:])
-    assert batch.row_mask_b.sum() == rows
-
-
-def test_without_others_to_fill_it_up_a_batch_has_the_rows_that_it_needs():
-    batch = assemble(rows_of_length(7, 7, 7), 0, kind="retrieval", batch_size=64, row_length=8, pad_id=0)
-    assert batch.rows == 3, "and not those of 64 such long ones"
+def test_a_batch_has_the_packed_rows_that_it_needs():
+    batch = assemble(rows_of_length(7, 7, 7), 0, kind="retrieval", batch_size=64, rules=RowRules(8), pad_id=0)
+    assert (batch.rows, batch.tokens) == (3, 3 * 8)
 
 
 def test_documents_keep_their_identity_in_32_bits():
-    batch = assemble(ROWS, 2, kind="retrieval", batch_size=2, row_length=8, pad_id=0)
+    batch = assemble(ROWS, 2, kind="retrieval", batch_size=2, rules=RowRules(8), pad_id=0)
     assert batch.positive_b.dtype == batch.negative_bj.dtype == np.int32
     assert batch.negative_bj[1, 0] == batch.positive_b[0], "the same document, 2**62, has one number"
     assert len({*batch.positive_b, *batch.negative_bj[0]}) == 4
 
 
 def test_a_batch_without_negatives_has_no_slots():
-    batch = assemble(BARE, 0, kind="retrieval", batch_size=2, row_length=8, pad_id=0)
+    batch = assemble(BARE, 0, kind="retrieval", batch_size=2, rules=RowRules(8), pad_id=0)
     assert batch.negative_mask_bj.shape == (2, 0) and len(batch.row_s) == 4
 
 
@@ -170,12 +144,12 @@ def test_a_batch_without_negatives_has_no_slots():
 
 @pytest.mark.parametrize("owners", [[(0,), (1,), (2,)], [(0, 2), (1,)]])
 def test_the_shares_of_all_processes_are_the_rows_of_one(owners):
-    whole = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=RowShare(3, (0, 1, 2)))
+    whole = assemble(ROWS, 2, kind="retrieval", batch_size=3, rules=RowRules(8), pad_id=0, share=RowShare(3, (0, 1, 2)))
     assert whole.rows == len(whole.tokens_bt) and whole.rows % 3 == 0
     joined = {name: np.full_like(getattr(whole, name), -7) for name in PACKED}
     for own in owners:
         share = RowShare(3, own)
-        part = assemble(ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=share)
+        part = assemble(ROWS, 2, kind="retrieval", batch_size=3, rules=RowRules(8), pad_id=0, share=share)
         assert len(part.tokens_bt) == whole.rows * len(own) // 3
         for name, array in part.arrays().items():
             if name in PACKED:
@@ -185,24 +159,13 @@ def test_the_shares_of_all_processes_are_the_rows_of_one(owners):
     assert all(np.array_equal(joined[name], getattr(whole, name)) for name in PACKED)
 
 
-@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3), st.booleans()), min_size=1, max_size=80))
-@pytest.mark.parametrize("chunks", [1, 3, 12])
-def test_every_sequence_has_a_place_in_the_chunk_that_holds_its_row(chunks, ends):
-    """Rows 0 to 11; equal ends stand for sequences that share a segment."""
-    row_s, col_s, present_s = (np.array(column) for column in zip(*ends, strict=True))
-    found = chunk(row_s, col_s, present_s, chunks)
-    width = found.chunk_row_cm.shape[1]
-    row_of_place = (found.chunk_row_cm * chunks + np.arange(chunks)[:, None]).ravel()
-    assert (row_of_place[found.place_s] == row_s)[present_s].all()
-    assert (found.chunk_col_cm.ravel()[found.place_s] == col_s)[present_s].all()
-    distinct = {(row, col) for row, col, present in ends if present}
-    assert len(set(found.place_s[present_s].tolist())) == len(distinct)
-    fullest = max((sum(row % chunks == c for row, _ in distinct) for c in range(chunks)), default=0)
-    assert fullest <= width <= max(-(-5 * len(ends) // (4 * chunks)), 2 * fullest)
-
-
-def test_rows_come_in_whole_chunks_of_every_device():
-    batch = assemble(
-        ROWS, 2, kind="retrieval", batch_size=3, row_length=8, pad_id=0, share=RowShare(2, (0, 1)), chunk_rows=3
-    )
-    assert batch.rows % (2 * 3) == 0 and batch.chunk_row_cm.shape[0] == batch.rows // (2 * 3)
+def test_an_array_holds_chunks_of_every_device_and_says_which_have_rows():
+    """Nine rows of two devices in chunks of one row each: five chunks, in arrays for eight."""
+    rows = rows_of_length(*[8] * 8, 7)  # and nine queries of one token, the last of which fits beside the 7
+    share = RowShare(2, (0, 1))
+    batch = assemble(rows, 0, kind="retrieval", batch_size=9, rules=RowRules(8, chunk_rows=1), pad_id=0, share=share)
+    assert batch.chunk_mask_c.tolist() == [True] * 5 + [False] * 3
+    assert (batch.rows, batch.tokens, batch.useful_tokens) == (2 * 8, 2 * 5 * 8, 8 * 8 + 7 + 9)
+    in_use = batch.segments_bt.any(axis=1).reshape(2, 8)
+    assert in_use.sum() == 10 and not in_use[:, 5:].any(), "row r stands in chunk r % 8"
+    assert [sequence(batch, 9 + s) for s in range(9)] == [row.positive.tolist() for row in rows]

@@ -71,10 +71,11 @@ def test_gradients_of_attention_in_blocks_are_those_of_the_whole(monkeypatch, ke
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "length,heads,kv_heads,head_dim", [(256, 2, 2, 64), (256, 4, 2, 128), (256, 2, 1, 128), (640, 2, 1, 128)]
+    "length,heads,kv_heads,head_dim",
+    [(256, 2, 2, 64), (256, 4, 2, 128), (256, 2, 1, 128), (640, 2, 1, 128), (144, 2, 1, 64)],
 )
 def test_splash_in_interpret_mode_equals_xla_in_values_and_gradients(length, heads, kv_heads, head_dim):
-    """A row of 640 is five blocks of keys: too many for the backward pass in one kernel."""
+    """A row of 640 is five blocks of keys: too many for one backward kernel. One of 144 is padded to 256."""
     q, k, v, segments = inputs(1, length, heads, kv_heads, head_dim)
 
     def loss(qkv, kernel):
@@ -120,6 +121,7 @@ def test_on_a_cpu_the_memory_of_attention_grows_with_the_length_of_a_row(gradien
     "platform,dtype,length,head_dim,kernel",
     [
         ("tpu", jnp.bfloat16, 1024, 128, "splash"),
+        ("tpu", jnp.bfloat16, 1056, 128, "splash"),
         ("tpu", jnp.bfloat16, 100, 128, "xla"),
         ("tpu", jnp.bfloat16, 1024, 64, "xla"),
         ("gpu", jnp.bfloat16, 100, 128, "cudnn"),
@@ -133,9 +135,7 @@ def test_auto_chooses_a_kernel_that_can_do_the_shape(platform, dtype, length, he
     assert choose_kernel("auto", q, platform) == kernel
 
 
-def test_an_unknown_kernel_and_a_row_that_splash_cannot_do_are_refused():
+def test_an_unknown_kernel_is_refused():
     q, k, v, segments = inputs(1, 96, 2, 1, 8)
     with pytest.raises(UserError, match="did you mean 'splash'"):
         attention(q, k, v, segments, "spalsh")
-    with pytest.raises(UserError, match="multiple of 128 tokens, not 96"):
-        attention(q, k, v, segments, "splash_interpret")

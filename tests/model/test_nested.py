@@ -11,6 +11,7 @@ import pytest
 
 from f2jax.checkpoints.orbax import TrainState
 from f2jax.data.packing import assemble
+from f2jax.data.shapes import RowRules
 from f2jax.errors import UserError
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3
@@ -33,7 +34,7 @@ def batch(chunk_rows: int = 0):
         return rng.integers(2, 97, length).astype(np.int32)
 
     rows = [FakeRow(text(5 + b), text(12 - b), [text(7), text(4 + b)], b, [50 + b, 60 + b]) for b in range(6)]
-    made = assemble(rows, 2, kind="retrieval", batch_size=6, row_length=16, pad_id=0, chunk_rows=chunk_rows)
+    made = assemble(rows, 2, kind="retrieval", batch_size=6, rules=RowRules(16, chunk_rows), pad_id=0)
     return DeviceBatch.of(jax.tree.map(jnp.asarray, made.arrays()))
 
 

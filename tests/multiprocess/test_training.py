@@ -17,7 +17,7 @@ from tests import tiny
 
 pytestmark = pytest.mark.slow
 
-CHANGES = {"data.row_steps": 1, "log.every": 1, "checkpoint.keep_last": 9}
+CHANGES = {"data.programs": 2, "log.every": 1, "checkpoint.keep_last": 9}
 CHANGES |= {"loss.matryoshka": False, "data.validation_share": 0}  # two programs to compile, and small ones
 # `f2jax train`, in which the last process sends itself a signal after it has started a step.
 COMMAND = """

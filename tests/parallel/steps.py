@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from f2jax.configs import common
 from f2jax.data.packing import RowShare, assemble
+from f2jax.data.shapes import RowRules
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
@@ -101,7 +102,7 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
     config, shape = settings(loss, dtype), replace(SHAPE, table_rank=table_rank)
-    options = {"kind": "retrieval", "batch_size": ROWS, "row_length": ROW_LENGTH, "pad_id": 0, "chunk_rows": chunk_rows}
+    options = {"kind": "retrieval", "batch_size": ROWS, "rules": RowRules(ROW_LENGTH, chunk_rows), "pad_id": 0}
     batch = assemble(rows(teacher == "cache"), NEGATIVES, share=RowShare(*process_share(mesh)), **options)
     with jax.set_mesh(mesh):
         program = Program(config, shape, mesh, steps=1, teacher_width=WIDER.width)

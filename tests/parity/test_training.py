@@ -13,6 +13,7 @@ from f2jax.checkpoints.orbax import TrainState
 from f2jax.checkpoints.settings import config_to_hf
 from f2jax.configs import common
 from f2jax.data.packing import assemble
+from f2jax.data.shapes import RowRules
 from f2jax.model.nested import matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
@@ -99,7 +100,7 @@ def our_losses(params, settings) -> list[float]:
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
     found = []
     for step in range(STEPS):
-        batch = assemble(rows_of(step), NEGATIVES, kind=kind_of(step), batch_size=BATCH, row_length=32, pad_id=0)
+        batch = assemble(rows_of(step), NEGATIVES, kind=kind_of(step), batch_size=BATCH, rules=RowRules(32), pad_id=0)
         state, metrics = step_fn(state, DeviceBatch.of(batch.arrays()), kind=batch.kind)
         found.append(float(metrics["loss"]))
     return found

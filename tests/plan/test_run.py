@@ -10,13 +10,15 @@ import pytest
 
 from f2jax import cli
 from f2jax import config as configs
-from f2jax.data.packing import chunk
+from f2jax.data.packing import assemble
+from f2jax.data.shapes import RowRules, RowShape
 from f2jax.data.teacher_vectors import TeacherVectorsInfo, begin
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan import report as plan_report
 from f2jax.plan import search
+from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean
 from f2jax.plan.run import (
     SlicePlan,
     abstract_batch,
@@ -32,6 +34,7 @@ from f2jax.plan.run import (
 from f2jax.plan.search import possible_shares, saved_bytes, with_layout
 from f2jax.plan.step_time import StepSeconds
 from f2jax.train.program import Program
+from tests.parallel.steps import FakeRow
 from tests.tiny import ROOT
 
 GIB = 2**30
@@ -55,20 +58,50 @@ def test_the_bytes_of_weights_and_moments_are_exact(name, parameters):
 
 def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
     mesh = one_device()
-    worst = abstract_batch(config(), mesh, 1024)
+    worst = abstract_batch(config(), mesh, rows_of_mean(config(), 1, 1024).shape)
     assert worst["tokens_bt"].shape == (512 * 9, 1024)
     assert worst["row_s"].shape == (512 * 9,)
     assert worst["negative_mask_bj"].shape == (512, 7)
-    assert abstract_batch(config(), mesh, 128)["tokens_bt"].shape == (512 * 9 // 8, 1024)
+    assert rows_of_mean(config(), 1, 128) == PlannedRows(RowShape(512, 512 * 9 // 4), 512 * 9 * 128, 128, 1.0, 1)
 
 
-def test_the_chunks_of_a_batch_have_the_shapes_of_those_that_training_packs():
-    batch = abstract_batch(config("size=tiny,teacher=none", "--config.model.chunk_rows=64"), one_device(), 64)
-    ends = np.arange(512 * 9)
-    packed = chunk(ends // 16, ends % 16, np.ones(len(ends), bool), chunks=batch["tokens_bt"].shape[0] // 64)
-    assert {name: value.shape for name, value in vars(packed).items()} == {
-        name: batch[name].shape for name in ("chunk_row_cm", "chunk_col_cm", "place_s")
-    }
+@pytest.mark.parametrize("chunk_rows", [0, 64])
+def test_the_batch_has_the_arrays_of_one_that_training_packs(chunk_rows):
+    settings = config("size=tiny,teacher=none", f"--config.model.chunk_rows={chunk_rows}")
+    ids = iter(np.arange(512 * 9 * 64, dtype=np.int32).reshape(-1, 64))
+    rows = [FakeRow(next(ids), next(ids), [next(ids) for _ in range(7)], b, [b] * 7) for b in range(512)]
+    rules = RowRules(1024, chunk_rows)
+    packed = assemble(rows, 7, kind="retrieval", batch_size=512, rules=rules, pad_id=0)
+    slots = len(packed.chunk_mask_c) if chunk_rows else 1
+    shape = RowShape(packed.tokens_bt.shape[1], packed.rows // slots, slots)
+    batch = abstract_batch(settings, one_device(), shape)
+    assert {name: x.shape for name, x in batch.items()} == {name: x.shape for name, x in packed.arrays().items()}
+
+
+def test_real_lengths_are_packed_as_in_training(tmp_path):
+    lengths = np.clip(np.random.default_rng(0).lognormal(4, 0.6, 1000), 1, 1024).astype(int)
+    path = tmp_path / "lengths.txt"
+    path.write_text("\n".join(map(str, lengths)))
+    settings = config("size=tiny,teacher=none")
+    for parts, lowest in ((1, 0.97), (256, 0.93)):
+        planned = rows_of_lengths(settings, parts, str(path))
+        assert planned.mean == pytest.approx(lengths.mean(), rel=0.03)
+        assert planned.useful_share > lowest
+        room = parts * planned.shape.rows * planned.shape.length * planned.shape.slots
+        assert planned.tokens == pytest.approx(planned.useful_share * room, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [("20\n-3", "it has '-3'"), ("2000", "from 1 to 1024 in each line; it has '2000'"), ("", "it has nothing")],
+)
+def test_a_file_of_lengths_that_holds_something_else_is_refused(tmp_path, content, message):
+    path = tmp_path / "lengths.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        rows_of_lengths(config(), 1, str(path))
+    with pytest.raises(UserError, match="neither a file with a length in each line nor a prepared corpus"):
+        rows_of_lengths(config(), 1, str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +120,8 @@ def test_a_teacher_costs_its_weights_in_its_own_type():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_cached_teacher_is_a_vector_for_each_text_of_the_batch(tmp_path, dtype):
     begin(tmp_path, TeacherVectorsInfo("hash", 48, dtype))
-    batch = abstract_batch(config("size=tiny,teacher=none", f"--config.teacher.cache={tmp_path}"), one_device(), 64)
+    settings = config("size=tiny,teacher=none", f"--config.teacher.cache={tmp_path}")
+    batch = abstract_batch(settings, one_device(), RowShape(1024, 4))
     assert (batch["teacher_se"].shape, batch["teacher_se"].dtype) == ((512 * 9, 48), dtype)
 
 
@@ -127,9 +161,9 @@ def test_what_a_step_would_take_is_read_from_the_complaint_of_the_compiler(messa
 )
 def test_the_advice_names_the_field_to_change(states, fsdp, remat, advice):
     mesh = {"replica": 1, "data": 16 // fsdp, "fsdp": fsdp, "tensor": 1}
-    known = {"mesh": mesh, "hbm": 16 * GIB, "remat": remat, "chunk_rows": 0, "rows": 64}
+    known = {"mesh": mesh, "hbm": 16 * GIB, "remat": remat, "chunk_rows": 0, "rows": 64, "row_length": 1024}
     memory = {"parameters": states * GIB, "optimizer": 0, "teacher": 0}
-    assert advice in what_to_change(known, memory)
+    assert advice in what_to_change(known, memory, 1024)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +195,8 @@ def layouts(monkeypatch):
         rows = 512 * 9 * tokens_per_text // 1024
         monkeypatch.setattr(search, "topology_devices", lambda topology: range(chips))
         monkeypatch.setattr(search, "make_mesh", lambda devices: None)
-        monkeypatch.setattr(search, "abstract_batch", lambda *_: {"tokens_bt": np.empty((rows, 1024), np.bool_)})
+        planned = SimpleNamespace(shape=RowShape(1024, rows // chips))
+        monkeypatch.setattr(search, "planned_rows", lambda *_: planned)
         found = search.candidate_layouts(config(f"size={name},teacher=none"), "v5e:16x16", tokens_per_text)
         return [tuple(layout[field] for field in ("model.remat", "mesh.fsdp", "model.chunk_rows")) for layout in found]
 
@@ -211,6 +246,8 @@ FITS = SlicePlan(
     chunk_rows=0,
     rows=12,
     row_length=1024,
+    chunks=1,
+    useful_share=1.0,
     tokens_per_text=32,
     steps=1000,
     fits=True,

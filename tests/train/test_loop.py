@@ -76,6 +76,9 @@ def test_a_run_reports_losses_by_data_set_and_validates(finished):
     assert {"loss", "grad_norm", "learning_rate", "tokens_per_second", "useful_share"} <= found[0].keys()
     assert any("colours/loss" in line for line in found) and any("pairs/loss" in line for line in found)
     assert values["validation/pairs/loss"] > 0 and values["validation/colours/loss_hard"] > 0
+    of_sets = [values["validation/pairs/loss"], values["validation/colours/loss"]]
+    assert values["validation/loss"] == pytest.approx(np.mean(of_sets))
+    assert values["validation/kind/clustering/loss"] == values["validation/colours/loss"]
     assert found[5]["loss"] < found[0]["loss"]
 
 
@@ -219,7 +222,7 @@ def test_a_run_says_what_lies_where_and_where_its_time_went(finished, tmp_path, 
     out = capsys.readouterr().out
     assert re.search(r"token_table +512 × 64 +tensor, fsdp +0\.13\n", out), "512 · 64 · 4 bytes"
     announced = re.search(r"Mesh replica 1 × data 1 × fsdp 1 × tensor 1: about (\d+) tokens a step on each chip", out)
-    assert int(announced[1]) == first_batch(tiny.config(folder, **changes), tmp_path / "run/tokenizer").tokens_bt.size
+    assert int(announced[1]) == first_batch(tiny.config(folder, **changes), tmp_path / "run/tokenizer").tokens
     goodput = re.search(r"Goodput (\d+)%: steps ([\d.]+) s; start ([\d.]+) s, compile ([\d.]+) s, input .* s\.", out)
     assert float(goodput[4]) > 0 and float(goodput[3]) > 0
 
@@ -432,6 +435,26 @@ class Lines:
         self.values[step] = values
 
 
+def test_metrics_are_written_while_the_next_step_runs(trained, tmp_path, monkeypatch):
+    """But for those before a checkpoint or a validation."""
+    dispatched, written, wait, flush = [], [], Report.wait, Report.flush
+
+    def waits(self):
+        dispatched.append(1)
+        wait(self)
+
+    def writes(self):
+        if self.pending:
+            written.append((self.pending[-1].step, len(dispatched)))
+        return flush(self)
+
+    monkeypatch.setattr(Report, "wait", waits)
+    monkeypatch.setattr(Report, "flush", writes)
+    changes = {"steps": 7, "checkpoint.every": 6, "checkpoint.tail_steps": 0, "log.every": 2}
+    train(tiny.config(trained, **changes), tmp_path / "run")
+    assert written == [(2, 3), (4, 5), (6, 6), (7, 7)], "the last step of each, and the steps dispatched by then"
+
+
 def test_a_report_counts_the_tokens_of_its_steps_and_the_losses_of_each_data_set():
     class Clock:
         def training_seconds(self):
@@ -441,7 +464,7 @@ def test_a_report_counts_the_tokens_of_its_steps_and_the_losses_of_each_data_set
     clock.now = 3.0
     report = Report(lines, lambda step: 0.5, clock, advice=str)
     for step, name, loss in ((1, "pairs", 1.0), (2, "colours", 4.0)):
-        batch = SimpleNamespace(rows=2, useful_tokens=9, tokens_bt=np.zeros((2, 6)))
+        batch = SimpleNamespace(tokens=12, useful_tokens=9)
         report.add(step, name, batch, {"loss": np.float32(loss), "grad_norm": np.float32(2.0)})
     clock.now = 5.0
     report.flush()

@@ -31,6 +31,24 @@ def test_cosine_warms_up_from_zero_and_ends_on_the_floor(warmup, steps):
         assert float(rate(step)) == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize("warmup,steps,decay", [(0, 10, 4), (5, 50, 45), (5, 50, 1)])
+def test_wsd_stays_at_its_peak_and_falls_in_its_last_steps(warmup, steps, decay):
+    c = config(warmup_steps=warmup, peak_lr=1e-3, end_lr=1e-5, schedule="wsd", decay_steps=decay)
+    rate = optim.make_schedule(c, steps)
+    for step in range(steps + 1):
+        share = min(max(step - (steps - decay), 0) / decay, 1)
+        expected = 1e-3 * step / warmup if step < warmup else 1e-3 + (1e-5 - 1e-3) * share
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    longer = optim.make_schedule(c, 2 * steps)
+    assert float(longer(steps - decay)) == float(rate(steps - decay)), "a longer run is the same up to the decay"
+
+
+@pytest.mark.parametrize("decay", [0, 46])
+def test_a_decay_longer_than_the_training_is_refused(decay):
+    with pytest.raises(UserError, match=f"decay_steps={decay} should be from 1 to the 45 steps after the warm-up"):
+        optim.make_schedule(config(warmup_steps=5, schedule="wsd", decay_steps=decay), 50)
+
+
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
 def test_the_optimizer_state_is_stored_in_its_own_type(state_dtype):
     tx = optim.make_optimizer(config(state_dtype=state_dtype, warmup_steps=0), 10)

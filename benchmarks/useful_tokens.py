@@ -1,0 +1,88 @@
+"""Useful share of the tokens that chips encode: by mean length, chips and chunks, and for a mixture with few programs.
+
+python -m benchmarks.useful_tokens  # NumPy alone, nothing is compiled
+
+Batches are those of the recipe: 512 queries, each with a positive and 7 hard negatives; the lengths of texts are
+log-normal (sigma 0.6), cut at 1,024 tokens, or at 4,096 for the mean of 1,000. The mixture has 395 data sets of three
+kinds, with log-normal mean lengths and sizes; its programs are chosen from one batch of each set, and measured on
+others.
+"""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+
+from f2jax.data.mixture import NEGATIVES
+from f2jax.data.shapes import CHUNKED_PROGRAMS, PROGRAMS, RowRules, Sample, choose_programs
+
+MEANS, CHIPS, CHUNKS = (20, 60, 150, 246, 1000), (1, 16, 64, 256), (0, 8, 36)
+QUERIES, DATA_SETS, STEPS, LONGEST = 512, 395, 300, 1024
+TEXTS = {kind: QUERIES * (2 + count) for kind, count in NEGATIVES.items()}
+
+
+def lengths(rng: np.random.Generator, mean: float, count: int, longest: int) -> np.ndarray:
+    """Lengths of texts, with about this mean."""
+    return np.clip(rng.lognormal(np.log(mean) - 0.6**2 / 2, 0.6, count), 1, longest).astype(int)
+
+
+def useful_share(mean: int, chips: int, chunk_rows: int, batches: int = 4) -> float:
+    """Useful share of batches of one mean length, each in the rows that suit it."""
+    rng, longest = np.random.default_rng(0), LONGEST if mean < LONGEST / 2 else 4 * LONGEST
+    drawn = [lengths(rng, mean, TEXTS["retrieval"], longest) for _ in range(batches)]
+    placed = [RowRules(longest, chunk_rows).place(one, chips) for one in drawn]
+    return sum(one.sum() for one in drawn) / sum(placement.tokens for placement in placed)
+
+
+class Mixture:
+    """Data sets of the three kinds, of many lengths and sizes."""
+
+    def __init__(self) -> None:
+        self.rng = rng = np.random.default_rng(0)
+        self.kinds = rng.choice(["retrieval", "clustering", "classification"], DATA_SETS, p=[0.6, 0.15, 0.25]).tolist()
+        self.queries = np.exp(rng.normal(np.log(80), 0.9, DATA_SETS)).clip(8, 700)
+        self.documents = (self.queries * np.exp(rng.normal(0.5, 0.7, DATA_SETS))).clip(8, 900)
+        sizes = rng.lognormal(0, 1.2, DATA_SETS)
+        self.shares = sizes / sizes.sum()
+
+    def batch(self, i: int) -> Sample:
+        """A batch of data set `i`."""
+        documents = TEXTS[self.kinds[i]] - QUERIES
+        counts = ((self.queries[i], QUERIES), (self.documents[i], documents))
+        parts = [lengths(self.rng, mean, count, LONGEST) for mean, count in counts]
+        return Sample(self.kinds[i], float(self.shares[i]), np.concatenate(parts))
+
+
+def mixture_table() -> list[str]:
+    mixture = Mixture()
+    samples = [mixture.batch(i) for i in range(DATA_SETS)]
+    steps = [mixture.batch(i) for i in mixture.rng.choice(DATA_SETS, STEPS, p=mixture.shares)]
+    lines = ["| chips | rows of a chunk | programs allowed | used | useful |", "|---:|---:|---:|---:|---:|"]
+    for chips, chunk_rows in ((16, 36), (64, 8), (16, 0), (256, 0)):
+        default = CHUNKED_PROGRAMS if chunk_rows else PROGRAMS
+        for limit in (default, 10**6):
+            rules = RowRules(LONGEST, chunk_rows)
+            if limit == default:
+                rules = replace(rules, programs=choose_programs(samples, rules, chips, TEXTS, limit))
+            placed = [rules.place(step.lengths_u, chips, step.kind) for step in steps]
+            share = sum(step.lengths_u.sum() for step in steps) / sum(placement.tokens for placement in placed)
+            used = len({(step.kind, placement.shape) for step, placement in zip(steps, placed, strict=True)})
+            allowed = str(limit) if limit == default else "any"
+            lines.append(f"| {chips} | {chunk_rows or 'all'} | {allowed} | {used} | {share:.1%} |")
+    return lines
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    chips = [f"{n} chip{'s' * (n > 1)}" for n in CHIPS]
+    print(f"| mean tokens of a text | rows of a chunk | {' | '.join(chips)} |")
+    print(f"|---:|---:|{'---:|' * len(CHIPS)}")
+    for mean in MEANS:
+        for chunk_rows in CHUNKS:
+            shares = [f"{useful_share(mean, chips, chunk_rows):.1%}" for chips in CHIPS]
+            print(f"| {mean} | {chunk_rows or 'all'} | {' | '.join(shares)} |")
+    print("\n".join(["", f"{STEPS:,} steps of the mixture:", *mixture_table()]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""The shapes of packed rows: few, since each is a program to compile, and with little padding on any number of chips.
+
+A chip has rows of T tokens, in chunks that are encoded one after the other. XLA compiles a program for each number of
+rows, each T, and each number of chunks that there is room for; how many of these a batch fills is a value.
+
+Letters: u distinct texts of a batch, i samples of batches, o shapes to choose from.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+SHORTEST = 128  # tokens of the shortest rows
+UNIT = 16  # tokens: lengths of rows are multiples of it, as the tiles of 16-bit numbers on a TPU
+STEPS = 32  # sizes in each doubling of rows, or of their length
+ATTENTION = 8192  # tokens of a row in which attention takes as long as all else
+CHUNK_COST = 1024  # tokens that could be encoded in the time in which chips add up the gradients of a chunk
+PROGRAMS, CHUNKED_PROGRAMS = 48, 12  # compiled for a run, without and with chunks, if it does not say how many
+MARGIN = 1.01  # room for the gaps of most packings
+LARGEST = 0.1  # room beyond the largest sample, as a share of it
+MARGINS = tuple(1 + 0.005 * (2**i - 1) for i in range(20))  # more room, where packing leaves gaps
+
+
+@dataclass(frozen=True, order=True)
+class RowShape:
+    """The rows of one part of a batch, which is what a device holds."""
+
+    length: int  # tokens of a row, T
+    rows: int  # of a chunk
+    slots: int = 1  # chunks that the arrays have room for; 1: all rows are encoded at once
+
+    def chunks(self, rows: int, parts: int) -> int:
+        """The chunks that so many rows of all parts fill."""
+        return max(1, -(-rows // (parts * self.rows)))
+
+    def cost(self, chunks: int) -> float:
+        """The time of so many chunks, in tokens."""
+        return chunks * (self.rows * self.length * (1 + self.length / ATTENTION) + CHUNK_COST)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The place of each sequence u, and the rows that it implies."""
+
+    shape: RowShape
+    parts: int
+    chunks: int  # that are filled
+    row_u: np.ndarray  # among the rows of all parts; row r stands in chunk r % slots
+    start_u: np.ndarray  # first column
+    segment_u: np.ndarray  # 1 … in the order of the row
+
+    @property
+    def rows(self) -> int:
+        """The rows of all parts, those of empty chunks included."""
+        return self.parts * self.shape.rows * self.shape.slots
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all filled chunks, padding included."""
+        return self.parts * self.shape.rows * self.chunks * self.shape.length
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """How the rows of batches are chosen.
+
+    Args:
+        row_length: the longest text fits such a row.
+        chunk_rows: rows of `row_length` tokens, or others with as many tokens, that a part encodes at once; 0: all.
+        programs: the shapes to use, by kind; where there are none for a kind, each batch has the shape that suits it.
+    """
+
+    row_length: int
+    chunk_rows: int = 0
+    programs: Mapping[str, Sequence[RowShape]] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The ladder of row lengths: doubled from 128 to `row_length`."""
+        doubled = [SHORTEST << i for i in range(32)]
+        return [*(length for length in doubled if length < self.row_length), self.row_length]
+
+    def place(self, lengths_u: np.ndarray, parts: int = 1, kind: str = "") -> Placement:
+        """Places sequences of these lengths in rows of the cheapest shape that holds them.
+
+        >>> RowRules(row_length=1024).place(np.full(4608, 60), parts=256).shape
+        RowShape(length=1088, rows=1, slots=1)
+
+        Args:
+            lengths_u: none above `row_length`.
+            parts: equal ones into which the rows are split, one per device.
+            kind: of the batch, see `programs`.
+        """
+        packed: dict[int, tuple] = {}  # by row length
+        for shape in self._candidates(lengths_u, parts, kind):
+            if shape.length not in packed:
+                packed[shape.length] = best_fit(lengths_u, shape.length)
+            row_u, start_u, segment_u, count = packed[shape.length]
+            chunks = shape.chunks(count, parts)
+            if chunks > shape.slots:
+                continue
+            if kind not in self.programs:
+                shape = replace(shape, slots=1 << (shape.slots - 1).bit_length())
+            in_arrays_u = row_u // chunks * shape.slots + row_u % chunks
+            return Placement(shape, parts, chunks, in_arrays_u, start_u, segment_u)
+        raise AssertionError("there is a shape for any lengths up to row_length")
+
+    def _candidates(self, lengths_u: np.ndarray, parts: int, kind: str) -> Iterator[RowShape]:
+        """Yields the shapes to try, cheapest first.
+
+        A batch of a kind that has `programs` and that fits none of them has rows whose number is a power of two. For
+        other kinds it is shapes of the ladder, which have as many slots as they should fill.
+        """
+        tokens, longest = max(int(lengths_u.sum()), 1), int(lengths_u.max(initial=1))
+        needed = tokens / parts
+
+        def cost(shape: RowShape) -> float:
+            return shape.cost(math.ceil(needed / (shape.rows * shape.length)))
+
+        if kind in self.programs:
+            roomy = [shape for shape in self.programs[kind] if shape.length >= longest]
+            yield from sorted((x for x in roomy if x.slots * x.rows * x.length >= needed), key=cost)
+            yield from (RowShape(self.row_length, 1 << i) for i in range(32))
+        tried: set[RowShape] = set()
+        for margin in MARGINS:
+            found = set(self.ladder(needed * margin, longest, tokens / max(len(lengths_u), 1))) - tried
+            yield from sorted(found, key=cost)
+            tried |= found
+
+    def ladder(self, needed: float, longest: int, mean: float) -> Iterator[RowShape]:
+        """Yields the smallest shapes that have room for `needed` tokens of a part, one for each length of the ladder.
+
+        Rows are many of exactly that length, or a few that may be up to twice as long.
+        """
+        limit = self.chunk_rows * self.row_length or 2**62
+        chunks = math.ceil(needed / limit) or 1
+        for length in self.lengths:
+            count = needed / chunks / length
+            if length < min(4 * mean, self.row_length):
+                continue  # gaps would be large
+            if count >= STEPS // 2 or self.row_length < SHORTEST:
+                rows = min(round_up(math.ceil(count), STEPS), limit // length)
+            else:
+                rows = max(1, int(count))
+                wanted = round_up(math.ceil(max(count * length / rows, longest)), STEPS, UNIT)
+                length = min(wanted, max(limit // rows // UNIT * UNIT, length))
+            if length >= longest:
+                yield RowShape(length, rows, chunks)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The texts of a batch, as far as its rows depend on them."""
+
+    kind: str
+    weight: float  # how often such batches come
+    lengths_u: np.ndarray  # of its distinct texts
+
+
+def choose_programs(
+    samples: Sequence[Sample], rules: RowRules, parts: int, texts: Mapping[str, int], limit: int
+) -> dict[str, list[RowShape]]:
+    """The `limit` shapes, at least one for each kind, with which batches like the samples take the least time.
+
+    Each kind begins with the cheapest shape that holds all of its samples, and a batch somewhat larger. Then the shape
+    is added that saves the most, until there are as many as allowed, and each added one is exchanged for a better one
+    if the later ones have changed what it saves.
+
+    Args:
+        texts: of a batch of each kind, at most.
+    """
+    kinds = sorted({sample.kind for sample in samples})
+    samples = [*samples, *(_larger(samples, kind, rules) for kind in kinds)]
+    options: list[tuple[str, RowShape]] = []
+    for kind in kinds:
+        own = [sample for sample in samples if sample.kind == kind]
+        options += [(kind, shape) for shape in sorted(program_options(own, rules, parts, texts[kind]))]
+    cost_io = np.stack([program_costs(sample, options, rules, parts) for sample in samples])
+    weight_i = np.array([sample.weight for sample in samples])
+
+    def best(chosen: list[int]) -> int:
+        """The option that saves the most beside the chosen ones."""
+        now_i = cost_io[:, chosen].min(axis=1, initial=np.inf)
+        return int((weight_i @ np.minimum(cost_io, now_i[:, None])).argmin())
+
+    kinds_o = np.array([kind for kind, _ in options])
+    kinds_i = np.array([sample.kind for sample in samples])
+    chosen = [
+        int(np.where(kinds_o == kind, weight_i[own_i] @ cost_io[own_i], np.inf).argmin())
+        for kind, own_i in ((kind, kinds_i == kind) for kind in kinds)
+    ]
+    first = len(chosen)
+    while len(chosen) < limit and (other := best(chosen)) not in chosen:  # it would save nothing
+        chosen.append(other)
+    for place in range(first, len(chosen)):
+        chosen[place] = best(chosen[:place] + chosen[place + 1 :])
+    programs: dict[str, list[RowShape]] = {}
+    for option in dict.fromkeys(chosen):
+        kind, shape = options[option]
+        programs.setdefault(kind, []).append(shape)
+    return programs
+
+
+def _larger(samples: Sequence[Sample], kind: str, rules: RowRules) -> Sample:
+    """A batch that is larger than all samples of a kind and has a text of the greatest length; it never comes."""
+    largest = max((sample.lengths_u for sample in samples if sample.kind == kind), key=np.sum)
+    more = math.ceil(LARGEST * max(largest.sum(), 1) / rules.row_length)
+    return Sample(kind, 1e-12, np.append(largest, np.full(more, rules.row_length)))
+
+
+def program_options(samples: Sequence[Sample], rules: RowRules, parts: int, texts: int) -> set[RowShape]:
+    """The shapes that may serve some batches of one kind: those that suit a sample, and one that holds all of them."""
+    found: set[RowShape] = set()
+    needed_i = [max(int(sample.lengths_u.sum()), 1) / parts for sample in samples]
+    longest = max(int(sample.lengths_u.max(initial=1)) for sample in samples)
+    for sample, needed in zip(samples, needed_i, strict=True):
+        own_longest, mean = int(sample.lengths_u.max(initial=1)), float(sample.lengths_u.mean())
+        found |= set(rules.ladder(needed * MARGIN, own_longest, mean))
+        found |= set(rules.ladder(needed * MARGIN, longest, mean))
+    found = {shape for shape in found if shape.slots == 1}
+    for i in range(2 * STEPS) if rules.chunk_rows else ():  # chunks from the largest allowed to a sixteenth of it
+        tokens = rules.chunk_rows * rules.row_length * 2 ** (-i / 16)
+        for shape in rules.ladder(tokens, 1, 0):
+            slots = texts if shape.length >= rules.row_length else 2 * max(needed_i) / shape.length
+            slots = math.ceil(slots / (parts if shape.length >= rules.row_length else 1) / shape.rows)
+            found.add(replace(shape, slots=max(2, 1 << (slots - 1).bit_length())))
+    return found
+
+
+def program_costs(sample: Sample, options: Sequence[tuple[str, RowShape]], rules: RowRules, parts: int) -> np.ndarray:
+    """About how long a batch takes in each of the shapes; infinite where it does not fit or the kind is another."""
+    tokens, longest = max(int(sample.lengths_u.sum()), 1), int(sample.lengths_u.max(initial=1))
+    length_o, rows_o, slots_o = np.array([(x.length, x.rows, x.slots) for _, x in options]).T
+    chunks_o = np.ceil(tokens / parts * MARGIN / (length_o * rows_o))
+    fits_o = (length_o >= longest) & (chunks_o <= slots_o)
+    fits_o &= length_o >= min(4 * sample.lengths_u.mean(), rules.row_length)
+    fits_o &= np.array([kind == sample.kind for kind, _ in options])
+    cost_o = [shape.cost(chunks) for (_, shape), chunks in zip(options, chunks_o.tolist(), strict=True)]
+    return np.where(fits_o, cost_o, np.inf)
+
+
+def round_up(size: int, steps: int, multiple: int = 1) -> int:
+    """The smallest allowed number ≥ `size`.
+
+    Allowed are multiples of `multiple`, at most `steps` of them in each doubling, so that less than 1/steps is wasted.
+
+    >>> round_up(1000, steps=16)
+    1024
+    """
+    units = -(-max(size, 1) // multiple)
+    octave = 1 << (units - 1).bit_length()  # the next power of two is always a size
+    step = max(1, octave // 2 // steps)
+    return min(-(-units // step) * step, octave) * multiple
+
+
+def best_fit(lengths: np.ndarray, row_length: int):
+    """(row, first column, segment number) of each sequence in the fullest row that has room, and the number of rows.
+
+    The longest come first.
+    """
+    row_s, start_s, segment_s = (np.zeros(len(lengths), np.int32) for _ in range(3))
+    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    segments: list[int] = []
+    for s in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[s])
+        place = bisect_left(room, (length, -1))
+        if place == len(room):
+            free, row = row_length, len(segments)
+            segments.append(0)
+        else:
+            free, row = room.pop(place)
+        segments[row] += 1
+        row_s[s], start_s[s], segment_s[s] = row, row_length - free, segments[row]
+        if free > length:
+            insort(room, (free - length, row))
+    return row_s, start_s, segment_s, len(segments)

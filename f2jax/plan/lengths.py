@@ -1,0 +1,103 @@
+"""The packed rows of a step that need not be run: from a mean length, or from the lengths of real texts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from f2jax.data.corpus import CARD, PreparedCorpus
+from f2jax.data.loader import Loader, mixture_weights, row_rules
+from f2jax.data.mixture import select
+from f2jax.data.packing import RowShare
+from f2jax.data.shapes import Placement, RowRules, RowShape, Sample
+from f2jax.errors import UserError
+
+BATCHES = 16  # drawn from a file of lengths
+
+
+@dataclass(frozen=True)
+class PlannedRows:
+    """The rows of a typical step, and how much of all steps' rows is useful."""
+
+    shape: RowShape  # with as many slots as there are chunks
+    tokens: float  # useful ones of the typical step
+    mean: int  # tokens of a text
+    useful_share: float  # of the tokens of all steps
+    programs: int  # shapes of rows in these steps, each for its kind
+
+
+def texts_per_step(config) -> int:
+    """Returns the number of texts of a step: queries, their positives and the hard negatives of retrieval."""
+    return config.data.batch_size * (2 + config.data.negatives.retrieval)
+
+
+def rows_of_mean(config, parts: int, mean: int) -> PlannedRows:
+    """Returns the rows of a retrieval batch whose texts have this length and leave no gaps."""
+    rules = RowRules(config.data.row_length, config.model.chunk_rows)
+    needed = texts_per_step(config) * mean / parts
+    shape = min(rules.ladder(needed, mean, mean), key=lambda shape: shape.cost(shape.slots))
+    room = shape.rows * shape.length * shape.slots
+    return PlannedRows(shape, min(needed, room) * parts, mean, min(needed / room, 1.0), 1)
+
+
+def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
+    """Returns the rows of batches of real texts.
+
+    Args:
+        path: a file with the number of tokens of a text in each line, or the folder of a prepared corpus.
+
+    Raises:
+        UserError: it is neither; or a text is longer than `data.max_length`.
+    """
+    if (Path(path) / CARD).exists():
+        corpus = PreparedCorpus(path)
+        corpus.check(config.data.max_length, config.data.use_instructions)
+        datasets = [training for training, _ in corpus.splits()]
+        datasets = [datasets[i] for i in select([d.name for d in datasets], config.data.include, config.data.exclude)]
+        loader = Loader(datasets, config, 0, RowShare(parts, ()), mixture_weights(datasets, config))
+        return summary(loader.samples(), loader.rules, parts)
+    lengths = read_lengths(path, config.data.max_length)
+    rng = np.random.default_rng(0)
+    texts = texts_per_step(config)
+    samples = [Sample("retrieval", 1.0, rng.choice(lengths, texts)) for _ in range(BATCHES)]
+    return summary(samples, row_rules(config, samples, parts, {"retrieval": texts}), parts)
+
+
+def read_lengths(path: str, longest: int) -> np.ndarray:
+    """Returns the numbers of a file, one in each line.
+
+    Raises:
+        UserError: there is no such file, or a line is no number from 1 to `longest`.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--lengths={path} is neither a file with a length in each line nor a prepared corpus.")
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split()
+    bad = next((line for line in lines if not line.isdecimal() or not 1 <= int(line) <= longest), None)
+    if bad or not lines:
+        found = f"'{bad}'" if bad else "nothing"
+        raise UserError(f"{path} should hold a number of tokens from 1 to {longest} in each line; it has {found}.")
+    return np.array(lines, np.int64)
+
+
+def summary(samples: Sequence[Sample], rules: RowRules, parts: int) -> PlannedRows:
+    """Returns the rows of the batch with about the mean number of tokens, and the useful share of all."""
+    placed = [rules.place(sample.lengths_u, parts, sample.kind) for sample in samples]
+    weights = np.array([sample.weight for sample in samples])
+    useful = np.array([sample.lengths_u.sum() for sample in samples])
+    typical = int(np.abs(useful - np.average(useful, weights=weights)).argmin())
+    texts = np.array([len(sample.lengths_u) for sample in samples])
+    share = float(weights @ useful / (weights @ np.array([placement.tokens for placement in placed])))
+    return PlannedRows(
+        filled(placed[typical]),
+        float(useful[typical]),
+        math.ceil((weights @ useful) / (weights @ texts)),
+        share,
+        len({(sample.kind, placement.shape) for sample, placement in zip(samples, placed, strict=True)}),
+    )
+
+
+def filled(placement: Placement) -> RowShape:
+    """Returns the shape without the slots of chunks that are empty."""
+    return RowShape(placement.shape.length, placement.shape.rows, placement.chunks)
