@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import ml_dtypes
 
 from f2jax.model.sizes import Qwen3Config
 
@@ -91,6 +94,38 @@ def render_model_card(
     if about.background:
         parts += _background(about.background)
     return "\n\n".join(parts) + "\n"
+
+
+def model_meta(
+    architecture: Qwen3Config, dtype: str, max_length: int, similarity: str, about: RunHistory
+) -> dict[str, Any]:
+    """Returns what mteb's `ModelMeta` says of a model; null is what a package does not know.
+
+    Args:
+        dtype: of the weights.
+    """
+    names = [entry["name"] for stage in about.stages for entry in stage.datasets]
+    codes = [code.replace("_", "-") for code in _languages(about.stages) if code != "und"]
+    return {
+        "loader": None,
+        "name": None,
+        "revision": None,
+        "release_date": None,
+        "languages": [code for code in codes if re.fullmatch("[a-z]{3}(-[A-Z][a-z]{3})?", code)] or None,  # ISO 639-3
+        "n_parameters": architecture.parameters,
+        "n_embedding_parameters": architecture.table_parameters,
+        "memory_usage_mb": round(architecture.parameters * ml_dtypes.finfo(dtype).bits / 8 / 2**20),
+        "max_tokens": max_length,
+        "embed_dim": architecture.width,
+        "license": about.license,
+        "open_weights": None,
+        "public_training_code": None,
+        "public_training_data": None,
+        "framework": ["JAX", "Sentence Transformers", "safetensors"],
+        "similarity_fn_name": similarity,
+        "use_instructions": True,
+        "training_datasets": sorted(set(names)) or None,
+    }
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence]) -> str:
@@ -185,7 +220,7 @@ def _use(formats: Sequence[str]) -> str:
                 "ONNX Runtime",
                 "python",
                 "session = onnxruntime.InferenceSession(\n"
-                f'    "this/folder/onnx/{"model.onnx" if "onnx" in formats else "model_int8.onnx"}"\n)\n'
+                f'    "this/folder/onnx/{"model.onnx" if "onnx" in formats else "model_quantized.onnx"}"\n)\n'
                 'vectors = session.run(["sentence_embedding"], {"input_ids": ids, "attention_mask": mask})',
             )
         )

@@ -21,12 +21,13 @@ from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config
 
 LAST = ("config.json", "modules.json")  # the files that make the folder a model and a package
+META = "model_meta.json"  # of mteb, which does not read packages in int8
 GOLDEN = ("golden/texts.json", "golden/vectors.npy")  # what f2jax verify embeds and compares
-ONNX = {"float32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}  # by precision
+ONNX = {"float32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}  # by precision; Transformers.js' names
+FORMER_ONNX = "onnx/model_int8.onnx"  # of older packages
 GGUF = {"whole": "gguf/model.gguf", "q8_0": "gguf/model-q8_0.gguf"}  # by type: that of the package, or 8 bits
 EXPORTED = (  # by f2jax export, from the weights
-    *ONNX.values(),
-    *(f"{name}_data" for name in ONNX.values()),
+    *(f"{name}{ending}" for name in (*ONNX.values(), FORMER_ONNX) for ending in ("", "_data")),
     *GGUF.values(),
     *GOLDEN,
 )
@@ -147,7 +148,7 @@ def write_package(
     contents = _file_contents(architecture, dtype, tokenizer, card, about, as_int8)
 
     def remove_old() -> None:
-        for name in (*LAST, *EXPORTED, *TOKENIZERS):
+        for name in (*LAST, *EXPORTED, *TOKENIZERS, META):
             files.remove_file(files.join(folder, name))
 
     hf.save_hf(folder, params, before_replacing=remove_old, as_int8=as_int8)
@@ -201,6 +202,9 @@ def _file_contents(
     )
     name, content = tokenizer.smallest_file() if as_int8 else ("tokenizer.json", tokenizer.to_hf_json())
     plain: dict[str, str | bytes] = {name: content, "README.md": readme}
+    if not as_int8:
+        meta = model_card.model_meta(architecture, dtype, card.max_length, card.similarity, about)
+        contents = {META: meta} | contents
     return plain | {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in contents.items()
     }

@@ -124,7 +124,7 @@ class Tokenizer(ABC):
             "eos_token": hf.id_to_token(self.eos_id),
             "pad_token": hf.id_to_token(self.pad_id),
             "model_max_length": max_length,
-            "padding_side": "right",
+            "padding_side": "left",  # whoever takes the last state of a padded row then takes that of the end token
             "clean_up_tokenization_spaces": False,
         }
 

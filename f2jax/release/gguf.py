@@ -106,12 +106,14 @@ def write_gguf(
     tokenizer: Tokenizer,
     max_length: int,
     kind: str = "whole",
+    license: str | None = None,
 ) -> str:
     """Writes the file into a package, one weight in memory at a time; returns its name there.
 
     Args:
         max_length: tokens of a text, end token included.
         kind: `whole`, matrices in the type of the parameters; `q8_0`, in 8 bits, 32 values a scale.
+        license: an identifier of the hub.
 
     Raises:
         UserError: as `vocabulary`; a width is no multiple of 32 for `q8_0`; or the folder cannot be written.
@@ -125,6 +127,10 @@ def write_gguf(
     types = {key: _type(entry, kind) for key, entry in entries.items()}
     with files.atomic_path(files.join(folder, name)) as part, files.clear_errors(files.join(folder, name), "written"):
         writer = gguf.GGUFWriter(part, "qwen3")
+        writer.add_name(str(folder).rstrip("/").rsplit("/", 1)[-1])
+        writer.add_file_type(_file_type(types))
+        if license:
+            writer.add_license(license)
         _add_architecture(writer, config, max_length)
         _add_tokenizer(writer, words, tokenizer)
         for key, entry in entries.items():
@@ -156,6 +162,16 @@ def _type(entry: hf.Entry, kind: str):
     if kind == "q8_0":
         return Type.Q8_0
     return Type.BF16 if entry.dtype == ml_dtypes.bfloat16 else Type.F32
+
+
+def _file_type(types: dict):
+    """Returns llama.cpp's word for the type of most weights."""
+    from gguf import GGMLQuantizationType as Type
+    from gguf import LlamaFileType
+
+    of_table = types["embed_tokens.weight"]
+    kinds = {Type.Q8_0: LlamaFileType.MOSTLY_Q8_0, Type.BF16: LlamaFileType.MOSTLY_BF16}
+    return kinds.get(of_table, LlamaFileType.ALL_F32)
 
 
 def _name(key: str) -> str:

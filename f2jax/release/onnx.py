@@ -1,15 +1,17 @@
 """Writes the model as an ONNX graph in float32 or int8, straight from the weights.
 
-Inputs: `input_ids` and `attention_mask`, int64 [b, t], with texts padded on either side. Outputs: `token_embeddings`
-[b, t, d] and `sentence_embedding` [b, d] (that of the last token, normalized), float32, under the names that
-sentence-transformers' own exports have. Only standard operators of opset 17 are used.
+Inputs: `input_ids` and `attention_mask`, int64 [b, t], with texts padded on either side. Outputs: `last_hidden_state`
+[b, t, d] and `sentence_embedding` [b, d] (that of the last token, normalized), float32, under the names that optimum,
+sentence-transformers and Transformers.js look for. Only standard operators of opset 17 are used.
 
 Letters: b texts, t query positions, s key positions, d width, n query heads, k key/value heads, g query heads of one
 key/value head, h head dimension, f mlp.
 
-In int8 the matrices and the token table are bytes with one scale for each output channel or token. Activations are
-rounded on the way, with one scale for each token: a single one for the batch would leave few steps for the many small
-values, next to the few very large ones that a decoder has.
+In int8 the matrices and the token table are signed bytes with one scale for each output channel or token. Activations
+are rounded on the way to unsigned ones, with one scale for each token: a single one for the batch would leave few steps
+for the many small values, next to the few very large ones that a decoder has. This pair of types is the one that
+processors multiply fastest. Without instructions for it (VNNI) they add two products in 16 bits, which is exact because
+weights have 63 steps on each side of zero.
 """
 
 from pathlib import Path
@@ -23,7 +25,8 @@ from f2jax.model.sizes import Qwen3Config
 
 OPSET, IR_VERSION = 17, 8
 INLINE = 2**30  # bytes of weights that still lie in the graph's own file; protobuf ends at twice that
-CENTER, STEPS = 128, 127  # bytes are unsigned: products of signed ones overflow on CPUs without VNNI
+CENTER, STEPS = 128, 127  # zero of an activation, and its steps on each side
+WEIGHT_STEPS = 63  # 2 x 255 x 63 fits into 16 bits
 LOWEST = np.finfo(np.float32).min
 
 
@@ -57,7 +60,7 @@ def write_onnx(
         "f2jax",
         [_value("input_ids", "INT64", "batch", "length"), _value("attention_mask", "INT64", "batch", "length")],
         [
-            _value("token_embeddings", "FLOAT", "batch", "length", config.width),
+            _value("last_hidden_state", "FLOAT", "batch", "length", config.width),
             _value("sentence_embedding", "FLOAT", "batch", config.width),
         ],
         [*stored, *graph.constants],
@@ -81,8 +84,8 @@ def _stored(tensors, precision: str):
         elif precision == "float32":
             yield name, matrix if table else matrix.T
         else:
-            scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), 1e-12) / STEPS
-            quantized = (np.rint(matrix / scale) + CENTER).astype(np.uint8)
+            scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), 1e-12) / (STEPS if table else WEIGHT_STEPS)
+            quantized = np.rint(matrix / scale).astype(np.int8)
             yield name, quantized if table else quantized.T
             yield f"{name}.scale", scale if table else scale[:, 0]
 
@@ -172,7 +175,7 @@ def _graph(config: Qwen3Config, precision: str) -> _Graph:
     table = hf.TOP_NAMES["token_table"]
     x_btd = g.Gather(table, "input_ids")
     if precision == "int8":
-        x_btd = g.Mul(_centered(g, x_btd), g.Gather(f"{table}.scale", "input_ids"))
+        x_btd = g.Mul(g.Cast(x_btd, to=onnx.TensorProto.FLOAT), g.Gather(f"{table}.scale", "input_ids"))
     for number in range(config.layers):
         names = {key: f"layers.{number}.{name}" for key, name in hf.LAYER_NAMES.items()}
         h_btd = _rms_norm(g, x_btd, names["attention_norm"], config.rms_norm_eps)
@@ -183,7 +186,7 @@ def _graph(config: Qwen3Config, precision: str) -> _Graph:
         inner_btf = g.Mul(g.Mul(gate_btf, g.Sigmoid(gate_btf)), linear(g, h_btd, names["up"]))
         x_btd = g.Add(x_btd, linear(g, inner_btf, names["down"]))
     hidden_btd = _rms_norm(g, x_btd, hf.TOP_NAMES["final_norm"], config.rms_norm_eps)
-    g.node("Identity", [hidden_btd], ["token_embeddings"])
+    g.node("Identity", [hidden_btd], ["last_hidden_state"])
 
     last_b1 = g.ArgMax(g.Mul("attention_mask", g.Add(steps_t, 1)), axis=1)  # the last token that is not padding
     e_bd = g.GatherND(hidden_btd, last_b1, batch_dims=1)
@@ -229,11 +232,5 @@ def _linear_int8(g: _Graph, x, name: str) -> str:
 
     scale = g.Div(g.Max(g.ReduceMax(g.Abs(x), axes=[-1]), 1e-12), float(STEPS))
     rounded = g.Cast(g.Add(g.Round(g.Div(x, scale)), float(CENTER)), to=onnx.TensorProto.UINT8)
-    product = g.MatMulInteger(rounded, name, np.uint8(CENTER), np.uint8(CENTER))
+    product = g.MatMulInteger(rounded, name, np.uint8(CENTER))
     return g.Mul(g.Mul(g.Cast(product, to=onnx.TensorProto.FLOAT), scale), f"{name}.scale")
-
-
-def _centered(g: _Graph, x) -> str:
-    import onnx
-
-    return g.Sub(g.Cast(x, to=onnx.TensorProto.FLOAT), float(CENTER))

@@ -6,7 +6,7 @@ import pytest
 
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
-from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, render_model_card
+from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, model_meta, render_model_card
 from f2jax.configs import stage2
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
@@ -170,7 +170,7 @@ def test_such_a_file_of_another_shape_is_an_error(tmp_path, content, message):
     [
         ((), [], ["onnx/", "gguf/"]),
         (("onnx", "onnx-int8"), ["onnx/model.onnx"], ["gguf/"]),
-        (("onnx-int8", "gguf-q8"), ["onnx/model_int8.onnx", "gguf/model-q8_0.gguf"], ["model.onnx"]),
+        (("onnx-int8", "gguf-q8"), ["onnx/model_quantized.onnx", "gguf/model-q8_0.gguf"], ["model.onnx"]),
         (("gguf",), ["gguf/model.gguf"], ["onnx/"]),
     ],
 )
@@ -178,3 +178,14 @@ def test_the_ways_to_use_it_are_those_of_the_formats_in_the_package(formats, ins
     text = text_of(RunHistory(formats=formats))
     assert all(name in text for name in inside) and not any(name in text for name in outside)
     assert all(tool in text for tool in ("SentenceTransformer", "vllm serve", "text-embeddings-router", "from f2jax"))
+
+
+def test_mteb_reads_the_metadata(stages):
+    models = pytest.importorskip("mteb.models")
+    content = model_meta(size("80m"), "bfloat16", 1_024, "cosine", RunHistory(stages, license="mit"))
+    meta = models.ModelMeta(**content)
+    assert (meta.n_parameters, meta.embed_dim, meta.max_tokens) == (80_084_288, 320, 1_024)
+    assert meta.memory_usage_mb == round(80_084_288 * 2 / 2**20) and meta.license == "mit"
+    assert meta.languages == ["yor-Latn"] and meta.training_datasets == {"sib", "webfaq"}
+    empty = models.ModelMeta(**model_meta(size("80m"), "float32", 1_024, "dot", NOTHING))
+    assert empty.languages is empty.training_datasets is empty.license is None

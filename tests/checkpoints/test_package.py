@@ -20,6 +20,7 @@ from tests import tiny_model
 FILES = {
     "model.safetensors", "tokenizer.json", "README.md", "tokenizer_config.json", "sentence_bert_config.json",
     "config_sentence_transformers.json", "1_Pooling/config.json", "config.json", "modules.json",
+    "model_meta.json",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from f2jax import Embedder
+from f2jax.checkpoints.model_card import RunHistory
 from f2jax.checkpoints.package import ModelSettings
 from f2jax.cli import main
 from f2jax.data.tokenizer import HFTokenizer, load_tokenizer
@@ -15,7 +16,7 @@ for module in ("torch", "transformers", "sentence_transformers", "onnxruntime", 
     pytest.importorskip(module)
 pytestmark = pytest.mark.parity
 
-ROUNDED = ("onnx/model_int8.onnx", "gguf/model-q8_0.gguf")
+ROUNDED = ("onnx/model_quantized.onnx", "gguf/model-q8_0.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,10 @@ def test_bfloat16_weights_stay_so_in_gguf(trained, tmp_path):
 
     trained.save_pretrained(tmp_path / "whole")
     half = Embedder.from_pretrained(tmp_path / "whole", "bfloat16")
-    export.export_package(half, tmp_path / "half", ["gguf", "onnx"])
+    export.export_package(half, tmp_path / "half", ["gguf", "onnx"], RunHistory(license="mit"))
     reader = GGUFReader(tmp_path / "half/gguf/model.gguf")
+    said = {name: reader.fields[f"general.{name}"].contents() for name in ("name", "file_type", "license")}
+    assert said == {"name": "half", "file_type": 32, "license": "mit"}  # 32: MOSTLY_BF16
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert types["blk.1.attn_q.weight"] == types["token_embd.weight"] == "BF16"
     assert types["blk.0.attn_q_norm.weight"] == "F32"

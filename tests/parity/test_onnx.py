@@ -21,14 +21,14 @@ def sequences(config: Qwen3Config) -> list[np.ndarray]:
 
 
 def run(path, texts: list[np.ndarray], side: str, padding: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(token_embeddings, sentence_embedding) of a batch that is padded on one side with tokens that are no zeros."""
+    """(last_hidden_state, sentence_embedding) of a batch that is padded on one side with tokens that are no zeros."""
     length = max(map(len, texts)) + padding
     ids, mask = np.full((len(texts), length), 5, np.int64), np.zeros((len(texts), length), np.int64)
     for row, text in enumerate(texts):
         place = slice(0, len(text)) if side == "right" else slice(length - len(text), length)
         ids[row, place], mask[row, place] = text, 1
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(["token_embeddings", "sentence_embedding"], {"input_ids": ids, "attention_mask": mask})
+    return session.run(["last_hidden_state", "sentence_embedding"], {"input_ids": ids, "attention_mask": mask})
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
@@ -62,7 +62,7 @@ def test_batches_of_any_number_and_length_run(case):
 def test_int8_stays_close_on_random_weights(case):
     """The worst case for rounding: trained weights come closer, as `f2jax verify` measures for each package."""
     folder, texts, expected = case
-    found = run(folder / "onnx/model_int8.onnx", texts, "left")[1]
+    found = run(folder / "onnx/model_quantized.onnx", texts, "left")[1]
     assert (found * expected).sum(axis=1).min() > 0.99
 
 
@@ -84,15 +84,24 @@ def test_weights_in_a_file_of_their_own_give_the_same(precision, tmp_path):
 def test_int8_takes_a_quarter_of_the_room(case):
     folder, _, _ = case
     sizes = []
-    for name in ("model.onnx", "model_int8.onnx"):
+    for name in ("model.onnx", "model_quantized.onnx"):
         model = onnx.load(folder / "onnx" / name)
         sizes.append(sum(len(one.raw_data) for one in model.graph.initializer if "constant" not in one.name))
     assert sizes[1] < sizes[0] * 0.35, "the scales of these small matrices are a tenth of their bytes"
 
 
-def test_the_graph_is_valid_and_has_the_names_of_sentence_transformers(case):
+def test_products_of_int8_fit_into_16_bits_two_at_a_time(case):
+    """As processors without VNNI add them, and saturate."""
+    model = onnx.load(case[0] / "onnx/model_quantized.onnx")
+    multiplied = {node.input[1] for node in model.graph.node if node.op_type == "MatMulInteger"}
+    weights = [onnx.numpy_helper.to_array(one) for one in model.graph.initializer if one.name in multiplied]
+    assert weights and all(weight.dtype == np.int8 for weight in weights)
+    assert max(np.abs(weight.astype(int)).max() for weight in weights) * 255 * 2 < 2**15
+
+
+def test_the_graph_is_valid_and_has_the_names_that_other_tools_look_for(case):
     model = onnx.load(case[0] / "onnx/model.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert [one.name for one in model.graph.input] == ["input_ids", "attention_mask"]
-    assert [one.name for one in model.graph.output] == ["token_embeddings", "sentence_embedding"]
+    assert [one.name for one in model.graph.output] == ["last_hidden_state", "sentence_embedding"]
     assert {(one.domain, one.version) for one in model.opset_import} == {("", release_onnx.OPSET)}

@@ -85,10 +85,9 @@ def states(folder) -> np.ndarray:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
-    last = batch["attention_mask"].sum(dim=1) - 1
-    assert (batch["input_ids"][torch.arange(len(TEXTS)), last] == model.config.eos_token_id).all()
+    assert (batch["input_ids"][:, -1] == model.config.eos_token_id).all(), "padding is on the left"
     with torch.no_grad():
-        return model(**batch).last_hidden_state[torch.arange(len(TEXTS)), last].numpy()
+        return model(**batch).last_hidden_state[:, -1].numpy()
 
 
 def cosines(a, b) -> np.ndarray:
