@@ -23,6 +23,7 @@ COMMANDS = {
     "merge": "average checkpoints into one model",
     "encode": "embed the texts of a file",
     "search": "find documents: many by few dimensions, then few by all",
+    "serve": "answer /v1/embeddings as OpenAI does",
     "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
     "report": "tables and curves of results",
     "export": "write a folder that other embedding tools load",
