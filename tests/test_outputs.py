@@ -51,7 +51,7 @@ FILES = {
     "prepare": ([*FOLDERS["prepare"], "--output", "new"], "--skipped", "out.jsonl"),
     "search": (["--vectors", "vectors.npy", "--queries", "vectors.npy"], "--output", "out.jsonl"),
 }
-NO_OUTPUT = {"verify"}
+NO_OUTPUT = {"serve", "verify"}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
