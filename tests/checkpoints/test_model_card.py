@@ -180,6 +180,7 @@ def test_the_ways_to_use_it_are_those_of_the_formats_in_the_package(formats, ins
     assert all(tool in text for tool in ("SentenceTransformer", "vllm serve", "text-embeddings-router", "from f2jax"))
 
 
+@pytest.mark.parity
 def test_mteb_reads_the_metadata(stages):
     models = pytest.importorskip("mteb.models")
     content = model_meta(size("80m"), "bfloat16", 1_024, "cosine", RunHistory(stages, license="mit"))
