@@ -36,6 +36,7 @@ class FakeEmbedder:
     """
 
     fingerprint = "fake"
+    truncate_dim = None
 
     def __init__(self, stops_after: int | None = None, prompts: dict | None = None):
         self.stops_after, self.seen, self.prompts, self.truncation = stops_after, [], prompts or {}, Truncation()
