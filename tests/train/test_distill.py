@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from f2jax.data.packing import assemble
+from f2jax.data.shapes import RowRules
 from f2jax.errors import UserError
 from f2jax.train.distill import check_distance, distill_loss, embedding_loss, first_occurrences, score_loss
 from f2jax.train.losses import nested_sum
@@ -77,7 +78,7 @@ def test_texts_of_a_batch_have_the_same_number_where_their_tokens_are_the_same(c
         FakeRow(tokens(5), tokens(7, 8), [tokens(9, 2), tokens(5)], 1, [2, 3]),
         FakeRow(tokens(7, 8), tokens(7, 8), [tokens(9)], 1, [4]),
     ]
-    made = assemble(rows, 2, kind="retrieval", batch_size=2, row_length=4, pad_id=0, chunk_rows=chunk_rows)
+    made = assemble(rows, 2, kind="retrieval", batch_size=2, rules=RowRules(4, chunk_rows), pad_id=0)
     found = DeviceBatch.of(made.arrays()).text_s.tolist()[:-1]  # the last slot is absent
     texts = [(5,), (7, 8), (7, 8), (7, 8), (9, 2), (5,), (9,)]
     assert [[a == b for b in found] for a in found] == [[a == b for b in texts] for a in texts]
