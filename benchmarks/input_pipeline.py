@@ -175,7 +175,7 @@ def steps(count: int = 1000) -> None:
         return lambda record: curate_record(record, options, index)
 
     plain = Curation(excluded_sources=())
-    texts = [text for row in rows for text in (row.query, row.positive, *row.negatives)]
+    texts = [text for row in rows for text in (row.query, *row.documents)]
     print(f"{len(texts) / len(rows):.1f} texts and {sum(map(len, texts)) / len(rows):,.0f} characters a row")
     for name, step in (
         ("normalization, trivial rows", curated(plain)),
@@ -206,7 +206,7 @@ def decontaminate(folder: Path, count: int = 200, characters: int = 10_000_000) 
     pool = [
         text
         for record in islice(open_source("stdlib:code", "train", Counter()), 500)
-        for text in (record.query, record.positive, *record.negatives)
+        for text in (record.query, *record.documents)
     ]
     for name, texts_of_row in (
         ("all texts new", lambda n: [f"{n} {pool[i]}" for i in rng.integers(0, len(pool), 26)]),

@@ -159,14 +159,14 @@ class StoredDataset:
         return [
             Row(
                 query,
-                texts[positive][1],
-                [texts[place][1] for place in others],
-                texts[positive][0],
-                [texts[place][0] for place in others],
+                texts[own[0]][1] if own else None,
+                [texts[place][1] for place in own[1:]],
+                texts[own[0]][0] if own else -1,
+                [texts[place][0] for place in own[1:]],
                 label,
                 row_vectors,
             )
-            for (query, _, label), (positive, *others), row_vectors in zip(rows, places, vectors, strict=True)
+            for (query, _, label), own, row_vectors in zip(rows, places, vectors, strict=True)
         ]
 
     def _teacher(self, indices: Sequence[int], numbers: np.ndarray, places: list[list[int]]) -> list:
@@ -180,10 +180,10 @@ class StoredDataset:
 
 def chosen_documents(documents: np.ndarray, columns: Sequence[int], negatives: int) -> np.ndarray:
     """The document numbers to read, given all of a row's (positive, negatives): the positive, and those of the first
-    `negatives` columns that the row has.
+    `negatives` columns that the row has; none of a row of the kind `texts`.
     """
     places = np.asarray(columns, np.int64) + 1
-    return documents[np.append(0, places[places < len(documents)][:negatives])]
+    return np.append(documents[:1], documents[places[places < len(documents)][:negatives]])
 
 
 def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:

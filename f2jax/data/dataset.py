@@ -24,12 +24,17 @@ class Row:
     """The part of a row that a batch needs: token ids (int32, end token included) and the ids of its documents."""
 
     query: np.ndarray
-    positive: np.ndarray
+    positive: np.ndarray | None  # None: a row of the kind `texts`
     negatives: list[np.ndarray]
-    positive_id: int
+    positive_id: int  # -1: none
     negative_ids: list[int]
     label_id: int  # stable id of the label; -1: none
-    vectors: np.ndarray | None = None  # a cached teacher's [2 + negatives, e]: query, positive, negatives
+    vectors: np.ndarray | None = None  # a cached teacher's: of the query, then of the documents
+
+    @property
+    def documents(self) -> list[np.ndarray]:
+        """The positive, then the negatives."""
+        return ([] if self.positive is None else [self.positive]) + self.negatives
 
 
 class AnyDataset(Protocol):
@@ -87,9 +92,9 @@ class Dataset:
         texts = self._texts
         return Row(
             texts.tokens(query),
-            texts.tokens(positive),
+            texts.tokens(positive) if positive >= 0 else None,
             [texts.tokens(n) for n in chosen],
-            texts.ids[positive],
+            texts.ids[positive] if positive >= 0 else -1,
             [texts.ids[n] for n in chosen],
             label,
         )
@@ -150,8 +155,8 @@ def build_datasets(
     for record in records:
         texts, rows = groups.setdefault((record.source, record.kind), (TokenizedTexts(), []))
         query = texts.add(instructions.query(record), record.query)
-        positive = texts.add(instructions.document(record.positive, record), record.positive)
-        negatives = tuple(texts.add(instructions.document(text, record), text) for text in record.negatives)
+        documents = [texts.add(instructions.document(text, record), text) for text in record.documents]
+        positive, negatives = (documents[0], tuple(documents[1:])) if documents else (-1, ())
         rows.append((query, positive, negatives, label_id(record), record.language, record.split_id))
     if not groups:
         raise UserError("The data sources hold no rows; check data.sources.")

@@ -13,7 +13,7 @@ from f2jax import files
 from f2jax.data.dataset import AnyDataset, build_datasets
 from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.mixture import DatasetSpec, Mixture, language_weights, pattern_weights, select
-from f2jax.data.packing import WHOLE, Batch, RowShare, assemble, distinct
+from f2jax.data.packing import WHOLE, Batch, RowShare, assemble, distinct, texts_of_row
 from f2jax.data.record import Record
 from f2jax.data.shapes import CHUNKED_PROGRAMS, PROGRAMS, RowRules, Sample, choose_programs
 from f2jax.data.sources import open_source
@@ -126,7 +126,7 @@ def make_tokenizer(config, kept: str | Path, init: str, records: Iterable[Record
         other = f"tokenizer.path={path} is set" if path else f"the weights of {init} come with theirs"
         raise UserError(f"tokenizer.train_vocab={train_vocab} makes a new tokenizer and {other}; set it to 0.")
     if train_vocab:
-        seen = (text for r in records for text in (add_instruction(r.query, _task(config, r)), r.positive))
+        seen = (text for r in records for text in (add_instruction(r.query, _task(config, r)), *r.documents[:1]))
         return train_sentencepiece(seen, train_vocab, None, config.seed)
     if not (path or init):
         raise UserError("No tokenizer: set tokenizer.path, tokenizer.train_vocab, or init_from.")
@@ -200,7 +200,7 @@ class Loader:
         if like:
             self.rules = like.rules
         else:
-            texts = {kind: data.batch_size * (2 + slots) for kind, slots in self.slots.items()}
+            texts = {kind: data.batch_size * texts_of_row(kind, slots) for kind, slots in self.slots.items()}
             self.rules = row_rules(config, self.samples(), share.parts, texts)
 
     @property
@@ -221,7 +221,7 @@ class Loader:
             for n in range(count):
                 numbers, columns = self.mixture.rows(i, n * full // count).tolist(), list(range(spec.max_negatives))
                 rows = dataset.rows(numbers, columns, self.mixture.negatives[i])
-                lengths_u = distinct([ids for row in rows for ids in (row.query, row.positive, *row.negatives)])[-1]
+                lengths_u = distinct([ids for row in rows for ids in (row.query, *row.documents)])[-1]
                 found.append(Sample(dataset.kind, shares[i] / count, lengths_u))
         return found
 

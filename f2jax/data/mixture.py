@@ -54,7 +54,7 @@ class Mixture:
     Args:
         specs: the data sets.
         batch_size: rows of a step.
-        negatives: slots by kind; a data set with fewer negatives has fewer slots.
+        negatives: slots by kind, 0 for one that is not named; a data set with fewer negatives has fewer slots.
         draw: one of `DRAWS`.
 
     Raises:
@@ -85,7 +85,7 @@ class Mixture:
         if draw not in DRAWS:
             raise UserError(f"data.draw={draw} is unknown{did_you_mean(draw, DRAWS)}")
         self.specs, self.batch_size, self.seed, self.draw = tuple(specs), batch_size, seed, draw
-        self.negatives = [min(negatives[spec.kind], spec.max_negatives) for spec in specs]  # of a row, by data set
+        self.negatives = [min(negatives.get(spec.kind, 0), spec.max_negatives) for spec in specs]  # by data set
         self._full = [-(-spec.rows // batch_size) for spec in specs]  # batches that hold every row once
         self._drawn = [max(1, round(n * spec.weight)) for n, spec in zip(self._full, specs, strict=True)]  # per epoch
         self._ends = np.cumsum(self._drawn)

@@ -45,7 +45,8 @@ class Packed:
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed training batch of one data set. Its sequences are [queries][positives][negatives, row by row].
+    """A packed training batch of one data set. Its sequences are [queries][positives][negatives, row by row], or of
+    the kind `texts` the queries alone.
 
     A process holds its share of the packed rows, and all of the other arrays.
     """
@@ -57,12 +58,12 @@ class Batch:
     tokens_bt: np.ndarray
     segments_bt: np.ndarray
     positions_bt: np.ndarray
-    row_s: np.ndarray  # S = batch_size * (2 + negatives)
+    row_s: np.ndarray  # S = batch_size * texts_of_row(kind, negatives)
     col_s: np.ndarray
     row_mask_b: np.ndarray  # bool; False: no row, in the last batch of an epoch
     negative_mask_bj: np.ndarray  # bool; False: no negative, in a row that has fewer
     label_b: np.ndarray  # int32 number of the label inside this batch, -1: none
-    positive_b: np.ndarray  # int32 number of the positive document inside this batch
+    positive_b: np.ndarray  # int32 number of the positive document, or else of the query, inside this batch
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
     teacher_se: np.ndarray | None = None  # a cached teacher's vectors, float32 or bfloat16; 0 for an absent sequence
     chunk_mask_c: np.ndarray | None = None  # bool; which chunks have rows; row r stands in chunk r % C; None: no chunks
@@ -153,6 +154,15 @@ def distinct(sequences: Sequence[np.ndarray | None]) -> tuple[np.ndarray, list[n
     return u_s, unique, np.array([len(ids) for ids in unique], np.int64)
 
 
+def texts_of_row(kind: str, negatives: int) -> int:
+    """The sequences of a row: its query, and its documents if it has any.
+
+    >>> texts_of_row("retrieval", 7)
+    9
+    """
+    return 1 if kind == "texts" else 2 + negatives
+
+
 def assemble(
     rows: Sequence,
     negatives: int,
@@ -175,7 +185,10 @@ def assemble(
         UserError: a sequence is empty or longer than a row.
     """
     missing = [None] * (batch_size - len(rows))
-    sequences = [row.query for row in rows] + missing + [row.positive for row in rows] + missing
+    paired = kind != "texts"
+    sequences = [row.query for row in rows] + missing
+    if paired:
+        sequences += [row.positive for row in rows] + missing
     negative_mask_bj = np.zeros((batch_size, negatives), bool)
     negative_ids_bj = np.zeros((batch_size, negatives), np.int64)
     for b, row in enumerate(rows):
@@ -195,10 +208,13 @@ def assemble(
     teacher_se = None
     if rows[0].vectors is not None:
         teacher_se = np.zeros((len(sequences), rows[0].vectors.shape[1]), rows[0].vectors.dtype)
-        parts = [[row.vectors[0] for row in rows], [row.vectors[1] for row in rows], *(row.vectors[2:] for row in rows)]
-        teacher_se[present_s] = np.concatenate([part for part in parts if len(part)])
+        roles = (slice(0, 1), slice(1, 2), slice(2, None))
+        teacher_se[present_s] = np.concatenate([row.vectors[role] for role in roles for row in rows])
     positive_ids_b = np.zeros(batch_size, np.int64)
-    positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
+    if paired:
+        positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
+    else:
+        positive_ids_b[:] = u_s
     documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])
     numbers = np.unique(documents, return_inverse=True)[1].astype(np.int32)  # devices have no 63-bit integers
     labels = np.array([-1] + [row.label_id for row in rows] + [-1] * len(missing), np.int64)

@@ -62,7 +62,8 @@ def released_prompts(
         if prompt:
             rows_by_prompt[prompt] += len(dataset)
             first_name.setdefault(prompt, dataset.name)
-        has_document |= _most_common(tokenizer.decode(row.positive.tolist()).startswith(document) for row in rows)
+        documents = [tokenizer.decode(ids.tolist()) for row in rows for ids in row.documents[:1]]
+        has_document |= bool(documents) and _most_common(text.startswith(document) for text in documents)
     query = configured.get("query", "")
     if query not in rows_by_prompt:
         several_instructions = len(rows_by_prompt) > 1 and bool(split_instruction(query)[0])

@@ -4,8 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-Kind = Literal["retrieval", "clustering", "classification"]
+Kind = Literal["retrieval", "clustering", "classification", "texts"]
 KINDS: tuple[str, ...] = get_args(Kind)
+NEED_NEGATIVES = ("clustering", "classification")
 
 
 def as_kind(name: object) -> Kind | None:
@@ -33,7 +34,8 @@ class Record:
     """One training row.
 
     The kind routes the loss (recipe 2.4): `retrieval` has hard and in-batch negatives, `clustering` and
-    `classification` only the row's own negatives. Two rows with the same label are never each other's negatives.
+    `classification` only the row's own negatives. Two rows with the same label are never each other's negatives. A row
+    of `texts` is its query alone, for a teacher that says what it means; its positive is "".
     """
 
     query: str
@@ -52,9 +54,14 @@ class Record:
         return stable_id(self.query)
 
     @property
+    def documents(self) -> tuple[str, ...]:
+        """The positive, then the negatives."""
+        return () if self.kind == "texts" else (self.positive, *self.negatives)
+
+    @property
     def split_id(self) -> int:
         """What decides whether the row is held out: its query, or the pair, if its texts may change places."""
-        return min(self.query_id, self.positive_id) if self.symmetric else self.query_id
+        return min(self.query_id, self.positive_id) if self.symmetric and self.documents else self.query_id
 
     @property
     def positive_id(self) -> int:

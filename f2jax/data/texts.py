@@ -49,8 +49,7 @@ def texts_of(records: Iterable[Record]) -> Iterator[str]:
     """Yields all texts of records: query (after the record's own instruction), positive, negatives."""
     for record in records:
         yield add_instruction(record.query, record.instruction)
-        yield record.positive
-        yield from record.negatives
+        yield from record.documents
 
 
 def source_texts(sources: Sequence[str]) -> Iterator[str]:

@@ -51,7 +51,7 @@ def read_mining_rows(
     query_numbers: list[int] = []
     positive_numbers: list[int] = []
     for record in chain.from_iterable(open_source(spec, "train", skipped, kinds, bare=True) for spec in sources):
-        record, mined = _encodable(record), record.kind in only
+        record, mined = _encodable(record), record.kind in only and record.kind != "texts"
         records.append(record)
         query_numbers.append(queries[add_instruction(record.query, record.instruction)] if mined else -1)
         positive_numbers.append(documents[record.positive] if mined else -1)

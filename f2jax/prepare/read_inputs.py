@@ -98,7 +98,7 @@ def sketch_dtype(permutations: int) -> np.dtype:
 
 def row_hash(record: Record, seed: int) -> int:
     """A hash of the row and the seed that decides which rows a cap keeps, so that no order matters."""
-    return stable_id("\n".join([f"cap {seed}", record.query, record.positive, *record.negatives]))
+    return stable_id("\n".join([f"cap {seed}", record.query, *record.documents]))
 
 
 def read_input(target: InputFolder, options: PrepareOptions, listing: bool, index: Path | None = None) -> None:
@@ -158,7 +158,7 @@ class _Writer(ExitStack):
 
     def add(self, record: Record, where: str) -> None:
         part = self.parts.setdefault((record.source, record.kind), len(self.parts))
-        size = sum(DOCUMENT_BYTES + len(text) for text in (record.positive, *record.negatives))
+        size = sum(DOCUMENT_BYTES + len(text) for text in record.documents)
         self._records.add(record, where)
         self._rows.write(np.array((part, size, row_hash(record, self._seed)), ROW).tobytes())
         if self._exact:

@@ -75,7 +75,7 @@ def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], 
 
 def _add(record: Record, target: Wanted, writer: "_Writer", options: PrepareOptions) -> None:
     keys = []
-    for original in (record.positive, *record.negatives):
+    for original in record.documents:
         text = options.instructions.document(original, record)
         keys.append(document_key(text))
         bucket = bucket_of(keys[-1], target.buckets)

@@ -126,6 +126,7 @@ class Target:
     embeddings: Sequence[jax.Array]
     n_mask_bj: jax.Array
     row_mask_b: jax.Array
+    p_mask_b: jax.Array  # as `row_mask_b`; [0] where the batch has texts alone
     text_s: jax.Array  # numbers of the texts: equal ones have equal numbers
     projection_er: jax.Array | None
 
@@ -136,7 +137,7 @@ def embedding_term(student, target: Target, config: LossConfig):
     Args:
         student: raw embeddings (q_be, p_be, n_bje) of one Matryoshka size.
     """
-    masks = target.row_mask_b, target.row_mask_b, target.n_mask_bj
+    masks = target.row_mask_b, target.p_mask_b, target.n_mask_bj
     parts = zip(student, target.embeddings, masks, strict=True)
     return sum(embedding_loss(*part, distance=config.distill, projection_er=target.projection_er) for part in parts)
 
@@ -160,7 +161,7 @@ def text_score_term(student, target: Target, config: LossConfig):
 
     A text that comes several times counts once: it would be its own nearest neighbour.
     """
-    mask_s = jnp.concatenate([target.row_mask_b, target.row_mask_b, target.n_mask_bj.ravel()])
+    mask_s = jnp.concatenate([target.row_mask_b, target.p_mask_b, target.n_mask_bj.ravel()])
     mask_s = first_occurrences(target.text_s, mask_s)
     mask_ss = mask_s[None, :] & ~jnp.eye(mask_s.size, dtype=bool)
     scores = text_scores(*student), text_scores(*target.embeddings)
@@ -198,15 +199,16 @@ def distill_loss(student, teacher, *, config: LossConfig, n_mask_bj, row_mask_b,
     >>> loss, metrics = distill_loss(student, teacher, config=config, **masks_and_numbers)
 
     Args:
-        student, teacher: raw embeddings (q_be, p_be, n_bje) and (q_br, p_br, n_bjr).
+        student, teacher: raw embeddings (q_be, p_be, n_bje) and (q_br, p_br, n_bjr); p is [0, E] for texts alone.
         n_mask_bj, row_mask_b: False where a slot or a row is absent.
-        text_s: numbers of the texts, int32 [B + B + B * J]; equal ones have equal numbers.
+        text_s: numbers of all these texts, int32 [S]; equal ones have equal numbers.
         projection_er: see `embedding_loss`.
     """
     width = student[0].shape[-1]
     dims = config.matryoshka_dims if config.distill_matryoshka and config.matryoshka_dims else (width,)
     weights = matryoshka_weights(dims, config.matryoshka_weights)
-    target = Target(jax.lax.stop_gradient(teacher), n_mask_bj, row_mask_b, text_s, projection_er)
+    p_mask_b = row_mask_b[: len(student[1])]
+    target = Target(jax.lax.stop_gradient(teacher), n_mask_bj, row_mask_b, p_mask_b, text_s, projection_er)
     loss: Any = 0.0
     metrics: dict[str, jax.Array] = {}
     for term in TERMS:

@@ -209,7 +209,7 @@ def spread_term(q_be, p_be, n_bje, masks: Masks, config: LossConfig):
     It needs no positives or negatives: it regularizes the other terms. Use and arguments are those of `hard_term`;
     `n_bje` is not used.
     """
-    return spread_out(q_be, masks.apart_bc) + spread_out(p_be, masks.apart_bc)
+    return sum(spread_out(x_ie, masks.apart_bc[: len(x_ie), : len(x_ie)]) for x_ie in (q_be, p_be))
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,25 @@ TERMS = (
     Term("in_batch", in_batch_term, lambda config, kind: config.contrastive_weight * (kind == "retrieval")),
     Term("spread", spread_term, lambda config, kind: config.spread_weight),
 )
+
+
+NEED_PAIRS = ("contrastive_weight", "distill_hard_weight", "distill_in_batch_weight")  # fields of `LossConfig`
+
+
+def check_kinds(group: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
+    """Raises UserError where a loss needs pairs and a data set has texts alone.
+
+    Args:
+        group: `loss` of a config.
+        kinds: of the rows of each data set.
+    """
+    alone = [name for name, kind in kinds.items() if kind == "texts"]
+    used = [f"loss.{name}" for name in NEED_PAIRS if group[name]]
+    if alone and used:
+        raise UserError(
+            f"The data set {alone[0]} has texts alone and no pairs; set {' and '.join(used)} to 0, or leave it out by "
+            "data.exclude."
+        )
 
 
 def matryoshka_weights(dims: Sequence[int], scheme: str = "sqrt_rank") -> tuple[float, ...]:
@@ -261,14 +280,15 @@ def contrastive_loss(
         Σ over TERMS of weight · Σ over Matryoshka sizes of sqrt(dim / width) / rank · term
 
     The kind of the rows decides on the terms (recipe 2.4): `retrieval` learns from own negatives and in-batch,
-    `clustering` and `classification` from own negatives alone. `distill_loss` is added to it where there is a teacher.
+    `clustering` and `classification` from own negatives alone; `texts` have no pairs (`check_kinds`).
+    `distill_loss` is added to it where there is a teacher.
     Metrics, all at the full width: `loss_<term>`, and `accuracy`, the share of rows whose positive scores above all
     other positives (retrieval) or above the row's negatives (the other kinds).
 
     >>> loss, metrics = contrastive_loss(q_be, p_be, n_bje, kind="retrieval", config=config, **masks_and_ids)
 
     Args:
-        q_be, p_be, n_bje: raw embeddings of queries, positives and negatives.
+        q_be, p_be, n_bje: raw embeddings of queries, positives and negatives; of the kind `texts` p is [0, E].
         n_mask_bj, row_mask_b: False where a slot or a row is absent.
         label_b: label numbers, -1 for none. positive_b, negative_bj: document numbers.
     """
@@ -294,8 +314,9 @@ def contrastive_loss(
 
             loss += weight * nested_sum(at_size, embeddings, dims, weights)
             metrics[f"loss_{term.name}"] = at_size(*embeddings)
-    q_be, p_be, n_bje = map(l2_normalize, embeddings)
-    metrics["accuracy"] = accuracy(q_be, p_be, n_bje, masks, kind, config)
+    if kind != "texts":
+        q_be, p_be, n_bje = map(l2_normalize, embeddings)
+        metrics["accuracy"] = accuracy(q_be, p_be, n_bje, masks, kind, config)
     return loss, metrics
 
 

@@ -96,9 +96,12 @@ def encode_rows(model: Qwen3, exits: tuple[int, ...], params, rank, packed: Sequ
 
 
 def by_role(vectors_se, batch: DeviceBatch) -> tuple[jax.Array, ...]:
-    """Returns the vectors of all sequences as q [B, E], p [B, E] and n [B, J, E], each device with its rows of them."""
+    """Returns the vectors of all sequences as q [B, E], p [B, E] and n [B, J, E], each device with its rows of them.
+
+    A batch of the kind `texts` has queries alone: p is [0, E].
+    """
     rows, slots = batch.negative_mask_bj.shape
-    q_be, p_be, n_se = jnp.split(vectors_se, [rows, 2 * rows])
+    q_be, p_be, n_se = jnp.split(vectors_se, [rows, len(vectors_se) - rows * slots])
     return tuple(shard_activation(x, "rows") for x in (q_be, p_be, n_se.reshape(rows, slots, vectors_se.shape[-1])))
 
 

@@ -66,7 +66,13 @@ def open_teacher(config: ConfigDict, student: Qwen3Config) -> TeacherFolder:
             raise UserError(
                 "loss.exits needs the teacher's own exits and a cache has its last layer alone; set teacher.path."
             )
-        teacher = TeacherFolder(config.teacher.cache, "", read_info(config.teacher.cache).width)
+        info = read_info(config.teacher.cache)
+        if info.unit and config.loss.distill == "mse" and config.loss.distill_weight:
+            raise UserError(
+                f"The vectors in {config.teacher.cache} come from a teacher that gives them length 1, and "
+                "loss.distill=mse compares raw states; set loss.distill=cosine."
+            )
+        teacher = TeacherFolder(config.teacher.cache, "", info.width)
     elif config.teacher.path:
         path = files.resolve_model(config.teacher.path)
         architecture = workdir.read_architecture(path)

@@ -210,7 +210,7 @@ def instructed(given, instructions, tokenizer) -> list[tuple[bool, list[bool]]]:
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "texts"])
 def test_in_stage_2_every_query_and_no_document_carries_the_instruction(tokenizer, kind):
     """Clustering is symmetric, so there some documents do."""
     flags = instructed(records(200, kind=kind), Instructions(by_name={kind: TASK}), tokenizer)

@@ -19,15 +19,16 @@ B = 5
 ALL = {"distill_weight": 0.7, "distill_hard_weight": 1.3, "distill_in_batch_weight": 0.4, "distill_texts_weight": 0.9}
 
 
-def example(student: int, teacher: int, slots: int) -> dict[str, np.ndarray]:
+def example(student: int, teacher: int, slots: int, pairs: bool = True) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    shapes = {"q": (B,), "p": (B,), "n": (B, slots)}
+    shapes = {"q": (B,), "p": (B * pairs,), "n": (B, slots)}
     x = {f"s{name}": rng.normal(size=(*shape, student)).astype(np.float32) for name, shape in shapes.items()}
     x |= {f"t{name}": rng.normal(size=(*shape, teacher)).astype(np.float32) for name, shape in shapes.items()}
     x["w"] = rng.normal(size=(student, teacher)).astype(np.float32) / student**0.5
     x["n_mask"], x["rows"] = rng.random((B, slots)) < 0.7, np.array([True] * (B - 1) + [False])
     x["n_mask"][-1] = False
-    x["text"] = rng.integers(0, 2 * B, B * (2 + slots)).astype(np.int32)  # about as many as there are texts: some equal
+    count = B * (1 + pairs + slots)
+    x["text"] = rng.integers(0, count, count).astype(np.int32)  # as many numbers as texts: some are equal
     repeated = {}
     for i, number in enumerate(x["text"]):  # equal texts have equal vectors
         name, place = text_place(i, slots)
@@ -53,7 +54,8 @@ def oracle(x: dict, config: LossConfig, projected: bool):
     w = torch.tensor(x["w"], requires_grad=True)
     rows = [b for b in range(B) if x["rows"][b]]
     slots = [(b, j) for b in rows for j in range(x["n_mask"].shape[1]) if x["n_mask"][b, j]]
-    there = [("q", b) for b in rows] + [("p", b) for b in rows] + [("n", i) for i in slots]
+    paired = [b for b in rows if b < len(x["sp"])]
+    there = [("q", b) for b in rows] + [("p", b) for b in paired] + [("n", i) for i in slots]
     numbers = {text_place(i, x["n_mask"].shape[1]): number for i, number in enumerate(x["text"])}
     texts = [text for n, text in enumerate(there) if numbers[text] not in [numbers[other] for other in there[:n]]]
     assert 2 <= len(texts) < len(there)
@@ -75,12 +77,12 @@ def oracle(x: dict, config: LossConfig, projected: bool):
             theirs = F.log_softmax(theirs / (config.distill_teacher_temperature or config.distill_temperature), dim=0)
             return F.kl_div(mine, theirs, reduction="sum", log_target=True)
 
-        pairs = {"q": rows, "p": rows, "n": slots}
+        pairs = {"q": rows, "p": paired, "n": slots}
         near = sum(
             torch.stack([distance(s[n][i], t[n][i]) for i in where]).mean() for n, where in pairs.items() if where
         )
-        own = [divergence(("q", b), [("p", b), *(("n", i) for i in slots if i[0] == b)]) for b in rows]
-        batch = [divergence(("q", b), [("p", c) for c in rows]) for b in rows]
+        own = [divergence(("q", b), [("p", b), *(("n", i) for i in slots if i[0] == b)]) for b in paired]
+        batch = [divergence(("q", b), [("p", c) for c in rows]) for b in paired]
         among = [divergence(text, [other for other in texts if other != text]) for text in texts]
         terms = (
             (near, config.distill_weight),
@@ -89,22 +91,15 @@ def oracle(x: dict, config: LossConfig, projected: bool):
             (among, config.distill_texts_weight),
         )
         for term, factor in terms:
+            if not factor:
+                continue
             value = torch.stack(term).mean() if isinstance(term, list) else term
             total = total + (dim / dims[0]) ** 0.5 / rank * factor * value
     total.backward()
     return total.item(), [np.zeros(v.shape) if v.grad is None else v.grad.numpy() for v in (*s.values(), w)]
 
 
-@pytest.mark.parametrize("slots", [0, 3])
-@pytest.mark.parametrize("projected", [False, True])
-@pytest.mark.parametrize("dims", [(), (20, 16, 8)], ids=["full", "nested"])
-@pytest.mark.parametrize("distance", ["mse", "cosine"])
-@pytest.mark.parametrize("teacher_temperature", [0.0, 0.2])
-def test_all_terms_together(teacher_temperature, distance, dims, projected, slots):
-    x = example(20, 28, slots)
-    config = loss_config(matryoshka_dims=dims, distill=distance, distill_matryoshka=bool(dims), **ALL)
-    config = replace(config, distill_teacher_temperature=teacher_temperature)
-
+def assert_equal(x: dict, config: LossConfig, projected: bool):
     def loss(student, w):
         teacher = tuple(jnp.asarray(x["t" + name]) for name in "qpn")
         projection = w if projected else None
@@ -117,6 +112,25 @@ def test_all_terms_together(teacher_temperature, distance, dims, projected, slot
     for ours, theirs in zip((*grads, grad_w), expected_grads, strict=True):
         scale = max(np.abs(theirs).max(initial=0), 1e-3)
         assert np.abs(np.asarray(ours) - theirs).max(initial=0) <= 1e-4 * scale
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("dims", [(), (20, 16, 8)], ids=["full", "nested"])
+@pytest.mark.parametrize(("distance", "teacher_temperature"), [("mse", 0.0), ("cosine", 0.2)])
+def test_all_terms_together(distance, teacher_temperature, dims, projected, slots):
+    config = loss_config(matryoshka_dims=dims, distill=distance, distill_matryoshka=bool(dims), **ALL)
+    assert_equal(example(20, 28, slots), replace(config, distill_teacher_temperature=teacher_temperature), projected)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("dims", [(), (20, 16, 8)], ids=["full", "nested"])
+@pytest.mark.parametrize("distance", ["mse", "cosine"])
+def test_texts_alone(distance, dims, projected):
+    """The terms that need no pairs."""
+    config = loss_config(matryoshka_dims=dims, distill=distance, distill_matryoshka=bool(dims), **ALL)
+    config = replace(config, distill_hard_weight=0.0, distill_in_batch_weight=0.0)
+    assert_equal(example(20, 28, 0, pairs=False), config, projected)
 
 
 @pytest.mark.parametrize("term", ALL)

@@ -82,7 +82,7 @@ def source_files(spec: str) -> list[str]:
 
 
 def _read_file(path: str, skipped: Counter, kinds: Iterable[str], bare: bool) -> Iterator[Record]:
-    rows = read_rows(path, skipped, partial(schema.columns, path))
+    rows = read_rows(path, skipped, partial(schema.columns, path, kinds))
     return schema.to_records(path, rows, skipped, kinds, bare)
 
 

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import PurePosixPath
 
 from f2jax.data.instructions import split_instruction
-from f2jax.data.record import KINDS, Kind, Record, as_kind
+from f2jax.data.record import KINDS, NEED_NEGATIVES, Kind, Record, as_kind
 from f2jax.data.released import find_released
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources.tables import Row, as_name, is_missing, without_compression
@@ -104,17 +104,22 @@ def source_of(path: str) -> str:
     return folder or name
 
 
-def columns(path: str, present: Iterable[str]) -> list[str]:
-    """The columns of a file that a record needs; names the others once.
+def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str]:
+    """The columns of a file that a record needs; names the others once. Rows that may be of texts need no positive.
 
     Raises:
         UserError: a needed one is missing.
     """
     present = list(present)
     passage = next((name for name in ("positive", "passage") if name in present), None)
-    if "query" not in present or passage is None:
-        missing = "query" if "query" not in present else "positive (or passage)"
-        raise UserError(f"{path} has no column {missing}; it has {', '.join(present) or 'none'}: rename one.")
+    found = f"it has {', '.join(present) or 'none'}: rename one"
+    if "query" not in present:
+        raise UserError(f"{path} has no column query; {found}.")
+    if passage is None and "kind" not in present and Defaults.of(path, kinds, present).kind != "texts":
+        raise UserError(
+            f"{path} has no column positive (or passage); {found}, or add {source_of(path)}=texts to the kinds if it "
+            "has texts alone."
+        )
     chosen = {"query", passage, *_OPTIONAL}
     read = [name for name in present if name in chosen or NUMBERED_NEGATIVE.match(name)]
     if unread := sorted(set(present) - set(read)):
@@ -133,11 +138,12 @@ def to_record(row: Row, defaults: Defaults, skipped: Counter, bare: bool = False
     """
     try:
         instruction, query = split_instruction(_text(row.get("query"), "query"))
+        kind = _kind(row.get("kind"), defaults)
         record = Record(
             query=query,
-            positive=_text(row.get("positive", row.get("passage")), "positive"),
-            negatives=_negatives(row),
-            kind=_kind(row.get("kind"), defaults),
+            positive="" if kind == "texts" else _text(row.get("positive", row.get("passage")), "positive"),
+            negatives=() if kind == "texts" else _negatives(row),
+            kind=kind,
             language=_name(row, "language") or _name(row, "lang") or defaults.language,
             source=_name(row, "source") or defaults.source,
             label=_name(row, "label"),
@@ -162,7 +168,7 @@ def usable(record: Record, skipped: Counter, bare: bool = False) -> Record | Non
         record = dataclasses.replace(record, negatives=negatives)
     if not record.query.strip():
         skipped["empty query"] += 1
-    elif record.kind != "retrieval" and not negatives and not bare:
+    elif record.kind in NEED_NEGATIVES and not negatives and not bare:
         skipped[f"{record.kind} without negatives"] += 1
     else:
         return record
@@ -208,7 +214,7 @@ def _text_of(negative: object) -> str:
 def _kind(value: object, defaults: Defaults) -> Kind:
     if is_missing(value):
         if defaults.kind is None:
-            choices = " or ".join(f"{defaults.source}={kind}" for kind in KINDS if kind != "classification")
+            choices = " or ".join(f"{defaults.source}={kind}" for kind in ("retrieval", "clustering"))
             raise UserError(
                 f"{defaults.source} is no source of the released corpus, and its rows do not say their kind; "
                 f"add {choices} to the kinds (--kinds; in training data.kinds)."

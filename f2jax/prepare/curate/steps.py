@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from f2jax.data.record import Record
+from f2jax.data.record import NEED_NEGATIVES, Record
 from f2jax.data.skip_list import located
 from f2jax.prepare.curate.decontaminate import Index
 from f2jax.prepare.curate.normalize import cut_text, normalize_text
@@ -111,7 +111,7 @@ def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record 
         texts = [cut_text(text, limit) for text in texts]
     query, positive, *negatives = texts
     for name, text in (("query", query), ("positive", positive)):
-        if not text.strip():
+        if not text.strip() and (name == "query" or record.documents):
             return f"empty {name}"
     if options.drop_trivial:
         if query == positive:
@@ -154,6 +154,6 @@ def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | st
 
 def _with_negatives(record: Record, negatives: Sequence[str]) -> Record | str:
     """The record with other negatives, which all kinds but retrieval need."""
-    if record.kind != "retrieval" and not negatives:
+    if record.kind in NEED_NEGATIVES and not negatives:
         return f"{record.kind} without negatives"
     return replace(record, negatives=tuple(negatives))

@@ -46,18 +46,18 @@ def test_a_record_that_stays_is_clean_and_a_second_time_changes_nothing(row):
     if outcome.record is not None:
         again = curate_record(outcome.record, CurationOptions())
         assert again == Outcome(outcome.record, None, (), None)
-        texts = [outcome.record.query, outcome.record.positive, *outcome.record.negatives]
+        texts = [outcome.record.query, *outcome.record.documents]
         assert all(text.strip() for text in texts) and len(set(texts)) == len(texts)
         "".join(texts).encode()
 
 
 @given(st.lists(records, max_size=6))
 def test_every_step_can_be_off(rows):
-    """What is left is what the readers hold to: no empty texts, and negatives for all kinds but retrieval."""
+    """What is left is what the readers hold to: no empty texts, and negatives for the kinds that need them."""
     report = CurationReport()
     kept = list(curate(rows, OFF, report))
-    usable = [row for row in rows if row.kind == "retrieval" or row.negatives]
-    assert kept == [row for row in usable if row.query.strip() and row.positive.strip()]
+    usable = [row for row in rows if row.kind in ("retrieval", "texts") or row.negatives]
+    assert kept == [row for row in usable if row.query.strip() and (row.kind == "texts" or row.positive.strip())]
     assert not report.noted
 
 

@@ -1,0 +1,119 @@
+"""Texts without pairs: prepared, cached and distilled; what needs pairs refuses them."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from f2jax import Embedder
+from f2jax.data.corpus import PreparedCorpus
+from f2jax.data.record import Record
+from f2jax.data.skip_list import SkipList
+from f2jax.data.sources import open_source
+from f2jax.data.teacher_vectors import TeacherVectors
+from f2jax.errors import UserError
+from f2jax.model.sizes import size
+from f2jax.train.cache_teacher import by_model, cache_teacher
+from f2jax.train.loop import train
+from f2jax.train.losses import check_kinds, contrastive_loss
+from f2jax.train.outside_teacher import list_texts
+from tests import tiny, tiny_model
+from tests.data import corpora
+from tests.tiny import loss_config
+
+WEIGHTS = {"loss.contrastive_weight": 0, "loss.distill": "cosine", "loss.distill_texts_weight": 0.7}
+TEMPERATURES = {"loss.distill_temperature": 0.1, "loss.distill_teacher_temperature": 0.03}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus of 40 texts, of which some come twice, a student, and the vectors of a teacher. Read only."""
+    folder = tmp_path_factory.mktemp("texts")
+    tokenizer = corpora.make_tokenizer(folder / "tokenizer")
+    rows = [{"query": f"{tiny.WORDS[i // 2 % 13]} {i // 2}", "kind": "texts"} for i in range(40)]
+    corpora.make(folder, [corpora.write(folder / "plain.jsonl", rows)])
+    for name, width in (("teacher", 96), ("student", 64)):
+        architecture = size("tiny", width=width)
+        card = tiny_model.ModelSettings(96, {}, (width,))
+        Embedder(architecture, tiny_model.random_params(architecture), tokenizer, card).save_pretrained(folder / name)
+    corpus = PreparedCorpus(folder / "corpus")
+    cache_teacher(corpus, folder / "vectors", by_model(str(folder / "teacher"), "float32", corpus), dtype="float32")
+    return folder
+
+
+def settings(folder, **changes):
+    values = {"init_from": str(folder / "student"), "data.sources": f"('corpus:{folder / 'corpus'}',)", "steps": 1}
+    values |= {"teacher.cache": str(folder / "vectors"), "tokenizer.train_vocab": 0, "optim.warmup_steps": 0}
+    values |= {"optim.peak_lr": 1e-30, "optim.end_lr": 0, "data.batch_size": 64, "log.every": 1}
+    values |= {"loss.matryoshka": False, "model.dtype": "float32"} | WEIGHTS | TEMPERATURES
+    return values | changes
+
+
+def test_the_loss_of_texts_alone_is_that_of_each_vector_worked_out_by_itself(folder, tmp_path):
+    values = train(tiny.config(tmp_path, **settings(folder)), tmp_path / "run")
+    assert set(values) >= {"loss_distill", "loss_distill_texts"} and not any("accuracy" in name for name in values)
+
+    corpus = PreparedCorpus(folder / "corpus")
+    ((data, _),) = corpus.splits(TeacherVectors(folder / "vectors", corpus))
+    rows = data.rows(range(len(data)), (), 0)
+    student_ie = Embedder.from_pretrained(folder / "student").encode_tokens([row.query for row in rows])
+    student_ie, teacher_ie = (
+        x_ie / np.linalg.norm(x_ie, axis=1, keepdims=True)
+        for x_ie in (student_ie, np.concatenate([row.vectors for row in rows]))
+    )
+    cut_ie = np.concatenate([row.vectors for row in rows])[:, :64]
+    cut_ie /= np.linalg.norm(cut_ie, axis=1, keepdims=True)
+    assert values["loss_distill"] == pytest.approx(1 - (student_ie * cut_ie).sum(1).mean(), abs=1e-5)
+
+    distinct = list({row.query.tobytes(): i for i, row in enumerate(rows)}.values())
+    assert 10 < len(distinct) < len(rows)
+    divergences = []
+    for i in distinct:
+        others = [c for c in distinct if c != i]
+        logits = [x_ie[others] @ x_ie[i] / t for x_ie, t in ((student_ie, 0.1), (teacher_ie, 0.03))]
+        log_s, log_t = (x - np.log(np.exp(x).sum()) for x in logits)
+        divergences.append((np.exp(log_t) * (log_t - log_s)).sum())
+    assert values["loss_distill_texts"] == pytest.approx(np.mean(divergences), rel=1e-4)
+    assert values["loss"] == pytest.approx(values["loss_distill"] + 0.7 * values["loss_distill_texts"], rel=1e-5)
+    assert values["validation/plain/loss"] > 0
+    assert list_texts(corpus, tmp_path / "listed.jsonl") == 20, "for a teacher of another tool, each once"
+
+
+def test_a_loss_that_needs_pairs_is_refused_before_anything_is_computed(folder, tmp_path):
+    changes = {"loss.contrastive_weight": 1, "loss.distill_in_batch_weight": 1}
+    with pytest.raises(UserError, match=r"texts alone and no pairs; set loss.contrastive_weight and loss.dist"):
+        train(tiny.config(tmp_path, **settings(folder, **changes)), tmp_path / "run")
+
+
+def test_pairs_are_distilled_beside_texts():
+    group = {"contrastive_weight": 0.0, "distill_hard_weight": 0.5, "distill_in_batch_weight": 0.0}
+    check_kinds(group, {"pairs": "retrieval"})
+    with pytest.raises(UserError, match=r"set plain has texts alone and no pairs; set loss.distill_hard_weight to 0"):
+        check_kinds(group, {"pairs": "retrieval", "plain": "texts"})
+
+
+def test_texts_alone_are_spread_out():
+    """Vectors at 60 degrees: a squared cosine of a quarter."""
+    q_be, nothing = jnp.array([[1.0, 0], [1, 3**0.5], [9, 9]]), jnp.zeros((0, 2))
+    masks = {"n_mask_bj": jnp.ones((3, 0), bool), "row_mask_b": jnp.array([True, True, False])}
+    numbers = {"label_b": jnp.full(3, -1), "positive_b": jnp.arange(3), "negative_bj": jnp.zeros((3, 0), jnp.int32)}
+    config = loss_config(contrastive_weight=0.0, spread_weight=2.0)
+    loss, metrics = contrastive_loss(
+        q_be, nothing, jnp.zeros((3, 0, 2)), kind="texts", config=config, **masks, **numbers
+    )
+    assert loss == pytest.approx(2 * 0.25) and set(metrics) == {"loss_spread"}
+
+
+def test_a_file_of_texts_needs_no_positive_if_its_kind_is_said(tmp_path):
+    path = tmp_path / "plain.jsonl"
+    path.write_text("".join(json.dumps({"query": text}) + "\n" for text in ("a b", "c")))
+    with pytest.raises(UserError, match=r"no column positive .* or add plain=texts to the kinds if it has texts alone"):
+        list(open_source(str(path), "train", SkipList()))
+    records = list(open_source(str(path), "train", SkipList(), ("plain=texts",)))
+    assert [(r.query, r.positive, r.documents) for r in records] == [("a b", "", ()), ("c", "", ())]
+
+
+def test_a_text_alone_is_held_out_by_itself_in_a_source_whose_texts_may_change_places_too():
+    records = [Record(str(i), "", kind="texts", symmetric=True) for i in range(9)]
+    assert [record.split_id for record in records] == [record.query_id for record in records]
