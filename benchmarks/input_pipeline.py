@@ -33,7 +33,7 @@ from f2jax.data.instructions import Instructions
 from f2jax.data.loader import Loader
 from f2jax.data.record import Record
 from f2jax.data.sources import open_source
-from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.prepare import tfds
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate import curate_record, dedup

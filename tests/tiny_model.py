@@ -12,7 +12,8 @@ from f2jax import config as configs
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.orbax import Checkpoints, TrainState
 from f2jax.checkpoints.package import ModelSettings
-from f2jax.data.tokenizer import Tokenizer, train_sentencepiece
+from f2jax.data.tokenizer import Tokenizer
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.inference.embedder import Embedder
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config, size

@@ -17,7 +17,8 @@ from f2jax.data.packing import WHOLE, Batch, RowShare, assemble, distinct, texts
 from f2jax.data.record import Record
 from f2jax.data.shapes import CHUNKED_PROGRAMS, PROGRAMS, RowRules, Sample, choose_programs
 from f2jax.data.sources import open_source
-from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer, train_sentencepiece
+from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
 
 SAMPLED_SETS, SAMPLED_BATCHES = 256, 64  # read at the start, to choose the shapes of packed rows

@@ -9,12 +9,11 @@ that weights and data need, or they are the same file (`fingerprint`), by which 
 
 import gzip
 import hashlib
-import io
 import json
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,6 @@ END, PAD = "<|im_end|>", "<|endoftext|>"  # Qwen3's names (ids 151645 and 151643
 UNKNOWN = "<unk>"
 SPACE = "▁"  # SentencePiece's mark of a space
 SURROGATES = re.compile("[\ud800-\udfff]")  # halves of UTF-16 pairs: no backend takes them
-SAMPLE = 200_000  # most texts that a new SentencePiece model sees
-EXCERPT = 1_000  # characters of each: SentencePiece ignores texts above 4,192 bytes
 PROBE = (  # tokenizers that agree on these count as giving the same ids
     "Kenya's 47 counties: a naïve façade",
     "Привет, мир! مرحبا नमस्ते สวัสดี γειά",
@@ -317,63 +314,3 @@ def _token_text(config: dict, key: str, origin: str) -> str | None:
             f"The tokenizer_config.json of {origin} does not name its {key} as a text; correct or remove it."
         )
     return token
-
-
-def train_sentencepiece(texts: Iterable[str], vocab_size: int, folder: str | Path | None, seed: int = 0) -> Tokenizer:
-    """Trains a SentencePiece model on texts, and saves it to `folder`, local or gs://, if one is given.
-
-    The model has byte-pair pieces of raw text, and bytes for what is rare: no text is unknown, nothing is normalized
-    away, and the model can be written as `tokenizer.json` with the same ids. White space ends a piece rather than
-    beginning one, so that a text has the same pieces after an instruction as without one. Same texts and seed, same
-    bytes.
-
-    Raises:
-        UserError: there are no texts, or `vocab_size` pieces are more than they give or fewer than their bytes and
-            characters take.
-    """
-    import sentencepiece
-
-    distinct = [text for text in dict.fromkeys(texts) if text.strip() and "\0" not in text]
-    order = np.random.default_rng(seed).permutation(len(distinct))[:SAMPLE]
-    if not distinct:
-        raise UserError("There is no text to train a tokenizer on; check the sources.")
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(SURROGATES.sub("\ufffd", distinct[i][:EXCERPT]) for i in order),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            byte_fallback=True,
-            character_coverage=0.9995,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            treat_whitespace_as_suffix=True,
-            unk_piece=UNKNOWN,
-            unk_id=0,
-            bos_id=-1,
-            eos_id=-1,
-            pad_id=-1,
-            user_defined_symbols=[PAD, END],
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise UserError(_why_untrained(str(error), len(order), vocab_size)) from error
-    tokenizer = SentencePieceTokenizer(model.getvalue(), "the new model")
-    if folder:
-        tokenizer.save(folder)
-    return tokenizer
-
-
-def _why_untrained(reason: str, texts: int, vocab_size: int) -> str:
-    """A sentence for SentencePiece's reason that says what to change."""
-    if most := re.search(r"to a value <= (\d+)", reason):
-        return f"{texts:,} texts give at most {int(most[1]):,} pieces, not {vocab_size:,}; lower train_vocab."
-    if least := re.search(r"required_chars\. -?\d+ vs (\d+)", reason):
-        return (
-            f"{vocab_size:,} pieces are too few: the bytes and characters of the texts take {int(least[1]):,}; "
-            "raise train_vocab."
-        )
-    return f"No tokenizer of {vocab_size:,} pieces could be trained ({reason}); change train_vocab."

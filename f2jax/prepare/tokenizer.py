@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.texts import reservoir_sample, source_texts
-from f2jax.data.tokenizer import SAMPLE, Tokenizer, load_tokenizer, train_sentencepiece
+from f2jax.data.tokenizer import Tokenizer, load_tokenizer
+from f2jax.data.tokenizer_training import SAMPLE, train_sentencepiece
 from f2jax.prepare.datasets import settings_digest
 
 MADE_OF = "made_of.txt"  # next to the model: hash of what a later run must have in common to use it

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from f2jax.data.instructions import Instructions
-from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.run import prepare
 from tests.tiny import WORDS

@@ -9,7 +9,7 @@ from f2jax.data import dataset as dataset_module
 from f2jax.data.dataset import build_datasets
 from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.record import KINDS, Record, in_share, stable_id
-from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
 
 TASK = "Find the same colour."

@@ -11,7 +11,8 @@ from f2jax.data import loader as loader_lib
 from f2jax.data.dataset import Dataset, build_datasets
 from f2jax.data.loader import Loader, make_tokenizer, read_records
 from f2jax.data.packing import WHOLE, RowShare
-from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
+from f2jax.data.tokenizer import load_tokenizer
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
 from tests import tiny
 

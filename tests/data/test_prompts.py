@@ -12,7 +12,7 @@ from f2jax.data.dataset import build_datasets
 from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.prompts import read_prompts, released_prompts, write_prompts
 from f2jax.data.record import Record
-from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.model.sizes import SIZES
 from tests.tiny import WORDS
 

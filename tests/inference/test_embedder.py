@@ -14,7 +14,7 @@ import pytest
 
 from f2jax import Embedder
 from f2jax.checkpoints.package import ModelSettings
-from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
 from f2jax.inference.encode import encode_texts
 from f2jax.inference.fingerprint import weights_hash

@@ -8,7 +8,7 @@ import pytest
 from f2jax import cli
 from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.texts import source_texts
-from f2jax.data.tokenizer import train_sentencepiece
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.train import loop
 from tests import tiny

@@ -15,7 +15,8 @@ from f2jax.data.dataset import build_datasets
 from f2jax.data.instructions import Instructions
 from f2jax.data.record import stable_id
 from f2jax.data.sources import open_source
-from f2jax.data.tokenizer import load_tokenizer, train_sentencepiece
+from f2jax.data.tokenizer import load_tokenizer
+from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
 from f2jax.prepare import datasets, read_inputs, spill, tfds, workers
 from f2jax.prepare.data_card import table
