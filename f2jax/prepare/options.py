@@ -23,6 +23,7 @@ class PrepareOptions:
     stage: int = 0
     max_length: int = 1024  # tokens of a text, end token included
     instructions: Instructions = field(default_factory=Instructions)
+    own_spaces: bool = False  # with --train-vocab: spaces are pieces of their own, which leaves more to words
     validation_share: float = 0.01  # share of each data set's queries that is held out
     seed: int = 0  # seed of the cap, the held-out share and the instructions
     cap: int = 0  # maximum number of rows of a data set, sampled with the seed; 0: all

@@ -74,7 +74,7 @@ def prepare(
     with exclusive(output):
         (output / SURVEYS).mkdir(exist_ok=True)
         if isinstance(tokenizer, int):
-            chosen = own_tokenizer(signatures, tokenizer, options.seed, output / VOCABULARY)
+            chosen = own_tokenizer(signatures, tokenizer, options, output / VOCABULARY)
         else:
             chosen = load_tokenizer(tokenizer)
         run = partial(run_on_beam, beam=beam) if beam else partial(run_in_processes, jobs=jobs)

@@ -11,11 +11,12 @@ from f2jax.data.texts import reservoir_sample, source_texts
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.data.tokenizer_training import SAMPLE, train_sentencepiece
 from f2jax.prepare.datasets import settings_digest
+from f2jax.prepare.options import PrepareOptions
 
 MADE_OF = "made_of.txt"  # next to the model: hash of what a later run must have in common to use it
 
 
-def own_tokenizer(inputs: Mapping[str, str], vocab_size: int, seed: int, folder: Path) -> Tokenizer:
+def own_tokenizer(inputs: Mapping[str, str], vocab_size: int, options: PrepareOptions, folder: Path) -> Tokenizer:
     """The SentencePiece model in `folder`, which is trained if it is missing or was trained on other inputs.
 
     It sees a random sample of the texts, which is held in memory. Same inputs and seed, same bytes.
@@ -26,10 +27,12 @@ def own_tokenizer(inputs: Mapping[str, str], vocab_size: int, seed: int, folder:
     Raises:
         UserError: an input cannot be read, or its texts do not give so many pieces.
     """
-    made_of = settings_digest([dict(inputs), vocab_size, seed])
+    seed, own_spaces = options.seed, options.own_spaces
+    made_of = settings_digest([dict(inputs), vocab_size, seed, own_spaces])
     mark = folder / MADE_OF
     if not (mark.exists() and mark.read_text() == made_of):
         texts = tqdm(source_texts(list(inputs)), "texts", unit="text", unit_scale=True, disable=None)
-        train_sentencepiece(reservoir_sample(texts, SAMPLE, np.random.default_rng(seed)), vocab_size, folder, seed)
+        sample = reservoir_sample(texts, SAMPLE, np.random.default_rng(seed))
+        train_sentencepiece(sample, vocab_size, folder, seed, own_spaces)
         files.write_atomically(mark, made_of)
     return load_tokenizer(folder)

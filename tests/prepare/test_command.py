@@ -170,14 +170,16 @@ def test_a_run_trains_from_a_corpus_as_from_the_files_themselves(tmp_path, capsy
     assert {k: v for k, v in found.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
 
 
+@pytest.mark.parametrize("spaces", [[], ["--own-spaces"]])
 def test_a_tokenizer_trained_on_the_texts_is_that_of_a_sentencepiece_run_on_them_and_is_kept(
-    folder, capsys, monkeypatch
+    folder, capsys, monkeypatch, spaces
 ):
     texts = list(source_texts([str(folder / "in")]))
-    oracle = train_sentencepiece(texts, 400, None, seed=3)
-    command = ["prepare", "--input", str(folder / "in"), "--output", str(folder / "own"), "--seed", "3"]
+    oracle = train_sentencepiece(texts, 400, None, seed=3, own_spaces=bool(spaces))
+    output = str(folder / f"own{len(spaces)}")
+    command = ["prepare", "--input", str(folder / "in"), "--output", output, "--seed", "3", *spaces]
     assert cli.main([*command, "--train-vocab", "400"]) == 0
-    corpus = PreparedCorpus(folder / "own")
+    corpus = PreparedCorpus(output)
     assert corpus.card["tokenizer"] == oracle.fingerprint()
     monkeypatch.setattr("f2jax.prepare.tokenizer.train_sentencepiece", None)  # it would be called in vain
     assert cli.main([*command, "--train-vocab", "400"]) == 0
