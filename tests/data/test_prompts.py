@@ -25,7 +25,7 @@ def tokenizer():
     texts = [
         f"{prompt}{a} {b}" for prompt in (NO, FIND, SORT, "query: ", "passage: ") for a in WORDS for b in WORDS[:9]
     ]
-    return train_sentencepiece(texts, 440, None)
+    return train_sentencepiece(texts, 370, None)
 
 
 def datasets(tokenizer, instructions=None, **prompts: str):

@@ -47,6 +47,7 @@ def test_every_option_reaches_the_card(folder, capsys):
         "seed": 4,
         "cap": 30,
         "keep_texts": True,
+        "own_spaces": False,
         "kinds": ["x=clustering"],
         "curate": None,
         "instructions": {
