@@ -20,8 +20,14 @@ PYTEST = JAX_PLATFORMS=cpu $(TEST)/python -m pytest -n $(WORKERS) --dist loadfil
 demo: .venv/.ready
 	$(F2JAX) train --config configs/nano.py:stage=1 --workdir $(DEMO)/stage1
 	$(F2JAX) train --config configs/nano.py:stage=2 --workdir $(DEMO)/stage2 --config.init_from=$(DEMO)/stage1
-	$(F2JAX) evaluate --model $(DEMO)/stage2 --output $(DEMO)/results
+	$(F2JAX) evaluate --model $(DEMO)/stage2 --tasks cldr-names cldr-across --output $(DEMO)/results
 	$(F2JAX) export --model $(DEMO)/stage2 --output $(DEMO)/release
+	$(RUN)/python -c 'from f2jax.data.sources import cldr; print(*sorted(set(cldr.english().values())), sep="\n")' \
+		> $(DEMO)/names.txt
+	$(F2JAX) search --documents $(DEMO)/names.txt --model $(DEMO)/release --k 3 --query 코트디부아르 Ιαπωνία Ugiriki
+	@echo 'None of the three was seen in training. Now your own words, in any language:'
+	@echo '  $(RUN)/f2jax search --documents $(DEMO)/names.txt --model $(DEMO)/release --query Moğolca'
+	@echo '  $(RUN)/f2jax search --documents $(DEMO)/names.txt --model $(DEMO)/release --serve    # a page to try it'
 
 test: lint
 	$(PYTEST) -m "not slow"

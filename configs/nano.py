@@ -1,6 +1,6 @@
 """The demo: a nano model from scratch on built-in data, in two stages; minutes on two CPU cores.
 
-Stage 1 learns from raw translation pairs and code. Stage 2 adds instructions, hard negatives, clustering and
+Stage 1 learns from raw translation pairs of names. Stage 2 adds instructions, hard negatives, clustering and
 classification.
 """
 
@@ -11,7 +11,6 @@ INSTRUCTIONS = {
     "cldr-names": "Find the English name.",
     "cldr-kinds": "Find a name of the same kind.",
     "cldr-labels": "Classify the name.",
-    "stdlib-code": "Find the function.",
 }
 
 
@@ -32,13 +31,13 @@ def get_config(text=None):
     if stage == 2:
         config.prompts.update({name: add_instruction("", task) for name, task in INSTRUCTIONS.items()})
         config.prompts.query = config.prompts["cldr-names"]
+        config.prompts["cldr-across"] = ""  # both sides alike
     config.data.negatives.retrieval = 0 if stage == 1 else 1
     config.data.negatives.clustering = 2
-    config.data.sources = ("cldr:translation", "stdlib:code")
+    config.data.sources = ("cldr:translation",)
     if stage == 2:
         config.data.sources += ("cldr:kinds", "cldr:labels")
-    config.epochs = 1
-    config.steps, config.optim.peak_lr = (0, 2e-3) if stage == 1 else (45, 5e-4)
+    config.steps, config.optim.peak_lr = (310, 2e-3) if stage == 1 else (45, 5e-4)
     config.loss.passage_gradient = True
     config.optim.warmup_steps = 20 if stage == 1 else 5
     config.checkpoint.every = 100
