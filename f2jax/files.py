@@ -18,7 +18,7 @@ import fsspec
 
 from f2jax.errors import Restart, UserError, is_transient, short_reason
 
-BUILT_IN = {"mini": Path(__file__).parent / "models/mini"}  # models that come with f2jax, by name
+BUILT_IN_MODELS = Path(__file__).parent / "models"  # of models that come with f2jax, a folder each
 HUB_PATTERNS = ["*.json", "*.json.gz", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
 
 
@@ -339,6 +339,11 @@ def _json_name(kind, plural: bool = False) -> str:
     return noun if noun == "null" else f"{'an' if noun == 'object' else 'a'} {noun}"
 
 
+def built_in_models() -> list[str]:
+    """Returns the names of the models that come with f2jax."""
+    return [path.parent.name for path in BUILT_IN_MODELS.glob("*/config.json")]
+
+
 def resolve_model(name: str | Path, revision: str | None = None) -> str:
     """Returns the folder of a model: `name` if it is a local or gs:// folder, a model that comes with f2jax, or the
     download of a hub repository.
@@ -354,7 +359,7 @@ def resolve_model(name: str | Path, revision: str | None = None) -> str:
     """
     text = str(name)
     path = Path(text).expanduser()
-    if revision and (is_remote(text) or path.is_dir() or text in BUILT_IN):
+    if revision and (is_remote(text) or path.is_dir() or text in built_in_models()):
         raise UserError(f"{text} is a folder, which has no revision '{revision}'; leave it out, or give a hub id.")
     if is_remote(text):
         return text
@@ -362,10 +367,8 @@ def resolve_model(name: str | Path, revision: str | None = None) -> str:
         return str(_snapshot(path))
     if path.exists():
         raise UserError(f"{text} is a file; give the folder that holds the model's config.json and safetensors.")
-    if text in BUILT_IN:
-        if (BUILT_IN[text] / "config.json").is_file():
-            return str(BUILT_IN[text])
-        raise UserError(f"This installation of f2jax lacks the model {text} ({BUILT_IN[text]}); install f2jax again.")
+    if text in built_in_models():
+        return str(BUILT_IN_MODELS / text)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
     from huggingface_hub import snapshot_download

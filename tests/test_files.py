@@ -216,26 +216,17 @@ def test_a_remote_model_is_read_where_it_lies():
     assert files.resolve_model("gs://bucket/model") == "gs://bucket/model"
 
 
-def built_in(monkeypatch, folder):
-    monkeypatch.setattr(files, "BUILT_IN", {"mini": folder})
-    return folder
-
-
 def test_a_model_that_comes_with_f2jax_is_found_by_its_name_alone(tmp_path, monkeypatch):
-    folder = built_in(monkeypatch, tmp_path / "package/mini")
+    monkeypatch.setattr(files, "BUILT_IN_MODELS", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="There is no model folder mini"):
+        files.resolve_model("mini")
+    folder = tmp_path / "package/mini"
     folder.mkdir(parents=True)
     (folder / "config.json").touch()
-    monkeypatch.chdir(tmp_path)
     assert files.resolve_model("mini") == str(folder)
     (tmp_path / "mini").mkdir()
     assert files.resolve_model("mini") == "mini", "a folder comes before it, as before a hub id"
-
-
-def test_an_installation_without_its_model_says_so(tmp_path, monkeypatch):
-    built_in(monkeypatch, tmp_path / "package/mini")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"lacks the model mini \(.*package/mini\); install f2jax again\."):
-        files.resolve_model("mini")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./org/name", "../name", "/no/where", "~/nowhere", "a/b/c"])

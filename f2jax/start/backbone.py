@@ -15,7 +15,7 @@ from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 
-STD = 0.02  # of fresh weights: rows of the token table are as long as theirs
+STD = 1.0  # of a row's entries; at the 0.02 of fresh weights, ten steps at a usual rate would undo the start
 SHARP = 0.1  # scale of the queries: attention is nearly even, and its gradient is not zero
 GAIN = 0.3  # length that a layer adds, in units of a row: other tokens' states change little until the last layer
 

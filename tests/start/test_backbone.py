@@ -1,5 +1,6 @@
 """A backbone whose layers average embeds a text as the weighted mean of its tokens' rows."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from f2jax.model.sizes import Qwen3Config, size
 from f2jax.start.backbone import average_params
 from tests import tiny_model
 
+TEXTS = [text for text in tiny_model.TEXTS if text.strip()]
 SHAPES = {
     "one layer carries all": Qwen3Config(32, 64, 1, 4, 4, head_dim=8, vocab_size=400),
     "layers share the width": Qwen3Config(64, 64, 4, 4, 2, head_dim=8, vocab_size=400),
@@ -35,9 +37,8 @@ def test_the_embedding_is_the_weighted_mean_of_the_rows(tokenizer, name):
     rows_ve, weight_v = table(config)
     params = average_params(config, rows_ve, weight_v, tokenizer.eos_id)
     embedder = Embedder(config, params, tokenizer, ModelSettings(96))
-    texts = [text for text in tiny_model.TEXTS if text.strip()]
-    found_ie = embedder.encode(texts)
-    for vector_e, ids in zip(found_ie, tokenizer.encode(texts, 96), strict=True):
+    found_ie = embedder.encode(TEXTS)
+    for vector_e, ids in zip(found_ie, tokenizer.encode(TEXTS, 96), strict=True):
         bag_e = np.append(weight_v[ids[:-1]] @ rows_ve[ids[:-1]], 0)
         assert vector_e @ bag_e / np.linalg.norm(bag_e) > 0.98
     np.testing.assert_array_equal(found_ie[:, -1], 0)
@@ -45,7 +46,6 @@ def test_the_embedding_is_the_weighted_mean_of_the_rows(tokenizer, name):
 
 def test_every_weight_of_the_layers_can_learn(tokenizer):
     """No gradient is zero for a whole weight but those that a factor of zero stands before: the way into the MLP."""
-    import jax
     import jax.numpy as jnp
 
     from f2jax.model.qwen3 import Qwen3
@@ -65,3 +65,13 @@ def test_a_shape_that_cannot_carry_the_width_is_refused(tokenizer):
     config = Qwen3Config(64, 64, 1, 4, 2, head_dim=8, vocab_size=400)
     with pytest.raises(UserError, match="carry 16 coordinates and the width has 63; choose a size with more layers"):
         average_params(config, *table(config), tokenizer.eos_id)
+
+
+def test_steps_at_a_rate_for_fresh_weights_keep_what_the_start_knows(tokenizer):
+    """Ten steps of Adam in one direction: each moves a weight by the rate."""
+    config = size("tiny", vocab_size=400)
+    params = average_params(config, *table(config), tokenizer.eos_id)
+    rng = np.random.default_rng(0)
+    moved = jax.tree.map(lambda x: x + 10 * 4e-4 * rng.choice([-1, 1], x.shape), params)
+    before_ie, after_ie = (Embedder(config, p, tokenizer, ModelSettings(96)).encode(TEXTS) for p in (params, moved))
+    assert (before_ie * after_ie).sum(axis=1).mean() > 0.9
