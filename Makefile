@@ -24,9 +24,10 @@ demo: .venv/.ready
 	$(F2JAX) export --model $(DEMO)/stage2 --output $(DEMO)/release
 	$(RUN)/python -c 'from f2jax.data.sources import cldr; print(*sorted(set(cldr.english().values())), sep="\n")' \
 		> $(DEMO)/names.txt
-	$(F2JAX) search --documents $(DEMO)/names.txt --model $(DEMO)/release --k 3 --query 코트디부아르 Ιαπωνία Ugiriki
+	$(F2JAX) search --documents $(DEMO)/names.txt --model $(DEMO)/release --k 3 \
+		--query 파키스탄 'Πέσο Μεξικοῦ' 'Yeni ya Japani'
 	@echo 'None of the three was seen in training. Now your own words, in any language:'
-	@echo '  $(RUN)/f2jax search --documents $(DEMO)/names.txt --model $(DEMO)/release --query Moğolca'
+	@echo '  $(RUN)/f2jax search --documents $(DEMO)/names.txt --model $(DEMO)/release --query "YOUR WORDS"'
 	@echo '  $(RUN)/f2jax search --documents $(DEMO)/names.txt --model $(DEMO)/release --serve    # a page to try it'
 
 test: lint
