@@ -148,7 +148,7 @@ def change(row: int, value: float):
         (["--pivot", "french"], None, "No text of the corpus has the language 'french'"),
         (["--reduce", "svd"], None, "reduce='svd' is not a choice"),
     ],
-    ids=str,
+    ids=["nan", "inf", "zero", "too few", "reduced how", "too wide", "no such language", "no such reduction"],
 )
 def test_what_cannot_be_is_one_line(folder, tmp_path, capsys, options, vectors, message):
     texts = listed(folder / "t.jsonl")
