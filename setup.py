@@ -37,7 +37,8 @@ evaluation = [
 demo = [
     *evaluation,
     "babel==2.19.0",  # its names are the data of the demo, whose numbers stand in README.md
-    "sentencepiece==0.2.1",  # and its tokenizer
+    "tokenizers==0.23.3",  # finds the merges of its tokenizer
+    "sentencepiece==0.2.1",  # applies them
 ]
 mteb = [
     "mteb>=2.26,<3",  # tasks, benchmarks, and the instructions of F2LLM-v2 for them

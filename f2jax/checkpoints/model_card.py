@@ -74,7 +74,7 @@ def render_model_card(
         ("context length", f"{max_length} tokens, end token included"),
         ("encoder", "causal Qwen3; the state of the end token, normalized"),
         ("licence", about.license or "not stated"),
-        *([("weights", "int8, a scale for each row; norms float32. Only f2jax reads them")] if as_int8 else []),
+        *([("weights", "int8, a scale for each row; norms in full. Only f2jax reads them")] if as_int8 else []),
     ]
     named = "\n".join(f"- `{name}`: `{json.dumps(text, ensure_ascii=False)}`" for name, text in prompts.items())
     parts = [

@@ -52,14 +52,17 @@ def texts_of(records: Iterable[Record]) -> Iterator[str]:
         yield from record.documents
 
 
-def source_texts(sources: Sequence[str]) -> Iterator[str]:
+def source_texts(sources: Sequence[str], kinds: Sequence[str] = ()) -> Iterator[str]:
     """Yields the texts of all sources (see `f2jax.data.sources`), of whatever kind they are.
+
+    Args:
+        kinds: SOURCE=KIND, as `--kinds`: files of texts alone have to say that they are.
 
     Raises:
         UserError: a source cannot be read.
     """
     for spec in sources:
-        yield from texts_of(open_source(spec, "train", Counter(), ("*=retrieval",), bare=True))
+        yield from texts_of(open_source(spec, "train", Counter(), (*kinds, "*=retrieval"), bare=True))
 
 
 def sample_texts(sources: Sequence[str], count: int, seed: int = 0) -> list[str]:

@@ -46,6 +46,9 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
     instructions = prompts.read_instructions(options.prompts, options.prompt).for_tasks(tasks)
     embedder = None
     if model:
+        named = builtin.model_name(model, options.name)
+        if named.removeprefix("f2jax/") in BASELINES or named.endswith(runner.UNTRAINED):
+            raise UserError(f"{named} is the name of a baseline; give the model another one by --name.")
         embedder = Embedder.from_pretrained(
             model, options.dtype, fsdp=options.fsdp, revision=options.revision, max_length=options.max_length
         )

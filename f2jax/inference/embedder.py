@@ -152,6 +152,11 @@ class Embedder:
         parts = (self.architecture, self.tokenizer.fingerprint(), self.card, self.model.dtype)
         return hashlib.sha256(f"{parts!r} {weights_hash(self.params)}".encode()).hexdigest()
 
+    @property
+    def vectors_key(self) -> str:
+        """What the vectors of `encode` depend on besides texts and options: the key of stored ones."""
+        return self.fingerprint if self.truncate_dim is None else f"{self.truncate_dim}-{self.fingerprint}"
+
     @cached_property
     def _weights(self):
         """`params`; on a CPU with float32 layers, since XLA would convert them at each call."""

@@ -39,9 +39,9 @@ def encode_file(
     check_precision(precision, len(texts))
     partial = Path(f"{output}.partial")
     call = {
-        "model": embedder.fingerprint,
+        "model": embedder.vectors_key,
         "texts": texts_digest(texts),
-        "options": {k: str(v) for k, v in {"truncate_dim": embedder.truncate_dim, **options}.items()},
+        "options": {k: str(v) for k, v in options.items()},
     }
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,7 @@ class ModelVectors:
     @property
     def call(self) -> dict:
         """Returns what the vectors depend on besides the texts."""
-        return {"model": self.embedder.fingerprint, "prompt": self.prompt}
+        return {"model": self.embedder.vectors_key, "prompt": self.prompt}
 
     def load(self, rows: MiningRows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """Returns float32 [q, e] and [c, e], in files of `folder`."""

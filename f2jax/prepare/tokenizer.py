@@ -28,10 +28,10 @@ def own_tokenizer(inputs: Mapping[str, str], vocab_size: int, options: PrepareOp
         UserError: an input cannot be read, or its texts do not give so many pieces.
     """
     seed, own_spaces = options.seed, options.own_spaces
-    made_of = settings_digest([dict(inputs), vocab_size, seed, own_spaces])
+    made_of = settings_digest([dict(inputs), vocab_size, seed, own_spaces, options.kinds])
     mark = folder / MADE_OF
     if not (mark.exists() and mark.read_text() == made_of):
-        texts = tqdm(source_texts(list(inputs)), "texts", unit="text", unit_scale=True, disable=None)
+        texts = tqdm(source_texts(list(inputs), options.kinds), "texts", unit="text", unit_scale=True, disable=None)
         sample = reservoir_sample(texts, SAMPLE, np.random.default_rng(seed))
         train_sentencepiece(sample, vocab_size, folder, seed, own_spaces)
         files.write_atomically(mark, made_of)

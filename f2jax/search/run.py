@@ -77,7 +77,7 @@ def _embed(asked: QueryOptions, embedder: Embedder | None, kind: str) -> EmbedTe
         return None
     prompt = embedder.prompts.get(kind, "")
     encode = partial(embedder.encode, prompt=prompt, batch_size=asked.batch_size, show_progress_bar=False)
-    return EmbedTexts(encode, embedder.fingerprint, prompt, embedder.truncation)
+    return EmbedTexts(encode, embedder.vectors_key, prompt, embedder.truncation)
 
 
 def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> SearchTexts:
@@ -97,7 +97,7 @@ def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> S
     (around,) = count_tokens([""])
     passages = read_folder(folder, count_tokens, max(1, min(MAX_TOKENS, embedder.max_length - around)))
     texts = [passage.text for passage in passages]
-    cache = VectorCache(Path(folder) / VECTORS / f"{embedder.fingerprint[:16]}.sqlite")
+    cache = VectorCache(Path(folder) / VECTORS / f"{embedder.vectors_key[:16]}.sqlite")
     vectors = cache.vectors(prompt, texts, partial(embedder.encode, prompt="", batch_size=batch_size))
     places = [passage.place for passage in passages]
-    return SearchTexts(vectors, texts, places, embedder.fingerprint, prompt)
+    return SearchTexts(vectors, texts, places, embedder.vectors_key, prompt)

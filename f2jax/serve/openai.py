@@ -8,6 +8,7 @@ import json
 import queue
 import sys
 import threading
+import traceback
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,7 +21,7 @@ from f2jax.inference.vectors import scale_to_unit
 from f2jax.serve.options import ServeOptions
 
 MOST_TEXTS = 2_048  # of a request, as there
-MOST_BYTES = 2**26  # of a request
+MOST_BYTES = 2**23  # of a request: each text is tokenized whole, to be counted
 FORMATS = ("float", "base64")
 FIELDS = ("input", "model", "dimensions", "encoding_format", "prompt_name", "user")
 
@@ -127,7 +128,7 @@ class Service:
         prompts = self._embedder.prompts
         if name is None:
             return prompts.get(self._embedder.card.default_prompt_name or "", "")
-        if name not in prompts:
+        if not isinstance(name, str) or name not in prompts:
             raise UserError(f"The model has no prompt named '{name}'{did_you_mean(str(name), prompts)}")
         return prompts[name]
 
@@ -152,6 +153,7 @@ def _number(x_e: np.ndarray, form: str) -> list[float] | str:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 1_024  # connections that wait to be accepted; the kernel may allow fewer
 
     def handle_error(self, request, client_address):
         """Ignores clients that leave before they have their answer."""
@@ -168,6 +170,8 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the body of an answer waits until its header is acknowledged: 40 ms
+        timeout = 60  # seconds that a silent client keeps a thread
 
         def do_GET(self):
             if self.path.rstrip("/") == "/v1/models":
@@ -176,21 +180,28 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
 
         def do_POST(self):
             length = self.headers.get("Content-Length", "")
-            if not length.isdigit() or int(length) > MOST_BYTES:
+            if not (length.isascii() and length.isdigit()) or int(length) > MOST_BYTES:
                 self.close_connection = True
                 return self._fail(413, f"A request has a Content-Length of at most {MOST_BYTES:,} bytes.")
             body = self.rfile.read(int(length))
             if self.path.rstrip("/") != "/v1/embeddings":
                 return self._fail(404, "There is GET /v1/models and POST /v1/embeddings.")
             try:
-                return self._answer(200, service.embeddings(json.loads(body)))
+                request = json.loads(body)
             except (ValueError, RecursionError):
                 return self._fail(400, "The request is not JSON.")
+            try:
+                answer = service.embeddings(request)
             except UserError as error:
                 return self._fail(400, str(error))
+            except Exception as error:
+                traceback.print_exc()
+                return self._fail(500, f"The model failed ({type(error).__name__}).")
+            return self._answer(200, answer)
 
         def _fail(self, status: int, message: str):
-            error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+            kind = "server_error" if status == 500 else "invalid_request_error"
+            error = {"message": message, "type": kind, "param": None, "code": None}
             self._answer(status, {"error": error})
 
         def _answer(self, status: int, content: dict):

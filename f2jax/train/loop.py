@@ -74,6 +74,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     mesh = make_mesh(**config.mesh)
     share, weights = RowShare(*process_share(mesh)), loader_lib.mixture_weights(training, config)
     loader = Loader(training, config, tokenizer.pad_id, share, weights)
+    hosts.check_same_on_all_hosts({"shapes of packed rows": repr(loader.rules.programs)}, hosts.DATA_SECONDS)
     steps = run.check_steps(config.steps or config.epochs * loader.steps_per_epoch)
     program = Program(config, run.architecture, mesh, steps, teacher_folder.width)
     hosts.print_once(run_table(run.architecture, loader, held_out, steps, skipped))

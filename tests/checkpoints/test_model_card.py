@@ -88,7 +88,7 @@ def test_scores_of_f2jax_evaluate_are_a_table_by_dimension(tmp_path):
 @pytest.mark.parametrize("content", [{"revision": "r2", "tasks": {}}, {"cldr-names": {"dims": {"8": 0.25}}}])
 def test_scores_of_another_model_are_an_error(tmp_path, content):
     (tmp_path / "results.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="has scores, but not of this model as it is; evaluate it"):
+    with pytest.raises(UserError, match="has scores, but not of this model as it is; evaluate what is exported"):
         read_scores(tmp_path, "r1")
 
 

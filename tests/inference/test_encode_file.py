@@ -27,8 +27,7 @@ PIECES = 3  # texts to a piece in the tests of interruptions
 class FakeEmbedder:
     """Vectors that depend on the text alone; stops once, after so many texts, as a lost machine would."""
 
-    fingerprint = "fake"
-    truncate_dim = None
+    vectors_key = "fake"
 
     def __init__(self, stops_after: int | None = None):
         self.stops_after, self.seen, self.truncation = stops_after, [], Truncation()
@@ -215,7 +214,7 @@ def test_a_rest_of_other_options_is_refused(tmp_path, source, monkeypatch):
     output = str(tmp_path / "out.npy")
     interrupt(source, output)
     other_model = FakeEmbedder()
-    other_model.fingerprint = "another"
+    other_model.vectors_key = "another"
     other_texts = write(tmp_path / "other.txt", TEXTS[:-1])
     calls = [
         (FakeEmbedder(), source, {"truncate_dim": 4}),

@@ -35,8 +35,7 @@ class FakeEmbedder:
     Its default prompt is none that mining wants.
     """
 
-    fingerprint = "fake"
-    truncate_dim = None
+    vectors_key = "fake"
 
     def __init__(self, stops_after: int | None = None, prompts: dict | None = None):
         self.stops_after, self.seen, self.prompts, self.truncation = stops_after, [], prompts or {}, Truncation()

@@ -168,6 +168,13 @@ def test_the_passages_of_a_folder_carry_the_prompt_of_documents_and_no_default(m
     np.testing.assert_array_equal(folder_corpus(str(tmp_path), embedder).vectors, embedder.encode_document(TEXTS[:1]))
 
 
+def test_kept_vectors_are_those_of_the_width_that_is_asked_for(model, tmp_path):
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    widths = [16, None, 16]
+    found = [folder_corpus(str(tmp_path), Embedder.from_pretrained(model, truncate_dim=width)) for width in widths]
+    assert [corpus.vectors.shape[1] for corpus in found] == [16, 64, 16]
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [

@@ -110,6 +110,7 @@ def test_the_model_is_listed(address):
     ({"input": "a", "encoding_format": "int8"}, "There is no encoding_format 'int8'; known are base64, float"),
     ({"input": "a", "dimension": 8}, "There is no field 'dimension'; did you mean 'dimensions'?"),
     ({"input": "a", "prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
+    ({"input": "a", "prompt_name": ["query"]}, "The model has no prompt named '['query']'"),
     ({"input": ["a", LONG]}, "Text number 1 has "),
     ({"input": ["a"] * 2049}, "A request may have 2,048 texts, not 2,049; send several."),
     (b"{", "The request is not JSON."),
@@ -162,3 +163,20 @@ def test_an_unknown_prompt_and_a_port_in_use_are_refused(embedder, address):
         make_api_server(
             Service(embedder, "tiny", ServeOptions()), "127.0.0.1", int(address.split(":")[2].split("/")[0])
         )
+
+
+def test_a_burst_of_connections_is_answered_whole(address):
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda i: ask(f"{address}/embeddings", {"input": f"text {i}"}), range(64)))
+    assert [status for status, _ in answers] == [200] * 64
+
+
+def test_a_model_that_fails_is_said_to_have_failed(embedder, monkeypatch, capsys):
+    service = Service(embedder, "tiny", ServeOptions())
+    monkeypatch.setattr(service, "embeddings", lambda request: 1 / 0)
+    with make_api_server(service, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        status, answer = ask(f"http://127.0.0.1:{server.server_port}/v1/embeddings", {"input": "a"})
+        server.shutdown()
+    assert (status, answer["error"]["type"]) == (500, "server_error")
+    assert "ZeroDivisionError" in answer["error"]["message"] and "Traceback" in capsys.readouterr().err

@@ -405,8 +405,8 @@ def test_a_teacher_of_another_tokenizer_is_refused_though_its_table_is_as_large(
 
 
 def test_too_small_a_tokenizer_table_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"ids up to 549, but the model's token table has 512 rows"):
-        train(tiny.config(tmp_path, **{"tokenizer.train_vocab": 550}), tmp_path / "run")
+    with pytest.raises(UserError, match=r"ids up to 519, but the model's token table has 512 rows"):
+        train(tiny.config(tmp_path, **{"tokenizer.train_vocab": 520}), tmp_path / "run")
 
 
 def test_interrupted_is_no_user_error():
