@@ -8,6 +8,7 @@ import pytest
 from f2jax import cli
 from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.texts import source_texts
+from f2jax.data.tokenizer import load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.train import loop
@@ -187,3 +188,11 @@ def test_a_tokenizer_trained_on_the_texts_is_that_of_a_sentencepiece_run_on_them
     capsys.readouterr()
     assert cli.main(command) == 1
     assert "f2jax prepare needs either --tokenizer or --train-vocab." in capsys.readouterr().err
+
+
+def test_a_tokenizer_is_trained_on_texts_alone(tmp_path):
+    rows = [{"query": f"{a} river {b} stone"} for a in "abcdefgh" for b in "stuvwxyz"]
+    (tmp_path / "alone.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["prepare", "--input", str(tmp_path / "alone.jsonl"), "--output", str(tmp_path / "corpus")]
+    assert cli.main([*command, "--train-vocab", "290", "--kinds", "alone=texts"]) == 0
+    assert load_tokenizer(tmp_path / "corpus/tokenizer").vocab_size == 290
