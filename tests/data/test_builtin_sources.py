@@ -4,6 +4,7 @@ import ast
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -80,7 +81,8 @@ def test_an_unknown_split_is_refused(reader):
 
 def test_the_words_that_the_demo_searches_for_are_names_that_training_leaves_out():
     (line,) = re.findall(r"--query (.+)$", (tiny.ROOT / "Makefile").read_text(), re.M)[:1]
-    meant = {name.text: name for name in cldr.names() if name.text in line.split() and name.entity in cldr.english()}
+    words = shlex.split(line)
+    meant = {name.text: name for name in cldr.names() if name.text in words and name.entity in cldr.english()}
     assert len({name.language for name in meant.values()}) == 3
     assert all(map(cldr.is_test_name, meant))
 

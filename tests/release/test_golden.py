@@ -165,7 +165,7 @@ def test_a_model_that_is_not_finite_is_not_exported_and_the_older_package_stays(
 
 
 def test_finite_weights_whose_vectors_overflow_are_not_exported(embedder, tmp_path):
-    params = embedder.params | {"final_norm": embedder.params["final_norm"] * 1e38}
+    params = embedder.params | {"final_norm": np.full_like(embedder.params["final_norm"], 3e38)}
     broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
     with pytest.raises(UserError, match="gives no finite vector"):
         export.export_package(broken, tmp_path / "out")
