@@ -111,8 +111,9 @@ class RowRules:
     def _candidates(self, lengths_u: np.ndarray, parts: int, kind: str) -> Iterator[RowShape]:
         """Yields the shapes to try, cheapest first.
 
-        A batch of a kind that has `programs` and that fits none of them has rows whose number is a power of two. For
-        other kinds it is shapes of the ladder, which have as many slots as they should fill.
+        A batch of a kind that has `programs` and that fits none of them has whole rows, of whose number there are four
+        in each doubling, so that it takes little more memory than it needs. For other kinds it is shapes of the ladder,
+        which have as many slots as they should fill.
         """
         tokens, longest = max(int(lengths_u.sum()), 1), int(lengths_u.max(initial=1))
         needed = tokens / parts
@@ -123,7 +124,8 @@ class RowRules:
         if kind in self.programs:
             roomy = [shape for shape in self.programs[kind] if shape.length >= longest]
             yield from sorted((x for x in roomy if x.slots * x.rows * x.length >= needed), key=cost)
-            yield from (RowShape(self.row_length, 1 << i) for i in range(32))
+            counts = {round_up(math.ceil(needed * margin / self.row_length), 4) for margin in MARGINS}
+            yield from (RowShape(self.row_length, count) for count in sorted(counts))
         tried: set[RowShape] = set()
         for margin in MARGINS:
             found = set(self.ladder(needed * margin, longest, tokens / max(len(lengths_u), 1))) - tried

@@ -104,6 +104,16 @@ def test_a_batch_larger_than_all_samples_still_has_a_place(chunk_rows):
     assert (placement.shape in rules.programs["retrieval"]) == bool(chunk_rows), "chunks are as many as it takes"
 
 
+@pytest.mark.parametrize("more", [1.005, 1.1, 1.7, 3, 40])
+def test_a_larger_batch_takes_little_more_than_it_needs(more):
+    """A run that fits the memory by its programs should not end at the first batch that is beyond them."""
+    largest = RowShape(1024, 64)
+    rules = RowRules(1024, programs={"retrieval": [largest]})
+    lengths = np.full(int(more * 8 * 64 * 16), 64)
+    shape = rules.place(lengths, 8, "retrieval").shape
+    assert 1 <= shape.rows * shape.slots / (more * 64) <= 1.3
+
+
 def test_a_kind_without_programs_has_the_shape_that_suits_each_batch():
     rules = RowRules(1024, programs={"retrieval": [RowShape(1024, 64)]})
     assert rules.place(np.full(64, 100), 1, "retrieval").shape == RowShape(1024, 64)
