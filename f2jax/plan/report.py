@@ -44,7 +44,7 @@ def plan_topologies(
         if json_path:  # after each plan: an interruption loses none
             files.write_atomically(json_path, json.dumps([dataclasses.asdict(plan) for plan in plans], indent=2) + "\n")
     commands = [f"{plan.topology}: f2jax train … {layout_options(plan)}" for plan in plans if searches and plan.fits]
-    return "\n".join([plan_table(plans, lengths), *larger_batches(config), *commands])
+    return "\n".join([plan_table(plans, lengths, tokens_per_text), *larger_batches(config), *commands])
 
 
 def larger_batches(config) -> list[str]:
@@ -67,14 +67,13 @@ def layout_options(plan: SlicePlan) -> str:
     return " ".join(f"--config.{name}={value}" for name, value in layout.items())
 
 
-def plan_table(plans: Sequence[SlicePlan], lengths: str | None = None) -> str:
+def plan_table(plans: Sequence[SlicePlan], lengths: str | None = None, tokens_per_text: int | None = None) -> str:
     """Returns the plans of one config side by side, and what to change in those that do not fit, or only just."""
     first = plans[0]
-    worst = "the worst case" if first.tokens_per_text == first.row_length else "by --tokens-per-text"
-    worst = f"the mean of {lengths}" if lengths else worst
+    origin = f"the mean of {lengths}" if lengths else "by --tokens-per-text" if tokens_per_text else "the worst case"
     lines = [
         f"{first.size}, {'teacher ' + first.teacher if first.teacher else 'no teacher'}; "
-        f"texts of {first.tokens_per_text:,} tokens ({worst}) in rows of {first.row_length:,}; {first.steps:,} steps."
+        f"texts of {first.tokens_per_text:,} tokens ({origin}) in rows of {first.row_length:,}; {first.steps:,} steps."
     ]
     columns = [_column(plan) for plan in plans]
     names = list(dict.fromkeys(name for column in columns for name in column))

@@ -268,7 +268,7 @@ FITS = SlicePlan(
 
 def test_the_table_has_a_column_for_each_topology_and_says_what_to_change():
     too_large = replace(FITS, topology="v6e:2x2", fits=False, seconds={}, advice="take more chips")
-    lines = plan_report.plan_table([FITS, too_large]).splitlines()
+    lines = plan_report.plan_table([FITS, too_large], tokens_per_text=32).splitlines()
     rows = {line[:40].strip(): line.split()[-2:] for line in lines}
     assert "texts of 32 tokens (by --tokens-per-text)" in lines[0]
     assert ["yes", "NO"] in rows.values()
@@ -372,7 +372,7 @@ def test_where_the_fastest_layout_on_paper_fills_the_memory_the_next_one_has_its
 
 
 def test_the_worst_case_is_called_that():
-    assert "(the worst case)" in plan_report.plan_table([replace(FITS, tokens_per_text=1024)])
+    assert "(the worst case)" in plan_report.plan_table([replace(FITS, tokens_per_text=1024, row_length=1152)])
 
 
 def test_a_plan_says_which_batches_have_more_texts_than_those_it_compiles():
