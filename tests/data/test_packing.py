@@ -88,6 +88,10 @@ class FakeRow:
     label_id: int = -1
     vectors: np.ndarray | None = None
 
+    @property
+    def documents(self) -> list:
+        return [self.positive, *self.negatives]
+
 
 def tokens(*ids):
     return np.array(ids, np.int32)
