@@ -13,7 +13,7 @@ from f2jax.inference.embedder import Embedder
 from f2jax.release import gguf, golden, onnx
 
 FORMATS = ("onnx", "onnx-int8", "gguf", "gguf-q8")
-ANOTHER = "not of this model as it is; evaluate what is exported, with this --dtype and --max-length."
+ADVICE = "evaluate what is exported, with this --dtype and --max-length."
 # What the model card tells of a run's config.
 CONFIG_FIELDS: dict = {"data": dict, "loss": dict, "optim": dict, "teacher": dict, "init_from": str, "seed": int}
 CONFIG_FIELDS |= {"steps": int, "epochs": float}
@@ -133,7 +133,7 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     if builtin.exists():
         results = files.read_json_object(builtin)
         if results.get("revision") != fingerprint:
-            raise UserError(f"{builtin} has scores, but {ANOTHER}")
+            raise UserError(f"{builtin} has scores, but not of this model as it is; {ADVICE}")
         files.check_object(results, builtin, {"tasks": dict[str, dict]})
         for task, content in results["tasks"].items():
             files.check_object(content, f"The task {task} in {builtin}", {"dims": dict[str, float]})
@@ -147,7 +147,7 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     model_runs = [run for run in runs if run.revision == fingerprint]
     if not model_runs:
         others = ", ".join(sorted({run.model for run in runs}))
-        raise UserError(f"{folder} has scores of {others}, {ANOTHER}")
+        raise UserError(f"{folder} has scores of {others}, not of this model as it is; {ADVICE}")
     if len(names := sorted({run.model for run in model_runs})) > 1:
         raise UserError(f"{folder} has scores of {' and '.join(names)}; evaluate one of them into a folder of its own.")
     scores: dict[str, dict] = {}
