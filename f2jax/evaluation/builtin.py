@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,16 +31,7 @@ class RetrievalTask:
 
 def cldr_names() -> RetrievalTask:
     """Each test name once: which English name is it? A name of several things has several right answers."""
-    english = cldr.english()
-    documents = sorted(set(english.values()))
-    number = {text: i for i, text in enumerate(documents)}
-    answers: dict[str, set[int]] = {}
-    languages: dict[str, str] = {}
-    for name in cldr.names():
-        if name.entity in english and cldr.is_test_name(name.text):
-            answers.setdefault(name.text, set()).add(number[english[name.entity]])
-            languages.setdefault(name.text, name.language)
-    return RetrievalTask("cldr-names", list(answers), documents, list(answers.values()), list(languages.values()))
+    return _names_task("cldr-names", cldr.english())
 
 
 def cldr_across() -> RetrievalTask:
@@ -48,12 +39,17 @@ def cldr_across() -> RetrievalTask:
 
     The language of a text in the list is drawn by a hash; no test name is in the list.
     """
-    texts: dict[str, str] = {}  # entity → its text in the list
+    texts: dict[str, str] = {}
     drawn: dict[str, int] = {}
     for name in cldr.names():
         draw = stable_id("across " + "|".join(name))
         if name.language != "en" and not cldr.is_test_name(name.text) and draw < drawn.get(name.entity, draw + 1):
             texts[name.entity], drawn[name.entity] = name.text, draw
+    return _names_task("cldr-across", texts)
+
+
+def _names_task(task: str, texts: Mapping[str, str]) -> RetrievalTask:
+    """The test names as queries; the documents are the texts of all entities."""
     documents = sorted(set(texts.values()))
     number = {text: i for i, text in enumerate(documents)}
     answers: dict[str, set[int]] = {}
@@ -62,7 +58,7 @@ def cldr_across() -> RetrievalTask:
         if name.entity in texts and cldr.is_test_name(name.text):
             answers.setdefault(name.text, set()).add(number[texts[name.entity]])
             languages.setdefault(name.text, name.language)
-    return RetrievalTask("cldr-across", list(answers), documents, list(answers.values()), list(languages.values()))
+    return RetrievalTask(task, list(answers), documents, list(answers.values()), list(languages.values()))
 
 
 def stdlib_code() -> RetrievalTask:
