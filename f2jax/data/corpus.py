@@ -144,7 +144,9 @@ class StoredDataset:
         teacher = f", vectors {self._vectors.card}" if self._vectors else ""
         return self._card["content"] + teacher
 
-    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]:
+    def rows(
+        self, indices: Sequence[int], columns: Sequence[int], negatives: int, with_vectors: bool = True
+    ) -> list[Row]:
         """As `dataset.Dataset.rows`; reads only the documents that these rows use, each once.
 
         Raises:
@@ -155,7 +157,7 @@ class StoredDataset:
         numbers = np.unique(np.concatenate([np.zeros(0, np.int64), *used]))
         texts = [parse_document(raw) for raw in self._documents.read(numbers, self._reader)]
         places = [np.searchsorted(numbers, documents).tolist() for documents in used]
-        vectors = self._teacher(indices, numbers, places)
+        vectors = self._teacher(indices, numbers, places) if with_vectors else [None] * len(rows)
         return [
             Row(
                 query,

@@ -49,7 +49,9 @@ class AnyDataset(Protocol):
 
     def fingerprint(self) -> str: ...
 
-    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]: ...
+    def rows(
+        self, indices: Sequence[int], columns: Sequence[int], negatives: int, with_vectors: bool = True
+    ) -> list[Row]: ...
 
 
 class Dataset:
@@ -77,12 +79,15 @@ class Dataset:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> list[Row]:
+    def rows(
+        self, indices: Sequence[int], columns: Sequence[int], negatives: int, with_vectors: bool = True
+    ) -> list[Row]:
         """The rows of the given numbers.
 
         Args:
             columns: an order of all negative columns.
             negatives: the number of negatives to take from each row, in that order, if it has so many.
+            with_vectors: whether to read the vectors of a cached teacher, where there is one.
         """
         return [self._row(i, columns, negatives) for i in indices]
 

@@ -221,7 +221,7 @@ class Loader:
             count = min(full, max(1, SAMPLED_BATCHES // len(chosen)))
             for n in range(count):
                 numbers, columns = self.mixture.rows(i, n * full // count).tolist(), list(range(spec.max_negatives))
-                rows = dataset.rows(numbers, columns, self.mixture.negatives[i])
+                rows = dataset.rows(numbers, columns, self.mixture.negatives[i], with_vectors=False)
                 lengths_u = distinct([ids for row in rows for ids in (row.query, *row.documents)])[-1]
                 found.append(Sample(dataset.kind, shares[i] / count, lengths_u))
         return found

@@ -76,7 +76,7 @@ def released_prompts(
 def _sample(dataset: AnyDataset) -> list[Row]:
     """Some rows of a data set, evenly spread, without negatives."""
     numbers = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLED_ROWS, len(dataset))).astype(np.int64))
-    return dataset.rows(numbers.tolist(), (), 0)
+    return dataset.rows(numbers.tolist(), (), 0, with_vectors=False)
 
 
 def _prompt_of(text: str, configured: Mapping[str, str]) -> str:

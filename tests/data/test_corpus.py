@@ -82,6 +82,25 @@ def test_batches_are_those_in_memory(both, tmp_path):
         assert all(np.array_equal(x, b.arrays()[key]) for key, x in a.arrays().items())
 
 
+class CountedVectors:
+    """A teacher's vectors of two numbers each; counts how often they are read."""
+
+    reads = 0
+
+    def read(self, entry, part, numbers):
+        self.reads += 1
+        return np.zeros((len(numbers), 2), np.float32)
+
+
+def test_a_teachers_vectors_are_read_for_batches_and_not_to_choose_shapes(folder, tmp_path):
+    vectors = CountedVectors()
+    datasets = [training for training, _ in PreparedCorpus(folder / "corpus").splits(vectors)]
+    loader = Loader(datasets, tiny.config(tmp_path, **{"data.max_length": 48, "data.row_length": 48}), 0)
+    assert vectors.reads == 0
+    loader.batch(0)
+    assert vectors.reads == 2, "of queries, and of documents"
+
+
 # Files
 
 
