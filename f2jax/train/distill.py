@@ -5,17 +5,19 @@ arguments of `embedding_term`, and one line in `TERMS`. Letters as in `losses`; 
 positives, then negatives row by row), r the dimensions of a teacher's embeddings, as many as the student's or more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from f2jax.data.record import KINDS
 from f2jax.errors import UserError, did_you_mean
 from f2jax.train.losses import (
     MASKED,
     LossConfig,
+    Term,
     l2_normalize,
     masked_mean,
     matryoshka_weights,
@@ -173,30 +175,39 @@ def temperatures(config: LossConfig) -> tuple[float, float]:
     return config.distill_temperature, config.distill_teacher_temperature or config.distill_temperature
 
 
-@dataclass(frozen=True)
-class DistillTerm:
-    """A part of the distillation loss; its metric is `loss_<name>`, without the weight."""
-
-    name: str
-    loss: Callable  # (student, target, config) → scalar
-    weight: Callable[[LossConfig], float]  # 0: the term is not computed
-
-
 TERMS = (
-    DistillTerm("distill", embedding_term, lambda config: config.distill_weight),
-    DistillTerm("distill_hard", hard_score_term, lambda config: config.distill_hard_weight),
-    DistillTerm("distill_in_batch", in_batch_score_term, lambda config: config.distill_in_batch_weight),
-    DistillTerm("distill_texts", text_score_term, lambda config: config.distill_texts_weight),
+    Term("distill", embedding_term, "distill_weight", KINDS),
+    Term("distill_hard", hard_score_term, "distill_hard_weight"),
+    Term("distill_in_batch", in_batch_score_term, "distill_in_batch_weight"),
+    Term("distill_texts", text_score_term, "distill_texts_weight", KINDS),
 )
 
 
-def distill_loss(student, teacher, *, config: LossConfig, n_mask_bj, row_mask_b, text_s, projection_er=None):
+def check_texts(group: Mapping[str, Any], kinds: Mapping[str, str], has_teacher: bool) -> None:
+    """Raises UserError where a data set has texts alone and no term learns from them.
+
+    Args:
+        group: `loss` of a config.
+        kinds: of the rows of each data set.
+    """
+    alone = [name for name, kind in kinds.items() if kind == "texts"]
+    weights = [term.weight for term in TERMS if "texts" in term.kinds]
+    if alone and not (has_teacher and any(group[weight] for weight in weights)):
+        raise UserError(
+            f"The data set {alone[0]} has texts alone, from which only a teacher's terms learn; set teacher.path or "
+            f"teacher.cache, and {' or '.join(f'loss.{weight}' for weight in weights)}, or leave it out by "
+            "data.exclude."
+        )
+
+
+def distill_loss(student, teacher, *, kind: str, config: LossConfig, n_mask_bj, row_mask_b, text_s, projection_er=None):
     """Returns the weighted sum of all `TERMS` that have a weight, and their values before it as metrics.
 
     With `distill_matryoshka` each term is taken at the nested sizes of the student, with their weights. All kinds of
-    rows are compared: the teacher, not a label, says which candidates are near.
+    pairs are treated alike: the teacher, not a label, says which candidates are near. `texts` take no part in the terms
+    that need pairs.
 
-    >>> loss, metrics = distill_loss(student, teacher, config=config, **masks_and_numbers)
+    >>> loss, metrics = distill_loss(student, teacher, kind="retrieval", config=config, **masks_and_numbers)
 
     Args:
         student, teacher: raw embeddings (q_be, p_be, n_bje) and (q_br, p_br, n_bjr); p is [0, E] for texts alone.
@@ -212,7 +223,7 @@ def distill_loss(student, teacher, *, config: LossConfig, n_mask_bj, row_mask_b,
     loss: Any = 0.0
     metrics: dict[str, jax.Array] = {}
     for term in TERMS:
-        weight = term.weight(config)
+        weight = term.weight_of(kind, config)
         if weight:
             value = nested_sum(lambda *cut, term=term: term.loss(cut, target, config), student, dims, weights)
             loss, metrics[f"loss_{term.name}"] = loss + weight * value, value

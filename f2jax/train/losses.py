@@ -14,9 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from f2jax.data.record import KINDS
 from f2jax.errors import UserError, did_you_mean
 
 WEIGHTS = ("sqrt_rank", "uniform")
+PAIRED = tuple(kind for kind in KINDS if kind != "texts")  # whose rows have a positive
 MASKED = -1e30  # the logit of a masked candidate; finite, so that no gradient is NaN
 
 
@@ -214,37 +216,23 @@ def spread_term(q_be, p_be, n_bje, masks: Masks, config: LossConfig):
 
 @dataclass(frozen=True)
 class Term:
-    """A part of the contrastive loss; its metric is `loss_<name>`, at the full width and without the weight."""
+    """A part of the loss of a batch; its metric is `loss_<name>`, without the weight."""
 
     name: str
-    loss: Callable  # (q_be, p_be, n_bje, masks, config) → scalar
-    weight: Callable[[LossConfig, str], float]  # of a config and a kind of rows; 0: the term is not computed
+    loss: Callable  # (q_be, p_be, n_bje, masks, config) → scalar; of distillation: (student, target, config)
+    weight: str  # the field of `LossConfig` that holds it; 0: the term is not computed
+    kinds: tuple[str, ...] = PAIRED  # of the rows that it is taken of
+
+    def weight_of(self, kind: str, config: LossConfig) -> float:
+        """Returns its weight in the loss of rows of a kind."""
+        return getattr(config, self.weight) if kind in self.kinds else 0.0
 
 
 TERMS = (
-    Term("hard", hard_term, lambda config, kind: config.contrastive_weight),
-    Term("in_batch", in_batch_term, lambda config, kind: config.contrastive_weight * (kind == "retrieval")),
-    Term("spread", spread_term, lambda config, kind: config.spread_weight),
+    Term("hard", hard_term, "contrastive_weight"),
+    Term("in_batch", in_batch_term, "contrastive_weight", ("retrieval",)),
+    Term("spread", spread_term, "spread_weight", KINDS),
 )
-
-
-NEED_PAIRS = ("contrastive_weight", "distill_hard_weight", "distill_in_batch_weight")  # fields of `LossConfig`
-
-
-def check_kinds(group: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
-    """Raises UserError where a loss needs pairs and a data set has texts alone.
-
-    Args:
-        group: `loss` of a config.
-        kinds: of the rows of each data set.
-    """
-    alone = [name for name, kind in kinds.items() if kind == "texts"]
-    used = [f"loss.{name}" for name in NEED_PAIRS if group[name]]
-    if alone and used:
-        raise UserError(
-            f"The data set {alone[0]} has texts alone and no pairs; set {' and '.join(used)} to 0, or leave it out by "
-            "data.exclude."
-        )
 
 
 def matryoshka_weights(dims: Sequence[int], scheme: str = "sqrt_rank") -> tuple[float, ...]:
@@ -280,7 +268,7 @@ def contrastive_loss(
         Σ over TERMS of weight · Σ over Matryoshka sizes of sqrt(dim / width) / rank · term
 
     The kind of the rows decides on the terms (recipe 2.4): `retrieval` learns from own negatives and in-batch,
-    `clustering` and `classification` from own negatives alone; `texts` have no pairs (`check_kinds`).
+    `clustering` and `classification` from own negatives alone; `texts` have no pairs and take no part.
     `distill_loss` is added to it where there is a teacher.
     Metrics, all at the full width: `loss_<term>`, and `accuracy`, the share of rows whose positive scores above all
     other positives (retrieval) or above the row's negatives (the other kinds).
@@ -306,7 +294,7 @@ def contrastive_loss(
     loss: Any = 0.0
     metrics: dict[str, jax.Array] = {}
     for term in TERMS:
-        weight = term.weight(config, kind)
+        weight = term.weight_of(kind, config)
         if weight:
 
             def at_size(*cut, term=term):
@@ -314,7 +302,7 @@ def contrastive_loss(
 
             loss += weight * nested_sum(at_size, embeddings, dims, weights)
             metrics[f"loss_{term.name}"] = at_size(*embeddings)
-    if kind != "texts":
+    if kind in PAIRED:
         q_be, p_be, n_bje = map(l2_normalize, embeddings)
         metrics["accuracy"] = accuracy(q_be, p_be, n_bje, masks, kind, config)
     return loss, metrics

@@ -196,6 +196,7 @@ def loss_fn(
             distill, values = distill_loss(
                 student,
                 target,
+                kind=kind,
                 config=config,
                 n_mask_bj=batch.negative_mask_bj,
                 row_mask_b=batch.row_mask_b,

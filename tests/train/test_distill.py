@@ -58,10 +58,10 @@ def test_an_empty_mask_is_zero(distance):
 def test_each_term_that_has_a_weight_is_a_metric_and_only_those():
     x = jnp.ones((2, 4)), jnp.ones((2, 4)), jnp.ones((2, 3, 4))
     masks = {"n_mask_bj": jnp.ones((2, 3), bool), "row_mask_b": jnp.ones(2, bool), "text_s": jnp.arange(10)}
-    assert set(distill_loss(x, x, config=loss_config(), **masks)[1]) == {"loss_distill"}
+    assert set(distill_loss(x, x, kind="retrieval", config=loss_config(), **masks)[1]) == {"loss_distill"}
     terms = ("distill_hard", "distill_in_batch", "distill_texts")
     config = loss_config(distill_weight=0.0, **{f"{term}_weight": 1.0 for term in terms})
-    assert set(distill_loss(x, x, config=config, **masks)[1]) == {f"loss_{term}" for term in terms}
+    assert set(distill_loss(x, x, kind="retrieval", config=config, **masks)[1]) == {f"loss_{term}" for term in terms}
 
 
 def test_a_text_that_comes_several_times_counts_once_among_those_that_are_there():

@@ -1,12 +1,14 @@
-"""Texts without pairs: prepared, cached and distilled; what needs pairs refuses them."""
+"""Texts without pairs: prepared, cached and distilled, alone and beside pairs."""
 
 import json
+from contextlib import nullcontext
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from f2jax import Embedder
+from f2jax import config as configs
 from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.record import Record
 from f2jax.data.skip_list import SkipList
@@ -15,8 +17,9 @@ from f2jax.data.teacher_vectors import TeacherVectors
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.train.cache_teacher import by_model, cache_teacher
+from f2jax.train.distill import check_texts
 from f2jax.train.loop import train
-from f2jax.train.losses import check_kinds, contrastive_loss
+from f2jax.train.losses import contrastive_loss
 from f2jax.train.outside_teacher import list_texts
 from tests import tiny, tiny_model
 from tests.data import corpora
@@ -80,17 +83,49 @@ def test_the_loss_of_texts_alone_is_that_of_each_vector_worked_out_by_itself(fol
     assert list_texts(corpus, tmp_path / "listed.jsonl") == 20, "for a teacher of another tool, each once"
 
 
-def test_a_loss_that_needs_pairs_is_refused_before_anything_is_computed(folder, tmp_path):
-    changes = {"loss.contrastive_weight": 1, "loss.distill_in_batch_weight": 1}
-    with pytest.raises(UserError, match=r"texts alone and no pairs; set loss.contrastive_weight and loss.dist"):
-        train(tiny.config(tmp_path, **settings(folder, **changes)), tmp_path / "run")
+def test_beside_pairs_texts_have_the_terms_of_the_teacher_alone(folder, tmp_path):
+    """At a rate of 1e-30 the terms of a batch are those of the first step, whatever the other batches are."""
+    rows = [{"query": f"{word} {i}", "positive": f"{word} {i} {i}"} for i, word in enumerate(tiny.WORDS * 3)]
+    texts = [{"query": f"{word} {i}", "kind": "texts"} for i, word in enumerate(tiny.WORDS)]
+    files = [corpora.write(tmp_path / f"{name}.jsonl", part) for name, part in (("pairs", rows), ("plain", texts))]
+    (tmp_path / "tokenizer").symlink_to(folder / "tokenizer")
+    corpora.make(tmp_path, files)
+    corpus = PreparedCorpus(tmp_path / "corpus")
+    cache_teacher(corpus, tmp_path / "vectors", by_model(str(folder / "teacher"), "float32", corpus), dtype="float32")
+    changes = {"data.sources": f"('corpus:{tmp_path / 'corpus'}',)", "teacher.cache": str(tmp_path / "vectors")}
+    changes |= {"steps": 4, "data.batch_size": 16, "data.programs": 2, "log.validate_every": 0}
+    changes |= {"loss.contrastive_weight": 0.5, "loss.distill_in_batch_weight": 2}
+    train(tiny.config(tmp_path, **settings(folder, **changes)), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    pairs, plain = ([line for line in lines if f"{name}/loss" in line] for name in ("pairs", "plain"))
+    assert pairs and plain and len(pairs) + len(plain) == 4
+    alike = {"loss_distill": 1.0, "loss_distill_texts": 0.7}
+    weights = alike | {"loss_hard": 0.5, "loss_in_batch": 0.5, "loss_distill_in_batch": 2.0}
+    for group, expected in ((pairs, weights), (plain, alike)):
+        for line in group:
+            assert {name for name in line if name.startswith("loss_")} == expected.keys()
+            total = sum(weight * line[name] for name, weight in expected.items())
+            assert line["loss"] == pytest.approx(total, rel=1e-5) and total > 0.1
+    assert all("accuracy" in line for line in pairs) and not any("accuracy" in line for line in plain)
 
 
-def test_pairs_are_distilled_beside_texts():
-    group = {"contrastive_weight": 0.0, "distill_hard_weight": 0.5, "distill_in_batch_weight": 0.0}
-    check_kinds(group, {"pairs": "retrieval"})
-    with pytest.raises(UserError, match=r"set plain has texts alone and no pairs; set loss.distill_hard_weight to 0"):
-        check_kinds(group, {"pairs": "retrieval", "plain": "texts"})
+@pytest.mark.parametrize(
+    "has_teacher,weights,refused",
+    [
+        (True, {}, False),
+        (True, {"distill_weight": 0, "distill_texts_weight": 1}, False),
+        (True, {"distill_weight": 0, "distill_hard_weight": 1}, True),
+        (False, {}, True),
+        (False, {"spread_weight": 1}, True),
+    ],
+)
+def test_texts_from_which_nothing_is_learned_are_refused(has_teacher, weights, refused):
+    group = configs.load("common").loss.to_dict() | weights
+    check_texts(group, {"pairs": "retrieval"}, has_teacher)
+    with (
+        pytest.raises(UserError, match=r"set plain has texts alone, .* set teacher.path") if refused else nullcontext()
+    ):
+        check_texts(group, {"pairs": "retrieval", "plain": "texts"}, has_teacher)
 
 
 def test_texts_alone_are_spread_out():
