@@ -99,6 +99,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     lo.exits = False  # also train the model cut after layers 1, 2, 4, 8, 16, 24 …, with the mean of their losses
     lo.nested_ranks = False  # each step draws a rank of the token table: 64, 128, 256 … model.table_rank
     lo.passage_gradient = False  # let the in-batch term train the passages too; the multi-GPU reference does not
+    lo.label_mask = False  # do not count positives of rows with the row's label as negatives (retrieval)
     lo.mask_duplicates = False  # do not count a candidate equal to the row's positive as a negative
     lo.mask_margin = -1.0  # drop negatives that score above the positive plus this margin; below 0: off
     lo.spread_weight = 0.0  # weight of the spread-out term: mean squared cosine of pairs of queries, and of positives

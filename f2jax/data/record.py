@@ -34,8 +34,9 @@ class Record:
     """One training row.
 
     The kind routes the loss (recipe 2.4): `retrieval` has hard and in-batch negatives, `clustering` and
-    `classification` only the row's own negatives. Two rows with the same label are never each other's negatives. A row
-    of `texts` is its query alone, for a teacher that says what it means; its positive is "".
+    `classification` only the row's own negatives. Rows with the same label are not mined as each other's negatives, and
+    with `loss.label_mask` not used as such in a batch. A row of `texts` is its query alone, for a teacher that says
+    what it means; its positive is "".
     """
 
     query: str

@@ -32,6 +32,7 @@ class LossConfig:
     temperature: float
     matryoshka_weights: str
     passage_gradient: bool
+    label_mask: bool
     mask_duplicates: bool
     mask_margin: float
     spread_weight: float
@@ -64,17 +65,20 @@ class Masks:
 
     row_b: jax.Array  # the last batch of an epoch has fewer rows
     own_bj: jax.Array  # its own negatives
-    in_batch_bc: jax.Array  # positives of other rows, without those of its label; its own column is left to `target_b`
+    in_batch_bc: jax.Array  # positives of other rows; its own column is left to `target_b`
     apart_bc: jax.Array  # pairs of rows that share neither label nor positive
 
     @classmethod
     def of(cls, config: LossConfig, *, n_mask_bj, row_mask_b, label_b, positive_b, negative_bj) -> "Masks":
         """Returns the masks of a batch; the arguments are those of `contrastive_loss`."""
-        in_batch_bc = row_mask_b[None, :] & label_mask(label_b, label_b)
-        distinct_bc = in_batch_bc & duplicate_mask(positive_b, positive_b[None, :])
+        in_batch_bc = row_mask_b[None, :]
+        unlike_bc, distinct_bc = label_mask(label_b, label_b), duplicate_mask(positive_b, positive_b[None, :])
+        apart_bc = in_batch_bc & row_mask_b[:, None] & unlike_bc & distinct_bc
+        if config.label_mask:
+            in_batch_bc = in_batch_bc & unlike_bc
         if config.mask_duplicates:
-            in_batch_bc, n_mask_bj = distinct_bc, n_mask_bj & duplicate_mask(positive_b, negative_bj)
-        return cls(row_mask_b, n_mask_bj, in_batch_bc, row_mask_b[:, None] & distinct_bc)
+            in_batch_bc, n_mask_bj = in_batch_bc & distinct_bc, n_mask_bj & duplicate_mask(positive_b, negative_bj)
+        return cls(row_mask_b, n_mask_bj, in_batch_bc, apart_bc)
 
 
 def l2_normalize(x, eps: float = 1e-12):

@@ -161,6 +161,26 @@ def test_rows_in_the_released_schema_are_read_by_the_name_of_their_file(path, ro
     assert (record.kind, record.language, record.symmetric) == expected
 
 
+def test_that_an_unknown_source_is_taken_for_classification_is_said_once(caplog):
+    def said(path, row=ROW, kinds=()):
+        list(to_records(path, [row] * 2, Counter(), kinds))
+        messages = [record.message for record in caplog.records]
+        caplog.clear()
+        return messages
+
+    assert said("corpus/imdb.parquet") == []
+    assert (
+        said("a/some_set.parquet", kinds=["some_*=retrieval"])
+        == said("a/some_set.parquet", ROW | {"kind": "texts"})
+        == []
+    )
+    (message,) = said("a/some_set.parquet")
+    assert (
+        "some_set is no source of the released corpus" in message and "add some_set=retrieval to the kinds" in message
+    )
+    assert said("a/some_set_part2.parquet") == []
+
+
 def test_a_source_of_which_nobody_says_the_kind_is_refused_with_the_choices():
     message = "my_set is no source .*; add my_set=retrieval or my_set=clustering to the kinds"
     with pytest.raises(UserError, match=message):

@@ -61,7 +61,7 @@ def oracle(x: dict, kind: str, config: LossConfig):
             hard.append(F.cross_entropy(torch.stack(logits)[None] / config.temperature, torch.tensor([0])))
             logits = [own if config.passage_gradient else qs[b] @ ps[b].detach()]
             for c in rows:
-                same = x["label_b"][b] >= 0 and x["label_b"][b] == x["label_b"][c]
+                same = config.label_mask and x["label_b"][b] >= 0 and x["label_b"][b] == x["label_b"][c]
                 duplicate = config.mask_duplicates and x["positive_b"][b] == x["positive_b"][c]
                 if c != b and not same and not duplicate and allowed(qs[b] @ ps[c]):
                     logits.append(qs[b] @ (ps[c] if config.passage_gradient else ps[c].detach()))
@@ -99,15 +99,16 @@ def test_kinds_widths_and_numbers_of_negatives(kind, width, slots):
     assert_equal(example(width, slots), kind, loss_config(matryoshka_dims=matryoshka_dims(width)))
 
 
-SWITCHES = list(itertools.product([False, True], [False, True], [-1.0, 0.05]))
+SWITCHES = list(itertools.product([False, True], [False, True], [False, True], [-1.0, 0.05]))
 
 
-@pytest.mark.parametrize("passage_gradient,mask_duplicates,mask_margin", SWITCHES)
+@pytest.mark.parametrize("passage_gradient,label_mask,mask_duplicates,mask_margin", SWITCHES)
 @pytest.mark.parametrize("kind", ["retrieval", "clustering"])
-def test_switches_in_all_combinations(kind, passage_gradient, mask_duplicates, mask_margin):
+def test_switches_in_all_combinations(kind, passage_gradient, label_mask, mask_duplicates, mask_margin):
     config = loss_config(
         matryoshka_dims=(24, 16, 8),
         passage_gradient=passage_gradient,
+        label_mask=label_mask,
         mask_duplicates=mask_duplicates,
         mask_margin=mask_margin,
     )

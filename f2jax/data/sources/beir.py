@@ -34,7 +34,8 @@ def read_beir(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
     """One record for each query and each document that is right for it, which means judged above 0.
 
     Documents that are judged 0 or below are the query's negatives. A query with several right documents has its id as
-    label, so that these are never each other's negatives. The text of a document is its title and text.
+    label, by which `mine` and `loss.label_mask` tell that these are not each other's negatives. The text of a document
+    is its title and text.
 
     Args:
         folder: local or remote, or `hub:org/name`.

@@ -67,10 +67,8 @@ class Defaults:
         released = "passage" in columns and "positive" not in columns
         if known := find_released(source) if released else None:
             defaults = cls(source, known.kind, known.language, known.symmetric)
-        elif released and negatives:
-            defaults = cls(source, "classification" if negatives == 1 else None)
         else:
-            defaults = cls(source)
+            defaults = cls(source, "retrieval" if not (released and negatives) else None)
         for item in kinds:
             pattern, _, name = item.rpartition("=")
             kind = as_kind(name)
@@ -78,6 +76,13 @@ class Defaults:
                 raise UserError(f"'{item}' among the kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
             if fnmatchcase(source, pattern):
                 return dataclasses.replace(defaults, kind=kind)
+        if defaults.kind is None and negatives == 1:
+            defaults = dataclasses.replace(defaults, kind="classification")
+            if "kind" not in columns:
+                say_once(
+                    f"{source} is no source of the released corpus: rows with negative_1 alone are taken for "
+                    f"classification; add {source}=retrieval to the kinds if they are retrieval."
+                )
         return defaults
 
 
