@@ -1,6 +1,7 @@
 """Reads the text of a compiled TPU program: cycles, kernels and collectives of one run, with the trips of its loops.
 
-The TPU compiler annotates each operation with `estimated_cycles`; the condition of a loop says how often it runs.
+The TPU compiler annotates each operation with `estimated_cycles`; the condition of a loop says how often it runs. That
+of a loop over chunks of a batch has two limits: a constant, for how many there is room, and how many have rows.
 """
 
 import math
@@ -14,6 +15,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) (?P<op>[a-z][\w-]*)\((?P<rest>.*)$")
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
 _ARRAY = re.compile(r"\b([a-z]\w*?)\[([\d,]*)\](\{[^{}]*\})?")
+_INTEGER = re.compile(r"[su]\d+\[\]")
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^()]*(?:\([\d,]+\))?)\))? ?\{([^}]*)\}")
 
 
@@ -107,34 +109,39 @@ def _lines(text: str):
         open_line = ""
 
 
-def program_cost(text: str) -> Cost:
-    """Returns the cost of one run of the program with the optimized HLO `text`."""
+def program_cost(text: str, chunks: int | None = None) -> Cost:
+    """Returns the cost of one run of a program, given its optimized HLO.
+
+    Args:
+        chunks: that have rows; None: as many as there is room for.
+    """
     computations, entry = parse_hlo(text)
-    return _computation(computations, entry)
+    return _computation(computations, entry, chunks)
 
 
 def loops(text: str) -> list[tuple[int, Cost]]:
     """Returns, for each loop of the program's entry in order, its number of trips and the cost of one of them."""
     computations, entry = parse_hlo(text)
     return [
-        (trip_count(computations, x.called("condition")), _computation(computations, x.called("body")))
+        (trip_count(computations, x.called("condition"), None), _computation(computations, x.called("body"), None))
         for x in computations[entry]
         if x.op == "while"
     ]
 
 
-def _computation(computations: dict[str, list[Instruction]], name: str) -> Cost:
+def _computation(computations: dict[str, list[Instruction]], name: str, chunks: int | None) -> Cost:
     """Returns the cost of one run of the computation `name`."""
     total = Cost()
     seen: set[str] = set()  # collectives that several operations of this computation belong to
     for x in computations[name]:
         if x.op == "while":
-            total.add(_computation(computations, x.called("body")), trip_count(computations, x.called("condition")))
+            trips = trip_count(computations, x.called("condition"), chunks)
+            total.add(_computation(computations, x.called("body"), chunks), trips)
         elif x.op == "call":
-            total.add(_computation(computations, x.called("to_apply")), 1)
+            total.add(_computation(computations, x.called("to_apply"), chunks), 1)
         elif x.op == "conditional":
             (branches,) = re.findall(r"branch_computations=\{([^}]*)\}", x.rest)
-            costs = [_computation(computations, branch.strip(" %")) for branch in branches.split(",")]
+            costs = [_computation(computations, branch.strip(" %"), chunks) for branch in branches.split(",")]
             total.add(max(costs, key=lambda branch: branch.cycles), 1)
         else:
             for collective, key in _collectives(computations, x):
@@ -210,15 +217,28 @@ def _result_bytes(x: Instruction) -> int:
     return array_bytes(x.shape)
 
 
-def trip_count(computations: dict[str, list[Instruction]], condition: str) -> int:
-    """Returns how often a loop runs: the constant that its condition compares the counter, which starts at 0, with."""
-    constants = []
-    for x in computations[condition]:
-        if x.op == "constant" and x.shape.startswith("s32[]"):
-            constants.append(int(x.rest.partition(")")[0]))
-        elif x.op == "fusion":
-            constants.append(trip_count(computations, x.called("calls")))
-    return max(constants, default=0)
+def trip_count(computations: dict[str, list[Instruction]], condition: str, chunks: int | None) -> int:
+    """Returns how often a loop runs: the constant that its condition compares the counter, which starts at 0, with.
+
+    Args:
+        chunks: the value of a second limit, see `program_cost`.
+
+    Raises:
+        ValueError: the condition has no constant.
+    """
+    operations = _with_fusions(computations, condition)
+    limits = [int(x.rest.partition(")")[0]) for x in operations if x.op == "constant" and _INTEGER.match(x.shape)]
+    if not limits:
+        raise ValueError(f"The loop with the condition {condition} runs an unknown number of times.")
+    if chunks is not None and any(x.op == "and" for x in operations):
+        return min(max(limits), chunks)
+    return max(limits)
+
+
+def _with_fusions(computations: dict[str, list[Instruction]], name: str) -> list[Instruction]:
+    """Returns the operations of a computation, and those inside of its fusions."""
+    inner = [_with_fusions(computations, x.called("calls")) for x in computations[name] if x.op == "fusion"]
+    return [*computations[name], *(x for operations in inner for x in operations)]
 
 
 def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from f2jax.data.corpus import CARD, PreparedCorpus
 from f2jax.data.loader import Loader, mixture_weights, row_rules
 from f2jax.data.mixture import select
 from f2jax.data.packing import RowShare
-from f2jax.data.shapes import Placement, RowRules, RowShape, Sample
+from f2jax.data.shapes import RowRules, RowShape, Sample
 from f2jax.errors import UserError
 
 BATCHES = 16  # drawn from a file of lengths
@@ -21,11 +21,17 @@ BATCHES = 16  # drawn from a file of lengths
 class PlannedRows:
     """The rows of a typical step, and how much of all steps' rows is useful."""
 
-    shape: RowShape  # with as many slots as there are chunks
+    shape: RowShape  # that of the arrays
+    chunks: int  # that are filled, at most as many as the arrays have slots
     tokens: float  # useful ones of the typical step
     mean: int  # tokens of a text
     useful_share: float  # of the tokens of all steps
     programs: int  # shapes of rows in these steps, each for its kind
+
+    @property
+    def encoded(self) -> int:
+        """The tokens that a part encodes in the typical step, padding included."""
+        return self.shape.rows * self.shape.length * self.chunks
 
 
 def texts_per_step(config) -> int:
@@ -38,8 +44,9 @@ def rows_of_mean(config, parts: int, mean: int) -> PlannedRows:
     rules = RowRules(config.data.row_length, config.model.chunk_rows)
     needed = texts_per_step(config) * mean / parts
     shape = min(rules.ladder(needed, mean, mean), key=lambda shape: shape.cost(shape.slots))
-    room = shape.rows * shape.length * shape.slots
-    return PlannedRows(shape, min(needed, room) * parts, mean, min(needed / room, 1.0), 1)
+    chunks, room = shape.slots, shape.rows * shape.length * shape.slots
+    shape = replace(shape, slots=1 << (chunks - 1).bit_length())  # as training has them
+    return PlannedRows(shape, chunks, min(needed, room) * parts, mean, min(needed / room, 1.0), 1)
 
 
 def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
@@ -90,14 +97,10 @@ def summary(samples: Sequence[Sample], rules: RowRules, parts: int) -> PlannedRo
     texts = np.array([len(sample.lengths_u) for sample in samples])
     share = float(weights @ useful / (weights @ np.array([placement.tokens for placement in placed])))
     return PlannedRows(
-        filled(placed[typical]),
+        placed[typical].shape,
+        placed[typical].chunks,
         float(useful[typical]),
         math.ceil((weights @ useful) / (weights @ texts)),
         share,
         len({(sample.kind, placement.shape) for sample, placement in zip(samples, placed, strict=True)}),
     )
-
-
-def filled(placement: Placement) -> RowShape:
-    """Returns the shape without the slots of chunks that are empty."""
-    return RowShape(placement.shape.length, placement.shape.rows, placement.chunks)

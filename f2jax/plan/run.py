@@ -49,7 +49,7 @@ class SlicePlan:
     mesh: dict[str, int]
     remat: str
     chunk_rows: int
-    rows: int  # packed rows of a step, over all devices
+    rows: int  # packed rows that a step encodes, over all devices
     row_length: int
     chunks: int  # in which a device encodes its rows one after the other
     useful_share: float  # of the tokens of rows, in steps of all kinds
@@ -114,9 +114,9 @@ def plan_slice(
         "mesh": dict(mesh.shape),
         "remat": config.model.remat,
         "chunk_rows": config.model.chunk_rows,
-        "rows": batch["tokens_bt"].shape[0],
+        "rows": batch["tokens_bt"].shape[0] // planned.shape.slots * planned.chunks,
         "row_length": planned.shape.length,
-        "chunks": planned.shape.slots,
+        "chunks": planned.chunks,
         "useful_share": planned.useful_share,
         "tokens_per_text": planned.mean,
         "steps": steps,
@@ -142,7 +142,7 @@ def plan_slice(
     memory, needed = memory_by_kind(compiled.memory_analysis(), arguments)
     if needed > chip.memory:  # the compiler does not always complain
         return _too_large(settings, arguments, needed, config.data.row_length)
-    cost = program_cost(compiled.as_text())
+    cost = program_cost(compiled.as_text(), planned.chunks)
     seconds = step_seconds(cost, chip, device_coordinates(mesh))
     tokens = planned.tokens
     operations = model_operations(architecture, tokens, planned.mean, passes=3)
@@ -206,7 +206,7 @@ def device_coordinates(mesh) -> list[tuple[int, ...]]:
 
 
 def abstract_batch(config, mesh, shape: RowShape) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and shardings of a retrieval batch, all of whose chunks have rows."""
+    """Returns shapes and shardings of a retrieval batch."""
     parts = math.prod(mesh.shape[axis] for axis in ROW_SPEC[0])
     b, j, s = config.data.batch_size, config.data.negatives.retrieval, texts_per_step(config)
     integers: dict[str, tuple[int, ...]] = {

@@ -99,8 +99,7 @@ def candidate_layouts(
     weights, shares = weights_and_shares(config, topology)
     if not shares:
         return
-    shape = planned_rows(config, make_mesh(devices=devices), tokens_per_text, lengths).shape
-    tokens = shape.rows * shape.length * shape.slots
+    tokens = planned_rows(config, make_mesh(devices=devices), tokens_per_text, lengths).encoded
     rows = math.ceil(tokens / config.data.row_length)
     chunks = [rows >> i for i in range(1, rows.bit_length())]
     layouts = [(remat, 0) for remat in ("dots", "mlp", "qkv", "full")]

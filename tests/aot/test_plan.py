@@ -13,7 +13,9 @@ from jax.sharding import SingleDeviceSharding
 
 from f2jax import cli
 from f2jax.model.sizes import size
+from f2jax.plan.hlo import program_cost
 from f2jax.plan.run import bytes_used, topology_devices
+from tests.plan.test_hlo import chunked_batch, loss_in_chunks
 from tests.tiny import ROOT
 
 pytestmark = [
@@ -75,3 +77,21 @@ def test_the_complaint_of_the_compiler_says_how_much_it_would_take():
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED") as complaint:
         jax.jit(lambda x: x + 1, donate_argnums=0).lower(twenty_gib).compile()
     assert bytes_used(str(complaint.value), arguments=20 * 2**30) >= 20 * 2**30 + 20 * 2**30
+
+
+def test_a_program_of_many_chunks_is_planned_for_those_that_have_rows():
+    whole = SingleDeviceSharding(topology_devices("v5e:2x2")[0])
+    weight, batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), (jnp.ones((4, 4)), chunked_batch(slots=8))
+    )
+    text = jax.jit(jax.value_and_grad(loss_in_chunks)).lower(weight, batch).compile().as_text()
+    cycles = [program_cost(text, chunks).cycles for chunks in (0, 2, 4, 8, None)]
+    assert cycles[1] > cycles[0] and cycles[3] == cycles[4]
+    assert cycles[3] - cycles[2] == 2 * (cycles[2] - cycles[1]) == 2 * (cycles[1] - cycles[0])
+
+
+def test_a_step_in_chunks_is_planned():
+    """16 texts of a chip, each as long as a row, are 3 chunks of 6 rows, in arrays with room for 4 chunks."""
+    found = make_plan("v5e:2x2", "--config.model.chunk_rows=6")
+    assert (found["chunks"], found["rows"], found["fits"]) == (3, 4 * 3 * 6, True)
+    assert 0 < found["mfu"] < 1

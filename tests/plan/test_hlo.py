@@ -1,8 +1,12 @@
 """What a compiled program costs, against sums by hand over small programs written here."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from f2jax.plan.hlo import array_bytes, first_group, loops, parse_hlo, program_cost, trip_count
+from f2jax.train.step import DeviceBatch, encode_chunks
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
@@ -130,4 +134,51 @@ def test_the_bytes_of_a_shape_are_those_of_all_its_arrays():
 
 
 def test_a_loop_runs_to_the_constant_that_its_condition_compares_with():
-    assert trip_count(parse_hlo(PROGRAM)[0], "condition") == 28
+    assert trip_count(parse_hlo(PROGRAM)[0], "condition", chunks=3) == 28
+
+
+def test_a_loop_without_a_constant_is_an_error():
+    with pytest.raises(ValueError, match="condition runs an unknown number of times"):
+        program_cost(PROGRAM.replace("constant(28)", "copy(%x)"))
+
+
+TWO_LIMITS = PROGRAM.replace(
+    "  ROOT %lt = pred[]{:T(512)} compare(%i.1, %limit), direction=LT",
+    """  %count = s32[]{:T(128)} get-tuple-element(%state.1), index=2
+  %lt = pred[]{:T(512)} compare(%i.1, %limit), direction=LT
+  %lt.1 = pred[]{:T(512)} compare(%i.1, %count), direction=LT
+  ROOT %both = pred[]{:T(512)} and(%lt, %lt.1)""",
+)
+
+
+@pytest.mark.parametrize("chunks,trips", [(None, 28), (1, 1), (5, 5), (40, 28)])
+def test_a_loop_over_chunks_runs_for_those_that_have_rows(chunks, trips):
+    assert program_cost(TWO_LIMITS, chunks).cycles == trips * 1037 + 500
+
+
+@pytest.mark.parametrize("chunks", [1, 6])
+def test_the_loops_of_a_step_in_chunks_are_known_as_such(chunks):
+    """Forward and backward; in the text that this machine's compiler writes for the code that training runs."""
+    compiled = jax.jit(jax.value_and_grad(loss_in_chunks)).lower(jnp.ones((4, 4)), chunked_batch(slots=8)).compile()
+    computations, _ = parse_hlo(compiled.as_text())
+    conditions = [x.called("condition") for part in computations.values() for x in part if x.op == "while"]
+    assert [trip_count(computations, condition, chunks) for condition in conditions] == [chunks] * 2
+    assert [trip_count(computations, condition, None) for condition in conditions] == [8] * 2
+
+
+def chunked_batch(slots: int) -> DeviceBatch:
+    """Rows of 4 tokens, one in each chunk, with one text in each."""
+    empty = dict.fromkeys(DeviceBatch.__dataclass_fields__)
+    rows_bt, places_s = np.ones((slots, 4), np.int32), np.arange(slots, dtype=np.int32)
+    packed = dict.fromkeys(("tokens_bt", "segments_bt", "positions_bt"), rows_bt)
+    mask_c = np.ones(slots, bool)
+    return DeviceBatch(**empty | packed | {"row_s": places_s, "col_s": 0 * places_s, "chunk_mask_c": mask_c})
+
+
+def loss_in_chunks(weight, batch: DeviceBatch):
+    """A sum over texts, encoded by one layer in the place of a model."""
+
+    def encode(weight, rank, packed, row_s, col_s):
+        return jnp.tanh(packed[0].astype(jnp.float32) @ weight)[row_s][:, None]
+
+    return encode_chunks(encode, weight, None, batch).sum()

@@ -62,7 +62,14 @@ def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
     assert worst["tokens_bt"].shape == (512 * 9, 1024)
     assert worst["row_s"].shape == (512 * 9,)
     assert worst["negative_mask_bj"].shape == (512, 7)
-    assert rows_of_mean(config(), 1, 128) == PlannedRows(RowShape(512, 512 * 9 // 4), 512 * 9 * 128, 128, 1.0, 1)
+    assert rows_of_mean(config(), 1, 128) == PlannedRows(RowShape(512, 512 * 9 // 4), 1, 512 * 9 * 128, 128, 1.0, 1)
+
+
+def test_chunks_have_the_slots_of_training_and_those_that_are_filled_count():
+    """72 rows of 1,024 tokens hold 288 texts of 256, and a batch has 4,608 of them."""
+    planned = rows_of_mean(config("size=tiny,teacher=none", "--config.model.chunk_rows=100"), 1, 256)
+    assert planned.chunks == 12 and planned.shape.slots == 16
+    assert planned.encoded == 512 * 9 * 256 == planned.tokens
 
 
 @pytest.mark.parametrize("chunk_rows", [0, 64])
@@ -87,8 +94,15 @@ def test_real_lengths_are_packed_as_in_training(tmp_path):
         planned = rows_of_lengths(settings, parts, str(path))
         assert planned.mean == pytest.approx(lengths.mean(), rel=0.03)
         assert planned.useful_share > lowest
-        room = parts * planned.shape.rows * planned.shape.length * planned.shape.slots
-        assert planned.tokens == pytest.approx(planned.useful_share * room, rel=0.05)
+        assert planned.tokens == pytest.approx(planned.useful_share * parts * planned.encoded, rel=0.05)
+
+
+def test_the_rows_of_real_lengths_are_those_of_a_program_of_training_of_which_a_batch_fills_some(tmp_path):
+    path = tmp_path / "lengths.txt"
+    path.write_text("\n".join(map(str, np.random.default_rng(0).integers(1, 1025, 1000))))
+    planned = rows_of_lengths(config("size=tiny,teacher=none", "--config.model.chunk_rows=8"), 4, str(path))
+    assert 1 < planned.chunks < planned.shape.slots
+    assert 0.9 < planned.tokens / (4 * planned.encoded) < 1
 
 
 @pytest.mark.parametrize(
@@ -195,7 +209,7 @@ def layouts(monkeypatch):
         rows = 512 * 9 * tokens_per_text // 1024
         monkeypatch.setattr(search, "topology_devices", lambda topology: range(chips))
         monkeypatch.setattr(search, "make_mesh", lambda devices: None)
-        planned = SimpleNamespace(shape=RowShape(1024, rows // chips))
+        planned = SimpleNamespace(encoded=rows // chips * 1024)
         monkeypatch.setattr(search, "planned_rows", lambda *_: planned)
         found = search.candidate_layouts(config(f"size={name},teacher=none"), "v5e:16x16", tokens_per_text)
         return [tuple(layout[field] for field in ("model.remat", "mesh.fsdp", "model.chunk_rows")) for layout in found]
