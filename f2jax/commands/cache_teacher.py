@@ -31,6 +31,8 @@ class OutsideOptions:
     # how --width is reached: leading dimensions, if the teacher is Matryoshka's, or principal components
     reduce: Literal["", "first", "pca"] = ""
     center: bool = False  # subtract the mean over all texts; --reduce pca does
+    # power by which --reduce pca evens out the deviations of the components, from 0, as they are, to 1, all equal
+    whiten: float = 0.0
     pivot: str = ""  # language whose side of bitext gives its vector to the other side
     pivot_sources: tuple[str, ...] = ()  # data sets that are bitext, by name or pattern; (): all retrieval
 
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
         raise UserError("f2jax cache_teacher needs --output and either --model or --vectors, or else --list-texts.")
     if bool(outside.vectors) != bool(outside.texts):
         raise UserError("--vectors and --texts belong together: the rows of one are those of the other.")
-    if options.model and (given := changed(outside, "reduce", "center", "pivot", "pivot_sources")):
+    if options.model and (given := changed(outside, "reduce", "center", "whiten", "pivot", "pivot_sources")):
         raise UserError(f"{given} is for --vectors; leave it out, or embed the texts of --list-texts.")
 
     from f2jax.data.corpus import PreparedCorpus
@@ -65,7 +67,16 @@ def main(argv: list[str]) -> None:
     assert options.output  # checked above
     if outside.vectors and outside.texts:
         source = outside_teacher.from_file(
-            *(outside.vectors, outside.texts, corpus, options.width, outside.reduce, outside.center, *pivot)
+            *(
+                outside.vectors,
+                outside.texts,
+                corpus,
+                options.width,
+                outside.reduce,
+                outside.center,
+                outside.whiten,
+                *pivot,
+            )
         )
     else:
         assert options.model

@@ -31,6 +31,7 @@ class TeacherVectorsInfo:
     centered: bool = False  # less the mean over all distinct texts
     reduced: str = ""  # how their number of dimensions was lowered: `first`, `pca`, or not at all
     explained: float = 1.0  # share of the variance that was left by a PCA
+    whitened: float = 0.0  # power by which the deviations of its components were evened out
     pivot: str = ""  # language whose texts gave their vectors to their translations
     pivoted: int = 0  # distinct texts that took one
 
@@ -39,6 +40,7 @@ class TeacherVectorsInfo:
         parts = ["made of unit ones" if self.unit else "made of raw ones"]
         parts += ["less their mean"] if self.centered else []
         parts += [f"principal components with {self.explained:.1%} of the variance"] if self.reduced == "pca" else []
+        parts += [f"whitened by {self.whitened:g}"] if self.whitened else []
         parts += [f"{self.pivoted:,} texts with the vector of their side in {self.pivot}"] if self.pivot else []
         return ", ".join(parts)
 

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from f2jax.errors import UserError
+
+NO_VARIANCE = 1e-9  # of that along the first axis; rounding leaves less
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -34,13 +38,23 @@ def moments(blocks: Iterable[np.ndarray]) -> Moments:
     return Moments(shift_e + mean_e, sum_ee / count - np.outer(mean_e, mean_e))
 
 
-def components(covariance_ee: np.ndarray, width: int) -> tuple[np.ndarray, float]:
+def components(covariance_ee: np.ndarray, width: int, whiten: float = 0.0) -> tuple[np.ndarray, float]:
     """(the axes of largest variance, best first: float32 [E, width]; the share of the variance that they explain).
 
-    The axes are eigenvectors of the covariance, and the largest entry of each is positive.
+    The axes are eigenvectors of the covariance, and the largest entry of each is positive. They have length 1, or with
+    `whiten` the standard deviation along them to the power of -`whiten`, in units of the first one's: at 1 all
+    components of the vectors vary alike.
+
+    Raises:
+        UserError: vectors are to be whitened along axes on which they do not vary.
     """
     value_e, axes_ee = np.linalg.eigh(covariance_ee)
     value_e, axes_ee = value_e[::-1], axes_ee[:, ::-1][:, :width]
     largest_e = axes_ee[np.abs(axes_ee).argmax(axis=0), np.arange(width)]
-    total = float(value_e.sum())
-    return (axes_ee * np.sign(largest_e)).astype(np.float32), float(value_e[:width].sum()) / total if total > 0 else 1.0
+    total, kept_e = float(value_e.sum()), value_e[:width]
+    explained = float(kept_e.sum()) / total if total > 0 else 1.0
+    if whiten:
+        if not kept_e.min() > kept_e[0] * NO_VARIANCE:
+            raise UserError(f"The vectors vary along fewer than {width} axes; keep fewer dimensions to whiten them.")
+        axes_ee = axes_ee * (kept_e / kept_e[0]) ** (-whiten / 2)
+    return (axes_ee * np.sign(largest_e)).astype(np.float32), explained

@@ -17,30 +17,39 @@ from f2jax.errors import UserError
 from f2jax.start.options import BagOptions
 
 
-def embed_bags(params: dict, tokens_it, mask_it):
-    """Unit vectors [I, E] of texts, from their token ids [I, T] and which of these count."""
-    rows_ite = params["rows_ve"][tokens_it]
-    rows_ite *= jax.lax.rsqrt(jnp.square(rows_ite).sum(axis=-1, keepdims=True) + 1e-12)
-    weight_it = jax.nn.sigmoid(params["logits_v"][tokens_it]) * mask_it
-    return _unit(jnp.einsum("ite,it->ie", rows_ite, weight_it))
+def embed_bags(params: dict, tokens_n, text_n, texts: int):
+    """Unit vectors [I, E] of texts, from the tokens [N] of all of them and the number of the text of each, in order.
+
+    Tokens of the text number I are padding.
+    """
+    rows_ne = _unit(params["rows_ve"][tokens_n]) * jax.nn.sigmoid(params["logits_v"][tokens_n])[:, None]
+    return _unit(jax.ops.segment_sum(rows_ne, text_n, texts + 1, indices_are_sorted=True)[:texts])
 
 
-def bag_loss(params: dict, tokens_it, mask_it, teacher_ie, options: BagOptions):
+def bag_loss(params: dict, tokens_n, text_n, teacher_ie, options: BagOptions):
     """Distance of a batch's vectors to the teacher's: their cosines, and how the texts rank each other.
 
     The second term is the KL divergence between the softmaxes of each text's scores over all other texts of the batch
-    (recipe 6.4 has the same term for queries and documents).
+    (recipe 6.4 has the same term for queries and documents). Both are taken at the full width, and at a half and a
+    quarter of it, where the student is to rank as the whole teacher does.
     """
-    student_ie = embed_bags(params, tokens_it, mask_it)
-    cosine = 1 - jnp.einsum("ie,ie->i", student_ie, teacher_ie).mean()
-    itself = jnp.eye(len(student_ie), dtype=bool)
-    student_ii, teacher_ii = (
-        jax.nn.log_softmax(jnp.where(itself, -jnp.inf, x_ie @ x_ie.T / options.temperature), axis=1)
-        for x_ie in (student_ie, teacher_ie)
-    )
-    gap_ii = jnp.where(itself, 0.0, teacher_ii - jnp.where(itself, 0.0, student_ii))
-    divergence = (jnp.exp(teacher_ii) * gap_ii).sum(axis=1).mean()
-    return options.cosine_weight * cosine + options.scores_weight * divergence
+    student_ie = embed_bags(params, tokens_n, text_n, len(teacher_ie))
+    width = teacher_ie.shape[1]
+    itself = jnp.eye(len(teacher_ie), dtype=bool)
+
+    def log_shares(x_ie):
+        return jax.nn.log_softmax(jnp.where(itself, -jnp.inf, x_ie @ x_ie.T / options.temperature), axis=1)
+
+    def distance(dim: int):
+        nested_ie = _unit(student_ie[:, :dim])
+        cosine = 1 - jnp.einsum("ie,ie->i", nested_ie, _unit(teacher_ie[:, :dim])).mean()
+        gap_ii = jnp.where(itself, 0.0, teacher_ii - jnp.where(itself, 0.0, log_shares(nested_ie)))
+        return options.cosine_weight * cosine + options.scores_weight * (shares_ii * gap_ii).sum(axis=1).mean()
+
+    teacher_ii = log_shares(teacher_ie)
+    shares_ii = jnp.exp(teacher_ii)
+    nested = sum(distance(-(-width // part)) for part in (2, 4)) if options.nested_weight else 0.0
+    return (distance(width) + options.nested_weight * nested) / (1 + 2 * options.nested_weight)
 
 
 def distil_bag(
@@ -80,8 +89,8 @@ def distil_bag(
         if len(order) < options.batch_size:
             order = np.concatenate([order, rng.permutation(len(sequences))])
         chosen, order = order[: options.batch_size], order[options.batch_size :]
-        batch = *_pad([sequences[i] for i in chosen], options.max_length), np.asarray(vectors_ie[chosen], np.float32)
-        params, state, loss = step(params, state, *batch)
+        flat = _flatten([sequences[i][: options.max_length] for i in chosen])
+        params, state, loss = step(params, state, *flat, np.asarray(vectors_ie[chosen], np.float32))
         progress(loss)
     rows_ve, weight_v = np.asarray(_unit(params["rows_ve"])), np.array(jax.nn.sigmoid(params["logits_v"]))
     seen = np.zeros(vocab_size, bool)
@@ -91,21 +100,21 @@ def distil_bag(
     return rows_ve, weight_v
 
 
-def _step(params, state, tokens_it, mask_it, teacher_ie, *, tx, options: BagOptions):
-    loss, grads = jax.value_and_grad(bag_loss)(params, tokens_it, mask_it, teacher_ie, options)
+def _step(params, state, tokens_n, text_n, teacher_ie, *, tx, options: BagOptions):
+    loss, grads = jax.value_and_grad(bag_loss)(params, tokens_n, text_n, teacher_ie, options)
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state, loss
 
 
-def _pad(sequences: Sequence[np.ndarray], max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32 [I, T] and their mask float32; T is a power of two, so that few programs are compiled."""
-    longest = max(1, min(max_length, max(map(len, sequences))))
-    length = 1 << (longest - 1).bit_length()
-    tokens_it, mask_it = np.zeros((len(sequences), length), np.int32), np.zeros((len(sequences), length), np.float32)
-    for i, sequence in enumerate(sequences):
-        cut = sequence[:max_length]
-        tokens_it[i, : len(cut)], mask_it[i, : len(cut)] = cut, 1
-    return tokens_it, mask_it
+def _flatten(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32 [N] of all texts, and of the text of each; at most an eighth is padding: few programs."""
+    lengths = [len(sequence) for sequence in sequences]
+    step = max(1, (1 << max(sum(lengths) - 1, 0).bit_length()) // 16)
+    size = -(-sum(lengths) // step) * step
+    tokens_n, text_n = np.zeros(size, np.int32), np.full(size, len(sequences), np.int32)
+    tokens_n[: sum(lengths)] = np.concatenate(sequences)
+    text_n[: sum(lengths)] = np.repeat(np.arange(len(sequences)), lengths)
+    return tokens_n, text_n
 
 
 def _unit(x_ie):

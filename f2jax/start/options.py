@@ -19,6 +19,7 @@ class BagOptions:
     peak_lr: float = 2e-2  # after a warm-up of a tenth of the steps; it then falls to 0 as a cosine
     cosine_weight: float = 5.0  # weight of 1 - cosine to the teacher's vector
     scores_weight: float = 1.0  # weight of the KL divergence from the teacher's in-batch scores
+    nested_weight: float = 0.2  # weight of both at a half and a quarter of the width; 0: the full width alone
     temperature: float = 0.05  # temperature of the softmaxes over the student's and the teacher's scores
     seed: int = 0  # seed of the first table and of the order of the texts
 

@@ -49,6 +49,7 @@ def from_file(
     width: int = 0,
     reduce: str = "",
     center: bool = False,
+    whiten: float = 0.0,
     pivot: str = "",
     pivot_sources: Sequence[str] = (),
 ) -> TeacherSource:
@@ -61,6 +62,7 @@ def from_file(
         width: dimensions that will be kept; 0: all.
         reduce: how the others go: `first` keeps the leading ones, `pca` the principal components over all texts.
         center: subtract the mean over all texts; `pca` does.
+        whiten: power by which `pca` evens out the deviations of the components: 0 leaves them, 1 makes them equal.
         pivot: in bitext both sides take the vector of the side in this language (`pivot_ids`); "": each its own.
         pivot_sources: patterns of names of the data sets in which they do; none: all.
 
@@ -77,6 +79,10 @@ def from_file(
             f"{vectors} has {full} dimensions; say how they become {width}: --reduce pca, or --reduce first where the "
             "teacher was trained with Matryoshka."
         )
+    if not 0 <= whiten <= 1:
+        raise UserError(f"--whiten {whiten} is out of range; it is between 0 and 1.")
+    if whiten and reduce != "pca":
+        raise UserError("--whiten evens out principal components; add --reduce pca.")
     survey = survey_texts(corpus)
     target_i = pivot_ids(survey, corpus, pivot, pivot_sources) if pivot else survey.id_i
     row_i = _rows_of_texts(vectors, len(rows), texts, corpus, survey, target_i)
@@ -87,7 +93,7 @@ def from_file(
         found = moments(rows[used[start : start + BLOCK]] for start in range(0, len(used), BLOCK))
         mean_e = found.mean_e.astype(np.float32)
         if reduce == "pca":
-            axes_ee, explained = components(found.covariance_ee, width or full)
+            axes_ee, explained = components(found.covariance_ee, width or full, whiten)
 
     def read(piece: Piece, _) -> np.ndarray:
         x_ie = rows[row_i[piece.first : piece.first + piece.stop - piece.start]].astype(np.float32) - mean_e
@@ -104,6 +110,7 @@ def from_file(
         centered=centered,
         reduced=reduced,
         explained=round(explained, 4),
+        whitened=whiten,
         pivot=pivot,
         pivoted=len(np.unique(survey.id_i[target_i != survey.id_i])),
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from f2jax.errors import UserError
 from f2jax.inference.reduce import components, moments
 
 
@@ -29,6 +30,25 @@ def test_components_are_those_of_the_svd(x_ie, width):
     np.testing.assert_allclose(np.abs(centered_ie @ axes_ee), np.abs(u_ie * s_e)[:, :width], atol=1e-5)
     assert explained == pytest.approx((s_e[:width] ** 2).sum() / (s_e**2).sum(), rel=1e-9)
     assert (axes_ee[np.abs(axes_ee).argmax(0), np.arange(width)] > 0).all()
+
+
+@pytest.mark.parametrize("width", [5, 12])
+@pytest.mark.parametrize("whiten", [0.0, 0.25, 0.5, 1.0])
+def test_whitening_takes_a_power_of_each_components_deviation(x_ie, width, whiten):
+    found = moments([x_ie])
+    axes_ee, explained = components(found.covariance_ee, width, whiten)
+    centered_ie = x_ie.astype(np.float64) - x_ie.astype(np.float64).mean(0)
+    s_e = np.linalg.svd(centered_ie, compute_uv=False)[:width]
+    deviation_e = (centered_ie @ axes_ee).std(axis=0) * 500**0.5
+    np.testing.assert_allclose(deviation_e, s_e * (s_e / s_e[0]) ** -whiten, rtol=1e-4)
+    assert explained == components(found.covariance_ee, width)[1]
+
+
+def test_axes_without_variance_are_not_whitened():
+    flat_ie = np.random.default_rng(1).normal(size=(50, 3)) @ np.eye(3, 5)
+    with pytest.raises(UserError, match="vary along fewer than 4 axes; keep fewer dimensions"):
+        components(moments([flat_ie]).covariance_ee, 4, 0.5)
+    assert np.isfinite(components(moments([flat_ie]).covariance_ee, 3, 0.5)[0]).all()
 
 
 def test_equal_vectors_have_no_variance_to_lose():

@@ -102,6 +102,19 @@ def test_principal_components_are_those_of_the_distinct_texts(folder, corpus, tm
     assert f"components with {info.explained:.1%} of the variance" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("whiten", ["0.5", "1"])
+def test_whitened_components_vary_by_a_power_of_their_deviations(folder, corpus, tmp_path, capsys, whiten):
+    texts = listed(folder / "t.jsonl")
+    for name, options in (("v", ["--whiten", whiten]), ("plain", [])):
+        assert cache(folder, tmp_path / name, texts, "--width", "4", "--reduce", "pca", *options) == 0
+    x_ie = np.array([vector(text) for text in texts], np.float64)
+    s_e = np.linalg.svd(x_ie - x_ie.mean(0), compute_uv=False)[:4]
+    expected_ie = stored(corpus, tmp_path / "plain") * (s_e / s_e[0]) ** -float(whiten)
+    np.testing.assert_allclose(stored(corpus, tmp_path / "v"), expected_ie, rtol=1e-4, atol=1e-5)
+    assert read_info(tmp_path / "v").whitened == float(whiten)
+    assert f"whitened by {whiten}" in capsys.readouterr().out
+
+
 def test_centred_vectors_lack_the_mean_of_the_distinct_texts(folder, corpus, tmp_path):
     texts = listed(folder / "t.jsonl")
     assert cache(folder, tmp_path / "v", texts, "--width", "4", "--reduce", "first", "--center") == 0
@@ -147,8 +160,21 @@ def change(row: int, value: float):
         (["--width", "7"], None, "--width 7 is out of range"),
         (["--pivot", "french"], None, "No text of the corpus has the language 'french'"),
         (["--reduce", "svd"], None, "reduce='svd' is not a choice"),
+        (["--reduce", "pca", "--whiten", "2"], None, "--whiten 2.0 is out of range; it is between 0 and 1"),
+        (["--center", "--whiten", "1"], None, "--whiten evens out principal components; add --reduce pca"),
     ],
-    ids=["nan", "inf", "zero", "too few", "reduced how", "too wide", "no such language", "no such reduction"],
+    ids=[
+        "nan",
+        "inf",
+        "zero",
+        "too few",
+        "reduced how",
+        "too wide",
+        "no such language",
+        "no such reduction",
+        "too white",
+        "white without axes",
+    ],
 )
 def test_what_cannot_be_is_one_line(folder, tmp_path, capsys, options, vectors, message):
     texts = listed(folder / "t.jsonl")
