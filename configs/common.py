@@ -54,6 +54,13 @@ def get_config(text: str | None = None) -> ConfigDict:
 
     c.model = m = ConfigDict()
     m.size = size  # a name in f2jax/model/sizes.py, or the folder of a model of that shape; init_from must agree
+    m.width = 0  # hidden size and dimension of embeddings; 0, as in the next six: that of model.size
+    m.mlp = 0  # inner size of the MLP
+    m.layers = 0  # decoder layers
+    m.heads = 0  # query heads
+    m.kv_heads = 0  # key/value heads, a divisor of heads
+    m.head_dim = 0  # size of one head
+    m.vocab = 0  # rows of the token table
     m.table_rank = 0  # factorize the token table, V × D, into V × rank × D; 0: a single table
     m.dtype = "bfloat16"  # type of activations and matmuls: bfloat16 or float32
     m.param_dtype = "float32"  # type of the stored weights; bfloat16 rounds away most updates at a rate below 1e-4

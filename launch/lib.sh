@@ -97,23 +97,37 @@ tpu_type() {
 }
 
 # A config with a mistake costs nothing here, and a slice for minutes there. What f2jax says about it is the message.
-check_config() { # --config FILE:OPTIONS … --config.NAME=VALUE …
+check_config() { check_configs "$@"; } # --config FILE:OPTIONS … --config.NAME=VALUE …
+
+check_configs() { # the same for each run, with ++ between them: the fields, and the shape of the model
     local python=${PYTHON:-python3}
-    (cd "$CHECKOUT" && "$python" -c 'import f2jax.config') 2>/dev/null || return 0 # f2jax is not installed here
-    (cd "$CHECKOUT" && "$python" - "$@") <<'PYTHON' || exit 1
+    if ! (cd "$CHECKOUT" && "$python" -c 'import f2jax.config') 2>/dev/null; then
+        say "f2jax is not installed for $python: configs are not checked before they run."
+        return
+    fi
+    (cd "$CHECKOUT" && JAX_PLATFORMS=cpu "$python" - "$@") <<'PYTHON' || exit 1
 import argparse
+import itertools
 import sys
 
 from f2jax import config
+from f2jax.checkpoints import workdir
 from f2jax.errors import UserError
+from f2jax.model.sizes import SIZES
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("--config")
-args, rest = parser.parse_known_args()
 try:
-    if not args.config:
-        raise UserError("train needs a --config, such as configs/stage2.py:size=80m.")
-    config.load(args.config, [text for text in rest if text.startswith("--config.")])
+    for is_run, words in itertools.groupby(sys.argv[1:], lambda word: word != "++"):
+        if not is_run:
+            continue
+        args, rest = parser.parse_known_args(list(words))
+        if not args.config:
+            raise UserError("train needs a --config, such as configs/stage2.py:size=80m.")
+        loaded = config.load(args.config, [text for text in rest if text.startswith("--config.")])
+        config.check(loaded)
+        if loaded.model.size in SIZES:  # else it is a folder, which may be elsewhere
+            workdir.architecture_of(loaded.model)
 except UserError as error:
     sys.exit(f"launch: {error}")
 PYTHON

@@ -3,14 +3,18 @@
 # done. Before anything is paid for, every combination is checked, listed and asked about.
 #     launch/sweep.sh [--dry_run] [--yes] [--slices N] --config FILE:OPTIONS --workdir gs://bucket/sweep \
 #         --grid optim.peak_lr=2e-5,4e-5 --grid seed=0,1 [--grid_file FILE] [-- --config.steps=1000 …]
-#     --grid FIELD=V1,V2   a field of the config and its values; values with commas in them are parted by |
+#     --grid FIELD=V1,V2   a field of the config and its values; values with commas in them are parted by |.
+#                          :OPTION=V1,V2 is an option of the config, as in FILE:OPTION=V1
 #     --grid_file FILE     the same, one a line; # begins a comment
 #     --slices N           1, the default: one run after another on the slice TPU_NAME, which stays
 #                          N: slices TPU_NAME-1 … TPU_NAME-N, made for this, sharing the runs; each is deleted when its
 #                          runs have ended
+#     --local              f2jax on this machine in the place of a slice, one run after another; --workdir is a folder,
+#                          which has the logs too
 # Logs lie in runs/<name of the workdir>/, one a run. Exit code 1 if a run has failed.
+# Then: f2jax compare --output page WORKDIR
 . "$(dirname "$0")/lib.sh"
-config='' workdir='' slices=1 yes=''
+config='' workdir='' slices=1 yes='' here=''
 axes=() fixed=()
 value_of() { [ $# -gt 1 ] || die "$1 needs a value."; }
 while [ $# -gt 0 ]; do
@@ -18,6 +22,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --dry_run) DRY_RUN=1 ;;
         --yes) yes=1 ;;
+        --local) here=1 ;;
         --config) value_of "$@" && config=$2 && shift ;;
         --workdir) value_of "$@" && workdir=${2%/} && shift ;;
         --slices) value_of "$@" && slices=$2 && shift ;;
@@ -41,52 +46,73 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -n "$config" ] || die "say what to train: --config configs/stage2.py:size=80m"
-case $workdir in gs://*/*) ;; *) die "--workdir should be a folder of a bucket: gs://bucket/sweep." ;; esac
+if [ -n "$here" ]; then
+    case $workdir in '' | gs://*) die "--local trains in a folder: --workdir runs/sweep." ;; esac
+    [ "$slices" = 1 ] || die "--local trains on this machine alone; leave --slices out."
+else
+    case $workdir in gs://*/*) ;; *) die "--workdir should be a folder of a bucket: gs://bucket/sweep." ;; esac
+fi
 [ "${#axes[@]}" -gt 0 ] || die "say what to vary: --grid optim.peak_lr=2e-5,4e-5"
 is_number "$slices" && [ "$slices" -ge 1 ] || die "--slices should be a number from 1."
-settings
-need_gcloud
+if [ -n "$here" ]; then
+    need f2jax "this checkout: pip install -e $CHECKOUT"
+    logs=$workdir train=(f2jax train) where='this machine' TPU_NAME=here
+else
+    settings
+    need_gcloud
+    logs=$CHECKOUT/runs/$(basename "$workdir") train=("$LAUNCH/run.sh" train)
+    where="$slices x $CHIPS chips of $TPU_TYPE ($CAPACITY)"
+fi
 
 # All combinations; each is its overrides, one a line.
 runs=('')
 for axis in "${axes[@]}"; do
     field=${axis%%=*} values=${axis#*=}
-    [[ $axis =~ ^[A-Za-z0-9_.]+=.+ ]] || die "'$axis' should be FIELD=VALUE,VALUE."
+    [[ $axis =~ ^:?[A-Za-z0-9_.]+=.+ ]] || die "'$axis' should be FIELD=VALUE,VALUE."
     separator=,
     case $values in *\|*) separator='|' ;; esac
     longer=()
     for run in "${runs[@]}"; do
         rest=$values$separator
         while [ -n "$rest" ]; do
-            longer+=("$run--config.$field=${rest%%"$separator"*}"$'\n')
+            longer+=("$run$field=${rest%%"$separator"*}"$'\n')
             rest=${rest#*"$separator"}
         done
     done
     runs=("${longer[@]}")
 done
 
-overrides_of() { # RUN: sets overrides
-    overrides=(${fixed[@]+"${fixed[@]}"})
-    local line
-    while IFS= read -r line; do [ -z "$line" ] || overrides+=("$line"); done <<<"$1"
+words_of() { # RUN: sets words, the config of a run and its fields
+    local line spec=$config fields=(${fixed[@]+"${fixed[@]}"})
+    while IFS= read -r line; do
+        case $line in
+            '') ;;
+            :*) case $spec in *:*) spec+=,${line#:} ;; *) spec+=$line ;; esac ;;
+            *) fields+=("--config.$line") ;;
+        esac
+    done <<<"$1"
+    words=(--config "$spec" ${fields[@]+"${fields[@]}"})
 }
 
 name_of() { # RUN: optim.peak_lr=2e-5,seed=0, a name that a bucket and a shell take
-    printf '%s' "$1" | sed 's/^--config\.//' | paste -s -d, - | tr -c 'A-Za-z0-9_.,=\n-' '-'
+    printf '%s' "$1" | sed 's/^://' | paste -s -d, - | tr -c 'A-Za-z0-9_.,=\n-' '-'
 }
 
 twice=$(for run in "${runs[@]}"; do name_of "$run"; done | sort | uniq -d | head -1)
 [ -z "$twice" ] || die "two runs would be called $twice; give values that differ in letters and digits."
 
-logs=$CHECKOUT/runs/$(basename "$workdir")
+checked=()
 for run in "${runs[@]}"; do
-    overrides_of "$run"
-    check_config --config "$config" "${overrides[@]}"
+    words_of "$run"
+    checked+=(++ "${words[@]}")
+done
+check_configs "${checked[@]:1}"
+for run in "${runs[@]}"; do
     mark=
     [ ! -f "$logs/$(name_of "$run").done" ] || mark=' (done)'
     say "$workdir/$(name_of "$run")$mark"
 done
-say "${#runs[@]} runs on $slices x $CHIPS chips of $TPU_TYPE ($CAPACITY)."
+say "${#runs[@]} runs on $where."
 [ -n "$yes" ] || confirm "Start?"
 [ -n "$DRY_RUN" ] || mkdir -p "$logs"
 
@@ -97,13 +123,17 @@ work() { # NUMBER OF THE SLICE, from 0
     for ((index = $1; index < ${#runs[@]}; index += slices)); do
         run=${runs[index]} name=$(name_of "${runs[index]}") code=0
         [ ! -f "$logs/$name.done" ] || continue
-        overrides_of "$run"
+        words_of "$run"
+        words=("${words[0]}" "${words[1]}" --workdir "$workdir/$name" "${words[@]:2}")
         say "$(date '+%F %T') $TPU_NAME: $name"
-        if [ -n "$DRY_RUN" ]; then
-            "$LAUNCH/run.sh" train --config "$config" --workdir "$workdir/$name" "${overrides[@]}"
+        if [ -n "$DRY_RUN" ] && [ -n "$here" ]; then
+            printf '+%s\n' "$(quoted "${train[@]}" "${words[@]}")" >&3
+            continue
+        elif [ -n "$DRY_RUN" ]; then
+            "${train[@]}" "${words[@]}"
             continue
         fi
-        "$LAUNCH/run.sh" train --config "$config" --workdir "$workdir/$name" "${overrides[@]}" >>"$logs/$name.log" 2>&1 &
+        "${train[@]}" "${words[@]}" >>"$logs/$name.log" 2>&1 &
         child=$! # in the background: a trap does not wait for it
         wait "$child" || code=$?
         case $code in
@@ -117,8 +147,9 @@ work() { # NUMBER OF THE SLICE, from 0
     [ "$slices" -eq 1 ] || "$LAUNCH/delete.sh" --yes >>"$log" 2>&1
 }
 
-trap 'say "Not followed any more: what runs goes on by itself, and slices stay. The same command follows it."
-      kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
+farewell='Not followed any more: what runs goes on by itself, and slices stay. The same command follows it.'
+[ -z "$here" ] || farewell='Stopped, once the run has saved; the same command goes on.'
+trap 'say "$farewell"; kill $(jobs -p) 2>/dev/null; [ -z "$here" ] || wait; exit 130' INT TERM
 if [ "$slices" -eq 1 ]; then
     work 0
 else

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.experimental.multihost_utils import process_allgather
+from ml_collections import ConfigDict
 
 from f2jax import files
 from f2jax.checkpoints import hf, settings
@@ -26,6 +27,10 @@ from f2jax.model.sizes import SIZES, Qwen3Config, size
 
 MODEL_FILE = "model.json"
 DTYPES = ("float32", "bfloat16")
+SHAPE_FIELDS = {  # fields of a config's group `model` that change the architecture of its size, and their names there
+    **{name: name for name in ("width", "mlp", "layers", "heads", "kv_heads", "head_dim")},
+    "vocab": "vocab_size",
+}
 
 
 def is_workdir(path: str | Path) -> bool:
@@ -58,15 +63,19 @@ def read_architecture(path: str | Path) -> Qwen3Config:
     return Qwen3Config(**content)
 
 
-def architecture_of(name: str, table_rank: int = 0) -> Qwen3Config:
-    """Returns the architecture that `model.size` names: a known size, or that of a model in a folder or on gs://.
+def architecture_of(model: ConfigDict) -> Qwen3Config:
+    """Returns the architecture of a config's group `model`: that of its `size`, with the fields that are not 0 instead.
+
+    A size is a known one, or a model in a folder or on gs://.
 
     Raises:
-        UserError: it is neither, or the rank is out of range.
+        UserError: it is neither, or a field is out of range.
     """
-    if name in SIZES or not (name.startswith("gs://") or Path(name).is_dir()):
-        return size(name, table_rank=table_rank)
-    return dataclasses.replace(read_architecture(files.resolve_model(name)), table_rank=table_rank)
+    changes = {name: model[field] for field, name in SHAPE_FIELDS.items() if model[field]}
+    changes["table_rank"] = model.table_rank
+    if model.size in SIZES or not (model.size.startswith("gs://") or Path(model.size).is_dir()):
+        return size(model.size, **changes)
+    return dataclasses.replace(read_architecture(files.resolve_model(model.size)), **changes)
 
 
 def checkpoint_steps(path: str | Path) -> list[int]:

@@ -97,7 +97,7 @@ def plan_slice(
     check_execution(config.model.kernel, config.model.remat)
     topology = canonical_topology(topology)
     devices, chip = topology_devices(topology), chip_of(topology)
-    architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
+    architecture = workdir.architecture_of(config.model)
     mesh = make_mesh(**config.mesh, devices=devices)
     planned = planned_rows(config, mesh, tokens_per_text, lengths)
     stage_rows = rows or STAGE_ROWS[2 if config.data.use_instructions else 1]

@@ -69,7 +69,7 @@ def split_further(layout: dict, missing: int, weights: int, shares: list[int]) -
 
 def weights_and_shares(config, topology: str) -> tuple[int, list[int]]:
     """Returns the bytes of the weights and their state, and the numbers of chips over which they fit when split."""
-    architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
+    architecture = workdir.architecture_of(config.model)
     teacher = teacher_size(config.teacher.path)
     weights = STATE_BYTES * architecture.parameters + (2 * size(teacher).parameters if teacher else 0)
     possible = possible_shares(architecture.width, len(topology_devices(topology)))
@@ -95,7 +95,7 @@ def candidate_layouts(
     whatever the estimate, as long as the weights fit.
     """
     chip, devices = chip_of(topology), topology_devices(topology)
-    architecture = workdir.architecture_of(config.model.size, config.model.table_rank)
+    architecture = workdir.architecture_of(config.model)
     weights, shares = weights_and_shares(config, topology)
     if not shares:
         return

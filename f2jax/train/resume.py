@@ -189,7 +189,7 @@ def start_architecture(config: ConfigDict, init_path: str) -> Qwen3Config:
     """
     rank = config.model.table_rank
     if not init_path:
-        return workdir_lib.architecture_of(config.model.size, rank)
+        return workdir_lib.architecture_of(config.model)
     architecture = workdir_lib.read_architecture(init_path)
     if architecture.table_rank not in (0, rank):
         raise UserError(
@@ -217,7 +217,7 @@ def branch_architecture(config: ConfigDict, run: str) -> Qwen3Config:
 
 
 def _check_size(config: ConfigDict, architecture: Qwen3Config, origin: str) -> None:
-    wanted = workdir_lib.architecture_of(config.model.size, config.model.table_rank)
+    wanted = workdir_lib.architecture_of(config.model)
     names = ("width", "mlp", "layers", "heads", "kv_heads", "head_dim", "vocab_size")
     pairs = [(name, getattr(architecture, name), getattr(wanted, name)) for name in names]
     wrong = [f"{name} {value}, not {other}" for name, value, other in pairs if value != other]

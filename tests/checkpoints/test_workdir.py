@@ -1,13 +1,16 @@
 """What a folder of weights is, by all its bytes, and what this version cannot read."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 from f2jax.checkpoints import workdir
+from f2jax.config import load
 from f2jax.errors import UserError
+from f2jax.model.sizes import Qwen3Config, size
 from tests import tiny_model
 
 
@@ -62,3 +65,20 @@ def test_a_run_and_a_step_are_told_apart_by_a_number():
     assert workdir.split_step("runs/a@12") == ("runs/a", 12)
     assert workdir.split_step("gs://b/me@home/run") == ("gs://b/me@home/run", None)
     assert workdir.split_step("runs/a") == ("runs/a", None)
+
+
+def test_fields_of_a_config_change_the_shape_of_its_size(tmp_path):
+    model = load("common", ["--config.model.size=tiny"]).model
+    assert workdir.architecture_of(model) == size("tiny")
+    model.update(width=96, mlp=128, layers=5, heads=6, kv_heads=3, head_dim=16, vocab=700)
+    wanted = Qwen3Config(96, 128, 5, 6, 3, head_dim=16, vocab_size=700, max_length=512)
+    assert workdir.architecture_of(model) == wanted
+
+    workdir.write_architecture(tmp_path, wanted)
+    model.update(size=str(tmp_path), width=0, mlp=0, layers=0, heads=0, kv_heads=0, head_dim=0, vocab=0)
+    assert workdir.architecture_of(model) == wanted
+    model.layers = 2
+    assert workdir.architecture_of(model) == replace(wanted, layers=2)
+    model.width = -8
+    with pytest.raises(UserError, match="width=-8 is out of range"):
+        workdir.architecture_of(model)

@@ -86,6 +86,54 @@ def test_a_mistake_in_one_combination_stops_all_before_anything_is_paid_for(laun
     assert launch.calls() == []
 
 
+LOCAL = ["sweep.sh", "--local", "--yes", "--config", "configs/nano.py", "--workdir", "runs/here"]
+
+
+def local_f2jax(launch, text: str) -> None:
+    """f2jax on this machine: writes down its arguments, then does what `text` says."""
+    launch.program(launch.cloud / "bin" / "f2jax", f'{{ printf "%s " "$@"; echo; }} >>"$CLOUD/local"\n{text}')
+
+
+def test_a_local_sweep_takes_options_of_the_config_too_and_resumes(launch):
+    local_f2jax(launch, 'case " $* " in *stage=2*seed=1*) exit "${SECOND:-1}" ;; esac')
+    grid = ["--grid", ":stage=1,2", "--grid", "seed=0,1", "--", "--config.steps=9"]
+    first = launch(*LOCAL, *grid)
+    names = [f"stage={stage},seed={seed}" for stage in (1, 2) for seed in (0, 1)]
+    calls = [
+        f"train --config configs/nano.py:stage={name[6]} --workdir runs/here/{name} --config.steps=9 "
+        f"--config.seed={name[-1]} "
+        for name in names
+    ]
+    assert launch.read("local") == calls
+    assert first.returncode == 1
+    assert first.stdout.splitlines() == [
+        *(f"done  runs/here/{name}" for name in names[:3]),
+        f"not done  runs/here/{names[3]}",
+    ]
+    assert launch.calls() == []
+
+    assert launch(*LOCAL, *grid, SECOND="0").returncode == 0
+    assert launch.read("local") == [*calls, calls[3]]
+
+
+def test_a_local_sweep_that_is_stopped_lets_the_run_save(launch):
+    local_f2jax(launch, "trap 'sleep 0.3; echo saved >>\"$CLOUD/local\"; exit 130' TERM; while :; do sleep 0.05; done")
+    process = launch.start(*LOCAL, "--grid", "seed=0,1")
+    wait_for(lambda: launch.read("local"), process)
+    process.terminate()
+    done = launch.end(process)
+    assert done.returncode == 130 and "the same command goes on" in done.stderr
+    assert launch.read("local")[1:] == ["saved"]
+
+
+def test_a_shape_that_cannot_be_stops_all(launch):
+    done = launch(
+        *LOCAL, "--grid", "model.heads=2,3", "--dry_run", "--", "--config.model.kv_heads=2", PYTHON=sys.executable
+    )
+    assert done.returncode == 1
+    assert done.stderr == "launch: kv_heads=2 does not divide heads=3; choose a divisor.\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -98,6 +146,8 @@ def test_a_mistake_in_one_combination_stops_all_before_anything_is_paid_for(laun
         ),
         ([*SWEEP, "--grid_file", "none.txt"], "there is no file none.txt."),
         ([*SWEEP, *GRID, "--slices", "all"], "--slices should be a number from 1."),
+        ([*LOCAL, "--slices", "2"], "--local trains on this machine alone; leave --slices out."),
+        ([*LOCAL, "--workdir", "gs://bucket/x"], "--local trains in a folder: --workdir runs/sweep."),
         (["sweep.sh", "--config", "x", "--workdir", "here"], "--workdir should be a folder of a bucket"),
     ],
 )
