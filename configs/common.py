@@ -136,6 +136,9 @@ def get_config(text: str | None = None) -> ConfigDict:
     o.b2 = 0.98  # decay of the second moment
     o.eps = 1e-8  # added to the root of the second moment
     o.weight_decay = 0.01  # decoupled weight decay, on every weight as in the reference
+    o.freeze = ()  # names of weights that stay as they are, as the run prints them, or patterns: ("token_table",)
+    o.rate_factors = ()  # "PATTERN=FACTOR" of the learning rate of these weights: ("layers/*=0.3",)
+    o.no_decay = ()  # names of weights without weight decay, or patterns: ("*norm*",)
     o.clip_norm = 1.0  # maximum norm of the global gradient; 0: no clipping
     o.state_dtype = "float32"  # type of the moments: float32 or bfloat16
 

@@ -3,16 +3,21 @@
 import math
 from collections.abc import Iterator
 
+import jax
+from flax import linen as nn
 from tqdm import tqdm
 
 from f2jax.checkpoints import workdir
 from f2jax.errors import UserError
+from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.chips import canonical_topology, chip_of
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan.run import SlicePlan, plan_slice, planned_rows, teacher_size, topology_devices
+from f2jax.train.optim import WeightRules
 
 STATE_BYTES = 16  # of a weight in training: the weight, its gradient and two moments, in float32
+FROZEN_BYTES = 4  # of a weight that is not trained
 ROOM = 0.9  # share of the memory that a layout may take on paper; the compiler has the last word
 
 
@@ -71,7 +76,10 @@ def weights_and_shares(config, topology: str) -> tuple[int, list[int]]:
     """Returns the bytes of the weights and their state, and the numbers of chips over which they fit when split."""
     architecture = workdir.architecture_of(config.model)
     teacher = teacher_size(config.teacher.path)
-    weights = STATE_BYTES * architecture.parameters + (2 * size(teacher).parameters if teacher else 0)
+    params = nn.meta.unbox(abstract_params(architecture))
+    parts = WeightRules.of(config.optim, params).split(params)
+    trained, frozen = (sum(x.size for x in jax.tree.leaves(part)) for part in parts)
+    weights = STATE_BYTES * trained + FROZEN_BYTES * frozen + (2 * size(teacher).parameters if teacher else 0)
     possible = possible_shares(architecture.width, len(topology_devices(topology)))
     return weights, [n for n in possible if fits_on_paper(weights / n, chip_of(topology).memory)]
 

@@ -1,13 +1,101 @@
-"""Optimizers and schedules by their names in the config, as optax chains (recipe 2.2)."""
+"""Optimizers and schedules by their names in the config, as optax chains (recipe 2.2), with rules for some weights.
+
+A weight is named as in the table at the start of a run, `layers/query`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from f2jax.errors import UserError, did_you_mean
 
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
 OPTIMIZERS = ("adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class WeightRules:
+    """Which weights are not trained as all others are, by name."""
+
+    frozen: frozenset[str] = frozenset()  # they have no gradient and no state of the optimizer
+    factors: Mapping[str, float] = field(default_factory=dict)  # of the learning rate, weight decay included
+    undecayed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, config, params: Mapping) -> "WeightRules":
+        """Returns what the fields `freeze`, `rate_factors` and `no_decay` of the group `optim` say of these weights.
+
+        >>> WeightRules.of(config.optim, params).frozen
+        frozenset({'token_table'})
+
+        Raises:
+            UserError: a pattern matches no weight, a factor is not above 0, or no weight is left to train.
+        """
+        names = tuple(flatten_dict(params, sep="/"))
+        frozen, undecayed = (
+            frozenset(name for pattern in config[key] for name in matching(pattern, names, key))
+            for key in ("freeze", "no_decay")
+        )
+        if frozen == set(names):
+            raise UserError("optim.freeze leaves no weight to train; freeze fewer.")
+        factors: dict[str, float] = {}
+        for item in config.rate_factors:
+            pattern, factor = parse_factor(item)
+            for name in matching(pattern, names, "rate_factors"):
+                factors[name] = factors.get(name, 1.0) * factor
+        return cls(frozen, factors, undecayed)
+
+    def split(self, params: Mapping) -> tuple[dict, dict]:
+        """Returns the weights that are trained, and those that are not."""
+        flat = flatten_dict(params, sep="/")
+        parts: tuple[dict, dict] = {}, {}
+        for name, weight in flat.items():
+            parts[name in self.frozen][name] = weight
+        return unflatten_dict(parts[0], sep="/"), unflatten_dict(parts[1], sep="/")
+
+
+NO_RULES = WeightRules()
+
+
+def joined(trained: Mapping, frozen: Mapping) -> dict:
+    """Returns all weights again, after `WeightRules.split`."""
+    return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
+
+
+def matching(pattern: str, names: Sequence[str], key: str) -> list[str]:
+    """Returns the names that match a pattern of a field of `optim`.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        raise UserError(f"No weight is named '{pattern}' (optim.{key}); they are {', '.join(sorted(names))}.")
+    return found
+
+
+def parse_factor(item: str) -> tuple[str, float]:
+    """Returns the pattern and the factor of PATTERN=FACTOR.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    pattern, _, text = item.rpartition("=")
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not pattern or not 0 < factor < float("inf"):
+        raise UserError(
+            f"'{item}' in optim.rate_factors should be PATTERN=FACTOR, with a factor above 0; optim.freeze is for "
+            "weights that stay."
+        )
+    return pattern, factor
 
 
 def make_schedule(config, steps: int) -> optax.Schedule:
@@ -43,24 +131,38 @@ def make_schedule(config, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, config.peak_lr, warmup), after], [warmup])
 
 
-def make_optimizer(config, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config, steps: int, rules: WeightRules = NO_RULES) -> optax.GradientTransformation:
     """Returns the optimizer named in the config, after clipping by the global norm, with its state in `state_dtype`.
+
+    It takes the weights that are trained, `rules.split(params)[0]`.
 
     >>> make_optimizer(config.optim, steps=1000).init(params)
 
     Raises:
         UserError: unknown optimizer or schedule.
     """
-    rate = make_schedule(config, steps)
     if config.name == "adamw":
-        update = optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
+        direction = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     elif config.name == "sgd":
-        decay = optax.add_decayed_weights(config.weight_decay)  # not part of the momentum, as in AdamW
-        update = optax.chain(optax.trace(config.b1), decay, optax.scale_by_learning_rate(rate))
+        direction = optax.trace(config.b1)
     else:
         raise UserError(f"There is no optimizer '{config.name}'{did_you_mean(config.name, OPTIMIZERS)}")
+    rate = optax.scale_by_learning_rate(make_schedule(config, steps))
+    update = optax.chain(direction, decay_and_scale(config.weight_decay, rules), rate)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, store_as(update, jnp.dtype(config.state_dtype)))
+
+
+def decay_and_scale(weight_decay: float, rules: WeightRules) -> optax.GradientTransformation:
+    """Returns (update + decay · weight) · factor for each weight: decay is no part of the moments, as in AdamW."""
+
+    def change(path, update, weight):
+        name = "/".join(key.key for key in path)
+        if weight_decay and name not in rules.undecayed:
+            update = update + weight_decay * weight
+        return update * rules.factors[name] if name in rules.factors else update
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(change, updates, params))
 
 
 def store_as(inner: optax.GradientTransformation, dtype) -> optax.GradientTransformation:

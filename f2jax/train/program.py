@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -60,14 +61,16 @@ class Program:
             remat=config.model.remat,
             unroll=config.model.unroll,
         )
-        self.tx = optim.make_optimizer(config.optim, steps)
-        self.state = self._abstract_state()
+        params = self._abstract_params()
+        self.rules = optim.WeightRules.of(config.optim, params)
+        self.tx = optim.make_optimizer(config.optim, steps, self.rules)
+        self.state = self._abstract_state(params)
         loss = loss_config(config.loss, architecture)
         options = compiler_options(mesh.devices.flat[0].device_kind, config.model.compiler_options)
         if config.model.compiler_options:
             check_compiler_options(options, mesh)
         self.step = jax.jit(
-            partial(train_step, model=self.model, config=loss, tx=self.tx, seed=config.seed),
+            partial(train_step, model=self.model, config=loss, tx=self.tx, rules=self.rules, seed=config.seed),
             compiler_options=options,
             static_argnames="kind",
             donate_argnums=0,
@@ -77,19 +80,22 @@ class Program:
             partial(eval_step, model=self.model, config=loss), compiler_options=options, static_argnames="kind"
         )
 
-    def _abstract_state(self) -> TrainState:
-        def placed(tree, shardings):
-            return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
-
+    def _abstract_params(self) -> dict:
         shardings = param_shardings(abstract_params(self.model.config), self.mesh)
         shapes = nn.meta.unbox(abstract_params(self.model.config, self.model.param_dtype))
-        replicated = NamedSharding(self.mesh, PartitionSpec())
         shapes |= {name: jax.eval_shape(make) for name, make in self.extra.items()}
-        shardings |= dict.fromkeys(self.extra, replicated)
-        opt_shapes = jax.eval_shape(self.tx.init, shapes)
-        opt_state = placed(opt_shapes, optimizer_shardings(opt_shapes, shardings, self.mesh))
-        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
-        return TrainState(step, placed(shapes, shardings), opt_state)
+        shardings |= dict.fromkeys(self.extra, NamedSharding(self.mesh, PartitionSpec()))
+        return _placed(shapes, shardings)
+
+    def _abstract_state(self, params: dict) -> TrainState:
+        opt_shapes = jax.eval_shape(self.init_optimizer, params)
+        opt_state = _placed(opt_shapes, optimizer_shardings(opt_shapes, _shardings(params), self.mesh))
+        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(self.mesh, PartitionSpec()))
+        return TrainState(step, params, opt_state)
+
+    def init_optimizer(self, params: dict) -> optax.OptState:
+        """Returns the state of the optimizer before the first step, that of trained weights alone."""
+        return self.tx.init(self.rules.split(params)[0])
 
     @property
     def model_shardings(self) -> dict:
@@ -107,7 +113,8 @@ class Program:
         }
         params = params | extra
         step = jax.make_array_from_process_local_data(self.state.step.sharding, np.zeros((), np.int32))
-        return TrainState(step, params, jax.jit(self.tx.init, out_shardings=_shardings(self.state.opt_state))(params))
+        init = jax.jit(self.init_optimizer, out_shardings=_shardings(self.state.opt_state))
+        return TrainState(step, params, init(params))
 
     def put(self, batch: Batch) -> DeviceBatch:
         """Returns the arrays of a batch on the devices, see `sharding.shard_batch`."""
@@ -116,6 +123,10 @@ class Program:
 
 def _shardings(tree):
     return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def _placed(tree, shardings):
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def check_compiler_options(options: dict[str, str | bool], mesh: Mesh) -> None:

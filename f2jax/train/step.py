@@ -22,6 +22,7 @@ from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.sharding import shard_activation
 from f2jax.train.distill import PROJECTION, distill_loss
 from f2jax.train.losses import LossConfig, contrastive_loss
+from f2jax.train.optim import NO_RULES, WeightRules, joined
 
 
 @flax.struct.dataclass
@@ -217,18 +218,24 @@ def train_step(
     kind: str,
     config: LossConfig,
     tx: optax.GradientTransformation,
+    rules: WeightRules = NO_RULES,
     seed: int = 0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one optimizer step; the metrics also hold the global gradient norm before clipping.
+    """Takes one optimizer step; the metrics also hold the norm of the gradient of all trained weights before clipping.
 
     Args:
+        tx: see `make_optimizer`. rules: say which weights are trained.
         seed: of the rank of the token table, which `config.nested_ranks` draws for each step.
     """
     rank = draw_rank(model.config.table_rank, seed, state.step) if config.nested_ranks else None
-    grad_fn = jax.value_and_grad(partial(loss_fn, model=model, kind=kind, config=config, rank=rank), has_aux=True)
-    (_, metrics), grads = grad_fn(state.params, batch, teacher)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    trained, frozen = rules.split(state.params)
+
+    def loss_of(trained):
+        return loss_fn(joined(trained, frozen), batch, teacher, model=model, kind=kind, config=config, rank=rank)
+
+    (_, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+    updates, opt_state = tx.update(grads, state.opt_state, trained)
+    params = joined(optax.apply_updates(trained, updates), frozen)
     metrics["grad_norm"] = optax.tree.norm(grads)
     return TrainState(state.step + 1, params, opt_state), metrics
 

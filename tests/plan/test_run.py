@@ -56,6 +56,16 @@ def test_the_bytes_of_weights_and_moments_are_exact(name, parameters):
     assert bytes_on_device(program.state.opt_state) == 2 * 4 * parameters + 2 * 4  # two moments, two counters
 
 
+def test_weights_that_are_not_trained_have_neither_gradient_nor_moments(monkeypatch):
+    monkeypatch.setattr(search, "topology_devices", lambda topology: [None])
+    settings = config("size=80m,teacher=none", "--config.optim.freeze=('token_table',)")
+    trained = 80_084_288 - size("80m").vocab_size * 320
+    program = Program(settings, size("80m"), one_device(), 1000)
+    assert bytes_on_device(program.state.params) == 4 * 80_084_288
+    assert bytes_on_device(program.state.opt_state) == 2 * 4 * trained + 2 * 4
+    assert search.weights_and_shares(settings, "v5e:1x1")[0] == 16 * trained + 4 * (80_084_288 - trained)
+
+
 def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
     mesh = one_device()
     worst = abstract_batch(config(), mesh, rows_of_mean(config(), 1, 1024).shape)

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from f2jax.configs import common
@@ -91,3 +92,33 @@ def test_unknown_names_are_refused_with_the_nearest():
         optim.make_optimizer(config(name="adamx", warmup_steps=0), 10)
     with pytest.raises(UserError, match="leaves nothing of 10 steps"):
         optim.make_schedule(config(warmup_steps=500), 10)
+
+
+PARAMS = {"token_table": jnp.zeros((3, 2)), "layers": {"query": jnp.zeros(2)}, "final_norm": jnp.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        (
+            {"freeze": ("tokentable",)},
+            r"No weight is named 'tokentable' \(optim.freeze\); they are final_norm, layers/q",
+        ),
+        ({"no_decay": ("layers",)}, r"No weight is named 'layers' \(optim.no_decay\)"),
+        ({"rate_factors": ("head=2",)}, r"No weight is named 'head' \(optim.rate_factors\)"),
+        ({"rate_factors": ("layers/*=0",)}, "'layers/.=0' in optim.rate_factors should be PATTERN=FACTOR"),
+        ({"rate_factors": ("layers/*",)}, "'layers/.' in optim.rate_factors should be PATTERN=FACTOR"),
+        ({"freeze": ("*",)}, "leaves no weight to train"),
+    ],
+)
+def test_rules_that_mean_nothing_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        optim.WeightRules.of(config(**changes), PARAMS)
+
+
+def test_a_checkpoint_of_an_optimizer_without_rules_fits_one_with_factors_and_no_decay():
+    """So a run can branch off with other rules, and those of before there were rules go on."""
+    changed = config(rate_factors=("layers/*=0.5",), no_decay=("*norm",))
+    states = [optim.make_optimizer(c, 1000, optim.WeightRules.of(c, PARAMS)).init(PARAMS) for c in (config(), changed)]
+    known = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optim.make_schedule(config(), 1000))).init(PARAMS)
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1]) == jax.tree.structure(known)
