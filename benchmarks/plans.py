@@ -15,8 +15,8 @@ from tqdm import tqdm
 from f2jax import config as configs
 from f2jax import files
 from f2jax.model import sizes
+from f2jax.model.operations import model_operations
 from f2jax.parallel import chips
-from f2jax.plan.step_time import model_operations
 
 ROOT = Path(__file__).parents[1]
 TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks

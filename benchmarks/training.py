@@ -36,9 +36,9 @@ from f2jax.data.shapes import RowRules
 from f2jax.data.texts import sample_texts
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.model.nested import matryoshka_dims
+from f2jax.model.operations import model_operations
 from f2jax.model.sizes import Qwen3Config, size
 from f2jax.parallel.mesh import make_mesh
-from f2jax.plan.step_time import model_operations
 from f2jax.train.losses import matryoshka_weights
 from f2jax.train.program import Program
 

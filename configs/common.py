@@ -161,4 +161,5 @@ def get_config(text: str | None = None) -> ConfigDict:
     lg.validate_every = 1000  # steps between validations, the last of which follows the last step; 0: none at all
     lg.validation_batches = 1  # batches of each data set's held-out share; 0: all
     lg.tensorboard = True  # write TensorBoard event files next to metrics.jsonl
+    lg.profile = ()  # (START, STEPS): trace so many steps after step START into profile/, for TensorBoard and XProf
     return c

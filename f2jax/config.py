@@ -182,12 +182,22 @@ COUNTS = (
 )
 
 
+TRACED = "log.profile"
+
+
+def is_trace(value: tuple) -> bool:
+    """Returns whether a value says which steps are to be traced."""
+    return len(value) == 2 and all(type(item) is int for item in value) and value[0] >= 0 and value[1] >= 1
+
+
 def check(config: ConfigDict) -> None:
     """Raises UserError where a value of a field could only fail later, in the middle of other work."""
     values = fields(config)
     for name, value in values.items():
-        if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
+        if isinstance(value, tuple) and name != TRACED and not all(isinstance(item, str) for item in value):
             raise UserError(f"{name}={value} should hold text alone, such as ('a', 'b').")
+    if (traced := values[TRACED]) and not is_trace(traced):
+        raise UserError(f"{TRACED}={traced} should be (START, STEPS), such as (20, 5): 5 steps after the first 20.")
     for name in TYPES:
         if values[name] not in DTYPES:
             raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")

@@ -17,6 +17,7 @@ from f2jax.checkpoints import workdir
 from f2jax.data.shapes import RowShape
 from f2jax.data.teacher_vectors import read_info
 from f2jax.errors import UserError, require_extra
+from f2jax.model.operations import step_operations
 from f2jax.model.qwen3 import Qwen3, abstract_params, check_execution
 from f2jax.model.sizes import SIZES, Qwen3Config, size
 from f2jax.parallel.chips import canonical_topology, chip_of
@@ -25,7 +26,7 @@ from f2jax.parallel.sharding import ROW_SPEC, param_shardings
 from f2jax.parallel.threads import interruptible
 from f2jax.plan.hlo import Cost, program_cost
 from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean, texts_per_step
-from f2jax.plan.step_time import StepSeconds, model_operations, step_seconds
+from f2jax.plan.step_time import StepSeconds, step_seconds
 from f2jax.train.program import Program
 from f2jax.train.step import DeviceBatch, Teacher
 
@@ -145,9 +146,7 @@ def plan_slice(
     cost = program_cost(compiled.as_text(), planned.chunks)
     seconds = step_seconds(cost, chip, device_coordinates(mesh))
     tokens = planned.tokens
-    operations = model_operations(architecture, tokens, planned.mean, passes=3)
-    if teacher:
-        operations += model_operations(teacher.model.config, tokens, planned.mean, passes=1)
+    operations = step_operations(architecture, teacher.model.config if teacher else None, tokens, planned.mean)
     days = seconds.step * steps / 86_400
     return SlicePlan(
         **settings,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from f2jax.model.attention import has_fused_backward, splash_block
-from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import Chip
 from f2jax.plan.hlo import Collective, Cost
 
@@ -87,17 +86,3 @@ def collective_seconds(collective: Collective, chip: Chip, coordinates: Sequence
         passes = 2 if collective.kind == "all-reduce" else 1
         moving = passes * (n - 1) / n * collective.bytes / sum(rates)
     return moving + hops * HOP_SECONDS
-
-
-def model_operations(architecture: Qwen3Config, tokens: float, length: float, passes: int) -> float:
-    """Returns the operations that a model needs for `tokens` tokens in texts of `length`: the numerator of MFU.
-
-    They are 2 for each token and weight outside the token table, and the causal half of the two products of attention
-    (PaLM, https://arxiv.org/abs/2204.02311, appendix B).
-
-    Args:
-        passes: 1 for a forward pass, 3 for training; recomputation does not count.
-    """
-    weights = architecture.parameters - architecture.vocab_size * (architecture.table_rank or architecture.width)
-    attention = 2 * architecture.layers * length * architecture.heads * architecture.head_dim
-    return passes * tokens * (2 * weights + attention)

@@ -31,11 +31,12 @@ from f2jax.parallel.sharding import param_shardings
 from f2jax.train import distill, optim, resume
 from f2jax.train.compiled import keep_compiled
 from f2jax.train.goodput import Goodput
-from f2jax.train.metrics import MetricsWriter
+from f2jax.train.metrics import MetricsWriter, read_totals
 from f2jax.train.program import Program
-from f2jax.train.report import Report, progress, run_table
+from f2jax.train.report import Report, Work, progress, run_table
 from f2jax.train.resume import Run
 from f2jax.train.step import Teacher
+from f2jax.train.step_trace import StepTrace
 from f2jax.train.teacher import open_teacher
 
 
@@ -84,11 +85,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         state = start_state(program, run, config.seed, checkpoints)
         teacher = teacher_folder.load(config, tokenizer, mesh)
         start = int(state.step)
+        so_far = read_totals(run.branch[0] if run.step is None and run.branch else workdir, start)
         clock.started()
         with (
             hosts.StopSignal(mesh) as stop,  # around the last write too
             checkpoints.finishing(),
             MetricsWriter(workdir, start, config.log.tensorboard) as writer,
+            StepTrace(workdir, *config.log.profile) as trace,
             tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not hosts.is_first()) as bar,
         ):
             report = Report(
@@ -96,10 +99,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
                 optim.make_schedule(config.optim, steps),
                 clock,
                 advice=lambda bad: resume.diverged_advice(workdir, checkpoints.steps(), bad, config.data.skip_steps),
+                work=Work.of(run.architecture, teacher, mesh, so_far),
             )
             validation = Validation(config, program, loader, teacher, held_out, steps)
             hosts.print_once(start_line(run, start, steps))
-            loop = Loop(config, program, loader, teacher, validation, checkpoints, stop, writer, report, clock, bar)
+            loop = Loop(
+                config, program, loader, teacher, validation, checkpoints, stop, writer, report, clock, trace, bar
+            )
             values = loop.run(state, steps)
             with clock.during("checkpoint"):
                 checkpoints.wait()
@@ -210,6 +216,7 @@ class Loop:
     writer: MetricsWriter
     report: Report
     clock: Goodput
+    trace: StepTrace
     bar: tqdm
     logs: bool = False  # whether metrics are to be written once the next step runs
 
@@ -254,7 +261,7 @@ class Loop:
 
     def take(self, step: int, name: str, batch: Batch) -> None:
         """Starts one step, and waits for the one before: one runs, one is ready; more would only hold memory."""
-        with self.clock.compiling(batch.program):
+        with self.trace.step(step, lambda: self.state), self.clock.compiling(batch.program):
             arrays = self.program.put(batch)
             self.state, metrics = self.program.step(self.state, arrays, self.teacher, kind=batch.kind)
         self.report.wait()

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import jax
@@ -15,6 +16,24 @@ from f2jax.errors import Restart, UserError
 NAME = "metrics.jsonl"
 PUBLISH_SECONDS = 60  # how far gs:// may be behind, plus one report
 LAST_WAITS = 5, 30  # seconds before each retry of the last upload
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all steps from the first one on, also those before a resume, and of the run that a branch goes on."""
+
+    tokens: float = 0.0  # useful ones
+    operations: float = 0.0  # floating-point operations that the model needs
+
+
+def read_totals(workdir: str | Path, step: int) -> Totals | None:
+    """Returns the sums up to `step`, as metrics of a workdir have them; None if they do not, as of an older version."""
+    if not step:
+        return Totals()
+    lines = [json.loads(line) for line in _lines(files.join(workdir, NAME)) if _step(line) == step]
+    names = [field.name for field in fields(Totals)]
+    found = [Totals(*(line[name] for name in names)) for line in lines if set(names) <= line.keys()]
+    return found[-1] if found else None
 
 
 class MetricsWriter:

@@ -4,19 +4,24 @@ import resource
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from f2jax.data.dataset import AnyDataset
 from f2jax.data.loader import Loader
 from f2jax.data.packing import Batch
 from f2jax.errors import UserError
+from f2jax.model.operations import step_operations
 from f2jax.model.sizes import Qwen3Config
+from f2jax.parallel.chips import chip_of_kind
 from f2jax.train.goodput import Goodput
-from f2jax.train.metrics import MetricsWriter
+from f2jax.train.metrics import MetricsWriter, Totals
+from f2jax.train.step import Teacher
 
 
 class Pending(NamedTuple):
@@ -26,7 +31,40 @@ class Pending(NamedTuple):
     name: str  # of its data set
     useful_tokens: int
     total_tokens: int
+    operations: float
     metrics: dict[str, jax.Array]
+
+
+@dataclass
+class Work:
+    """What steps take: the operations of each, what the devices can do, and the sums since the first step of all."""
+
+    operations: Callable[[Batch], float]
+    peak: float = 0.0  # operations a second of all devices; 0: unknown
+    so_far: Totals | None = field(default_factory=Totals)  # before this start; None: unknown
+
+    @classmethod
+    def of(cls, student: Qwen3Config, teacher: Teacher | None, mesh: Mesh, so_far: Totals | None) -> "Work":
+        """Returns the work of a run, by the counts of `step_operations` and the table of chips."""
+
+        def operations(batch: Batch) -> float:
+            lengths = text_lengths(batch)
+            tokens = float(lengths.sum())
+            length = float(np.square(lengths).sum()) / tokens
+            return step_operations(student, teacher.model.config if teacher else None, tokens, length)
+
+        chip = chip_of_kind(mesh.devices.flat[0].device_kind)
+        return cls(operations, chip.peak * mesh.devices.size if chip else 0.0, so_far)
+
+    def metrics(self, steps: Sequence[Pending], seconds: float) -> dict[str, float]:
+        """Returns MFU during the steps, and `tokens` and `operations` up to their end, as far as they are known."""
+        operations = sum(step.operations for step in steps)
+        values = {"mfu": operations / (seconds * self.peak)} if self.peak else {}
+        if self.so_far:
+            tokens = self.so_far.tokens + sum(step.useful_tokens for step in steps)
+            self.so_far = Totals(tokens, self.so_far.operations + operations)
+            values |= asdict(self.so_far)
+        return values
 
 
 class Report:
@@ -36,19 +74,26 @@ class Report:
         schedule: the learning rate by step.
         clock: of the run.
         advice: given the first step whose loss is not finite, says what to do.
+        work: of the run.
     """
 
     def __init__(
-        self, writer: MetricsWriter, schedule: optax.Schedule, clock: Goodput, advice: Callable[[int], str]
+        self,
+        writer: MetricsWriter,
+        schedule: optax.Schedule,
+        clock: Goodput,
+        advice: Callable[[int], str],
+        work: Work,
     ) -> None:
-        self.writer, self.schedule, self.clock, self.advice = writer, schedule, clock, advice
+        self.writer, self.schedule, self.clock, self.advice, self.work = writer, schedule, clock, advice, work
         self.pending: list[Pending] = []
         self.steps = self.useful = self.total = 0
         self.since = self.began = clock.training_seconds()
 
     def add(self, step: int, name: str, batch: Batch, metrics: dict[str, jax.Array]) -> None:
         """Collects the metrics of a step."""
-        self.pending.append(Pending(step, name, batch.useful_tokens, batch.tokens, metrics))
+        operations = self.work.operations(batch)
+        self.pending.append(Pending(step, name, batch.useful_tokens, batch.tokens, operations, metrics))
 
     def wait(self) -> None:
         """Waits until the last collected step has run."""
@@ -82,6 +127,7 @@ class Report:
             "useful_share": useful / total,
             "learning_rate": float(self.schedule(last - 1)),
         }
+        values |= self.work.metrics(self.pending, now - self.since)
         self.writer.write(last, values)
         self.steps += len(self.pending)
         self.useful, self.total = self.useful + useful, self.total + total
@@ -97,6 +143,17 @@ class Report:
             f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of those in the batches; "
             f"peak memory {peak:.1f} GiB."
         )
+
+
+def text_lengths(batch: Batch) -> np.ndarray:
+    """Returns the tokens of each distinct text of a batch, of all processes: texts lie in their rows without gaps."""
+    rows_b, width = batch.row_mask_b, batch.tokens_bt.shape[1]
+    documents = [] if batch.kind == "texts" else [rows_b, batch.negative_mask_bj.ravel()]
+    present_s = np.concatenate([rows_b, *documents])
+    ends = np.unique(batch.row_s[present_s].astype(np.int64) * width + batch.col_s[present_s])
+    starts = ends // width * width
+    starts[1:] = np.maximum(starts[1:], ends[:-1] + 1)
+    return ends + 1 - starts
 
 
 def progress(values: dict[str, float]) -> str:

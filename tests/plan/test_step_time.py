@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
+from f2jax.model.operations import model_operations
 from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import CHIPS
 from f2jax.plan.hlo import Collective, Cost
-from f2jax.plan.step_time import HOP_SECONDS, collective_seconds, kernel_seconds, model_operations, step_seconds
+from f2jax.plan.step_time import HOP_SECONDS, collective_seconds, kernel_seconds, step_seconds
 
 V5P = CHIPS["v5p"]
 CUBE = list(product(range(4), range(4), range(4)))  # a v5p slice of 4 x 4 x 4

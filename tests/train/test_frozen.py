@@ -22,7 +22,7 @@ from f2jax.train.step import DeviceBatch, loss_fn, train_step
 from tests import tiny
 from tests.tiny_model import random_params
 from tests.train.test_chunks import LOSS, SHAPE, rows
-from tests.train.test_loop import RUN, command, weights
+from tests.train.test_loop import RUN, command, lines, weights
 
 FREEZE = ("token_table", "layers/query")
 
@@ -62,6 +62,8 @@ def test_a_run_goes_on_over_two_devices_with_weights_that_are_not_trained(tmp_pa
     options = command(tmp_path, tmp_path / "again", **changes, **{"mesh.fsdp": 2})
     out = subprocess.run(options, env=two, capture_output=True, text=True, check=True).stdout
     assert "Resuming after step 2 of 4." in out and "Mesh replica 1 × data 1 × fsdp 2" in out
+    logs = [lines(tmp_path / name)[-1] for name in ("run", "again")]
+    assert all(logs[0][name] == logs[1][name] > 0 for name in ("step", "tokens", "operations"))
     ends = [flatten_dict(weights(tmp_path / name)) for name in ("run", "again")]
     for path, x in ends[1].items():
         before = read_weight(tmp_path / "run", 2, path, x)

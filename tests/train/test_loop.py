@@ -19,14 +19,19 @@ import pytest
 from f2jax import config as configs
 from f2jax.checkpoints import orbax, workdir
 from f2jax.data.loader import Loader, load_data
+from f2jax.data.packing import RowShare, assemble
 from f2jax.data.prompts import read_prompts
+from f2jax.data.shapes import RowRules, RowShape
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Interrupted, UserError
 from f2jax.train import loop
 from f2jax.train.goodput import Goodput
 from f2jax.train.loop import train
-from f2jax.train.report import Report
+from f2jax.train.metrics import Totals
+from f2jax.train.report import Pending, Report, Work, text_lengths
 from tests import tiny
+from tests.parallel.steps import FakeRow
+from tests.train.test_chunks import rows
 
 RUN = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.ROOT)}
 
@@ -80,6 +85,24 @@ def test_a_run_reports_losses_by_data_set_and_validates(finished):
     assert values["validation/loss"] == pytest.approx(np.mean(of_sets))
     assert values["validation/kind/clustering/loss"] == values["validation/colours/loss"]
     assert found[5]["loss"] < found[0]["loss"]
+
+
+def test_a_run_counts_its_tokens_and_operations(finished):
+    """Operations by hand: 6 for each token and weight outside the table, and attention as squares of lengths."""
+    folder, _ = finished
+    config = tiny.config(folder)
+    tokenizer, splits = load_data(config, folder / "run/tokenizer", "", 512, Counter())
+    loader = Loader([training for training, _ in splits], config, tokenizer.pad_id)
+    squares, tokens = 0, 0
+    for step in range(12):
+        batch = loader.batch(step)[1]
+        tokens += batch.useful_tokens
+        squares += int((2 * batch.positions_bt[batch.segments_bt > 0] + 1).sum())  # 1 + 3 + 5 + … are the squares
+    layers, width, mlp, heads, kv_heads, head_dim = 2, 64, 160, 4, 2, 32
+    layer = width * head_dim * (2 * heads + 2 * kv_heads) + 3 * width * mlp + 2 * width + 2 * head_dim
+    expected = 6 * tokens * (layers * layer + width) + 6 * layers * heads * head_dim * squares
+    last = lines(folder / "run")[-2]
+    assert (last["tokens"], last["operations"]) == (tokens, pytest.approx(expected)) and "mfu" not in last
 
 
 def test_a_workdir_keeps_the_prompts_that_its_data_has_and_none_of_the_others_in_its_config(finished):
@@ -235,6 +258,10 @@ def test_a_branch_goes_on_bit_for_bit_from_a_checkpoint_with_its_optimizer_and_s
     assert f"Going on from step 8 of {folder}/run, up to step 12." in capsys.readouterr().out
     assert same_bits(weights(folder / "run"), weights(tmp_path / "branch"))
     assert [line["step"] for line in lines(tmp_path / "branch")] == [10, 12, 12]
+    for name in ("tokens", "operations"):
+        assert lines(tmp_path / "branch")[-2][name] == lines(folder / "run")[-2][name] > 0, (
+            "counted from the first step"
+        )
     branch = {"run": f"{folder}/run", "step": 8, "changed": []}
     assert json.loads((tmp_path / "branch/branch.json").read_text()) == branch
     assert train(config, tmp_path / "branch") == {}, "it is a run of its own from here on"
@@ -425,6 +452,10 @@ def test_time_of_other_work_is_not_in_the_speed_of_the_steps(monkeypatch):
     assert clock.training_seconds() == 60 - 10 - 10
 
 
+def texts() -> list[FakeRow]:
+    return [FakeRow(row.query, None, [], -1, []) for row in rows(16)]
+
+
 class Lines:
     """In the place of a file of metrics."""
 
@@ -462,11 +493,39 @@ def test_a_report_counts_the_tokens_of_its_steps_and_the_losses_of_each_data_set
 
     clock, lines = Clock(), Lines()
     clock.now = 3.0
-    report = Report(lines, lambda step: 0.5, clock, advice=str)
+    report = Report(lines, lambda step: 0.5, clock, advice=str, work=Work(lambda batch: 50.0, 200.0, Totals(5, 7)))
     for step, name, loss in ((1, "pairs", 1.0), (2, "colours", 4.0)):
         batch = SimpleNamespace(tokens=12, useful_tokens=9)
         report.add(step, name, batch, {"loss": np.float32(loss), "grad_norm": np.float32(2.0)})
     clock.now = 5.0
     report.flush()
     expected = {"loss": 2.5, "grad_norm": 2.0, "pairs/loss": 1.0, "colours/loss": 4.0, "tokens_per_second": 9.0}
+    expected |= {"mfu": 0.25, "tokens": 23.0, "operations": 107.0}
     assert lines.values == {2: expected | {"useful_share": 0.75, "learning_rate": 0.5}}
+
+
+def test_what_is_not_known_is_no_metric():
+    """The peak of a CPU, and what a run of an older version had done."""
+    step = Pending(8, "pairs", 9, 12, 50.0, {})
+    assert Work(lambda batch: 50.0, 0.0, None).metrics([step], 2.0) == {}
+    assert Work(lambda batch: 50.0).metrics([step, step], 2.0) == {"tokens": 18.0, "operations": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rules"), [("retrieval", RowRules(16)), ("texts", RowRules(16)), ("clustering", None)]
+)
+def test_the_lengths_of_the_texts_of_a_batch_are_those_of_its_segments(kind, rules):
+    rules = rules or RowRules(16, 1, {kind: [RowShape(16, 1, slots=32)]})
+    batch = assemble(
+        rows(16) if kind != "texts" else texts(), 2 * (kind != "texts"), kind=kind, batch_size=8, rules=rules, pad_id=0
+    )
+    pairs = np.stack([np.arange(len(batch.tokens_bt))[:, None] + 0 * batch.segments_bt, batch.segments_bt], -1)
+    counts = np.unique(pairs[batch.segments_bt > 0], axis=0, return_counts=True)[1]
+    assert len(counts) > 5 and sorted(text_lengths(batch)) == sorted(counts) and sum(counts) == batch.useful_tokens
+
+
+def test_a_process_with_a_part_of_the_rows_knows_the_lengths_of_all():
+    options = {"kind": "retrieval", "batch_size": 8, "rules": RowRules(16), "pad_id": 0}
+    whole, part = (assemble(rows(16), 2, share=share, **options) for share in (RowShare(2, (0, 1)), RowShare(2, (1,))))
+    assert len(part.tokens_bt) < len(whole.tokens_bt)
+    assert np.array_equal(text_lengths(whole), text_lengths(part))
