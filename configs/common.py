@@ -22,7 +22,7 @@ HYPER_PARAMETERS = {
 }
 
 
-def options(text: str | None, **defaults) -> dict:
+def options(text: str | None, /, **defaults) -> dict:
     """Returns the options on the config's path.
 
     Raises:
@@ -53,7 +53,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     c.prompts.document = ""  # by Embedder.encode_document
 
     c.model = m = ConfigDict()
-    m.size = size  # a name in f2jax/model/sizes.py, or the folder of a model of that shape; init_from must agree
+    m.size = size  # a name in f2jax/model/sizes.py, or the folder of a model of that shape; "": that of init_from
     m.width = 0  # hidden size and dimension of embeddings; 0, as in the next six: that of model.size
     m.mlp = 0  # inner size of the MLP
     m.layers = 0  # decoder layers
@@ -77,6 +77,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     c.data = d = ConfigDict()
     d.sources = ()  # files, globs, hub:, beir:, sts: …, built-in sets, or one "corpus:FOLDER"; see f2jax prepare --help
     d.kinds = ()  # "SOURCE=KIND" for files whose rows do not say it, e.g. ("massive_*=clustering",)
+    d.columns = ()  # "NAME=COLUMN" for files that call them otherwise, e.g. ("query=Frage", "positive=Antwort")
     d.include = ()  # names of data sets, or patterns; (): all
     d.exclude = ()  # names or patterns of data sets that are left out
     d.weights = ()  # "PATTERN=FACTOR": how often the batches of these data sets come, e.g. ("nli*=2", "code=0.5")
@@ -88,8 +89,9 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.programs = 0  # compiled shapes of packed rows, at most: more waste fewer tokens; 0: 12 with chunk_rows, else 48
     d.skip_steps = 0  # number of batches to leave out: step n trains on batch n + skip_steps, past a bad stretch
     d.validation_share = 0.01  # share of each data set's queries that is held out
+    d.hold_out_texts = False  # train on no document of clustering that is a held-out query, as its text or a negative
     d.use_instructions = True  # put the task's instruction before each query (stage 2)
-    d.instructions = ConfigDict()  # {SOURCE-KIND, source or kind: task sentence}, for records without one
+    d.instructions = ConfigDict()  # {SOURCE-KIND, source, symmetric or kind: task sentence}, for records without one
     d.symmetric_share = 0.3  # share of the documents of symmetric tasks that carry the instruction too
     d.symmetric_sources = ()  # sources whose tasks are symmetric: STS, bitext, paraphrase; clustering always is
     d.negatives = n = ConfigDict()
@@ -130,6 +132,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     o.peak_lr = peak_lr  # learning rate after warm-up
     o.end_lr = 1e-7  # learning rate at the end of the schedule
     o.warmup_steps = 500  # steps of the linear warm-up from 0
+    o.warmup_share = 0.0  # share of the steps that warm up, in place of warmup_steps; 0: as many as that says
     o.schedule = "cosine"  # shape after warm-up: cosine, linear, constant, or wsd: constant, then linear decay
     o.decay_steps = 0  # length of the decay of wsd; the runs that branch off before it serve several budgets
     o.b1 = 0.9  # decay of the first moment
@@ -160,6 +163,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     lg.every = 10  # steps between lines of metrics.jsonl
     lg.validate_every = 1000  # steps between validations, the last of which follows the last step; 0: none at all
     lg.validation_batches = 1  # batches of each data set's held-out share; 0: all
+    lg.compare = False  # end with scores of the model before and after on held-out rows, beside TF-IDF
     lg.tensorboard = True  # write TensorBoard event files next to metrics.jsonl
     lg.profile = ()  # (START, STEPS): trace so many steps after step START into profile/, for TensorBoard and XProf
     return c

@@ -46,7 +46,8 @@ SYNONYMS = {
         "optim.name": "optimizer optim_type",
         "optim.peak_lr": "lr learning_rate max_lr peak_learning_rate base_lr init_lr",
         "optim.end_lr": "min_lr final_lr lr_min",
-        "optim.warmup_steps": "warmup warmup_ratio warmup_proportion num_warmup_steps warmup_epochs",
+        "optim.warmup_steps": "warmup num_warmup_steps warmup_epochs",
+        "optim.warmup_share": "warmup_ratio warmup_proportion",
         "optim.schedule": "scheduler lr_scheduler lr_scheduler_type lr_schedule decay_type",
         "optim.b1": "beta1 adam_beta1 beta_1",
         "optim.b2": "beta2 adam_beta2 beta_2",
@@ -138,7 +139,7 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def parse_options(text: str | None, **defaults: Any) -> dict[str, Any]:
+def parse_options(text: str | None, /, **defaults: Any) -> dict[str, Any]:
     """Returns the options of a config path, `size=80m,teacher=0.6b`, typed like their defaults.
 
     >>> parse_options("size=80m", size="0.6b", stage=1)
@@ -211,7 +212,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={values[name]} should be above 0.")
     if not 0 <= values["data.symmetric_share"] <= 1:
         raise UserError(f"data.symmetric_share={values['data.symmetric_share']} should be from 0 to 1.")
-    for name in ("data.validation_share", *BETAS):
+    for name in ("data.validation_share", "optim.warmup_share", *BETAS):
         if not 0 <= values[name] < 1:
             raise UserError(f"{name}={values[name]} should be from 0 to below 1.")
     for name in BETAS:

@@ -219,7 +219,7 @@ def bad_source(folder: Path, kind: str) -> Path:
     elif kind == "not readable":
         write_jsonl(path, GOOD).chmod(0)
     elif kind == "lacks a column":
-        pq.write_table(pa.table({"question": ["a"], "passage": ["b"]}), path)
+        pq.write_table(pa.table({"Frage": ["a"], "passage": ["b"]}), path)
     elif kind == "cut short":
         pq.write_table(pa.table({"query": ["a"] * 50, "passage": ["b"] * 50}), path)
         path.write_bytes(path.read_bytes()[:200])
@@ -232,7 +232,7 @@ def bad_source(folder: Path, kind: str) -> Path:
         ("missing", r"There is no data file \S+/bad\.parquet; check the path\."),
         ("a folder", r"bad\.jsonl"),
         ("not readable", r"bad\.jsonl cannot be \w+.*Permission denied"),
-        ("lacks a column", r"bad\.parquet has no column query; it has question, passage: rename one\."),
+        ("lacks a column", r"bad\.parquet has no column query; it has Frage, passage: rename one .*query=COLUMN\)\."),
         ("cut short", r"bad\.parquet is \S*.*cut short or no parquet file"),
         ("all rows bad", r"bad\.jsonl has no usable row \(.*2 .*empty query.*1 .*empty positive"),
     ],

@@ -13,7 +13,7 @@ from f2jax.model.sizes import size
 from f2jax.train.loop import train
 
 ROOT = Path(__file__).parents[1]
-NEEDS_MODELS = ("ablation.py",)  # see tests/launch/test_ablations.py
+NEEDS_MODELS = ("ablation.py", "finetune.py")  # see tests/launch/test_ablations.py, tests/commands/test_finetune.py
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name not in ("__init__.py", *NEEDS_MODELS))
 SIZES = [name for name in common.HYPER_PARAMETERS if name not in ("nano", "tiny")]
 
@@ -57,7 +57,7 @@ def test_a_config_that_is_nowhere_is_told_the_names(tmp_path, monkeypatch, name,
         ("max_seq_length", "data.max_length"),
         ("bf16", "model.dtype"),
         ("gradient_checkpointing", "model.remat"),
-        ("warmup_ratio", "optim.warmup_steps"),
+        ("warmup_ratio", "optim.warmup_share"),
         ("weight_decay", "optim.weight_decay"),  # the name of a field, in no group
         ("model.temperature", "loss.temperature"),  # in another group
         ("optim.peek_lr", "optim.peak_lr"),  # mistyped

@@ -71,6 +71,8 @@ def architecture_of(model: ConfigDict) -> Qwen3Config:
     Raises:
         UserError: it is neither, or a field is out of range.
     """
+    if not model.size:
+        raise UserError("model.size is empty, which stands for that of init_from; name a size or a model's folder.")
     changes = {name: model[field] for field, name in SHAPE_FIELDS.items() if model[field]}
     changes["table_rank"] = model.table_rank
     if model.size in SIZES or not (model.size.startswith("gs://") or Path(model.size).is_dir()):

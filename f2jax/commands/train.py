@@ -1,8 +1,10 @@
 """`f2jax train`: train a model as a config says."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from f2jax.commands.options import Arguments
+from f2jax.errors import UserError, require_extra
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,43 @@ def main(argv: list[str]) -> None:
     )
     options = arguments.read(TrainOptions)
 
-    from f2jax import config
+    from f2jax import config as configs
     from f2jax.parallel import hosts
     from f2jax.train import loop
 
     hosts.start()
     with hosts.leave_on_error():
-        loop.train(config.load(options.config, arguments.overrides), options.workdir)
+        config = configs.load(options.config, arguments.overrides)
+        if config.log.compare:
+            _check_comparable(config)
+        loop.train(config, options.workdir)
+    if config.log.compare:
+        _compare(config, options.workdir)
+
+
+def _check_comparable(config) -> None:
+    """Raises UserError where there would be nothing to compare at the end."""
+    import jax
+
+    require_extra("eval", "log.compare", "sklearn")
+    if jax.process_count() > 1:
+        raise UserError("log.compare is for a single process; set --config.log.compare=False.")
+    if not config.init_from or any(spec.startswith("corpus:") for spec in config.data.sources):
+        raise UserError("log.compare needs init_from and files in data.sources; set --config.log.compare=False.")
+
+
+def _compare(config, workdir: str) -> None:
+    """Prints what the model found of the held-out rows before and after, and what TF-IDF finds."""
+    from f2jax.data.loader import read_records
+    from f2jax.evaluation import held_out
+    from f2jax.inference.embedder import Embedder
+
+    share = config.data.validation_share
+    sets, empty = held_out.held_out_sets(read_records(config, Counter()), share, config.seed)
+    if empty:
+        print(f"No row is held out of {', '.join(empty)}: give more rows, or a larger data.validation_share.")
+    if not sets:
+        return
+    before, after = Embedder.from_pretrained(config.init_from), Embedder.from_pretrained(workdir)
+    scorers = {"TF-IDF": held_out.tfidf, "before": held_out.model_scorer(before), "after": held_out.model_scorer(after)}
+    print(held_out.comparison(sets, scorers))

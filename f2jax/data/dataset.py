@@ -106,7 +106,7 @@ class Dataset:
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
         """(training, held-out) rows: a hash of seed and `Record.split_id` holds out a `share` of the queries."""
-        held = np.array([in_share(split_id, share, "held out", seed) for *_, split_id in self._rows], bool)
+        held = np.array([is_held_out(split_id, share, seed) for *_, split_id in self._rows], bool)
         return self._take(np.flatnonzero(~held)), self._take(np.flatnonzero(held))
 
     def _take(self, indices: np.ndarray) -> "Dataset":
@@ -146,6 +146,11 @@ class TokenizedTexts:
 
     def tokens(self, number: int) -> np.ndarray:
         return self._flat[self._ends[number] : self._ends[number + 1]]
+
+
+def is_held_out(split_id: int, share: float, seed: int) -> bool:
+    """Returns whether a row of this `Record.split_id` is held out of a run that holds out a `share` by this seed."""
+    return in_share(split_id, share, "held out", seed)
 
 
 def build_datasets(

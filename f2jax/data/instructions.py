@@ -14,15 +14,16 @@ class Instructions:
     """Which texts carry a task's instruction (recipe 2.1): every query, and a share of symmetric tasks' documents."""
 
     enabled: bool = field(default=True, metadata={"option": "instructions"})  # put tasks before queries (stage 2)
-    # NAME=SENTENCE, of SOURCE-KIND, source or kind, the closest of which counts; or a FILE.json of {name: sentence}
+    # NAME=SENTENCE, of SOURCE-KIND, source, `symmetric` or kind, of which the first that fits counts; or a FILE.json of
+    # {name: sentence}
     by_name: dict[str, str] = field(default_factory=dict, metadata={"option": "tasks"})
     symmetric_share: float = 0.3  # share of the documents of symmetric tasks that carry the task too
     symmetric_sources: tuple[str, ...] = ()  # sources whose tasks are symmetric; clustering always is
     seed: int = 0  # seed of that share
 
     def task(self, record: Record) -> str | None:
-        """The task sentence of a record: its own, or that of its source and kind, source, or kind."""
-        closest = (f"{record.source}-{record.kind}", record.source, record.kind)
+        """The task sentence of a record: its own, or that of its source and kind, source, symmetry, or kind."""
+        closest = (f"{record.source}-{record.kind}", record.source, *["symmetric"] * record.symmetric, record.kind)
         return record.instruction or next((self.by_name[name] for name in closest if name in self.by_name), None)
 
     def query(self, record: Record) -> str:

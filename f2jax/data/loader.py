@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from f2jax import files
-from f2jax.data.dataset import AnyDataset, build_datasets
+from f2jax.data.dataset import AnyDataset, build_datasets, is_held_out
 from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.mixture import DatasetSpec, Mixture, language_weights, pattern_weights, select
 from f2jax.data.packing import WHOLE, Batch, RowShare, assemble, distinct, texts_of_row
-from f2jax.data.record import Record
+from f2jax.data.record import Record, stable_id
 from f2jax.data.shapes import CHUNKED_PROGRAMS, PROGRAMS, RowRules, Sample, choose_programs
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer
@@ -108,8 +108,25 @@ def read_records(config, skipped: Counter) -> Iterator[Record]:
     """Yields all training records of the config's sources, in order; counts bad rows by reason in `skipped`."""
     if not config.data.sources:
         raise UserError("data.sources is empty; name files or built-in sets, e.g. 'cldr:translation'.")
-    for spec in config.data.sources:
-        yield from open_source(spec, "train", skipped, config.data.kinds)
+    data = config.data
+    for spec in data.sources:
+        records = open_source(spec, "train", skipped, data.kinds, columns=data.columns)
+        yield from _keep_texts_apart(records, data.validation_share, config.seed) if data.hold_out_texts else records
+
+
+def _keep_texts_apart(records: Iterable[Record], share: float, seed: int) -> Iterator[Record]:
+    """The records without those texts of clustering that are held out as queries: no other row is to teach them.
+
+    A row whose positive is such a text goes, and so does one that loses all its negatives.
+    """
+    for record in records:
+        if record.kind == "clustering" and not is_held_out(record.split_id, share, seed):
+            held = [is_held_out(stable_id(text), share, seed) for text in record.documents]
+            negatives = tuple(text for text, out in zip(record.documents, held, strict=True) if not out)[1:]
+            if held[0] or not negatives:
+                continue
+            record = replace(record, negatives=negatives)
+        yield record
 
 
 def make_tokenizer(config, kept: str | Path, init: str, records: Iterable[Record]) -> Tokenizer:

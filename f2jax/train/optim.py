@@ -110,7 +110,7 @@ def make_schedule(config, steps: int) -> optax.Schedule:
     Raises:
         UserError: unknown schedule, or warm-up and decay that are longer than the training.
     """
-    warmup = config.warmup_steps
+    warmup = int(config.warmup_share * steps) if config.warmup_share else config.warmup_steps
     if steps <= warmup and config.schedule != "constant":
         raise UserError(f"optim.warmup_steps={warmup} leaves nothing of {steps} steps; lower it.")
     decay = max(steps - warmup, 1)

@@ -182,7 +182,8 @@ def find_checkpoint(name: str) -> tuple[str, int]:
 
 
 def start_architecture(config: ConfigDict, init_path: str) -> Qwen3Config:
-    """Returns the shape of the starting weights, which must be of `model.size`, or without them that of `model.size`.
+    """Returns the shape of the starting weights, which must be of `model.size` unless it is empty, or without them that
+    of `model.size`.
 
     Raises:
         UserError: they are of another size, or their token table has another rank.
@@ -217,6 +218,8 @@ def branch_architecture(config: ConfigDict, run: str) -> Qwen3Config:
 
 
 def _check_size(config: ConfigDict, architecture: Qwen3Config, origin: str) -> None:
+    if not config.model.size:
+        return
     wanted = workdir_lib.architecture_of(config.model)
     names = ("width", "mlp", "layers", "heads", "kv_heads", "head_dim", "vocab_size")
     pairs = [(name, getattr(architecture, name), getattr(wanted, name)) for name in names]

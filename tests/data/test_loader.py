@@ -8,13 +8,15 @@ import pytest
 
 from f2jax.checkpoints import workdir
 from f2jax.data import loader as loader_lib
-from f2jax.data.dataset import Dataset, build_datasets
+from f2jax.data.dataset import Dataset, build_datasets, is_held_out
 from f2jax.data.loader import Loader, make_tokenizer, read_records
 from f2jax.data.packing import WHOLE, RowShare
+from f2jax.data.record import stable_id
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
 from tests import tiny
+from tests.data import corpora
 
 
 def make_loader(folder, share=WHOLE, **changes) -> Loader:
@@ -259,3 +261,18 @@ def test_the_tokenizer_of_a_workdir_lies_in_a_folder_of_its_own(tmp_path, inside
         (tmp_path / "tokenizer").mkdir()
     assert workdir.tokenizer_folder(str(tmp_path)) == expected.format(folder=tmp_path)
     assert workdir.tokenizer_folder("") == ""
+
+
+def test_a_text_of_clustering_that_is_held_out_is_in_no_training_row(tmp_path):
+    config = tiny.config(tmp_path, **{"data.validation_share": 0.3, "data.sources": "()"})
+    rows = [{"text": f"{'red' if i % 2 else 'blue'} {i}", "label": i % 2} for i in range(60)]
+    path = corpora.write(tmp_path / "texts.jsonl", rows)
+    config.data.update(sources=(str(path),), hold_out_texts=True)
+    records = list(read_records(config, Counter()))
+    held = {row["text"] for row in rows if is_held_out(stable_id(row["text"]), 0.3, config.seed)}
+    trained = [record for record in records if record.query not in held]
+    assert {record.query for record in records} >= held and len(held) > 5 and len(trained) > 20
+    assert not held & {text for record in trained for text in record.documents}
+    assert all(record.negatives for record in trained)
+    config.data.hold_out_texts = False
+    assert held & {text for r in read_records(config, Counter()) if r.query not in held for text in r.documents}

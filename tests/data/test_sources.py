@@ -214,7 +214,7 @@ def test_a_file_without_one_good_row_is_an_error_that_counts_the_reasons(tmp_pat
 @pytest.mark.parametrize(
     "row,missing",
     [
-        ({"question": "q", "positive": "p"}, r"no column query; it has question, positive"),
+        ({"Frage": "q", "positive": "p"}, r"no column query; it has Frage, positive"),
         ({"query": "q", "negative_1": "n"}, r"no column positive \(or passage\); it has query, negative_1"),
     ],
 )

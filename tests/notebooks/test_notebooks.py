@@ -21,6 +21,7 @@ TINY = {
     "loss.matryoshka_min": 32,
     "log.every": 1,
 }
+FAST = {"steps": 2, "optim.warmup_share": 0.0, "optim.warmup_steps": 0, "data.programs": 1, "log.every": 1}
 
 
 def parameters(folder: Path) -> str:
@@ -39,6 +40,7 @@ def parameters(folder: Path) -> str:
     }
     values |= {"CONFIG": "configs/stage2.py:size=tiny,teacher=none", "FIELDS": ["--config.data.batch_size=16"]}
     values |= {"TOPOLOGIES": ("v5e:2x2",), "TOKENS_PER_TEXT": 64}
+    values |= {"TUNING": [f"--config.{name}={value}" for name, value in FAST.items()]}
     return "\n".join(f"{name} = {value!r}" for name, value in values.items())
 
 

@@ -32,6 +32,13 @@ def test_cosine_warms_up_from_zero_and_ends_on_the_floor(warmup, steps):
         assert float(rate(step)) == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize("steps,warmup", [(1, 0), (9, 0), (50, 5), (700, 70)])
+def test_a_share_of_the_steps_warms_up_however_many_they_are(steps, warmup):
+    share, count = config(warmup_share=0.1, warmup_steps=500), config(warmup_steps=warmup)
+    rates = [optim.make_schedule(c, steps) for c in (share, count)]
+    assert [float(rates[0](step)) for step in range(steps)] == [float(rates[1](step)) for step in range(steps)]
+
+
 @pytest.mark.parametrize("warmup,steps,decay", [(0, 10, 4), (5, 50, 45), (5, 50, 1)])
 def test_wsd_stays_at_its_peak_and_falls_in_its_last_steps(warmup, steps, decay):
     c = config(warmup_steps=warmup, peak_lr=1e-3, end_lr=1e-5, schedule="wsd", decay_steps=decay)

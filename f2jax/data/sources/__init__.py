@@ -1,37 +1,45 @@
 """Readers: one module for each origin, each yields `Record`s. To add one, write `read(...)` and name it here."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
 from f2jax.data.record import Record
 from f2jax.data.sources import beir, cldr, labelled, schema, stdlib
+from f2jax.data.sources.columns import parse_columns, read_named, recognise
 from f2jax.data.sources.paths import find_files
-from f2jax.data.sources.tables import read_rows
 from f2jax.errors import UserError, did_you_mean
 
 BUILT_IN = (*(f"cldr:{task}" for task in cldr.TASKS), "stdlib:code")
 
 
 def open_source(
-    spec: str, split: str, skipped: Counter, kinds: Iterable[str] = (), bare: bool = False
+    spec: str,
+    split: str,
+    skipped: Counter,
+    kinds: Iterable[str] = (),
+    bare: bool = False,
+    columns: Iterable[str] = (),
 ) -> Iterator[Record]:
     """Records of a source: a built-in set (`cldr:translation`), a file, a glob, a folder, local or gs://, a data set of
     the hub (`hub:org/name`), a folder of queries, corpus and judgements (`beir:FOLDER`), or labelled data that becomes
     rows of a kind: `clustering:`, `classification:`, `sts:` or `nli:` before a file, glob or folder, and after it
-    `#COLUMN,COLUMN` if its columns have other names than `labelled.TASKS` knows.
+    `#COLUMN,COLUMN` if its columns have other names than `labelled.TASKS` knows. A file of labelled data that is named
+    without its kind is known by its columns (`columns.recognise`).
 
     Args:
         split: train or test; files have train only, which leaves out test files of folders (`paths.find_files`).
         skipped: counts the rows that are left out, by reason.
         kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind, as the released ones do not.
         bare: accept rows of every kind without negatives, to mine for; else only retrieval's.
+        columns: `NAME=COLUMN` where a column of the files has another name than f2jax knows, such as `query=Frage`.
 
     Raises:
         UserError: there is no such set or file.
     """
     origin, rest = _split(spec)
+    named = parse_columns(columns)
     if origin in ("cldr", "stdlib"):
         task = _built_in(spec)
         return stdlib.read_stdlib(split) if origin == "stdlib" else cldr.read_cldr(task, split)
@@ -40,8 +48,8 @@ def open_source(
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
     if origin in labelled.TASKS:
-        return labelled.read_labelled(origin, find_files(_path(rest)), _columns(rest), skipped)
-    return chain.from_iterable(_read_file(path, skipped, kinds, bare) for path in expand(spec))
+        return labelled.read_labelled(origin, find_files(_path(rest)), _columns(rest), skipped, named)
+    return chain.from_iterable(_read_file(path, skipped, kinds, bare, named) for path in expand(spec))
 
 
 def expand(spec: str, ignored: Sequence[str] = ()) -> list[str]:
@@ -81,8 +89,13 @@ def source_files(spec: str) -> list[str]:
     return find_files(_path(rest)) if origin in labelled.TASKS else expand(spec)
 
 
-def _read_file(path: str, skipped: Counter, kinds: Iterable[str], bare: bool) -> Iterator[Record]:
-    rows = read_rows(path, skipped, partial(schema.columns, path, kinds))
+def _read_file(
+    path: str, skipped: Counter, kinds: Iterable[str], bare: bool, named: Mapping[str, str]
+) -> Iterator[Record]:
+    task, names = recognise(path, named)
+    if task:
+        return labelled.read_labelled(task, [path], (), skipped, names)
+    rows = read_named(path, skipped, partial(schema.columns, path, kinds), names)
     return schema.to_records(path, rows, skipped, kinds, bare)
 
 

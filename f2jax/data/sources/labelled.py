@@ -6,15 +6,16 @@ together. The labels of a source are held in memory with its texts.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from f2jax.data.record import Record
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import convert
+from f2jax.data.sources.columns import read_named
 from f2jax.data.sources.schema import source_of
-from f2jax.data.sources.tables import as_name, is_missing, read_rows
+from f2jax.data.sources.tables import as_name, is_missing
 from f2jax.errors import UserError
 
 _TEXT = ("text", "sentence", "query", "utterance", "content")
@@ -22,6 +23,7 @@ _LABEL = ("label_text", "label_name", "label", "labels", "intent", "class", "top
 _FIRST, _SECOND = ("sentence1", "text1", "query"), ("sentence2", "text2", "positive", "passage")
 _LANGUAGE = ("language", "lang")
 RELATIONS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # the numbers of SNLI, MNLI and XNLI on the hub
+NO_NAMES: Mapping[str, str] = {}
 SCALES = (1, 5, 10, 100)  # highest scores of pairs of texts that are equal in meaning
 
 Values = tuple[Any, ...]  # of the task's columns in a row
@@ -82,13 +84,16 @@ TASKS = {
 }
 
 
-def read_labelled(name: str, paths: Sequence[str], columns: Sequence[str], skipped: Counter) -> Iterator[Record]:
+def read_labelled(
+    name: str, paths: Sequence[str], columns: Sequence[str], skipped: Counter, named: Mapping[str, str] = NO_NAMES
+) -> Iterator[Record]:
     """Records of files of labelled rows, of any format.
 
     Args:
         name: one of `TASKS`.
         columns: names of the task's columns, in its order; (): those that it knows.
         skipped: counts the rows that cannot be used, by reason.
+        named: {name: column} of columns that have other names; the names are those that the task knows.
 
     Raises:
         UserError: a file cannot be read or lacks a column, or the files give no record.
@@ -97,10 +102,11 @@ def read_labelled(name: str, paths: Sequence[str], columns: Sequence[str], skipp
     if columns and len(columns) != len(task.columns):
         wanted = ", ".join(names[0] for names in task.columns)
         raise UserError(f"{name}: takes {len(task.columns)} columns behind #, for {wanted}; got {', '.join(columns)}.")
-    column_names = tuple((column,) for column in columns) or task.columns
+    column_names: tuple[tuple[str, ...], ...] = tuple((column,) for column in columns)
+    column_names = column_names or tuple(tuple(n for n in names if n in named) or names for names in task.columns)
     rows_by_source: dict[str, list[tuple[str, Values]]] = defaultdict(list)
     for path in paths:
-        rows_by_source[source_of(path)] += _rows(path, column_names, task, skipped)
+        rows_by_source[source_of(path)] += _rows(path, column_names, task, skipped, named)
     good = False
     for source, rows in rows_by_source.items():
         prepared = task.prepare(f"{name}:{source}", [values for _, values in rows])
@@ -116,11 +122,15 @@ def read_labelled(name: str, paths: Sequence[str], columns: Sequence[str], skipp
 
 
 def _rows(
-    path: str, column_names: Iterable[tuple[str, ...]], task: LabelledTask, skipped: Counter
+    path: str,
+    column_names: Iterable[tuple[str, ...]],
+    task: LabelledTask,
+    skipped: Counter,
+    named: Mapping[str, str],
 ) -> Iterator[tuple[str, Values]]:
     """(language, values of the task's columns) of each good row of a file."""
     chosen: list[str] = []
-    for row in read_rows(path, skipped, partial(_choose, path, column_names, chosen)):
+    for row in read_named(path, skipped, partial(_choose, path, column_names, chosen), named):
         *texts, last = (row.get(name) for name in chosen)
         if any(map(is_missing, texts)):
             skipped["empty text"] += 1

@@ -2,8 +2,9 @@
 
 Released F2LLM files have `query, passage, negative_1 … negative_24`; files with lists have
 `query, positive, negatives` and may say `kind`, `language`, `source` and `label` (recipe 3.1); files of triplets have
-`query, positive, negative`. A field that is missing has its default; a field that cannot be read costs the row, which
-is counted. Which kind, language and symmetry the rows of a released file have follows from its name.
+`query, positive, negative`; other names of these columns are known to `columns.py`. A field that is missing has its
+default; a field that cannot be read costs the row, which is counted. Which kind, language and symmetry the rows of a
+released file have follows from its name.
 """
 
 import dataclasses
@@ -117,7 +118,7 @@ def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str
     """
     present = list(present)
     passage = next((name for name in ("positive", "passage") if name in present), None)
-    found = f"it has {', '.join(present) or 'none'}: rename one"
+    found = f"it has {', '.join(present) or 'none'}: rename one (or in training name it by data.columns, query=COLUMN)"
     if "query" not in present:
         raise UserError(f"{path} has no column query; {found}.")
     if passage is None and "kind" not in present and Defaults.of(path, kinds, present).kind != "texts":

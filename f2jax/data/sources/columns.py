@@ -1,0 +1,124 @@
+"""Columns by the names that people give them, and what sort of rows a file of such columns has.
+
+A file of pairs may call its texts anchor and positive, question and answer, or sentence1 and sentence2; a file with
+scores or labels is read as the labelled data that it is (`labelled.TASKS`). Names of one's own are said:
+`query=Frage`.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from f2jax.data.sources.tables import ChooseColumns, Row, read_rows
+from f2jax.errors import UserError, did_you_mean
+
+QUERIES = ("query", "anchor", "question")
+POSITIVES = ("positive", "passage", "answer", "response")
+SENTENCES = ("sentence1", "sentence2")
+SCORES = ("score", "similarity_score")
+TEXTS = ("text", "sentence", "utterance")
+LABELS = ("label_text", "label_name", "label", "intent", "category")
+# The names that `query=Frage` may give a column.
+NAMES = (
+    *("query", "positive", "negative", "negatives", "text", "label", *SENTENCES, "score", "premise", "hypothesis"),
+    *("kind", "language", "source", "instruction", "title"),
+)
+
+
+def parse_columns(items: Iterable[str]) -> dict[str, str]:
+    """{name: column} of `NAME=COLUMN` items.
+
+    >>> parse_columns(["query=Frage", "positive=Antwort"])
+    {'query': 'Frage', 'positive': 'Antwort'}
+
+    Raises:
+        UserError: an item is no such pair, a name is unknown, or one occurs twice.
+    """
+    columns: dict[str, str] = {}
+    for item in items:
+        name, _, column = item.partition("=")
+        if not column:
+            raise UserError(f"'{item}' among the columns should be NAME=COLUMN, such as query=question.")
+        if name not in NAMES:
+            raise UserError(f"There is no column name '{name}'{did_you_mean(name, NAMES)}")
+        if name in columns or column in columns.values():
+            raise UserError(f"'{item}' among the columns names {name} or {column} a second time; leave one.")
+        columns[name] = column
+    return columns
+
+
+def read_named(path: str, skipped: Counter, choose: ChooseColumns, columns: Mapping[str, str]) -> Iterator[Row]:
+    """`read_rows` of a file whose columns bear other names; a column whose own name is given to another is not read.
+
+    Args:
+        columns: {name: column}.
+
+    Raises:
+        UserError: the file has no such column, or cannot be read.
+    """
+    names = {column: name for name, column in columns.items()}
+
+    def is_read(column: str) -> bool:
+        return column in names or column not in columns
+
+    def chosen(present: list[str]) -> list[str]:
+        if missing := [column for column in names if column not in present]:
+            raise UserError(
+                f"{path} has no column {missing[0]}{did_you_mean(missing[0], present)} It has {', '.join(present)}."
+            )
+        visible = [names.get(column, column) for column in present if is_read(column)]
+        return [columns.get(name, name) for name in choose(visible)]
+
+    for row in read_rows(path, skipped, chosen):
+        yield {names.get(column, column): value for column, value in row.items() if is_read(column)}
+
+
+def recognise(path: str, columns: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """What the rows of a file are: "" for pairs, else one of `labelled.TASKS`; and {name: column} to read them by.
+
+    Args:
+        columns: {name: column} of those that the user names.
+
+    Raises:
+        UserError: two columns could be the positive, pairs have a label that could be a score or a relation, or a
+            column that is named is not there.
+    """
+    present: list[str] = []
+
+    def note(names: list[str]) -> list[str]:
+        present.extend(names)
+        return names
+
+    next(read_named(path, Counter(), note, columns), None)
+    query = _first(QUERIES, present)
+    positives = [name for name in POSITIVES if name in present]
+    if query and positives:
+        if len(positives) > 1 and "positive" not in columns and set(positives) != {"positive", "passage"}:
+            raise UserError(
+                f"{path} has {' and '.join(positives)}; say which is right for the query, positive=COLUMN, by "
+                "data.columns."
+            )
+        return "", _renamed({"query": query, "positive": positives[0]}, columns)
+    labelled = _first(LABELS, present)
+    if set(SENTENCES) <= set(present):
+        if _first(SCORES, present):
+            return "sts", dict(columns)
+        if labelled:
+            raise UserError(
+                f"{path} has pairs of sentences with a {labelled}; say what it is: sts:{path}#{','.join(SENTENCES)},"
+                f"{labelled} for a score, nli: for a relation."
+            )
+        return "", _renamed(dict(zip(("query", "positive"), SENTENCES, strict=True)), columns)
+    if labelled and {"premise", "hypothesis"} <= set(present):
+        return "nli", dict(columns)
+    if labelled and _first(TEXTS, present) and not query:
+        return "clustering", dict(columns)
+    return "", dict(columns)
+
+
+def _renamed(found: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, str]:
+    """`columns`, and those of `found` that have another name than their own; a passage keeps its name."""
+    return {name: column for name, column in found.items() if column not in (name, "passage")} | dict(columns)
+
+
+def _first(names: Iterable[str], present: Collection[str]) -> str | None:
+    return next((name for name in names if name in present), None)
