@@ -7,7 +7,6 @@ taken in one process, by turns.
 """
 
 import argparse
-import re
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from datasets import Dataset
 from sentence_transformers.util import mine_hard_negatives
 
 from benchmarks import report
+from benchmarks.mine_rows import peak, vectors
 from f2jax.mine.negatives import Answers, mine_negatives
 from f2jax.mine.options import MiningOptions
 
@@ -49,21 +49,10 @@ class Vectors:
         return (torch.as_tensor(a) * torch.as_tensor(b)).sum(-1)
 
 
-def vectors(queries: int, documents: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors: query i is near document i, the documents lie in loose clusters."""
-    rng = np.random.default_rng(0)
-
-    def unit(x):
-        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-
-    centres = rng.normal(size=(documents // 50 + 1, dim))
-    d = unit(centres[rng.integers(len(centres), size=documents)] + rng.normal(size=(documents, dim)))
-    return unit(d[np.arange(queries) % documents] + 0.06 * rng.normal(size=(queries, dim))), d
-
-
 def ours(q: np.ndarray, d: np.ndarray) -> int:
     texts = [f"document {i}" for i in range(len(d))]
-    answers = Answers([[i % len(d)] for i in range(len(q))])
+    numbers = np.arange(len(q))
+    answers = Answers(len(q), len(d), np.stack([numbers, numbers % len(d)], 1))
     rows = [
         [texts[number] for number in row]
         for block in mine_negatives(q, d, answers, MiningOptions())
@@ -84,11 +73,6 @@ def peer(q: np.ndarray, d: np.ndarray) -> int:
 
 
 CONTESTANTS = {"f2jax": ours, "sentence-transformers": peer}
-
-
-def peak() -> int:
-    """KB that this process had at its highest. (`ru_maxrss` counts the process that started it, too.)"""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def memory_of(name: str, folder: str) -> int:

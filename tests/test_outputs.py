@@ -35,6 +35,7 @@ FOLDERS = {  # command: its arguments without the one that names the output
     "evaluate": [*MODEL, "--tasks", "cldr-names"],
     "export": MODEL,
     "merge": ["model", "model"],
+    "mine": [*ROWS, *MODEL, "--top=3", "--skip=0", "--keep=1", "--max-score=off"],
     "prepare": [*ROWS, "--tokenizer", "model", "--no-curation"],
     "prune": [*MODEL, "--layers", "1"],
     "report": ["scores"],
@@ -44,7 +45,6 @@ FOLDERS = {  # command: its arguments without the one that names the output
 FILES = {
     "cache_teacher": (["--corpus", "corpus"], "--list-texts", "out.jsonl"),
     "encode": ([*MODEL, *TEXTS], "--output", "out.npy"),
-    "mine": ([*ROWS, *MODEL, "--top=3", "--skip=0", "--keep=1", "--max-score=off"], "--output", "out.parquet"),
     "mine queries": (ROWS, "--list-queries", "out.jsonl"),
     "mine documents": (ROWS, "--list-documents", "out.jsonl"),
     "plan": (["--config", CONFIG, "--topology", "v5e:2x2"], "--json", "out.json"),
@@ -86,7 +86,7 @@ def test_a_file_of_somebody_else_is_refused_and_stays(given, tmp_path, monkeypat
     assert tree(tmp_path) == {name: b"years of work\n"}
 
 
-@pytest.mark.parametrize("command", ["export", "merge"])
+@pytest.mark.parametrize("command", ["export", "merge", "mine"])
 def test_the_same_command_overwrites_its_own_folder(given, tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(given)
     argv = [command, *FOLDERS[command], "--output", str(tmp_path / "out")]

@@ -1,6 +1,6 @@
 """`f2jax mine`: give rows hard negatives."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 from f2jax.commands.options import Arguments, changed
@@ -12,16 +12,16 @@ from f2jax.mine.options import MiningInput, MiningOptions, MiningVectorOptions
 class MiningOutput:
     """What is written."""
 
-    output: str | None = None  # .parquet: the rows with negatives, in the order of the input
+    output: str | None = None  # folder: of each source a .parquet file of its rows with negatives, in their order
     across_sources: bool = False  # documents of all sources of a kind, not only of the row's own
-    replace: bool = False  # forget the negatives that rows bring; else these come first
 
 
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "mine",
-        "Give rows hard negatives (recipe 3.2); run again, the same command resumes.",
-        "--input pairs.jsonl --model release --output mined.parquet",
+        "Give rows hard negatives (recipe 3.2); run again, the same command resumes. On several hosts, run it on each, "
+        "with an output that all of them see.",
+        "--input pairs.jsonl --model release --output mined",
         argv,
         MiningInput,
         MiningOutput,
@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{unused} would change nothing with --query-embeddings; leave out what is named.")
 
     from f2jax.mine import run
-    from f2jax.outputs import output_file
+    from f2jax.outputs import output_file, output_folder
+    from f2jax.parallel import hosts
 
     if vectors.list_queries or vectors.list_documents:
         with ExitStack() as outputs:
@@ -44,6 +45,8 @@ def main(argv: list[str]) -> None:
     elif not output.output:
         raise UserError("f2jax mine needs --output, or a --list option.")
     else:
+        hosts.start()
         source = run.choose_vectors(vectors)
-        with output_file(output.output, "file of rows", local_only=True):
-            print(run.mine_file(rows, source, output.output, options, output.across_sources, output.replace))
+        kind = "folder of mined rows"
+        with output_folder(output.output, kind, local_only=True) if hosts.is_first() else nullcontext():
+            hosts.print_once(str(run.mine_folder(rows, source, output.output, options, output.across_sources)))

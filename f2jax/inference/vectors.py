@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,7 +163,7 @@ class ResumableArray:
 
 def embed_into(
     path: Path,
-    texts: list[str],
+    texts: Sequence[str],
     embed: Callable[[list[str]], np.ndarray],
     call: dict,
     name: str | None = None,
@@ -190,7 +190,7 @@ def embed_into(
     shown: dict[str, Any] = {"desc": name, "unit": "text", "unit_scale": True, "dynamic_ncols": True, "delay": 1}
     with tqdm(total=len(texts), initial=array.done, **shown) as bar:
         for start in range(array.done, len(texts), PIECE):
-            x_ie = embed(texts[start : start + PIECE])
+            x_ie = embed(list(texts[start : start + PIECE]))
             if vectors is None:
                 vectors = array.open(np.float32, (len(texts), x_ie.shape[1]))
             array.append(x_ie, **({} if truncation is None else {"truncation": asdict(truncation)}))

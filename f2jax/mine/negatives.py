@@ -26,30 +26,52 @@ WALK = 256  # documents that a random draw considers at once
 BLOCKS = SearchBlocks(queries=1_024)
 
 
+Ids = Sequence[int] | np.ndarray
+NO_PAIRS = np.zeros((0, 2), np.int64)
+
+
 class Answers:
     """What is never a negative of a query. Queries and documents are given by number.
 
     Args:
-        right: the right documents of each query, at least one, each once.
+        queries, documents: how many there are.
+        right_r2: pairs of a query and a right document, each once, ascending; each query has one at least.
         own: for each query the document with the same text, -1 if there is none; default: nowhere.
-        query_labels, document_labels: labels (numbers from 0) of each query and each document; a document that shares
-            one with the query is no negative. The cost grows with the most labels of a query times those of a document.
+        query_labels_i2, document_labels_i2: pairs of a query, or a document, and a label (numbers from 0), each once,
+            ascending. A document that shares a label with the query is no negative. The cost grows with the most labels
+            of a query times those of a document.
+        query_keys, document_keys: stable ids of the texts of each, for `false_pairs`.
+        false_pairs: `pair_keys` of pairs that were found to be no negatives, ascending.
     """
 
     def __init__(
         self,
-        right: Sequence[Sequence[int]],
+        queries: int,
+        documents: int,
+        right_r2: np.ndarray,
         own: np.ndarray | None = None,
-        query_labels: Sequence[Sequence[int]] = (),
-        document_labels: Sequence[Sequence[int]] = (),
+        query_labels_i2: np.ndarray = NO_PAIRS,
+        document_labels_i2: np.ndarray = NO_PAIRS,
+        query_keys: np.ndarray | None = None,
+        document_keys: np.ndarray | None = None,
+        false_pairs: np.ndarray | None = None,
     ):
-        self._ends = np.cumsum([0, *map(len, right)])
-        self._right = np.fromiter((number for numbers in right for number in sorted(numbers)), np.int64, self._ends[-1])
-        self.most_right = max(map(len, right), default=0)  # right documents of one query
-        self.own_q = np.full(len(right), -1, np.int64) if own is None else own
-        labelled = bool(query_labels) and bool(document_labels)
-        self.query_labels_ql = _padded(query_labels, -1) if labelled else np.zeros((len(right), 0), np.int32)
-        self.document_labels_cl = _padded(document_labels, -2) if labelled else None
+        counts_q = np.bincount(right_r2[:, 0], minlength=queries)
+        self._ends = np.concatenate([[0], np.cumsum(counts_q)])
+        self._right = right_r2[:, 1]
+        self.most_right = int(counts_q.max(initial=0))  # right documents of one query
+        self.own_q = np.full(queries, -1, np.int64) if own is None else own
+        labelled = len(query_labels_i2) and len(document_labels_i2)
+        self.query_labels_ql = _padded(query_labels_i2 if labelled else NO_PAIRS, queries, -1)
+        self.document_labels_cl = _padded(document_labels_i2, documents, -2) if labelled else None
+        self._keys, self._false = (query_keys, document_keys), false_pairs
+
+    def is_false(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """Returns which pairs are among the `false_pairs`; the arrays are broadcast."""
+        query_keys, document_keys = self._keys
+        if self._false is None or query_keys is None or document_keys is None:
+            return np.zeros(np.broadcast_shapes(queries.shape, documents.shape), bool)
+        return is_member(pair_keys(query_keys[queries], document_keys[documents]), self._false)
 
     def right(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns pairs of a query, counted from `start`, and a right document, both ascending."""
@@ -57,11 +79,18 @@ class Answers:
         return np.repeat(np.arange(len(counts)), counts), self._right[self._ends[start] : self._ends[stop]]
 
 
-def _padded(lists: Sequence[Sequence[int]], fill: int) -> np.ndarray:
-    """int32 [i, longest]."""
-    out = np.full((len(lists), max(map(len, lists), default=0)), fill, np.int32)
-    for row, numbers in zip(out, lists, strict=True):
-        row[: len(numbers)] = numbers
+def pair_keys(query_keys: np.ndarray, document_keys: np.ndarray) -> np.ndarray:
+    """Returns uint64 hashes of pairs of texts, given their stable ids; the arrays are broadcast."""
+    mixed = np.asarray(query_keys, np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64
+    return mixed + np.asarray(document_keys, np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+def _padded(pairs_i2: np.ndarray, count: int, fill: int) -> np.ndarray:
+    """int32 [count, most of one]."""
+    counts = np.bincount(pairs_i2[:, 0], minlength=count)
+    out = np.full((count, int(counts.max(initial=0))), fill, np.int32)
+    columns = np.arange(len(pairs_i2)) - np.repeat(np.cumsum(counts) - counts, counts)
+    out[pairs_i2[:, 0], columns] = pairs_i2[:, 1]
     return out
 
 
@@ -80,15 +109,16 @@ def mine_negatives(
     documents: Vectors,
     answers: Answers,
     options: MiningOptions,
-    ids: Sequence[int] | None = None,
-    start: int = 0,
+    ids: Ids | None = None,
+    starts: Sequence[int] | None = None,
     blocks: SearchBlocks = BLOCKS,
 ) -> Iterator[MinedBlock]:
-    """Yields the negatives of the queries from number `start` on, block by block, on all devices of this process.
+    """Yields the negatives of the queries, block by block, on all devices of this process.
 
     Args:
         queries, documents: vectors of any length: scores are cosines.
         ids: a stable id of each query, which determines its random draws; default: its number.
+        starts: the first query of each block; default: of all.
 
     Raises:
         UserError: the widths differ, or a vector is not finite.
@@ -107,7 +137,7 @@ def mine_negatives(
 
     with ThreadPoolExecutor(AHEAD) as pool:
         waiting: deque[Future[_NearestBlock]] = deque()
-        for first in range(start, total, top_k.block):
+        for first in range(0, total, top_k.block) if starts is None else starts:
             waiting.append(pool.submit(nearest, first))
             if len(waiting) > AHEAD:
                 yield _choose(waiting.popleft().result(), documents, answers, options, ids)
@@ -126,7 +156,11 @@ class _NearestBlock:
 
 
 def _choose(
-    nearest: _NearestBlock, documents: Vectors, answers: Answers, options: MiningOptions, ids: Sequence[int]
+    nearest: _NearestBlock,
+    documents: Vectors,
+    answers: Answers,
+    options: MiningOptions,
+    ids: Ids,
 ) -> MinedBlock:
     """Chooses the negatives among the nearest documents of a block of queries."""
     first, q_qe, scores_qc, numbers_qc = nearest.first, nearest.q_qe, nearest.scores_qc, nearest.numbers_qc
@@ -136,13 +170,15 @@ def _choose(
     worst_q = np.full(count, np.inf, np.float32)  # score of the worst right answer
     np.minimum.at(worst_q, query_r, _pair_scores(q_qe, documents, query_r, document_r))
 
-    right_qc = _is_member(np.arange(count)[:, None] * total + numbers_qc, query_r * total + document_r)
+    right_qc = is_member(np.arange(count)[:, None] * total + numbers_qc, query_r * total + document_r)
     wrong_qc = ~np.isneginf(scores_qc) & ~right_qc & (numbers_qc != answers.own_q[first : first + count, None])
     high_qc = wrong_qc & (scores_qc >= (np.inf if options.max_score is None else options.max_score))
     near_qc = wrong_qc & ~high_qc & (scores_qc >= _limit(worst_q, options.relative)[:, None])
-    passed_qc = wrong_qc & ~high_qc & ~near_qc
+    false_qc = wrong_qc & ~high_qc & ~near_qc & answers.is_false(np.arange(first, first + count)[:, None], numbers_qc)
+    passed_qc = wrong_qc & ~high_qc & ~near_qc & ~false_qc
     slot_qc = np.cumsum(passed_qc, axis=1) - 1 - options.skip
-    counts = Counter({"max_score": int(high_qc.sum()), "relative": int(near_qc.sum()), "random": 0})
+    rejected = {"max_score": high_qc, "relative": near_qc, "rated": false_qc}
+    counts = Counter({name: int(some_qc.sum()) for name, some_qc in rejected.items()} | {"random": 0})
 
     documents_qj = np.full((count, options.keep), -1, np.int64)
     scores_qj = np.zeros(documents_qj.shape, np.float32)
@@ -162,8 +198,10 @@ def _choose(
     return MinedBlock(first, documents_qj, scores_qj, counts)
 
 
-def _is_member(x: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """`np.isin` for few values that are sorted already."""
+def is_member(x: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """`np.isin` for values that are sorted already."""
+    if not len(ascending):
+        return np.zeros(x.shape, bool)
     places = np.minimum(np.searchsorted(ascending, x), len(ascending) - 1)
     return ascending[places] == x
 
@@ -184,7 +222,13 @@ def _pair_scores(q_qe: np.ndarray, documents: Vectors, query_r: np.ndarray, docu
 
 
 def _draw(
-    query: int, chosen: np.ndarray, never: np.ndarray, total: int, answers: Answers, seed: int, ids: Sequence[int]
+    query: int,
+    chosen: np.ndarray,
+    never: np.ndarray,
+    total: int,
+    answers: Answers,
+    seed: int,
+    ids: Ids,
 ) -> np.ndarray:
     """Draws documents for the empty places of `chosen`: the first eligible in an order given by seed and query id."""
     labels_l, labels_cl = answers.query_labels_ql[query], answers.document_labels_cl
@@ -195,6 +239,7 @@ def _draw(
     for start in range(0, total, WALK):
         walk = permute(np.arange(start, min(start + WALK, total)), total, key)
         walk = walk[~np.isin(walk, taken)]
+        walk = walk[~answers.is_false(np.array([query]), walk)]
         if labels_cl is not None:
             walk = walk[~np.isin(labels_cl[walk], labels_l).any(axis=1)]
         drawn = np.concatenate([drawn, walk])[:wanted]

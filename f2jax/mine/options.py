@@ -11,12 +11,27 @@ from f2jax.inference.options import Dtype
 
 @dataclass(frozen=True)
 class MiningInput:
-    """Which rows get negatives, from which documents."""
+    """Which rows get negatives, from which documents.
+
+    Raises:
+        UserError: a value is out of range.
+    """
 
     input: tuple[str, ...]  # files, globs, folders or built-in sets of rows
     corpus: str | None = None  # further documents for every set: .txt (a text per line), or rows with a field 'text'
     kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not say their kind
     only: tuple[str, ...] = KINDS  # the kinds of rows to mine for; other rows stay as they are
+    ratings: str | None = None  # file of query, document and score, by a reranker or a teacher
+    max_rating: float = 0.5  # a pair with this score or more there is no negative, whether mined or brought
+    # of the negatives that rows bring, so many come first, before mined ones: half of --keep gives a second round, by a
+    # newer model, the other half; 0: none; off: all
+    own: int | None = None
+
+    def __post_init__(self):
+        if self.own is not None and self.own < 0:
+            raise UserError(f"own={self.own} should be at least 0.")
+        if not math.isfinite(self.max_rating):
+            raise UserError(f"max_rating={self.max_rating} should be a number.")
 
 
 @dataclass(frozen=True)

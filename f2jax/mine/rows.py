@@ -1,131 +1,252 @@
-"""Rows → what `mine` works on: distinct queries and documents, and the right documents of each query."""
+"""Rows → what `mine` works on, on disk: distinct queries and documents, and the right documents of each query.
+
+Memory grows with neither texts nor negatives, only with a few numbers of 8 bytes for each row.
+"""
 
 import dataclasses
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from f2jax import files
 from f2jax.data.instructions import add_instruction
 from f2jax.data.record import KINDS, Record, stable_id
-from f2jax.data.sources import open_source
+from f2jax.data.sources import list_inputs, open_source
+from f2jax.data.texts import iter_file_texts
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError, did_you_mean
 from f2jax.mine.negatives import Answers
+from f2jax.mine.options import MiningInput
+from f2jax.mine.text_file import TextFile, TextWriter, number_distinct, number_texts
+
+ROW = np.dtype([("group", "<i4"), ("query", "<i8"), ("label", "<i8")])  # -1: not mined; id of the bare query; -1: none
+QUERIES, DOCUMENTS, FACTS = "queries", "documents", "facts.json"
+
+
+class GroupFacts(NamedTuple):
+    """Rows that are mined together."""
+
+    rows: int
+    queries: int  # distinct ones
+    documents: int
 
 
 @dataclass(frozen=True)
 class MiningRows:
-    """The rows of the input. Each distinct text has a number, in order of first appearance."""
+    """The rows of the input in a folder. Each distinct text has a number, in order of first appearance.
 
-    records: list[Record]
-    queries: list[str]  # after the row's own instruction, if it has one
-    documents: list[str]  # the positives, then the corpus
-    query_numbers: list[int]  # of each row; -1: the row is of a kind that is not mined
-    positive_numbers: list[int]  # of each row
-    corpus: list[int]  # numbers of the documents of the corpus
-    skipped: Counter  # rows that could not be read, by reason
+    Queries are after the row's own instruction, if it has one. Documents are the positives, then the corpus.
+    """
+
+    folder: Path
+    inputs: list[str]
+    starts: list[int]  # number of the first row of each input, and of all rows
+    outputs: list[dict[str, str]]  # {source: name of its file} of each input
+    groups: list[GroupFacts]
+    skipped: dict[str, int]  # rows that could not be read, by reason
+    digests: dict[str, str]  # of rows, queries and documents
+
+    @classmethod
+    def open(cls, folder: Path) -> "MiningRows":
+        """Opens what `read_mining_rows` wrote, on any host that sees the folder."""
+        facts = files.read_json_object(folder / FACTS)
+        return cls(folder, **facts | {"groups": [GroupFacts(*group) for group in facts["groups"]]})
+
+    @cached_property
+    def queries(self) -> TextFile:
+        return TextFile(self.folder / QUERIES)
+
+    @cached_property
+    def documents(self) -> TextFile:
+        return TextFile(self.folder / DOCUMENTS)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """`places` of each row's query among those of all groups, -1 if it is not mined; or another array below."""
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
 
-def read_mining_rows(
-    sources: Iterable[str], corpus: Iterable[str] = (), kinds: Sequence[str] = (), only: Sequence[str] = KINDS
-) -> MiningRows:
-    """Reads rows of files, globs, folders and built-in sets.
+def iter_records(spec: str, kinds: tuple[str, ...], skipped: Counter) -> Iterator[Record]:
+    """Yields the rows of one input, without halves of UTF-16 pairs, which neither tokenizers nor parquet accept."""
+    for record in open_source(spec, "train", skipped, kinds, bare=True):
+        texts = (record.query, record.positive, *record.negatives)
+        if any(map(SURROGATES.search, texts)):
+            query, positive, *negatives = map(_encodable, texts)
+            record = dataclasses.replace(record, query=query, positive=positive, negatives=tuple(negatives))
+        yield record
+
+
+def _encodable(text: str) -> str:
+    return SURROGATES.sub("\ufffd", text)
+
+
+def read_mining_rows(given: MiningInput, folder: Path, across_sources: bool = False) -> MiningRows:
+    """Reads rows of files, globs, folders and built-in sets into a folder, which it empties first.
+
+    The texts of kinds that are not mined are neither queries nor documents.
 
     Args:
-        corpus: texts that are documents for every set.
-        kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind.
-        only: the kinds to mine for; the texts of other rows are neither queries nor documents.
+        across_sources: rows of a kind are mined together, not only those of a source and kind.
 
     Raises:
-        UserError: an input cannot be read, a kind is unknown, or no row is to be mined.
+        UserError: an input or the corpus cannot be read, a kind is unknown, or no row is to be mined.
     """
-    unknown = next((kind for kind in only if kind not in KINDS), None)
+    unknown = next((kind for kind in given.only if kind not in KINDS), None)
     if unknown is not None:
         raise UserError(f"There is no kind '{unknown}'{did_you_mean(unknown, KINDS)}")
-    skipped: Counter = Counter()
-    queries, documents = _Numbers(), _Numbers()
-    records: list[Record] = []
-    query_numbers: list[int] = []
-    positive_numbers: list[int] = []
-    for record in chain.from_iterable(open_source(spec, "train", skipped, kinds, bare=True) for spec in sources):
-        record, mined = _encodable(record), record.kind in only and record.kind != "texts"
-        records.append(record)
-        query_numbers.append(queries[add_instruction(record.query, record.instruction)] if mined else -1)
-        positive_numbers.append(documents[record.positive] if mined else -1)
-    if not queries:
-        raise UserError(f"No row of the input is of the kind {' or '.join(only)}; choose others.")
-    corpus_numbers = [documents[SURROGATES.sub("\ufffd", text)] for text in corpus if text.strip()]
-    return MiningRows(records, list(queries), list(documents), query_numbers, positive_numbers, corpus_numbers, skipped)
+    inputs = list_inputs(given.input)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        return _read(given, folder, inputs, across_sources)
+    except BaseException:
+        shutil.rmtree(folder)
+        with suppress(OSError):
+            folder.parent.rmdir()
+        raise
 
 
-class _Numbers(dict):
-    """Numbers values from 0 as they are first looked up."""
+def _read(given: MiningInput, folder: Path, inputs: list[str], across_sources: bool) -> MiningRows:
+    skipped, digest = Counter[str](), hashlib.sha256()
+    starts, outputs, groups, taken = [0], [], dict[tuple, int](), Counter[str]()
+    with (
+        (folder / "rows").open("wb") as rows,
+        TextWriter(folder / QUERIES) as queries,
+        TextWriter(folder / DOCUMENTS) as documents,
+    ):
+        for spec in inputs:
+            names: dict[str, str] = {}
+            starts.append(starts[-1])
+            for record in iter_records(spec, given.kinds, skipped):
+                starts[-1] += 1
+                digest.update(repr(record).encode())
+                if record.source not in names:
+                    names[record.source] = _file_name(record.source, taken)
+                group, label = -1, -1
+                if record.kind in given.only and record.kind != "texts":
+                    key = record.kind, None if across_sources else record.source
+                    group = groups.setdefault(key, len(groups))
+                    label = -1 if record.label is None else stable_id(f"{record.source}\0{record.label}")
+                    queries.add(add_instruction(record.query, record.instruction))
+                    documents.add(record.positive)
+                rows.write(np.array((group, record.query_id, label), ROW).tobytes())
+            outputs.append(names)
+        if not groups:
+            raise UserError(f"No row of the input is of the kind {' or '.join(given.only)}; choose others.")
+        for text in iter_file_texts(given.corpus) if given.corpus else ():
+            if text.strip():
+                documents.add(_encodable(text))
+    digest.update(json.dumps(across_sources).encode())
+    digests = {"rows": digest.hexdigest(), QUERIES: queries.digest, DOCUMENTS: documents.digest}
+    facts = {"inputs": inputs, "starts": starts, "outputs": outputs, "skipped": dict(skipped), "digests": digests}
+    number_texts(folder / QUERIES)
+    number_texts(folder / DOCUMENTS)
+    group_facts = _group_rows(folder, len(groups))
+    files.write_atomically(folder / FACTS, json.dumps(facts | {"groups": group_facts}))
+    return MiningRows.open(folder)
 
-    def __missing__(self, value) -> int:
-        self[value] = len(self)
-        return self[value]
+
+def _file_name(source: str, taken: Counter[str]) -> str:
+    """A name for the file of a source that any file system accepts; of further inputs parts, as released files have."""
+    name = re.sub(r"[^\w.-]", "_", source)[:80].lstrip(".") or "rows"
+    taken[name.lower()] += 1
+    part = taken[name.lower()]
+    return f"{name}.parquet" if part == 1 else f"{name}_part{part}.parquet"
 
 
-def _encodable(record: Record) -> Record:
-    """Returns the record without halves of UTF-16 pairs, which neither tokenizers nor parquet accept."""
-    texts = (record.query, record.positive, *record.negatives)
-    if not any(map(SURROGATES.search, texts)):
-        return record
-    query, positive, *negatives = (SURROGATES.sub("\ufffd", text) for text in texts)
-    return dataclasses.replace(record, query=query, positive=positive, negatives=tuple(negatives))
+def _group_rows(folder: Path, count: int) -> list[GroupFacts]:
+    """Writes which mined rows each group has, where the query of each row stands, and which documents are right."""
+    group_of_row = np.array(np.fromfile(folder / "rows", ROW)["group"])
+    mined = np.flatnonzero(group_of_row >= 0)
+    order = np.argsort(group_of_row[mined], kind="stable")
+    ends = np.cumsum([0, *np.bincount(group_of_row[mined], minlength=count)])
+    query_r = TextFile(folder / QUERIES).number_of_each
+    document_r = TextFile(folder / DOCUMENTS).number_of_each
+    corpus = np.unique(document_r[len(mined) :])
+    places = np.full(len(group_of_row), -1, np.int64)
+    facts, queries = [], 0
+    for group in range(count):
+        members = order[ends[group] : ends[group + 1]]
+        first, numbers = number_distinct(query_r[members])
+        places[mined[members]] = queries + numbers
+        queries += len(first)
+        facts.append(GroupFacts(len(members), len(first), len(np.union1d(document_r[members], corpus))))
+    total = int(document_r.max()) + 1
+    right = np.unique(query_r * total + document_r[: len(mined)])
+    for name, array in {"members": order, "mined": mined, "places": places, "right": right, "corpus": corpus}.items():
+        np.save(folder / f"{name}.npy", array)
+    return facts
 
 
 @dataclass(frozen=True)
 class MiningGroup:
     """Rows that are mined together, with their own numbering of queries and documents from 0."""
 
-    rows: list[int]
-    query_numbers: np.ndarray  # of each row, within the group
+    rows: np.ndarray  # numbers of all input rows
     queries: np.ndarray  # numbers in `MiningRows.queries`
     documents: np.ndarray  # numbers in `MiningRows.documents`, ascending
     answers: Answers
-    ids: list[int]  # stable ids of the queries
+    ids: np.ndarray  # stable ids of the queries
 
 
-def group_rows(rows: MiningRows, across_sources: bool = False) -> list[MiningGroup]:
-    """Returns a group for each source and kind, or for each kind. Right answers hold in every group."""
-    right: dict[int, set[int]] = defaultdict(set)
-    members: dict[tuple, list[int]] = defaultdict(list)
-    for row, (query, positive) in enumerate(zip(rows.query_numbers, rows.positive_numbers, strict=True)):
-        if query >= 0:
-            record = rows.records[row]
-            right[query].add(positive)
-            members[record.kind, None if across_sources else record.source].append(row)
-    numbers = {text: number for number, text in enumerate(rows.documents)}
-    return [_make_group(rows, group, right, numbers) for group in members.values()]
+def make_group(rows: MiningRows, number: int, false_pairs: np.ndarray | None = None) -> MiningGroup:
+    """Returns a group. What is right in any row of the input is right in every group.
 
+    Args:
+        false_pairs: as in `Answers`.
+    """
+    start = sum(group.rows for group in rows.groups[:number])
+    members = rows.numbers("members")[start : start + rows.groups[number].rows]
+    row_of_each = rows.numbers("mined")[members]
+    details = np.memmap(rows.folder / "rows", ROW, "r")[row_of_each]
+    query_of_each = rows.queries.number_of_each[members]
+    document_of_each = rows.documents.number_of_each[members]
+    first, numbers = number_distinct(query_of_each)
+    queries = query_of_each[first]
+    documents = np.union1d(document_of_each, rows.numbers("corpus"))
 
-def _make_group(
-    rows: MiningRows, members: list[int], right: dict[int, set[int]], numbers: dict[str, int]
-) -> MiningGroup:
-    documents = np.unique([rows.positive_numbers[row] for row in members] + rows.corpus)
-    place = {number: i for i, number in enumerate(documents.tolist())}
-    queries, labels = _Numbers(), _Numbers()
-    query_numbers: list[int] = []
-    same_text: dict[int, int] = {}  # the document with the text of the query
-    query_labels: dict[int, set[int]] = defaultdict(set)
-    document_labels: dict[int, set[int]] = defaultdict(set)
-    for row in members:
-        record, query = rows.records[row], queries[rows.query_numbers[row]]
-        query_numbers.append(query)
-        same_text[query] = place.get(numbers.get(record.query), -1)
-        if record.label is not None:
-            label = labels[record.source, record.label]
-            query_labels[query].add(label)
-            document_labels[place[rows.positive_numbers[row]]].add(label)
-    answers = Answers(
-        [[place[number] for number in right[query] if number in place] for query in queries],
-        np.array([same_text[i] for i in range(len(queries))]),
-        [sorted(query_labels[i]) for i in range(len(queries))],
-        [sorted(document_labels[i]) for i in range(len(documents))],
+    total, codes = len(rows.documents), rows.numbers("right")
+    begin, end = np.searchsorted(codes, queries * total), np.searchsorted(codes, (queries + 1) * total)
+    counts = end - begin
+    query_r = np.repeat(np.arange(len(queries)), counts)
+    place_r = np.arange(len(query_r)) - np.repeat(np.cumsum(counts) - counts, counts)
+    right_r = _find(documents, codes[np.repeat(begin, counts) + place_r] % total)
+
+    bare_q = np.empty(len(queries), np.int64)
+    bare_q[numbers] = details["query"]
+    keys_c = rows.documents.keys(documents)
+    by_key = np.argsort(keys_c)
+    same_text_q = _find(keys_c[by_key], bare_q)
+    labelled = details["label"] >= 0
+    labels = np.unique(details["label"], return_inverse=True)[1][labelled]
+    query_labels, document_labels = (
+        np.unique(np.stack([which[labelled], labels], 1), axis=0)
+        for which in (numbers, np.searchsorted(documents, document_of_each))
     )
-    ids = [stable_id(rows.queries[query]) for query in queries]
-    return MiningGroup(members, np.array(query_numbers), np.array(list(queries)), documents, answers, ids)
+    answers = Answers(
+        len(queries),
+        len(documents),
+        np.stack([query_r, right_r], 1)[right_r >= 0],
+        np.where(same_text_q >= 0, by_key[same_text_q], -1),
+        query_labels,
+        document_labels,
+        bare_q,
+        keys_c,
+        false_pairs,
+    )
+    return MiningGroup(row_of_each, queries, documents, answers, rows.queries.keys(queries))
+
+
+def _find(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The places of values in an ascending array; -1 where they are not in it."""
+    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return np.where(ascending[places] == values, places, -1)

@@ -1,89 +1,150 @@
-"""Files of rows → the same rows with hard negatives, in pieces that survive an interruption.
+"""Files of rows → the same rows with hard negatives, a file for each source, in pieces that survive an interruption.
 
-The texts of the input are in memory. Vectors and negatives are in `.npy` files, in a folder next to the output that is
-deleted at the end.
+Texts, vectors and negatives are in a folder inside the output that is deleted at the end. On several hosts, which all
+see that folder, the first one reads, all encode, each mines every n-th block of queries and writes every n-th input.
 """
 
 import dataclasses
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.instructions import INSTRUCTED
-from f2jax.data.record import Record
-from f2jax.data.texts import read_texts
+from f2jax.data.sources.tables import ENDINGS
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
+from f2jax.inference.multihost import follow_first
 from f2jax.inference.top_k import SearchBlocks
-from f2jax.inference.vectors import ResumableArray, embed_into, load_vectors, texts_digest
+from f2jax.inference.vectors import embed_into, load_vectors, open_vectors
 from f2jax.mine.negatives import BLOCKS, mine_negatives
 from f2jax.mine.options import MiningInput, MiningOptions, MiningVectorOptions
-from f2jax.mine.rows import MiningGroup, MiningRows, group_rows, read_mining_rows
+from f2jax.mine.ratings import read_false_pairs
+from f2jax.mine.result import MinedBlocks, MiningSummary, write_input
+from f2jax.mine.rows import DOCUMENTS, QUERIES, MiningRows, make_group, read_mining_rows
+from f2jax.parallel import hosts
 
-ROW_GROUP = 4_096  # rows of the output
-TYPES = {str(bool): pa.bool_(), str(tuple[str, ...]): pa.list_(pa.string())}
-SCHEMA = pa.schema([(f.name, TYPES.get(str(f.type), pa.string())) for f in dataclasses.fields(Record)])
-
-
-def read_mining_input(given: MiningInput) -> MiningRows:
-    """Reads the rows; raises UserError if `read_mining_rows` does, or if the corpus cannot be read."""
-    return read_mining_rows(given.input, read_texts(given.corpus) if given.corpus else (), given.kinds, given.only)
+WORK, DONE = ".partial", ".mined.json"  # in the output: unfinished work; the files there, once they are complete
+WAIT_SECONDS = 7 * 24 * 3_600  # for the slowest host; one that dies ends the others at once
 
 
-def mine_file(
+def mine_folder(
     given: MiningInput,
     vectors: "ModelVectors | FileVectors",
     output: str,
     options: MiningOptions,
     across_sources: bool = False,
-    replace: bool = False,
     blocks: SearchBlocks = BLOCKS,
-) -> "MiningSummary":
-    """Writes the rows with their negatives, in order, as parquet that `f2jax.data.sources` reads.
+) -> MiningSummary:
+    """Writes the rows with their negatives as parquet, one file for each source of an input, in the input's order.
 
     A row's own negatives come first, and mined ones fill up to `options.keep`. Rows of kinds that are not mined stay as
     they are. A classification row that brings negatives is never dropped: one wrong label is all it needs (recipe 3.1).
-    The same call after an interruption continues after the last complete block and writes the same bytes.
+    The same call after an interruption goes on after the last complete block, on however many hosts, and writes the
+    same bytes. The files of an earlier call in the folder go when the new ones are complete.
 
     Args:
         across_sources: mine all sources of a kind together, not each against its own documents.
-        replace: drop the rows' own negatives.
 
     Raises:
-        UserError: the input cannot be read, the output cannot be written, the vectors do not fit the rows or are not
-            finite, the unfinished work next to the output belongs to another call, or no row is left.
+        UserError: the input cannot be read or changes, the output cannot be written or is not seen by all hosts, the
+            vectors do not fit the rows or are not finite, unfinished vectors there belong to another call, or no row
+            is left.
     """
-    if Path(output).suffix != ".parquet" or files.is_remote(output):
-        raise UserError(f"{output} should be a local path that ends in .parquet.")
-    rows = read_mining_input(given)
-    groups = group_rows(rows, across_sources)
-    folder, complete = Path(f"{output}.partial"), Path(f"{output}.whole")
+    if output.endswith(ENDINGS) or files.is_remote(output):
+        raise UserError(f"{output} should be a local or mounted folder, in which each source gets a file.")
+    work = Path(output) / WORK
+    false_pairs = read_false_pairs(given.ratings, given.max_rating) if given.ratings else None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        queries, documents = vectors.load(rows, folder)
-        negatives, counts = _mine_groups(rows, groups, queries, documents, vectors.call, options, blocks, folder)
-        summary = MiningSummary(output, len(rows.records), skipped=rows.skipped, counts=counts)
-        _write(complete, _add_negatives(rows, groups, negatives, options, replace, summary))
-        if not summary.written:
-            complete.unlink()
-            (folder / NEGATIVES).unlink()  # other options may follow; the vectors stay
-            raise UserError(f"No row is left: {summary.reason}; lower --keep or --skip, or give --fewer random.")
-        complete.replace(output)
+        with hosts.leave_on_error(all_stop=False):
+            if hosts.is_first():
+                read_mining_rows(given, work / "rows", across_sources)
+            _wait("the rows")
+            if not work.exists():
+                raise UserError(f"{output} is not the folder of the first host; give one that all hosts see.")
+            rows = MiningRows.open(work / "rows")
+            texts = vectors.load(rows, work)
+            call = {
+                "rows": rows.digests,
+                "false pairs": None if false_pairs is None else hashlib.sha256(false_pairs.tobytes()).hexdigest(),
+                "vectors": vectors.call,
+                "options": dataclasses.asdict(options) | dataclasses.asdict(blocks),
+            }
+            mined = MinedBlocks(work / f"negatives-{_digest(call)}", rows, options.keep, blocks.queries)
+            _mine_missing(rows, *texts, options, blocks, false_pairs, mined)
+            _wait(_digest(call))
+            results = work / f"results-{_digest([call, given.own])}"
+            for number in range(jax.process_index(), len(rows.inputs), jax.process_count()):
+                write_input(number, rows, given, options, mined, false_pairs, results)
+            _wait("the results")
+            summary = MiningSummary.of(output, rows, mined, results)
+            _wait("the summary")
+            if not summary.written:
+                raise UserError(f"No row is left: {summary.reason}; lower --keep or --skip, or give --fewer random.")
+            if hosts.is_first():
+                _publish(results, Path(output))
+                shutil.rmtree(work)
+            return summary
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
-    shutil.rmtree(folder)
-    return summary
+
+
+def _wait(reached: str) -> None:
+    """Waits until all hosts have come so far; raises UserError where they work on something else."""
+    hosts.check_same_on_all_hosts({"mining": reached}, WAIT_SECONDS)
+
+
+def _digest(call: object) -> str:
+    return hashlib.sha256(json.dumps(call).encode()).hexdigest()[:32]
+
+
+def _mine_missing(
+    rows: MiningRows,
+    queries: np.ndarray,
+    documents: np.ndarray,
+    options: MiningOptions,
+    blocks: SearchBlocks,
+    false_pairs: np.ndarray | None,
+    mined: MinedBlocks,
+) -> None:
+    """Mines the blocks of this host that are not done."""
+    missing = [
+        [n for n in mined.numbers(group) if n % jax.process_count() == jax.process_index() and not mined.has(n)]
+        for group in range(len(rows.groups))
+    ]
+    with tqdm(total=sum(map(len, missing)), desc="mining", unit="block", disable=not hosts.is_first()) as bar:
+        for number, todo in enumerate(missing):
+            if not todo:
+                continue
+            group = make_group(rows, number, false_pairs)
+            of_queries, of_documents = VectorsView(queries, group.queries), VectorsView(documents, group.documents)
+            starts = [(n - mined.numbers(number)[0]) * blocks.queries for n in todo]
+            found = mine_negatives(of_queries, of_documents, group.answers, options, group.ids, starts, blocks)
+            for block, chosen in zip(todo, found, strict=True):
+                documents_qj = np.where(chosen.documents_qj < 0, -1, group.documents[chosen.documents_qj])
+                mined.write(block, documents_qj, chosen.counts)
+                bar.update()
+
+
+def _publish(results: Path, output: Path) -> None:
+    """Puts the files of the result into the output, after those of an earlier one are gone; may begin anew."""
+    done, new = output / DONE, sorted(results.glob("*.parquet"))
+    before = files.read_json_object(done, {"result": str, "files": list[str]}) if done.exists() else {}
+    if before.get("result") != results.name:
+        for name in before.get("files", ()):
+            (output / name).unlink(missing_ok=True)
+        facts = {"result": results.name, "files": [path.name for path in new]}
+        files.write_atomically(done, json.dumps(facts, ensure_ascii=False))
+    for path in new:
+        path.replace(output / path.name)
 
 
 def list_mining_texts(given: MiningInput, queries: str | None, documents: str | None) -> str:
@@ -99,14 +160,18 @@ def list_mining_texts(given: MiningInput, queries: str | None, documents: str | 
     for path in paths.values():
         if Path(path).suffix != ".jsonl":
             raise UserError(f"{path} should end in .jsonl; a text may hold line ends.")
-    rows, lines = read_mining_input(given), []
-    for kind, path in paths.items():
-        texts = getattr(rows, kind)
-        try:
-            files.write_atomically(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
-        lines.append(f"{path}: {len(texts):,} {kind}.")
+    lines = []
+    with TemporaryDirectory() as folder:
+        rows = read_mining_rows(given, Path(folder) / "rows")
+        for kind, path in paths.items():
+            texts: Sequence[str] = getattr(rows, kind)
+            with (
+                files.atomic_path(path) as part,
+                files.clear_errors(path, "written"),
+                part.open("w", encoding="utf-8") as file,
+            ):
+                file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+            lines.append(f"{path}: {len(texts):,} {kind}.")
     return "\n".join(lines)
 
 
@@ -154,7 +219,7 @@ class ModelVectors:
         return {"model": self.embedder.vectors_key, "prompt": self.prompt}
 
     def load(self, rows: MiningRows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Returns float32 [q, e] and [c, e], in files of `folder`."""
+        """Returns float32 [q, e] and [c, e], in files of `folder`; all hosts encode."""
 
         def queries(texts: list[str]) -> np.ndarray:
             texts = [text if INSTRUCTED.match(text) else self.prompt + text for text in texts]
@@ -163,10 +228,17 @@ class ModelVectors:
         def documents(texts: list[str]) -> np.ndarray:
             return self.embedder.encode_document(texts, batch_size=self.batch_size, show_progress_bar=False)
 
-        def embed(name: str, texts: list[str], encode: Callable) -> np.ndarray:
-            return embed_into(folder / f"{name}.npy", texts, encode, self.call | {"texts": texts_digest(texts)}, name)
+        def embed(name: str, texts: Sequence[str], encode: Callable) -> None:
+            call = self.call | {"texts": rows.digests[name]}
+            embed_into(folder / f"{name}.npy", texts, encode, call, name)
 
-        return embed("queries", rows.queries, queries), embed("documents", rows.documents, documents)
+        def embed_all() -> None:
+            embed(QUERIES, rows.queries, queries)
+            embed(DOCUMENTS, rows.documents, documents)
+
+        follow_first(self.embedder, embed_all)
+        _wait("the vectors")
+        return open_vectors(folder / f"{QUERIES}.npy"), open_vectors(folder / f"{DOCUMENTS}.npy")
 
 
 @dataclass(frozen=True)
@@ -201,122 +273,3 @@ class VectorsView:
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         return self.vectors[self.numbers[index]]
-
-
-# Negatives: a file with a row for each query of each group
-
-NEGATIVES = "negatives.npy"
-
-
-def _mine_groups(
-    rows: MiningRows,
-    groups: list[MiningGroup],
-    queries: np.ndarray,
-    documents: np.ndarray,
-    vectors_call: dict,
-    options: MiningOptions,
-    blocks: SearchBlocks,
-    folder: Path,
-) -> tuple[np.ndarray, Counter]:
-    """Returns document numbers [queries of all groups, keep], -1 if there are no more, and counts of `MinedBlock`."""
-    call = {
-        "rows": hashlib.sha256("\0".join(map(repr, rows.records)).encode()).hexdigest(),
-        "documents": texts_digest(rows.documents),
-        "groups": len(groups),
-        "vectors": vectors_call,
-        "options": dataclasses.asdict(options) | dataclasses.asdict(blocks),
-    }
-    array = ResumableArray(folder / NEGATIVES, call)
-    counts: Counter = Counter(array.facts.get("counts"))
-    total = sum(len(group.queries) for group in groups)
-    negatives = array.open(np.int32, (total, options.keep))
-    with tqdm(total=total, initial=array.done, desc="mining", unit="query", unit_scale=True, dynamic_ncols=True) as bar:
-        end = 0
-        for group in groups:
-            first, end = end, end + len(group.queries)
-            if array.done >= end:
-                continue
-            of_queries, of_documents = VectorsView(queries, group.queries), VectorsView(documents, group.documents)
-            start = array.done - first
-            for mined in mine_negatives(of_queries, of_documents, group.answers, options, group.ids, start, blocks):
-                counts.update(mined.counts)
-                block_qj = np.where(mined.documents_qj < 0, -1, group.documents[mined.documents_qj])
-                array.append(block_qj, counts=counts)
-                bar.update(len(block_qj))
-    return negatives, counts
-
-
-# The result
-
-
-@dataclass
-class MiningSummary:
-    """What became of the rows."""
-
-    output: str
-    read: int
-    written: int = 0
-    negatives: int = 0  # of all written rows
-    brought: int = 0  # negatives that the rows brought themselves
-    dropped: Counter = field(default_factory=Counter)  # rows, by reason
-    skipped: Counter = field(default_factory=Counter)  # rows that could not be read, by reason
-    counts: Counter = field(default_factory=Counter)  # of `MinedBlock`
-
-    @property
-    def reason(self) -> str:
-        """Returns why most rows were dropped."""
-        return self.dropped.most_common(1)[0][0]
-
-    def __str__(self) -> str:
-        mean = self.negatives / max(self.written, 1)
-        lines = [f"{self.output}: {self.written:,} of {self.read:,} rows, {mean:.1f} negatives each"]
-        lines += [f"{self.brought:,} negatives are those that the rows brought"] if self.brought else []
-        lines += [f"{count:,} rows dropped: {reason}" for reason, count in self.dropped.most_common()]
-        lines += [f"{count:,} rows not read: {reason}" for reason, count in self.skipped.most_common()]
-        meaning = {
-            "max_score": "near documents rejected: the score is not below max_score",
-            "relative": "near documents rejected: the score is too close to that of the right answer",
-            "random": "negatives drawn at random",
-        }
-        lines += [f"{self.counts[name]:,} {text}" for name, text in meaning.items() if self.counts[name]]
-        return "\n  ".join(lines)
-
-
-def _add_negatives(
-    rows: MiningRows,
-    groups: list[MiningGroup],
-    negatives: np.ndarray,
-    options: MiningOptions,
-    replace: bool,
-    summary: MiningSummary,
-) -> Iterator[Record]:
-    """Yields the rows that stay, with their negatives, and counts them in `summary`."""
-    place = np.full(len(rows.records), -1)  # of the row's query in `negatives`
-    enough = np.ones(len(rows.records), bool)  # documents in the row's group
-    first = 0
-    for group in groups:
-        place[group.rows] = first + group.query_numbers
-        enough[group.rows] = len(group.documents) > options.skip + options.keep
-        first += len(group.queries)
-    for row, record in enumerate(tqdm(rows.records, desc="writing", unit="row", unit_scale=True, dynamic_ncols=True)):
-        brought = () if replace and place[row] >= 0 else tuple(dict.fromkeys(record.negatives))
-        texts = brought
-        if place[row] >= 0:
-            mined = (rows.documents[number] for number in negatives[place[row]] if number >= 0)
-            texts = tuple(dict.fromkeys([*brought, *mined]))[: max(options.keep, len(brought))]
-            fixed = record.kind == "classification" and brought
-            if not texts or (len(texts) < options.keep and options.fewer == "drop" and not fixed):
-                scarce = "documents pass the thresholds" if enough[row] else "documents are in the set"
-                summary.dropped[f"fewer than {options.keep} negatives, too few {scarce}"] += 1
-                continue
-        summary.written += 1
-        summary.negatives += len(texts)
-        summary.brought += len(brought)
-        yield dataclasses.replace(record, negatives=texts)
-
-
-def _write(path: Path, records: Iterator[Record]) -> None:
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        while piece := list(islice(records, ROW_GROUP)):
-            columns = {name: [getattr(record, name) for record in piece] for name in SCHEMA.names}
-            writer.write_table(pa.table(columns, schema=SCHEMA))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from f2jax import __version__, files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
 from f2jax.data.released import files_after_stage_1
-from f2jax.data.sources import expand, is_single_input, source_files
+from f2jax.data.sources import list_inputs, source_files
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
@@ -67,7 +67,7 @@ def prepare(
     if jobs < 1:
         raise UserError(f"--jobs {jobs} should be at least 1.")
     output, options = Path(output).resolve(), options.of_stage()
-    signatures = list_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
+    signatures = sign_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
     _check_output(output)
     if listing:
         _begin_listing(listing)
@@ -206,7 +206,7 @@ def _begin_listing(path: str | Path) -> None:
     files.write_atomically(path, "")
 
 
-def list_inputs(sources: Iterable[str], ignored: Sequence[str] = ()) -> dict[str, str]:
+def sign_inputs(sources: Iterable[str], ignored: Sequence[str] = ()) -> dict[str, str]:
     """{input: signature that changes with its content} of all there is to read, in order.
 
     Args:
@@ -215,10 +215,7 @@ def list_inputs(sources: Iterable[str], ignored: Sequence[str] = ()) -> dict[str
     Raises:
         UserError: there are no sources, or one is missing.
     """
-    signatures = {}
-    for spec in sources:
-        for name in [spec] if is_single_input(spec) else expand(spec, ignored):
-            signatures[name] = content_signature(source_files(name))
+    signatures = {name: content_signature(source_files(name)) for name in list_inputs(sources, ignored)}
     if not signatures:
         raise UserError("There is nothing to prepare; name files or built-in sets with --input.")
     return signatures

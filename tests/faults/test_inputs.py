@@ -15,7 +15,7 @@ PREPARE = ("prepare", "--output", "out", "--tokenizer", "tokenizer", "--input")
 MINE = (
     "mine",
     "--output",
-    "out.parquet",
+    "out",
     "--query-embeddings",
     "queries.npy",
     "--document-embeddings",

@@ -12,12 +12,12 @@ TO_FOLDER = {
     "export": ("export", "--model", "model", "--output"),
     "prune": ("prune", "--model", "model", "--layers", "1", "--layers-by", "first", "--output"),
     "merge": ("merge", "model", "model", "--output"),
+    "mine": ("mine", "--input", "rows.jsonl", "--model", "model", "--output"),
     "cache_teacher": ("cache_teacher", "--corpus", "corpus", "--model", "model", "--output"),
 }
 TO_FILE = {
     "encode": ("encode", "--model", "model", "--input", "texts.txt", "--output"),
     "search": ("search", "--vectors", "documents.npy", "--queries", "queries.npy", "--output"),
-    "mine": ("mine", "--input", "rows.jsonl", "--model", "model", "--output"),
 }
 
 
@@ -56,12 +56,12 @@ OPTIONS = [
     (*TO_FILE["search"], "hits.jsonl", "--candidates", "-1"),
     (*TO_FILE["search"], "hits.jsonl", "--precision", "int4"),
     (*TO_FILE["search"], "hits.jsonl", "--approximate", "2"),
-    (*TO_FILE["mine"], "out.parquet", "--top", "0"),
-    (*TO_FILE["mine"], "out.parquet", "--skip", "-1"),
-    (*TO_FILE["mine"], "out.parquet", "--keep", "0"),
-    (*TO_FILE["mine"], "out.parquet", "--max-score", "nan"),
-    (*TO_FILE["mine"], "out.parquet", "--relative", "x"),
-    (*TO_FILE["mine"], "out.parquet", "--only", "retreival"),
+    (*TO_FOLDER["mine"], "out", "--top", "0"),
+    (*TO_FOLDER["mine"], "out", "--skip", "-1"),
+    (*TO_FOLDER["mine"], "out", "--keep", "0"),
+    (*TO_FOLDER["mine"], "out", "--max-score", "nan"),
+    (*TO_FOLDER["mine"], "out", "--relative", "x"),
+    (*TO_FOLDER["mine"], "out", "--only", "retreival"),
     (*TO_FOLDER["prune"], "out", "--width", "-1"),
     (*TO_FOLDER["prune"], "out", "--width", "65"),
     (*TO_FOLDER["prune"], "out", "--layers", "3"),

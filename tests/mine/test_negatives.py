@@ -38,6 +38,16 @@ def example(queries: int, documents: int, most_right: int = 1, seed: int = 0):
     return q, d, right
 
 
+def make_answers(right, own=None, query_labels=(), document_labels=(), **more) -> Answers:
+    """From lists for each query or document."""
+
+    def pairs(lists):
+        return np.array([(i, n) for i, some in enumerate(lists) for n in sorted(set(some))], np.int64).reshape(-1, 2)
+
+    labels = pairs(query_labels), pairs(document_labels)
+    return Answers(len(right), len(document_labels), pairs(right), own, *labels, **more)
+
+
 def oracle(q, d, right, options, own=None, query_labels=None, document_labels=None) -> list[list[int]]:
     """The rules in float64, one query after the other."""
     room = max(map(len, right))
@@ -87,7 +97,7 @@ RULES = {
 @pytest.mark.parametrize("options", RULES.values(), ids=RULES)
 def test_negatives_are_those_of_the_oracle(options, most_right):
     q, d, right = example(70, 300, most_right)
-    found, _, _ = run(q, d, Answers(right), options, blocks=SMALL)
+    found, _, _ = run(q, d, make_answers(right), options, blocks=SMALL)
     assert found == oracle(q, d, right, options)
 
 
@@ -108,7 +118,7 @@ def test_blocks_of_any_size_give_the_same(blocks, documents):
     """Also where there are fewer documents than are looked at, than are kept, or than a block holds."""
     options = MiningOptions(top=40, skip=3, keep=12)
     q, d, right = example(37, documents, most_right=2)
-    found, scores, _ = run(q, d, Answers(right), options, blocks=blocks)
+    found, scores, _ = run(q, d, make_answers(right), options, blocks=blocks)
     assert found == oracle(q, d, right, options)
     expected = [[d[n] @ q[i] for n in row] + [0] * (options.keep - len(row)) for i, row in enumerate(found)]
     np.testing.assert_array_equal(scores, np.array(expected, np.float32))
@@ -121,7 +131,7 @@ def test_equal_scores_go_by_document_number():
     options = MiningOptions(skip=5, keep=24, relative=None)
     for right in (0, 17, 199):
         expected = [n for n in range(200) if n != right][5:29]
-        assert run(q, d, Answers([[right]]), options, blocks=SMALL)[0] == [expected]
+        assert run(q, d, make_answers([[right]]), options, blocks=SMALL)[0] == [expected]
 
 
 def test_what_fills_up_the_last_block_takes_no_place():
@@ -131,7 +141,7 @@ def test_what_fills_up_the_last_block_takes_no_place():
     d = np.stack([scores, np.sqrt(1 - scores**2)], axis=1)
     options = MiningOptions(top=2, skip=0, keep=2, max_score=None, relative=None)
     for blocks in (SMALL, SearchBlocks()):
-        assert run(np.array([[1.0, 0.0]]), d, Answers([[5]]), options, blocks=blocks)[0] == [[40, 100]]
+        assert run(np.array([[1.0, 0.0]]), d, make_answers([[5]]), options, blocks=blocks)[0] == [[40, 100]]
 
 
 def test_documents_with_a_label_of_the_query_are_not_looked_at():
@@ -140,7 +150,7 @@ def test_documents_with_a_label_of_the_query_are_not_looked_at():
     query_labels = [rng.choice(6, rng.integers(0, 3), replace=False).tolist() for _ in q]
     document_labels = [rng.choice(6, rng.integers(0, 4), replace=False).tolist() for _ in d]
     options = MiningOptions(top=30, skip=2, keep=10)
-    answers = Answers(right, None, query_labels, document_labels)
+    answers = make_answers(right, None, query_labels, document_labels)
     found, _, _ = run(q, d, answers, options, blocks=SMALL)
     assert found == oracle(q, d, right, options, None, query_labels, document_labels)
     assert found != oracle(q, d, right, options)
@@ -150,7 +160,7 @@ def test_the_text_of_the_query_itself_is_no_negative():
     q, d, right = example(40, 200)
     options = MiningOptions(top=30, skip=0, keep=10, max_score=None, relative=None)
     own = np.array([row[0] if i % 2 else -1 for i, row in enumerate(oracle(q, d, right, options))])
-    found, _, _ = run(q, d, Answers(right, own), options, blocks=SMALL)
+    found, _, _ = run(q, d, make_answers(right, own), options, blocks=SMALL)
     assert found == oracle(q, d, right, options, own)
 
 
@@ -160,14 +170,14 @@ def test_vectors_need_not_be_float32_of_unit_length(tmp_path):
     stored[:] = d * 4
     options = MiningOptions(top=30, skip=2, keep=10)
     for queries, documents in ((q.astype(np.float64) / 2, stored), (q * 8, d * 2)):
-        assert run(queries, documents, Answers(right), options, blocks=SMALL)[0] == oracle(q, d, right, options)
+        assert run(queries, documents, make_answers(right), options, blocks=SMALL)[0] == oracle(q, d, right, options)
 
 
 def test_a_zero_vector_scores_zero_and_never_nan():
     q, d, right = example(8, 60)
     q[3], d[right[4][0]] = 0, 0
     options = MiningOptions(top=20, skip=0, keep=20, relative=None)
-    found, scores, _ = run(q, d, Answers(right), options, blocks=SMALL)
+    found, scores, _ = run(q, d, make_answers(right), options, blocks=SMALL)
     assert np.isfinite(scores).all() and not scores[3].any()
     assert found[3] == [n for n in range(60) if n != right[3][0]][:20]
 
@@ -177,13 +187,14 @@ def test_several_devices_share_the_documents():
     code = """
 import jax
 from f2jax.inference.top_k import SearchBlocks
-from f2jax.mine.negatives import Answers, MiningOptions
-from tests.mine.test_negatives import example, oracle, run
+from f2jax.mine.negatives import MiningOptions
+from tests.mine.test_negatives import example, make_answers, oracle, run
 assert len(jax.local_devices()) == 3
 options = MiningOptions(top=30, skip=2, keep=10)
 q, d, right = example(50, 200, most_right=2)
 for queries in (4, 1_000):
-    assert run(q, d, Answers(right), options, blocks=SearchBlocks(queries, 64, 1))[0] == oracle(q, d, right, options)
+    found, *_ = run(q, d, make_answers(right), options, blocks=SearchBlocks(queries, 64, 1))
+    assert found == oracle(q, d, right, options)
 """
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3", "JAX_PLATFORMS": "cpu"}
     environment = os.environ | environment | {"PYTHONPATH": str(tiny.ROOT)}
@@ -194,8 +205,9 @@ for queries in (4, 1_000):
 def test_from_a_later_query_on_the_rest_is_the_same():
     q, d, right = example(70, 200)
     options = MiningOptions(top=60, skip=2, keep=10, max_score=0.1, fewer="random")
-    whole = list(mine_negatives(q, d, Answers(right), options, blocks=SMALL))
-    rest = list(mine_negatives(q, d, Answers(right), options, blocks=SMALL, start=whole[2].start))
+    whole = list(mine_negatives(q, d, make_answers(right), options, blocks=SMALL))
+    starts = [block.start for block in whole[2:]]
+    rest = list(mine_negatives(q, d, make_answers(right), options, blocks=SMALL, starts=starts))
     assert [block.start for block in rest] == [block.start for block in whole[2:]]
     for a, b in zip(rest, whole[2:], strict=True):
         np.testing.assert_array_equal(a.documents_qj, b.documents_qj)
@@ -207,9 +219,9 @@ def test_rejected_documents_are_counted_once_by_the_limit_that_they_fail():
     angles = np.arccos([0.9, 0.85, 0.8, 0.7, 0.5, 0.4, 0.3, 0.2])
     d = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     options = MiningOptions(top=8, skip=1, keep=2, max_score=0.82, relative=0.95)
-    found, _, counts = run(q, d, Answers([[4]]), options)  # the right answer scores 0.5
+    found, _, counts = run(q, d, make_answers([[4]]), options)  # the right answer scores 0.5
     assert found == [[6, 7]]
-    assert counts == {"max_score": 2, "relative": 2, "random": 0}
+    assert counts == {"max_score": 2, "relative": 2, "rated": 0, "random": 0}
 
 
 # Drawn at random where too few pass
@@ -220,7 +232,7 @@ def test_the_draw_fills_up_and_is_never_a_right_rejected_or_doubled_document():
     rng = np.random.default_rng(0)
     labels = [[int(label)] for label in rng.integers(0, 5, len(q) + len(d))]
     own = rng.integers(0, len(d), len(q))
-    answers = Answers(right, own, labels[: len(q)], labels[len(q) :])
+    answers = make_answers(right, own, labels[: len(q)], labels[len(q) :])
     drop = MiningOptions(top=60, skip=2, keep=24, max_score=0.05)
     nearest_, _, _ = run(q, d, answers, drop, blocks=SMALL)
     found, scores, counts = run(q, d, answers, MiningOptions(top=60, skip=2, keep=24, max_score=0.05, fewer="random"))
@@ -248,21 +260,21 @@ def test_the_draw_depends_on_seed_and_query_id_alone():
     q, d, right = example(30, 100)
     options = MiningOptions(top=60, keep=24, max_score=0.0, fewer="random")
     ids = np.arange(30) + 1_000
-    found, _, _ = run(q, d, Answers(right), options, ids=ids)
+    found, _, _ = run(q, d, make_answers(right), options, ids=ids)
     order = np.random.default_rng(0).permutation(30)
     shuffled, _, _ = run(
-        q[order], d, Answers([right[i] for i in order]), options, ids=ids[order], blocks=SearchBlocks(4, 16, 1)
+        q[order], d, make_answers([right[i] for i in order]), options, ids=ids[order], blocks=SearchBlocks(4, 16, 1)
     )
     assert shuffled == [found[i] for i in order]
-    assert run(q, d, Answers(right), options, ids=ids + 1)[0] != found
+    assert run(q, d, make_answers(right), options, ids=ids + 1)[0] != found
     other_seed = MiningOptions(top=60, keep=24, max_score=0.0, fewer="random", seed=1)
-    assert run(q, d, Answers(right), other_seed, ids=ids)[0] != found
+    assert run(q, d, make_answers(right), other_seed, ids=ids)[0] != found
 
 
 def test_the_draw_takes_all_that_may_be_where_documents_are_few():
     q, d, right = example(10, 6)
     options = MiningOptions(top=30, skip=5, keep=24, max_score=None, relative=None, fewer="random")
-    found, _, _ = run(q, d, Answers(right), options)
+    found, _, _ = run(q, d, make_answers(right), options)
     assert [sorted(row) for row in found] == [[n for n in range(6) if n != right[i][0]] for i in range(10)]
 
 
@@ -270,7 +282,7 @@ def test_the_draw_is_spread_over_all_documents():
     """More than one walk long, and each document is drawn about as often as any other."""
     q, d = exact_vectors(200, 0), exact_vectors(1_000, 1)
     options = MiningOptions(top=29, max_score=0.0, fewer="random")  # the nearest all score above 0
-    found, _, counts = run(q, d, Answers([[i] for i in range(200)]), options)
+    found, _, counts = run(q, d, make_answers([[i] for i in range(200)]), options)
     assert counts["random"] == 200 * 24
     drawn = np.bincount(np.concatenate(found), minlength=1_000)
     assert 0.9 * 4.8 < drawn[:500].mean() < 1.1 * 4.8 and drawn.max() < 20
@@ -299,7 +311,7 @@ def test_a_rule_that_makes_no_sense(changes, message):
 
 def test_vectors_of_different_models():
     with pytest.raises(UserError, match="have 96 and 64 dimensions; embed both with one model"):
-        list(mine_negatives(exact_vectors(3, 0), exact_vectors(3, 0, dim=64), Answers([[0]] * 3), MiningOptions()))
+        list(mine_negatives(exact_vectors(3, 0), exact_vectors(3, 0, dim=64), make_answers([[0]] * 3), MiningOptions()))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -310,4 +322,4 @@ def test_vectors_that_are_not_finite(kind, value):
     with pytest.raises(
         UserError, match=f"The vectors of the {kind} hold values that are not finite, first in row 17; embed them again"
     ):
-        list(mine_negatives(q, d, Answers(right), MiningOptions(), blocks=SMALL))
+        list(mine_negatives(q, d, make_answers(right), MiningOptions(), blocks=SMALL))

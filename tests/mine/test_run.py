@@ -18,9 +18,11 @@ from f2jax.inference import vectors as vectors_module
 from f2jax.inference.encode_file import encode_file
 from f2jax.inference.top_k import SearchBlocks
 from f2jax.inference.truncation import Truncation
+from f2jax.mine import result
 from f2jax.mine import run as module
 from f2jax.mine.options import MiningInput, MiningOptions
-from f2jax.mine.run import FileVectors, ModelVectors, list_mining_texts, mine_file, read_mining_input
+from f2jax.mine.rows import read_mining_rows
+from f2jax.mine.run import FileVectors, ModelVectors, list_mining_texts, mine_folder
 from tests import tiny_model
 from tests.mine.test_negatives import exact_vectors, oracle
 
@@ -63,13 +65,18 @@ def inputs(tmp_path) -> list[str]:
     return [write(tmp_path / "one.jsonl", pairs[:35]), write(tmp_path / "two.jsonl", pairs[35:])]
 
 
-def mined(inputs, output, options=FEW, embedder=None, corpus=None, only=KINDS, **more):
-    given, vectors = MiningInput(inputs, corpus, only=only), ModelVectors(embedder or FakeEmbedder())
-    return mine_file(given, vectors, str(output), options, blocks=BLOCKS, **more)
+def mined(inputs, output, options=FEW, embedder=None, corpus=None, only=KINDS, own=None, ratings=None, **more):
+    given = MiningInput(tuple(inputs), corpus, only=tuple(only), own=own, ratings=ratings)
+    return mine_folder(given, ModelVectors(embedder or FakeEmbedder()), str(output), options, blocks=BLOCKS, **more)
 
 
 def read(path) -> list[Record]:
     return list(open_source(str(path), "train", {}))
+
+
+def files_of(folder) -> dict[str, bytes]:
+    """{name: content}; unfinished work is in a folder."""
+    return {path.name: b"" if path.is_dir() else path.read_bytes() for path in folder.iterdir()}
 
 
 def expected(records: list[Record], options: MiningOptions) -> dict[str, list[str]]:
@@ -92,8 +99,8 @@ def expected(records: list[Record], options: MiningOptions) -> dict[str, list[st
 @pytest.mark.parametrize("keep", [1, 4, 8])
 def test_rows_get_the_negatives_of_a_brute_force_search_in_their_own_source(inputs, tmp_path, keep):
     options = MiningOptions(top=20, skip=1, keep=keep, max_score=0.5, relative=None)
-    mined(inputs, tmp_path / "out.parquet", options)
-    found = read(tmp_path / "out.parquet")
+    mined(inputs, tmp_path / "out", options)
+    found = read(tmp_path / "out")
     sources = [read(path) for path in inputs]
     wanted = [(record, expected(some, options)[record.query]) for some in sources for record in some]
     assert [(r.query, r.positive, r.source) for r in found] == [(r.query, r.positive, r.source) for r, _ in wanted]
@@ -112,12 +119,12 @@ def test_all_other_fields_of_a_row_stay(tmp_path):
     rows = [{"query": f"q{i}", "positive": f"p{i}"} | full | {"label": str(i)} for i in range(9)]
     path = write(tmp_path / "rows.jsonl", [*rows, {"query": "q", "positive": "p", "negatives": list("abcde")}])
     options = MiningOptions(top=20, skip=0, keep=2, max_score=None, relative=None)
-    mined([path], tmp_path / "out.parquet", options)
-    found = read(tmp_path / "out.parquet")
-    for record, row in zip(found, rows, strict=False):
+    mined([path], tmp_path / "out", options)
+    found = read(tmp_path / "out")
+    for record, row in zip(found[1:], rows, strict=True):
         assert {name: getattr(record, name) for name in row} == row
         assert len(record.negatives) == 2
-    assert found[-1] == Record("q", "p", tuple("abcde"), source="rows")
+    assert found[0] == Record("q", "p", tuple("abcde"), source="rows")
 
 
 def test_the_rows_own_negatives_come_first_and_mined_ones_fill_up(tmp_path):
@@ -126,14 +133,14 @@ def test_the_rows_own_negatives_come_first_and_mined_ones_fill_up(tmp_path):
     rows[1]["negatives"] = ["a", "b", "c", "d", "e"]
     path = write(tmp_path / "rows.jsonl", rows)
     options = MiningOptions(top=20, skip=0, keep=4, max_score=None, relative=None)
-    summary = mined([path], tmp_path / "out.parquet", options)
-    first, second, third, *_ = read(tmp_path / "out.parquet")
+    summary = mined([path], tmp_path / "out", options)
+    first, second, third, *_ = read(tmp_path / "out")
     assert first.negatives[:2] == ("own", "p3") and len(set(first.negatives)) == 4
     assert second.negatives == ("a", "b", "c", "d", "e"), "what a row has is not cut"
     assert summary.brought == 7 and summary.negatives == 9 * 4 + 1
 
-    mined([path], tmp_path / "replaced.parquet", options, replace=True)
-    replaced = read(tmp_path / "replaced.parquet")
+    mined([path], tmp_path / "replaced", options, own=0)
+    replaced = read(tmp_path / "replaced")
     assert all(len(record.negatives) == 4 and "own" not in record.negatives for record in replaced)
     assert set(first.negatives[2:]) <= set(replaced[0].negatives)
     assert third == replaced[2]
@@ -143,10 +150,8 @@ def test_rows_of_other_kinds_stay_as_they_are(tmp_path):
     rows = [{"query": f"q{i}", "positive": f"p{i}", "negatives": ["x"]} for i in range(9)]
     rows[4]["kind"] = "classification"
     options = MiningOptions(top=20, skip=0, keep=4, max_score=None, relative=None)
-    summary = mined(
-        [write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options, only=["retrieval"], replace=True
-    )
-    found = read(tmp_path / "out.parquet")
+    summary = mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out", options, only=["retrieval"], own=0)
+    found = read(tmp_path / "out")
     assert found[4].negatives == ("x",) and summary.brought == 1
     assert all(len(record.negatives) == 4 and "p4" not in record.negatives for i, record in enumerate(found) if i != 4)
 
@@ -154,24 +159,24 @@ def test_rows_of_other_kinds_stay_as_they_are(tmp_path):
 def test_two_rows_with_one_label_are_never_each_others_negatives(tmp_path):
     rows = [{"query": f"q{i}", "positive": f"p{i}", "kind": "clustering", "label": i % 3} for i in range(30)]
     options = MiningOptions(top=30, skip=0, keep=20, max_score=None, relative=None)
-    mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", options)
-    for i, record in enumerate(read(tmp_path / "out.parquet")):
+    mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out", options)
+    for i, record in enumerate(read(tmp_path / "out")):
         assert set(record.negatives) == {f"p{n}" for n in range(30) if n % 3 != i % 3}
 
 
 def test_documents_of_the_corpus_and_of_other_sources_may_be_negatives(inputs, tmp_path):
     (tmp_path / "corpus.txt").write_text("".join(f"extra {i}\n" for i in range(50)))
     options = MiningOptions(top=100, skip=0, keep=60, max_score=None, relative=None)
-    mined(inputs, tmp_path / "corpus.parquet", options, corpus=str(tmp_path / "corpus.txt"))
+    mined(inputs, tmp_path / "corpus", options, corpus=str(tmp_path / "corpus.txt"))
     mined(
         inputs,
-        tmp_path / "across.parquet",
+        tmp_path / "across",
         MiningOptions(top=100, skip=0, keep=55, max_score=None, relative=None),
         across_sources=True,
     )
     both = {f"extra {i}" for i in range(50)}
-    assert all(len(both & set(record.negatives)) > 20 for record in read(tmp_path / "corpus.parquet"))
-    one, *_, two = read(tmp_path / "across.parquet")
+    assert all(len(both & set(record.negatives)) > 20 for record in read(tmp_path / "corpus"))
+    one, *_, two = read(tmp_path / "across")
     assert "document 59" in one.negatives and "document 0" in two.negatives
 
 
@@ -181,8 +186,8 @@ def test_rows_with_too_few_negatives_are_dropped_and_counted(tmp_path, kind):
     small = [{"query": f"q{i}", "positive": f"s{i}", "source": "small"} for i in range(5)]
     path = write(tmp_path / "rows.jsonl", [*large, *small, {"query": "", "positive": "x"}])
     options = MiningOptions(top=20, skip=1, keep=8, max_score=0.1, relative=None)
-    summary = mined([path], tmp_path / "out.parquet", options)
-    found = read(tmp_path / "out.parquet")
+    summary = mined([path], tmp_path / "out", options)
+    found = read(tmp_path / "out")
     passing = expected([Record(r["query"], r["positive"], source="large", language="eng") for r in large], options)
     kept = [query for query, negatives in passing.items() if len(negatives) == 8]
     assert [record.query for record in found] == kept and 0 < len(kept) < 40
@@ -202,14 +207,14 @@ def test_rows_with_too_few_negatives_may_get_random_ones(tmp_path):
     rows.append({"query": "alone", "positive": "single", "source": "single"})
     path = write(tmp_path / "rows.jsonl", rows)
     options = MiningOptions(top=20, skip=1, keep=8, max_score=0.05, relative=None, fewer="random")
-    summary = mined([path], tmp_path / "out.parquet", options)
-    found = read(tmp_path / "out.parquet")
+    summary = mined([path], tmp_path / "out", options)
+    found = read(tmp_path / "out")
     assert [record.query for record in found] == [f"q{i}" for i in range(40)]
     assert all(len(set(record.negatives)) == 8 and record.positive not in record.negatives for record in found)
     assert summary.dropped == {"fewer than 8 negatives, too few documents are in the set": 1}
     assert f"{summary.counts['random']} negatives drawn at random" in str(summary)
-    mined([path], tmp_path / "seed.parquet", MiningOptions(**vars(options) | {"seed": 1}))
-    assert read(tmp_path / "seed.parquet") != found
+    mined([path], tmp_path / "seed", MiningOptions(**vars(options) | {"seed": 1}))
+    assert read(tmp_path / "seed") != found
 
 
 def test_a_classification_row_that_brings_its_wrong_label_is_not_dropped(tmp_path):
@@ -219,18 +224,106 @@ def test_a_classification_row_that_brings_its_wrong_label_is_not_dropped(tmp_pat
     ]
     for row in rows[:6]:
         row["negatives"] = ["wrong"]
-    summary = mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.parquet", MiningOptions())
-    assert [(record.query, record.negatives) for record in read(tmp_path / "out.parquet")] == [
+    summary = mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out", MiningOptions())
+    assert [(record.query, record.negatives) for record in read(tmp_path / "out")] == [
         (f"q{i}", ("wrong",)) for i in range(6)
     ]
     assert summary.dropped == {"fewer than 24 negatives, too few documents are in the set": 3}
 
 
-def test_a_large_result_is_written_in_row_groups(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROW_GROUP", 7)
-    mined(inputs, tmp_path / "out.parquet", MiningOptions(top=20, skip=0, keep=2, max_score=None, relative=None))
-    file = pq.ParquetFile(tmp_path / "out.parquet")
-    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [7] * 8 + [4]
+@pytest.mark.parametrize("row_group,waiting,rows", [(60, 10_000, 3), (10_000, 200, 3), (10_000, 10_000, 12)])
+def test_few_rows_wait_in_memory_however_many_sources_come_mixed(tmp_path, monkeypatch, row_group, waiting, rows):
+    """A row has 28 characters: query, positive and two negatives."""
+    monkeypatch.setattr(result, "ROW_GROUP", row_group)
+    monkeypatch.setattr(result, "WAITING", waiting)
+    given = [{"query": f"query{i:02}", "positive": f"text{i:03}", "source": f"s/{i % 5}"} for i in range(60)]
+    path = write(tmp_path / "rows.jsonl", given)
+    mined([path], tmp_path / "out", MiningOptions(top=20, skip=0, keep=2, max_score=None, relative=None))
+    names, sizes = [f"s_{k}.parquet" for k in range(5)], []
+    assert files_of(tmp_path / "out").keys() == {*names, ".mined.json"}
+    for k, name in enumerate(names):
+        file = pq.ParquetFile(tmp_path / "out" / name)
+        sizes += [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        assert file.read(["query"])["query"].to_pylist() == [row["query"] for row in given[k::5]]
+        assert set(file.read(["source"])["source"].to_pylist()) == {f"s/{k}"}
+    assert max(sizes) == rows
+
+
+def test_inputs_of_one_source_are_its_parts(tmp_path):
+    rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(30)]
+    paths = [write(tmp_path / name, rows[k::2]) for k, name in enumerate(["it-00000-of-00002.jsonl", "IT.jsonl"])]
+    mined(paths, tmp_path / "out", MiningOptions(top=20, skip=0, keep=2, max_score=None, relative=None))
+    found = {name: read(tmp_path / "out" / name) for name in ("it.parquet", "IT_part2.parquet")}
+    assert [[r.query for r in some] for some in found.values()] == [[r["query"] for r in rows[k::2]] for k in (0, 1)]
+    assert {(r.source, len(r.negatives)) for r in found["it.parquet"]} == {("it", 2)}
+
+
+def test_the_files_of_an_earlier_call_go_and_others_stay(inputs, tmp_path):
+    output = tmp_path / "out"
+    mined(inputs, output)
+    (output / "notes.parquet").write_text("mine")
+    mined(inputs[1:], output, MiningOptions(top=12, skip=1, keep=3, max_score=0.5))
+    assert files_of(output).keys() == {"two.parquet", "notes.parquet", ".mined.json"}
+    assert {len(record.negatives) for record in read(output / "two.parquet")} == {3}
+
+
+def test_an_input_that_changes_in_between_is_refused(inputs, tmp_path, monkeypatch):
+    original = module.mine_negatives
+
+    def mine_and_change(*arguments):
+        yield from original(*arguments)
+        write(tmp_path / "two.jsonl", [{"query": "other", "positive": "text"}])
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"two\.jsonl has changed since it was read"):
+        patch.setattr(module, "mine_negatives", mine_and_change)
+        mined(inputs, tmp_path / "out")
+    assert files_of(tmp_path / "out") == {".partial": b""}
+
+
+def test_a_second_round_keeps_a_part_of_the_first_ones_negatives(inputs, tmp_path):
+    """The rows of the first round are the input of the second, by a newer model."""
+    options = MiningOptions(top=20, skip=1, keep=4, max_score=0.5, relative=None)
+    mined(inputs, tmp_path / "first", options)
+    newer = FakeEmbedder(prompts={"query": "Newer: "})
+    mined([str(tmp_path / "first")], tmp_path / "second", options, newer, own=2)
+    mined([str(tmp_path / "first")], tmp_path / "alone", options, newer, own=0)
+    for first, second, alone in zip(*(read(tmp_path / name) for name in ("first", "second", "alone")), strict=True):
+        rest = [text for text in alone.negatives if text not in first.negatives[:2]]
+        assert list(second.negatives) == [*first.negatives[:2], *rest][:4] and first.negatives != alone.negatives
+
+
+@pytest.mark.parametrize("fewer", ["drop", "random"])
+def test_what_a_reranker_rates_as_right_is_no_negative(inputs, tmp_path, fewer):
+    options = MiningOptions(top=30, skip=0, keep=4, max_score=0.5, relative=None, fewer=fewer)
+    mined(inputs, tmp_path / "first", options)
+    pairs = [(r.query, text) for r in read(tmp_path / "first") for text in r.negatives]
+    scored = {pair: (i * 7 % 10) / 10 for i, pair in enumerate(pairs)}
+    rows = [{"query": f"Instruct: Find.\nQuery: {q}", "document": d, "score": s} for (q, d), s in scored.items()]
+    ratings = write(tmp_path / "ratings.jsonl", rows)
+    mined(inputs, tmp_path / "anew", options, ratings=ratings)
+    summary = mined([str(tmp_path / "first")], tmp_path / "second", options, ratings=ratings)
+    assert f"{summary.counts['rated']:,} near documents rejected: they are rated as right answers" in str(summary)
+    for record, anew, second in zip(*(read(tmp_path / name) for name in ("first", "anew", "second")), strict=True):
+        right = {text for text in record.negatives if scored[record.query, text] >= 0.5}
+        assert right and not right & {*anew.negatives, *second.negatives}
+        kept = [text for text in record.negatives if text not in right]
+        assert list(second.negatives[: len(kept)]) == kept and len(second.negatives) == len(anew.negatives) == 4
+        if fewer == "drop":
+            assert list(anew.negatives[: len(kept)]) == kept, "those that pass are the nearest"
+
+
+@pytest.mark.parametrize(
+    "rows,message",
+    [
+        ([{"query": "q", "score": 1}], "has no column document; it has query, score: rename one."),
+        ([{"query": "q", "document": "d", "score": "high"}], "(1 x row without query, document and score); fix or"),
+        ([{"query": None, "document": "d", "score": 1}], "(1 x row without query, document and score); fix or"),
+    ],
+)
+def test_ratings_that_are_none(inputs, tmp_path, rows, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        mined(inputs, tmp_path / "out", ratings=write(tmp_path / "ratings.jsonl", rows))
+    assert not (tmp_path / "out").exists()
 
 
 # Vectors
@@ -245,7 +338,7 @@ def test_a_model_puts_its_prompts_before_the_texts(tmp_path):
     for name, prompt in ((None, "Find: "), ("other", "Other: ")):
         embedder = FakeEmbedder(prompts=PROMPTS)
         options = MiningOptions(top=3, skip=0, keep=3, max_score=None, relative=None)
-        mine_file(MiningInput([path]), ModelVectors(embedder, name), str(tmp_path / "out.parquet"), options)
+        mine_folder(MiningInput([path]), ModelVectors(embedder, name), str(tmp_path / "out"), options)
         asked = [f"{prompt}q0", "Instruct: Find it.\nQuery: q1", "Instruct: Say.\nQuery: q2", f"{prompt}q3"]
         assert list(dict.fromkeys(embedder.seen)) == asked + documents
     with pytest.raises(UserError, match="no prompt named 'qurey'; did you mean 'query'"):
@@ -256,14 +349,15 @@ def test_vectors_of_another_tool_give_the_same_bytes(inputs, tmp_path):
     """List the texts, embed them by `f2jax encode` or anything else, mine with the files."""
     (tmp_path / "corpus.txt").write_text("extra\n")
     corpus = str(tmp_path / "corpus.txt")
-    mined(inputs, tmp_path / "model.parquet", corpus=corpus)
+    mined(inputs, tmp_path / "model", corpus=corpus)
     listed = list_mining_texts(MiningInput(inputs, corpus), str(tmp_path / "q.jsonl"), str(tmp_path / "d.jsonl"))
     assert listed.splitlines() == [f"{tmp_path}/q.jsonl: 48 queries.", f"{tmp_path}/d.jsonl: 61 documents."]
     for name in "qd":
         encode_file(FakeEmbedder(), str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.npy"), prompt="")
     given = FileVectors(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
-    mine_file(MiningInput(inputs, corpus), given, str(tmp_path / "given.parquet"), FEW, blocks=BLOCKS)
-    assert (tmp_path / "given.parquet").read_bytes() == (tmp_path / "model.parquet").read_bytes()
+    mine_folder(MiningInput(inputs, corpus), given, str(tmp_path / "given"), FEW, blocks=BLOCKS)
+    assert files_of(tmp_path / "given")["one.parquet"] == files_of(tmp_path / "model")["one.parquet"]
+    assert read(tmp_path / "given") == read(tmp_path / "model")
 
 
 # Interruptions
@@ -275,9 +369,9 @@ class _Stops:
     def __init__(self, after: int):
         self.left, self.original, self.starts = after, module.mine_negatives, []
 
-    def __call__(self, queries, documents, answers, options, ids, start, blocks):
-        self.starts.append(start)
-        for block in self.original(queries, documents, answers, options, ids, start, blocks):
+    def __call__(self, queries, documents, answers, options, ids, starts, blocks):
+        self.starts.append(starts)
+        for block in self.original(queries, documents, answers, options, ids, starts, blocks):
             if self.left == 0:
                 raise KeyboardInterrupt
             self.left -= 1
@@ -285,73 +379,66 @@ class _Stops:
 
 
 @pytest.mark.parametrize("fewer", ["drop", "random"])
-@pytest.mark.parametrize("blocks,starts", [(0, [0, 0]), (1, [16, 0]), (2, [0]), (3, [16])])
+@pytest.mark.parametrize("blocks,starts", [(0, [[0, 16], [0, 16]]), (1, [[16], [0, 16]]), (2, [[0, 16]]), (3, [[16]])])
 def test_mining_goes_on_from_the_last_whole_block(inputs, tmp_path, monkeypatch, blocks, starts, fewer):
     """One source has 28 queries in blocks of 16 and 12, the other 20 in blocks of 16 and 4."""
     options = MiningOptions(top=12, skip=1, keep=4, max_score=0.1, fewer=fewer)
-    reference = mined(inputs, tmp_path / "reference.parquet", options)
+    reference = mined(inputs, tmp_path / "reference", options)
     with monkeypatch.context() as patch:
         patch.setattr(module, "mine_negatives", _Stops(blocks))
         with pytest.raises(KeyboardInterrupt):
-            mined(inputs, tmp_path / "out.parquet", options)
-    assert not (tmp_path / "out.parquet").exists()
+            mined(inputs, tmp_path / "out", options)
+    assert files_of(tmp_path / "out") == {".partial": b""}
 
     second, embedder = _Stops(100), FakeEmbedder()
     monkeypatch.setattr(module, "mine_negatives", second)
-    summary = mined(inputs, tmp_path / "out.parquet", options, embedder)
+    summary = mined(inputs, tmp_path / "out", options, embedder)
     assert second.starts == starts
     assert embedder.seen == [], "the vectors are kept"
-    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "reference.parquet").read_bytes()
-    assert str(summary).replace("out.parquet", "reference.parquet") == str(reference)
-    assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out.parquet"]
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "reference")
+    assert str(summary).replace("out", "reference") == str(reference)
 
 
 @pytest.mark.parametrize("stops_after", [0, 1, 30, 49, 50, 90])
 def test_embedding_goes_on_from_the_last_whole_piece(inputs, tmp_path, monkeypatch, stops_after):
     monkeypatch.setattr(vectors_module, "PIECE", 10)
-    mined(inputs, tmp_path / "reference.parquet")
+    mined(inputs, tmp_path / "reference")
     with pytest.raises(KeyboardInterrupt):
-        mined(inputs, tmp_path / "out.parquet", embedder=FakeEmbedder(stops_after))
+        mined(inputs, tmp_path / "out", embedder=FakeEmbedder(stops_after))
     second = FakeEmbedder()
-    mined(inputs, tmp_path / "out.parquet", embedder=second)
+    mined(inputs, tmp_path / "out", embedder=second)
     assert len(second.seen) <= 48 + 60 - stops_after + 10
-    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "reference.parquet").read_bytes()
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "reference")
 
 
-def test_work_of_another_call_is_refused_and_its_vectors_are_kept(inputs, tmp_path, monkeypatch):
-    output = tmp_path / "out.parquet"
+def test_vectors_of_other_texts_are_refused_and_other_rules_find_those_that_are_there(inputs, tmp_path, monkeypatch):
+    output = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(module, "mine_negatives", _Stops(1))
         with pytest.raises(KeyboardInterrupt):
             mined(inputs, output)
-    calls = [
-        (r"negatives\.npy", {"options": MiningOptions(top=12, skip=1, keep=4)}),
-        (r"negatives\.npy", {"across_sources": True}),
-        (r"queries\.npy", {"inputs": inputs[:1]}),
-    ]
-    for name, changes in calls:
-        with pytest.raises(
-            UserError, match=f"{name} belongs to another model, other texts or other options; delete it"
-        ):
-            mined(**{"inputs": inputs, "output": output} | changes)
-    (tmp_path / "out.parquet.partial/negatives.npy").unlink()
+    with pytest.raises(UserError, match=r"queries\.npy belongs to another model, other texts or other options; delete"):
+        mined(inputs[:1], output)
     embedder = FakeEmbedder()
-    mined(inputs, output, MiningOptions(top=12, skip=1, keep=4), embedder)
+    options = MiningOptions(top=12, skip=1, keep=4)
+    mined(inputs, output, options, embedder, across_sources=True)
     assert embedder.seen == []
+    mined(inputs, tmp_path / "reference", options, across_sources=True)
+    assert files_of(output) == files_of(tmp_path / "reference")
 
 
 def test_where_no_row_is_left_other_rules_may_be_tried(inputs, tmp_path):
-    output = tmp_path / "out.parquet"
+    output = tmp_path / "out"
     with pytest.raises(UserError) as error:
         mined(inputs, output, MiningOptions(keep=90))
     assert str(error.value) == (
         "No row is left: fewer than 90 negatives, too few documents are in the set; "
         "lower --keep or --skip, or give --fewer random."
     )
-    assert not output.exists()
+    assert files_of(output) == {".partial": b""}
     embedder = FakeEmbedder()
     mined(inputs, output, FEW, embedder)
-    assert embedder.seen == [] and output.exists()
+    assert embedder.seen == [] and read(output)
 
 
 # What is refused
@@ -362,8 +449,8 @@ def test_a_disk_that_is_too_full_is_said_before_the_work(inputs, tmp_path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"out\.parquet cannot be written: No space left on device\."):
-        mined(inputs, tmp_path / "out.parquet")
+    with pytest.raises(UserError, match=r"out cannot be written: No space left on device\."):
+        mined(inputs, tmp_path / "out")
 
 
 NOT_FLOATS = "should be a .npy file of floats, with a row for each text."
@@ -392,17 +479,15 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(message)):
-        mine_file(
-            MiningInput(inputs), FileVectors(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out.parquet", FEW
-        )
+        mine_folder(MiningInput(inputs), FileVectors(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"), f"{tmp_path}/out", FEW)
 
 
 @pytest.mark.parametrize(
     "changes,message",
     [
         ({"--output": None}, "f2jax mine needs --output, or a --list option."),
-        ({"--output": "out.jsonl"}, "out.jsonl should be a local path that ends in .parquet."),
-        ({"--output": "gs://bucket/out.parquet"}, "should be a local path that ends in .parquet."),
+        ({"--output": "out.jsonl"}, "out.jsonl should be a local or mounted folder, in which each"),
+        ({"--output": "gs://bucket/out"}, "should be a local or mounted folder"),
         ({"--list-queries": "q.txt"}, "q.txt should end in .jsonl; a text may hold line ends."),
         ({"--model": "runs/nano"}, "Give either --model, or both --query-embeddings and --document-embeddings."),
         ({"--query-embeddings": None}, "Give either --model, or both --query-embeddings and --document-embeddings."),
@@ -423,13 +508,13 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
     ids=str,
 )  # fmt: skip
 def test_the_command_with_a_wrong_option(capsys, inputs, tmp_path, changes, message):
-    options = {"--input": inputs[0], "--output": f"{tmp_path}/out.parquet"}
+    options = {"--input": inputs[0], "--output": f"{tmp_path}/out"}
     options |= {"--query-embeddings": f"{tmp_path}/q.npy", "--document-embeddings": f"{tmp_path}/d.npy"} | changes
     argv = ["mine", *(f"{name}={value}" for name, value in options.items() if value is not None)]
     assert main(argv) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("f2jax") and err.count("\n") == 1 and message in err
-    assert not (tmp_path / "out.parquet").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_mines_with_files_of_vectors(capsys, inputs, tmp_path):
@@ -448,11 +533,11 @@ def test_the_command_mines_with_files_of_vectors(capsys, inputs, tmp_path):
     vectors = ["--query-embeddings", f"{tmp_path}/q.npy", "--document-embeddings", f"{tmp_path}/d.npy"]
     rules = ["--top", "20", "--skip", "2", "--keep", "3", "--max-score", "0.4", "--relative", "off"]
     rules += ["--fewer", "random", "--seed", "7"]
-    assert main(["mine", "--input", *inputs, "--output", f"{tmp_path}/out.parquet", *vectors, *rules]) == 0
-    assert f"{tmp_path}/out.parquet: 60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
+    assert main(["mine", "--input", *inputs, "--output", f"{tmp_path}/out", *vectors, *rules]) == 0
+    assert f"{tmp_path}/out: 60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
     options = MiningOptions(top=20, skip=2, keep=3, max_score=0.4, relative=None, fewer="random", seed=7)
-    mined(inputs, tmp_path / "expected.parquet", options)
-    assert read(tmp_path / "out.parquet") == read(tmp_path / "expected.parquet")
+    mined(inputs, tmp_path / "expected", options)
+    assert read(tmp_path / "out") == read(tmp_path / "expected")
 
 
 def test_the_command_mines_with_a_model(capsys, inputs, tmp_path):
@@ -460,16 +545,16 @@ def test_the_command_mines_with_a_model(capsys, inputs, tmp_path):
     embedder = tiny_model.make_embedder(tmp_path / "tokenizer")
     embedder.save_pretrained(tmp_path / "model")
     rules = ["--keep", "3", "--max-score", "off", "--relative", "off"]
-    argv = ["mine", "--input", *inputs, "--model", f"{tmp_path}/model", "--output", f"{tmp_path}/model.parquet", *rules]
+    argv = ["mine", "--input", *inputs, "--model", f"{tmp_path}/model", "--output", f"{tmp_path}/by-model", *rules]
     assert main(argv) == 0
     assert "60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
 
-    rows = read_mining_input(MiningInput(inputs))
-    np.save(tmp_path / "q.npy", embedder.encode_query(rows.queries))
-    np.save(tmp_path / "d.npy", embedder.encode_document(rows.documents))
+    rows = read_mining_rows(MiningInput(tuple(inputs)), tmp_path / "rows")
+    np.save(tmp_path / "q.npy", embedder.encode_query(list(rows.queries)))
+    np.save(tmp_path / "d.npy", embedder.encode_document(list(rows.documents)))
     given, options = (
         FileVectors(f"{tmp_path}/q.npy", f"{tmp_path}/d.npy"),
         MiningOptions(keep=3, max_score=None, relative=None),
     )
-    mine_file(MiningInput(inputs), given, f"{tmp_path}/given.parquet", options)
-    assert read(tmp_path / "model.parquet") == read(tmp_path / "given.parquet")
+    mine_folder(MiningInput(inputs), given, f"{tmp_path}/given", options)
+    assert read(tmp_path / "by-model") == read(tmp_path / "given")

@@ -1,5 +1,6 @@
 """Texts are encoded on all devices of all processes: the vectors and scores are those of one device."""
 
+import json
 import subprocess
 
 import numpy as np
@@ -84,3 +85,32 @@ def test_devices_that_cannot_share_the_weights_are_refused_in_one_sentence(monke
     [(code, _, errors)] = run(monkeypatch, ["-m", "f2jax", "encode", *command(folder, "none"), "--fsdp", "3"], 1, 2)
     assert code == 1
     assert errors.splitlines()[-1].endswith("fsdp=3, tensor=1 does not fit 2 device(s); the sizes must multiply to 2.")
+
+
+MINE = """
+import sys
+from f2jax.commands import mine
+from f2jax.inference.top_k import SearchBlocks
+from f2jax.mine import run
+mine_folder = run.mine_folder
+run.mine_folder = lambda *given: mine_folder(*given, blocks=SearchBlocks(queries=16))
+mine.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_hosts_mine_blocks_of_their_own_and_write_the_bytes_of_one(monkeypatch, folder):
+    """Two sources with more queries than a block."""
+    for name in ("one", "two"):
+        rows = [{"query": f"{name} {i}", "positive": f"text {i * 7 % 50}"} for i in range(45)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rules = ["--top", "20", "--skip", "1", "--keep", "3", "--max-score", "off", "--relative", "off"]
+    options = ["--input", f"{folder}/one.jsonl", f"{folder}/two.jsonl", "--model", f"{folder}/model", *rules]
+    written = {}
+    for processes in (1, 2):
+        output = folder / f"mined-{processes}"
+        ended = run(monkeypatch, ["-c", MINE, *options, "--output", str(output)], processes, devices=2)
+        assert [code for code, _, _ in ended] == [0] * processes, ended
+        assert ["90 of 90 rows" in text for _, text, _ in ended] == [True] + [False] * (processes - 1), ended
+        written[processes] = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert written[1] == written[2] and {"one.parquet", "two.parquet"} < written[1].keys()

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.inference.top_k import SearchBlocks
-from f2jax.mine.negatives import Answers, mine_negatives
+from f2jax.mine.negatives import mine_negatives
 from f2jax.mine.options import MiningInput, MiningOptions
-from f2jax.mine.run import FileVectors, mine_file
+from f2jax.mine.run import FileVectors, mine_folder
+from tests.mine.test_negatives import make_answers
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("datasets")
@@ -109,7 +110,7 @@ def test_equal_to_sentence_transformers(changes, most_right):
     expected = {}
     for row in peer(q, d, right, options, "labeled-list"):
         expected[row["query"]] = row["positive"][1:], row["scores"][1:]
-    blocks = list(mine_negatives(q, d, Answers(right), options, blocks=SearchBlocks(64, 128, 1)))
+    blocks = list(mine_negatives(q, d, make_answers(right), options, blocks=SearchBlocks(64, 128, 1)))
     documents, scores = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("documents_qj", "scores_qj"))
     found = {
         f"q{i}": ([f"d{n}" for n in row[row >= 0]], scores[i][row >= 0])
@@ -135,8 +136,8 @@ def test_the_command_writes_the_rows_of_sentence_transformers(tmp_path, most_rig
     np.save(tmp_path / "q.npy", q)
     np.save(tmp_path / "d.npy", d[order])
     given = FileVectors(str(tmp_path / "q.npy"), str(tmp_path / "d.npy"))
-    output = tmp_path / "out.parquet"
-    mine_file(MiningInput([str(tmp_path / "rows.jsonl")], str(tmp_path / "corpus.txt")), given, str(output), options)
+    output = tmp_path / "out"
+    mine_folder(MiningInput([str(tmp_path / "rows.jsonl")], str(tmp_path / "corpus.txt")), given, str(output), options)
 
     found = pq.read_table(output, columns=["query", "positive", "negatives"]).to_pylist()
     expected = peer(q, d, right, options, "n-tuple")

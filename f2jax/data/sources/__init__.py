@@ -69,6 +69,15 @@ def expand(spec: str, ignored: Sequence[str] = ()) -> list[str]:
         raise UserError(f"{error} Built-in sets are {', '.join(BUILT_IN)}.") from error
 
 
+def list_inputs(specs: Iterable[str], ignored: Sequence[str] = ()) -> list[str]:
+    """All inputs of sources, in order: each is a source by itself that is read as one.
+
+    Raises:
+        UserError: a source is missing.
+    """
+    return [name for spec in specs for name in ([spec] if is_single_input(spec) else expand(spec, ignored))]
+
+
 def is_single_input(spec: str) -> bool:
     """Returns whether a source is read as one input, where others are as many inputs as they have files."""
     return _split(spec)[0] in ("cldr", "stdlib", "beir", *labelled.TASKS)

@@ -1,0 +1,101 @@
+"""Mining many rows: seconds and memory of `f2jax mine`, from rows and vectors in files to a folder of rows.
+
+python -m benchmarks.mine_rows [--rows 100000 200000 400000] [--source 10000] [--dim 16] [--negatives 24]
+
+Rows are short, `--source` of them in each source, and bring no negatives. Each number of rows is a process of its own;
+`anonymous` is its memory without the files that it maps, `peak` is all that it had at its highest.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from f2jax.mine.options import MiningInput, MiningOptions
+from f2jax.mine.run import FileVectors, mine_folder
+
+EVERY = 0.05  # seconds between two looks at the memory
+
+
+def vectors(queries: int, documents: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors: query i is near document i, the documents lie in loose clusters."""
+    rng = np.random.default_rng(0)
+
+    def unit(x):
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+    centres = rng.normal(size=(documents // 50 + 1, dim))
+    d = unit(centres[rng.integers(len(centres), size=documents)] + rng.normal(size=(documents, dim)))
+    return unit(d[np.arange(queries) % documents] + 0.06 * rng.normal(size=(queries, dim))), d
+
+
+def write_rows(folder: Path, rows: int, of_source: int, dim: int) -> None:
+    """Rows with a query and a document of their own, a file for each source, and their vectors."""
+    (folder / "rows").mkdir()
+    for start in range(0, rows, of_source):
+        lines = (f'{{"query": "query {i}", "positive": "document {i}"}}\n' for i in range(start, start + of_source))
+        (folder / f"rows/source{start // of_source}.jsonl").write_text("".join(lines))
+    for name, x_ie in zip("qd", vectors(rows, rows, dim), strict=True):
+        np.save(folder / f"{name}.npy", x_ie)
+
+
+def peak(name: str = "VmHWM") -> int:
+    """KB that this process had at its highest. (`ru_maxrss` counts the process that started it, too.)"""
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def measure(folder: Path, negatives: int) -> str:
+    """Mines, and returns what it took."""
+    highest, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(EVERY):
+            highest[0] = max(highest[0], peak("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    options = MiningOptions(top=negatives * 2, skip=5, keep=negatives, max_score=None, relative=None)
+    given = MiningInput((f"{folder}/rows",))
+    summary = mine_folder(given, FileVectors(f"{folder}/q.npy", f"{folder}/d.npy"), f"{folder}/mined", options)
+    seconds = time.perf_counter() - start
+    ended.set()
+    watcher.join()
+    memory = f"{highest[0] // 1024:6,} MB anonymous  {peak() // 1024:6,} MB peak"
+    files = len(list((folder / "mined").glob("*.parquet")))
+    return f"{summary.written:9,} rows in {files} files  {seconds:6.1f} s  {memory}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 200_000, 400_000])
+    parser.add_argument("--source", type=int, default=10_000, help="rows of a source")
+    parser.add_argument("--dim", type=int, default=16)
+    parser.add_argument("--negatives", type=int, default=24)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(measure(args.measure, args.negatives))
+        return
+    for rows in args.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            write_rows(Path(folder), rows, min(args.source, rows), args.dim)
+            command = [sys.executable, "-m", "benchmarks.mine_rows", "--measure", folder]
+            done = subprocess.run(
+                [*command, "--negatives", str(args.negatives)],
+                check=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            print(done.stdout.splitlines()[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()

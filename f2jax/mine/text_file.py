@@ -1,0 +1,94 @@
+"""Texts on disk by number: written one after the other, equal ones numbered once, read where they are used."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from f2jax.data.record import stable_id
+
+READ_TOGETHER = 1_024  # texts in memory where all are read
+
+
+class TextWriter(ExitStack):
+    """Writes texts to `path`, and for each to files next to it where it ends and a hash of it; a context."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._texts, self._ends, self._keys = (
+            self.enter_context(name.open("wb")) for name in (path, _part(path, "ends"), _part(path, "keys"))
+        )
+        self._size, self._digest = 0, hashlib.sha256()
+
+    def add(self, text: str) -> None:
+        raw, key = text.encode(), stable_id(text)
+        self._size += len(raw)
+        self._texts.write(raw)
+        self._ends.write(self._size.to_bytes(8, "little"))
+        self._keys.write(key.to_bytes(8, "little"))
+        self._digest.update(key.to_bytes(8, "little"))
+
+    @property
+    def digest(self) -> str:
+        """A hash of all texts so far, in their order."""
+        return self._digest.hexdigest()
+
+
+def number_texts(path: Path) -> None:
+    """Numbers the distinct texts that were written to `path`, in order of first appearance."""
+    first, numbers = number_distinct(_load(path, "keys"))
+    first.tofile(_part(path, "first"))
+    numbers.tofile(_part(path, "numbers"))
+
+
+def number_distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers distinct keys from 0 in order of first appearance: (place of each one's first, number of each key).
+
+    >>> number_distinct(np.array([7, 5, 7]))
+    (array([0, 1]), array([0, 1, 0]))
+    """
+    _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[numbers]
+
+
+class TextFile(Sequence[str]):
+    """The distinct texts of a file that `number_texts` numbered; none is in memory."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb")
+        self._ends, self._keys, self._first = (_load(path, part) for part in ("ends", "keys", "first"))
+        self.number_of_each = _load(path, "numbers")  # of each text that was written, in order
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __getitem__(self, index):
+        if isinstance(index, int | np.integer):
+            return self[[index]][0]
+        places = self._first[index]
+        starts, ends = np.where(places > 0, self._ends[places - 1], 0).tolist(), self._ends[places].tolist()
+        descriptor = self._file.fileno()
+        return [os.pread(descriptor, end - start, start).decode() for start, end in zip(starts, ends, strict=True)]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), READ_TOGETHER):
+            yield from self[start : start + READ_TOGETHER]
+
+    def keys(self, numbers: np.ndarray) -> np.ndarray:
+        """The stable ids of texts."""
+        return self._keys[self._first[numbers]]
+
+
+def _part(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.name}.{name}")
+
+
+def _load(path: Path, name: str) -> np.ndarray:
+    part = _part(path, name)
+    return np.memmap(part, np.int64, "r") if part.stat().st_size else np.zeros(0, np.int64)
