@@ -16,6 +16,7 @@ COMMANDS = {
     "prepare": "tokenize data into a corpus for training",
     "mine": "give rows hard negatives",
     "train": "train a model as a config says",
+    "compare": "training runs side by side, and a law of their loss in size and data",
     "plan": "compile a training for a TPU slice, without one",
     "prune": "cut a model down in width, MLP and layers",
     "cache_teacher": "embed a corpus with a teacher, once for all trainings",

@@ -32,6 +32,7 @@ def given(tmp_path_factory) -> Path:
 MODEL, ROWS, TEXTS = ["--model", "model"], ["--input", "rows.jsonl"], ["--input", "texts.txt"]
 FOLDERS = {  # command: its arguments without the one that names the output
     "cache_teacher": ["--corpus", "corpus", *MODEL],
+    "compare": ["run"],
     "evaluate": [*MODEL, "--tasks", "cldr-names"],
     "export": MODEL,
     "merge": ["model", "model"],

@@ -1,17 +1,11 @@
 """Curves of score against dimension and against model size, as PNG."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
-
 from f2jax.evaluation.variants import Variant
+from f2jax.figures import COLUMNS, new_figure, tidy_panel, to_png
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-COLUMNS = 3  # panels in a row
 MARKS = {"int8": "s", "uint8": "D", "binary": "^", "ubinary": "v"}
 
 
@@ -35,7 +29,7 @@ class SizePanel:
 
 def plot_dimensions(panels: Mapping[str, Sequence[Curve]], measure: str = "main score, %") -> bytes:
     """Returns a panel of curves for each title: lines of float32 scores, and marks for the other precisions."""
-    figure, axes = _figure(len(panels), (4.2, 3.2), measure)
+    figure, axes = new_figure(len(panels), (4.2, 3.2), measure)
     curves = [curve for drawn in panels.values() for curve in drawn if len(curve.points) > 1]
     dims = sorted({variant.dim for curve in curves for variant, _ in curve.points})
     for panel, (title, drawn) in zip(axes, panels.items(), strict=True):
@@ -44,12 +38,12 @@ def plot_dimensions(panels: Mapping[str, Sequence[Curve]], measure: str = "main 
         panel.set_title(title, fontsize=10)
         panel.set_xscale("log", base=2)
         panel.set_xticks(dims, [str(dim) for dim in dims], fontsize=8, rotation=45)
-        _tidy(panel)
+        tidy_panel(panel)
     figure.supxlabel("dimensions kept (truncate, then normalize)", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     ncols = 2 * min(COLUMNS, len(panels))  # as wide as the panels
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=ncols)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw(panel, curve: Curve) -> None:
@@ -68,7 +62,7 @@ def _draw(panel, curve: Curve) -> None:
 
 def plot_sizes(panels: Sequence[SizePanel]) -> bytes:
     """Returns a panel for each benchmark: the published family as a line, the other models as stars."""
-    figure, axes = _figure(len(panels), (5.2, 3.6), "main score, %")
+    figure, axes = new_figure(len(panels), (5.2, 3.6), "main score, %")
     for panel, content in zip(axes, panels, strict=True):
         if content.family:
             panel.plot(*zip(*sorted(content.family), strict=True), "o-", ms=4, color="0.6", label="F2LLM-v2 (paper)")
@@ -77,32 +71,6 @@ def plot_sizes(panels: Sequence[SizePanel]) -> bytes:
         panel.set_title(content.title, fontsize=10)
         panel.set_xscale("log")
         panel.legend(frameon=False, fontsize=7)
-        _tidy(panel)
+        tidy_panel(panel)
     figure.supxlabel("parameters", fontsize=10)
-    return _png(figure)
-
-
-def _figure(number: int, size: tuple[float, float], measure: str) -> tuple:
-    """Returns a figure and its panels, up to COLUMNS in a row, each of `size` inches."""
-    columns = min(COLUMNS, number)
-    rows = -(-number // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(size[0] * columns, size[1] * rows), dpi=130, squeeze=False, layout="constrained"
-    )
-    for panel in grid.flat[number:]:
-        panel.axis("off")
-    figure.supylabel(measure, fontsize=10)
-    return figure, list(grid.flat[:number])
-
-
-def _tidy(panel) -> None:
-    panel.minorticks_off()
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", alpha=0.3)
-
-
-def _png(figure) -> bytes:
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    plt.close(figure)
-    return data.getvalue()
+    return to_png(figure)

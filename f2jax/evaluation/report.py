@@ -1,11 +1,8 @@
 """`f2jax report`: one page with tables and curves of result files, next to the published scores of F2LLM-v2."""
 
-import base64
 import csv
-import html
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import mteb
 import numpy as np
@@ -15,16 +12,7 @@ from f2jax import files
 from f2jax.evaluation import plots, published, results
 from f2jax.evaluation.plots import Curve, SizePanel
 from f2jax.evaluation.results import Benchmark, ScoredVariant, covered_benchmarks
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Rows of a name and cells; None is an empty cell."""
-
-    title: str
-    note: str
-    columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[float | str | None]]]
+from f2jax.tables import PageTable, html_page
 
 
 def report(folders: Iterable[str], output: str) -> list[str]:
@@ -95,7 +83,7 @@ def size_panels(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) 
     ]
 
 
-def score_tables(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[ScoreTable]:
+def score_tables(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[PageTable]:
     """Returns all tables that have rows, scores in percent."""
     full = {run.model: run for run in runs if run.full}
     tables = [
@@ -109,7 +97,7 @@ def score_tables(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark])
     return [table for table in tables if table.rows]
 
 
-def by_benchmark(benchmarks: Sequence[Benchmark]) -> ScoreTable:
+def by_benchmark(benchmarks: Sequence[Benchmark]) -> PageTable:
     """Models x benchmarks, ours first. A mean of some of the tasks states their number: it compares to no other."""
     ours = dict.fromkeys(model for benchmark in benchmarks for model in benchmark.means)
     rows = [(model, [_coverage(benchmark, model) for benchmark in benchmarks]) for model in ours]
@@ -117,7 +105,7 @@ def by_benchmark(benchmarks: Sequence[Benchmark]) -> ScoreTable:
         for model, scores in published.benchmark_scores().items():
             rows.append((f"{model} (paper)", [scores[benchmark.name] for benchmark in benchmarks]))
     note = "Mean of tasks. Where tasks are missing, the number present follows the mean; only complete ones compare."
-    return ScoreTable("Benchmarks", note, [benchmark.name for benchmark in benchmarks], rows)
+    return PageTable("Benchmarks", note, [benchmark.name for benchmark in benchmarks], rows)
 
 
 def _coverage(benchmark: Benchmark, model: str) -> float | str | None:
@@ -133,7 +121,7 @@ def _partial(scores: Sequence[float], tasks: int) -> float | str | None:
     return mean if len(scores) == tasks else f"{mean:.2f} ({len(scores)} of {tasks})"
 
 
-def by_published_type(full: dict[str, ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[ScoreTable]:
+def by_published_type(full: dict[str, ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[PageTable]:
     """Task types of English and multilingual MTEB, next to the published ones."""
     tables = []
     for benchmark in benchmarks:
@@ -150,11 +138,11 @@ def by_published_type(full: dict[str, ScoredVariant], benchmarks: Sequence[Bench
                 rows.append((model, [_partial(*pair) for pair in zip(scores, map(len, groups), strict=True)]))
         rows += [(f"{model} (paper)", values) for model, values in types.items() if model != "columns"]
         note = "Mean of the tasks of a type. Where tasks are missing, the number present follows the mean."
-        tables.append(ScoreTable(f"{benchmark.name} by task type", note, types["columns"], rows))
+        tables.append(PageTable(f"{benchmark.name} by task type", note, types["columns"], rows))
     return tables
 
 
-def by_task(full: dict[str, ScoredVariant]) -> ScoreTable:
+def by_task(full: dict[str, ScoredVariant]) -> PageTable:
     """Tasks x models, with the published scores of tasks that have them."""
     paper = published.load_published()["tasks"]
     scores = {model: run.tasks() for model, run in full.items()}
@@ -165,10 +153,10 @@ def by_task(full: dict[str, ScoredVariant]) -> ScoreTable:
         ours = [_percent(scores[model].get(name)) for model in scores]
         rows.append((name, [results.task_type(name), *ours, *paper.get(name, [None] * len(sizes))[: len(sizes)]]))
     columns = ["type", *scores, *(f"{model} (paper)" for model in sizes)]
-    return ScoreTable("Tasks", "mteb's main score of each task, mean of its subsets.", columns, rows)
+    return PageTable("Tasks", "mteb's main score of each task, mean of its subsets.", columns, rows)
 
 
-def by_dimension(runs: Sequence[ScoredVariant]) -> ScoreTable:
+def by_dimension(runs: Sequence[ScoredVariant]) -> PageTable:
     """Models at each dimension and precision, by task type."""
     several = results.with_dimensions(runs)
     shared = results.shared_tasks(several)
@@ -176,14 +164,14 @@ def by_dimension(runs: Sequence[ScoredVariant]) -> ScoreTable:
     kinds = sorted({kind for types in scores.values() for kind in types}, key=lambda kind: (kind != results.ALL, kind))
     note = f"The {len(shared)} tasks that all of these have; truncated, then normalized, then quantized."
     rows = [(name, [_percent(types[kind]) for kind in kinds]) for name, types in scores.items()]
-    return ScoreTable("Dimensions and precisions", note, kinds, rows)
+    return PageTable("Dimensions and precisions", note, kinds, rows)
 
 
-def _by_model(title: str, note: str, full: dict[str, ScoredVariant], scores, name=lambda key: key) -> ScoreTable:
+def _by_model(title: str, note: str, full: dict[str, ScoredVariant], scores, name=lambda key: key) -> PageTable:
     by_model = {model: scores(run) for model, run in full.items()}
     keys = sorted({key for values in by_model.values() for key in values})
     rows = [(name(key), [_percent(values.get(key)) for values in by_model.values()]) for key in keys]
-    return ScoreTable(title, note, list(by_model), rows)
+    return PageTable(title, note, list(by_model), rows)
 
 
 def _percent(value: float | None) -> float | None:
@@ -212,37 +200,9 @@ CSV_COLUMNS = (
     "model", "revision", "parameters", "dim", "precision",
     "task", "type", "split", "subset", "languages", "score",
 )  # fmt: skip
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222 }
-h1, h2 { font-weight: 600 } h2 { margin-top: 2em } p { color: #555 } img { max-width: 100% }
-div { overflow: auto; max-height: 40em } table { border-collapse: collapse; font-size: 14px }
-th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
-th { position: sticky; top: 0; background: #fff } th:first-child, td:first-child { text-align: left }
-tr:hover td { background: #f5f8fc } tr.paper td { color: #777 }
-"""
 
 
-def page(tables: Sequence[ScoreTable], pictures: dict[str, bytes]) -> str:
+def page(tables: Sequence[PageTable], pictures: dict[str, bytes]) -> str:
     """Returns one HTML page with everything inside."""
-    body = [f"<h1>Scores</h1><p>In percent. Published: {html.escape(published.load_published()['source'])}.</p>"]
-    for name, picture in pictures.items():
-        data = base64.b64encode(picture).decode()
-        body.append(f'<img alt="{name}" src="data:image/png;base64,{data}">')
-    body += [_html_table(table) for table in tables]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>f2jax report</title><style>{STYLE}</style>'
-    return head + "\n".join(body) + "</html>\n"
-
-
-def _html_table(table: ScoreTable) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *table.columns))
-    lines = []
-    for name, cells in table.rows:
-        style = ' class="paper"' if name.endswith("(paper)") else ""
-        data = "".join(f"<td>{html.escape(_cell(cell))}</td>" for cell in cells)
-        lines.append(f"<tr{style}><td>{html.escape(name)}</td>{data}</tr>")
-    title = f"<h2>{html.escape(table.title)}</h2><p>{html.escape(table.note)}</p>"
-    return f"{title}<div><table><thead><tr>{head}</tr></thead>{''.join(lines)}</table></div>"
-
-
-def _cell(cell: float | str | None) -> str:
-    return "" if cell is None else cell if isinstance(cell, str) else f"{cell:.2f}"
+    note = f"In percent. Published: {published.load_published()['source']}."
+    return html_page("Scores", note, tables, pictures)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests import tiny
 
-EVERYWHERE = {"__version__", "errors", "files", "tables"}
+EVERYWHERE = {"__version__", "errors", "files", "tables", "figures"}
 PACKAGE = tiny.ROOT / "f2jax"
 
 

@@ -1,0 +1,24 @@
+"""`f2jax compare`: training runs side by side, and a law of their loss."""
+
+from f2jax.commands.options import Arguments
+from f2jax.compare.options import CompareOptions
+from f2jax.errors import require_extra
+
+
+def main(argv: list[str]) -> None:
+    options = Arguments(
+        "compare",
+        "Write one page of training runs: a table of what differs, what they took and what came of it, curves, and "
+        "where they are a grid of sizes and tokens a law of their held-out loss, L(N, D) = E + A / N^a + B / D^b.",
+        "runs/sweep --output comparison --leave-out 1",
+        argv,
+        CompareOptions,
+        positional="runs",
+    ).read(CompareOptions)
+    require_extra("eval", "f2jax compare", "matplotlib")
+
+    from f2jax.compare.run import compare
+    from f2jax.outputs import output_folder
+
+    with output_folder(options.output, "comparison of runs"):
+        print("\n".join(compare(options)))
