@@ -100,8 +100,10 @@ def get_config(text: str | None = None) -> ConfigDict:
     n.classification = 1  # hard negatives for each text to classify
 
     c.loss = lo = ConfigDict()
-    lo.contrastive_weight = 1.0  # weight of InfoNCE; 0: distillation alone
+    lo.contrastive_weight = 1.0  # weight of InfoNCE, over own negatives and in-batch; 0: the other terms alone
     lo.temperature = 0.05  # temperature of all softmaxes over cosine similarities
+    lo.kind_temperatures = ()  # "KIND=TEMPERATURE" of rows that have another one: ("clustering=0.1",)
+    lo.trained_temperatures = False  # train the temperature of each kind, from these on; at least 0.01
     lo.matryoshka = True  # train the nested dimensions 8, 16, … as well as the full width d
     lo.matryoshka_min = 8  # smallest nested dimension
     lo.matryoshka_weights = "sqrt_rank"  # sqrt_rank: sqrt(dim/d)/rank, the reference's; or uniform
@@ -111,6 +113,9 @@ def get_config(text: str | None = None) -> ConfigDict:
     lo.label_mask = False  # do not count positives of rows with the row's label as negatives (retrieval)
     lo.mask_duplicates = False  # do not count a candidate equal to the row's positive as a negative
     lo.mask_margin = -1.0  # drop negatives that score above the positive plus this margin; below 0: off
+    lo.shared_negatives_weight = 0.0  # weight of InfoNCE over the hard negatives of all rows, for retrieval
+    lo.query_query_weight = 0.0  # weight of InfoNCE with the other rows' queries as a query's negatives, for retrieval
+    lo.document_document_weight = 0.0  # the same for positives: each against those of the other rows
     lo.spread_weight = 0.0  # weight of the spread-out term: mean squared cosine of pairs of queries, and of positives
     lo.distill = "mse"  # distance of embeddings to the teacher's: mse (raw states, the reference's) or cosine
     lo.distill_weight = 1.0  # weight of that term; this and all below are used if there is a teacher

@@ -167,9 +167,15 @@ DTYPES = ("float32", "bfloat16")
 TYPES = ("model.dtype", "model.param_dtype", "teacher.dtype", "optim.state_dtype")
 BETAS = ("optim.b1", "optim.b2")
 POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
+CONTRASTIVE = (
+    "loss.contrastive_weight",
+    "loss.shared_negatives_weight",
+    "loss.query_query_weight",
+    "loss.document_document_weight",
+)
 NOT_NEGATIVE = (
     "steps", "data.programs", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr",
-    "optim.weight_decay", "optim.clip_norm", "loss.contrastive_weight", "loss.distill_teacher_temperature",
+    "optim.weight_decay", "optim.clip_norm", *CONTRASTIVE, "loss.distill_teacher_temperature",
     "log.validate_every", "log.validation_batches",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
@@ -223,7 +229,7 @@ def check(config: ConfigDict) -> None:
             )
     if values["loss.distill_matryoshka"] and not values["loss.matryoshka"]:
         raise UserError("loss.distill_matryoshka is on and there are no nested dimensions; set loss.matryoshka.")
-    if not values["loss.contrastive_weight"]:
+    if not any(values[name] for name in CONTRASTIVE):
         weights = [name for name in values if name.startswith("loss.distill_") and name.endswith("_weight")]
         has_teacher = values["teacher.path"] or values["teacher.cache"]
         if not (has_teacher and any(values[name] for name in weights)):

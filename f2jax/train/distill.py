@@ -1,27 +1,21 @@
 """Distillation losses as pure functions on the student's and the teacher's embeddings (recipe 2.5, 6.3, 6.4).
 
-The recipe's term is the mean squared error of raw states; the others are options. A new term is one function with the
-arguments of `embedding_term`, and one line in `TERMS`. Letters as in `losses`; s are the texts of a batch (queries,
-positives, then negatives row by row), r the dimensions of a teacher's embeddings, as many as the student's or more.
+The recipe's term is the mean squared error of raw states; the others are options, all of them in `terms`. Letters as in
+`losses`; r are the dimensions of a teacher's embeddings, as many as the student's or more.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from f2jax.data.record import KINDS
 from f2jax.errors import UserError, did_you_mean
 from f2jax.train.losses import (
     MASKED,
     LossConfig,
-    Term,
+    Relations,
     l2_normalize,
     masked_mean,
-    matryoshka_weights,
-    nested_sum,
     temperature_scores,
 )
 
@@ -121,110 +115,44 @@ def first_occurrences(number_s, mask_s):
     return mask_s & (jnp.argmax(same_ss, axis=1) == jnp.arange(number_s.size))
 
 
-@dataclass(frozen=True)
-class Target:
-    """What the student is held to: the teacher's raw embeddings (q_br, p_br, n_bjr), and which of them count."""
-
-    embeddings: Sequence[jax.Array]
-    n_mask_bj: jax.Array
-    row_mask_b: jax.Array
-    p_mask_b: jax.Array  # as `row_mask_b`; [0] where the batch has texts alone
-    text_s: jax.Array  # numbers of the texts: equal ones have equal numbers
-    projection_er: jax.Array | None
-
-
-def embedding_term(student, target: Target, config: LossConfig):
+def embedding_term(student, relations: Relations, config: LossConfig):
     """Returns `embedding_loss` of the queries, plus that of the positives and that of the negatives (recipe 2.5).
 
     Args:
         student: raw embeddings (q_be, p_be, n_bje) of one Matryoshka size.
     """
-    masks = target.row_mask_b, target.p_mask_b, target.n_mask_bj
-    parts = zip(student, target.embeddings, masks, strict=True)
-    return sum(embedding_loss(*part, distance=config.distill, projection_er=target.projection_er) for part in parts)
+    masks = relations.row_b, relations.row_b[: len(student[1])], relations.here_bj
+    options: dict[str, Any] = {"distance": config.distill, "projection_er": relations.projection_er}
+    parts = zip(student, relations.teacher, masks, strict=True)
+    return sum(embedding_loss(*part, **options) for part in parts)
 
 
-def hard_score_term(student, target: Target, config: LossConfig):
+def hard_score_term(student, relations: Relations, config: LossConfig):
     """Returns `score_loss` over each row's positive and own negatives: the soft sibling of `losses.hard_term`."""
-    mask_bk = jnp.concatenate([target.row_mask_b[:, None], target.n_mask_bj], axis=1)
-    scores = own_scores(*student), own_scores(*target.embeddings)
-    return score_loss(*scores, mask_bk, target.row_mask_b, *temperatures(config))
+    mask_bk = jnp.concatenate([relations.row_b[:, None], relations.here_bj], axis=1)
+    scores = own_scores(*student), own_scores(*relations.teacher)
+    return score_loss(*scores, mask_bk, relations.row_b, *temperatures(config))
 
 
-def in_batch_score_term(student, target: Target, config: LossConfig):
+def in_batch_score_term(student, relations: Relations, config: LossConfig):
     """Returns `score_loss` over the positives of the batch: the soft sibling of `losses.in_batch_term`."""
-    mask_bc = jnp.broadcast_to(target.row_mask_b[None, :], (target.row_mask_b.size,) * 2)
-    scores = in_batch_scores(*student), in_batch_scores(*target.embeddings)
-    return score_loss(*scores, mask_bc, target.row_mask_b, *temperatures(config))
+    mask_bc = jnp.broadcast_to(relations.row_b[None, :], (relations.row_b.size,) * 2)
+    scores = in_batch_scores(*student), in_batch_scores(*relations.teacher)
+    return score_loss(*scores, mask_bc, relations.row_b, *temperatures(config))
 
 
-def text_score_term(student, target: Target, config: LossConfig):
+def text_score_term(student, relations: Relations, config: LossConfig):
     """Returns `score_loss` of each text over all others of the batch, of any role; it needs no pairs (recipe 6.6).
 
     A text that comes several times counts once: it would be its own nearest neighbour.
     """
-    mask_s = jnp.concatenate([target.row_mask_b, target.p_mask_b, target.n_mask_bj.ravel()])
-    mask_s = first_occurrences(target.text_s, mask_s)
+    masks = relations.row_b, relations.row_b[: len(student[1])], relations.here_bj.ravel()
+    mask_s = first_occurrences(relations.text_s, jnp.concatenate(masks))
     mask_ss = mask_s[None, :] & ~jnp.eye(mask_s.size, dtype=bool)
-    scores = text_scores(*student), text_scores(*target.embeddings)
+    scores = text_scores(*student), text_scores(*relations.teacher)
     return score_loss(*scores, mask_ss, mask_s, *temperatures(config))
 
 
 def temperatures(config: LossConfig) -> tuple[float, float]:
     """Returns those of the student's and of the teacher's softmaxes over scores."""
     return config.distill_temperature, config.distill_teacher_temperature or config.distill_temperature
-
-
-TERMS = (
-    Term("distill", embedding_term, "distill_weight", KINDS),
-    Term("distill_hard", hard_score_term, "distill_hard_weight"),
-    Term("distill_in_batch", in_batch_score_term, "distill_in_batch_weight"),
-    Term("distill_texts", text_score_term, "distill_texts_weight", KINDS),
-)
-
-
-def check_texts(group: Mapping[str, Any], kinds: Mapping[str, str], has_teacher: bool) -> None:
-    """Raises UserError where a data set has texts alone and no term learns from them.
-
-    Args:
-        group: `loss` of a config.
-        kinds: of the rows of each data set.
-    """
-    alone = [name for name, kind in kinds.items() if kind == "texts"]
-    weights = [term.weight for term in TERMS if "texts" in term.kinds]
-    if alone and not (has_teacher and any(group[weight] for weight in weights)):
-        raise UserError(
-            f"The data set {alone[0]} has texts alone, from which only a teacher's terms learn; set teacher.path or "
-            f"teacher.cache, and {' or '.join(f'loss.{weight}' for weight in weights)}, or leave it out by "
-            "data.exclude."
-        )
-
-
-def distill_loss(student, teacher, *, kind: str, config: LossConfig, n_mask_bj, row_mask_b, text_s, projection_er=None):
-    """Returns the weighted sum of all `TERMS` that have a weight, and their values before it as metrics.
-
-    With `distill_matryoshka` each term is taken at the nested sizes of the student, with their weights. All kinds of
-    pairs are treated alike: the teacher, not a label, says which candidates are near. `texts` take no part in the terms
-    that need pairs.
-
-    >>> loss, metrics = distill_loss(student, teacher, kind="retrieval", config=config, **masks_and_numbers)
-
-    Args:
-        student, teacher: raw embeddings (q_be, p_be, n_bje) and (q_br, p_br, n_bjr); p is [0, E] for texts alone.
-        n_mask_bj, row_mask_b: False where a slot or a row is absent.
-        text_s: numbers of all these texts, int32 [S]; equal ones have equal numbers.
-        projection_er: see `embedding_loss`.
-    """
-    width = student[0].shape[-1]
-    dims = config.matryoshka_dims if config.distill_matryoshka and config.matryoshka_dims else (width,)
-    weights = matryoshka_weights(dims, config.matryoshka_weights)
-    p_mask_b = row_mask_b[: len(student[1])]
-    target = Target(jax.lax.stop_gradient(teacher), n_mask_bj, row_mask_b, p_mask_b, text_s, projection_er)
-    loss: Any = 0.0
-    metrics: dict[str, jax.Array] = {}
-    for term in TERMS:
-        weight = term.weight_of(kind, config)
-        if weight:
-            value = nested_sum(lambda *cut, term=term: term.loss(cut, target, config), student, dims, weights)
-            loss, metrics[f"loss_{term.name}"] = loss + weight * value, value
-    return loss, metrics

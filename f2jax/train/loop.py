@@ -28,7 +28,7 @@ from f2jax.model.qwen3 import abstract_params, check_execution
 from f2jax.parallel import hosts, layout_report
 from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
-from f2jax.train import distill, optim, resume
+from f2jax.train import optim, resume, terms
 from f2jax.train.compiled import keep_compiled
 from f2jax.train.goodput import Goodput
 from f2jax.train.metrics import MetricsWriter, read_totals
@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     beside = workdir_lib.tokenizer_folder(run.init_path)
     tokenizer, splits = loader_lib.load_data(config, run.tokenizer, beside, run.architecture.vocab_size, skipped)
     training, held_out = [rows for rows, _ in splits], [held for _, held in splits if len(held)]
-    distill.check_texts(config.loss, {rows.name: rows.kind for rows in training}, bool(teacher_folder.width))
+    terms.check_texts(config.loss, {rows.name: rows.kind for rows in training}, bool(teacher_folder.width))
     fingerprints = loader_lib.data_fingerprints(tokenizer, training) | teacher_folder.fingerprints()
     hosts.check_same_on_all_hosts(fingerprints, hosts.DATA_SECONDS)
     run.keep(config, fingerprints, tokenizer)

@@ -1,10 +1,9 @@
 """Contrastive losses as pure functions on embeddings (recipe 2.4). All compute in float32. Distillation: `distill`.
 
-The loss of a batch is a weighted sum of `TERMS`, each taken at every Matryoshka size. A new term is one function with
-the arguments of `hard_term`, and one line in `TERMS`.
+`terms` has the list of all of them, and their sum.
 
-Letters: b rows (queries) of the batch, c documents they meet (the positives of all rows), j negatives of a row, k any
-candidates of a row, e embedding dimensions.
+Letters: b rows (queries) of the batch, c rows that they meet, j negatives of a row, k any candidates of a row, s texts
+of a batch (queries, positives, then negatives row by row), e embedding dimensions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,8 @@ from f2jax.errors import UserError, did_you_mean
 
 WEIGHTS = ("sqrt_rank", "uniform")
 PAIRED = tuple(kind for kind in KINDS if kind != "texts")  # whose rows have a positive
+TEMPERATURES = "loss_temperatures"  # their name among the trained weights; no model has it
+LEAST_TEMPERATURE = 0.01  # of a trained one
 MASKED = -1e30  # the logit of a masked candidate; finite, so that no gradient is NaN
 
 
@@ -30,11 +31,15 @@ class LossConfig:
 
     contrastive_weight: float
     temperature: float
+    kind_temperatures: tuple[str, ...]
     matryoshka_weights: str
     passage_gradient: bool
     label_mask: bool
     mask_duplicates: bool
     mask_margin: float
+    shared_negatives_weight: float
+    query_query_weight: float
+    document_document_weight: float
     spread_weight: float
     nested_ranks: bool
     distill: str
@@ -60,25 +65,39 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class Masks:
-    """Which rows count, and which candidates are negatives of a row: False for the others."""
+class Relations:
+    """What the terms know of a batch besides the student's embeddings. Masks are False for what does not count."""
 
     row_b: jax.Array  # the last batch of an epoch has fewer rows
-    own_bj: jax.Array  # its own negatives
-    in_batch_bc: jax.Array  # positives of other rows; its own column is left to `target_b`
+    here_bj: jax.Array  # a row's negatives
+    own_bj: jax.Array  # without copies of its positive, if `mask_duplicates` says so
+    in_batch_bc: jax.Array  # a row and the positives of other rows
+    shared_bk: jax.Array  # a row and the negatives of all rows, K = B · J
     apart_bc: jax.Array  # pairs of rows that share neither label nor positive
+    queries_bc: jax.Array  # those of them that do not share the query either
+    text_s: jax.Array  # numbers of the texts: equal ones have equal numbers
+    temperature: Any  # of the softmaxes over cosines
+    teacher: Sequence[jax.Array] = ()  # the teacher's raw embeddings (q_br, p_br, n_bjr); (): there is none
+    projection_er: jax.Array | None = None  # see `distill.embedding_loss`
 
     @classmethod
-    def of(cls, config: LossConfig, *, n_mask_bj, row_mask_b, label_b, positive_b, negative_bj) -> "Masks":
-        """Returns the masks of a batch; the arguments are those of `contrastive_loss`."""
-        in_batch_bc = row_mask_b[None, :]
+    def of(
+        cls, config: LossConfig, *, n_mask_bj, row_mask_b, label_b, positive_b, negative_bj, text_s, **others
+    ) -> "Relations":
+        """Returns those of a batch; the arguments are those of `terms.batch_loss`."""
+        both_bc = row_mask_b[:, None] & row_mask_b[None, :]
         unlike_bc, distinct_bc = label_mask(label_b, label_b), duplicate_mask(positive_b, positive_b[None, :])
-        apart_bc = in_batch_bc & row_mask_b[:, None] & unlike_bc & distinct_bc
+        apart_bc = both_bc & unlike_bc & distinct_bc
+        in_batch_bc = both_bc & ~jnp.eye(len(row_mask_b), dtype=bool)
+        here_bj = own_bj = n_mask_bj & row_mask_b[:, None]
+        shared_bk = here_bj.ravel()[None, :] & duplicate_mask(positive_b, negative_bj.ravel()[None, :])
         if config.label_mask:
             in_batch_bc = in_batch_bc & unlike_bc
         if config.mask_duplicates:
-            in_batch_bc, n_mask_bj = in_batch_bc & distinct_bc, n_mask_bj & duplicate_mask(positive_b, negative_bj)
-        return cls(row_mask_b, n_mask_bj, in_batch_bc, apart_bc)
+            in_batch_bc, own_bj = in_batch_bc & distinct_bc, own_bj & duplicate_mask(positive_b, negative_bj)
+        query_b = text_s[: len(row_mask_b)]
+        queries_bc = apart_bc & duplicate_mask(query_b, query_b[None, :])
+        return cls(row_mask_b, here_bj, own_bj, in_batch_bc, shared_bk, apart_bc, queries_bc, text_s, **others)
 
 
 def l2_normalize(x, eps: float = 1e-12):
@@ -96,39 +115,18 @@ def temperature_scores(spec: str, *arrays):
     return jnp.einsum(spec, *(x.astype(jnp.float32) for x in arrays), precision="highest")
 
 
-def hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature: float, margin: float = -1.0):
-    """Returns the logits ([B], [B, J]) of each row's positive and of the row's own negatives.
+def softmax_logits(positive_b, similarity_bk, mask_bk, temperature, margin: float = -1.0):
+    """Returns the logits ([B], [B, K]) of each row's positive and of its negatives.
 
-    >>> positive_b, negative_bj = hard_logits(q_be, p_be, n_bje, n_mask_bj, temperature=0.05)
+    >>> positive_b, negative_bk = softmax_logits(positive_b, similarity_bk, mask_bk, temperature=0.05)
 
     Args:
-        q_be, p_be, n_bje: unit vectors; J may be 0. n_mask_bj: False where a slot holds no negative.
+        positive_b, similarity_bk: cosines. mask_bk: False where a candidate is no negative of a row.
         margin: leave out negatives that score above the positive plus this (`within_margin`); below 0: off.
     """
-    positive_b = temperature_scores("be,be->b", q_be, p_be)
-    negative_bj = temperature_scores("be,bje->bj", q_be, n_bje)
     if margin >= 0:
-        n_mask_bj = n_mask_bj & within_margin(negative_bj, positive_b, margin)
-    return positive_b / temperature, jnp.where(n_mask_bj, negative_bj / temperature, MASKED)
-
-
-def in_batch_logits(q_be, p_ce, target_b, mask_bc, temperature: float, margin: float = -1.0):
-    """Returns the logits ([B], [B, C]) of each row's positive and of the other rows' positives.
-
-    >>> positive_b, negative_bc = in_batch_logits(q_be, p_be, jnp.arange(len(q_be)), mask_bc, temperature=0.05)
-
-    Args:
-        q_be, p_ce: unit vectors; p_ce may hold more rows than q_be, such as those of other devices.
-        target_b: the row of p_ce that is each query's positive; it is masked among the negatives.
-        mask_bc: False where a candidate is no negative of a row.
-        margin: as in `hard_logits`.
-    """
-    similarity_bc = temperature_scores("be,ce->bc", q_be, p_ce)
-    positive_b = jnp.take_along_axis(similarity_bc, target_b[:, None], axis=1)[:, 0]
-    mask_bc = mask_bc & (target_b[:, None] != jnp.arange(p_ce.shape[0]))
-    if margin >= 0:
-        mask_bc = mask_bc & within_margin(similarity_bc, positive_b, margin)
-    return positive_b / temperature, jnp.where(mask_bc, similarity_bc / temperature, MASKED)
+        mask_bk = mask_bk & within_margin(similarity_bk, positive_b, margin)
+    return positive_b / temperature, jnp.where(mask_bk, similarity_bk / temperature, MASKED)
 
 
 def infonce(positive_b, negative_bk):
@@ -182,61 +180,141 @@ def spread_out(x_be, mask_bc):
     return masked_mean(jnp.square(temperature_scores("be,ce->bc", x_be, x_be)), mask_bc)
 
 
-def hard_term(q_be, p_be, n_bje, masks: Masks, config: LossConfig):
+def own_candidates(q_be, p_be, n_bje, relations: Relations, config: LossConfig):
+    """Returns the logits of each row's positive and of its own negatives, see `softmax_logits`."""
+    similarity_bj = temperature_scores("be,bje->bj", q_be, n_bje)
+    return _logits(q_be, p_be, similarity_bj, relations.own_bj, relations, config)
+
+
+def in_batch_candidates(q_be, p_be, relations: Relations, config: LossConfig):
+    """Returns the logits of each row's positive and of those of the other rows, see `softmax_logits`."""
+    similarity_bc = temperature_scores("be,ce->bc", q_be, p_be)
+    return _logits(q_be, p_be, similarity_bc, relations.in_batch_bc, relations, config)
+
+
+def _logits(q_be, p_be, similarity_bk, mask_bk, relations: Relations, config: LossConfig):
+    positive_b = temperature_scores("be,be->b", q_be, p_be)
+    return softmax_logits(positive_b, similarity_bk, mask_bk, relations.temperature, config.mask_margin)
+
+
+def _mean_infonce(logits, relations: Relations):
+    return masked_mean(infonce(*logits), relations.row_b)
+
+
+def hard_term(student, relations: Relations, config: LossConfig):
     """Returns the mean over the rows of InfoNCE among a row's positive and its own negatives (recipe 2.4).
 
     It trains queries and documents, for rows of all kinds; `in_batch_term` adds the positives of other rows, in a
     softmax of its own (recipe 0.1).
 
-    >>> hard_term(l2_normalize(q_be), l2_normalize(p_be), l2_normalize(n_bje), masks, config)
+    >>> hard_term((q_be, p_be, n_bje), relations, config)
 
     Args:
-        q_be, p_be, n_bje: unit vectors of one Matryoshka size.
+        student: raw embeddings (q_be, p_be, n_bje) of one Matryoshka size.
     """
-    logits = hard_logits(q_be, p_be, n_bje, masks.own_bj, config.temperature, config.mask_margin)
-    return masked_mean(infonce(*logits), masks.row_b)
+    q_be, p_be, n_bje = map(l2_normalize, student)
+    return _mean_infonce(own_candidates(q_be, p_be, n_bje, relations, config), relations)
 
 
-def in_batch_term(q_be, p_be, n_bje, masks: Masks, config: LossConfig):
+def in_batch_term(student, relations: Relations, config: LossConfig):
     """Returns the mean over the rows of InfoNCE among a row's positive and those of the other rows (recipe 2.4).
 
-    Without `passage_gradient` it trains queries alone, as the reference does on several GPUs (recipe 0.2). Use and
-    arguments are those of `hard_term`; `n_bje` is not used.
+    Without `passage_gradient` it trains queries alone, as the reference does on several GPUs (recipe 0.2). Arguments
+    are those of `hard_term`, here as below.
     """
-    p_ce = p_be if config.passage_gradient else jax.lax.stop_gradient(p_be)
-    target_b = jnp.arange(q_be.shape[0])
-    logits = in_batch_logits(q_be, p_ce, target_b, masks.in_batch_bc, config.temperature, config.mask_margin)
-    return masked_mean(infonce(*logits), masks.row_b)
+    q_be, p_be, _ = map(l2_normalize, student)
+    p_be = p_be if config.passage_gradient else jax.lax.stop_gradient(p_be)
+    return _mean_infonce(in_batch_candidates(q_be, p_be, relations, config), relations)
 
 
-def spread_term(q_be, p_be, n_bje, masks: Masks, config: LossConfig):
+def shared_term(student, relations: Relations, config: LossConfig):
+    """Returns the mean over the rows of InfoNCE among a row's positive and the negatives of all rows.
+
+    A copy of the row's positive is none of its negatives. It trains queries and documents, for retrieval: a negative of
+    another row may well belong to a row's class or cluster.
+    """
+    q_be, p_be, n_bje = map(l2_normalize, student)
+    similarity_bk = temperature_scores("be,ke->bk", q_be, n_bje.reshape(-1, n_bje.shape[-1]))
+    return _mean_infonce(_logits(q_be, p_be, similarity_bk, relations.shared_bk, relations, config), relations)
+
+
+def query_term(student, relations: Relations, config: LossConfig):
+    """Returns the mean over the rows of InfoNCE among a row's positive and the other rows' queries (recipe 6.2).
+
+        -log(exp(q·p / T) / (exp(q·p / T) + Σ exp(q·q' / T)))    over the queries q' of other rows
+
+    Rows that share label, positive or query are not told apart. It is a term of GTE (https://arxiv.org/abs/2308.03281)
+    and Qwen3-Embedding, there in one softmax with others; for retrieval.
+    """
+    q_be, p_be, _ = map(l2_normalize, student)
+    similarity_bc = temperature_scores("be,ce->bc", q_be, q_be)
+    return _mean_infonce(_logits(q_be, p_be, similarity_bc, relations.queries_bc, relations, config), relations)
+
+
+def document_term(student, relations: Relations, config: LossConfig):
+    """Returns the mean over the rows of InfoNCE among a row's query and the other rows' positives, as its positive sees
+    them (recipe 6.2).
+
+        -log(exp(q·p / T) / (exp(q·p / T) + Σ exp(p·p' / T)))    over the positives p' of other rows
+
+    See `query_term`.
+    """
+    q_be, p_be, _ = map(l2_normalize, student)
+    similarity_bc = temperature_scores("be,ce->bc", p_be, p_be)
+    return _mean_infonce(_logits(q_be, p_be, similarity_bc, relations.apart_bc, relations, config), relations)
+
+
+def spread_term(student, relations: Relations, config: LossConfig):
     """Returns `spread_out` of the queries plus that of the positives (recipe 6.3, 6.4).
 
-    It needs no positives or negatives: it regularizes the other terms. Use and arguments are those of `hard_term`;
-    `n_bje` is not used.
+    It needs no positives or negatives: it regularizes the other terms.
     """
-    return sum(spread_out(x_ie, masks.apart_bc[: len(x_ie), : len(x_ie)]) for x_ie in (q_be, p_be))
+    q_be, p_be, _ = map(l2_normalize, student)
+    return sum(spread_out(x_ie, relations.apart_bc[: len(x_ie), : len(x_ie)]) for x_ie in (q_be, p_be))
 
 
-@dataclass(frozen=True)
-class Term:
-    """A part of the loss of a batch; its metric is `loss_<name>`, without the weight."""
-
-    name: str
-    loss: Callable  # (q_be, p_be, n_bje, masks, config) → scalar; of distillation: (student, target, config)
-    weight: str  # the field of `LossConfig` that holds it; 0: the term is not computed
-    kinds: tuple[str, ...] = PAIRED  # of the rows that it is taken of
-
-    def weight_of(self, kind: str, config: LossConfig) -> float:
-        """Returns its weight in the loss of rows of a kind."""
-        return getattr(config, self.weight) if kind in self.kinds else 0.0
+def accuracy(student, relations: Relations, kind: str, config: LossConfig):
+    """Returns the share of rows whose positive scores above its candidates: all other positives for retrieval, its own
+    negatives for the other kinds."""
+    q_be, p_be, n_bje = map(l2_normalize, student)
+    if kind == "retrieval":
+        logits = in_batch_candidates(q_be, p_be, relations, config)
+    else:
+        logits = own_candidates(q_be, p_be, n_bje, relations, config)
+    return masked_mean(ranked_first(*logits), relations.row_b)
 
 
-TERMS = (
-    Term("hard", hard_term, "contrastive_weight"),
-    Term("in_batch", in_batch_term, "contrastive_weight", ("retrieval",)),
-    Term("spread", spread_term, "spread_weight", KINDS),
-)
+def kind_temperature(kind: str, config: LossConfig) -> float:
+    """Returns the temperature of the rows of a kind, before any training: its own, or that of all.
+
+    Raises:
+        UserError: an item of `kind_temperatures` is not KIND=TEMPERATURE.
+    """
+    found = config.temperature
+    for item in config.kind_temperatures:
+        name, _, text = item.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if name not in PAIRED or not 0 < value < float("inf"):
+            raise UserError(
+                f"'{item}' in loss.kind_temperatures should be KIND=TEMPERATURE, a number above 0 and one of the kinds "
+                f"{', '.join(PAIRED)}."
+            )
+        found = value if name == kind else found
+    return found
+
+
+def trained_temperature(kind: str, config: LossConfig, exponents):
+    """Returns the temperature of a kind that is trained: `kind_temperature` · exp(x), at least `LEAST_TEMPERATURE`.
+
+    Training begins, and weight decay pulls, at x = 0. The bound is that of CLIP (https://arxiv.org/abs/2103.00020).
+
+    Args:
+        exponents: x of each kind, in the order of `PAIRED`.
+    """
+    return jnp.maximum(kind_temperature(kind, config) * jnp.exp(exponents[PAIRED.index(kind)]), LEAST_TEMPERATURE)
 
 
 def matryoshka_weights(dims: Sequence[int], scheme: str = "sqrt_rank") -> tuple[float, ...]:
@@ -262,61 +340,3 @@ def nested_sum(loss: Callable, embeddings: Sequence, dims: Sequence[int], weight
     """
     terms = (loss(*(x[..., :dim] for x in embeddings)) for dim in dims)
     return sum(weight * term for weight, term in zip(weights, terms, strict=True))
-
-
-def contrastive_loss(
-    q_be, p_be, n_bje, *, kind: str, config: LossConfig, n_mask_bj, row_mask_b, label_b, positive_b, negative_bj
-):
-    """Returns the loss of a batch and its metrics.
-
-        Σ over TERMS of weight · Σ over Matryoshka sizes of sqrt(dim / width) / rank · term
-
-    The kind of the rows decides on the terms (recipe 2.4): `retrieval` learns from own negatives and in-batch,
-    `clustering` and `classification` from own negatives alone; `texts` have no pairs and take no part.
-    `distill_loss` is added to it where there is a teacher.
-    Metrics, all at the full width: `loss_<term>`, and `accuracy`, the share of rows whose positive scores above all
-    other positives (retrieval) or above the row's negatives (the other kinds).
-
-    >>> loss, metrics = contrastive_loss(q_be, p_be, n_bje, kind="retrieval", config=config, **masks_and_ids)
-
-    Args:
-        q_be, p_be, n_bje: raw embeddings of queries, positives and negatives; of the kind `texts` p is [0, E].
-        n_mask_bj, row_mask_b: False where a slot or a row is absent.
-        label_b: label numbers, -1 for none. positive_b, negative_bj: document numbers.
-    """
-    embeddings = [x.astype(jnp.float32) for x in (q_be, p_be, n_bje)]  # the gradients of all terms add up in it too
-    dims = config.matryoshka_dims or (q_be.shape[-1],)
-    weights = matryoshka_weights(dims, config.matryoshka_weights)
-    masks = Masks.of(
-        config,
-        n_mask_bj=n_mask_bj,
-        row_mask_b=row_mask_b,
-        label_b=label_b,
-        positive_b=positive_b,
-        negative_bj=negative_bj,
-    )
-    loss: Any = 0.0
-    metrics: dict[str, jax.Array] = {}
-    for term in TERMS:
-        weight = term.weight_of(kind, config)
-        if weight:
-
-            def at_size(*cut, term=term):
-                return term.loss(*map(l2_normalize, cut), masks, config)
-
-            loss += weight * nested_sum(at_size, embeddings, dims, weights)
-            metrics[f"loss_{term.name}"] = at_size(*embeddings)
-    if kind in PAIRED:
-        q_be, p_be, n_bje = map(l2_normalize, embeddings)
-        metrics["accuracy"] = accuracy(q_be, p_be, n_bje, masks, kind, config)
-    return loss, metrics
-
-
-def accuracy(q_be, p_be, n_bje, masks: Masks, kind: str, config: LossConfig):
-    """Returns the share of rows whose positive scores above its candidates: see `contrastive_loss`."""
-    if kind == "retrieval":
-        target_b = jnp.arange(q_be.shape[0])
-        logits = in_batch_logits(q_be, p_be, target_b, masks.in_batch_bc, config.temperature, config.mask_margin)
-    else:
-        logits = hard_logits(q_be, p_be, n_bje, masks.own_bj, config.temperature, config.mask_margin)
-    return masked_mean(ranked_first(*logits), masks.row_b)

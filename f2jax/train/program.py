@@ -22,7 +22,7 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import compiler_options
 from f2jax.parallel.sharding import optimizer_shardings, param_shardings, shard_batch
 from f2jax.train import distill, optim
-from f2jax.train.losses import LossConfig
+from f2jax.train.losses import PAIRED, TEMPERATURES, LossConfig, kind_temperature
 from f2jax.train.step import DeviceBatch, eval_step, train_step
 
 
@@ -53,6 +53,8 @@ class Program:
             self.extra[distill.PROJECTION] = partial(
                 distill.fresh_projection, *sizes, jnp.dtype(config.model.param_dtype)
             )
+        if config.loss.trained_temperatures:
+            self.extra[TEMPERATURES] = partial(jnp.zeros, len(PAIRED), jnp.dtype(config.model.param_dtype))
         self.model = Qwen3(
             architecture,
             dtype=jnp.dtype(config.model.dtype),
@@ -143,11 +145,15 @@ def loss_config(group: ConfigDict, architecture: Qwen3Config) -> LossConfig:
     """Returns the loss of a run, from the group `loss` of its config.
 
     Raises:
-        UserError: unknown name of a distillation loss, or nested ranks of a token table that is not factorized.
+        UserError: unknown name of a distillation loss, no temperature of a kind, or nested ranks of a token table that
+            is not factorized.
     """
     distill.check_distance(group.distill)
     if group.nested_ranks and not architecture.table_rank:
         raise UserError("loss.nested_ranks is on and the token table is not factorized; set model.table_rank.")
     width = architecture.width
     dims = matryoshka_dims(width, group.matryoshka_min) if group.matryoshka else (width,)
-    return LossConfig.of(group, dims, exit_layers(architecture.layers) if group.exits else ())
+    config = LossConfig.of(group, dims, exit_layers(architecture.layers) if group.exits else ())
+    for kind in PAIRED:
+        kind_temperature(kind, config)  # refuses what it cannot read
+    return config

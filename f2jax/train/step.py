@@ -20,9 +20,10 @@ from f2jax.checkpoints.orbax import TrainState
 from f2jax.model.nested import draw_rank
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.sharding import shard_activation
-from f2jax.train.distill import PROJECTION, distill_loss
-from f2jax.train.losses import LossConfig, contrastive_loss
+from f2jax.train.distill import PROJECTION
+from f2jax.train.losses import TEMPERATURES, LossConfig
 from f2jax.train.optim import NO_RULES, WeightRules, joined
+from f2jax.train.terms import batch_loss
 
 
 @flax.struct.dataclass
@@ -175,7 +176,7 @@ def loss_fn(
         rank: of the token table, see `Qwen3`; None: all of it.
     """
     by_exit = embed(model, params, batch, config.exits, rank)
-    teacher_by_exit: list[tuple | None] = [None] * len(by_exit)
+    teacher_by_exit: list[tuple] = [()] * len(by_exit)
     if batch.teacher_se is not None:
         teacher_by_exit = [by_role(batch.teacher_se, batch)]
     elif teacher is not None:
@@ -183,28 +184,20 @@ def loss_fn(
         teacher_by_exit = [*embed(teacher.model, teacher.params, batch, exits)]
     total: Any = 0.0
     for student, target in zip(by_exit, teacher_by_exit, strict=True):
-        loss, metrics = contrastive_loss(
-            *student,
+        loss, metrics = batch_loss(
+            student,
             kind=kind,
             config=config,
+            teacher=target,
+            projection_er=params.get(PROJECTION),
+            exponents=params.get(TEMPERATURES),
             n_mask_bj=batch.negative_mask_bj,
             row_mask_b=batch.row_mask_b,
             label_b=batch.label_b,
             positive_b=batch.positive_b,
             negative_bj=batch.negative_bj,
+            text_s=batch.text_s,
         )
-        if target is not None:
-            distill, values = distill_loss(
-                student,
-                target,
-                kind=kind,
-                config=config,
-                n_mask_bj=batch.negative_mask_bj,
-                row_mask_b=batch.row_mask_b,
-                text_s=batch.text_s,
-                projection_er=params.get(PROJECTION),
-            )
-            loss, metrics = loss + distill, metrics | values
         total += loss / len(by_exit)
     return total, metrics | {"loss": total}
 

@@ -41,7 +41,14 @@ PLAIN = {"loss": {}, "teacher": ""}
 LEARNING = {"loss": {"passage_gradient": True}, "teacher": ""}
 FULL = {"loss": {"passage_gradient": True}, "teacher": "model"}
 ALL_TERMS = {"distill_hard_weight": 1.0, "distill_in_batch_weight": 1.0, "distill_texts_weight": 1.0}
-ALL_TERMS |= {"distill_projection": True, "distill_matryoshka": True, "spread_weight": 1.0, "mask_duplicates": True}
+ALL_TERMS |= {"shared_negatives_weight": 1.0, "query_query_weight": 1.0, "document_document_weight": 1.0}
+ALL_TERMS |= {
+    "trained_temperatures": True,
+    "distill_projection": True,
+    "distill_matryoshka": True,
+    "spread_weight": 1.0,
+    "mask_duplicates": True,
+}
 TERMS = {"loss": ALL_TERMS, "teacher": "model"}
 CACHE = {"loss": ALL_TERMS, "teacher": "cache"}
 NESTED = {"loss": {"passage_gradient": True, "exits": True}, "teacher": "", "table_rank": 16}

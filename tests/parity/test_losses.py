@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from f2jax.model.nested import matryoshka_dims
-from f2jax.train.losses import LossConfig, contrastive_loss
+from f2jax.train.losses import PAIRED, LossConfig
+from f2jax.train.terms import batch_loss
 from tests.tiny import loss_config
 
 torch = pytest.importorskip("torch")
@@ -34,62 +35,108 @@ def example(width: int, slots: int, seed: int = 0) -> dict[str, np.ndarray]:
         "label_b": np.array([0, 0, -1, -1, 2, 3], np.int32),
         "positive_b": np.array([0, 1, 2, 2, 4, 5], np.int32),
         "negative_bj": rng.integers(0, 8, (B, slots)).astype(np.int32),
+        "text_s": np.array([0, 1, 2, 3, 1, 5, *range(6, B * (2 + slots))], np.int32),  # one query comes twice
     }
 
 
-def oracle(x: dict, kind: str, config: LossConfig):
-    """One row at a time, with lists of logits; returns the loss and the gradients of q, p and n."""
+def oracle(x: dict, kind: str, config: LossConfig, exponents: np.ndarray | None = None):
+    """One row at a time, with lists of logits; returns the loss and the gradients of q, p, n and the exponents."""
     q, p, n = (torch.tensor(x[name], requires_grad=True) for name in "qpn")
+    trained = torch.tensor(np.zeros(len(PAIRED)) if exponents is None else exponents, requires_grad=True)
+    temperature = dict(item.split("=") for item in config.kind_temperatures).get(kind, config.temperature)
+    temperature = float(temperature) * torch.exp(trained[PAIRED.index(kind)])
     rows = [b for b in range(B) if x["row_mask_b"][b]]
     dims = config.matryoshka_dims or (q.shape[1],)
     total = torch.zeros(())
     for rank, dim in enumerate(dims, 1):
         weight = (dim / dims[0]) ** 0.5 / rank if config.matryoshka_weights == "sqrt_rank" else 1.0
         qs, ps, ns = (F.normalize(t[..., :dim], dim=-1) for t in (q, p, n))
-        hard, in_batch = [], []
+        docs = ps if config.passage_gradient else ps.detach()
+        terms = {"hard": [], "in_batch": [], "shared": [], "queries": [], "documents": []}
         for b in rows:
             own = qs[b] @ ps[b]
 
-            def allowed(score, own=own):
-                return config.mask_margin < 0 or score.item() <= own.item() + config.mask_margin
+            def infonce(positive, candidates, own=own):
+                near = own.item() + config.mask_margin
+                kept = [score for score in candidates if config.mask_margin < 0 or score.item() <= near]
+                return F.cross_entropy(torch.stack([positive, *kept])[None] / temperature, torch.tensor([0]))
 
-            logits = [own]
-            for j in range(ns.shape[1]):
-                duplicate = config.mask_duplicates and x["negative_bj"][b, j] == x["positive_b"][b]
-                if x["n_mask_bj"][b, j] and not duplicate and allowed(qs[b] @ ns[b, j]):
-                    logits.append(qs[b] @ ns[b, j])
-            hard.append(F.cross_entropy(torch.stack(logits)[None] / config.temperature, torch.tensor([0])))
-            logits = [own if config.passage_gradient else qs[b] @ ps[b].detach()]
-            for c in rows:
-                same = config.label_mask and x["label_b"][b] >= 0 and x["label_b"][b] == x["label_b"][c]
-                duplicate = config.mask_duplicates and x["positive_b"][b] == x["positive_b"][c]
-                if c != b and not same and not duplicate and allowed(qs[b] @ ps[c]):
-                    logits.append(qs[b] @ (ps[c] if config.passage_gradient else ps[c].detach()))
-            in_batch.append(F.cross_entropy(torch.stack(logits)[None] / config.temperature, torch.tensor([0])))
-        total = total + weight * torch.stack(hard).mean()
+            def negatives(c, ns=ns):
+                return [(ns[c, j], x["negative_bj"][c, j]) for j in range(ns.shape[1]) if x["n_mask_bj"][c, j]]
+
+            positive, others = x["positive_b"][b], [c for c in rows if c != b]
+            unlike = [c for c in others if x["label_b"][b] < 0 or x["label_b"][b] != x["label_b"][c]]
+            apart = [c for c in unlike if x["positive_b"][c] != positive]
+            in_batch = [
+                c
+                for c in (unlike if config.label_mask else others)
+                if not config.mask_duplicates or x["positive_b"][c] != positive
+            ]
+            own_negatives = [v for v, number in negatives(b) if not config.mask_duplicates or number != positive]
+            shared = [v for c in rows for v, number in negatives(c) if number != positive]
+            queries = [c for c in apart if x["text_s"][c] != x["text_s"][b]]
+            terms["hard"].append(infonce(own, [qs[b] @ v for v in own_negatives]))
+            terms["in_batch"].append(infonce(qs[b] @ docs[b], [qs[b] @ docs[c] for c in in_batch]))
+            terms["shared"].append(infonce(own, [qs[b] @ v for v in shared]))
+            terms["queries"].append(infonce(own, [qs[b] @ qs[c] for c in queries]))
+            terms["documents"].append(infonce(own, [ps[b] @ ps[c] for c in apart]))
+        factors = {"hard": config.contrastive_weight}
         if kind == "retrieval":
-            total = total + weight * torch.stack(in_batch).mean()
+            factors |= {"in_batch": config.contrastive_weight, "shared": config.shared_negatives_weight}
+            factors |= {"queries": config.query_query_weight, "documents": config.document_document_weight}
+        for name, factor in factors.items():
+            if factor:
+                total = total + weight * factor * torch.stack(terms[name]).mean()
     total.backward()
-    return total.item(), [np.zeros(t.shape) if t.grad is None else t.grad.numpy() for t in (q, p, n)]
+    return total.item(), [np.zeros(t.shape) if t.grad is None else t.grad.numpy() for t in (q, p, n, trained)]
 
 
-def ours(x: dict, kind: str, config: LossConfig):
+def ours(x: dict, kind: str, config: LossConfig, exponents: np.ndarray | None = None):
     extra = {name: jnp.asarray(value) for name, value in x.items() if name not in "qpn"}
 
-    def loss(embeddings):
-        return contrastive_loss(*embeddings, kind=kind, config=config, **extra)[0]
+    def loss(embeddings, exponents):
+        return batch_loss(embeddings, kind=kind, config=config, exponents=exponents, **extra)[0]
 
-    value, grads = jax.jit(jax.value_and_grad(loss))(tuple(jnp.asarray(x[name]) for name in "qpn"))
-    return float(value), grads
+    embeddings = tuple(jnp.asarray(x[name]) for name in "qpn")
+    value, (grads, more) = jax.jit(jax.value_and_grad(loss, (0, 1)))(embeddings, exponents)
+    return float(value), (*grads, np.zeros(len(PAIRED)) if more is None else more)
 
 
-def assert_equal(x, kind, config):
-    value, grads = ours(x, kind, config)
-    expected, expected_grads = oracle(x, kind, config)
+def assert_equal(x, kind, config, exponents: np.ndarray | None = None):
+    value, grads = ours(x, kind, config, exponents)
+    expected, expected_grads = oracle(x, kind, config, exponents)
     assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    for ours_, theirs in zip(grads, expected_grads, strict=True):
+    for ours_, theirs in zip(grads[: 3 if exponents is None else 4], expected_grads, strict=False):
         scale = max(np.abs(theirs).max(initial=0), 1e-3)
         assert np.abs(np.asarray(ours_) - theirs).max(initial=0) <= 1e-4 * scale
+
+
+NEW = {"shared_negatives_weight": 0.5, "query_query_weight": 2.0, "document_document_weight": 0.3}
+
+
+@pytest.mark.parametrize("mask_margin", [-1.0, 0.05])
+@pytest.mark.parametrize("slots", [0, J])
+@pytest.mark.parametrize("kind", ["retrieval", "clustering"])
+def test_shared_negatives_queries_and_documents(kind, slots, mask_margin):
+    """Together with the others; of clustering they are no part."""
+    config = loss_config(matryoshka_dims=(20, 16, 8), mask_margin=mask_margin, **NEW)
+    assert_equal(example(20, slots), kind, config)
+    plain = oracle(example(20, slots), kind, loss_config(matryoshka_dims=(20, 16, 8), mask_margin=mask_margin))[0]
+    assert (oracle(example(20, slots), kind, config)[0] > plain + 0.1) == (kind == "retrieval")
+
+
+@pytest.mark.parametrize("term", NEW)
+def test_each_of_them_alone(term):
+    config = loss_config(contrastive_weight=0.0, **{term: 1.0})
+    assert_equal(example(12, J), "retrieval", config)
+    assert oracle(example(12, J), "retrieval", config)[0] > 0.01
+
+
+@pytest.mark.parametrize("kind", PAIRED)
+def test_temperatures_of_kinds_that_are_trained(kind):
+    temperatures = ("clustering=0.1", "classification=0.3")
+    config = loss_config(matryoshka_dims=(12, 8), kind_temperatures=temperatures, **NEW)
+    assert_equal(example(12, J), kind, config, np.array([0.5, -0.3, 0.2], np.float32))
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "clustering", "classification"])

@@ -7,9 +7,10 @@ import pytest
 from f2jax.data.packing import assemble
 from f2jax.data.shapes import RowRules
 from f2jax.errors import UserError
-from f2jax.train.distill import check_distance, distill_loss, embedding_loss, first_occurrences, score_loss
+from f2jax.train.distill import check_distance, embedding_loss, first_occurrences, score_loss
 from f2jax.train.losses import nested_sum
 from f2jax.train.step import DeviceBatch
+from f2jax.train.terms import batch_loss
 from tests.parallel.steps import FakeRow
 from tests.tiny import loss_config
 
@@ -58,10 +59,16 @@ def test_an_empty_mask_is_zero(distance):
 def test_each_term_that_has_a_weight_is_a_metric_and_only_those():
     x = jnp.ones((2, 4)), jnp.ones((2, 4)), jnp.ones((2, 3, 4))
     masks = {"n_mask_bj": jnp.ones((2, 3), bool), "row_mask_b": jnp.ones(2, bool), "text_s": jnp.arange(10)}
-    assert set(distill_loss(x, x, kind="retrieval", config=loss_config(), **masks)[1]) == {"loss_distill"}
+    masks |= {"label_b": -jnp.ones(2, int), "positive_b": jnp.arange(2), "negative_bj": jnp.ones((2, 3), int)}
+    assert set(batch_loss(x, teacher=x, kind="retrieval", config=loss_config(contrastive_weight=0.0), **masks)[1]) == {
+        "loss_distill",
+        "accuracy",
+    }
     terms = ("distill_hard", "distill_in_batch", "distill_texts")
-    config = loss_config(distill_weight=0.0, **{f"{term}_weight": 1.0 for term in terms})
-    assert set(distill_loss(x, x, kind="retrieval", config=config, **masks)[1]) == {f"loss_{term}" for term in terms}
+    config = loss_config(contrastive_weight=0.0, distill_weight=0.0, **{f"{term}_weight": 1.0 for term in terms})
+    assert set(batch_loss(x, teacher=x, kind="retrieval", config=config, **masks)[1]) == {"accuracy"} | {
+        f"loss_{term}" for term in terms
+    }
 
 
 def test_a_text_that_comes_several_times_counts_once_among_those_that_are_there():

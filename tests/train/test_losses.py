@@ -8,13 +8,16 @@ import pytest
 from f2jax.errors import UserError
 from f2jax.model.nested import matryoshka_dims
 from f2jax.train.losses import (
-    contrastive_loss,
-    in_batch_logits,
+    PAIRED,
     infonce,
+    kind_temperature,
     l2_normalize,
     label_mask,
     matryoshka_weights,
+    softmax_logits,
+    trained_temperature,
 )
+from f2jax.train.terms import batch_loss
 from tests.tiny import loss_config
 
 # d: the weights and their sum that the recipe prints (2.4), largest dimension first
@@ -46,19 +49,10 @@ def test_a_zero_vector_stays_zero_and_its_gradient_is_finite():
     assert np.isfinite(jax.grad(lambda x: l2_normalize(x).sum())(jnp.zeros(4))).all()
 
 
-def test_in_batch_of_two_orthogonal_pairs():
+def test_the_softmax_of_two_orthogonal_pairs():
     """Similarities 1 and 0 at temperature 1: -log(e / (e + 1)) for both rows."""
-    eye = jnp.eye(2)
-    loss_b = infonce(*in_batch_logits(eye, eye, jnp.arange(2), jnp.ones((2, 2), bool), 1.0))
+    loss_b = infonce(*softmax_logits(jnp.ones(2), jnp.eye(2), ~jnp.eye(2, dtype=bool), 1.0))
     assert loss_b == pytest.approx(np.log(1 + np.exp(-1)) * np.ones(2))
-
-
-def test_the_candidates_may_be_more_than_the_rows():
-    """As after a gather over devices: the second half of the batch finds its targets at an offset."""
-    q, p = (jax.random.normal(jax.random.key(i), (4, 8)) for i in (0, 1))
-    whole = infonce(*in_batch_logits(q, p, jnp.arange(4), jnp.ones((4, 4), bool), 0.05))
-    half = infonce(*in_batch_logits(q[2:], p, jnp.arange(2, 4), jnp.ones((2, 4), bool), 0.05))
-    assert np.allclose(whole[2:], half)
 
 
 def test_rows_without_a_label_are_negatives_of_all():
@@ -68,6 +62,9 @@ def test_rows_without_a_label_are_negatives_of_all():
         [True, True, True],
         [True, True, True],
     ]
+
+
+NEW = {"shared_negatives_weight": 0.5, "query_query_weight": 2.0, "document_document_weight": 0.3}
 
 
 def batch(rows=4, slots=2, width=16, seed=0):
@@ -80,12 +77,13 @@ def batch(rows=4, slots=2, width=16, seed=0):
         "label_b": -jnp.ones(rows, jnp.int32),
         "positive_b": jnp.arange(rows),
         "negative_bj": 100 + jnp.arange(rows * slots).reshape(rows, slots),
+        "text_s": jnp.arange(rows * (2 + slots)),
     }
     return embeddings, extra
 
 
 def grads(embeddings, extra, kind, config):
-    return jax.grad(lambda e: contrastive_loss(*e, kind=kind, config=config, **extra)[0])(embeddings)
+    return jax.grad(lambda e: batch_loss(e, kind=kind, config=config, **extra)[0])(embeddings)
 
 
 def test_without_passage_gradient_the_in_batch_term_trains_queries_alone():
@@ -103,7 +101,7 @@ def test_the_contrastive_weight_is_that_of_infonce_alone_and_0_leaves_it_out(kin
     embeddings, extra = batch()
 
     def loss(**changes):
-        return contrastive_loss(*embeddings, kind=kind, config=loss_config(**changes), **extra)
+        return batch_loss(embeddings, kind=kind, config=loss_config(**changes), **extra)
 
     once, twice = loss()[0], loss(contrastive_weight=2.0)[0]
     assert once > 0.1 and twice == 2 * once
@@ -118,8 +116,8 @@ def test_only_retrieval_uses_other_rows(kind):
     """Changing the other rows' positives changes nothing for a row of these kinds."""
     (q, p, n), extra = batch()
     extra["row_mask_b"] = jnp.array([True, False, False, False])
-    value = contrastive_loss(q, p, n, kind=kind, config=loss_config(), **extra)[0]
-    changed = contrastive_loss(q, p.at[1:].multiply(-3), n, kind=kind, config=loss_config(), **extra)[0]
+    value = batch_loss((q, p, n), kind=kind, config=loss_config(), **extra)[0]
+    changed = batch_loss((q, p.at[1:].multiply(-3), n), kind=kind, config=loss_config(), **extra)[0]
     assert value == changed
 
 
@@ -127,11 +125,11 @@ def test_only_retrieval_uses_other_rows(kind):
 def test_absent_rows_change_neither_loss_nor_gradient(kind):
     """A last batch of 3 rows, padded to 4, equals a batch of 3; the padding may hold anything."""
     (q, p, n), extra = batch()
-    small = {name: value[:3] for name, value in extra.items()}
-    config = loss_config(passage_gradient=True, matryoshka_dims=(16, 8))
+    small = {name: value[:3] for name, value in extra.items()} | {"text_s": jnp.array([0, 1, 2, *range(4, 13)])}
+    config = loss_config(passage_gradient=True, matryoshka_dims=(16, 8), **NEW)
     padded = extra | {"row_mask_b": jnp.array([True, True, True, False])}
-    a = contrastive_loss(q, p, n, kind=kind, config=config, **padded)[0]
-    b = contrastive_loss(q[:3], p[:3], n[:3], kind=kind, config=config, **small)[0]
+    a = batch_loss((q, p, n), kind=kind, config=config, **padded)[0]
+    b = batch_loss((q[:3], p[:3], n[:3]), kind=kind, config=config, **small)[0]
     assert a == pytest.approx(float(b), rel=1e-6)
     assert all(np.abs(g[3]).max() == 0 for g in grads((q, p, n), padded, kind, config))
 
@@ -139,7 +137,7 @@ def test_absent_rows_change_neither_loss_nor_gradient(kind):
 def test_a_row_without_negatives_costs_nothing_and_breaks_nothing():
     embeddings, extra = batch()
     extra["n_mask_bj"] = jnp.zeros_like(extra["n_mask_bj"])
-    loss, _ = contrastive_loss(*embeddings, kind="clustering", config=loss_config(), **extra)
+    loss, _ = batch_loss(embeddings, kind="clustering", config=loss_config(), **extra)
     assert loss == 0
     assert all(np.isfinite(g).all() for g in grads(embeddings, extra, "clustering", loss_config()))
 
@@ -148,5 +146,41 @@ def test_bfloat16_embeddings_are_compared_in_float32():
     embeddings, extra = batch()
     rounded = tuple(x.astype(jnp.bfloat16) for x in embeddings)
     exact = tuple(x.astype(jnp.float32) for x in rounded)
-    a, b = (contrastive_loss(*e, kind="retrieval", config=loss_config(), **extra)[0] for e in (rounded, exact))
+    a, b = (batch_loss(e, kind="retrieval", config=loss_config(), **extra)[0] for e in (rounded, exact))
     assert a.dtype == jnp.float32 and a == b
+
+
+def test_a_query_that_comes_twice_is_not_told_apart_from_itself():
+    """Two of four rows have one query and one positive: a row has the two other rows left, or three in-batch."""
+    (q, p, n), extra = batch()
+    alike = extra | {"positive_b": jnp.array([0, 0, 2, 3]), "text_s": jnp.arange(16).at[1].set(0)}
+    same = (q.at[1].set(q[0]), p.at[1].set(p[0]), n)
+    config = loss_config(contrastive_weight=0.0, **NEW)
+    told, apart = (batch_loss(same, kind="retrieval", config=config, **x)[1] for x in (extra, alike))
+    assert told["loss_queries"] > apart["loss_queries"] + 0.1
+    assert told["loss_documents"] > apart["loss_documents"] + 0.1
+    assert told["loss_shared"] == apart["loss_shared"]
+
+
+def test_a_kind_has_its_own_temperature_and_a_trained_one_begins_there():
+    config = loss_config(temperature=0.05, kind_temperatures=("clustering=0.1", "classification=0.02"))
+    assert [kind_temperature(kind, config) for kind in PAIRED] == [0.05, 0.1, 0.02]
+    embeddings, extra = batch()
+
+    def loss(kind, **options):
+        return batch_loss(embeddings, kind=kind, **options, **extra)
+
+    hot = loss("clustering", config=loss_config(temperature=0.1))[0]
+    assert loss("clustering", config=config)[0] == hot != loss("clustering", config=loss_config())[0]
+    value, metrics = loss("clustering", config=config, exponents=jnp.zeros(3))
+    assert value == pytest.approx(float(hot), rel=1e-6) and metrics["temperature"] == pytest.approx(0.1)
+    exponents = jnp.log(jnp.array([9.0, 0.5, 9.0]))
+    cooler = loss("clustering", config=loss_config())[0]
+    assert loss("clustering", config=config, exponents=exponents)[0] == pytest.approx(float(cooler), rel=1e-5)
+    assert trained_temperature("retrieval", config, jnp.full(3, -9.0)) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("item", ["clustering", "clustering=0", "clustering=warm", "texts=0.1", "retrieva=0.1"])
+def test_another_temperature_is_refused(item):
+    with pytest.raises(UserError, match=f"'{item}' in loss.kind_temperatures should be KIND=TEMPERATURE"):
+        kind_temperature("retrieval", loss_config(kind_temperatures=(item,)))

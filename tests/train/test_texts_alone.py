@@ -17,10 +17,9 @@ from f2jax.data.teacher_vectors import TeacherVectors
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.train.cache_teacher import by_model, cache_teacher
-from f2jax.train.distill import check_texts
 from f2jax.train.loop import train
-from f2jax.train.losses import contrastive_loss
 from f2jax.train.outside_teacher import list_texts
+from f2jax.train.terms import batch_loss, check_texts
 from tests import tiny, tiny_model
 from tests.data import corpora
 from tests.tiny import loss_config
@@ -133,10 +132,9 @@ def test_texts_alone_are_spread_out():
     q_be, nothing = jnp.array([[1.0, 0], [1, 3**0.5], [9, 9]]), jnp.zeros((0, 2))
     masks = {"n_mask_bj": jnp.ones((3, 0), bool), "row_mask_b": jnp.array([True, True, False])}
     numbers = {"label_b": jnp.full(3, -1), "positive_b": jnp.arange(3), "negative_bj": jnp.zeros((3, 0), jnp.int32)}
+    numbers["text_s"] = jnp.arange(3)
     config = loss_config(contrastive_weight=0.0, spread_weight=2.0)
-    loss, metrics = contrastive_loss(
-        q_be, nothing, jnp.zeros((3, 0, 2)), kind="texts", config=config, **masks, **numbers
-    )
+    loss, metrics = batch_loss((q_be, nothing, jnp.zeros((3, 0, 2))), kind="texts", config=config, **masks, **numbers)
     assert loss == pytest.approx(2 * 0.25) and set(metrics) == {"loss_spread"}
 
 
