@@ -173,6 +173,14 @@ def test_values_that_no_run_can_use_together_are_refused(tmp_path, overrides, me
         train(loaded, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["shared_negatives", "query_query", "document_document"])
+def test_each_term_of_infonce_is_enough_to_learn_from(name):
+    overrides = ("--config.loss.contrastive_weight=0", f"--config.loss.{name}_weight=1")
+    config.check(config.load("common", overrides))
+    with pytest.raises(UserError, match="nothing else is to be learned"):
+        config.check(config.load("common", overrides[:1]))
+
+
 def test_a_locked_config_refuses_a_new_field():
     loaded = config.load(str(ROOT / "configs/nano.py"))
     with pytest.raises((AttributeError, KeyError)):

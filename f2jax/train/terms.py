@@ -58,7 +58,7 @@ def batch_loss(
     The kind of the rows decides on the terms (recipe 2.4): `retrieval` learns from own negatives and in-batch,
     `clustering` and `classification` from own negatives alone. All kinds of pairs are distilled alike: the teacher, not
     a label, says which candidates are near. `texts` have no pairs and no term that needs them.
-    Metrics, all at the full width: `loss_<term>`, `temperature` where it is trained, and `accuracy`, see
+    Metrics, all at the full width: `loss_<term>`, `temperature/<kind>` where it is trained, and `accuracy`, see
     `losses.accuracy`.
 
     >>> loss, metrics = batch_loss((q_be, p_be, n_bje), kind="retrieval", config=config, **masks_and_numbers)
@@ -75,7 +75,7 @@ def batch_loss(
     metrics: dict[str, jax.Array] = {}
     temperature: Any = kind_temperature(kind, config)
     if exponents is not None and kind in PAIRED:
-        metrics["temperature"] = temperature = losses.trained_temperature(kind, config, exponents)
+        metrics[f"temperature/{kind}"] = temperature = losses.trained_temperature(kind, config, exponents)
     relations = Relations.of(
         config,
         temperature=temperature,

@@ -173,7 +173,7 @@ def test_a_kind_has_its_own_temperature_and_a_trained_one_begins_there():
     hot = loss("clustering", config=loss_config(temperature=0.1))[0]
     assert loss("clustering", config=config)[0] == hot != loss("clustering", config=loss_config())[0]
     value, metrics = loss("clustering", config=config, exponents=jnp.zeros(3))
-    assert value == pytest.approx(float(hot), rel=1e-6) and metrics["temperature"] == pytest.approx(0.1)
+    assert value == pytest.approx(float(hot), rel=1e-6) and metrics["temperature/clustering"] == pytest.approx(0.1)
     exponents = jnp.log(jnp.array([9.0, 0.5, 9.0]))
     cooler = loss("clustering", config=loss_config())[0]
     assert loss("clustering", config=config, exponents=exponents)[0] == pytest.approx(float(cooler), rel=1e-5)
