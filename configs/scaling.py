@@ -1,0 +1,48 @@
+"""A law of held-out loss in size and data, on two CPU cores: very small models on names of the Unicode CLDR.
+
+f2jax prepare --input cldr:translation --output runs/names --train-vocab 4096 --no-instructions --max-length 48 \\
+    --validation-share 0.03
+launch/sweep.sh --local --yes --config configs/scaling.py --workdir runs/scaling --grid :width=16,24,32,48 \\
+    --grid steps=150,300,600 --grid seed=0,1 -- --config.data.sources="('corpus:runs/names',)"
+f2jax compare runs/scaling --output scaling --leave-out 1
+"""
+
+from f2jax.configs import common
+from f2jax.errors import UserError
+
+HEAD_DIM = 8
+
+
+def get_config(text=None):
+    """Option: width, a multiple of 8; everything else of the shape follows from it."""
+    width = common.options(text, width=32)["width"]
+    if width < HEAD_DIM or width % HEAD_DIM:
+        raise UserError(f"width={width} should be a multiple of {HEAD_DIM}.")
+    config = common.get_config("size=tiny")
+    model = config.model
+    model.width, model.mlp, model.layers, model.vocab = width, 2 * width, 2, 4_096
+    model.heads = model.kv_heads = width // HEAD_DIM
+    model.head_dim = HEAD_DIM
+    model.dtype = "float32"
+    model.remat = "none"
+    model.unroll = 2
+
+    config.data.batch_size = 128
+    config.data.max_length = config.data.row_length = 48
+    config.data.programs = 1  # each takes seconds to compile, as long as a hundred steps
+    config.data.use_instructions = False
+    config.data.negatives.retrieval = 0
+    config.loss.matryoshka = False  # with it, the loss of another width has other terms
+    config.loss.passage_gradient = True
+    config.steps = 300
+    config.optim.peak_lr = 0.01 * (32 / width) ** 0.5
+    config.optim.warmup_steps = 20
+    config.checkpoint.every = 1_000
+    config.checkpoint.keep_every = 0
+    config.checkpoint.tail_steps = 0
+    config.checkpoint.keep_last = 1
+    config.log.every = 25
+    config.log.validate_every = 1_000  # after the last step alone
+    config.log.validation_batches = 0
+    config.log.tensorboard = False
+    return config
