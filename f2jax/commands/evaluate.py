@@ -9,7 +9,7 @@ from f2jax.evaluation.options import EvaluationOptions
 
 SCORES = "folder of scores"
 SCORE_FILES = ("results.json", "vectors")  # by which one of an older version is recognised
-MTEB_ONLY = ("languages", "dims", "precisions", "cache", "prompts", "prompt", "name")
+MTEB_ONLY = ("columns", "languages", "dims", "precisions", "cache", "prompts", "prompt", "name")
 
 
 def main(argv: list[str]) -> None:
@@ -18,8 +18,8 @@ def main(argv: list[str]) -> None:
     options = Arguments(
         "evaluate",
         "Score a model at every Matryoshka dimension, on all devices; run again, the same command resumes. On several "
-        f"hosts, run it on each: the first one scores. Built-in tasks: {', '.join(TASKS)}; with --data: "
-        f"{', '.join(LOCAL_NAMES)}.",
+        f"hosts, run it on each: the first one scores. Built-in tasks: {', '.join(TASKS)}; with --data "
+        f"FOLDER: {', '.join(LOCAL_NAMES)}.",
         "--model release --benchmark english --output scores",
         argv,
         EvaluationOptions,

@@ -41,11 +41,14 @@ class Encoder(AbsEncoder):
         """Takes the metadata `meta` of the model at full width in float32."""
         self.encode_texts, self.variant = encode_texts, variant
         self.prompts_dict, self.instruction_template = prompts.instructions, prompts.template
+        self.whole_prompts = prompts.whole
         self.mteb_model_meta = variant_meta(meta, variant, prompts)
         self.used_prompts: dict[str, str] = {}  # by `query`, `document`, or `text` if a task makes no difference
 
     def prompt(self, task_metadata, prompt_type: PromptType | None) -> str:
         """Returns what goes before each text of a task."""
+        if (whole := self.whole_prompts.get(task_metadata.name)) is not None:
+            return whole[prompt_type.value if prompt_type else "text"]
         if prompt_type == PromptType.document or not self.instruction_template:
             return ""
         return self.get_task_instruction(task_metadata, prompt_type)

@@ -10,7 +10,7 @@ from f2jax.inference.options import Dtype, Precision
 class EvaluationOptions:
     """What is scored, and on which tasks.
 
-    By default the tasks are those in --data; without --data, the built-in ones, for which nothing is installed or
+    By default the tasks are those of --data; without --data, the built-in ones, for which nothing is installed or
     downloaded. All others run by mteb (pip install 'f2jax[mteb]').
     """
 
@@ -25,7 +25,11 @@ class EvaluationOptions:
     baseline: tuple[Literal["tfidf", "random", "untrained", "none"], ...] = ()
     tasks: tuple[str, ...] = ()  # names of built-in tasks, local ones, or mteb's
     benchmark: str | None = None  # english, multilingual, german …, or mteb's name: 'MTEB(eng, v2)'
-    data: str | None = None  # folder of the local tasks' data
+    # folder of the local tasks' data, or your own: FILE of pairs, scored pairs or labelled texts, sts:FILE,
+    # classification:FILE, clustering:FILE, beir:FOLDER
+    data: tuple[str, ...] = ()
+    # NAME=COLUMN where your own files call theirs otherwise: query=Frage positive=Antwort
+    columns: dict[str, str] = field(default_factory=dict)
     languages: tuple[str, ...] = ()  # only these, as ISO 639-3 codes: deu fra; (): all
     # dimensions to score; (): every second Matryoshka dimension
     dims: tuple[int | Literal["all"], ...] = ()

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 from mteb.abstasks import AbsTask
@@ -15,6 +15,8 @@ from f2jax import files
 from f2jax.errors import UserError, did_you_mean
 from f2jax.evaluation import selection
 from f2jax.evaluation.local import LocalTask
+from f2jax.evaluation.own import OwnTask
+from f2jax.inference.embedder import Embedder
 
 REFERENCE = F2LLM_v2_0B6.loader_kwargs  # the same for all sizes of F2LLM-v2
 TEMPLATE = REFERENCE["instruction_template"]
@@ -27,6 +29,8 @@ class Prompts:
     instructions: dict[str, str]
     template: str = TEMPLATE  # with {instruction}; empty: no instructions
     mark: str = ""  # distinguishes the user's own; the reference's have none
+    # Whole prompts of tasks on one's own files, by task: of a `query`, a `document`, or a `text` of other tasks.
+    whole: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def for_tasks(self, tasks: Iterable[AbsTask]) -> "Prompts":
         """Adds for each local task the instruction of the task that it is adapted from."""
@@ -38,6 +42,14 @@ class Prompts:
             if original in self.instructions
         }
         return dataclasses.replace(self, instructions=adapted | self.instructions)
+
+    def for_own(self, tasks: Iterable[AbsTask], embedder: Embedder) -> "Prompts":
+        """Adds for each task on one's own files the prompts that the model itself puts before texts."""
+        by_role = {name: embedder.prompts.get(name, "") for name in ("query", "document")}
+        by_role["text"] = embedder.prompts.get(embedder.card.default_prompt_name or "", "")
+        return dataclasses.replace(
+            self, whole={task.metadata.name: by_role for task in tasks if isinstance(task, OwnTask)}
+        )
 
 
 NONE = Prompts({}, template="")

@@ -12,7 +12,7 @@ import mteb
 import numpy as np
 
 from f2jax.errors import UserError
-from f2jax.evaluation import builtin, local, published
+from f2jax.evaluation import builtin, local, own, published
 from f2jax.evaluation.variants import Variant
 
 ALL = "mean of tasks"
@@ -194,7 +194,7 @@ def task_type(name: str) -> str:
     if name in builtin.TASKS:
         return "Retrieval"
     task = _task(name)
-    return task.metadata.type if task else "other"
+    return task.metadata.type if task else own.TYPES.get(name.rpartition("-")[2], "other")
 
 
 def is_evaluated(entry: ScoreEntry) -> bool:

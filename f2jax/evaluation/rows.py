@@ -43,7 +43,7 @@ def balanced_draws(labels: Sequence, per_label: int, draws: int, seed: int) -> l
 
 
 def classification_metrics(true_i: np.ndarray, predicted_i: np.ndarray) -> dict[str, float | None]:
-    """Returns mteb's metrics of labels numbered from 0, of which more than two occur; 0/0 counts as 0.
+    """Returns mteb's metrics of labels numbered from 0; 0/0 counts as 0.
 
     Means are over the labels that occur, among the right or the predicted ones.
     """
@@ -60,7 +60,7 @@ def classification_metrics(true_i: np.ndarray, predicted_i: np.ndarray) -> dict[
     for name, value_v in each.items():
         scores[name] = float(value_v[occurs_v].mean())
         scores[f"{name}_weighted"] = float(np.average(value_v, weights=support_v))
-    return scores | {"ap": None, "ap_weighted": None}  # of two labels alone
+    return scores | {"ap": None, "ap_weighted": None}
 
 
 def narrow(x_ie: np.ndarray) -> np.ndarray:
@@ -69,7 +69,7 @@ def narrow(x_ie: np.ndarray) -> np.ndarray:
 
 
 class Classification(AbsTaskClassification):
-    """mteb's classification of texts in three labels and more: its draws, its classifier, its metrics.
+    """mteb's classification of texts: its draws, its classifier, its metrics but `ap`, which is of two labels alone.
 
     A label that has fewer rows than `samples_per_label` gives all of them. Beside the metrics, `majority` is the
     accuracy of the best constant answer.

@@ -40,7 +40,7 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
     check_baselines(options.baseline)
     if not model and not (options.baseline and set(options.baseline) <= set(BASELINES)):
         raise UserError("f2jax evaluate needs --model, or else --baseline with tfidf or random alone.")
-    tasks = selection.select_tasks(options.tasks, options.benchmark, options.data, options.languages)
+    tasks = selection.select_tasks(options.tasks, options.benchmark, options.data, options.languages, options.columns)
     if not output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
     instructions = prompts.read_instructions(options.prompts, options.prompt).for_tasks(tasks)
@@ -52,6 +52,8 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
         embedder = Embedder.from_pretrained(
             model, options.dtype, fsdp=options.fsdp, revision=options.revision, max_length=options.max_length
         )
+        if not instructions.mark:  # no others were asked for
+            instructions = instructions.for_own(tasks, embedder)
     usual = list(BASELINES) if all(isinstance(task, LocalTask) for task in tasks) else []
     baselines: list[str] = [*options.baseline] or usual
 

@@ -1,31 +1,45 @@
 """Names of tasks and benchmarks → tasks of mteb."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import mteb
 from mteb.abstasks import AbsTask
 
 from f2jax.errors import UserError, did_you_mean
-from f2jax.evaluation import builtin, local, published
+from f2jax.evaluation import builtin, local, own, published
+
+NO_NAMES: Mapping[str, str] = {}
 
 
 def select_tasks(
-    names: Sequence[str] = (), benchmark: str | None = None, data: str | None = None, languages: Sequence[str] = ()
+    names: Sequence[str] = (),
+    benchmark: str | None = None,
+    data: Sequence[str] = (),
+    languages: Sequence[str] = (),
+    columns: Mapping[str, str] = NO_NAMES,
 ) -> list[AbsTask]:
-    """Returns the tasks of a benchmark, then the named ones, each once.
+    """Returns the tasks of a benchmark, the named ones, then those of one's own files, each once.
 
     Args:
         names: of local tasks or of mteb's; with `data` and neither names nor a benchmark: all local tasks.
         benchmark: a short name such as `english` (recipe 4.1), or mteb's own.
-        data: folder of the local tasks.
+        data: folder of the local tasks, and files and folders of one's own (`own.own_tasks`).
         languages: keep only these ISO 639-3 languages, and only tasks that have one of them.
+        columns: {name: column} of one's own files.
 
     Raises:
         UserError: a name is unknown, a local task has no `data`, or no task is left.
     """
-    if data and not names and not benchmark:
+    folders = [spec for spec in data if not own.is_own(spec)]
+    if len(folders) > 1:
+        raise UserError(f"--data names the folders {' and '.join(folders)}; the local tasks have one.")
+    folder = folders[0] if folders else None
+    if columns and len(folders) == len(data):
+        raise UserError("--columns is for files of your own in --data.")
+    if folder and not names and not benchmark:
         names = list(local.TASKS)
-    tasks = [*(_benchmark(benchmark) if benchmark else ()), *(_task(name, data) for name in names)]
+    tasks = [*(_benchmark(benchmark) if benchmark else ()), *(_task(name, folder) for name in names)]
+    tasks += [task for spec in data if own.is_own(spec) for task in own.own_tasks(spec, columns)]
     tasks = list({task.metadata.name: task for task in tasks}.values())
     return _filter_languages(tasks, languages) if languages else tasks
 

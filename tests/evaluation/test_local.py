@@ -67,7 +67,7 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def tasks(data) -> dict:
-    found = {task.metadata.name: task for task in selection.select_tasks(data=data)}
+    found = {task.metadata.name: task for task in selection.select_tasks(data=[data])}
     for task in found.values():
         task.load_data()
     return found

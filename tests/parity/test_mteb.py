@@ -120,7 +120,7 @@ def main_scores(result: dict) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def ours(release, data, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("ours")
-    command.evaluate(Options(str(output), model=release, data=data, dims=[64, 16], precisions=["binary"]))
+    command.evaluate(Options(str(output), model=release, data=(data,), dims=[64, 16], precisions=["binary"]))
     return output
 
 
@@ -161,7 +161,7 @@ def test_instructions_are_those_of_the_reference_in_mteb(release, benchmark):
 
 def test_a_text_is_encoded_once_for_all_tasks_dimensions_and_precisions(release, data, tmp_path, encoded):
     tasks = ["SIB200.local", "SIB200Clustering.local"]
-    command.evaluate(Options(str(tmp_path), model=release, data=data, tasks=tasks, dims=["all"]))
+    command.evaluate(Options(str(tmp_path), model=release, data=(data,), tasks=tasks, dims=["all"]))
     assert len(encoded) == len(set(encoded)) > 200
     folders = set(files_of(tmp_path, tasks[0]))
     dims = {f"experiments/embed_dim_{dim}" for dim in (8, 16, 32)}
@@ -169,7 +169,7 @@ def test_a_text_is_encoded_once_for_all_tasks_dimensions_and_precisions(release,
 
 
 def test_a_second_run_encodes_and_scores_nothing(release, data, tmp_path, encoded, monkeypatch):
-    options = Options(str(tmp_path), model=release, data=data, tasks=["Tatoeba.local"])
+    options = Options(str(tmp_path), model=release, data=(data,), tasks=["Tatoeba.local"])
     first = command.evaluate(options)
     encoded.clear()
     monkeypatch.setattr(mteb, "evaluate", None)  # would fail
@@ -178,7 +178,7 @@ def test_a_second_run_encodes_and_scores_nothing(release, data, tmp_path, encode
 
 
 def test_a_result_that_is_lost_or_cut_off_is_scored_again_from_the_same_vectors(release, data, tmp_path, encoded):
-    options = Options(str(tmp_path), model=release, data=data, tasks=["XQuAD.local"], dims=[64, 8], precisions=[])
+    options = Options(str(tmp_path), model=release, data=(data,), tasks=["XQuAD.local"], dims=[64, 8], precisions=[])
     first = command.evaluate(options)
     lost, cut = sorted(tmp_path.glob("results/**/XQuAD.local.json"))
     lost.unlink()
@@ -190,7 +190,7 @@ def test_a_result_that_is_lost_or_cut_off_is_scored_again_from_the_same_vectors(
 
 def test_new_data_of_a_task_is_scored_again(release, data, tmp_path):
     options = Options(
-        str(tmp_path / "out"), model=release, data=str(tmp_path), tasks=["STSB.local"], dims=[64], precisions=[]
+        str(tmp_path / "out"), model=release, data=(str(tmp_path),), tasks=["STSB.local"], dims=[64], precisions=[]
     )
     path = tmp_path / "eval-stsb-multi/sts.parquet"
     path.parent.mkdir()
@@ -288,7 +288,7 @@ def test_baselines_are_scored_by_the_same_code(release, data, tmp_path):
 
 
 def test_languages_choose_subsets(data):
-    tasks = selection.select_tasks(data=data, languages=["deu"])
+    tasks = selection.select_tasks(data=[data], languages=["deu"])
     assert {task.metadata.name: task.hf_subsets for task in tasks} == {
         "Tatoeba.local": ["deu-eng"],
         "STSB.local": ["deu"],
@@ -367,7 +367,7 @@ def test_instructions_are_for_tasks_types_and_parts_of_a_task():
 )
 def test_a_task_without_data_does_not_stop_the_others(release, data, tmp_path, monkeypatch, cause, error, advice):
     monkeypatch.setattr(local.TASKS["Tatoeba.local"], "load_data", Mock(side_effect=cause))
-    options = Options(str(tmp_path), model=release, data=data, tasks=["Tatoeba.local", "XQuAD.local"], dims=[8])
+    options = Options(str(tmp_path), model=release, data=(data,), tasks=["Tatoeba.local", "XQuAD.local"], dims=[8])
     complaint = rf"1 of 2 tasks have no data: Tatoeba\.local \(gone\); the scores of the others are in .*{advice}\.$"
     with pytest.raises(error, match=complaint):
         command.evaluate(options)

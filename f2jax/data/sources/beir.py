@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from f2jax import files
 from f2jax.data.instructions import split_instruction
@@ -28,6 +28,31 @@ _QUERY = ("query-id", "query_id")
 _DOCUMENT = ("corpus-id", "corpus_id")
 _SCORE = ("score",)
 _OPTIONAL = ("title", "language")
+
+
+class Collection(NamedTuple):
+    """All of a BEIR folder, by id."""
+
+    queries: dict[str, str]  # those that are judged
+    documents: dict[str, str]  # title and text
+    scores: dict[str, dict[str, float]]  # of the documents of a query
+
+
+def read_collection(folder: str, split: str, skipped: Counter) -> Collection:
+    """Everything in a BEIR folder, to search in.
+
+    Raises:
+        UserError: a file is missing or cannot be read.
+    """
+    paths = _files(folder)
+    scores = _judgements(_of_split(paths, folder, split), skipped)
+    queries = _texts(_of(paths, folder, "queries"), set(scores), "query", skipped)
+    documents = _texts(_of(paths, folder, "corpus"), None, "document", skipped)
+    return Collection(
+        {number: text for number, (text, _) in queries.items()},
+        {number: text for number, (text, _) in documents.items()},
+        scores,
+    )
 
 
 def read_beir(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
@@ -139,15 +164,15 @@ def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float
     return judgements
 
 
-def _texts(paths: list[str], wanted: set[str], kind: str, skipped: Counter) -> dict[str, tuple[str, str]]:
-    """{id: (text, language)} of the wanted rows; the first row with an id counts."""
+def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: Counter) -> dict[str, tuple[str, str]]:
+    """{id: (text, language)} of the wanted rows, None: of all; the first row with an id counts."""
     texts: dict[str, tuple[str, str]] = {}
     for row in _rows(paths, (_ID, _TEXT), skipped):
         number = _id(row, _ID)
         if number is None:
             skipped[f"{kind} without an id"] += 1
             continue
-        if number not in wanted:
+        if wanted is not None and number not in wanted:
             continue
         parts: list[Any] = [part for part in (row.get("title"), row.get("text")) if not is_missing(part)]
         if number in texts:

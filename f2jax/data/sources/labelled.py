@@ -98,17 +98,8 @@ def read_labelled(
     Raises:
         UserError: a file cannot be read or lacks a column, or the files give no record.
     """
-    task = TASKS[name]
-    if columns and len(columns) != len(task.columns):
-        wanted = ", ".join(names[0] for names in task.columns)
-        raise UserError(f"{name}: takes {len(task.columns)} columns behind #, for {wanted}; got {', '.join(columns)}.")
-    column_names: tuple[tuple[str, ...], ...] = tuple((column,) for column in columns)
-    column_names = column_names or tuple(tuple(n for n in names if n in named) or names for names in task.columns)
-    rows_by_source: dict[str, list[tuple[str, Values]]] = defaultdict(list)
-    for path in paths:
-        rows_by_source[source_of(path)] += _rows(path, column_names, task, skipped, named)
-    good = False
-    for source, rows in rows_by_source.items():
+    task, good = TASKS[name], False
+    for source, rows in read_values(name, paths, columns, skipped, named).items():
         prepared = task.prepare(f"{name}:{source}", [values for _, values in rows])
         by_language: dict[str, list[Values]] = defaultdict(list)
         for (language, _), values in zip(rows, prepared, strict=True):
@@ -119,6 +110,26 @@ def read_labelled(
                 yield record
     if not good:
         raise UserError(f"{name}:{paths[0]} gives no row; check its columns, and that it has more than one label.")
+
+
+def read_values(
+    name: str, paths: Sequence[str], columns: Sequence[str], skipped: Counter, named: Mapping[str, str] = NO_NAMES
+) -> dict[str, list[tuple[str, Values]]]:
+    """(language, values of the task's columns) of each good row, by source; see `read_labelled`.
+
+    Raises:
+        UserError: a file cannot be read or lacks a column.
+    """
+    task = TASKS[name]
+    if columns and len(columns) != len(task.columns):
+        wanted = ", ".join(names[0] for names in task.columns)
+        raise UserError(f"{name}: takes {len(task.columns)} columns behind #, for {wanted}; got {', '.join(columns)}.")
+    column_names: tuple[tuple[str, ...], ...] = tuple((column,) for column in columns)
+    column_names = column_names or tuple(tuple(n for n in names if n in named) or names for names in task.columns)
+    rows_by_source: dict[str, list[tuple[str, Values]]] = defaultdict(list)
+    for path in paths:
+        rows_by_source[source_of(path)] += _rows(path, column_names, task, skipped, named)
+    return rows_by_source
 
 
 def _rows(

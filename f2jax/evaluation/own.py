@@ -1,0 +1,214 @@
+"""Evaluation tasks on files of one's own, scored by mteb's own task types.
+
+| data | task |
+|---|---|
+| `beir:FOLDER` | retrieval: the judgements of its split `test`, among all documents of its corpus |
+| FILE of pairs or triplets | retrieval: each query's positives among all documents of the file |
+| FILE of scored pairs, `sts:FILE` | similarity: do cosines rank the pairs as the scores do? |
+| FILE of labelled texts | both of the next |
+| `classification:FILE` | classifiers on eight texts of a label, from one half of the texts, read the other half |
+| `clustering:FILE` | k-means with as many clusters as labels |
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+from datasets import DatasetDict
+from mteb.abstasks import AbsTaskClustering, AbsTaskRetrieval, AbsTaskSTS
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from f2jax import files
+from f2jax.data.record import in_share, stable_id
+from f2jax.data.skip_list import say_once
+from f2jax.data.sources import beir, labelled, open_source, source_files
+from f2jax.data.sources.columns import parse_columns, recognise
+from f2jax.data.sources.schema import source_of
+from f2jax.data.sources.tables import TABLES
+from f2jax.errors import UserError
+from f2jax.evaluation.local import LocalTask, Subsets, adapt_metadata, to_retrieval
+from f2jax.evaluation.rows import Classification, to_dataset
+
+PREFIXES = ("beir", "sts", "classification", "clustering")
+UNKNOWN = ["und-Zyyy"]  # language and script of texts that do not say theirs
+
+
+def is_own(spec: str) -> bool:
+    """Returns whether `--data` names a file or a folder of one's own, rather than the folder of the local tasks."""
+    return spec.partition(":")[0] in PREFIXES or spec.partition("#")[0].endswith(TABLES)
+
+
+class OwnTask(LocalTask):
+    """Base of the tasks on one's own files; the task type of mteb comes second among the bases."""
+
+    kind = ""  # ends the name of the task
+
+    def __init__(self, spec: str, data: Any, revision: str):
+        """Takes what the task type keeps for its only subset."""
+        self._subsets: Subsets = {"default": (UNKNOWN, data)}
+        self.metadata = type(self).metadata.model_copy(
+            update={
+                "name": f"{_name(spec)}-{self.kind}",
+                "description": f"Rows of {spec}.",
+                "dataset": {"path": f"own/{spec}", "revision": revision},
+                "eval_langs": {"default": UNKNOWN},
+            }
+        )
+        super(LocalTask, self).__init__()
+
+    def subsets(self) -> Subsets:
+        return self._subsets
+
+
+def _metadata(original: str) -> TaskMetadata:
+    """Returns the metadata of one of mteb's tasks without what is particular to its data."""
+    return adapt_metadata(original, "own", "").model_copy(update={"adapted_from": None, "prompt": None})
+
+
+class OwnRetrieval(OwnTask, AbsTaskRetrieval):
+    """Finds the right documents of a query."""
+
+    kind, metadata = "retrieval", _metadata("XQuADRetrieval")
+
+
+class OwnSTS(OwnTask, AbsTaskSTS):
+    """Does the cosine of two texts rank pairs as their scores do?"""
+
+    kind, metadata = "similarity", _metadata("STSBenchmarkMultilingualSTS")
+
+
+class OwnClassification(OwnTask, Classification):
+    """Ten classifiers, each on eight texts of a label."""
+
+    kind, metadata = "classification", _metadata("Banking77Classification")
+
+
+class OwnClustering(OwnTask, AbsTaskClustering):
+    """k-means on ten samples, with as many clusters as labels."""
+
+    kind, metadata = "clustering", _metadata("SIB200ClusteringS2S")
+    max_fraction_of_documents_to_embed = None
+    max_documents_per_cluster = 2_048
+    n_clusters = 10
+
+
+TYPES = {task.kind: task.metadata.type for task in (OwnRetrieval, OwnSTS, OwnClassification, OwnClustering)}
+
+
+def own_tasks(spec: str, columns: Mapping[str, str]) -> list[OwnTask]:
+    """Returns the tasks of a file or folder, see the table above.
+
+    Args:
+        columns: {name: column} where they have other names than f2jax knows.
+
+    Raises:
+        UserError: it cannot be read, or has no rows that such a task could be made of.
+    """
+    prefix, _, rest = spec.partition(":") if spec.partition(":")[0] in PREFIXES else ("", "", spec)
+    path, _, listed = rest.partition("#")
+    named = parse_columns(f"{name}={column}" for name, column in columns.items())
+    skipped: Counter = Counter()
+    revision = _revision(spec, columns)
+    if prefix == "beir":
+        tasks: list[OwnTask] = [OwnRetrieval(path, _collection(path, skipped), revision)]
+    else:
+        known, names = (prefix, named) if prefix else recognise(path, named)
+        if known == "sts":
+            rows = _values("sts", path, listed, skipped, names)
+            table = pa.table(dict(zip(("sentence1", "sentence2", "score"), zip(*rows, strict=True), strict=True)))
+            columns_of = {name: name for name in table.column_names}
+            tasks = [OwnSTS(path, DatasetDict(test=to_dataset(table, **columns_of)), revision)]
+        elif known in ("classification", "clustering"):
+            rows = _values(known, path, listed, skipped, names)
+            tasks = []
+            if prefix != "clustering":
+                tasks.append(OwnClassification(path, _halves(path, rows), revision))
+            if prefix != "classification":
+                data = DatasetDict(test=_labelled(rows, "sentences", "labels"))
+                tasks.append(OwnClustering(path, data, revision))
+        elif known:
+            raise UserError(f"{path} has rows of {known}, for which there is no task; give pairs, scores or labels.")
+        else:
+            tasks = [OwnRetrieval(path, _pairs(path, columns, skipped), revision)]
+    if skipped:
+        say_once(f"{spec}: left out are {', '.join(f'{count} {reason}' for reason, count in skipped.items())}.")
+    return tasks
+
+
+def _name(path: str) -> str:
+    return source_of(f"{path.rstrip('/')}/data") if not path.endswith(TABLES) else source_of(path)
+
+
+def _revision(spec: str, columns: Mapping[str, str]) -> str:
+    """Returns a hash of the files and of how they are read."""
+    digest = hashlib.sha256(repr((spec.partition(":")[0] in PREFIXES and spec, sorted(columns.items()))).encode())
+    for path in source_files(spec):
+        with files.open_file(path) as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()[:40]
+
+
+def _values(kind: str, path: str, listed: str, skipped: Counter, named: Mapping[str, str]) -> list[tuple]:
+    by_source = labelled.read_values(kind, [path], tuple(filter(None, listed.split(","))), skipped, named)
+    rows = [values for rows in by_source.values() for _, values in rows]
+    if len({values[-1] for values in rows}) < 2:
+        what = "score" if kind == "sts" else "label"
+        raise UserError(f"{path} has fewer than two values of its {what}, so there is nothing to tell apart.")
+    return rows
+
+
+def _labelled(rows: Iterable[tuple], text: str, label: str):
+    texts, labels = zip(*rows, strict=True)
+    return to_dataset(pa.table({text: texts, label: labels}), **{text: text, label: label})
+
+
+def _halves(path: str, rows: list[tuple]) -> DatasetDict:
+    """The texts to fit on and those to read, each text in one of them by its hash."""
+    tests = [in_share(stable_id(text), 0.5, "test", 0) for text, _ in rows]
+    train = [row for row, test in zip(rows, tests, strict=True) if not test]
+    test = [row for row, test in zip(rows, tests, strict=True) if test]
+    if not test or len({label for _, label in train}) < 2:
+        raise UserError(f"{path} has too few texts: each label needs some to fit on and some to read.")
+    return DatasetDict(train=_labelled(train, "text", "label"), test=_labelled(test, "text", "label"))
+
+
+def _pairs(path: str, columns: Mapping[str, str], skipped: Counter) -> dict:
+    """Retrieval among all documents of a file, each distinct text once."""
+    queries: dict[str, set[str]] = {}
+    documents: dict[str, None] = {}
+    for record in open_source(path, "train", skipped, columns=[f"{name}={column}" for name, column in columns.items()]):
+        queries.setdefault(record.query, set()).add(record.positive)
+        documents.update(dict.fromkeys(record.documents))
+    if len(documents) < 2:
+        raise UserError(f"{path} has a single document, so there is nothing to search in.")
+    number = {text: f"d{i}" for i, text in enumerate(documents)}
+    texts = [(f"q{i}", query, right) for i, (query, right) in enumerate(queries.items())]
+    return _retrieval(
+        {number[text]: text for text in documents},
+        {query_id: query for query_id, query, _ in texts},
+        {query_id: {number[text]: 1.0 for text in right} for query_id, _, right in texts},
+    )
+
+
+def _collection(folder: str, skipped: Counter) -> dict:
+    queries, documents, scores = beir.read_collection(folder, "test", skipped)
+    data = _retrieval(documents, queries, scores)
+    if not any(score > 0 for relevant in data["test"]["relevant_docs"].values() for score in relevant.values()):
+        raise UserError(f"{folder} has no query with a right document; check that its ids are those of its qrels.")
+    return data
+
+
+def _retrieval(documents: Mapping[str, str], queries: Mapping[str, str], scores: Mapping[str, dict]) -> dict:
+    """The data of a retrieval task: texts by id, and the scores of the documents of each query."""
+    judged = [(query, document, score) for query, by_id in scores.items() for document, score in by_id.items()]
+    query_ids, document_ids, values = zip(*judged, strict=True) if judged else ((), (), ())
+    corpus = {"_id": list(documents), "title": [""] * len(documents), "text": list(documents.values())}
+    data = to_retrieval(
+        pa.table(corpus),
+        pa.table({"_id": list(queries), "text": list(queries.values())}),
+        pa.table({"query_id": query_ids, "corpus_id": document_ids, "score": values}),
+    )
+    return {"test": data}
