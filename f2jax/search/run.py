@@ -26,10 +26,10 @@ def run(given: DocumentOptions, asked: QueryOptions, options: SearchOptions, res
         raise UserError(f"dims={options.dims} is out of range; the vectors have 1 to {embedder.dim} dimensions.")
     documents = _documents(given, asked, embedder)
     if results.store:
-        from f2jax.search import qdrant
+        from f2jax.search import postgres
 
         queries = _queries(asked, embedder, documents.vectors.shape[1] if documents else None)
-        qdrant.fill_and_search(results.store, documents, queries, options, results.output)
+        postgres.fill_and_search(results.store, documents, queries, options, results.output, results.exact)
     elif documents and results.serve and embedder:
         from f2jax.search.serve import serve
 

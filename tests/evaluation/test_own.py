@@ -173,7 +173,7 @@ def test_the_command_scores_a_model_with_its_own_prompts_beside_its_baselines(fo
     argv = ["evaluate", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "scores"), "--dims", "64"]
     assert cli.main([*argv, "--precisions", "--data", f"{folder}/faq.csv"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("faq-retrieval"))
-    _, metric, own_score, tfidf, random = line.split()
+    _, metric, _, tfidf, random = line.split()
     assert metric == "ndcg_at_10" and float(tfidf) > float(random)
     (settings,) = (tmp_path / "scores" / "results").rglob("*model/*/settings.jsonl")
     record = json.loads(settings.read_text())

