@@ -39,54 +39,56 @@ def example(width: int, slots: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def row_loss(term: str, x: dict, b: int, rows: list[int], vectors: tuple, config: LossConfig, temperature):
+    """InfoNCE of one row, from a list of logits."""
+    qs, ps, ns = vectors
+    positive, others = x["positive_b"][b], [c for c in rows if c != b]
+    unlike = [c for c in others if x["label_b"][b] < 0 or x["label_b"][b] != x["label_b"][c]]
+    apart = [c for c in unlike if x["positive_b"][c] != positive]
+
+    def negatives(c, with_copies):
+        present = [j for j in range(ns.shape[1]) if x["n_mask_bj"][c, j]]
+        return [ns[c, j] for j in present if with_copies or x["negative_bj"][c, j] != positive]
+
+    own = qs[b] @ ps[b]
+    if term == "hard":
+        candidates = [qs[b] @ v for v in negatives(b, not config.mask_duplicates)]
+    elif term == "in_batch":
+        docs = ps if config.passage_gradient else ps.detach()
+        own, near = qs[b] @ docs[b], unlike if config.label_mask else others
+        near = [c for c in near if not config.mask_duplicates or x["positive_b"][c] != positive]
+        candidates = [qs[b] @ docs[c] for c in near]
+    elif term == "shared":
+        candidates = [qs[b] @ v for c in rows for v in negatives(c, False)]
+    elif term == "queries":
+        candidates = [qs[b] @ qs[c] for c in apart if x["text_s"][c] != x["text_s"][b]]
+    else:
+        candidates = [ps[b] @ ps[c] for c in apart]
+    limit = own.item() + config.mask_margin
+    kept = [score for score in candidates if config.mask_margin < 0 or score.item() <= limit]
+    return F.cross_entropy(torch.stack([own, *kept])[None] / temperature, torch.tensor([0]))
+
+
 def oracle(x: dict, kind: str, config: LossConfig, exponents: np.ndarray | None = None):
-    """One row at a time, with lists of logits; returns the loss and the gradients of q, p, n and the exponents."""
+    """One row at a time; returns the loss and the gradients of q, p, n and the exponents."""
     q, p, n = (torch.tensor(x[name], requires_grad=True) for name in "qpn")
     trained = torch.tensor(np.zeros(len(PAIRED)) if exponents is None else exponents, requires_grad=True)
     temperature = dict(item.split("=") for item in config.kind_temperatures).get(kind, config.temperature)
     temperature = float(temperature) * torch.exp(trained[PAIRED.index(kind)])
     rows = [b for b in range(B) if x["row_mask_b"][b]]
     dims = config.matryoshka_dims or (q.shape[1],)
+    factors = {"hard": config.contrastive_weight}
+    if kind == "retrieval":
+        factors |= {"in_batch": config.contrastive_weight, "shared": config.shared_negatives_weight}
+        factors |= {"queries": config.query_query_weight, "documents": config.document_document_weight}
     total = torch.zeros(())
     for rank, dim in enumerate(dims, 1):
         weight = (dim / dims[0]) ** 0.5 / rank if config.matryoshka_weights == "sqrt_rank" else 1.0
-        qs, ps, ns = (F.normalize(t[..., :dim], dim=-1) for t in (q, p, n))
-        docs = ps if config.passage_gradient else ps.detach()
-        terms = {"hard": [], "in_batch": [], "shared": [], "queries": [], "documents": []}
-        for b in rows:
-            own = qs[b] @ ps[b]
-
-            def infonce(positive, candidates, own=own):
-                near = own.item() + config.mask_margin
-                kept = [score for score in candidates if config.mask_margin < 0 or score.item() <= near]
-                return F.cross_entropy(torch.stack([positive, *kept])[None] / temperature, torch.tensor([0]))
-
-            def negatives(c, ns=ns):
-                return [(ns[c, j], x["negative_bj"][c, j]) for j in range(ns.shape[1]) if x["n_mask_bj"][c, j]]
-
-            positive, others = x["positive_b"][b], [c for c in rows if c != b]
-            unlike = [c for c in others if x["label_b"][b] < 0 or x["label_b"][b] != x["label_b"][c]]
-            apart = [c for c in unlike if x["positive_b"][c] != positive]
-            in_batch = [
-                c
-                for c in (unlike if config.label_mask else others)
-                if not config.mask_duplicates or x["positive_b"][c] != positive
-            ]
-            own_negatives = [v for v, number in negatives(b) if not config.mask_duplicates or number != positive]
-            shared = [v for c in rows for v, number in negatives(c) if number != positive]
-            queries = [c for c in apart if x["text_s"][c] != x["text_s"][b]]
-            terms["hard"].append(infonce(own, [qs[b] @ v for v in own_negatives]))
-            terms["in_batch"].append(infonce(qs[b] @ docs[b], [qs[b] @ docs[c] for c in in_batch]))
-            terms["shared"].append(infonce(own, [qs[b] @ v for v in shared]))
-            terms["queries"].append(infonce(own, [qs[b] @ qs[c] for c in queries]))
-            terms["documents"].append(infonce(own, [ps[b] @ ps[c] for c in apart]))
-        factors = {"hard": config.contrastive_weight}
-        if kind == "retrieval":
-            factors |= {"in_batch": config.contrastive_weight, "shared": config.shared_negatives_weight}
-            factors |= {"queries": config.query_query_weight, "documents": config.document_document_weight}
-        for name, factor in factors.items():
+        vectors = tuple(F.normalize(t[..., :dim], dim=-1) for t in (q, p, n))
+        for term, factor in factors.items():
             if factor:
-                total = total + weight * factor * torch.stack(terms[name]).mean()
+                losses = [row_loss(term, x, b, rows, vectors, config, temperature) for b in rows]
+                total = total + weight * factor * torch.stack(losses).mean()
     total.backward()
     return total.item(), [np.zeros(t.shape) if t.grad is None else t.grad.numpy() for t in (q, p, n, trained)]
 
