@@ -99,7 +99,7 @@ tpu_type() {
 # A config with a mistake costs nothing here, and a slice for minutes there. What f2jax says about it is the message.
 check_config() { check_configs "$@"; } # --config FILE:OPTIONS … --config.NAME=VALUE …
 
-check_configs() { # the same for each run, with ++ between them: the fields, and the shape of the model
+check_configs() { # the same for each run, with ++ between them: fields, the model's shape, the schedule
     local python=${PYTHON:-python3}
     if ! (cd "$CHECKOUT" && "$python" -c 'import f2jax.config') 2>/dev/null; then
         say "f2jax is not installed for $python: configs are not checked before they run."
@@ -114,6 +114,7 @@ from f2jax import config
 from f2jax.checkpoints import workdir
 from f2jax.errors import UserError
 from f2jax.model.sizes import SIZES
+from f2jax.train import optim
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("--config")
@@ -128,6 +129,8 @@ try:
         config.check(loaded)
         if loaded.model.size in SIZES:  # else it is a folder, which may be elsewhere
             workdir.architecture_of(loaded.model)
+        if loaded.steps:  # else the data decides
+            optim.make_schedule(loaded.optim, loaded.steps)
 except UserError as error:
     sys.exit(f"launch: {error}")
 PYTHON

@@ -126,6 +126,12 @@ def test_a_local_sweep_that_is_stopped_lets_the_run_save(launch):
     assert launch.read("local")[1:] == ["saved"]
 
 
+def test_a_schedule_that_cannot_be_stops_all(launch):
+    done = launch(*LOCAL, "--grid", "steps=300,15", "--dry_run", PYTHON=sys.executable)
+    assert done.returncode == 1
+    assert done.stderr == "launch: optim.warmup_steps=20 leaves nothing of 15 steps; lower it.\n"
+
+
 def test_a_shape_that_cannot_be_stops_all(launch):
     done = launch(
         *LOCAL, "--grid", "model.heads=2,3", "--dry_run", "--", "--config.model.kv_heads=2", PYTHON=sys.executable
