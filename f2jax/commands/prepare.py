@@ -22,6 +22,7 @@ class CorpusOptions:
     # .jsonl file that lists each skipped row with its reason and place, but for those over the cap
     skipped: str | None = None
     curation: bool = True  # --no-curation: none of the steps of curation
+    add: bool = False  # add the inputs to the corpus in --output, with its tokenizer and by its options
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,26 @@ def main(argv: list[str]) -> None:
         WorkerOptions,
     )
     corpus, workers = arguments.read(CorpusOptions), arguments.read(WorkerOptions)
-    tokenizer = corpus.tokenizer or corpus.train_vocab
-    if not tokenizer or (corpus.tokenizer and corpus.train_vocab):
+    tokenizer = corpus.tokenizer or corpus.train_vocab or ""
+    if corpus.add and tokenizer:
+        raise UserError("With --add the tokenizer is that of the corpus; leave out --tokenizer and --train-vocab.")
+    if not corpus.add and (not tokenizer or (corpus.tokenizer and corpus.train_vocab)):
         raise UserError("f2jax prepare needs either --tokenizer or --train-vocab.")
     options = arguments.read(PrepareOptions)
     if corpus.curation:
         options = replace(options, curate=arguments.read(CurationOptions))
 
+    from f2jax.data.corpus import TOKENIZER
+    from f2jax.prepare.add import AddedTo
     from f2jax.prepare.data_card import table
     from f2jax.prepare.run import prepare
     from f2jax.prepare.workers import beam_options
 
     beam = beam_options(workers.beam_runner, workers.beam_options)
-    card = prepare(corpus.input, corpus.output, tokenizer, options, corpus.licences, workers.jobs, beam, corpus.skipped)
+    before = AddedTo.open(corpus.output) if corpus.add else None
+    if before:
+        tokenizer, options = str(before.folder / TOKENIZER), before.options(options)
+    given = corpus.input, corpus.output, tokenizer, options, corpus.licences
+    card = prepare(*given, workers.jobs, beam, corpus.skipped, before)
     print(table(card))
     print(f"{corpus.output}: train from it with --config.data.sources=\"('corpus:{corpus.output}',)\".")

@@ -218,6 +218,31 @@ def _features(raw: bytes):
     return tf_example_pb2.Example.FromString(raw).features.feature
 
 
+ALIKE = ("curate", "instructions", "validation_share", "seed")  # options that corpora of one run share
+
+
+def check_alike(corpora: Sequence["PreparedCorpus"]) -> None:
+    """Raises UserError where corpora cannot be trained on together.
+
+    They need data sets of different names, one tokenizer and the same `ALIKE` options, by which a query that is held
+    out in one is so in all.
+    """
+    first, owners = corpora[0], dict[str, Path]()
+    for corpus in corpora:
+        different = [name for name in ALIKE if corpus.card["options"][name] != first.card["options"][name]]
+        different += ["tokenizer"] * (corpus.card["tokenizer"] != first.card["tokenizer"])
+        if different:
+            raise UserError(
+                f"{first.folder} and {corpus.folder} were prepared with different options ({', '.join(different)}); "
+                "prepare one of them again, like the other."
+            )
+        for card in corpus.card["datasets"]:
+            if (owner := owners.setdefault(card["name"], corpus.folder)) != corpus.folder:
+                raise UserError(
+                    f"{owner} and {corpus.folder} both have a data set {card['name']}; give one of them another source."
+                )
+
+
 class PreparedCorpus:
     """A corpus that `f2jax prepare` wrote.
 
@@ -235,8 +260,8 @@ class PreparedCorpus:
         if (version := self.card.get("version")) != VERSION:
             raise UserError(f"{folder} is a corpus of version {version}, this is {VERSION}; prepare it again.")
         options = {"max_length": int, "instructions": dict}
-        files.check_object(self.card, path, {"options": dict, "datasets": list[dict]})
-        files.check_object(self.card["options"], f"{path}, options,", options)
+        files.check_object(self.card, path, {"options": dict, "datasets": list[dict], "tokenizer": str})
+        files.check_object(self.card["options"], f"{path}, options,", options | dict.fromkeys(ALIKE, object))
         self.tokenizer_folder = self.folder / TOKENIZER
         self._reader = Reader()
 

@@ -41,10 +41,10 @@ def load_data(
     """
     data = config.data
     splits: Sequence[tuple[AnyDataset, AnyDataset]]
-    if any(spec.startswith(CORPUS) for spec in data.sources):
-        if len(data.sources) > 1:
-            raise UserError("data.sources names a corpus and more; name only the corpus, with all data in it.")
-        tokenizer, splits = _open_corpus(data.sources[0].removeprefix(CORPUS), config, kept, init)
+    if corpora := [spec.removeprefix(CORPUS) for spec in data.sources if spec.startswith(CORPUS)]:
+        if len(data.sources) > len(corpora):
+            raise UserError("data.sources names a corpus and more; name only corpora, with all data in them.")
+        tokenizer, splits = _open_corpora(corpora, config, kept, init)
         tokenizer.check_vocab(vocab_size)
     else:
         if config.teacher.cache:
@@ -60,25 +60,29 @@ def load_data(
     return tokenizer, [splits[i] for i in chosen]
 
 
-def _open_corpus(
-    path: str, config, kept: str | Path, init: str
+def _open_corpora(
+    paths: Sequence[str], config, kept: str | Path, init: str
 ) -> tuple[Tokenizer, Sequence[tuple[AnyDataset, AnyDataset]]]:
-    from f2jax.data.corpus import PreparedCorpus  # needs TFDS's messages; runs without a corpus do not
+    from f2jax.data.corpus import PreparedCorpus, check_alike  # needs TFDS's messages, as no run without a corpus
 
-    corpus = PreparedCorpus(path)
-    corpus.check(config.data.max_length, config.data.use_instructions)
+    corpora = [PreparedCorpus(path) for path in paths]
+    for corpus in corpora:
+        corpus.check(config.data.max_length, config.data.use_instructions)
+    check_alike(corpora)
     named = str(kept) or config.tokenizer.path or init
-    tokenizer = load_tokenizer(corpus.tokenizer_folder)
+    tokenizer = load_tokenizer(corpora[0].tokenizer_folder)
     if named and not load_tokenizer(named).gives_same_ids(tokenizer):
         raise UserError(
-            f"The corpus {path} was made with another tokenizer than {named}; prepare it with --tokenizer {named}."
+            f"The corpus {paths[0]} was made with another tokenizer than {named}; prepare it with --tokenizer {named}."
         )
     vectors = None
     if config.teacher.cache:
         from f2jax.data.teacher_vectors import TeacherVectors
 
-        vectors = TeacherVectors(config.teacher.cache, corpus)
-    return tokenizer, corpus.splits(vectors)
+        if len(corpora) > 1:
+            raise UserError("teacher.cache holds the vectors of one corpus; name one alone in data.sources.")
+        vectors = TeacherVectors(config.teacher.cache, corpora[0])
+    return tokenizer, [split for corpus in corpora for split in corpus.splits(vectors)]
 
 
 def mixture_weights(datasets: Sequence[AnyDataset], config) -> list[float]:

@@ -28,30 +28,33 @@ REASONS = {IS_EXACT: EXACT, IS_NEAR: NEAR}
 
 
 def find_duplicates(
-    inputs: Sequence[InputFolder], row_counts: Sequence[int], options: CurationOptions | None
+    inputs: Sequence[InputFolder], row_counts: Sequence[int], options: CurationOptions | None, before: int = 0
 ) -> list[np.ndarray]:
     """What becomes of each row of each input, before any cap: an array of `STAYS`, `IS_EXACT` or `IS_NEAR`.
 
     Args:
         row_counts: rows of each input.
+        before: number of first inputs whose rows stay against those of the others, whatever these are.
     """
     starts = np.cumsum([0, *row_counts])
     states = np.full(starts[-1], STAYS, np.uint8)
     if options and options.exact_duplicates:
-        _mark_exact(inputs, starts, states)
+        _mark_exact(inputs, starts, states, before)
     if options and options.near_duplicates:
-        _mark_near(inputs, starts, states, options)
+        _mark_near(inputs, starts, states, options, before)
     return [states[start:stop] for start, stop in pairwise(starts)]
 
 
-def _mark_exact(inputs: Sequence[InputFolder], starts: np.ndarray, states: np.ndarray) -> None:
+def _mark_exact(inputs: Sequence[InputFolder], starts: np.ndarray, states: np.ndarray, before: int) -> None:
     for keys, ranks, rows in _entries(inputs, starts, "exact", 3):
-        order = np.lexsort((rows, ranks, keys))
+        order = np.lexsort((rows, ranks, rows >= starts[before], keys))
         repeated = keys[order][1:] == keys[order][:-1]
         states[rows[order][1:][repeated]] = IS_EXACT
 
 
-def _mark_near(inputs: Sequence[InputFolder], starts: np.ndarray, states: np.ndarray, options: CurationOptions) -> None:
+def _mark_near(
+    inputs: Sequence[InputFolder], starts: np.ndarray, states: np.ndarray, options: CurationOptions, before: int
+) -> None:
     @lru_cache(OPEN_FILES)
     def sketches(number: int) -> np.ndarray:
         return map_array(inputs[number].path("sketches"), sketch_dtype(options.permutations))
@@ -59,7 +62,8 @@ def _mark_near(inputs: Sequence[InputFolder], starts: np.ndarray, states: np.nda
     def sketch(row: int) -> Sketch:
         number = int(np.searchsorted(starts, row, side="right")) - 1
         stored = sketches(number)[row - starts[number]]
-        return Sketch(int(stored["rank"]), int(row), stored["values"].tobytes())
+        rank = int(stored["rank"]) - (number < before) * 2**63  # ranks lie below 2^63
+        return Sketch(rank, int(row), stored["values"].tobytes())
 
     for keys, rows in _entries(inputs, starts, "near", 2):
         distinct = states[rows] != IS_EXACT

@@ -24,6 +24,7 @@ from f2jax.data.sources import list_inputs, source_files
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
+from f2jax.prepare.add import AddedTo, for_card
 from f2jax.prepare.curate.decontaminate import build_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
 from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_duplicates
@@ -47,6 +48,7 @@ def prepare(
     jobs: int = 1,
     beam: dict | None = None,
     listing: str | Path | None = None,
+    before: AddedTo | None = None,
 ) -> dict:
     """Writes a corpus of `sources` to the folder `output`; returns the data card.
 
@@ -57,10 +59,11 @@ def prepare(
         jobs: processes; each reads inputs and makes data sets of its own.
         beam: `beam_runner` and `beam_options` of TFDS; None: no Beam.
         listing: a file for the skipped rows, as lines of JSON; None: they are only counted.
+        before: the corpus that is there, to which these sources are added; tokenizer and options are its own.
 
     Raises:
         UserError: an input, the tokenizer or an option cannot be used, no row is left, the output is another process's
-            or no corpus, or the listing is another file.
+            or no corpus, the listing is another file, or a source is in the corpus already.
     """
     if files.is_remote(output):
         raise UserError(f"--output {output}: a corpus is written to a local or mounted folder; copy it from there.")
@@ -79,7 +82,9 @@ def prepare(
             chosen = load_tokenizer(tokenizer)
         run = partial(run_on_beam, beam=beam) if beam else partial(run_in_processes, jobs=jobs)
         inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in names_of(signatures, options).items()]
-        return _Preparation(output, inputs, chosen, options, licences or {}, run, beam or {}, listing).make()
+        if before and not (inputs := [folder for folder in inputs if folder.folder.name not in before.names]):
+            return before.card  # all are in it
+        return _Preparation(output, inputs, chosen, options, licences or {}, run, beam or {}, listing, before).make()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +99,7 @@ class _Preparation:
     run: Callable
     beam: dict
     listing: str | Path | None
+    before: AddedTo | None
 
     def make(self) -> dict:
         """Reads what is not read yet, makes the data sets that are not made yet, and writes the card."""
@@ -102,21 +108,39 @@ class _Preparation:
             shutil.rmtree(left)
         self._read(read_again)
         summaries = [folder.summary() for folder in self.inputs]
-        states = find_duplicates(self.inputs, [summary.rows for summary in summaries], self.options.curate)
+        states = self._find_duplicates(summaries)
         counts = count(summaries, states)
         parts = [summary.parts for summary in summaries]
         plans = plan_datasets(self.inputs, parts, states, self.options, self.tokenizer.fingerprint())
         if not plans:
             reasons = "; ".join(f"{number:,} x {reason}" for reason, number in counts["skipped"].items())
             raise UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
+        if self.before:
+            self.before.check_new(plan.source_kind[0] for plan in plans)
         listings = listings_of(self.inputs, states) if self.listing else {}
         self._make_datasets(plans, states, listings)
         if self.listing:
             lists = [path for n, folder in enumerate(self.inputs) for path in (folder.listing, listings.get(n)) if path]
             join_lists(lists, self.listing)
-        (self.output / CARD).unlink(missing_ok=True)  # it names nothing that is removed now
-        remove_leftovers(self.output, self.inputs, plans)
+        self._forget_card()  # it names nothing that is removed now
+        names = {folder.folder.name for folder in self.inputs}, {plan.key for plan in plans}
+        if self.before:
+            names = names[0] | set(self.before.names), names[1] | {entry["folder"] for entry in self.before.datasets}
+        remove_leftovers(self.output, self.inputs, *names)
         return self._write_card(plans, counts)
+
+    def _forget_card(self) -> None:
+        """Removes the card of a corpus that is made anew; what is added to one leaves all that it names."""
+        if not self.before:
+            (self.output / CARD).unlink(missing_ok=True)
+
+    def _find_duplicates(self, summaries: Sequence[InputSummary]) -> list[np.ndarray]:
+        """What becomes of each row of each input; rows that are in the corpus stay."""
+        old = [InputFolder("", self.output / SURVEYS / name) for name in self.before.names] if self.before else []
+        if not all(folder.is_complete(listing=False) for folder in old):
+            raise UserError(f"{self.output} lacks a part of {SURVEYS}/; prepare it again before you add to it.")
+        rows = [summary.rows for summary in (*(folder.summary() for folder in old), *summaries)]
+        return find_duplicates([*old, *self.inputs], rows, self.options.curate, len(old))[len(old) :]
 
     def _read(self, inputs: Sequence[InputFolder]) -> None:
         index = self._evaluation_index() if inputs else None
@@ -149,8 +173,9 @@ class _Preparation:
         needed = sorted({*unlisted, *(number for plan in todo for number in plan.inputs)})
         self._read([self.inputs[number] for number in needed if not self.inputs[number].has_records()])
         if todo:
-            (output / CARD).unlink(missing_ok=True)
-        write_tokenizer(self.tokenizer, output / TOKENIZER)  # not before: a corpus that stays as it is keeps its own
+            self._forget_card()
+        if not self.before:
+            write_tokenizer(self.tokenizer, output / TOKENIZER)  # not before: a corpus that stays keeps its own
         shutil.rmtree(work, ignore_errors=True)
         (work / STATES).mkdir(parents=True)
         for number in needed:
@@ -178,9 +203,12 @@ class _Preparation:
             "f2jax": __version__,
             "tokenizer": self.tokenizer.fingerprint(),
             "options": dataclasses.asdict(self.options),
+            "inputs": sorted(folder.folder.name for folder in self.inputs),
             **counts,
             "datasets": [entry | {"licence": _licence(entry["name"], self.licences)} for entry in entries],
         }
+        if self.before:
+            card = self.before.joined(card)
         files.write_atomically(self.output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
         return card
 
@@ -269,13 +297,7 @@ def count(summaries: Sequence[InputSummary], states: Sequence[np.ndarray]) -> di
         languages.update(summary.languages)
         for duplicate, reason in REASONS.items():
             skipped[reason] += int((state == duplicate).sum())
-    return {
-        "skipped": dict(sorted((+skipped).items())),
-        "noted": dict(sorted(noted.items())),
-        "identified": {
-            code: {"rows": rows, "share": rows / languages.total()} for code, rows in sorted(languages.items())
-        },
-    }
+    return for_card(skipped, noted, languages)
 
 
 def states_path(output: Path, number: int) -> Path:
@@ -356,13 +378,16 @@ def _spill_one(item: tuple[Path, Path, Path], wanted: dict, options: PrepareOpti
     spill(*item, wanted, options)
 
 
-def remove_leftovers(output: Path, inputs: Sequence[InputFolder], plans: Sequence[DatasetPlan]) -> None:
-    """Removes what is not needed once all data sets are complete, and what earlier runs made for others."""
+def remove_leftovers(output: Path, inputs: Sequence[InputFolder], surveys: set[str], names: set[str]) -> None:
+    """Removes what is not needed once all data sets are complete, and what earlier runs made for others.
+
+    Args:
+        surveys, names: of the folders of inputs and of data sets that stay.
+    """
     shutil.rmtree(output / WORK, ignore_errors=True)
     for folder in inputs:
         folder.records.unlink(missing_ok=True)
-    names = {plan.key for plan in plans}
-    keep = {SURVEYS: {folder.folder.name for folder in inputs}, FINISHED: {f"{name}.json" for name in names}}
+    keep = {SURVEYS: surveys, FINISHED: {f"{name}.json" for name in names}}
     for name, stays in (keep | {"documents": names, "rows": names, "texts": names}).items():
         for path in (output / name).glob("*"):
             if path.name not in stays:

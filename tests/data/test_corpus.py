@@ -20,6 +20,8 @@ from f2jax.data.loader import Loader
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Restart, UserError
+from f2jax.prepare.curate import CurationOptions
+from f2jax.prepare.run import prepare
 from tests import tiny
 from tests.data import corpora
 
@@ -254,6 +256,39 @@ def test_a_run_that_does_not_fit_its_corpus_is_refused(folder, tmp_path, changes
 def test_a_corpus_stands_alone(folder, tmp_path):
     with pytest.raises(UserError, match="names a corpus and more"):
         load(folder, tmp_path, **{"data.sources": f"('cldr:labels', 'corpus:{folder / 'corpus'}')"})
+
+
+def test_several_corpora_are_the_data_sets_of_all(folder, tmp_path):
+    tokenizer = folder / "corpus/tokenizer"
+    new = corpora.write(tmp_path / "new.jsonl", corpora.rows(30, 9))
+    prepare([new], tmp_path / "second", tokenizer, corpora.OPTIONS)
+    sources = {"data.sources": f"('corpus:{folder / 'corpus'}', 'corpus:{tmp_path / 'second'}')"}
+    _, (_, together) = load(folder, tmp_path, **sources)
+    (alone,) = PreparedCorpus(tmp_path / "second").splits()
+    assert [training.name for training, _ in together] == ["pairs", "colours", "../hostile name", "new"]
+    for ours, theirs in zip(together[-1], alone, strict=True):
+        assert len(ours) == len(theirs) > 0 and ours.fingerprint() == theirs.fingerprint()
+    with pytest.raises(UserError, match=r"teacher\.cache holds the vectors of one corpus"):
+        load(folder, tmp_path, **sources | {"teacher.cache": "vectors"})
+
+
+@pytest.mark.parametrize(
+    "changes,name,message",
+    [
+        ({"seed": 1}, "new", r"were prepared with different options \(seed\); prepare one of them again"),
+        ({"curate": CurationOptions(evaluation_sets=())}, "new", r"with different options \(curate\)"),
+        ({"tokenizer": True}, "new", r"with different options \(tokenizer\)"),
+        ({}, "pairs", "both have a data set pairs; give one of them another source"),
+    ],
+)
+def test_corpora_that_do_not_fit_each_other_are_refused(folder, tmp_path, changes, name, message):
+    tokenizer = folder / "corpus/tokenizer"
+    if changes.pop("tokenizer", False):
+        corpora.train_sentencepiece([f"another {i} text" for i in range(99)], 300, tokenizer := tmp_path / "other")
+    new = corpora.write(tmp_path / f"{name}.jsonl", corpora.rows(30, 9))
+    prepare([new], tmp_path / "second", tokenizer, replace(corpora.OPTIONS, **changes))
+    with pytest.raises(UserError, match=message):
+        load(folder, tmp_path, **{"data.sources": f"('corpus:{folder / 'corpus'}', 'corpus:{tmp_path / 'second'}')"})
 
 
 def test_a_model_with_a_small_token_table_is_refused(folder, tmp_path):

@@ -1,0 +1,111 @@
+"""What is added to a corpus: its sources, by the options of the corpus, beside all that is there."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from f2jax.data.corpus import PreparedCorpus
+from f2jax.data.instructions import Instructions
+from f2jax.errors import UserError
+from f2jax.prepare.curate import CurationOptions
+from f2jax.prepare.options import PrepareOptions
+
+OF_THE_FILES = ("kinds",)  # options that say what the added files are
+
+
+@dataclass(frozen=True)
+class AddedTo:
+    """A corpus to which sources are added. Its data sets, their files and its tokenizer stay as they are."""
+
+    folder: Path
+    card: dict
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "AddedTo":
+        """Opens a complete corpus.
+
+        Raises:
+            UserError: there is none, or one of an earlier version.
+        """
+        corpus = PreparedCorpus(folder)
+        if "inputs" not in corpus.card:
+            raise UserError(f"{folder} is of an earlier version; run the command that prepared it once more, then add.")
+        return cls(corpus.folder, corpus.card)
+
+    @property
+    def names(self) -> list[str]:
+        """The folders of its inputs."""
+        return self.card["inputs"]
+
+    @property
+    def datasets(self) -> list[dict]:
+        return self.card["datasets"]
+
+    def options(self, given: PrepareOptions) -> PrepareOptions:
+        """The options of the corpus, with what is given about the added files.
+
+        Raises:
+            UserError: another option is given that is not that of the corpus.
+        """
+        stored = {name: _frozen(value) for name, value in self.card["options"].items()}
+        for name, default in dataclasses.asdict(PrepareOptions(curate=CurationOptions())).items():
+            asked = dataclasses.asdict(given)[name]
+            if name not in OF_THE_FILES and asked != default and json.dumps(asked) != json.dumps(stored[name]):
+                raise UserError(f"{self.folder} was prepared with another {name}; leave that option out with --add.")
+        return PrepareOptions(
+            **stored
+            | {name: getattr(given, name) for name in OF_THE_FILES}
+            | {
+                "instructions": Instructions(**stored["instructions"]),
+                "curate": stored["curate"] and CurationOptions(**stored["curate"]),
+            }
+        )
+
+    def check_new(self, sources: Iterable[str]) -> None:
+        """Raises UserError where the corpus has a data set of one of the sources."""
+        have = {entry["source"] for entry in self.datasets}
+        if known := next((source for source in sources if source in have), None):
+            raise UserError(
+                f"{self.folder} has rows of the source {known} already; give the added ones another source, or prepare "
+                "all inputs anew."
+            )
+
+    def joined(self, card: dict) -> dict:
+        """The card of the corpus with what a card of the added sources says."""
+        counters = (
+            Counter(self.card["skipped"]) + Counter(card["skipped"]),
+            Counter(self.card["noted"]) + Counter(card["noted"]),
+            _languages(self.card) + _languages(card),
+        )
+        return card | {
+            "options": self.card["options"],
+            "inputs": sorted([*self.names, *card["inputs"]]),
+            **for_card(*counters),
+            "datasets": self.datasets + card["datasets"],
+        }
+
+
+def for_card(skipped: Counter, noted: Counter, languages: Counter) -> dict[str, dict]:
+    """Counts as the card has them, and the share of each language."""
+    return {
+        "skipped": dict(sorted((+skipped).items())),
+        "noted": dict(sorted(noted.items())),
+        "identified": {
+            code: {"rows": rows, "share": rows / languages.total()} for code, rows in sorted(languages.items())
+        },
+    }
+
+
+def _languages(card: dict) -> Counter:
+    return Counter({code: language["rows"] for code, language in card["identified"].items()})
+
+
+def _frozen(value: Any) -> Any:
+    """A value of JSON with tuples for its lists, as options have them."""
+    if isinstance(value, dict):
+        return {name: _frozen(part) for name, part in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
