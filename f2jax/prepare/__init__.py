@@ -8,6 +8,6 @@
 5. `tfds.py` tokenizes them into TFDS data sets of documents and rows.
 6. `data_card.py` describes each data set, counted from what was written, and says which ones are finished.
 
-`run.py` runs these steps, and `add.py` knows the corpus to which sources are added; `workers.py` has the ways to run one:
-here, in processes, on Beam. What decides the content is in `options.py`. `f2jax/data/corpus.py` reads the result.
+`run.py` runs these steps, and `add.py` knows the corpus to which sources are added; `workers.py` has the ways to run
+one: here, in processes, on Beam. What decides the content is in `options.py`. `f2jax/data/corpus.py` reads the result.
 """
