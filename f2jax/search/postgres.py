@@ -215,7 +215,9 @@ def search_store(
         connection.execute(f"set local enable_indexscan = {'off' if exact else 'on'}")
         for row, q_e in enumerate(tqdm(q_qe, desc="searching", unit="query", dynamic_ncols=True)):
             try:
-                rows = connection.execute(statement, {**(values or {}), "q_e": _as_text(q_e)}, prepare=True).fetchall()
+                given = {**(values or {}), "q_e": _as_text(q_e)}
+                # A prepared statement would keep a plan that was made with the index, or without it.
+                rows = connection.execute(statement, given, prepare=False).fetchall()
             except psycopg.ProgrammingError as error:
                 raise UserError(f"The condition {where} cannot be used ({str(error).splitlines()[0]}).") from error
             numbers_qk[row, : len(rows)] = [number for number, *_ in rows]
