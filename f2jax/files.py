@@ -222,6 +222,27 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def append_to_object(path: str | Path, content: bytes, size: int) -> None:
+    """Appends to an object of `size` bytes on gs:// without sending these again: it is composed of itself and the rest.
+
+    Raises:
+        UserError: it cannot be written.
+        Restart: besides failures that pass, the object is not as long as it should be after that.
+    """
+    store, name = filesystem(path)
+    part = f"{name}.part"
+    with clear_errors(path, "written"):
+        store.pipe_file(part, content)
+        try:
+            store.merge(name, [name, part])
+        finally:
+            store.rm_file(part)
+        if (found := store.size(name)) != size + len(content):  # such as after an answer that was lost
+            raise Restart(
+                f"{path} has {found} bytes in the place of {size + len(content)}; run the same command again."
+            )
+
+
 def remove_file(path: str | Path) -> None:
     """Deletes a file if it exists.
 

@@ -39,10 +39,10 @@ def read_totals(workdir: str | Path, step: int) -> Totals | None:
 class MetricsWriter:
     """Writes `metrics.jsonl` and `tensorboard/` of a workdir; lines after the step of a resume are dropped first.
 
-    An object on gs:// cannot be appended to. For such a workdir the files lie in a temporary folder and `publish`
-    uploads them: before each checkpoint, at the end, and at most once a minute after a report. A kill loses what came
-    after the last upload, and a resume from the last checkpoint writes it again. A failed upload ends no run: it is
-    reported, and repeated a minute later, since one attempt may take half of that. Only the first process's files stay.
+    The files of a workdir on gs:// lie in a temporary folder, and `publish` uploads what they have more: before each
+    checkpoint, at the end, and at most once a minute after a report. A kill loses what came after the last upload, and
+    a resume from the last checkpoint writes it again. A failed upload ends no run: it is reported, and the whole file
+    is uploaded a minute later, since one attempt may take half of that. Only the first process's files stay.
 
     >>> with MetricsWriter("runs/80m", resume_step=0, tensorboard=True) as writer:
     ...     writer.write(10, {"loss": 1.5})
@@ -112,10 +112,15 @@ class MetricsWriter:
         """Returns why not everything could be uploaded, or None."""
         try:
             for path in self.folder.rglob("*") if self.target else ():
-                if path.is_file() and path.stat().st_size != self.published.get(path):  # they only grow
-                    content = path.read_bytes()
-                    files.write_atomically(files.join(self.target, path.relative_to(self.folder).as_posix()), content)
-                    self.published[path] = len(content)
+                if not path.is_file() or path.stat().st_size == self.published.get(path):
+                    continue
+                content, target = path.read_bytes(), files.join(self.target, path.relative_to(self.folder).as_posix())
+                before = self.published.pop(path, 0)  # until it is known to be there
+                if before and self.target.startswith("gs://"):  # files only grow
+                    files.append_to_object(target, content[before:], before)
+                else:
+                    files.write_atomically(target, content)
+                self.published[path] = len(content)
         except (Restart, UserError) as error:
             return error
         return None
@@ -128,7 +133,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _reason(error: Restart | UserError) -> str:
-    return errors.short_reason(error.__cause__ or error)
+    return errors.short_reason(error.__cause__ or error).rstrip(".")
 
 
 def _step(line: str) -> float:

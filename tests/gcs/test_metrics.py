@@ -1,4 +1,4 @@
-"""Metrics of a run on gs://: uploaded whole, never lost before a checkpoint, cut back to the step of a resume."""
+"""Metrics of a run on gs://: appended in parts, never lost before a checkpoint, cut back to the step of a resume."""
 
 import json
 import struct
@@ -155,3 +155,48 @@ def test_a_process_that_is_not_the_first_writes_nothing(tmp_path, bucket, monkey
     with MetricsWriter(run, 0, tensorboard=True) as writer:
         writer.write(1, {"loss": 2.0})
     assert not files.exists(run)
+
+
+@pytest.fixture
+def sent(monkeypatch) -> list[int]:
+    """The bytes of each upload by gcsfs from here on."""
+    from gcsfs.core import GCSFileSystem
+
+    found, request = [], GCSFileSystem._request
+
+    async def counted(self, method, path, *args, **options):
+        if "upload" in path and method == "POST":
+            found.append(len(options["data"]) if isinstance(options.get("data"), bytes) else 0)
+        return await request(self, method, path, *args, **options)
+
+    monkeypatch.setattr(GCSFileSystem, "_request", counted)
+    return found
+
+
+def test_only_what_is_new_is_uploaded(bucket, sent):
+    long = {"loss": 1.0, "x" * 10_000: 0.0}
+    with MetricsWriter(f"{bucket}/run", 0, tensorboard=True) as writer:
+        for step in range(1, 6):
+            writer.write(step, long)
+            writer.publish()
+    assert steps(f"{bucket}/run") == [1, 2, 3, 4, 5]
+    assert board_steps(f"{bucket}/run") == [[step for step in range(1, 6) for _ in long]]
+    assert len(sent) >= 10 and max(sent) < 12_000
+    filesystem, name = files.filesystem(f"{bucket}/run")
+    assert not [path for path in filesystem.find(name) if path.endswith(".part")]
+    with MetricsWriter(f"{bucket}/run", 3, tensorboard=False) as writer:
+        writer.write(4, {})
+    assert steps(f"{bucket}/run") == [1, 2, 3, 4]
+
+
+def test_an_object_of_another_length_than_it_should_have_is_written_whole_again(bucket, monkeypatch, capsys):
+    """As after a request that was sent twice, because the answer to the first was lost."""
+    with MetricsWriter(f"{bucket}/run", 0, tensorboard=False) as writer:
+        writer.write(1, {})
+        writer.publish()
+        files.write_atomically(f"{bucket}/run/metrics.jsonl", 2 * read(f"{bucket}/run/metrics.jsonl"))
+        writer.write(2, {})
+        writer.publish()
+        assert "metrics.jsonl has 36 bytes in the place of 24" in capsys.readouterr().out
+        writer.publish()
+        assert steps(f"{bucket}/run") == [1, 2]
