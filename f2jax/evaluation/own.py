@@ -1,4 +1,4 @@
-"""Evaluation tasks on files of one's own, scored by mteb's own task types.
+"""Evaluation tasks on your own files, scored by mteb's own task types.
 
 | data | task |
 |---|---|
@@ -6,7 +6,7 @@
 | FILE of pairs or triplets | retrieval: each query's positives among all documents of the file |
 | FILE of scored pairs, `sts:FILE` | similarity: do cosines rank the pairs as the scores do? |
 | FILE of labelled texts | both of the next |
-| `classification:FILE` | classifiers on eight texts of a label, from one half of the texts, read the other half |
+| `classification:FILE` | classifiers, on eight texts of a label from one half, are scored on the other half |
 | `clustering:FILE` | k-means with as many clusters as labels |
 """
 
@@ -36,7 +36,7 @@ UNKNOWN = ["und-Zyyy"]  # language and script of texts that do not say theirs
 
 
 def is_own(spec: str) -> bool:
-    """Returns whether `--data` names a file or a folder of one's own, rather than the folder of the local tasks."""
+    """Returns whether `--data` names your own file or folder, rather than the folder of the local tasks."""
     return spec.partition(":")[0] in PREFIXES or spec.partition("#")[0].endswith(TABLES)
 
 

@@ -18,14 +18,14 @@ def select_tasks(
     languages: Sequence[str] = (),
     columns: Mapping[str, str] = NO_NAMES,
 ) -> list[AbsTask]:
-    """Returns the tasks of a benchmark, the named ones, then those of one's own files, each once.
+    """Returns the tasks of a benchmark, the named ones, then those of your own files, each once.
 
     Args:
         names: of local tasks or of mteb's; with `data` and neither names nor a benchmark: all local tasks.
         benchmark: a short name such as `english` (recipe 4.1), or mteb's own.
-        data: folder of the local tasks, and files and folders of one's own (`own.own_tasks`).
+        data: folder of the local tasks, and your own files and folders (`own.own_tasks`).
         languages: keep only these ISO 639-3 languages, and only tasks that have one of them.
-        columns: {name: column} of one's own files.
+        columns: {name: column} of your own files.
 
     Raises:
         UserError: a name is unknown, a local task has no `data`, or no task is left.

@@ -127,6 +127,17 @@ def test_a_model_that_is_not_there_is_said_by_its_name(tmp_path):
         config.load("finetune:data=faq.csv,model=nowhere")
 
 
+def test_a_model_has_to_be_named_and_the_commands_of_the_page_name_one(monkeypatch, package):
+    with pytest.raises(UserError, match="Name the model to start from: a folder, workdir or hub id, model="):
+        config.load("finetune:data=faq.csv")
+    monkeypatch.setattr("f2jax.files.resolve_model", lambda name: str(package))
+    page = (Path(__file__).parents[2] / "docs/finetune.md").read_text()
+    commands = re.findall(r"^f2jax train --config (finetune:\S+) --workdir \S+$", page, re.M)
+    assert len(commands) == 3
+    for command in commands:
+        config.check(config.load(command))
+
+
 def test_the_rate_follows_the_size_and_a_teacher_adds_its_scores(package):
     tuned = config.load(f"finetune:data=faq.csv,model={package},teacher=big,epochs=7")
     assert tuned.optim.peak_lr == 3e-4 and tuned.epochs == 7

@@ -1,8 +1,7 @@
 """Columns by the names that people give them, and what sort of rows a file of such columns has.
 
 A file of pairs may call its texts anchor and positive, question and answer, or sentence1 and sentence2; a file with
-scores or labels is read as the labelled data that it is (`labelled.TASKS`). Names of one's own are said:
-`query=Frage`.
+scores or labels is read as the labelled data that it is (`labelled.TASKS`). Other names are given by `query=Frage`.
 """
 
 from collections import Counter
