@@ -163,7 +163,7 @@ def write_input(
             if place >= 0:
                 brought = _without_false(record, brought[: given.own], false_pairs, summary.counts)
                 texts = tuple(dict.fromkeys([*brought, *mined_texts]))[: max(options.keep, len(brought))]
-                fixed = record.kind == "classification" and brought
+                fixed = record.kind == "classification" and record.negatives
                 if not texts or (len(texts) < options.keep and options.fewer == "drop" and not fixed):
                     scarce = "documents pass the thresholds" if enough else "documents are in the set"
                     summary.dropped[f"fewer than {options.keep} negatives, too few {scarce}"] += 1

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.instructions import INSTRUCTED
+from f2jax.data.sources import source_files
 from f2jax.data.sources.tables import ENDINGS
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
@@ -47,7 +48,7 @@ def mine_folder(
     """Writes the rows with their negatives as parquet, one file for each source of an input, in the input's order.
 
     A row's own negatives come first, and mined ones fill up to `options.keep`. Rows of kinds that are not mined stay as
-    they are. A classification row that brings negatives is never dropped: one wrong label is all it needs (recipe 3.1).
+    they are. A classification row that brings negatives is not dropped for having few: one is enough (recipe 3.1).
     The same call after an interruption goes on after the last complete block, on however many hosts, and writes the
     same bytes. The files of an earlier call in the folder go when the new ones are complete.
 
@@ -55,9 +56,9 @@ def mine_folder(
         across_sources: mine all sources of a kind together, not each against its own documents.
 
     Raises:
-        UserError: the input cannot be read or changes, the output cannot be written or is not seen by all hosts, the
-            vectors do not fit the rows or are not finite, unfinished vectors there belong to another call, or no row
-            is left.
+        UserError: the input cannot be read, changes or lies in the output, the output cannot be written or is not seen
+            by all hosts, the vectors do not fit the rows or are not finite, unfinished vectors there belong to another
+            call, or no row is left.
     """
     if output.endswith(ENDINGS) or files.is_remote(output):
         raise UserError(f"{output} should be a local or mounted folder, in which each source gets a file.")
@@ -66,6 +67,7 @@ def mine_folder(
     try:
         with hosts.leave_on_error(all_stop=False):
             if hosts.is_first():
+                _check_apart(given, Path(output))
                 read_mining_rows(given, work / "rows", across_sources)
             _wait("the rows")
             if not work.exists():
@@ -95,6 +97,13 @@ def mine_folder(
             return summary
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+
+
+def _check_apart(given: MiningInput, output: Path) -> None:
+    """Raises UserError where a file of the input lies in the output, whose files are replaced."""
+    for path in [path for spec in given.input for path in source_files(spec)]:
+        if not files.is_remote(path) and Path(path).resolve().is_relative_to(output.resolve()):
+            raise UserError(f"The input {path} lies in the output {output}, which replaces it; choose another output.")
 
 
 def _wait(reached: str) -> None:
@@ -135,16 +144,17 @@ def _mine_missing(
 
 
 def _publish(results: Path, output: Path) -> None:
-    """Puts the files of the result into the output, after those of an earlier one are gone; may begin anew."""
-    done, new = output / DONE, sorted(results.glob("*.parquet"))
+    """Puts the files of the result into the output, then deletes those of earlier ones; may begin anew."""
+    done, new = output / DONE, sorted(path.name for path in results.glob("*.parquet"))
     before = files.read_json_object(done, {"result": str, "files": list[str]}) if done.exists() else {}
-    if before.get("result") != results.name:
-        for name in before.get("files", ()):
-            (output / name).unlink(missing_ok=True)
-        facts = {"result": results.name, "files": [path.name for path in new]}
-        files.write_atomically(done, json.dumps(facts, ensure_ascii=False))
-    for path in new:
-        path.replace(output / path.name)
+    earlier = before.get("files", []) + before.get("old", [])
+    facts = before if before.get("result") == results.name else {"result": results.name, "files": new, "old": earlier}
+    files.write_atomically(done, json.dumps(facts, ensure_ascii=False))
+    for name in new:
+        (results / name).replace(output / name)
+    for name in set(facts.pop("old", [])) - set(facts["files"]):
+        (output / name).unlink(missing_ok=True)
+    files.write_atomically(done, json.dumps(facts, ensure_ascii=False))
 
 
 def list_mining_texts(given: MiningInput, queries: str | None, documents: str | None) -> str:

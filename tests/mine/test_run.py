@@ -5,6 +5,7 @@ import json
 import os
 import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -231,6 +232,16 @@ def test_a_classification_row_that_brings_its_wrong_label_is_not_dropped(tmp_pat
     assert summary.dropped == {"fewer than 24 negatives, too few documents are in the set": 3}
 
 
+def test_a_classification_row_that_brings_negatives_needs_one_mined_one_in_their_place(tmp_path):
+    rows = [
+        {"query": f"q{i}", "positive": f"class {i % 3}", "kind": "classification", "label": i % 3, "negatives": ["x"]}
+        for i in range(9)
+    ]
+    options = MiningOptions(skip=0, max_score=None, relative=None)
+    mined([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out", options, own=0)
+    assert [len(record.negatives) for record in read(tmp_path / "out")] == [2] * 9
+
+
 @pytest.mark.parametrize("row_group,waiting,rows", [(60, 10_000, 3), (10_000, 200, 3), (10_000, 10_000, 12)])
 def test_few_rows_wait_in_memory_however_many_sources_come_mixed(tmp_path, monkeypatch, row_group, waiting, rows):
     """A row has 28 characters: query, positive and two negatives."""
@@ -265,6 +276,43 @@ def test_the_files_of_an_earlier_call_go_and_others_stay(inputs, tmp_path):
     mined(inputs[1:], output, MiningOptions(top=12, skip=1, keep=3, max_score=0.5))
     assert files_of(output).keys() == {"two.parquet", "notes.parquet", ".mined.json"}
     assert {len(record.negatives) for record in read(output / "two.parquet")} == {3}
+
+
+@pytest.mark.parametrize("operation,calls", [("replace", 0), ("replace", 1), ("unlink", 0), ("unlink", 1)])
+def test_a_call_that_is_killed_while_it_replaces_an_earlier_one_leaves_either(
+    inputs, tmp_path, monkeypatch, operation, calls
+):
+    """The earlier result has one.parquet and two.parquet, the new one both of them in other files."""
+    output, others = tmp_path / "out", [str(tmp_path / f"{k}{Path(path).name}") for k, path in enumerate(inputs)]
+    for path, other in zip(inputs, others, strict=True):
+        Path(other).write_bytes(Path(path).read_bytes())
+    mined(inputs, output)
+    original, left = getattr(Path, operation), iter(range(calls))
+
+    def operate(path, *arguments, **options):
+        of_output = path.suffix == ".parquet" and output in {path.parent, *(name.parent for name in arguments)}
+        if of_output and next(left, None) is None:
+            raise KeyboardInterrupt
+        return original(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, operation, operate)
+        mined(others, output)
+    names = {path.name for path in output.glob("*.parquet")}
+    assert {"one.parquet", "two.parquet"} <= names or {"0one.parquet", "1two.parquet"} <= names
+    mined(others, output)
+    mined(others, tmp_path / "reference")
+    assert files_of(output) == files_of(tmp_path / "reference")
+
+
+@pytest.mark.parametrize("spec", ["out", "out/*.parquet", "out/one.parquet", "classification:out"])
+def test_an_input_in_the_output_is_refused(inputs, tmp_path, spec):
+    mined(inputs, tmp_path / "out")
+    before = files_of(tmp_path / "out")
+    spec = spec.replace("out", f"{tmp_path}/out", 1)
+    with pytest.raises(UserError, match=r"The input .*/out/one\.parquet lies in the output .*/out, which replaces it"):
+        mined([inputs[0], spec], tmp_path / "out", own=2)
+    assert files_of(tmp_path / "out") == before
 
 
 def test_an_input_that_changes_in_between_is_refused(inputs, tmp_path, monkeypatch):
