@@ -247,22 +247,28 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
+FORMER = {"loss.label_mask": True}  # what was done before a field came, where its default is something else
 FREE = ("prompts.", "data.instructions.")  # groups whose names are the user's
+
+
+def values_before() -> dict[str, Any]:
+    """Returns what each field is in a config.json of a version that did not have it."""
+    return fields(load("common")) | FORMER
 
 
 def differences(old: dict, new: dict, ignored: Sequence[str] = ()) -> list[str]:
     """Returns the names of the leaves in which two configs differ, without the groups and leaves `ignored`.
 
     A field that came or went with a version of f2jax is no difference: one that only `old` has is read no more, and one
-    that only `new` has counts where it is not at its default.
+    that only `new` has counts where it is not what was done before it came (`values_before`).
     """
     a, b = (fields(ConfigDict(json.loads(to_json(ConfigDict(config))))) for config in (old, new))
-    defaults = fields(ConfigDict(json.loads(to_json(load("common")))))
+    before = json.loads(json.dumps(values_before()))
 
     def differs(name: str) -> bool:
         if (name in a and name in b) or name.startswith(FREE):
             return a.get(name) != b.get(name)
-        return name in b and b[name] != defaults.get(name)
+        return name in b and b[name] != before.get(name)
 
     groups = tuple(f"{group}." for group in ignored)
     return [name for name in sorted(a.keys() | b.keys()) if not f"{name}.".startswith(groups) and differs(name)]

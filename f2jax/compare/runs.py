@@ -153,13 +153,13 @@ def read_runs(paths: Iterable[str], plans: Iterable[str] = ()) -> list[ComparedR
         if run not in names:
             raise UserError(f"--plan {text} should be RUN=FILE, with the name of a run such as {names[0]}.")
         by_run[run] = file
-    defaults = configs.fields(configs.load("common"))
-    runs = [_read_run(folder, name, defaults, by_run.get(name)) for folder, name in zip(folders, names, strict=True)]
+    before = configs.values_before()
+    runs = [_read_run(folder, name, before, by_run.get(name)) for folder, name in zip(folders, names, strict=True)]
     return sorted(runs, key=lambda run: (run.architecture.parameters, run.weights, run.tokens or run.steps, run.name))
 
 
-def _read_run(folder: str, name: str, defaults: dict[str, Any], plan: str | None) -> ComparedRun:
-    fields = defaults | configs.fields(ConfigDict(files.read_json_object(files.join(folder, CONFIG_FILE))))
+def _read_run(folder: str, name: str, before: dict[str, Any], plan: str | None) -> ComparedRun:
+    fields = before | configs.fields(ConfigDict(files.read_json_object(files.join(folder, CONFIG_FILE))))
     data = files.join(folder, DATA_FILE)
     return ComparedRun(
         name,

@@ -11,6 +11,7 @@ import pytest
 from f2jax import cli, config
 from f2jax.checkpoints.workdir import write_architecture
 from f2jax.compare.law import ScalingLaw
+from f2jax.compare.runs import differing_fields, measures, read_runs
 from f2jax.model.sizes import size
 
 LAW = ScalingLaw(0.4, 20.0, 0.4, 300.0, 0.4)
@@ -116,6 +117,19 @@ def test_runs_whose_held_out_loss_is_of_something_else_are_marked_and_left_out_o
     values = {row["constant"]: float(row["value"]) for row in table(tmp_path / "page/law.csv")}
     assert values["a"] == pytest.approx(LAW.size_exponent, rel=1e-3)
     assert "these losses do not compare" in (tmp_path / "page/index.html").read_text()
+
+
+def test_a_run_of_before_label_mask_was_a_switch_had_it_on(tmp_path):
+    old, on, off = (
+        workdir(tmp_path, 64, steps, overrides=[f"--config.loss.label_mask={value}"])
+        for steps, value in ((100, False), (200, True), (400, False))
+    )
+    saved = json.loads((old / "config.json").read_text())
+    del saved["loss"]["label_mask"]
+    (old / "config.json").write_text(json.dumps(saved))
+    runs = read_runs([str(path) for path in (old, on, off)])
+    assert differing_fields(runs)["loss.label_mask"] == [True, True, False]
+    assert measures(runs) == ["A", "A", "B"]
 
 
 def test_what_is_no_grid_has_no_law_and_says_why(tmp_path, capsys):

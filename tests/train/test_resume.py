@@ -103,6 +103,14 @@ def test_a_new_field_that_is_not_at_its_default_is_a_difference(tmp_path):
         resume.open_run(tiny.config(tmp_path, **{"data.skip_steps": 5}), run)
 
 
+def test_a_run_of_before_label_mask_was_a_switch_goes_on_with_it_on(tmp_path):
+    run = workdir(tmp_path, DATA, STEP)
+    saved_config(run, lambda config: config["loss"].pop("label_mask"))
+    assert resume.open_run(tiny.config(tmp_path, **{"loss.label_mask": True}), run).step == 4
+    with pytest.raises(UserError, match=r"differs in loss\.label_mask;"):
+        resume.open_run(tiny.config(tmp_path), run)
+
+
 def test_a_name_of_the_users_own_that_has_gone_is_a_difference(tmp_path):
     run = workdir(tmp_path, DATA, STEP)
     saved_config(run, lambda config: config["prompts"].update(mine="Find it: "))
