@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     beside = workdir_lib.tokenizer_folder(run.init_path)
     tokenizer, splits = loader_lib.load_data(config, run.tokenizer, beside, run.architecture.vocab_size, skipped)
     training, held_out = [rows for rows, _ in splits], [held for _, held in splits if len(held)]
-    terms.check_texts(config.loss, {rows.name: rows.kind for rows in training}, bool(teacher_folder.width))
+    terms.check_learned(config.loss, {rows.name: rows.kind for rows in training}, bool(teacher_folder.width))
     fingerprints = loader_lib.data_fingerprints(tokenizer, training) | teacher_folder.fingerprints()
     hosts.check_same_on_all_hosts(fingerprints, hosts.DATA_SECONDS)
     run.keep(config, fingerprints, tokenizer)

@@ -101,18 +101,22 @@ def batch_loss(
     return loss, metrics
 
 
-def check_texts(group: Mapping[str, Any], kinds: Mapping[str, str], has_teacher: bool) -> None:
-    """Raises UserError where a data set has texts alone and no term learns from them.
+def check_learned(group: Mapping[str, Any], kinds: Mapping[str, str], has_teacher: bool) -> None:
+    """Raises UserError where no term learns from the rows of a data set; to be spread out alone is to learn nothing.
 
     Args:
         group: `loss` of a config.
         kinds: of the rows of each data set.
     """
-    alone = [name for name, kind in kinds.items() if kind == "texts"]
-    weights = [term.weight for term in TERMS if term.distills and "texts" in term.kinds]
-    if alone and not (has_teacher and any(group[weight] for weight in weights)):
+    for name, kind in kinds.items():
+        terms = [term for term in TERMS if kind in term.kinds and term.name != "spread"]
+        if any(group[term.weight] and (has_teacher or not term.distills) for term in terms):
+            continue
+        own, taught = (
+            " or ".join(dict.fromkeys(f"loss.{term.weight}" for term in terms if term.distills == distills))
+            for distills in (False, True)
+        )
         raise UserError(
-            f"The data set {alone[0]} has texts alone, from which only a teacher's terms learn; set teacher.path or "
-            f"teacher.cache, and {' or '.join(f'loss.{weight}' for weight in weights)}, or leave it out by "
-            "data.exclude."
+            f"No term of the loss learns from the data set {name}, whose kind is {kind}; set {own}{own and ', or '}"
+            f"teacher.path or teacher.cache with {taught}, or leave it out by data.exclude."
         )

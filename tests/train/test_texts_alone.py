@@ -19,7 +19,7 @@ from f2jax.model.sizes import size
 from f2jax.train.cache_teacher import by_model, cache_teacher
 from f2jax.train.loop import train
 from f2jax.train.outside_teacher import list_texts
-from f2jax.train.terms import batch_loss, check_texts
+from f2jax.train.terms import batch_loss, check_learned
 from tests import tiny, tiny_model
 from tests.data import corpora
 from tests.tiny import loss_config
@@ -120,11 +120,25 @@ def test_beside_pairs_texts_have_the_terms_of_the_teacher_alone(folder, tmp_path
 )
 def test_texts_from_which_nothing_is_learned_are_refused(has_teacher, weights, refused):
     group = configs.load("common").loss.to_dict() | weights
-    check_texts(group, {"pairs": "retrieval"}, has_teacher)
+    check_learned(group, {"pairs": "retrieval"}, has_teacher)
     with (
-        pytest.raises(UserError, match=r"set plain has texts alone, .* set teacher.path") if refused else nullcontext()
+        pytest.raises(UserError, match=r"set plain, whose kind is texts; set teacher.path or teacher.cache with loss.d")
+        if refused
+        else nullcontext()
     ):
-        check_texts(group, {"pairs": "retrieval", "plain": "texts"}, has_teacher)
+        check_learned(group, {"pairs": "retrieval", "plain": "texts"}, has_teacher)
+
+
+@pytest.mark.parametrize("name", ["shared_negatives", "query_query", "document_document", "spread"])
+@pytest.mark.parametrize("kind", ["clustering", "classification"])
+def test_labelled_rows_learn_nothing_from_terms_of_retrieval(name, kind):
+    group = configs.load("common").loss.to_dict() | {f"{name}_weight": 1.0}
+    check_learned(group, {"topics": kind}, has_teacher=False)
+    group["contrastive_weight"] = 0.0
+    check_learned(group, {"topics": kind}, has_teacher=True)
+    message = f"learns from the data set topics, whose kind is {kind}; set loss.contrastive_weight, or teacher.path or"
+    with pytest.raises(UserError, match=message):
+        check_learned(group, {"topics": kind}, has_teacher=False)
 
 
 def test_texts_alone_are_spread_out():
