@@ -240,17 +240,26 @@ def cached_width(config) -> int:
     return read_info(config.teacher.cache).width if config.teacher.cache else 0
 
 
-def abstract_teacher(config, mesh) -> Teacher | None:
-    """Returns shapes and shardings of the teacher in `config.teacher.path` without loading it, or None without one.
+def teacher_architecture(config) -> Qwen3Config | None:
+    """Returns the shape of the teacher in `config.teacher.path`, or None without one.
 
     Raises:
         UserError: neither the end of the path nor the files there say what size it is.
     """
     path = config.teacher.path
-    if not path:
-        return None
     size_name = teacher_size(path)
-    architecture: Qwen3Config = size(size_name) if size_name else workdir.read_architecture(path)
+    return size(size_name) if size_name else workdir.read_architecture(path) if path else None
+
+
+def abstract_teacher(config, mesh) -> Teacher | None:
+    """Returns shapes and shardings of the teacher in `config.teacher.path` without loading it, or None without one.
+
+    Raises:
+        UserError: see `teacher_architecture`.
+    """
+    architecture = teacher_architecture(config)
+    if not architecture:
+        return None
     dtype = jnp.dtype(config.teacher.dtype)
     shapes = nn.meta.unbox(abstract_params(architecture, dtype))
     params = jax.tree.map(

@@ -10,11 +10,12 @@ from tqdm import tqdm
 from f2jax.checkpoints import workdir
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
-from f2jax.model.sizes import Qwen3Config, size
+from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import canonical_topology, chip_of
 from f2jax.parallel.mesh import make_mesh
-from f2jax.plan.run import SlicePlan, plan_slice, planned_rows, teacher_size, topology_devices
+from f2jax.plan.run import SlicePlan, cached_width, plan_slice, planned_rows, teacher_architecture, topology_devices
 from f2jax.train.optim import WeightRules
+from f2jax.train.program import extra_weights
 
 STATE_BYTES = 16  # of a weight in training: the weight, its gradient and two moments, in float32
 FROZEN_BYTES = 4  # of a weight that is not trained
@@ -75,11 +76,13 @@ def split_further(layout: dict, missing: int, weights: int, shares: list[int]) -
 def weights_and_shares(config, topology: str) -> tuple[int, list[int]]:
     """Returns the bytes of the weights and their state, and the numbers of chips over which they fit when split."""
     architecture = workdir.architecture_of(config.model)
-    teacher = teacher_size(config.teacher.path)
+    teacher = teacher_architecture(config)
+    extra = extra_weights(config, architecture.width, teacher.width if teacher else cached_width(config))
     params = nn.meta.unbox(abstract_params(architecture))
+    params |= {name: jax.eval_shape(make) for name, make in extra.items()}
     parts = WeightRules.of(config.optim, params).split(params)
     trained, frozen = (sum(x.size for x in jax.tree.leaves(part)) for part in parts)
-    weights = STATE_BYTES * trained + FROZEN_BYTES * frozen + (2 * size(teacher).parameters if teacher else 0)
+    weights = STATE_BYTES * trained + FROZEN_BYTES * frozen + (2 * teacher.parameters if teacher else 0)
     possible = possible_shares(architecture.width, len(topology_devices(topology)))
     return weights, [n for n in possible if fits_on_paper(weights / n, chip_of(topology).memory)]
 

@@ -3,6 +3,7 @@
 `train` runs it with arrays; a plan lowers the same functions with shapes.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -47,14 +48,7 @@ class Program:
         self, config: ConfigDict, architecture: Qwen3Config, mesh: Mesh, steps: int, teacher_width: int = 0
     ) -> None:
         self.mesh = mesh
-        self.extra = {}  # how each trained weight is made that is not the model's
-        if config.loss.distill_projection:
-            sizes = architecture.width, teacher_width
-            self.extra[distill.PROJECTION] = partial(
-                distill.fresh_projection, *sizes, jnp.dtype(config.model.param_dtype)
-            )
-        if config.loss.trained_temperatures:
-            self.extra[TEMPERATURES] = partial(jnp.zeros, len(PAIRED), jnp.dtype(config.model.param_dtype))
+        self.extra = extra_weights(config, architecture.width, teacher_width)
         self.model = Qwen3(
             architecture,
             dtype=jnp.dtype(config.model.dtype),
@@ -121,6 +115,17 @@ class Program:
     def put(self, batch: Batch) -> DeviceBatch:
         """Returns the arrays of a batch on the devices, see `sharding.shard_batch`."""
         return DeviceBatch.of(shard_batch(batch.arrays(), batch.rows, self.mesh))
+
+
+def extra_weights(config: ConfigDict, width: int, teacher_width: int) -> dict[str, Callable[[], jax.Array]]:
+    """Returns how each trained weight is made that is not the model's, by name."""
+    extra: dict[str, Callable[[], jax.Array]] = {}
+    dtype = jnp.dtype(config.model.param_dtype)
+    if config.loss.distill_projection:
+        extra[distill.PROJECTION] = partial(distill.fresh_projection, width, teacher_width, dtype)
+    if config.loss.trained_temperatures:
+        extra[TEMPERATURES] = partial(jnp.zeros, len(PAIRED), dtype)
+    return extra
 
 
 def _shardings(tree):

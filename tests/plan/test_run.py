@@ -66,6 +66,15 @@ def test_weights_that_are_not_trained_have_neither_gradient_nor_moments(monkeypa
     assert search.weights_and_shares(settings, "v5e:1x1")[0] == 16 * trained + 4 * (80_084_288 - trained)
 
 
+def test_weights_of_the_loss_are_searched_with_those_of_the_model(monkeypatch):
+    monkeypatch.setattr(search, "topology_devices", lambda topology: [None])
+    fields = ["loss.trained_temperatures=true", "loss.distill_projection=true"]
+    fields.append("optim.no_decay=('loss_temperatures','distill_projection')")
+    settings = config("size=80m,teacher=0.6b", *(f"--config.{field}" for field in fields))
+    weights, _ = search.weights_and_shares(settings, "v5e:1x1")
+    assert weights == 16 * (80_084_288 + 320 * 1024 + 3) + 2 * size("0.6b").parameters
+
+
 def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
     mesh = one_device()
     worst = abstract_batch(config(), mesh, rows_of_mean(config(), 1, 1024).shape)
