@@ -110,9 +110,10 @@ def make_schedule(config, steps: int) -> optax.Schedule:
     Raises:
         UserError: unknown schedule, or warm-up and decay that are longer than the training.
     """
-    warmup = int(config.warmup_share * steps) if config.warmup_share else config.warmup_steps
+    key = "warmup_share" if config.warmup_share else "warmup_steps"
+    warmup = round(config.warmup_share * steps) if config.warmup_share else config.warmup_steps
     if steps <= warmup and config.schedule != "constant":
-        raise UserError(f"optim.warmup_steps={warmup} leaves nothing of {steps} steps; lower it.")
+        raise UserError(f"optim.{key}={config[key]} leaves nothing of {steps} steps; lower it.")
     decay = max(steps - warmup, 1)
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.peak_lr, decay, alpha=config.end_lr / config.peak_lr)

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
-from f2jax import files
+from f2jax import errors, files
+from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
 
 FOLDER = "profile"  # in the workdir
@@ -18,7 +20,8 @@ NAME = "train"  # of the steps in a trace
 class StepTrace:
     """Traces `steps` steps after the first `start`, of the first process, into `profile/` of a workdir.
 
-    Use it as a context manager: a run that ends inside keeps what was traced.
+    Use it as a context manager: a run that ends inside keeps what was traced. A trace for gs:// is uploaded from a
+    temporary folder; a failed upload ends no run, and the folder stays.
 
     >>> with StepTrace("runs/80m", start=20, steps=5) as trace, trace.step(20, lambda: state):
     ...     state, metrics = program.step(state, batch, teacher)
@@ -69,8 +72,14 @@ class StepTrace:
     def _finish(self) -> None:
         jax.profiler.stop_trace()
         folder, self.folder = self.folder, ""
-        if files.is_remote(self.workdir):
+        if not files.is_remote(self.workdir):
+            return
+        try:
             for path in filter(Path.is_file, Path(folder).rglob("*")):
                 target = files.join(self.workdir, f"{FOLDER}/{path.relative_to(folder).as_posix()}")
                 files.write_atomically(target, path.read_bytes())
+        except (Restart, UserError) as error:
+            reason = errors.short_reason(error.__cause__ or error)
+            tqdm.write(f"The trace could not be written to {self.workdir} ({reason}); it lies in {folder}.")
+        else:
             shutil.rmtree(folder)

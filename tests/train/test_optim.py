@@ -32,9 +32,11 @@ def test_cosine_warms_up_from_zero_and_ends_on_the_floor(warmup, steps):
         assert float(rate(step)) == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-@pytest.mark.parametrize("steps,warmup", [(1, 0), (9, 0), (50, 5), (700, 70)])
-def test_a_share_of_the_steps_warms_up_however_many_they_are(steps, warmup):
-    share, count = config(warmup_share=0.1, warmup_steps=500), config(warmup_steps=warmup)
+@pytest.mark.parametrize(
+    "share,steps,warmup", [(0.1, 1, 0), (0.1, 9, 1), (0.1, 50, 5), (0.1, 700, 70), (0.29, 100, 29)]
+)
+def test_a_share_of_the_steps_warms_up_however_many_they_are(share, steps, warmup):
+    share, count = config(warmup_share=share, warmup_steps=500), config(warmup_steps=warmup)
     rates = [optim.make_schedule(c, steps) for c in (share, count)]
     assert [float(rates[0](step)) for step in range(steps)] == [float(rates[1](step)) for step in range(steps)]
 
@@ -99,6 +101,8 @@ def test_unknown_names_are_refused_with_the_nearest():
         optim.make_optimizer(config(name="adamx", warmup_steps=0), 10)
     with pytest.raises(UserError, match="leaves nothing of 10 steps"):
         optim.make_schedule(config(warmup_steps=500), 10)
+    with pytest.raises(UserError, match=r"^optim\.warmup_share=0.97 leaves nothing of 10 steps; lower it.$"):
+        optim.make_schedule(config(warmup_share=0.97), 10)
 
 
 PARAMS = {"token_table": jnp.zeros((3, 2)), "layers": {"query": jnp.zeros(2)}, "final_norm": jnp.zeros(2)}

@@ -1,5 +1,6 @@
 """The trace of some steps: a file that the profiler's own reader opens, with those steps and no others."""
 
+import tempfile
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from f2jax import config as configs
 from f2jax import files
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
 from f2jax.train.loop import train
 from f2jax.train.step_trace import NAME, StepTrace
 from tests import tiny
@@ -65,3 +66,18 @@ def test_with_a_workdir_on_gs_it_is_uploaded(tmp_path, monkeypatch):
     with StepTrace("gs://bucket/run", 0, 1) as trace, trace.step(0, lambda: None):
         jnp.ones(3) + 1
     assert traced_steps(tmp_path / "bucket/run") == [1]
+
+
+def test_an_upload_that_fails_ends_no_run_and_what_was_traced_stays(tmp_path, monkeypatch, capsys):
+    def write(target, content):
+        raise Restart(f"{target}: no answer")
+
+    monkeypatch.setattr(files, "write_atomically", write)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with StepTrace("gs://bucket/run", 0, 1) as trace, trace.step(0, lambda: None):
+        jnp.ones(3) + 1
+    (folder,) = tmp_path.iterdir()
+    assert any(folder.rglob("*.xplane.pb"))
+    printed = capsys.readouterr().out
+    assert printed.startswith("The trace could not be written to gs://bucket/run (gs://bucket/run/profile/plugins/")
+    assert printed.endswith(f"no answer); it lies in {folder}.\n")
