@@ -32,7 +32,7 @@ def get_config(text=None):
     config.optim.peak_lr = 1e-3 if stage == 1 else 5e-4
     config.optim.warmup_steps = 50 if stage == 1 else 30
     config.loss.passage_gradient = True
-    config.loss.spread_weight = 10.0  # without it, all texts fall into one direction: docs/multilingual.md
+    config.loss.spread_weight = 10.0  # without it, all texts fall into one direction at first
     config.checkpoint.every = 100
     config.checkpoint.keep_every = 0
     config.checkpoint.tail_steps = 0
