@@ -49,4 +49,5 @@ def main(argv: list[str]) -> None:
         source = run.choose_vectors(vectors)
         kind = "folder of mined rows"
         with output_folder(output.output, kind, local_only=True) if hosts.is_first() else nullcontext():
-            hosts.print_once(str(run.mine_folder(rows, source, output.output, options, output.across_sources)))
+            summary = run.mine_folder(rows, source, output.output, options, output.across_sources)
+            hosts.print_once(str(summary or f"{output.output} is complete: it has the result of this command already."))

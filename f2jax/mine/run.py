@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.instructions import INSTRUCTED
+from f2jax.data.skip_list import say_once
 from f2jax.data.sources import source_files
 from f2jax.data.sources.tables import ENDINGS
 from f2jax.errors import UserError, did_you_mean
@@ -44,13 +45,14 @@ def mine_folder(
     options: MiningOptions,
     across_sources: bool = False,
     blocks: SearchBlocks = BLOCKS,
-) -> MiningSummary:
+) -> MiningSummary | None:
     """Writes the rows with their negatives as parquet, one file for each source of an input, in the input's order.
 
     A row's own negatives come first, and mined ones fill up to `options.keep`. Rows of kinds that are not mined stay as
     they are. A classification row that brings negatives is not dropped for having few: one is enough (recipe 3.1).
     The same call after an interruption goes on after the last complete block, on however many hosts, and writes the
-    same bytes. The files of an earlier call in the folder go when the new ones are complete.
+    same bytes. The files of an earlier call in the folder go when the new ones are complete. Returns None if the output
+    has this result already.
 
     Args:
         across_sources: mine all sources of a kind together, not each against its own documents.
@@ -72,31 +74,49 @@ def mine_folder(
             _wait("the rows")
             if not work.exists():
                 raise UserError(f"{output} is not the folder of the first host; give one that all hosts see.")
-            rows = MiningRows.open(work / "rows")
-            texts = vectors.load(rows, work)
-            call = {
-                "rows": rows.digests,
-                "false pairs": None if false_pairs is None else hashlib.sha256(false_pairs.tobytes()).hexdigest(),
-                "vectors": vectors.call,
-                "options": dataclasses.asdict(options) | dataclasses.asdict(blocks),
-            }
-            mined = MinedBlocks(work / f"negatives-{_digest(call)}", rows, options.keep, blocks.queries)
-            _mine_missing(rows, *texts, options, blocks, false_pairs, mined)
-            _wait(_digest(call))
-            results = work / f"results-{_digest([call, given.own])}"
-            for number in range(jax.process_index(), len(rows.inputs), jax.process_count()):
-                write_input(number, rows, given, options, mined, false_pairs, results)
-            _wait("the results")
-            summary = MiningSummary.of(output, rows, mined, results)
-            _wait("the summary")
-            if not summary.written:
-                raise UserError(f"No row is left: {summary.reason}; lower --keep or --skip, or give --fewer random.")
+            summary = _mine(given, vectors, output, options, blocks, false_pairs)  # which leaves no file of `work` open
             if hosts.is_first():
-                _publish(results, Path(output))
-                shutil.rmtree(work)
+                _remove(work)
             return summary
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+
+
+def _mine(
+    given: MiningInput,
+    vectors: "ModelVectors | FileVectors",
+    output: str,
+    options: MiningOptions,
+    blocks: SearchBlocks,
+    false_pairs: np.ndarray | None,
+) -> MiningSummary | None:
+    """Mines for the rows that were read, and publishes the result."""
+    work = Path(output) / WORK
+    rows = MiningRows.open(work / "rows")
+    call = {
+        "rows": rows.digests,
+        "false pairs": None if false_pairs is None else hashlib.sha256(false_pairs.tobytes()).hexdigest(),
+        "vectors": vectors.call,
+        "options": dataclasses.asdict(options) | dataclasses.asdict(blocks),
+    }
+    mined = MinedBlocks(work / f"negatives-{_digest(call)}", rows, options.keep, blocks.queries)
+    results = work / f"results-{_digest([call, given.own, rows.starts, rows.outputs])}"
+    complete = _has_result(Path(output), results.name)
+    _wait(f"{results.name}, complete: {complete}")
+    if complete:
+        return None
+    _mine_missing(rows, *vectors.load(rows, work), options, blocks, false_pairs, mined)
+    _wait("the negatives")
+    for number in range(jax.process_index(), len(rows.inputs), jax.process_count()):
+        write_input(number, rows, given, options, mined, false_pairs, results)
+    _wait("the results")
+    summary = MiningSummary.of(output, rows, mined, results)
+    _wait("the summary")
+    if not summary.written:
+        raise UserError(f"No row is left: {summary.reason}; lower --keep or --skip, or give --fewer random.")
+    if hosts.is_first():
+        _publish(results, Path(output))
+    return summary
 
 
 def _check_apart(given: MiningInput, output: Path) -> None:
@@ -143,18 +163,37 @@ def _mine_missing(
                 bar.update()
 
 
+def _read_done(output: Path) -> dict:
+    """Returns the name of the last result, its `files` and, until these are deleted, `old` ones of earlier results."""
+    done = output / DONE
+    return files.read_json_object(done, {"result": str, "files": list[str]}) if done.exists() else {}
+
+
+def _has_result(output: Path, result: str) -> bool:
+    facts = _read_done(output)
+    is_whole = facts.get("result") == result and "old" not in facts
+    return is_whole and all((output / name).exists() for name in facts["files"])
+
+
 def _publish(results: Path, output: Path) -> None:
     """Puts the files of the result into the output, then deletes those of earlier ones; may begin anew."""
-    done, new = output / DONE, sorted(path.name for path in results.glob("*.parquet"))
-    before = files.read_json_object(done, {"result": str, "files": list[str]}) if done.exists() else {}
-    earlier = before.get("files", []) + before.get("old", [])
-    facts = before if before.get("result") == results.name else {"result": results.name, "files": new, "old": earlier}
-    files.write_atomically(done, json.dumps(facts, ensure_ascii=False))
+    before, new = _read_done(output), sorted(path.name for path in results.glob("*.parquet"))
+    old = before.get("files", []) + before.get("old", [])
+    named = before["files"] if before.get("result") == results.name else new
+    facts = {"result": results.name, "files": named}
+    files.write_atomically(output / DONE, json.dumps(facts | {"old": old}, ensure_ascii=False))
     for name in new:
         (results / name).replace(output / name)
-    for name in set(facts.pop("old", [])) - set(facts["files"]):
+    for name in set(old) - set(named):
         (output / name).unlink(missing_ok=True)
-    files.write_atomically(done, json.dumps(facts, ensure_ascii=False))
+    files.write_atomically(output / DONE, json.dumps(facts, ensure_ascii=False))
+
+
+def _remove(work: Path) -> None:
+    try:
+        shutil.rmtree(work)
+    except OSError as error:
+        say_once(f"{work} cannot be deleted: {error.strerror or error}; delete it, the result is complete.")
 
 
 def list_mining_texts(given: MiningInput, queries: str | None, documents: str | None) -> str:
@@ -261,8 +300,12 @@ class FileVectors:
     @property
     def call(self) -> dict:
         """Returns what identifies the files."""
-        stats = [Path(path).stat() for path in (self.queries, self.documents)]
-        return {"files": [[stat.st_size, stat.st_mtime_ns] for stat in stats]}
+        stamps = []
+        for path in (self.queries, self.documents):
+            with files.clear_errors(path, "read"):
+                stat = Path(path).stat()
+            stamps.append([stat.st_size, stat.st_mtime_ns])
+        return {"files": stamps}
 
     def load(self, rows: MiningRows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """Returns the arrays of both files, which stay on disk; raises UserError if they do not fit the rows."""

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tests.mine.test_negatives import exact_vectors, oracle
 
 BLOCKS = SearchBlocks(queries=16, documents=32, chunk=1)
 FEW = MiningOptions(top=12, skip=1, keep=4, max_score=0.5)
+LOOSE = MiningOptions(top=20, skip=0, keep=4, max_score=None, relative=None)
 PROMPTS = {"query": "Find: ", "document": "Text: ", "other": "Other: "}
 
 
@@ -489,6 +491,61 @@ def test_where_no_row_is_left_other_rules_may_be_tried(inputs, tmp_path):
     assert embedder.seen == [] and read(output)
 
 
+def test_the_same_rows_in_other_files_are_written_anew(inputs, tmp_path, monkeypatch):
+    """The first of two files was done."""
+
+    def cut(at: int) -> list[str]:
+        rows = [{"query": f"q{i}", "positive": f"p{i}", "source": "s"} for i in range(60)]
+        return [write(tmp_path / "a.jsonl", rows[:at]), write(tmp_path / "b.jsonl", rows[at:])]
+
+    def stop_at_second(number, *arguments):
+        if number:
+            raise KeyboardInterrupt
+        original(number, *arguments)
+
+    original = module.write_input
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "write_input", stop_at_second)
+        mined(cut(30), tmp_path / "out", LOOSE)
+    mined(cut(10), tmp_path / "out", LOOSE)
+    mined(cut(10), tmp_path / "reference", LOOSE)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "reference")
+
+
+def test_a_complete_output_is_left_as_it_is_and_one_that_lacks_a_file_is_made_again(inputs, tmp_path):
+    output, embedder = tmp_path / "out", FakeEmbedder()
+    mined(inputs, output)
+    complete, times = files_of(output), {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert mined(inputs, output, embedder=embedder) is None and embedder.seen == []
+    assert times == {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    (output / "two.parquet").unlink()
+    mined(inputs, output)
+    assert files_of(output) == complete
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="which files are open is read from /proc")
+def test_no_file_is_open_when_the_work_is_deleted_and_work_that_stays_is_only_told(
+    inputs, tmp_path, monkeypatch, caplog
+):
+    """NFS keeps an open file, and with it its folder."""
+    held = []
+
+    def refuse(path, **options):
+        if path.name != ".partial":
+            return original(path, **options)
+        descriptors = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        held.extend(line for line in descriptors + maps if str(path) in line)
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    original = shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        mined(inputs, tmp_path / "out", LOOSE)
+    assert held == [] and len(read(tmp_path / "out")) == 60
+    assert "/.partial cannot be deleted: Directory not empty; delete it, the result is complete." in caplog.text
+
+
 # What is refused
 
 
@@ -512,7 +569,7 @@ NOT_FLOATS = "should be a .npy file of floats, with a row for each text."
         ("q.npy", np.ones((48, 96), np.int8), NOT_FLOATS),
         ("q.npy", np.ones(48), NOT_FLOATS),
         ("d.npy", b"no numbers", "cannot be read: it is no .npy file of numbers."),
-        ("d.npy", None, "cannot be read: No such file or directory."),
+        ("d.npy", None, "d.npy; check the path."),
         ("d.npy", np.ones((60, 64)), "have 96 and 64 dimensions; embed both with one model."),
         ("d.npy", np.full((60, 96), np.nan), "The vectors of the documents hold values that are not finite"),
     ],
@@ -583,6 +640,8 @@ def test_the_command_mines_with_files_of_vectors(capsys, inputs, tmp_path):
     rules += ["--fewer", "random", "--seed", "7"]
     assert main(["mine", "--input", *inputs, "--output", f"{tmp_path}/out", *vectors, *rules]) == 0
     assert f"{tmp_path}/out: 60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
+    assert main(["mine", "--input", *inputs, "--output", f"{tmp_path}/out", *vectors, *rules]) == 0
+    assert f"{tmp_path}/out is complete: it has the result of this command already." in capsys.readouterr().out
     options = MiningOptions(top=20, skip=2, keep=3, max_score=0.4, relative=None, fewer="random", seed=7)
     mined(inputs, tmp_path / "expected", options)
     assert read(tmp_path / "out") == read(tmp_path / "expected")
