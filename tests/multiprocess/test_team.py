@@ -114,3 +114,6 @@ def test_hosts_mine_blocks_of_their_own_and_write_the_bytes_of_one(monkeypatch, 
         assert ["90 of 90 rows" in text for _, text, _ in ended] == [True] + [False] * (processes - 1), ended
         written[processes] = {path.name: path.read_bytes() for path in output.iterdir()}
     assert written[1] == written[2] and {"one.parquet", "two.parquet"} < written[1].keys()
+    again = run(monkeypatch, ["-c", MINE, *options, "--output", f"{folder}/mined-1"], 2, devices=2)
+    assert [(code, "is complete" in text) for code, text, _ in again] == [(0, True), (0, False)], again
+    assert {path.name: path.read_bytes() for path in (folder / "mined-1").iterdir()} == written[1]
