@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 HUBER_DELTA = 1e-3  # of log L: what is further off counts by its distance, not by its square
 STARTS = tuple(itertools.product((0.2, 0.5, 1.0), (0.2, 0.5, 1.0), (0.05, 0.3, 0.8)))  # a, b, share of E in the least L
 BOUNDS = [(-30.0, 60.0), (-30.0, 60.0), (-20.0, 20.0), (0.0, 5.0), (0.0, 5.0)]  # log A, log B, log E, a, b
 ROUGH, FINE, FINALISTS = 50, 2_000, 3  # iterations from each start, and from where the best of them have come to
+FLAT = 1e-3  # of the loss: a term that changes less over the grid is none, and its exponent could be any
+LEAST_EXPONENT = 0.02  # below it, it is not identified: the loss hardly changes, and the optimum could be anywhere
 LEAST = 3  # sizes, and budgets of tokens, without which nothing is fitted
 
 
@@ -37,6 +40,12 @@ class ScalingLaw:
             + self.size_factor / np.asarray(parameters_i, float) ** self.size_exponent
             + self.data_factor / np.asarray(tokens_i, float) ** self.data_exponent
         )
+
+    @property
+    def unidentified(self) -> list[str]:
+        """Returns which of N and D hardly change the loss; there is no optimum then."""
+        exponents = {"N": self.size_exponent, "D": self.data_exponent}
+        return [name for name, exponent in exponents.items() if exponent < LEAST_EXPONENT]
 
     def optimum(self, products_i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the parameters and tokens of least loss whose product N × D is given, each [i].
@@ -84,7 +93,7 @@ def budget_numbers(tokens_i: np.ndarray) -> np.ndarray:
 def fit_law(
     parameters_i: np.ndarray, tokens_i: np.ndarray, losses_i: np.ndarray, start: ScalingLaw | None = None
 ) -> ScalingLaw:
-    """Returns the law of least Huber loss in log L over the runs.
+    """Returns the law of least Huber loss in log L over the runs; a term that is `FLAT` over them is part of E.
 
     >>> fit_law(parameters_i, tokens_i, losses_i).loss(8e9, 1e9)
 
@@ -121,9 +130,18 @@ def fit_law(
         options = {"maxiter": steps, "ftol": 1e-12, "gtol": 1e-9}
         return minimize(objective, x, jac=True, method="L-BFGS-B", bounds=BOUNDS, options=options)
 
-    first = sorted((search(x, ROUGH) for x in starts), key=lambda fit: fit.fun)
-    log_a, log_b, log_e, a, b = min((search(fit.x, FINE) for fit in first[:FINALISTS]), key=lambda fit: fit.fun).x
-    return ScalingLaw(np.exp(log_e), np.exp(log_a + a * middle_n), a, np.exp(log_b + b * middle_d), b)
+    with threadpool_limits(1):  # on a busy machine, threads for such small products wait for each other
+        first = sorted((search(x, ROUGH) for x in starts), key=lambda fit: fit.fun)
+        log_a, log_b, log_e, a, b = min((search(fit.x, FINE) for fit in first[:FINALISTS]), key=lambda fit: fit.fun).x
+    rest, size_i, data_i = np.exp(log_e), np.exp(log_a - a * log_n_i), np.exp(log_b - b * log_d_i)
+    terms: list[float] = []  # A, a, B, b
+    for term_i, log_factor, exponent in ((size_i, log_a + a * middle_n, a), (data_i, log_b + b * middle_d, b)):
+        if np.ptp(term_i) < FLAT * np.exp(log_l_i.mean()):
+            rest += term_i.mean()
+            terms += [0.0, 0.0]
+        else:
+            terms += [np.exp(log_factor), exponent]
+    return ScalingLaw(rest, *terms)
 
 
 def _variables(law: ScalingLaw, middle_n: float, middle_d: float) -> list[float]:

@@ -65,12 +65,18 @@ def _legend(panel, runs: Sequence[ComparedRun]) -> tuple[list, list[str]]:
 
 
 def plot_law(
-    law: ScalingLaw, fitted: Sequence[GridPoint], left_out: Sequence[GridPoint], metric: str, per_product: float
+    law: ScalingLaw,
+    fitted: Sequence[GridPoint],
+    left_out: Sequence[GridPoint],
+    metric: str,
+    per_product: float,
+    optimum: bool,
 ) -> bytes:
     """Returns three panels: loss against tokens, predicted against measured, and size against operations.
 
     Args:
         per_product: operations of a run for each of its parameters and tokens.
+        optimum: whether the law has one, which is then drawn.
     """
     points = [*fitted, *left_out]
     figure, (data, both, best) = new_figure(3, (4.4, 3.6))
@@ -91,12 +97,12 @@ def plot_law(
     least = min(point.loss for point in points)
     both.axline((least, least), slope=1, color="0.6", lw=1)
     both.set(xlabel=f"{metric}, measured", ylabel="by the law (stars: left out)")
-    operations_i = np.geomspace(min(p.operations for p in points), max(p.operations for p in points), 50)
-    best.plot(
-        operations_i, law.optimum(operations_i / per_product)[0], color="C3", lw=1.5, label="least loss by the law"
-    )
+    if optimum:
+        operations_i = np.geomspace(min(p.operations for p in points), max(p.operations for p in points), 50)
+        sizes_i, _ = law.optimum(operations_i / per_product)
+        best.plot(operations_i, sizes_i, color="C3", lw=1.5, label="least loss by the law")
+        best.legend(frameon=False, fontsize=8)
     best.set(xscale="log", yscale="log", xlabel="operations", ylabel="parameters outside the token table")
-    best.legend(frameon=False, fontsize=8)
     for panel in (data, both, best):
         tidy_panel(panel)
     return to_png(figure)

@@ -16,13 +16,14 @@ from f2jax.errors import UserError
 from f2jax.tables import PageTable, html_page
 
 METRICS = ("loss", "accuracy", "mfu")  # of training, beside those of validation
+SHARE = "best N grows with operations to the power"
 CONSTANTS = {  # of a law, by its name on the page
     "E": "irreducible",
     "A": "size_factor",
     "a": "size_exponent",
     "B": "data_factor",
     "b": "data_exponent",
-    "best N grows with operations to the power": "size_share",
+    SHARE: "size_share",
 }
 NOTHING = 1e-6  # below it, E is no number that these runs tell
 BUDGETS = 5  # rows of the table of optima
@@ -36,6 +37,25 @@ class FittedLaw:
     samples: Sequence[ScalingLaw]
     points: Sequence[GridPoint]
     left_out: Sequence[GridPoint]
+
+    @property
+    def with_optimum(self) -> list[ScalingLaw]:
+        """The laws of samples that have an optimum; none where that of all runs has none."""
+        return [] if self.law.unidentified else [sample for sample in self.samples if not sample.unidentified]
+
+    @property
+    def doubt(self) -> str:
+        """What the runs do not tell; "": they tell all."""
+        flat = " and ".join(self.law.unidentified)
+        if flat or not self.with_optimum:
+            which = f"{flat} in these runs" if flat else "N or D in the samples of these runs"
+            return f"The loss hardly changes with {which}, so its exponent is not identified and no size is optimal."
+        missing = len(self.samples) - len(self.with_optimum)
+        return (
+            f"{missing} of {len(self.samples)} samples, in which the loss hardly changes with N or D, have no optimum."
+            if missing
+            else ""
+        )
 
     @property
     def per_product(self) -> float:
@@ -68,8 +88,10 @@ def compare(options: CompareOptions) -> list[str]:
     texts = {"runs.csv": _csv(["run", *columns], zip([run.name for run in runs], *columns.values(), strict=True))}
     texts["curves.csv"] = curves_csv(runs)
     if law:
-        tables += [constants_table(law, options.metric), optimum_table(law)]
-        pictures["law.png"] = plots.plot_law(law.law, law.points, law.left_out, options.metric, law.per_product)
+        tables += [constants_table(law, options.metric), *([optimum_table(law)] if law.with_optimum else [])]
+        pictures["law.png"] = plots.plot_law(
+            law.law, law.points, law.left_out, options.metric, law.per_product, bool(law.with_optimum)
+        )
         texts["law.csv"] = _csv(["constant", "value", "low", "high"], _constants(law))
     texts["index.html"] = html_page("runs side by side", f"{len(runs)} runs.", tables, pictures)
     for name, content in (texts | pictures).items():
@@ -158,8 +180,9 @@ def _shown(value) -> str | None:
 
 def _constants(law: FittedLaw) -> list[tuple[str, float, float, float]]:
     return [
-        (name, float(getattr(law.law, field)), *interval([getattr(sample, field) for sample in law.samples]))
+        (name, float(getattr(law.law, field)), *interval([getattr(sample, field) for sample in samples]))
         for name, field in CONSTANTS.items()
+        if (samples := law.with_optimum if name == SHARE else law.samples)
     ]
 
 
@@ -169,10 +192,10 @@ def constants_table(law: FittedLaw, metric: str) -> PageTable:
     note = (
         f"{metric} = E + A / N^a + B / D^b, with N the parameters outside the token table and D the tokens, fitted on "
         f"{len(law.points)} runs of {sizes} sizes (Hoffmann et al. 2022: Huber loss of the logarithm). Low and high: "
-        f"95 % of {len(law.samples)} samples of the runs."
+        f"95 % of {len(law.samples)} samples of the runs. {law.doubt}"
     )
     rows = [(name, [_shown(value) for value in values]) for name, *values in _constants(law)]
-    return PageTable("Law", note, ["value", "low", "high"], rows)
+    return PageTable("Law", note.strip(), ["value", "low", "high"], rows)
 
 
 def optimum_table(law: FittedLaw) -> PageTable:
@@ -182,7 +205,7 @@ def optimum_table(law: FittedLaw) -> PageTable:
     for operations in np.geomspace(min(spent), max(spent), BUDGETS):
         product = operations / law.per_product
         size, tokens = law.law.optimum(product)
-        sizes = interval([float(sample.optimum(product)[0]) for sample in law.samples])
+        sizes = interval([float(sample.optimum(product)[0]) for sample in law.with_optimum])
         loss = float(law.law.loss(size, tokens))
         rows.append((f"{operations:.3g}", [_shown(float(f"{x:.3g}")) for x in (size, *sizes, tokens, loss)]))
     note = (
@@ -199,8 +222,8 @@ def law_line(law: FittedLaw | None, metric: str) -> str:
     of, floor = law.law, law.law.irreducible if law.law.irreducible > NOTHING else 0
     line = (
         f"{metric} = {floor:.3g} + {of.size_factor:.3g} / N^{of.size_exponent:.3g} + {of.data_factor:.3g} / "
-        f"D^{of.data_exponent:.3g} on {len(law.points)} runs."
-    )
+        f"D^{of.data_exponent:.3g} on {len(law.points)} runs. {law.doubt}"
+    ).strip()
     if law.left_out:
         off = [abs(law.predicted(point)[0] / point.loss - 1) for point in law.left_out]
         line += f" The {len(off)} runs left out: off by {np.mean(off):.1%} in the mean, {max(off):.1%} at most."

@@ -10,7 +10,8 @@ import pytest
 
 from f2jax import cli, config
 from f2jax.checkpoints.workdir import write_architecture
-from f2jax.compare.law import ScalingLaw
+from f2jax.compare.law import GridPoint, ScalingLaw
+from f2jax.compare.run import FittedLaw, optimum_table
 from f2jax.compare.runs import differing_fields, measures, read_runs
 from f2jax.model.sizes import size
 
@@ -20,8 +21,10 @@ LONG = "width=64,steps=200,seed=0"
 SPEED = 500.0  # tokens a second: two seconds a step
 
 
-def workdir(folder: Path, width: int, steps: int, seed: int = 0, overrides=(), data="hash", counted=True) -> Path:
-    """A finished run of `steps` steps, whose held-out loss follows LAW."""
+def workdir(
+    folder: Path, width: int, steps: int, seed: int = 0, overrides=(), data="hash", counted=True, law=LAW
+) -> Path:
+    """A finished run of `steps` steps, whose held-out loss follows `law`."""
     fields = [f"--config.model.width={width}", f"--config.steps={steps}", f"--config.seed={seed}"]
     made = config.load("common", ["--config.model.size=tiny", "--config.loss.matryoshka=False", *fields, *overrides])
     path = folder / f"width={width},steps={steps},seed={seed}{''.join(overrides)}".replace("/", "-")
@@ -36,16 +39,16 @@ def workdir(folder: Path, width: int, steps: int, seed: int = 0, overrides=(), d
         | ({"tokens": TOKENS * step, "operations": 7e12 * step, "mfu": 0.4} if counted else {})
         for step in (steps // 2, steps)
     ]
-    held_out = {"validation/loss": float(LAW.loss(weights, TOKENS * steps)), "validation/names/loss": 9.0}
+    held_out = {"validation/loss": float(law.loss(weights, TOKENS * steps)), "validation/names/loss": 9.0}
     lines.append({"step": steps} | held_out)
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')  # cut off
     return path
 
 
-def grid(folder: Path) -> Path:
+def grid(folder: Path, law: ScalingLaw = LAW) -> Path:
     for width in (32, 64, 128, 256):
         for steps in (100, 200, 400):
-            workdir(folder, width, steps)
+            workdir(folder, width, steps, law=law)
     (folder / "notes.log").write_text("no workdir\n")
     return folder
 
@@ -75,6 +78,27 @@ def test_a_grid_becomes_a_page_with_a_law_that_predicts_the_size_left_out(tmp_pa
             assert float(run[name]) == pytest.approx(float(run["validation/loss"]), rel=1e-3)
     values = {row["constant"]: float(row["value"]) for row in table(tmp_path / "page/law.csv")}
     assert [values[name] for name in "EAaBb"] == pytest.approx(list(dataclasses.astuple(LAW)), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_loss_that_does_not_change_with_size_has_no_best_size(tmp_path, capsys):
+    sweep = grid(tmp_path / "sweep", ScalingLaw(0.4, 0.0, 0.0, 300.0, 0.4))
+    assert compare(sweep, "--output", tmp_path / "page", "--bootstrap", "3") == 0
+    sentence = "The loss hardly changes with N in these runs, so its exponent is not identified and no size is optimal."
+    assert f"validation/loss = 0.4 + 0 / N^0 + 300 / D^0.4 on 12 runs. {sentence}" in capsys.readouterr().out
+    page = (tmp_path / "page/index.html").read_text()
+    assert sentence in page and "Compute-optimal" not in page
+    assert [row["constant"] for row in table(tmp_path / "page/law.csv")] == list("EAaBb")
+
+
+def test_intervals_of_the_optimum_leave_out_samples_without_one(tmp_path):
+    flat = ScalingLaw(0.6, 0.0, 0.0, 300.0, 0.4)
+    point = GridPoint("run", 1000, 1e6, 6e9, 1.0)
+    law = FittedLaw(LAW, [LAW, flat, LAW], [point], [])
+    assert law.with_optimum == [LAW, LAW]
+    assert law.doubt == "1 of 3 samples, in which the loss hardly changes with N or D, have no optimum."
+    assert "Compute-optimal" in optimum_table(law).title
+    assert FittedLaw(LAW, [flat], [point], []).with_optimum == []
 
 
 def test_the_table_has_what_differs_and_what_a_run_took(tmp_path):
