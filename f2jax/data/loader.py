@@ -44,6 +44,8 @@ def load_data(
     if corpora := [spec.removeprefix(CORPUS) for spec in data.sources if spec.startswith(CORPUS)]:
         if len(data.sources) > len(corpora):
             raise UserError("data.sources names a corpus and more; name only corpora, with all data in them.")
+        if data.columns:
+            raise UserError("A corpus has no columns to name; leave data.columns empty, and name them for files alone.")
         tokenizer, splits = _open_corpora(corpora, config, kept, init)
         tokenizer.check_vocab(vocab_size)
     else:

@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from operator import attrgetter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,7 +44,57 @@ def read(path, *columns, skipped=None):
     ],
 )
 def test_pairs_are_known_by_the_names_that_are_common(tmp_path, ending, names):
-    assert read(write(tmp_path, ending, names, PAIRS)) == [Record(a, b, source="faq") for a, b in PAIRS]
+    alike = names == ("sentence1", "sentence2")  # neither is a question
+    expected = [Record(a, b, source="faq", symmetric=alike) for a, b in PAIRS]
+    assert read(write(tmp_path, ending, names, PAIRS)) == expected
+
+
+@pytest.mark.parametrize("positive", ["positive", "passage"])
+def test_a_positive_or_passage_decides_beside_an_answer(tmp_path, positive):
+    path = write(tmp_path, "csv", ("query", "answer", positive, "negative_1"), [("q", "short", "long", "wrong")])
+    (record,) = open_source(str(path), "train", Counter(), ["faq=retrieval"])
+    assert (record.positive, record.negatives) == ("long", ("wrong",))
+
+
+def test_a_score_that_only_later_rows_of_json_have_is_refused(tmp_path):
+    rows = [{"sentence1": "a", "sentence2": "b"}]
+    rows += [{"sentence1": text, "sentence2": text * 2, "score": score} for text, score in [("c", 0), ("d", 5)]]
+    corpora.write(tmp_path / "faq.jsonl", rows)
+    with pytest.raises(UserError, match=r"faq\.jsonl has rows with a score or label that the first has not"):
+        read(tmp_path / "faq.jsonl")
+    corpora.write(tmp_path / "faq.jsonl", [rows[0] | {"score": None}, *rows[1:]])
+    skipped = Counter()
+    assert read(tmp_path / "faq.jsonl", skipped=skipped) == list(convert.sts([("d", "dd", 5)], "faq"))
+    assert skipped == {"no label or score": 1}
+
+
+LABELLED = [("great", "good"), ("fine", "good"), ("awful", "bad"), ("poor", "bad")]
+
+
+def test_the_kinds_choose_what_texts_with_labels_are(tmp_path):
+    path = str(write(tmp_path, "csv", ("text", "label"), LABELLED))
+    assert list(open_source(path, "train", Counter(), ["faq=classification"])) == list(
+        convert.classification(LABELLED, "faq")
+    )
+    with pytest.raises(UserError, match="rows of clustering, which faq=retrieval among the kinds does not fit"):
+        list(open_source(path, "train", Counter(), ["faq=retrieval"]))
+
+
+@pytest.mark.parametrize("prefix", ["", "clustering:"])
+def test_a_folder_with_a_file_for_each_label_is_one_set(tmp_path, prefix):
+    folder = tmp_path / "mails"
+    folder.mkdir()
+    for label in ("good", "bad"):
+        rows = [row for row in LABELLED if row[1] == label]
+        write(folder, "csv", ("text", "label"), rows).rename(folder / f"{label}.csv")
+    key = attrgetter("query")
+    assert sorted(read(f"{prefix}{folder}"), key=key) == sorted(convert.clustering(LABELLED, "mails"), key=key)
+
+
+@pytest.mark.parametrize("spec", ["cldr:translation", "stdlib:code", "beir:books"])
+def test_columns_are_refused_where_they_have_their_names(spec):
+    with pytest.raises(UserError, match=f"{spec} has columns of its own"):
+        read(spec, "query=Frage")
 
 
 def test_triplets_keep_their_negatives(tmp_path):
@@ -89,7 +140,11 @@ def test_scored_pairs_and_relations_are_known_too(tmp_path):
         (("Frage", "Antwort"), ("Frage=query",), r"There is no column name 'Frage'"),
         (("Frage", "Antwort"), ("query",), r"'query' among the columns should be NAME=COLUMN"),
         (("Frage", "Antwort"), ("query=Frage", "positive=Frage"), r"'positive=Frage' .* a second time; leave one"),
-        (("question", "answer", "response"), (), r"has answer and response; say which .* positive=COLUMN"),
+        (
+            ("question", "answer", "response"),
+            (),
+            r"has answer and response: rename the one .* in training .* positive=COLUMN",
+        ),
         (("sentence1", "sentence2", "label"), (), r"pairs of sentences with a label; say what it is: sts:"),
     ],
 )

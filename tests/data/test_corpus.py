@@ -245,6 +245,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(folder, tmp_path, where):
     [
         ({"data.use_instructions": False}, "prepared with instructions and data.use_instructions=False"),
         ({"data.max_length": 16}, "texts of up to 32 tokens, above data.max_length=16"),
+        ({"data.columns": "('query=Frage',)"}, "A corpus has no columns to name; leave data.columns empty"),
         ({"data.include": "('pears',)"}, r"No data set is named 'pears' \(data.include\); did you mean 'pairs'"),
     ],
 )

@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 
-from f2jax.data.record import Record
+from f2jax.data.record import NEED_NEGATIVES, Record
 from f2jax.data.sources import beir, cldr, labelled, schema, stdlib
-from f2jax.data.sources.columns import parse_columns, read_named, recognise
+from f2jax.data.sources.columns import SENTENCES, parse_columns, read_named, recognise
 from f2jax.data.sources.paths import find_files
 from f2jax.errors import UserError, did_you_mean
 
@@ -26,20 +25,23 @@ def open_source(
     the hub (`hub:org/name`), a folder of queries, corpus and judgements (`beir:FOLDER`), or labelled data that becomes
     rows of a kind: `clustering:`, `classification:`, `sts:` or `nli:` before a file, glob or folder, and after it
     `#COLUMN,COLUMN` if its columns have other names than `labelled.TASKS` knows. A file of labelled data that is named
-    without its kind is known by its columns (`columns.recognise`).
+    without its kind is known by its columns (`columns.recognise`), and those of a folder are read together.
 
     Args:
         split: train or test; files have train only, which leaves out test files of folders (`paths.find_files`).
         skipped: counts the rows that are left out, by reason.
-        kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind, as the released ones do not.
+        kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind, as the released ones do not; of texts
+            with labels, whether they are clustered or classified.
         bare: accept rows of every kind without negatives, to mine for; else only retrieval's.
         columns: `NAME=COLUMN` where a column of the files has another name than f2jax knows, such as `query=Frage`.
 
     Raises:
-        UserError: there is no such set or file.
+        UserError: there is no such set or file, or it has columns of its own.
     """
     origin, rest = _split(spec)
     named = parse_columns(columns)
+    if named and origin in ("cldr", "stdlib", "beir"):
+        raise UserError(f"{spec} has columns of its own: leave out those that are given, or read it by itself.")
     if origin in ("cldr", "stdlib"):
         task = _built_in(spec)
         return stdlib.read_stdlib(split) if origin == "stdlib" else cldr.read_cldr(task, split)
@@ -49,7 +51,7 @@ def open_source(
         raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
     if origin in labelled.TASKS:
         return labelled.read_labelled(origin, find_files(_path(rest)), _columns(rest), skipped, named)
-    return chain.from_iterable(_read_file(path, skipped, kinds, bare, named) for path in expand(spec))
+    return _read_files(expand(spec), skipped, kinds, bare, named)
 
 
 def expand(spec: str, ignored: Sequence[str] = ()) -> list[str]:
@@ -98,14 +100,32 @@ def source_files(spec: str) -> list[str]:
     return find_files(_path(rest)) if origin in labelled.TASKS else expand(spec)
 
 
-def _read_file(
-    path: str, skipped: Counter, kinds: Iterable[str], bare: bool, named: Mapping[str, str]
+def _read_files(
+    paths: Iterable[str], skipped: Counter, kinds: Iterable[str], bare: bool, named: Mapping[str, str]
 ) -> Iterator[Record]:
-    task, names = recognise(path, named)
-    if task:
-        return labelled.read_labelled(task, [path], (), skipped, names)
-    rows = read_named(path, skipped, partial(schema.columns, path, kinds), names)
-    return schema.to_records(path, rows, skipped, kinds, bare)
+    labelled_paths: dict[str, list[str]] = {}  # by task, which are read together
+    for path in paths:
+        task, names = recognise(path, named)
+        if task:
+            labelled_paths.setdefault(_chosen_task(task, path, kinds), []).append(path)
+            continue
+        rows = read_named(path, skipped, partial(schema.columns, path, kinds), names)
+        if names.get("query") in SENTENCES and "query" not in named:  # neither of two sentences is a question
+            rows = ({"symmetric": True} | row for row in rows)
+        yield from schema.to_records(path, rows, skipped, kinds, bare)
+    for task, together in labelled_paths.items():
+        yield from labelled.read_labelled(task, together, (), skipped, named)
+
+
+def _chosen_task(task: str, path: str, kinds: Iterable[str]) -> str:
+    """The task of a file of labelled data, which the kinds may choose where texts have labels."""
+    source = schema.source_of(path)
+    kind = schema.given_kind(source, kinds)
+    if kind is None or kind == labelled.TASKS[task].kind:
+        return task
+    if {task, kind} <= set(NEED_NEGATIVES):
+        return kind
+    raise UserError(f"{path} has rows of {task}, which {source}={kind} among the kinds does not fit; leave it out.")
 
 
 def _split(spec: str) -> tuple[str, str]:

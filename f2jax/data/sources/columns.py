@@ -5,7 +5,8 @@ scores or labels is read as the labelled data that it is (`labelled.TASKS`). Oth
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from f2jax.data.sources.tables import ChooseColumns, Row, read_rows
 from f2jax.errors import UserError, did_you_mean
@@ -15,6 +16,7 @@ POSITIVES = ("positive", "passage", "answer", "response")
 SENTENCES = ("sentence1", "sentence2")
 SCORES = ("score", "similarity_score")
 TEXTS = ("text", "sentence", "utterance")
+ROWS = 1_000  # whose columns are looked at: lines of JSON may each have others
 LABELS = ("label_text", "label_name", "label", "intent", "category")
 # The names that `query=Frage` may give a column.
 NAMES = (
@@ -78,23 +80,31 @@ def recognise(path: str, columns: Mapping[str, str]) -> tuple[str, dict[str, str
         columns: {name: column} of those that the user names.
 
     Raises:
-        UserError: two columns could be the positive, pairs have a label that could be a score or a relation, or a
-            column that is named is not there.
+        UserError: two columns could be the positive, pairs have a label that could be a score or a relation, only
+            later rows have a score or a label, or a column that is named is not there.
     """
-    present: list[str] = []
+    first: list[str] = []
 
     def note(names: list[str]) -> list[str]:
-        present.extend(names)
+        first.extend(names)
         return names
 
-    next(read_named(path, Counter(), note, columns), None)
+    rows = islice(read_named(path, Counter(), note, columns), ROWS)
+    every = list(dict.fromkeys(name for row in rows for name in row))
+    task, names = _recognise(path, first, columns)
+    if set(every) > set(first) and _recognise(path, every, columns)[0] != task:
+        raise UserError(f"{path} has rows with a score or label that the first has not; give it one, or null.")
+    return task, names
+
+
+def _recognise(path: str, present: Sequence[str], columns: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     query = _first(QUERIES, present)
     positives = [name for name in POSITIVES if name in present]
     if query and positives:
-        if len(positives) > 1 and "positive" not in columns and set(positives) != {"positive", "passage"}:
+        if len(positives) > 1 and positives[0] not in ("positive", "passage"):
             raise UserError(
-                f"{path} has {' and '.join(positives)}; say which is right for the query, positive=COLUMN, by "
-                "data.columns."
+                f"{path} has {' and '.join(positives)}: rename the one that is right for the query to positive (or in "
+                "training name it by data.columns, positive=COLUMN)."
             )
         return "", _renamed({"query": query, "positive": positives[0]}, columns)
     labelled = _first(LABELS, present)

@@ -1,16 +1,18 @@
 """Files of labelled data → records, by the functions of `convert.py`: one entry of `TASKS` for each.
 
 Rows are converted language by language where they have a column `language` or `lang`, file parts of one source
-together. The labels of a source are held in memory with its texts.
+together, and so are files that have a label each. The labels of a source are held in memory with its texts.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
+from posixpath import commonpath
 from typing import Any, NamedTuple
 
-from f2jax.data.record import Record
+from f2jax.data.record import NEED_NEGATIVES, Kind, Record
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import convert
 from f2jax.data.sources.columns import read_named
@@ -30,6 +32,7 @@ Values = tuple[Any, ...]  # of the task's columns in a row
 
 
 class LabelledTask(NamedTuple):
+    kind: Kind  # of the records
     convert: Callable[..., Iterator[Record]]
     columns: tuple[tuple[str, ...], ...]  # the names that each column may have
     read: Callable[[object], object]  # the value of the last column; ValueError where it is none
@@ -70,12 +73,13 @@ def _scores_of_five(spec: str, rows: list[Values]) -> list[Values]:
 
 
 TASKS = {
-    "clustering": LabelledTask(convert.clustering, (_TEXT, _LABEL), as_name, _named_labels),
-    "classification": LabelledTask(convert.classification, (_TEXT, _LABEL), as_name, _named_labels),
+    "clustering": LabelledTask("clustering", convert.clustering, (_TEXT, _LABEL), as_name, _named_labels),
+    "classification": LabelledTask("classification", convert.classification, (_TEXT, _LABEL), as_name, _named_labels),
     "sts": LabelledTask(
-        convert.sts, (_FIRST, _SECOND, ("score", "similarity_score", "label")), _score, _scores_of_five
+        "retrieval", convert.sts, (_FIRST, _SECOND, ("score", "similarity_score", "label")), _score, _scores_of_five
     ),
     "nli": LabelledTask(
+        "retrieval",
         convert.nli,
         (("premise", *_FIRST), ("hypothesis", *_SECOND), ("label_text", "relation", "gold_label", "label")),
         as_name,
@@ -109,7 +113,10 @@ def read_labelled(
                 good = True
                 yield record
     if not good:
-        raise UserError(f"{name}:{paths[0]} gives no row; check its columns, and that it has more than one label.")
+        raise UserError(
+            f"{name}:{paths[0]} gives no row; check its columns, and that it has more than one label (of files of one "
+            f"label each, name the folder, {name}:FOLDER)."
+        )
 
 
 def read_values(
@@ -129,6 +136,10 @@ def read_values(
     rows_by_source: dict[str, list[tuple[str, Values]]] = defaultdict(list)
     for path in paths:
         rows_by_source[source_of(path)] += _rows(path, column_names, task, skipped, named)
+    if name in NEED_NEGATIVES and len(rows_by_source) > 1:
+        labels = [{values[-1] for _, values in rows} for rows in rows_by_source.values()]
+        if all(len(found) == 1 for found in labels) and len(set.union(*labels)) > 1:
+            return {source_of(f"{commonpath(paths)}/data"): list(chain.from_iterable(rows_by_source.values()))}
     return rows_by_source
 
 

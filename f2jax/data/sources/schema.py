@@ -70,13 +70,8 @@ class Defaults:
             defaults = cls(source, known.kind, known.language, known.symmetric)
         else:
             defaults = cls(source, "retrieval" if not (released and negatives) else None)
-        for item in kinds:
-            pattern, _, name = item.rpartition("=")
-            kind = as_kind(name)
-            if not pattern or kind is None:
-                raise UserError(f"'{item}' among the kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
-            if fnmatchcase(source, pattern):
-                return dataclasses.replace(defaults, kind=kind)
+        if kind := given_kind(source, kinds):
+            return dataclasses.replace(defaults, kind=kind)
         if defaults.kind is None and negatives == 1:
             defaults = dataclasses.replace(defaults, kind="classification")
             if "kind" not in columns:
@@ -85,6 +80,22 @@ class Defaults:
                     f"classification; add {source}=retrieval to the kinds if they are retrieval."
                 )
         return defaults
+
+
+def given_kind(source: str, kinds: Iterable[str]) -> Kind | None:
+    """The kind of the first of the `SOURCE=KIND` patterns that fits a source.
+
+    Raises:
+        UserError: an item is no such pattern.
+    """
+    for item in kinds:
+        pattern, _, name = item.rpartition("=")
+        kind = as_kind(name)
+        if not pattern or kind is None:
+            raise UserError(f"'{item}' among the kinds should be SOURCE=KIND, with a kind of {', '.join(KINDS)}.")
+        if fnmatchcase(source, pattern):
+            return kind
+    return None
 
 
 def source_of(path: str) -> str:
