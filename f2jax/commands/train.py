@@ -57,8 +57,8 @@ def _compare(config, workdir: str) -> None:
     from f2jax.evaluation import held_out
     from f2jax.inference.embedder import Embedder
 
-    share = config.data.validation_share
-    sets, empty = held_out.held_out_sets(read_records(config, Counter()), share, config.seed)
+    data, records = config.data, read_records(config, Counter())
+    sets, empty = held_out.held_out_sets(records, data.validation_share, config.seed, data.include, data.exclude)
     if empty:
         print(f"No row is held out of {', '.join(empty)}: give more rows, or a larger data.validation_share.")
     if not sets:

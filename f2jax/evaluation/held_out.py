@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from f2jax.data.dataset import dataset_names, is_held_out
+from f2jax.data.mixture import select
 from f2jax.data.record import Record, stable_id
 from f2jax.evaluation.builtin import tfidf_vectors
 from f2jax.tables import text_table
@@ -46,23 +47,30 @@ class HeldOut:
         return float(np.mean([value == 1 for value in reciprocal])), float(np.mean(reciprocal))
 
 
-def held_out_sets(records: Iterable[Record], share: float, seed: int) -> tuple[list[HeldOut], list[str]]:
-    """Returns the sets of held-out rows of a run's records, and the names of the sets that have none.
+def held_out_sets(
+    records: Iterable[Record], share: float, seed: int, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[list[HeldOut], list[str]]:
+    """Returns the sets of held-out rows of a run's records, and the names of those without a row that has an answer.
 
     Args:
         share, seed: of the run, which decide the rows that are held out.
+        include, exclude: of the run, which decide the sets (`mixture.select`).
     """
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        if record.kind != "texts":
-            groups[record.source, record.kind].append(record)
-    names, found, empty = dataset_names(groups), [], []
-    for key, rows in groups.items():
+        groups[record.source, record.kind].append(record)
+    names, keys = dataset_names(groups), list(groups)
+    found, empty = [], []
+    for i in select([names[key] for key in keys], include, exclude):
+        name, rows = names[keys[i]], groups[keys[i]]
+        if rows[0].kind == "texts":
+            continue
         queries = {record.query: None for record in rows if is_held_out(record.split_id, share, seed)}
-        if queries:
-            found.append(_held_out(names[key], rows, _some(queries, QUERIES)))
+        held = _held_out(name, rows, _some(queries, QUERIES))
+        if held.queries:
+            found.append(held)
         else:
-            empty.append(names[key])
+            empty.append(name)
     return found, empty
 
 

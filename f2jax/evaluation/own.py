@@ -37,7 +37,8 @@ UNKNOWN = ["und-Zyyy"]  # language and script of texts that do not say theirs
 
 def is_own(spec: str) -> bool:
     """Returns whether `--data` names your own file or folder, rather than the folder of the local tasks."""
-    return spec.partition(":")[0] in PREFIXES or spec.partition("#")[0].endswith(TABLES)
+    prefix, rest = _split(spec)
+    return bool(prefix) or rest.partition("#")[0].endswith(TABLES)
 
 
 class OwnTask(LocalTask):
@@ -106,7 +107,7 @@ def own_tasks(spec: str, columns: Mapping[str, str]) -> list[OwnTask]:
     Raises:
         UserError: it cannot be read, or has no rows that such a task could be made of.
     """
-    prefix, _, rest = spec.partition(":") if spec.partition(":")[0] in PREFIXES else ("", "", spec)
+    prefix, rest = _split(spec)
     path, _, listed = rest.partition("#")
     named = parse_columns(f"{name}={column}" for name, column in columns.items())
     skipped: Counter = Counter()
@@ -124,7 +125,7 @@ def own_tasks(spec: str, columns: Mapping[str, str]) -> list[OwnTask]:
             rows = _values(known, path, listed, skipped, names)
             tasks = []
             if prefix != "clustering":
-                tasks.append(OwnClassification(path, _halves(path, rows), revision))
+                tasks.append(OwnClassification(path, _halves(path, rows, skipped), revision))
             if prefix != "classification":
                 data = DatasetDict(test=_labelled(rows, "sentences", "labels"))
                 tasks.append(OwnClustering(path, data, revision))
@@ -137,13 +138,19 @@ def own_tasks(spec: str, columns: Mapping[str, str]) -> list[OwnTask]:
     return tasks
 
 
+def _split(spec: str) -> tuple[str, str]:
+    """("sts", PATH) of `sts:PATH`; ("", PATH) of a path, be it a folder called sts."""
+    prefix, colon, rest = spec.partition(":")
+    return (prefix, rest) if colon and prefix in PREFIXES else ("", spec)
+
+
 def _name(path: str) -> str:
     return source_of(f"{path.rstrip('/')}/data") if not path.endswith(TABLES) else source_of(path)
 
 
 def _revision(spec: str, columns: Mapping[str, str]) -> str:
     """Returns a hash of the files and of how they are read."""
-    digest = hashlib.sha256(repr((spec.partition(":")[0] in PREFIXES and spec, sorted(columns.items()))).encode())
+    digest = hashlib.sha256(repr((bool(_split(spec)[0]) and spec, sorted(columns.items()))).encode())
     for path in source_files(spec):
         with files.open_file(path) as file:
             while block := file.read(2**20):
@@ -165,12 +172,15 @@ def _labelled(rows: Iterable[tuple], text: str, label: str):
     return to_dataset(pa.table({text: texts, label: labels}), **{text: text, label: label})
 
 
-def _halves(path: str, rows: list[tuple]) -> DatasetDict:
-    """The texts to fit on and those to read, each text in one of them by its hash."""
+def _halves(path: str, rows: list[tuple], skipped: Counter) -> DatasetDict:
+    """The texts to fit on and those to read, each text in one of them by its hash; labels are those of both."""
     tests = [in_share(stable_id(text), 0.5, "test", 0) for text, _ in rows]
-    train = [row for row, test in zip(rows, tests, strict=True) if not test]
-    test = [row for row, test in zip(rows, tests, strict=True) if test]
-    if not test or len({label for _, label in train}) < 2:
+    train, test = ([row for row, is_test in zip(rows, tests, strict=True) if is_test == half] for half in (False, True))
+    labels = {label for _, label in train} & {label for _, label in test}
+    if alone := sum(label not in labels for _, label in rows):
+        skipped["to classify, of labels that one half of the texts has alone"] += alone
+        train, test = ([row for row in half if row[1] in labels] for half in (train, test))
+    if len(labels) < 2:
         raise UserError(f"{path} has too few texts: each label needs some to fit on and some to read.")
     return DatasetDict(train=_labelled(train, "text", "label"), test=_labelled(test, "text", "label"))
 
@@ -195,6 +205,10 @@ def _pairs(path: str, columns: Mapping[str, str], skipped: Counter) -> dict:
 
 def _collection(folder: str, skipped: Counter) -> dict:
     queries, documents, scores = beir.read_collection(folder, "test", skipped)
+    if broken := [score for by_id in scores.values() for score in by_id.values() if score % 1]:
+        raise UserError(
+            f"{folder} has a judgement of {broken[0]:g}; mteb scores whole numbers, so multiply or round them."
+        )
     data = _retrieval(documents, queries, scores)
     if not any(score > 0 for relevant in data["test"]["relevant_docs"].values() for score in relevant.values()):
         raise UserError(f"{folder} has no query with a right document; check that its ids are those of its qrels.")

@@ -24,11 +24,12 @@ def select_tasks(
         names: of local tasks or of mteb's; with `data` and neither names nor a benchmark: all local tasks.
         benchmark: a short name such as `english` (recipe 4.1), or mteb's own.
         data: folder of the local tasks, and your own files and folders (`own.own_tasks`).
-        languages: keep only these ISO 639-3 languages, and only tasks that have one of them.
+        languages: keep only these ISO 639-3 languages, and only tasks that have one of them; your own files stay.
         columns: {name: column} of your own files.
 
     Raises:
-        UserError: a name is unknown, a local task has no `data`, or no task is left.
+        UserError: a name is unknown, a local task has no `data`, two of your own files have one name, or no task is
+            left.
     """
     folders = [spec for spec in data if not own.is_own(spec)]
     if len(folders) > 1:
@@ -39,9 +40,22 @@ def select_tasks(
     if folder and not names and not benchmark:
         names = list(local.TASKS)
     tasks = [*(_benchmark(benchmark) if benchmark else ()), *(_task(name, folder) for name in names)]
-    tasks += [task for spec in data if own.is_own(spec) for task in own.own_tasks(spec, columns)]
     tasks = list({task.metadata.name: task for task in tasks}.values())
-    return _filter_languages(tasks, languages) if languages else tasks
+    if languages:
+        tasks = _filter_languages(tasks, languages)
+    return [*tasks, *_own_tasks([spec for spec in data if own.is_own(spec)], columns)]
+
+
+def _own_tasks(specs: Sequence[str], columns: Mapping[str, str]) -> list[AbsTask]:
+    tasks: dict[str, tuple[str, AbsTask]] = {}
+    for spec in dict.fromkeys(specs):
+        for task in own.own_tasks(spec, columns):
+            other, _ = tasks.setdefault(task.metadata.name, (spec, task))
+            if other != spec:
+                raise UserError(
+                    f"{other} and {spec} are both called {task.metadata.name}; rename one, or leave it out."
+                )
+    return [task for _, task in tasks.values()]
 
 
 def _benchmark(name: str) -> Sequence[AbsTask]:
@@ -83,5 +97,8 @@ def _filter_languages(tasks: list[AbsTask], languages: Sequence[str]) -> list[Ab
         if wanted:
             kept.append(task.filter_languages(None, hf_subsets=[name for name in task.hf_subsets if name in wanted]))
     if not kept:
-        raise UserError(f"No task has the languages {', '.join(languages)}; give ISO 639-3 codes such as deu.")
+        raise UserError(
+            f"No task has the languages {', '.join(languages)}; give ISO 639-3 codes such as deu, or none if all files "
+            "are your own."
+        )
     return kept

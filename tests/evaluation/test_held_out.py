@@ -60,6 +60,20 @@ def test_a_set_without_held_out_rows_is_named():
     assert held_out_sets([Record("q", "d", source="faq")], 0.0, SEED) == ([], ["faq"])
 
 
+def test_a_set_whose_held_out_rows_answer_themselves_alone_has_none():
+    rows = [Record(f"t{i}", f"t{i}", source="faq", symmetric=True) for i in range(20)]
+    assert held_out_sets(rows, SHARE, SEED) == ([], ["faq"])
+
+
+def test_sets_are_those_that_the_run_includes_under_the_names_that_it_gives_them():
+    rows = [Record(f"q{i}", f"d{i}", source=source) for i in range(20) for source in ("faq", "mails")]
+    rows.append(Record("a text", "", kind="texts", source="faq"))
+    (held,), empty = held_out_sets(rows, SHARE, SEED, include=["faq-*"], exclude=["*-texts"])
+    assert held.name == "faq-retrieval" and not empty
+    (held,), _ = held_out_sets(rows, SHARE, SEED, exclude=["faq*"])
+    assert held.name == "mails"
+
+
 def test_documents_are_limited_but_never_by_a_right_one(monkeypatch):
     monkeypatch.setattr(held_out, "DOCUMENTS", 8)
     monkeypatch.setattr(held_out, "QUERIES", 4)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -149,6 +150,44 @@ def test_a_label_and_a_prefix_choose_one_task(folder):
 def test_a_file_that_makes_no_task_is_refused(tmp_path, names, rows, message):
     with pytest.raises(UserError, match=message):
         own.own_tasks(write(tmp_path / "x.csv", names, rows), {})
+
+
+def test_two_files_of_one_name_are_refused_and_one_given_twice_is_one(tmp_path):
+    paths = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        paths.append(write(tmp_path / name / "faq.csv", ("question", "answer"), [("a", "x"), ("b", "y")]))
+    with pytest.raises(UserError, match=r"a/faq\.csv and .*b/faq\.csv are both called faq-retrieval; rename one"):
+        selection.select_tasks(data=paths)
+    assert len(selection.select_tasks(data=[paths[0], paths[0]])) == 1
+
+
+def test_a_label_that_one_half_of_the_texts_has_alone_is_left_out_and_counted(tmp_path, caplog):
+    rows = [*((f"text {i}", f"label {i % 2}") for i in range(40)), ("only one", "lonely")]
+    classification, clustering = own.own_tasks(write(tmp_path / "x.csv", ("text", "label"), rows), {})
+    data = classification.subsets()["default"][1]
+    assert set(data["train"]["label"]) == set(data["test"]["label"]) == {"label 0", "label 1"}
+    assert "lonely" in clustering.subsets()["default"][1]["test"]["labels"]
+    assert "1 to classify, of labels that one half of the texts has alone" in caplog.text
+
+
+def test_judgements_that_are_no_whole_numbers_are_refused(folder, tmp_path):
+    shutil.copytree(folder / "books", tmp_path / "books")
+    with open(tmp_path / "books/qrels/test.tsv", "a") as file:
+        file.write("q4\td5\t0.5\n")
+    with pytest.raises(UserError, match=r"books has a judgement of 0\.5; mteb scores whole numbers"):
+        own.own_tasks(f"beir:{tmp_path}/books", {})
+
+
+def test_languages_leave_your_own_files_in(folder, monkeypatch):
+    monkeypatch.setattr(selection, "_filter_languages", lambda tasks, languages: [])
+    (task,) = selection.select_tasks(["STSBenchmark"], data=[f"{folder}/faq.csv"], languages=["deu"])
+    assert task.metadata.name == "faq-retrieval"
+
+
+@pytest.mark.parametrize("name", own.PREFIXES)
+def test_a_folder_that_is_called_as_a_prefix_is_a_folder(name):
+    assert not own.is_own(name) and own.is_own(f"{name}:x")
 
 
 def test_other_rows_have_another_revision(tmp_path):
