@@ -65,14 +65,19 @@ def _check_unused(
     documents: DocumentOptions, queries: QueryOptions, passes: SearchOptions, results: ResultOptions
 ) -> None:
     """Raises UserError where an option would change nothing."""
+    asked = queries.query or queries.queries
     unused = {
-        "serve": results.serve and [changed(queries, "query", "queries"), changed(results, "output", "recall_queries")],
-        "store": results.store and [changed(passes, "approximate"), changed(results, "recall_queries")],
+        "with --serve": results.serve
+        and [changed(queries, "query", "queries"), changed(results, "output", "recall_queries")],
+        "with --store": results.store and [changed(passes, "approximate"), changed(results, "recall_queries")],
+        "without queries": results.store
+        and not asked
+        and [changed(passes, "k", "candidates"), changed(results, "exact")],
     }
-    for option, names in unused.items():
+    for where, names in unused.items():
         if names and any(names):
             raise UserError(
-                f"{' and '.join(filter(None, names))} would change nothing with --{option}; leave out what is named."
+                f"{' and '.join(filter(None, names))} would change nothing {where}; leave out what is named."
             )
     filled = documents.folder or documents.documents or documents.vectors
     if results.store and not filled and changed(passes, "precision"):

