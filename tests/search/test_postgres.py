@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -333,3 +336,24 @@ def test_an_old_pgvector_is_refused(connection, place):
         old.execute("update pg_extension set extversion = '0.7.4' where extname = 'vector'")
     with pytest.raises(UserError, match=r"has pgvector 0.7.4; it needs 0.8 or later"), postgres.open_store(address):
         pass
+
+
+OPEN_AND_WAIT = """
+import sys, time
+from f2jax.search.postgres import open_store
+
+with open_store(sys.argv[1]) as connection:
+    print("open", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_process_that_is_asked_to_end_stops_its_server(open_folder):
+    folder = open_folder / "ended"
+    command = [sys.executable, "-c", OPEN_AND_WAIT, str(folder)]
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "open\n" and (folder / "postmaster.pid").exists()
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == status and not (folder / "postmaster.pid").exists()
