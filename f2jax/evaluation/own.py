@@ -42,7 +42,7 @@ def is_own(spec: str) -> bool:
 
 
 class OwnTask(LocalTask):
-    """Base of the tasks on one's own files; the task type of mteb comes second among the bases."""
+    """Base of the tasks on your own files; the task type of mteb comes second among the bases."""
 
     kind = ""  # ends the name of the task
 

@@ -29,7 +29,7 @@ class Prompts:
     instructions: dict[str, str]
     template: str = TEMPLATE  # with {instruction}; empty: no instructions
     mark: str = ""  # distinguishes the user's own; the reference's have none
-    # Whole prompts of tasks on one's own files, by task: of a `query`, a `document`, or a `text` of other tasks.
+    # Whole prompts of tasks on your own files, by task: of a `query`, a `document`, or a `text` of other tasks.
     whole: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def for_tasks(self, tasks: Iterable[AbsTask]) -> "Prompts":

@@ -9,6 +9,7 @@ from importlib import util
 import numpy as np
 import pytest
 
+from f2jax import figures
 from f2jax.data.sources import cldr
 from f2jax.errors import UserError
 from f2jax.evaluation import builtin, plots
@@ -183,13 +184,13 @@ def test_the_legend_lies_within_the_picture_and_above_the_curves(monkeypatch, pa
         for color in range(2)
         for tail, dims in (("", (8, 16, 32)), (", TF-IDF", (0,)))
     ]
-    monkeypatch.setattr(plots, "_png", lambda figure: figure)
+    monkeypatch.setattr(plots, "to_png", lambda figure: figure)
     figure = plots.plot_dimensions({f"panel {i}": curves for i in range(panels)})
     figure.canvas.draw()
     legend, whole = figure.legends[0].get_window_extent(), figure.bbox
     assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1 and legend.y1 <= whole.y1
     assert all(legend.y0 >= panel.get_window_extent().y1 for panel in figure.axes)
-    plots.plt.close(figure)
+    figures.plt.close(figure)
 
 
 # What is refused
