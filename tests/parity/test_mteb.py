@@ -255,7 +255,7 @@ def test_mteb_itself_reads_the_results(ours):
 
 
 def test_own_instructions_go_before_the_texts_and_have_results_of_their_own(release, data, tmp_path, encoded):
-    common = {"model": release, "data": data, "tasks": ["HumanEvalX.local"], "dims": [64], "precisions": []}
+    common = {"model": release, "data": (data,), "tasks": ["HumanEvalX.local"], "dims": [64], "precisions": []}
     file = tmp_path / "prompts.json"
     file.write_text(json.dumps({"template": "{instruction} >> ", "query": "ask", "HumanEvalX.local": "code"}))
     command.evaluate(Options(str(tmp_path / "out"), **common, prompts=str(file)))
@@ -274,7 +274,7 @@ def test_own_instructions_go_before_the_texts_and_have_results_of_their_own(rele
 
 
 def test_baselines_are_scored_by_the_same_code(release, data, tmp_path):
-    options = {"output": str(tmp_path), "model": release, "data": data, "dims": [64], "precisions": []}
+    options = {"output": str(tmp_path), "model": release, "data": (data,), "dims": [64], "precisions": []}
     options |= {"tasks": ["XQuAD.local", "SIB200.local"]}
     found = command.evaluate(Options(**options, baseline=["untrained", "tfidf", "random"]))
     models = ["f2jax/tiny", "f2jax/tiny-untrained", "f2jax/tfidf", "f2jax/random"]
