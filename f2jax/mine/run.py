@@ -52,7 +52,7 @@ def mine_folder(
     they are. A classification row that brings negatives is not dropped for having few: one is enough (recipe 3.1).
     The same call after an interruption goes on after the last complete block, on however many hosts, and writes the
     same bytes. The files of an earlier call in the folder go when the new ones are complete. Returns None if the output
-    has this result already.
+    has this result already. A folder may be called x.parquet, which other readers of Parquet take for one table.
 
     Args:
         across_sources: mine all sources of a kind together, not each against its own documents.
@@ -62,7 +62,7 @@ def mine_folder(
             by all hosts, the vectors do not fit the rows or are not finite, unfinished vectors there belong to another
             call, or no row is left.
     """
-    if output.endswith(ENDINGS) or files.is_remote(output):
+    if (output.endswith(ENDINGS) and not output.endswith(".parquet")) or files.is_remote(output):
         raise UserError(f"{output} should be a local or mounted folder, in which each source gets a file.")
     work = Path(output) / WORK
     false_pairs = read_false_pairs(given.ratings, given.max_rating) if given.ratings else None

@@ -110,6 +110,12 @@ def test_rows_get_the_negatives_of_a_brute_force_search_in_their_own_source(inpu
     assert [list(record.negatives) for record in found] == [negatives for _, negatives in wanted]
 
 
+def test_a_folder_called_parquet_is_one_table_to_other_readers(inputs, tmp_path):
+    mined(inputs, tmp_path / "out.parquet")
+    found = pq.read_table(tmp_path / "out.parquet")["query"].to_pylist()
+    assert found == [record.query for record in read(tmp_path / "out.parquet")] != []
+
+
 def test_all_other_fields_of_a_row_stay(tmp_path):
     full = {
         "kind": "clustering",
