@@ -174,6 +174,16 @@ def select(names: Sequence[str], include: Sequence[str] = (), exclude: Sequence[
     return chosen
 
 
+def named_number(item: str) -> tuple[str, float]:
+    """Returns the name and the number of NAME=NUMBER; 0 in the place of what is no finite number above 0."""
+    name, _, text = item.rpartition("=")
+    try:
+        number = float(text)
+    except ValueError:
+        return name, 0.0
+    return name, number if 0 < number < float("inf") else 0.0
+
+
 def pattern_weights(names: Sequence[str], weights: Sequence[str]) -> list[float]:
     """The factor of each name: the product of all `PATTERN=FACTOR` that match it.
 
@@ -182,12 +192,8 @@ def pattern_weights(names: Sequence[str], weights: Sequence[str]) -> list[float]
     """
     factors = [1.0] * len(names)
     for item in weights:
-        pattern, _, text = item.rpartition("=")
-        try:
-            factor = float(text)
-        except ValueError:
-            factor = 0.0
-        if not pattern or not 0 < factor < float("inf"):
+        pattern, factor = named_number(item)
+        if not pattern or not factor:
             raise UserError(f"'{item}' in data.weights should be PATTERN=FACTOR, with a factor above 0.")
         _check(pattern, names, "data.weights")
         factors = [f * factor if fnmatchcase(n, pattern) else f for f, n in zip(factors, names, strict=True)]

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from f2jax.data.mixture import named_number
 from f2jax.data.record import KINDS
 from f2jax.errors import UserError, did_you_mean
 
@@ -292,12 +293,8 @@ def kind_temperature(kind: str, config: LossConfig) -> float:
     """
     found = config.temperature
     for item in config.kind_temperatures:
-        name, _, text = item.partition("=")
-        try:
-            value = float(text)
-        except ValueError:
-            value = 0.0
-        if name not in PAIRED or not 0 < value < float("inf"):
+        name, value = named_number(item)
+        if name not in PAIRED or not value:
             raise UserError(
                 f"'{item}' in loss.kind_temperatures should be KIND=TEMPERATURE, a number above 0 and one of the kinds "
                 f"{', '.join(PAIRED)}."

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from f2jax.data.mixture import named_number
 from f2jax.errors import UserError, did_you_mean
 
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
@@ -85,12 +86,8 @@ def parse_factor(item: str) -> tuple[str, float]:
     Raises:
         UserError: it is not of that form.
     """
-    pattern, _, text = item.rpartition("=")
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not pattern or not 0 < factor < float("inf"):
+    pattern, factor = named_number(item)
+    if not pattern or not factor:
         raise UserError(
             f"'{item}' in optim.rate_factors should be PATTERN=FACTOR, with a factor above 0; optim.freeze is for "
             "weights that stay."
