@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax.configs import common
-from f2jax.data.dataset import Row
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import PACKED, assemble
 from f2jax.data.shapes import RowRules
 from f2jax.model.sizes import size
@@ -41,7 +41,7 @@ def make_batch(sequences: int, chunk_rows: int):
 
     rows = [Row(text(), text(), [text() for _ in range(NEGATIVES)], b, [b] * NEGATIVES, -1) for b in range(queries)]
     options = {"kind": "retrieval", "batch_size": queries, "rules": RowRules(ROW_LENGTH, chunk_rows), "pad_id": 0}
-    return assemble(rows, NEGATIVES, **options)
+    return assemble(texts_of(rows), NEGATIVES, **options)
 
 
 def temporary_bytes(name: str, device, batch, remat: str) -> int | None:

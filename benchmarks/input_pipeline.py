@@ -3,6 +3,7 @@
     python -m benchmarks.input_pipeline start       # 500 data sets, 60 million rows, an index made up here
     python -m benchmarks.input_pipeline batches     # the recipe's batch: 512 x (2 + 7) texts of 64 to 256 tokens
     python -m benchmarks.input_pipeline profile     # the same, and where the time goes
+    python -m benchmarks.input_pipeline hosts       # the share of this work that each of 1, 2 and 4 hosts does
     python -m benchmarks.input_pipeline prepare     # peak memory and speed of `f2jax prepare`, curation off and on
     python -m benchmarks.input_pipeline steps       # what each step of curation costs
     python -m benchmarks.input_pipeline decontaminate  # rows of 24 negatives against 10 million characters
@@ -20,7 +21,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,6 +33,8 @@ from f2jax import config as configs
 from f2jax.data.corpus import CARD, VERSION, PreparedCorpus
 from f2jax.data.instructions import Instructions
 from f2jax.data.loader import Loader
+from f2jax.data.mixture import DatasetSpec, Mixture
+from f2jax.data.packing import WHOLE, RowShare
 from f2jax.data.record import Record
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer_training import train_sentencepiece
@@ -38,10 +42,11 @@ from f2jax.prepare import tfds
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate import curate_record, dedup
 from f2jax.prepare.curate.decontaminate import BUILT_IN, Index, build_index
+from f2jax.prepare.index import write_index
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.run import prepare
 
-OPTIONS = {"max_length": 1024, "instructions": {"enabled": True}}
+OPTIONS = asdict(PrepareOptions())
 LANGUAGES = 282
 CURATIONS = {"off": None, "on": Curation(excluded_sources=())}  # normalization, trivial rows, exact duplicates
 CONFIG = Path(__file__).parents[1] / "configs/stage2.py"
@@ -57,6 +62,7 @@ def entry(name: str, rows: int, documents: int, row_shards: list[int], document_
         "name": name,
         "kind": "retrieval",
         "folder": name,
+        "content": "made up",
         "rows": {"train": rows, "validation": 0},
         "documents": documents,
         "max_negatives": {"train": 24, "validation": 0},
@@ -80,42 +86,77 @@ def start(folder: Path) -> None:
 def open_index(folder: Path) -> None:
     began, imported = time.process_time(), peak_mib()
     datasets = [training for training, _ in PreparedCorpus(folder).splits()]
-    loader = Loader(datasets, configs.load(str(CONFIG)), 0)
+    specs = [DatasetSpec(d.name, d.kind, len(d), d.max_negatives) for d in datasets]
+    data = configs.load(str(CONFIG)).data
+    mixture = Mixture(specs, data.batch_size, dict(data.negatives), 0, data.draw)
     rows = sum(map(len, datasets))
     for step in range(1000):
-        loader.mixture.plan(step)
+        mixture.plan(step)
     print(f"{len(datasets)} data sets, {rows:,} rows, {(folder / CARD).stat().st_size / 2**20:.1f} MiB of index")
     seconds = time.process_time() - began
     print(f"start and 1,000 plans: {seconds:.2f} s, peak {peak_mib():,.0f} MiB ({imported:,.0f} after the imports)")
 
 
-def documents(count: int, seed: int):
+def documents(count: int, seed: int, mean: int = 160):
+    """Of 0.4 to 1.6 times as many tokens as the mean."""
     rng = np.random.default_rng(seed)
     for i in range(count):
-        yield i, {"id": i, "tokens": rng.integers(0, 150_000, rng.integers(64, 257)).astype(np.int32)}
+        length = rng.integers(mean * 2 // 5, mean * 8 // 5 + 1)
+        yield i, {"id": i, "tokens": rng.integers(0, 150_000, length).astype(np.int32)}
 
 
-def rows(count: int, pool: int, seed: int):
+def rows(count: int, pool: int, seed: int, mean: int = 160):
     rng = np.random.default_rng(seed)
-    for i, (_, example) in enumerate(documents(count, seed)):
+    for i, (_, example) in enumerate(documents(count, seed, mean)):
         used = rng.integers(0, pool, 25)
         languages = {"language": "en", "positive_language": "en"}
         yield i, {"query": example["tokens"], "documents": used, "label": -1, "id": i, **languages}
 
 
-def make_loader(folder: Path, row_count: int = 20_000, pool: int = 100_000) -> Loader:
+def make_corpus(folder: Path, row_count: int = 20_000, pool: int = 100_000, mean: int = 160) -> None:
     made = [
         tfds.build(kind, "d", folder, {"train": [partial(*shard)]}, {})["train"]
         for kind, shard in (
-            (tfds.Rows, (rows, row_count, pool, 0)),
-            (tfds.Documents, (documents, pool, 1)),
+            (tfds.Rows, (rows, row_count, pool, 0, mean)),
+            (tfds.Documents, (documents, pool, 1, mean)),
         )
     ]
-    write_card(folder, [entry("d", row_count, pool, *made)])
-    return Loader([training for training, _ in PreparedCorpus(folder).splits()], configs.load(str(CONFIG)), 0)
+    described = entry("d", row_count, pool, *made)
+    write_index(folder, described)
+    write_card(folder, [described])
+
+
+def make_loader(folder: Path, share: RowShare = WHOLE) -> Loader:
+    datasets = [training for training, _ in PreparedCorpus(folder).splits()]
+    return Loader(datasets, configs.load(str(CONFIG)), 0, share)
+
+
+def hosts(folder: Path, counts: Sequence[int] = (1, 2, 4, 16), parts: int = 128, steps: int = 20) -> None:
+    """CPU time of a batch on the first and on the last of so many hosts that share 128 devices."""
+    for mean in (60, 160):
+        where = folder / str(mean)
+        where.mkdir()
+        make_corpus(where, mean=mean)
+        alone = 0.0
+        for count in counts:
+            seconds, tokens = [], 0
+            for host in {0, count - 1}:
+                own = tuple(range(host * parts // count, (host + 1) * parts // count))
+                loader = make_loader(where, RowShare(parts, own))
+                for step in range(loader.steps_per_epoch):  # into the page cache
+                    loader.batch(step)
+                began = time.process_time()
+                tokens = sum(loader.batch(step)[1].useful_tokens for step in range(steps))
+                seconds.append((time.process_time() - began) / steps)
+            alone = alone or max(seconds)
+            print(
+                f"mean {mean}, {count} host(s): {max(seconds) * 1e3:.1f} ms a batch, {max(seconds) / alone:.0%}; "
+                f"{tokens / steps / max(seconds) / 1e6:.1f} million tokens a second of all hosts with a core each"
+            )
 
 
 def batches(folder: Path, profile: bool) -> None:
+    make_corpus(folder)
     loader = make_loader(folder)
     for step in range(loader.steps_per_epoch):  # into the page cache
         loader.batch(step)
@@ -229,7 +270,8 @@ def decontaminate(folder: Path, count: int = 200, characters: int = 10_000_000) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "what", choices=["start", "batches", "profile", "prepare", "steps", "decontaminate", "open", "prepared"]
+        "what",
+        choices=["start", "batches", "profile", "hosts", "prepare", "steps", "decontaminate", "open", "prepared"],
     )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -247,6 +289,8 @@ def main() -> None:
             steps()
         elif args.what == "decontaminate":
             decontaminate(folder)
+        elif args.what == "hosts":
+            hosts(folder)
         elif args.what == "prepared":
             prepare_once(folder, args.curation)
         else:

@@ -22,14 +22,15 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from benchmarks import report
-from benchmarks.input_pipeline import documents, make_loader, rows
+from benchmarks.input_pipeline import documents, make_corpus, make_loader, rows
 
 BATCH, NEGATIVES, STORED = 512, 7, 24
 
 
 def ours(folder: Path, row_count: int, pool: int) -> Callable[[int], int]:
     """Packs so many batches; returns their useful tokens."""
-    loader, steps = make_loader(folder, row_count, pool), count()
+    make_corpus(folder, row_count, pool)
+    loader, steps = make_loader(folder), count()
     return lambda batches: sum(loader.batch(step)[1].useful_tokens for step in islice(steps, batches))
 
 

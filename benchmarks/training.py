@@ -30,7 +30,7 @@ from benchmarks import report, torch_step
 from f2jax.checkpoints import hf
 from f2jax.checkpoints.settings import config_to_hf
 from f2jax.configs import common
-from f2jax.data.dataset import Row
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import assemble
 from f2jax.data.shapes import RowRules
 from f2jax.data.texts import sample_texts
@@ -103,7 +103,7 @@ def ours(config, architecture: Qwen3Config, rows: list[Row], keep: bool) -> Run:
     program = Program(config, architecture, mesh, config.steps)
     data = config.data
     batch = assemble(
-        rows,
+        texts_of(rows),
         len(rows[0].negatives),
         kind="retrieval",
         batch_size=len(rows),

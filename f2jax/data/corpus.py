@@ -6,7 +6,8 @@ Only `corpus.json` is read at the start; the files of a data set are opened when
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,8 @@ import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2  # the message alone: TensorFlow is not loaded
 
 from f2jax import errors, files
-from f2jax.data.dataset import Row
+from f2jax.data.corpus_index import CorpusIndex, has_index, padded, text_key
+from f2jax.data.dataset import Row, RowTexts, texts_of
 from f2jax.errors import Restart, UserError
 
 VERSION = "1.0.0"  # of the layout, and of the TFDS data sets inside
@@ -134,7 +136,8 @@ class StoredDataset:
         self.max_negatives = card["max_negatives"][split]
         self.languages: dict[str, int] = card["languages"] if split == "train" else {}
         self._rows, self._documents = (shards_of(folder, card, part) for part in (split, "documents"))
-        self._reader, self._vectors, self._card, self._split = reader, vectors, card, split
+        self._reader, self._vectors, self._folder, self._card, self._split = reader, vectors, folder, card, split
+        self.is_indexed = has_index(folder, card)
 
     def __len__(self) -> int:
         return sum(self._rows.lengths)
@@ -144,48 +147,91 @@ class StoredDataset:
         teacher = f", vectors {self._vectors.card}" if self._vectors else ""
         return self._card["content"] + teacher
 
-    def rows(
-        self, indices: Sequence[int], columns: Sequence[int], negatives: int, with_vectors: bool = True
-    ) -> list[Row]:
-        """As `dataset.Dataset.rows`; reads only the documents that these rows use, each once.
+    @cached_property
+    def _index(self) -> CorpusIndex | None:
+        return CorpusIndex(self._folder, self._card, self._split) if self.is_indexed else None
+
+    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> RowTexts:
+        """As `dataset.Dataset.rows`; without an index, each document that the rows use is read once.
 
         Raises:
             UserError: a file is missing, damaged or cut short.
         """
-        rows = [parse_row(raw) for raw in self._rows.read(np.asarray(indices, np.int64), self._reader)]
-        used = [chosen_documents(documents, columns, negatives) for _, documents, _ in rows]
-        numbers = np.unique(np.concatenate([np.zeros(0, np.int64), *used]))
-        texts = [parse_document(raw) for raw in self._documents.read(numbers, self._reader)]
-        places = [np.searchsorted(numbers, documents).tolist() for documents in used]
-        vectors = self._teacher(indices, numbers, places) if with_vectors else [None] * len(rows)
-        return [
-            Row(
-                query,
-                texts[own[0]][1] if own else None,
-                [texts[place][1] for place in own[1:]],
-                texts[own[0]][0] if own else -1,
-                [texts[place][0] for place in own[1:]],
-                label,
-                row_vectors,
-            )
-            for (query, _, label), own, row_vectors in zip(rows, places, vectors, strict=True)
-        ]
+        number_b = np.asarray(indices, np.int64)
+        if self._index:
+            row_b = self._index.rows[number_b]
+            document_bi = chosen_documents(self._index.documents_of(row_b), columns, negatives)
+            key_bi, length_bi, id_bi = self._index.texts(row_b, document_bi)
+            tokens = partial(self._tokens, number_b, document_bi, key_bi, length_bi)
+            texts = RowTexts(key_bi, length_bi, id_bi, row_b["label"], tokens)
+        else:
+            raw = [parse_row(raw) for raw in self._rows.read(number_b, self._reader)]
+            document_bi = chosen_documents(padded([documents for _, documents, _ in raw]), columns, negatives)
+            texts = self._read_all(raw, document_bi)
+        vectors = partial(self._teacher, number_b, document_bi) if self._vectors else None
+        return replace(texts, vectors=vectors)
 
-    def _teacher(self, indices: Sequence[int], numbers: np.ndarray, places: list[list[int]]) -> list:
-        """The vectors of each row, if there are any: of its query, then of its documents at `places` of `numbers`."""
-        if self._vectors is None:
-            return [None] * len(places)
-        query_be = self._vectors.read(self._card, self._split, np.asarray(indices, np.int64))
-        document_ue = self._vectors.read(self._card, "documents", numbers)
-        return [np.concatenate([q_e[None], document_ue[place]]) for q_e, place in zip(query_be, places, strict=True)]
+    def _read_all(self, raw: Sequence[tuple[np.ndarray, np.ndarray, int]], document_bi: np.ndarray) -> RowTexts:
+        """The texts of rows whose records and documents these are."""
+        numbers = np.unique(document_bi[document_bi >= 0])
+        found = [parse_document(raw) for raw in self._documents.read(numbers, self._reader)]
+        rows = []
+        for (query, _, label), documents in zip(raw, document_bi, strict=True):
+            own = [found[place] for place in np.searchsorted(numbers, documents[documents >= 0])]
+            ids, tokens = [number for number, _ in own], [tokens for _, tokens in own]
+            first = (tokens[0], ids[0]) if own else (None, -1)
+            rows.append(Row(query, first[0], tokens[1:], first[1], ids[1:], label))
+        return texts_of(rows)
+
+    def _tokens(
+        self,
+        number_b: np.ndarray,
+        document_bi: np.ndarray,
+        key_bi: np.ndarray,
+        length_bi: np.ndarray,
+        b_s: np.ndarray,
+        i_s: np.ndarray,
+    ) -> list[np.ndarray]:
+        """The tokens of texts; see `RowTexts.tokens`.
+
+        Raises:
+            UserError: they are not those that the index was made of.
+        """
+        is_query_s = i_s == 0
+        queries = iter(self._rows.read(number_b[b_s[is_query_s]], self._reader))
+        documents = iter(self._documents.read(document_bi[b_s[~is_query_s], i_s[~is_query_s] - 1], self._reader))
+        found = []
+        for is_query, length, key in zip(
+            is_query_s.tolist(), length_bi[b_s, i_s].tolist(), key_bi[b_s, i_s].tolist(), strict=True
+        ):
+            raw = next(queries if is_query else documents)
+            tokens = raw[-4 * length :]  # the last field, since a record has them in alphabetical order
+            if text_key(tokens) != key:
+                raise UserError(f"The index of {self.name} is of other texts; prepare the corpus again.")
+            found.append(np.frombuffer(tokens, np.int32))
+        return found
+
+    def _teacher(self, number_b: np.ndarray, document_bi: np.ndarray, b_s: np.ndarray, i_s: np.ndarray) -> np.ndarray:
+        """The vectors of texts; see `RowTexts.vectors`."""
+        assert self._vectors is not None
+        is_query_s = i_s == 0
+        query_se = self._vectors.read(self._card, self._split, number_b[b_s[is_query_s]])
+        numbers, place_s = np.unique(document_bi[b_s[~is_query_s], i_s[~is_query_s] - 1], return_inverse=True)
+        document_se = self._vectors.read(self._card, "documents", numbers)[place_s]
+        vectors_se = np.empty((len(b_s), query_se.shape[1]), query_se.dtype)
+        vectors_se[is_query_s], vectors_se[~is_query_s] = query_se, document_se
+        return vectors_se
 
 
-def chosen_documents(documents: np.ndarray, columns: Sequence[int], negatives: int) -> np.ndarray:
-    """The document numbers to read, given all of a row's (positive, negatives): the positive, and those of the first
-    `negatives` columns that the row has; none of a row of the kind `texts`.
+def chosen_documents(document_bi: np.ndarray, columns: Sequence[int], negatives: int) -> np.ndarray:
+    """The documents to take of each row, given all of them: the positive, then the first `negatives` of `columns`.
+
+    Where a row has fewer, the rest is -1.
     """
-    places = np.asarray(columns, np.int64) + 1
-    return np.append(documents[:1], documents[places[places < len(documents)][:negatives]])
+    places = np.append(0, np.asarray(columns, np.int64) + 1)
+    ordered_bi = document_bi[:, places[places < document_bi.shape[1]]]
+    order_bi = np.argsort(ordered_bi < 0, axis=1, kind="stable")[:, : 1 + negatives]
+    return np.take_along_axis(ordered_bi, order_bi, axis=1)
 
 
 def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:

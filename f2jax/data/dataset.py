@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -19,22 +19,68 @@ K = TypeVar("K", bound=str)
 TOKENIZED_TOGETHER = 10_000  # texts; what a backend returns takes many times the memory of the ids
 
 
+@dataclass(frozen=True)
+class RowTexts:
+    """Some rows of a data set: what it takes to decide how they are packed, and a way to read the rest.
+
+    Letters: b rows; i the texts of a row, which are its query, its positive and its negatives; s any of these texts,
+    given by their rows and their places i; e dimensions.
+    """
+
+    key_bi: np.ndarray  # uint64; texts of the same tokens have the same
+    length_bi: np.ndarray  # int64, in tokens; 0: the row has no such text
+    id_bi: np.ndarray  # int64, of documents
+    label_b: np.ndarray  # int64 stable id of the label; -1: none
+    tokens: Callable[[np.ndarray, np.ndarray], list[np.ndarray]]  # (b_s, i_s) → int32 ids of each text
+    vectors: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # (b_s, i_s) → a cached teacher's [S, E]
+
+    def distinct(self) -> np.ndarray:
+        """The lengths of the distinct texts."""
+        present_bi = self.length_bi > 0
+        first_u = np.unique(self.key_bi[present_bi], return_index=True)[1]
+        return self.length_bi[present_bi][first_u]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The part of a row that a batch needs: token ids (int32, end token included) and the ids of its documents."""
+    """A row with its tokens: int32 ids, end token included."""
 
     query: np.ndarray
     positive: np.ndarray | None  # None: a row of the kind `texts`
     negatives: list[np.ndarray]
     positive_id: int  # -1: none
     negative_ids: list[int]
-    label_id: int  # stable id of the label; -1: none
+    label_id: int = -1  # stable id of the label; -1: none
     vectors: np.ndarray | None = None  # a cached teacher's: of the query, then of the documents
 
     @property
-    def documents(self) -> list[np.ndarray]:
-        """The positive, then the negatives."""
-        return ([] if self.positive is None else [self.positive]) + self.negatives
+    def texts(self) -> list[np.ndarray]:
+        """The query, the positive, then the negatives."""
+        return [self.query, *([] if self.positive is None else [self.positive]), *self.negatives]
+
+
+def texts_of(rows: Sequence[Row]) -> RowTexts:
+    """The texts of rows whose tokens are there."""
+    shape = len(rows), max(len(row.texts) for row in rows)
+    key_bi, length_bi, id_bi = np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    numbers: dict[bytes, int] = {}
+    for b, row in enumerate(rows):
+        texts = row.texts
+        key_bi[b, : len(texts)] = [numbers.setdefault(ids.tobytes(), len(numbers)) for ids in texts]
+        length_bi[b, : len(texts)] = [len(ids) for ids in texts]
+        id_bi[b, 1 : len(texts)] = [row.positive_id, *row.negative_ids][: len(texts) - 1]
+
+    def vectors(b_s: np.ndarray, i_s: np.ndarray) -> np.ndarray:
+        return np.array([rows[b].vectors[i] for b, i in zip(b_s, i_s, strict=True)])
+
+    return RowTexts(
+        key_bi,
+        length_bi,
+        id_bi,
+        np.array([row.label_id for row in rows], np.int64),
+        lambda b_s, i_s: [rows[b].texts[i] for b, i in zip(b_s, i_s, strict=True)],
+        vectors if rows[0].vectors is not None else None,
+    )
 
 
 class AnyDataset(Protocol):
@@ -44,18 +90,19 @@ class AnyDataset(Protocol):
     kind: Kind
     max_negatives: int
     languages: dict[str, int]  # training rows by language
+    is_indexed: bool  # whether the texts of a batch are known before their tokens are read
 
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str: ...
 
-    def rows(
-        self, indices: Sequence[int], columns: Sequence[int], negatives: int, with_vectors: bool = True
-    ) -> list[Row]: ...
+    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> RowTexts: ...
 
 
 class Dataset:
     """Tokenized rows of one source and kind."""
+
+    is_indexed = True
 
     def __init__(self, name: str, kind: Kind, texts: "TokenizedTexts", rows: list[tuple]):
         self.name, self.kind = name, kind
@@ -79,30 +126,19 @@ class Dataset:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def rows(
-        self, indices: Sequence[int], columns: Sequence[int], negatives: int, with_vectors: bool = True
-    ) -> list[Row]:
+    def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> RowTexts:
         """The rows of the given numbers.
 
         Args:
             columns: an order of all negative columns.
             negatives: the number of negatives to take from each row, in that order, if it has so many.
-            with_vectors: whether to read the vectors of a cached teacher, where there is one.
         """
-        return [self._row(i, columns, negatives) for i in indices]
-
-    def _row(self, i: int, columns: Sequence[int], negatives: int) -> Row:
-        query, positive, others, label, *_ = self._rows[i]
-        chosen = [others[c] for c in columns if c < len(others)][:negatives]
-        texts = self._texts
-        return Row(
-            texts.tokens(query),
-            texts.tokens(positive) if positive >= 0 else None,
-            [texts.tokens(n) for n in chosen],
-            texts.ids[positive] if positive >= 0 else -1,
-            [texts.ids[n] for n in chosen],
-            label,
-        )
+        rows = [self._rows[i] for i in indices]
+        number_bi = np.full((len(rows), 2 + negatives), -1)
+        for b, (query, positive, others, *_) in enumerate(rows):
+            chosen = [others[c] for c in columns if c < len(others)][:negatives]
+            number_bi[b, : 2 + len(chosen)] = query, positive, *chosen
+        return self._texts.of(number_bi, np.array([row[3] for row in rows], np.int64))
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
         """(training, held-out) rows: a hash of seed and `Record.split_id` holds out a `share` of the queries."""
@@ -121,6 +157,8 @@ class TokenizedTexts:
         self.ids: list[int] = []
         self._flat = np.zeros(0, np.int32)
         self._ends = np.zeros(1, np.int64)
+        self._ids = np.zeros(0, np.int64)
+        self._keys = np.zeros(0, np.uint64)  # the number of the first text with the same tokens
 
     def add(self, text: str, original: str) -> int:
         if text not in self.index:
@@ -139,13 +177,27 @@ class TokenizedTexts:
                 bar.update(len(encoded))
         self._flat = np.concatenate(flat)
         self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._ids = np.array(self.ids, np.int64)
+        first: dict[bytes, int] = {}
+        tokens = (self.tokens(number).tobytes() for number in range(len(texts)))
+        self._keys = np.array([first.setdefault(ids, number) for number, ids in enumerate(tokens)], np.uint64)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(tokens of all texts, where each text ends, ids)."""
-        return self._flat, self._ends, np.array(self.ids, np.int64)
+        return self._flat, self._ends, self._ids
 
     def tokens(self, number: int) -> np.ndarray:
         return self._flat[self._ends[number] : self._ends[number + 1]]
+
+    def of(self, number_bi: np.ndarray, label_b: np.ndarray) -> RowTexts:
+        """The rows that have the texts of these numbers; -1: none."""
+        return RowTexts(
+            self._keys[number_bi],
+            np.where(number_bi >= 0, self._ends[number_bi + 1] - self._ends[number_bi], 0),
+            self._ids[number_bi],
+            label_b,
+            lambda b_s, i_s: [self.tokens(number) for number in number_bi[b_s, i_s].tolist()],
+        )
 
 
 def is_held_out(split_id: int, share: float, seed: int) -> bool:

@@ -13,9 +13,10 @@ from f2jax import files
 from f2jax.data.dataset import AnyDataset, build_datasets, is_held_out
 from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.mixture import DatasetSpec, Mixture, language_weights, pattern_weights, select
-from f2jax.data.packing import WHOLE, Batch, RowShare, assemble, distinct, texts_of_row
+from f2jax.data.packing import WHOLE, Batch, RowShare, assemble, texts_of_row
 from f2jax.data.record import Record, stable_id
 from f2jax.data.shapes import CHUNKED_PROGRAMS, PROGRAMS, RowRules, Sample, choose_programs
+from f2jax.data.skip_list import say_once
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
@@ -214,6 +215,12 @@ class Loader:
         if config.model.chunk_rows < 0:
             raise UserError(f"model.chunk_rows={config.model.chunk_rows} should be at least 1, or 0: all at once.")
         self.datasets, self.pad_id, self.share, self.batch_size = datasets, pad_id, share, data.batch_size
+        unindexed = sum(not dataset.is_indexed for dataset in datasets)
+        if unindexed and 0 < len(share.own) < share.parts:
+            say_once(
+                f"{unindexed} data sets of the corpus have no index, so that each process reads all texts of their "
+                "batches; run the f2jax prepare that made it once more, which adds it."
+            )
         weights = weights or [1.0] * len(datasets)
         specs = [
             DatasetSpec(d.name, d.kind, len(d), d.max_negatives, w) for d, w in zip(datasets, weights, strict=True)
@@ -244,9 +251,8 @@ class Loader:
             count = min(full, max(1, SAMPLED_BATCHES // len(chosen)))
             for n in range(count):
                 numbers, columns = self.mixture.rows(i, n * full // count).tolist(), list(range(spec.max_negatives))
-                rows = dataset.rows(numbers, columns, self.mixture.negatives[i], with_vectors=False)
-                lengths_u = distinct([ids for row in rows for ids in (row.query, *row.documents)])[-1]
-                found.append(Sample(dataset.kind, shares[i] / count, lengths_u))
+                rows = dataset.rows(numbers, columns, self.mixture.negatives[i])
+                found.append(Sample(dataset.kind, shares[i] / count, rows.distinct()))
         return found
 
     def batch(self, step: int) -> tuple[str, Batch]:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from f2jax.data.dataset import RowTexts
 from f2jax.data.shapes import RowRules, best_fit
 from f2jax.errors import UserError
 
 PACKED = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of packed rows
+SHARED = (*PACKED, "teacher_se")  # the arrays of which a process holds its share
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Batch:
     """A packed training batch of one data set. Its sequences are [queries][positives][negatives, row by row], or of
     the kind `texts` the queries alone.
 
-    A process holds its share of the packed rows, and all of the other arrays.
+    A process holds its share of the packed rows, and of a teacher's vectors, and all of the other arrays.
     """
 
     kind: str  # routes the loss
@@ -65,7 +67,8 @@ class Batch:
     label_b: np.ndarray  # int32 number of the label inside this batch, -1: none
     positive_b: np.ndarray  # int32 number of the positive document, or else of the query, inside this batch
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
-    teacher_se: np.ndarray | None = None  # a cached teacher's vectors, float32 or bfloat16; 0 for an absent sequence
+    teacher_se: np.ndarray | None = None  # a cached teacher's vectors, float32 or bfloat16; 0 for an absent sequence,
+    # and for some more at the end, so that each part has as many
     chunk_mask_c: np.ndarray | None = None  # bool; which chunks have rows; row r stands in chunk r % C; None: no chunks
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -99,51 +102,53 @@ def pack(
     Raises:
         UserError: a sequence is empty or longer than a row.
     """
-    _check_lengths(sequences, row_length)
     u_s, unique, lengths_u = distinct(sequences)
+    _check_lengths(lengths_u, row_length)
     row_u, start_u, segment_u, rows = best_fit(lengths_u, row_length)
-    places = row_u, start_u, segment_u
-    return _fill(u_s, unique, places, (row_count(max(rows, 1)), row_length), pad_id, share)
+    shape = row_count(max(rows, 1)), row_length
+    return _fill(
+        u_s, lengths_u, (row_u, start_u, segment_u), shape, pad_id, share, lambda own_u: [unique[u] for u in own_u]
+    )
 
 
 def _fill(
     u_s: np.ndarray,
-    unique: list[np.ndarray],
+    lengths_u: np.ndarray,
     places: tuple[np.ndarray, np.ndarray, np.ndarray],
     shape: tuple[int, int],
     pad_id: int,
     share: RowShare,
+    tokens: Callable[[np.ndarray], Sequence[np.ndarray]],
 ) -> Packed:
-    """Writes the distinct sequences to their `places`: row, first column and segment number of each."""
+    """Writes the distinct sequences to their `places`: row, first column and segment number of each.
+
+    In each row they follow each other without gaps.
+    """
     row_u, start_u, segment_u = places
     count, row_length = shape
     own_rows = share.rows(count)
     filled = np.full(count, -1)  # the number of each row among this process's
     filled[own_rows] = np.arange(len(own_rows))
-    tokens_bt = np.full((len(own_rows), row_length), pad_id, np.int32)
+    own_u = np.flatnonzero(filled[row_u] >= 0)
+    own_u = own_u[np.lexsort((start_u[own_u], filled[row_u[own_u]]))]
+    lengths = lengths_u[own_u]
+    used_b = np.bincount(filled[row_u[own_u]], lengths, len(own_rows))
+    used_bt = np.arange(row_length) < used_b[:, None]
+    tokens_bt = np.full(used_bt.shape, pad_id, np.int32)
     segments_bt, positions_bt = np.zeros_like(tokens_bt), np.zeros_like(tokens_bt)
-    counting = np.arange(row_length, dtype=np.int32)
-    lengths_u = np.array([len(ids) for ids in unique], np.int64)
-    for ids, row, start, segment in zip(
-        unique, filled[row_u].tolist(), start_u.tolist(), segment_u.tolist(), strict=True
-    ):
-        if row >= 0:
-            stop = start + len(ids)
-            tokens_bt[row, start:stop] = ids
-            segments_bt[row, start:stop] = segment
-            positions_bt[row, start:stop] = counting[: len(ids)]
-    end_u = (start_u + lengths_u - 1).astype(np.int32)
-    row_s, col_s = (np.append(x, np.int32(0)).astype(np.int32)[u_s] for x in (row_u, end_u))  # -1, absent, finds the 0
+    tokens_bt[used_bt] = np.concatenate([np.zeros(0, np.int32), *tokens(own_u)])
+    segments_bt[used_bt] = np.repeat(segment_u[own_u], lengths)
+    positions_bt[used_bt] = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    end_u = start_u + lengths_u - 1
+    row_s, col_s = (np.append(x, 0).astype(np.int32)[u_s] for x in (row_u, end_u))  # -1, absent, finds the 0
     return Packed(count, tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths_u.sum()))
 
 
-def _check_lengths(sequences: Sequence[np.ndarray | None], row_length: int) -> None:
-    for s, ids in enumerate(sequences):
-        if ids is not None and not 1 <= len(ids) <= row_length:
-            raise UserError(
-                f"Sequence {s} has {len(ids)} tokens; a row takes 1 to {row_length}: "
-                "raise row_length or lower max_length."
-            )
+def _check_lengths(lengths_u: np.ndarray, row_length: int) -> None:
+    for length in lengths_u[(lengths_u < 1) | (lengths_u > row_length)].tolist():
+        raise UserError(
+            f"A sequence has {length} tokens; a row takes 1 to {row_length}: raise row_length or lower max_length."
+        )
 
 
 def distinct(sequences: Sequence[np.ndarray | None]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
@@ -164,7 +169,7 @@ def texts_of_row(kind: str, negatives: int) -> int:
 
 
 def assemble(
-    rows: Sequence,
+    rows: RowTexts,
     negatives: int,
     *,
     kind: str,
@@ -173,7 +178,7 @@ def assemble(
     pad_id: int,
     share: RowShare = WHOLE,
 ) -> Batch:
-    """Packs rows of one data set into a batch.
+    """Packs rows of one data set into a batch; reads the tokens and vectors of this process's share alone.
 
     Args:
         rows: 1 to `batch_size` of them.
@@ -182,42 +187,47 @@ def assemble(
         share: the packed rows to fill.
 
     Raises:
-        UserError: a sequence is empty or longer than a row.
+        UserError: a sequence is longer than a row.
     """
-    missing = [None] * (batch_size - len(rows))
-    paired = kind != "texts"
-    sequences = [row.query for row in rows] + missing
-    if paired:
-        sequences += [row.positive for row in rows] + missing
-    negative_mask_bj = np.zeros((batch_size, negatives), bool)
-    negative_ids_bj = np.zeros((batch_size, negatives), np.int64)
-    for b, row in enumerate(rows):
-        count = len(row.negatives)
-        sequences += row.negatives + [None] * (negatives - count)
-        negative_mask_bj[b, :count] = True
-        negative_ids_bj[b, :count] = row.negative_ids
-    sequences += [None] * (len(missing) * negatives)
+    count = len(rows.label_b)
 
-    _check_lengths(sequences, rules.row_length)
-    u_s, unique, lengths_u = distinct(sequences)
-    placement = rules.place(lengths_u, share.parts, kind)
-    places = placement.row_u, placement.start_u, placement.segment_u
-    packed = _fill(u_s, unique, places, (placement.rows, placement.shape.length), pad_id, share)
-    slots = placement.shape.slots
-    present_s = u_s >= 0
-    teacher_se = None
-    if rows[0].vectors is not None:
-        teacher_se = np.zeros((len(sequences), rows[0].vectors.shape[1]), rows[0].vectors.dtype)
-        roles = (slice(0, 1), slice(1, 2), slice(2, None))
-        teacher_se[present_s] = np.concatenate([row.vectors[role] for role in roles for row in rows])
-    positive_ids_b = np.zeros(batch_size, np.int64)
-    if paired:
-        positive_ids_b[: len(rows)] = [row.positive_id for row in rows]
-    else:
-        positive_ids_b[:] = u_s
-    documents = np.concatenate([positive_ids_b, negative_ids_bj.ravel()])
+    def slots(x_bi: np.ndarray) -> np.ndarray:
+        """The values of all texts that a batch of this kind has room for, 0 where there is none."""
+        all_bi = np.zeros((batch_size, texts_of_row(kind, negatives)), x_bi.dtype)
+        width = min(x_bi.shape[1], all_bi.shape[1])
+        all_bi[:count, :width] = x_bi[:, :width]
+        return all_bi
+
+    def by_role(x_bi: np.ndarray) -> np.ndarray:
+        """[queries][positives][negatives, row by row]"""
+        return np.concatenate([x_bi[:, 0], x_bi[:, 1:2].ravel(), x_bi[:, 2:].ravel()])
+
+    length_bi = slots(rows.length_bi)
+    id_bi = np.where(length_bi > 0, slots(rows.id_bi), 0)
+    lengths_s, keys_s = by_role(length_bi), by_role(slots(rows.key_bi))
+    places = np.indices(length_bi.shape)
+    b_s, i_s = by_role(places[0]), by_role(places[1])
+    present = np.flatnonzero(lengths_s)
+    _, first, inverse = np.unique(keys_s[present], return_index=True, return_inverse=True)
+    order = np.argsort(first)  # the distinct sequences are numbered as they come
+    first_u = present[first[order]]
+    u_s = np.full(len(lengths_s), -1)
+    u_s[present] = np.argsort(order)[inverse]
+    _check_lengths(lengths_s[first_u], rules.row_length)
+    placement = rules.place(lengths_s[first_u], share.parts, kind)
+    packed = _fill(
+        u_s,
+        lengths_s[first_u],
+        (placement.row_u, placement.start_u, placement.segment_u),
+        (placement.rows, placement.shape.length),
+        pad_id,
+        share,
+        lambda own_u: rows.tokens(b_s[first_u[own_u]], i_s[first_u[own_u]]),
+    )
+    documents = np.concatenate([u_s if kind == "texts" else id_bi[:, 1], id_bi[:, 2:].ravel()])
     numbers = np.unique(documents, return_inverse=True)[1].astype(np.int32)  # devices have no 63-bit integers
-    labels = np.array([-1] + [row.label_id for row in rows] + [-1] * len(missing), np.int64)
+    labels = np.full(1 + batch_size, -1, np.int64)
+    labels[1 : 1 + count] = rows.label_b
     return Batch(
         kind=kind,
         rows=packed.rows,
@@ -228,11 +238,24 @@ def assemble(
         positions_bt=packed.positions_bt,
         row_s=packed.row_s,
         col_s=packed.col_s,
-        row_mask_b=np.arange(batch_size) < len(rows),
-        negative_mask_bj=negative_mask_bj,
+        row_mask_b=np.arange(batch_size) < count,
+        negative_mask_bj=length_bi[:, 2:] > 0,
         label_b=np.unique(labels, return_inverse=True)[1][1:].astype(np.int32) - 1,
         positive_b=numbers[:batch_size],
         negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
-        teacher_se=teacher_se,
-        chunk_mask_c=np.arange(slots) < placement.chunks if slots > 1 else None,
+        teacher_se=_own_vectors(rows, lengths_s, b_s, i_s, share) if rows.vectors else None,
+        chunk_mask_c=np.arange(placement.shape.slots) < placement.chunks if placement.shape.slots > 1 else None,
     )
+
+
+def _own_vectors(
+    rows: RowTexts, lengths_s: np.ndarray, b_s: np.ndarray, i_s: np.ndarray, share: RowShare
+) -> np.ndarray:
+    """The vectors of this process's share of the sequences, as many for each part; 0 for an absent sequence."""
+    assert rows.vectors is not None
+    own = share.rows(-(-len(lengths_s) // share.parts) * share.parts)
+    present = np.flatnonzero(np.append(lengths_s, np.zeros(share.parts, np.int64))[own])
+    found_se = rows.vectors(b_s[own[present]], i_s[own[present]])
+    vectors_se = np.zeros((len(own), found_se.shape[1]), found_se.dtype)
+    vectors_se[present] = found_se
+    return vectors_se

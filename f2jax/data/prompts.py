@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from f2jax import files
-from f2jax.data.dataset import AnyDataset, Row
+from f2jax.data.dataset import AnyDataset
 from f2jax.data.instructions import add_instruction, split_instruction
 from f2jax.data.skip_list import say_once
 from f2jax.data.tokenizer import Tokenizer
@@ -56,13 +56,13 @@ def released_prompts(
     document = configured.get("document", "")
     has_document = False
     for dataset in datasets:
-        if not (rows := _sample(dataset)):
+        if not len(dataset):
             continue
-        prompt = _most_common(_prompt_of(tokenizer.decode(row.query.tolist()), configured) for row in rows)
+        queries, documents = ([tokenizer.decode(ids.tolist()) for ids in texts] for texts in _sample(dataset))
+        prompt = _most_common(_prompt_of(text, configured) for text in queries)
         if prompt:
             rows_by_prompt[prompt] += len(dataset)
             first_name.setdefault(prompt, dataset.name)
-        documents = [tokenizer.decode(ids.tolist()) for row in rows for ids in row.documents[:1]]
         has_document |= bool(documents) and _most_common(text.startswith(document) for text in documents)
     query = configured.get("query", "")
     if query not in rows_by_prompt:
@@ -73,10 +73,12 @@ def released_prompts(
     return prompts | {name: text for text, name in first_name.items() if text not in prompts.values()}
 
 
-def _sample(dataset: AnyDataset) -> list[Row]:
-    """Some rows of a data set, evenly spread, without negatives."""
+def _sample(dataset: AnyDataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The tokens of the queries and of the positives of some rows of a data set, evenly spread."""
     numbers = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLED_ROWS, len(dataset))).astype(np.int64))
-    return dataset.rows(numbers.tolist(), (), 0, with_vectors=False)
+    rows = dataset.rows(numbers.tolist(), (), 0)
+    b_s, i_s = np.nonzero(rows.length_bi)
+    return rows.tokens(b_s[i_s == 0], i_s[i_s == 0]), rows.tokens(b_s[i_s == 1], i_s[i_s == 1])
 
 
 def _prompt_of(text: str, configured: Mapping[str, str]) -> str:

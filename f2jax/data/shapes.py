@@ -104,6 +104,7 @@ class RowRules:
                 continue
             if kind not in self.programs:
                 shape = replace(shape, slots=1 << (shape.slots - 1).bit_length())
+            row_u = row_u % parts * (shape.rows * chunks) + row_u // parts  # each part has long and short texts
             in_arrays_u = row_u // chunks * shape.slots + row_u % chunks
             return Placement(shape, parts, chunks, in_arrays_u, start_u, segment_u)
         raise AssertionError("there is a shape for any lengths up to row_length")
@@ -261,21 +262,34 @@ def round_up(size: int, steps: int, multiple: int = 1) -> int:
 def best_fit(lengths: np.ndarray, row_length: int):
     """(row, first column, segment number) of each sequence in the fullest row that has room, and the number of rows.
 
-    The longest come first.
+    The longest come first. Sequences of one length go into a row together, as many as it has room for: what the first
+    of them leaves there is less than any other room for the next.
     """
-    row_s, start_s, segment_s = (np.zeros(len(lengths), np.int32) for _ in range(3))
+    order = np.argsort(-lengths, kind="stable")
+    distinct, counts = np.unique(lengths, return_counts=True)
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    segments: list[int] = []
-    for s in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[s])
+    segments: list[int] = []  # of each row
+    pieces: list[tuple[int, int, int, int]] = []  # row, first column, segments before, number of sequences
+    for length, left in zip(distinct[::-1].tolist(), counts[::-1].tolist(), strict=True):
         place = bisect_left(room, (length, -1))
-        if place == len(room):
-            free, row = row_length, len(segments)
-            segments.append(0)
-        else:
-            free, row = room.pop(place)
-        segments[row] += 1
-        row_s[s], start_s[s], segment_s[s] = row, row_length - free, segments[row]
-        if free > length:
-            insort(room, (free - length, row))
+        while left:
+            if place < len(room):
+                free, row = room.pop(place)
+            else:
+                free, row = row_length, len(segments)
+                segments.append(0)
+            number = min(left, free // length)
+            pieces.append((row, row_length - free, segments[row], number))
+            segments[row] += number
+            left -= number
+            if free := free - number * length:
+                insort(room, (free, row))
+                place += free < length
+    row_p, start_p, segment_p, number_p = np.array(pieces, np.int64).reshape(-1, 4).T
+    sorted_s = (np.repeat(x, number_p) for x in (row_p, start_p, segment_p))
+    within_s = np.arange(len(order)) - np.repeat(np.cumsum(number_p) - number_p, number_p)  # place in its piece
+    row_s, start_s, segment_s = (np.zeros(len(lengths), np.int32) for _ in range(3))
+    row_s[order], start_s[order], segment_s[order] = sorted_s
+    start_s[order] += (within_s * lengths[order]).astype(np.int32)
+    segment_s[order] += within_s.astype(np.int32) + 1
     return row_s, start_s, segment_s, len(segments)

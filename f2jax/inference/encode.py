@@ -161,7 +161,7 @@ def _run_batches(
             slots = _power_of_two(len(chunk)) - len(chunk)
             arrays |= {name: np.pad(arrays[name], (0, slots)) for name in ("row_s", "col_s")}
             if mesh:
-                arrays = shard_batch(arrays, packed.rows, mesh)
+                arrays = shard_batch(arrays, mesh)
             waiting.append((chunk, packed, embed(params, *arrays.values())))
             if len(waiting) > 1:  # one batch is packed while the one before it runs
                 collect_first()

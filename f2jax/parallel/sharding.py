@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.errors import UserError
-from f2jax.parallel.mesh import ROW_AXES
+from f2jax.parallel.mesh import ROW_AXES, process_share
 
 WEIGHT_AXES: dict[str | None, str | None] = {
     "layers": None,
@@ -64,18 +64,18 @@ def param_shardings(boxes, mesh: Mesh, rules: dict[str | None, str | None] = WEI
     return jax.tree_util.tree_map_with_path(sharding_of, boxes, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
-def shard_batch(arrays: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the arrays of a batch on the devices.
+def batch_spec(name: str) -> PartitionSpec:
+    """Returns how an array of a batch is split: packed rows and a teacher's vectors by rows, others not at all."""
+    return ROW_SPEC if name.endswith(("_bt", "_se")) else PartitionSpec()
 
-    Arrays whose names end in `_bt` are split by rows, and each process passes its own part; the others are replicated.
 
-    Args:
-        rows: packed rows of the batch, over all processes.
-    """
+def shard_batch(arrays: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns the arrays of a batch on the devices; of those that are split each process passes its own parts."""
+    parts, own = process_share(mesh)
 
     def on_devices(name, x):
-        packed = name.endswith("_bt")
-        spec, shape = (ROW_SPEC, (rows, *x.shape[1:])) if packed else (PartitionSpec(), x.shape)
+        spec = batch_spec(name)
+        shape = (len(x) // len(own) * parts, *x.shape[1:]) if spec else x.shape
         return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
 
     return {name: on_devices(name, x) for name, x in arrays.items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
@@ -22,7 +22,7 @@ from f2jax.model.qwen3 import Qwen3, abstract_params, check_execution
 from f2jax.model.sizes import SIZES, Qwen3Config, size
 from f2jax.parallel.chips import canonical_topology, chip_of
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.sharding import ROW_SPEC, param_shardings
+from f2jax.parallel.sharding import ROW_SPEC, batch_spec, param_shardings
 from f2jax.parallel.threads import interruptible
 from f2jax.plan.hlo import Cost, program_cost
 from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean, texts_per_step
@@ -217,14 +217,13 @@ def abstract_batch(config, mesh, shape: RowShape) -> dict[str, jax.ShapeDtypeStr
     shapes: dict[str, tuple] = {name: (size, jnp.int32) for name, size in integers.items()}
     if config.teacher.cache:
         info = read_info(config.teacher.cache)
-        shapes["teacher_se"] = ((s, info.width), jnp.dtype(info.dtype))
+        shapes["teacher_se"] = ((-(-s // parts) * parts, info.width), jnp.dtype(info.dtype))
     shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
     if shape.slots > 1:
         shapes["chunk_mask_c"] = ((shape.slots,), jnp.bool_)
 
     def abstract(name, size, dtype):
-        spec = ROW_SPEC if name.endswith("_bt") else PartitionSpec()
-        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, spec))
+        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, batch_spec(name)))
 
     return {name: abstract(name, *size) for name, size in shapes.items()}
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from f2jax import __version__, files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
+from f2jax.data.corpus_index import INDEX, has_index
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.sources import list_inputs, source_files
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -28,6 +29,7 @@ from f2jax.prepare.add import AddedTo, for_card
 from f2jax.prepare.curate.decontaminate import build_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
 from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_duplicates
+from f2jax.prepare.index import write_index
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder, InputSummary, read_input
 from f2jax.prepare.spill import WORK, spill
@@ -119,15 +121,18 @@ class _Preparation:
             self.before.check_new(plan.source_kind[0] for plan in plans)
         listings = listings_of(self.inputs, states) if self.listing else {}
         self._make_datasets(plans, states, listings)
+        entries = [cards.read_data_card(self.output / FINISHED, plan.key) for plan in plans]
+        staying = self.before.datasets if self.before else []
+        unindexed = [entry for entry in (*staying, *entries) if not has_index(self.output, entry)]
+        for _ in self.run(partial(write_index, self.output), unindexed):
+            pass
         if self.listing:
             lists = [path for n, folder in enumerate(self.inputs) for path in (folder.listing, listings.get(n)) if path]
             join_lists(lists, self.listing)
         self._forget_card()  # it names nothing that is removed now
-        names = {folder.folder.name for folder in self.inputs}, {plan.key for plan in plans}
-        if self.before:
-            names = names[0] | set(self.before.names), names[1] | {entry["folder"] for entry in self.before.datasets}
-        remove_leftovers(self.output, self.inputs, *names)
-        return self._write_card(plans, counts)
+        surveys = {folder.folder.name for folder in self.inputs}.union(self.before.names if self.before else ())
+        remove_leftovers(self.output, self.inputs, surveys, {entry["folder"] for entry in (*staying, *entries)})
+        return self._write_card(entries, counts)
 
     def _forget_card(self) -> None:
         """Removes the card of a corpus that is made anew; what is added to one leaves all that it names."""
@@ -196,8 +201,7 @@ class _Preparation:
             for plans_made, _ in zip(batches, results, strict=True):
                 bar.update(len(plans_made))
 
-    def _write_card(self, plans: Sequence[DatasetPlan], counts: dict) -> dict:
-        entries = [cards.read_data_card(self.output / FINISHED, plan.key) for plan in plans]
+    def _write_card(self, entries: Sequence[dict], counts: dict) -> dict:
         card = {
             "version": VERSION,
             "f2jax": __version__,
@@ -388,7 +392,7 @@ def remove_leftovers(output: Path, inputs: Sequence[InputFolder], surveys: set[s
     for folder in inputs:
         folder.records.unlink(missing_ok=True)
     keep = {SURVEYS: surveys, FINISHED: {f"{name}.json" for name in names}}
-    for name, stays in (keep | {"documents": names, "rows": names, "texts": names}).items():
+    for name, stays in (keep | {"documents": names, "rows": names, "texts": names, INDEX: names}).items():
         for path in (output / name).glob("*"):
             if path.name not in stays:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

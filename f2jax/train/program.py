@@ -114,7 +114,7 @@ class Program:
 
     def put(self, batch: Batch) -> DeviceBatch:
         """Returns the arrays of a batch on the devices, see `sharding.shard_batch`."""
-        return DeviceBatch.of(shard_batch(batch.arrays(), batch.rows, self.mesh))
+        return DeviceBatch.of(shard_batch(batch.arrays(), self.mesh))
 
 
 def extra_weights(config: ConfigDict, width: int, teacher_width: int) -> dict[str, Callable[[], jax.Array]]:

@@ -48,7 +48,7 @@ class DeviceBatch:
     label_b: Any
     positive_b: Any
     negative_bj: Any
-    teacher_se: Any = None  # a cached teacher's vectors; None: there is no cache
+    teacher_se: Any = None  # a cached teacher's vectors, and zeros at the end; None: there is no cache
     chunk_mask_c: Any = None  # which chunks have rows; None: all rows are encoded at once
 
     @classmethod
@@ -178,7 +178,7 @@ def loss_fn(
     by_exit = embed(model, params, batch, config.exits, rank)
     teacher_by_exit: list[tuple] = [()] * len(by_exit)
     if batch.teacher_se is not None:
-        teacher_by_exit = [by_role(batch.teacher_se, batch)]
+        teacher_by_exit = [by_role(batch.teacher_se[: len(batch.row_s)], batch)]
     elif teacher is not None:
         exits = config.exits and (*config.exits[:-1], teacher.model.config.layers)
         teacher_by_exit = [*embed(teacher.model, teacher.params, batch, exits)]

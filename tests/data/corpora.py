@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from f2jax.data.dataset import Row, RowTexts
 from f2jax.data.instructions import Instructions
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.prepare.options import PrepareOptions
@@ -75,3 +76,14 @@ def make(folder: Path, inputs: list[str] | None = None, options: PrepareOptions 
         make_tokenizer(folder / "tokenizer")
     inputs = write_inputs(folder / "in") if inputs is None else inputs
     return prepare(inputs, folder / "corpus", folder / "tokenizer", options, **how)
+
+
+def listed(texts: RowTexts) -> list[Row]:
+    """The rows that a data set gives, with all of their tokens."""
+    found = []
+    for b, label in enumerate(texts.label_b.tolist()):
+        (present,) = np.nonzero(texts.length_bi[b])
+        query, *documents = texts.tokens(np.full(len(present), b), present)
+        first, *others = [*texts.id_bi[b, present[1:]].tolist(), -1][: max(len(documents), 1)]
+        found.append(Row(query, documents[0] if documents else None, documents[1:], first, others, label))
+    return found

@@ -17,6 +17,7 @@ from f2jax.data import loader as loader_lib
 from f2jax.data.corpus import PreparedCorpus, Reader
 from f2jax.data.dataset import build_datasets
 from f2jax.data.loader import Loader
+from f2jax.data.packing import SHARED, WHOLE, RowShare
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Restart, UserError
@@ -52,9 +53,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def plain(row) -> tuple:
-    negatives = [ids.tolist() for ids in row.negatives]
-    return row.query.tolist(), row.positive.tolist(), negatives, row.positive_id, row.negative_ids, row.label_id
+def plain(rows) -> list[tuple]:
+    """Of each row its label, and the tokens of its texts, the ids of its documents."""
+    found = []
+    for b, label in enumerate(rows.label_b.tolist()):
+        present = np.flatnonzero(rows.length_bi[b])
+        texts = [ids.tolist() for ids in rows.tokens(np.full(len(present), b), present)]
+        assert [len(ids) for ids in texts] == rows.length_bi[b, present].tolist()
+        found.append((label, texts, rows.id_bi[b, present[1:]].tolist()))
+    return found
 
 
 def test_data_sets_are_those_in_memory(both):
@@ -70,9 +77,14 @@ def test_rows_are_those_in_memory_in_the_same_order(both, negatives):
     for expected, found in zip(*both, strict=True):
         for a, b in zip(expected, found, strict=True):
             numbers, columns = rng.permutation(len(a)), rng.permutation(a.max_negatives)
-            rows = [plain(row) for row in a.rows(numbers, columns, negatives)]
-            assert rows == [plain(row) for row in b.rows(numbers, columns, negatives)]
-            assert len(rows) == len(a) > 0
+            rows, stored = (one.rows(numbers, columns, negatives) for one in (a, b))
+            assert plain(rows) == plain(stored)
+            assert len(rows.label_b) == len(a) > 0
+            tokens = {}
+            present = np.nonzero(stored.length_bi)
+            for key, ids in zip(stored.key_bi[present].tolist(), stored.tokens(*present), strict=True):
+                assert tokens.setdefault(key, ids.tobytes()) == ids.tobytes()
+            assert len(set(tokens.values())) == len(tokens), "one key for each distinct sequence of tokens"
 
 
 def test_batches_are_those_in_memory(both, tmp_path):
@@ -84,23 +96,125 @@ def test_batches_are_those_in_memory(both, tmp_path):
         assert all(np.array_equal(x, b.arrays()[key]) for key, x in a.arrays().items())
 
 
-class CountedVectors:
-    """A teacher's vectors of two numbers each; counts how often they are read."""
+def test_batches_are_the_same_without_an_index(folder, tmp_path, caplog):
+    ignored = shutil.ignore_patterns("index")
+    shutil.copytree(folder / "corpus", tmp_path / "corpus", ignore=ignored)
+    with_index, without = (loader_of(one, tmp_path) for one in (folder, tmp_path))
+    assert [dataset.is_indexed for one in (with_index, without) for dataset in one.datasets] == 3 * [True] + 3 * [False]
+    for step in range(with_index.steps_per_epoch):
+        a, b = (loader.batch(step)[1].arrays() for loader in (with_index, without))
+        assert all(np.array_equal(x, b[key]) for key, x in a.items())
+    assert "index" not in caplog.text
+    loader_of(folder, tmp_path, RowShare(2, (1,)))
+    loader_of(tmp_path, tmp_path, RowShare(2, (0, 1)))
+    assert "index" not in caplog.text
+    loader_of(tmp_path, tmp_path, RowShare(2, (1,)))
+    assert "3 data sets of the corpus have no index" in caplog.text
 
-    reads = 0
+
+# Several processes
+
+
+class MadeUpVectors:
+    """A teacher's vectors of three numbers, which say whose they are; counts them."""
+
+    card, count = "made up", 0
 
     def read(self, entry, part, numbers):
-        self.reads += 1
-        return np.zeros((len(numbers), 2), np.float32)
+        self.count += len(numbers)
+        part = sum(part.encode()) + sum(entry["name"].encode())
+        return np.column_stack([numbers, numbers**2, np.full(len(numbers), part)]).astype(np.float32)
 
 
-def test_a_teachers_vectors_are_read_for_batches_and_not_to_choose_shapes(folder, tmp_path):
-    vectors = CountedVectors()
+def loader_of(folder, tmp_path, share=WHOLE, vectors=None, **changes) -> Loader:
     datasets = [training for training, _ in PreparedCorpus(folder / "corpus").splits(vectors)]
-    loader = Loader(datasets, tiny.config(tmp_path, **{"data.max_length": 48, "data.row_length": 48}), 0)
-    assert vectors.reads == 0
-    loader.batch(0)
-    assert vectors.reads == 2, "of queries, and of documents"
+    changes = {"data.max_length": 48, "data.row_length": 48, "data.negatives.clustering": 3} | changes
+    return Loader(datasets, tiny.config(tmp_path, **changes), 0, share)
+
+
+@pytest.mark.parametrize("owners", [[(0,), (1,), (2,), (3,)], [(0, 3), (1, 2)]], ids=["four", "two"])
+@pytest.mark.parametrize("chunk_rows", [0, 1])
+def test_the_batches_of_all_processes_put_together_are_those_of_one(folder, tmp_path, owners, chunk_rows):
+    changes = {"model.chunk_rows": chunk_rows, "data.batch_size": 15}
+    whole = loader_of(folder, tmp_path, RowShare(4, (0, 1, 2, 3)), MadeUpVectors(), **changes)
+    shares = [RowShare(4, own) for own in owners]
+    loaders = [loader_of(folder, tmp_path, share, MadeUpVectors(), **changes) for share in shares]
+    for step in range(whole.steps_per_epoch):
+        expected = whole.batch(step)[1]
+        assert len(expected.teacher_se) % 4 == 0 <= len(expected.teacher_se) - len(expected.row_s) < 4
+        joined = {name: np.full_like(getattr(expected, name), -7) for name in SHARED}
+        for share, loader in zip(shares, loaders, strict=True):
+            found = loader.batch(step)[1]
+            for name, array in found.arrays().items():
+                if name in SHARED:
+                    joined[name][share.rows(len(joined[name]))] = array
+                else:
+                    assert np.array_equal(array, getattr(expected, name)), name
+            assert (found.useful_tokens, found.tokens) == (expected.useful_tokens, expected.tokens)
+        assert all(np.array_equal(joined[name], getattr(expected, name)) for name in SHARED)
+        check_vectors(whole, step, expected)
+
+
+def check_vectors(loader: Loader, step: int, batch) -> None:
+    """Each text's vector, read by itself."""
+    plan = loader.mixture.plan(step)
+    dataset = loader.datasets[plan.dataset]
+    rows = dataset.rows(plan.rows, plan.columns, plan.negatives)
+    columns = rows.length_bi.shape[1]
+    for b, i in np.ndindex(len(plan.rows), columns):
+        s = b if i == 0 else 15 + b if i == 1 else 30 + b * (len(batch.row_s) // 15 - 2) + i - 2
+        one = rows.vectors(np.array([b]), np.array([i]))[0] if rows.length_bi[b, i] else np.zeros(3)
+        assert np.array_equal(batch.teacher_se[s], one)
+
+
+@pytest.fixture
+def records_read(monkeypatch) -> Counter:
+    """How many records were read since the last look."""
+    counts, read = Counter(), Reader.read
+    monkeypatch.setattr(
+        Reader, "read", lambda self, path, numbers: counts.update(n=len(numbers)) or read(self, path, numbers)
+    )
+    return counts
+
+
+def test_each_process_reads_the_texts_of_its_own_rows_alone(folder, tmp_path, records_read):
+    """Short texts lie in the last rows, so that a process reads more texts than another, of as many tokens."""
+    shares = [RowShare(4, (0, 1, 2, 3)), *(RowShare(4, (n,)) for n in range(4))]
+    loaders = [loader_of(folder, tmp_path, share, **{"data.batch_size": 64}) for share in shares]
+    assert not records_read, "not even to choose shapes"
+    found = []
+    for loader in loaders:
+        for step in range(loader.steps_per_epoch):
+            loader.batch(step)
+        found.append(records_read.pop("n"))
+    assert sum(found[1:]) == found[0] and max(found[1:]) < found[0] / 2
+
+
+def test_each_process_reads_the_vectors_of_its_own_texts_alone(folder, tmp_path):
+    vectors = [MadeUpVectors() for _ in range(3)]
+    shares = RowShare(2, (0, 1)), RowShare(2, (0,)), RowShare(2, (1,))
+    loaders = [loader_of(folder, tmp_path, *pair) for pair in zip(shares, vectors, strict=True)]
+    assert not any(one.count for one in vectors), "not to choose shapes"
+    for loader in loaders:
+        loader.batch(0)
+    assert all(0.3 < one.count / vectors[0].count < 0.7 for one in vectors[1:])
+
+
+@pytest.mark.parametrize("name", ["documents.npy", "train.npy", "train-documents.npy"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "of another type", "of another data set"])
+def test_a_damaged_index_is_one_clear_error(folder, tmp_path, name, damage):
+    shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    training, _ = PreparedCorpus(tmp_path / "corpus").splits()[0]
+    (path,) = (tmp_path / "corpus/index/pairs").glob(f"*/{name}")
+    content = np.load(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        np.save(path, content[:-1] if damage == "of another data set" else np.zeros(len(content), np.int8))
+    with pytest.raises(UserError, match=r"index/pairs.* prepare the corpus again"):
+        training.rows([0], [], 0)
 
 
 # Files
@@ -120,7 +234,7 @@ def test_a_disk_that_fails_for_a_moment_asks_for_a_restart(folder, monkeypatch):
 
     monkeypatch.setattr(Reader, "_file", failing)
     with pytest.raises(Restart, match=r"could not be read just now .*; run the same command again"):
-        PreparedCorpus(folder / "corpus").splits()[0][0].rows([0], [], 0)
+        plain(PreparedCorpus(folder / "corpus").splits()[0][0].rows([0], [], 0))
 
 
 @pytest.mark.parametrize("size", [0, 100, 0.7])
@@ -131,15 +245,15 @@ def test_a_file_that_is_cut_short_is_one_clear_error(folder, tmp_path, size):
     path.write_bytes(whole[: size if size >= 1 or not size else int(size * len(whole))])
     training, _ = PreparedCorpus(tmp_path / "corpus").splits()[0]
     with pytest.raises(UserError, match=r"documents-train.*cut short .*prepare the corpus again"):
-        training.rows(range(len(training)), range(9), 9)
+        plain(training.rows(range(len(training)), range(9), 9))
 
 
 def test_few_files_are_open_at_once(folder):
     card = PreparedCorpus(folder / "corpus").card
     reader = Reader(open_files=2)
     datasets = [lib.StoredDataset(folder / "corpus", entry, "train", reader) for entry in card["datasets"]]
-    first = [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets]
-    assert [plain(dataset.rows([0], [0], 1)[0]) for dataset in datasets] == first
+    first = [plain(dataset.rows([0], [0], 1)) for dataset in datasets]
+    assert [plain(dataset.rows([0], [0], 1)) for dataset in datasets] == first
     assert len(reader._open) == 2
 
 
@@ -263,12 +377,20 @@ def test_several_corpora_are_the_data_sets_of_all(folder, tmp_path):
     tokenizer = folder / "corpus/tokenizer"
     new = corpora.write(tmp_path / "new.jsonl", corpora.rows(30, 9))
     prepare([new], tmp_path / "second", tokenizer, corpora.OPTIONS)
-    sources = {"data.sources": f"('corpus:{folder / 'corpus'}', 'corpus:{tmp_path / 'second'}')"}
-    _, (_, together) = load(folder, tmp_path, **sources)
+    sources = {"data.sources": f"('corpus:{folder / 'corpus'}', 'corpus:{tmp_path / 'second'}')", "data.batch_size": 8}
+    config, (_, together) = load(folder, tmp_path, **sources)
     (alone,) = PreparedCorpus(tmp_path / "second").splits()
     assert [training.name for training, _ in together] == ["pairs", "colours", "../hostile name", "new"]
     for ours, theirs in zip(together[-1], alone, strict=True):
         assert len(ours) == len(theirs) > 0 and ours.fingerprint() == theirs.fingerprint()
+    shares = RowShare(2, (0, 1)), RowShare(2, (0,)), RowShare(2, (1,))
+    whole, *loaders = (Loader([training for training, _ in together], config, 0, share) for share in shares)
+    names = set()
+    for step in range(whole.steps_per_epoch):
+        (name, batch), *parts = (loader.batch(step) for loader in (whole, *loaders))
+        names.add(name)
+        assert np.array_equal(batch.tokens_bt, np.concatenate([part.tokens_bt for _, part in parts]))
+    assert names == {training.name for training, _ in together}
     with pytest.raises(UserError, match=r"teacher\.cache holds the vectors of one corpus"):
         load(folder, tmp_path, **sources | {"teacher.cache": "vectors"})
 

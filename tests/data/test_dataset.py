@@ -11,6 +11,7 @@ from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.record import KINDS, Record, in_share, stable_id
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
+from tests.data.corpora import listed
 
 TASK = "Find the same colour."
 WORDS = ["red", "green", "blue", "black", "white", "small", "large", "quick", "slow", "old"]
@@ -53,7 +54,7 @@ def texts_of(row, tokenizer) -> tuple[str, str, list[str]]:
 
 def all_rows(dataset) -> list:
     """Every row, with all its negatives in order."""
-    return dataset.rows(range(len(dataset)), range(dataset.max_negatives), dataset.max_negatives)
+    return listed(dataset.rows(range(len(dataset)), range(dataset.max_negatives), dataset.max_negatives))
 
 
 def contents(dataset, tokenizer) -> list:
@@ -91,7 +92,7 @@ def test_each_distinct_text_is_tokenized_and_stored_once(tokenizer):
     distinct = {text for record in given for text in (record.query, record.positive, *record.negatives)}
     assert sorted(counting.texts) == sorted(distinct)
     other = next(i for i in range(1, 200) if given[i].positive == given[0].positive)
-    row, again = dataset.rows([0, other], [], 0)
+    row, again = listed(dataset.rows([0, other], [], 0))
     assert row.positive.base is again.positive.base and row.positive.ctypes.data == again.positive.ctypes.data
 
 
@@ -99,7 +100,7 @@ def test_each_distinct_text_is_tokenized_and_stored_once(tokenizer):
 def test_a_row_takes_the_first_columns_that_it_has(tokenizer, columns, chosen):
     given = [Record("q", "p", ("a", "b", "c")), Record("r", "p", ("a",))]
     (dataset,) = build_datasets(given, tokenizer, 64, PLAIN)
-    many, one = dataset.rows([0, 1], columns, 2)
+    many, one = listed(dataset.rows([0, 1], columns, 2))
     assert many.negative_ids == [stable_id("abc"[c]) for c in chosen]
     assert [tokenizer.decode(text) for text in many.negatives] == ["abc"[c] for c in chosen]
     assert one.negative_ids == [stable_id("a")] * (0 in columns)

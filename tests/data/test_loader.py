@@ -72,7 +72,8 @@ def test_a_batch_holds_the_rows_that_the_mixture_plans(loader):
         for b, i in enumerate(plan.rows):
             row, col = batch.row_s[b], batch.col_s[b]
             query = batch.tokens_bt[row, batch.segments_bt[row] == batch.segments_bt[row, col]]
-            assert query.tolist() == dataset.rows([i], [], 0)[0].query.tolist()
+            (expected,) = dataset.rows([i], [], 0).tokens(np.array([0]), np.array([0]))
+            assert query.tolist() == expected.tolist()
 
 
 def test_all_batches_of_an_epoch_and_held_out_ones_run_the_programs_chosen_at_the_start(tmp_path):

@@ -1,14 +1,13 @@
 """Packing loses, splits, doubles and reorders nothing, at any mix of lengths, and wastes little."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import PACKED, RowShare, assemble, pack
-from f2jax.data.shapes import RowRules
+from f2jax.data.shapes import RowRules, best_fit
 from f2jax.errors import UserError
 
 PAD = 999_999
@@ -78,30 +77,15 @@ def test_a_sequence_that_fits_no_row_is_refused(length):
         pack([np.zeros(length, np.int32)], 10, PAD)
 
 
-@dataclass
-class FakeRow:
-    query: np.ndarray
-    positive: np.ndarray
-    negatives: list
-    positive_id: int
-    negative_ids: list
-    label_id: int = -1
-    vectors: np.ndarray | None = None
-
-    @property
-    def documents(self) -> list:
-        return [self.positive, *self.negatives]
-
-
 def tokens(*ids):
     return np.array(ids, np.int32)
 
 
 ROWS = [
-    FakeRow(tokens(1, 2), tokens(3), [tokens(7), tokens(4)], 2**62, [12, 10], 2**62),
-    FakeRow(tokens(8), tokens(9, 9), [tokens(3)], 77, [2**62]),
+    Row(tokens(1, 2), tokens(3), [tokens(7), tokens(4)], 2**62, [12, 10], 2**62),
+    Row(tokens(8), tokens(9, 9), [tokens(3)], 77, [2**62]),
 ]
-BARE = [FakeRow(row.query, row.positive, [], row.positive_id, []) for row in ROWS]
+BARE = [Row(row.query, row.positive, [], row.positive_id, []) for row in ROWS]
 
 
 def sequence(batch, s):
@@ -111,7 +95,7 @@ def sequence(batch, s):
 
 
 def test_a_batch_lays_out_queries_positives_then_negatives():
-    batch = assemble(ROWS, 2, kind="retrieval", batch_size=3, rules=RowRules(8), pad_id=0)
+    batch = assemble(texts_of(ROWS), 2, kind="retrieval", batch_size=3, rules=RowRules(8), pad_id=0)
     assert batch.row_mask_b.tolist() == [True, True, False]
     assert [sequence(batch, s) for s in (0, 1)] == [[1, 2], [8]]
     assert [sequence(batch, s) for s in (3, 4)] == [[3], [9, 9]]
@@ -121,25 +105,25 @@ def test_a_batch_lays_out_queries_positives_then_negatives():
     assert batch.useful_tokens == 2 + 1 + 1 + 2 + 1 + 1, "[3] takes its token once, as positive and as negative"
 
 
-def rows_of_length(*lengths) -> list[FakeRow]:
+def rows_of_length(*lengths) -> list[Row]:
     """Rows of a query of one token and a positive of so many; all different."""
-    return [FakeRow(tokens(-i), np.full(n, i, np.int32), [], i, []) for i, n in enumerate(lengths, 1)]
+    return [Row(tokens(-i), np.full(n, i, np.int32), [], i, []) for i, n in enumerate(lengths, 1)]
 
 
 def test_a_batch_has_the_packed_rows_that_it_needs():
-    batch = assemble(rows_of_length(7, 7, 7), 0, kind="retrieval", batch_size=64, rules=RowRules(8), pad_id=0)
+    batch = assemble(texts_of(rows_of_length(7, 7, 7)), 0, kind="retrieval", batch_size=64, rules=RowRules(8), pad_id=0)
     assert (batch.rows, batch.tokens) == (3, 3 * 8)
 
 
 def test_documents_keep_their_identity_in_32_bits():
-    batch = assemble(ROWS, 2, kind="retrieval", batch_size=2, rules=RowRules(8), pad_id=0)
+    batch = assemble(texts_of(ROWS), 2, kind="retrieval", batch_size=2, rules=RowRules(8), pad_id=0)
     assert batch.positive_b.dtype == batch.negative_bj.dtype == np.int32
     assert batch.negative_bj[1, 0] == batch.positive_b[0], "the same document, 2**62, has one number"
     assert len({*batch.positive_b, *batch.negative_bj[0]}) == 4
 
 
 def test_a_batch_without_negatives_has_no_slots():
-    batch = assemble(BARE, 0, kind="retrieval", batch_size=2, rules=RowRules(8), pad_id=0)
+    batch = assemble(texts_of(BARE), 0, kind="retrieval", batch_size=2, rules=RowRules(8), pad_id=0)
     assert batch.negative_mask_bj.shape == (2, 0) and len(batch.row_s) == 4
 
 
@@ -148,12 +132,13 @@ def test_a_batch_without_negatives_has_no_slots():
 
 @pytest.mark.parametrize("owners", [[(0,), (1,), (2,)], [(0, 2), (1,)]])
 def test_the_shares_of_all_processes_are_the_rows_of_one(owners):
-    whole = assemble(ROWS, 2, kind="retrieval", batch_size=3, rules=RowRules(8), pad_id=0, share=RowShare(3, (0, 1, 2)))
+    options = {"kind": "retrieval", "batch_size": 3, "rules": RowRules(8), "pad_id": 0}
+    whole = assemble(texts_of(ROWS), 2, share=RowShare(3, (0, 1, 2)), **options)
     assert whole.rows == len(whole.tokens_bt) and whole.rows % 3 == 0
     joined = {name: np.full_like(getattr(whole, name), -7) for name in PACKED}
     for own in owners:
         share = RowShare(3, own)
-        part = assemble(ROWS, 2, kind="retrieval", batch_size=3, rules=RowRules(8), pad_id=0, share=share)
+        part = assemble(texts_of(ROWS), 2, share=share, **options)
         assert len(part.tokens_bt) == whole.rows * len(own) // 3
         for name, array in part.arrays().items():
             if name in PACKED:
@@ -166,10 +151,33 @@ def test_the_shares_of_all_processes_are_the_rows_of_one(owners):
 def test_an_array_holds_chunks_of_every_device_and_says_which_have_rows():
     """Nine rows of two devices in chunks of one row each: five chunks, in arrays for eight."""
     rows = rows_of_length(*[8] * 8, 7)  # and nine queries of one token, the last of which fits beside the 7
-    share = RowShare(2, (0, 1))
-    batch = assemble(rows, 0, kind="retrieval", batch_size=9, rules=RowRules(8, chunk_rows=1), pad_id=0, share=share)
+    rules, share = RowRules(8, chunk_rows=1), RowShare(2, (0, 1))
+    batch = assemble(texts_of(rows), 0, kind="retrieval", batch_size=9, rules=rules, pad_id=0, share=share)
     assert batch.chunk_mask_c.tolist() == [True] * 5 + [False] * 3
     assert (batch.rows, batch.tokens, batch.useful_tokens) == (2 * 8, 2 * 5 * 8, 8 * 8 + 7 + 9)
     in_use = batch.segments_bt.any(axis=1).reshape(2, 8)
     assert in_use.sum() == 10 and not in_use[:, 5:].any(), "row r stands in chunk r % 8"
     assert [sequence(batch, 9 + s) for s in range(9)] == [row.positive.tolist() for row in rows]
+
+
+def one_by_one(lengths, row_length: int):
+    """`best_fit`, for one sequence after the other."""
+    places, free = [None] * len(lengths), []
+    segments = []
+    for s in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
+        rows = [row for row in range(len(free)) if free[row] >= lengths[s]]
+        row = min(rows, key=lambda row: (free[row], row), default=len(free))
+        if row == len(free):
+            free.append(row_length)
+            segments.append(0)
+        segments[row] += 1
+        places[s] = (row, row_length - free[row], segments[row])
+        free[row] -= lengths[s]
+    return places, len(free)
+
+
+@given(st.integers(1, 40).flatmap(lambda t: st.tuples(st.just(t), st.lists(st.integers(1, t), max_size=60))))
+def test_best_fit_of_equal_lengths_together_is_that_of_each_by_itself(case):
+    row_length, lengths = case
+    *places, rows = best_fit(np.array(lengths, np.int64), row_length)
+    assert (list(zip(*(x.tolist() for x in places), strict=True)), rows) == one_by_one(lengths, row_length)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from f2jax.checkpoints.orbax import TrainState
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import assemble
 from f2jax.data.shapes import RowRules
 from f2jax.errors import UserError
@@ -17,7 +18,6 @@ from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
 from f2jax.train.step import DeviceBatch, Teacher, loss_fn, train_step
-from tests.parallel.steps import FakeRow
 from tests.tiny import loss_config
 from tests.tiny_model import random_params
 
@@ -33,8 +33,8 @@ def batch(chunk_rows: int = 0):
     def text(length):
         return rng.integers(2, 97, length).astype(np.int32)
 
-    rows = [FakeRow(text(5 + b), text(12 - b), [text(7), text(4 + b)], b, [50 + b, 60 + b]) for b in range(6)]
-    made = assemble(rows, 2, kind="retrieval", batch_size=6, rules=RowRules(16, chunk_rows), pad_id=0)
+    rows = [Row(text(5 + b), text(12 - b), [text(7), text(4 + b)], b, [50 + b, 60 + b]) for b in range(6)]
+    made = assemble(texts_of(rows), 2, kind="retrieval", batch_size=6, rules=RowRules(16, chunk_rows), pad_id=0)
     return DeviceBatch.of(jax.tree.map(jnp.asarray, made.arrays()))
 
 

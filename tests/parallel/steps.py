@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from f2jax.configs import common
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import RowShare, assemble
 from f2jax.data.shapes import RowRules
 from f2jax.model.qwen3 import Qwen3, abstract_params
@@ -25,7 +26,6 @@ from f2jax.parallel.sharding import param_shardings
 from f2jax.train.program import Program, loss_config
 from f2jax.train.step import Teacher, loss_fn
 from tests import tiny
-from tests.data.test_packing import FakeRow
 
 SHAPE = Qwen3Config(32, 64, 2, 4, 2, head_dim=8, vocab_size=64, max_length=64)
 WIDER = replace(SHAPE, width=48, layers=1)  # a teacher
@@ -77,7 +77,7 @@ ONE_DEVICE |= {"bfloat16": BFLOAT16}
 ROWS, NEGATIVES, ROW_LENGTH = 24, 3, 16
 
 
-def rows(cached: bool) -> list[FakeRow]:
+def rows(cached: bool) -> list[Row]:
     """One row fewer than the batch takes, of many lengths; some rows have fewer negatives, some the same positive.
 
     cached: each text brings the vector of a teacher.
@@ -91,7 +91,7 @@ def rows(cached: bool) -> list[FakeRow]:
         count = NEGATIVES - (b % 5 == 0)
         texts = ids(10), ids(ROW_LENGTH), [ids(ROW_LENGTH) for _ in range(count)]
         vectors = rng.normal(size=(2 + count, WIDER.width)).astype(np.float32) if cached else None
-        return FakeRow(*texts, b - b % 2, [100 + b] * count, vectors=vectors)
+        return Row(*texts, b - b % 2, [100 + b] * count, vectors=vectors)
 
     return [row(b) for b in range(ROWS - 1)]
 
@@ -110,7 +110,7 @@ def measure(
     """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
     config, shape = settings(loss, dtype), replace(SHAPE, table_rank=table_rank)
     options = {"kind": "retrieval", "batch_size": ROWS, "rules": RowRules(ROW_LENGTH, chunk_rows), "pad_id": 0}
-    batch = assemble(rows(teacher == "cache"), NEGATIVES, share=RowShare(*process_share(mesh)), **options)
+    batch = assemble(texts_of(rows(teacher == "cache")), NEGATIVES, share=RowShare(*process_share(mesh)), **options)
     with jax.set_mesh(mesh):
         program = Program(config, shape, mesh, steps=1, teacher_width=WIDER.width)
         where = jax.tree.map(lambda x: x.sharding, program.state.params)

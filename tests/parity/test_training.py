@@ -12,6 +12,7 @@ from f2jax.checkpoints import hf
 from f2jax.checkpoints.orbax import TrainState
 from f2jax.checkpoints.settings import config_to_hf
 from f2jax.configs import common
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import assemble
 from f2jax.data.shapes import RowRules
 from f2jax.model.nested import matryoshka_dims
@@ -20,7 +21,6 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.train import optim
 from f2jax.train.losses import matryoshka_weights
 from f2jax.train.step import DeviceBatch, train_step
-from tests.data.test_packing import FakeRow
 from tests.tiny import loss_config
 
 torch = pytest.importorskip("torch")
@@ -32,7 +32,7 @@ CONFIG = Qwen3Config(40, 64, 2, 4, 2, head_dim=16, vocab_size=120, max_length=64
 STEPS, BATCH, NEGATIVES = 50, 8, 3
 
 
-def rows_of(step: int) -> list[FakeRow]:
+def rows_of(step: int) -> list[Row]:
     """Related pairs: the positive repeats half of the query's tokens."""
     rng = np.random.default_rng(step)
 
@@ -43,7 +43,7 @@ def rows_of(step: int) -> list[FakeRow]:
     for b in range(BATCH):
         query = ids(rng.integers(2, 14))
         positive = ids(rng.integers(1, 10), query[: len(query) // 2])
-        rows.append(FakeRow(query, positive, [ids(rng.integers(1, 14)) for _ in range(NEGATIVES)], b, [100 + b] * 3))
+        rows.append(Row(query, positive, [ids(rng.integers(1, 14)) for _ in range(NEGATIVES)], b, [100 + b] * 3))
     return rows
 
 
@@ -100,7 +100,8 @@ def our_losses(params, settings) -> list[float]:
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
     found = []
     for step in range(STEPS):
-        batch = assemble(rows_of(step), NEGATIVES, kind=kind_of(step), batch_size=BATCH, rules=RowRules(32), pad_id=0)
+        rows, options = texts_of(rows_of(step)), {"batch_size": BATCH, "rules": RowRules(32), "pad_id": 0}
+        batch = assemble(rows, NEGATIVES, kind=kind_of(step), **options)
         state, metrics = step_fn(state, DeviceBatch.of(batch.arrays()), kind=batch.kind)
         found.append(float(metrics["loss"]))
     return found

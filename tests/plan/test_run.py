@@ -10,6 +10,7 @@ import pytest
 
 from f2jax import cli
 from f2jax import config as configs
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import assemble
 from f2jax.data.shapes import RowRules, RowShape
 from f2jax.data.teacher_vectors import TeacherVectorsInfo, begin
@@ -34,7 +35,6 @@ from f2jax.plan.run import (
 from f2jax.plan.search import possible_shares, saved_bytes, with_layout
 from f2jax.plan.step_time import StepSeconds
 from f2jax.train.program import Program
-from tests.parallel.steps import FakeRow
 from tests.tiny import ROOT
 
 GIB = 2**30
@@ -95,9 +95,9 @@ def test_chunks_have_the_slots_of_training_and_those_that_are_filled_count():
 def test_the_batch_has_the_arrays_of_one_that_training_packs(chunk_rows):
     settings = config("size=tiny,teacher=none", f"--config.model.chunk_rows={chunk_rows}")
     ids = iter(np.arange(512 * 9 * 64, dtype=np.int32).reshape(-1, 64))
-    rows = [FakeRow(next(ids), next(ids), [next(ids) for _ in range(7)], b, [b] * 7) for b in range(512)]
+    rows = [Row(next(ids), next(ids), [next(ids) for _ in range(7)], b, [b] * 7) for b in range(512)]
     rules = RowRules(1024, chunk_rows)
-    packed = assemble(rows, 7, kind="retrieval", batch_size=512, rules=rules, pad_id=0)
+    packed = assemble(texts_of(rows), 7, kind="retrieval", batch_size=512, rules=rules, pad_id=0)
     slots = len(packed.chunk_mask_c) if chunk_rows else 1
     shape = RowShape(packed.tokens_bt.shape[1], packed.rows // slots, slots)
     batch = abstract_batch(settings, one_device(), shape)

@@ -74,6 +74,13 @@ def test_what_was_added_is_not_read_again(folder):
     assert add(folder, new, more) == card
 
 
+def test_what_is_there_gets_an_index_too_where_it_has_none(folder):
+    shutil.rmtree(folder / "corpus/index")
+    card = add(folder, corpora.write(folder / "new.jsonl", corpora.rows(30, 9)))
+    indexed = [training.is_indexed for training, _ in PreparedCorpus(folder / "corpus").splits()]
+    assert indexed == [True] * len(card["datasets"]) == [True] * 4
+
+
 @pytest.mark.parametrize("near", [0.0, 0.8])
 def test_of_duplicates_that_which_is_there_stays(tmp_path, near):
     """Whichever has more negatives, which decides among the rows of one call."""

@@ -109,7 +109,7 @@ def test_both_directions_of_a_pair_are_on_one_side_of_the_split_and_what_is_on_b
         sides = [
             {
                 (tuple(row.query.tolist()), tuple(row.positive.tolist()))
-                for row in part.rows(list(range(len(part))), (), 0)
+                for row in corpora.listed(part.rows(list(range(len(part))), (), 0))
             }
             for part in splits
         ]
@@ -287,7 +287,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, tmp_path, monkeypatch, 
     built.names.clear()
     assert corpora.make(tmp_path, inputs) == card and built.names == []
     assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == [
-        "corpus.json", "documents", "finished", "rows", "survey", "texts", "tokenizer",
+        "corpus.json", "documents", "finished", "index", "rows", "survey", "texts", "tokenizer",
     ]  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def test_a_stage_takes_its_sources_and_writes_its_instructions(tmp_path, caplog,
     assert kinds == {name: find_released(name).kind if name != "mine" else "retrieval" for name in expected}
     assert {entry["name"]: entry["rows"]["train"] for entry in corpus.card["datasets"]}["ocgi"] == 4
     (csn,) = (train for train, _ in corpus.splits() if train.name == "csn_go")
-    text = load_tokenizer(corpus.tokenizer_folder).decode(csn.rows([0], (), 0)[0].query.tolist())
+    text = load_tokenizer(corpus.tokenizer_folder).decode(corpora.listed(csn.rows([0], (), 0))[0].query.tolist())
     assert text.startswith("Instruct:") == (stage == 2)
     assert ("imdb.parquet" in caplog.text) == (stage == 1)
 

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import assemble
 from f2jax.data.shapes import RowRules, RowShape
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
 from f2jax.train.step import DeviceBatch, loss_fn
-from tests.parallel.steps import FakeRow
 from tests.tiny import loss_config
 from tests.tiny_model import random_params
 
@@ -20,13 +20,13 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 LOSS = loss_config(matryoshka_dims=(32, 8), passage_gradient=True)
 
 
-def rows(longest: int) -> list[FakeRow]:
+def rows(longest: int) -> list[Row]:
     rng = np.random.default_rng(longest)
 
     def text():
         return rng.integers(2, 97, rng.integers(1, longest + 1)).astype(np.int32)
 
-    return [FakeRow(text(), text(), [text(), text()], b, [50 + b, 60 + b]) for b in range(6)]
+    return [Row(text(), text(), [text(), text()], b, [50 + b, 60 + b]) for b in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,8 @@ def test_a_program_serves_batches_of_any_number_of_chunks(gradient):
     counts, programs = [], set()
     for longest in (3, 8, 16):
         options = {"kind": "retrieval", "batch_size": 6, "pad_id": 0}
-        whole, split = (assemble(rows(longest), 2, rules=rules, **options) for rules in (RowRules(16), chunked))
+        texts = texts_of(rows(longest))
+        whole, split = (assemble(texts, 2, rules=rules, **options) for rules in (RowRules(16), chunked))
         counts.append(int(split.chunk_mask_c.sum()))
         programs.add(split.program)
         (wanted, _), wanted_gradient = gradient(params, DeviceBatch.of(whole.arrays()), None)
@@ -59,7 +60,7 @@ def test_rows_of_a_chunk_that_is_not_counted_are_not_encoded(gradient):
     """Else the test above could not tell whether the number of chunks is used."""
     params = random_params(SHAPE)
     chunked = RowRules(16, 1, {"retrieval": [RowShape(16, 1, slots=32)]})
-    batch = assemble(rows(16), 2, kind="retrieval", batch_size=6, rules=chunked, pad_id=0)
+    batch = assemble(texts_of(rows(16)), 2, kind="retrieval", batch_size=6, rules=chunked, pad_id=0)
     whole = DeviceBatch.of(batch.arrays())
     fewer = whole.replace(chunk_mask_c=np.arange(32) < batch.chunk_mask_c.sum() - 1)
     assert gradient(params, whole, None)[0][0] != gradient(params, fewer, None)[0][0]

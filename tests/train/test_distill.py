@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import assemble
 from f2jax.data.shapes import RowRules
 from f2jax.errors import UserError
@@ -11,7 +12,6 @@ from f2jax.train.distill import check_distance, embedding_loss, first_occurrence
 from f2jax.train.losses import nested_sum
 from f2jax.train.step import DeviceBatch
 from f2jax.train.terms import batch_loss
-from tests.parallel.steps import FakeRow
 from tests.tiny import loss_config
 
 
@@ -82,10 +82,10 @@ def test_texts_of_a_batch_have_the_same_number_where_their_tokens_are_the_same(c
         return np.array(ids, np.int32)
 
     rows = [
-        FakeRow(tokens(5), tokens(7, 8), [tokens(9, 2), tokens(5)], 1, [2, 3]),
-        FakeRow(tokens(7, 8), tokens(7, 8), [tokens(9)], 1, [4]),
+        Row(tokens(5), tokens(7, 8), [tokens(9, 2), tokens(5)], 1, [2, 3]),
+        Row(tokens(7, 8), tokens(7, 8), [tokens(9)], 1, [4]),
     ]
-    made = assemble(rows, 2, kind="retrieval", batch_size=2, rules=RowRules(4, chunk_rows), pad_id=0)
+    made = assemble(texts_of(rows), 2, kind="retrieval", batch_size=2, rules=RowRules(4, chunk_rows), pad_id=0)
     found = DeviceBatch.of(made.arrays()).text_s.tolist()[:-1]  # the last slot is absent
     texts = [(5,), (7, 8), (7, 8), (7, 8), (9, 2), (5,), (9,)]
     assert [[a == b for b in found] for a in found] == [[a == b for b in texts] for a in texts]

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from f2jax.checkpoints.orbax import TrainState, read_weight
 from f2jax.configs import common
+from f2jax.data.dataset import texts_of
 from f2jax.data.packing import assemble
 from f2jax.data.shapes import RowRules, RowShape
 from f2jax.model.qwen3 import Qwen3
@@ -34,7 +35,7 @@ def test_a_step_trains_the_others_alone_in_chunks_as_all_at_once():
     rules = WeightRules.of(config, params)
     tx = make_optimizer(config, 1, rules)
     whole, split = (
-        DeviceBatch.of(assemble(rows(8), 2, kind="retrieval", batch_size=6, rules=shape, pad_id=0).arrays())
+        DeviceBatch.of(assemble(texts_of(rows(8)), 2, kind="retrieval", batch_size=6, rules=shape, pad_id=0).arrays())
         for shape in (RowRules(16), RowRules(16, 1, {"retrieval": [RowShape(16, 1, slots=32)]}))
     )
     settled = {"model": model, "kind": "retrieval", "config": LOSS}

@@ -1,0 +1,94 @@
+"""The index of a prepared corpus: of each text its length and a key that equal texts share, of each row its texts.
+
+With it every process of a run decides how a batch is packed, and reads the tokens of its own rows alone. `f2jax
+prepare` writes it after the records. It takes 20 bytes for each document, and 32 for each row and 4 for each of its
+documents; a run maps it, and reads no more of it than its batches need.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from f2jax.errors import UserError
+
+INDEX = "index"
+SPLITS = ("train", "validation")
+DOCUMENT = np.dtype([("key", "<u8"), ("id", "<i8"), ("length", "<i4")])
+ROW = np.dtype([("key", "<u8"), ("label", "<i8"), ("start", "<i8"), ("length", "<i4"), ("count", "<i4")])
+NUMBER = np.dtype("<u4")  # of a document
+
+
+class CorpusIndex:
+    """The index of one split of a data set.
+
+    Args:
+        entry: of the data set, in corpus.json.
+
+    Attributes:
+        documents: `DOCUMENT` of each document.
+        rows: `ROW` of each row: of its query, its label, and the place of its documents in `numbers`.
+        numbers: of the documents of all rows, of each the positive first.
+
+    Raises:
+        UserError: it is damaged.
+    """
+
+    def __init__(self, folder: str | Path, entry: dict, split: str):
+        path = index_folder(folder, entry)
+        self.documents = _opened(path / "documents.npy", DOCUMENT)
+        self.rows = _opened(path / f"{split}.npy", ROW)
+        self.numbers = _opened(path / f"{split}-documents.npy", NUMBER)
+        counts = sum(entry["shards"]["documents"]), sum(entry["shards"]["rows"][split])
+        numbers = int(self.rows[-1:]["start"].sum() + self.rows[-1:]["count"].sum())  # of the last row, if there is one
+        if (len(self.documents), len(self.rows), len(self.numbers)) != (*counts, numbers):
+            raise UserError(f"{path} does not have all texts of its data set; delete it and prepare the corpus again.")
+
+    def documents_of(self, row_b: np.ndarray) -> np.ndarray:
+        """The documents [B, I] of rows, the positive first; -1 where a row has no more."""
+        column_i = np.arange(row_b["count"].max(initial=1))
+        present_bi = column_i < row_b["count"][:, None]
+        document_bi = np.full(present_bi.shape, -1, np.int64)
+        document_bi[present_bi] = self.numbers[(row_b["start"][:, None] + column_i)[present_bi]]
+        return document_bi
+
+    def texts(self, row_b: np.ndarray, document_bi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Keys, lengths and ids of the texts of rows, of which these documents were chosen; see `dataset.RowTexts`."""
+        found_bi = np.zeros(document_bi.shape, DOCUMENT)
+        found_bi[document_bi >= 0] = self.documents[document_bi[document_bi >= 0]]
+        key_bi, length_bi = (np.column_stack([row_b[name], found_bi[name]]) for name in ("key", "length"))
+        id_bi = np.column_stack([np.zeros(len(row_b), np.int64), found_bi["id"]])
+        return key_bi, length_bi.astype(np.int64), id_bi
+
+
+def padded(numbers: Sequence[np.ndarray]) -> np.ndarray:
+    """The documents [B, I] of rows, filled up with -1, at least one."""
+    count_b = np.array([len(found) for found in numbers])
+    document_bi = np.full((len(numbers), count_b.max(initial=1)), -1, np.int64)
+    document_bi[np.arange(document_bi.shape[1]) < count_b[:, None]] = np.concatenate(numbers)
+    return document_bi
+
+
+def _opened(path: Path, dtype: np.dtype) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is missing or damaged; delete {path.parent} and prepare the corpus again.") from error
+    if array.dtype != dtype or array.ndim != 1:
+        raise UserError(f"{path} holds something else; delete {path.parent} and prepare the corpus again.")
+    return array
+
+
+def index_folder(folder: str | Path, entry: dict) -> Path:
+    """The folder of the index of a data set, named by its content."""
+    return Path(folder) / INDEX / entry["folder"] / entry["content"]
+
+
+def has_index(folder: str | Path, entry: dict) -> bool:
+    return index_folder(folder, entry).exists()
+
+
+def text_key(tokens: bytes) -> int:
+    """64 bits that equal texts share, and two different ones of a batch with a probability of about 10⁻¹²."""
+    return int.from_bytes(hashlib.blake2b(tokens, digest_size=8).digest(), "little")

@@ -1,0 +1,44 @@
+"""Writes the index of a prepared data set, which `data.corpus_index` describes."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from f2jax.data.corpus import Reader, parse_document, parse_row, shards_of
+from f2jax.data.corpus_index import DOCUMENT, NUMBER, ROW, SPLITS, index_folder, text_key
+
+
+def write_index(folder: str | Path, entry: dict) -> None:
+    """Writes the index of a data set, atomically, in the place of one of another content."""
+    path, reader = index_folder(folder, entry), Reader()
+    shutil.rmtree(path.parent, ignore_errors=True)
+    part = path.with_name("part")
+    part.mkdir(parents=True)
+    documents = shards_of(folder, entry, "documents")
+    found = np.fromiter(_documents(documents.read_all(reader)), DOCUMENT, sum(documents.lengths))
+    np.save(part / "documents.npy", found)
+    for split in SPLITS:
+        rows, numbers = shards_of(folder, entry, split), [np.zeros(0, NUMBER)]
+        found = np.fromiter(_rows(rows.read_all(reader), numbers), ROW, sum(rows.lengths))
+        np.save(part / f"{split}.npy", found)
+        np.save(part / f"{split}-documents.npy", np.concatenate(numbers))
+    part.rename(path)
+
+
+def _documents(records: Iterable[bytes]) -> Iterator[tuple]:
+    """Yields a `DOCUMENT` for each record."""
+    for raw in records:
+        number, tokens = parse_document(raw)
+        yield text_key(tokens.tobytes()), number, len(tokens)
+
+
+def _rows(records: Iterable[bytes], numbers: list[np.ndarray]) -> Iterator[tuple]:
+    """Yields a `ROW` for each record, and appends the numbers of its documents."""
+    start = 0
+    for raw in records:
+        query, documents, label = parse_row(raw)
+        numbers.append(documents.astype(NUMBER))
+        yield text_key(query.tobytes()), label, start, len(query), len(documents)
+        start += len(documents)
