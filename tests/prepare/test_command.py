@@ -68,7 +68,7 @@ def test_every_option_reaches_the_card(folder, capsys):
 
 def test_the_steps_that_need_nothing_are_on_by_default(folder):
     assert prepare(folder) == 0
-    expected = asdict(Curation(evaluation_sets=("cldr-names", "stdlib-code")))
+    expected = asdict(Curation(evaluation_sets=("cldr-names", "stdlib-code", "mteb")))
     assert PreparedCorpus(folder / "corpus").card["options"]["curate"] == json.loads(json.dumps(expected))
 
 

@@ -19,14 +19,16 @@ from f2jax import files
 from f2jax.data.instructions import split_instruction
 from f2jax.data.sources import open_source
 from f2jax.data.sources.paths import find_files
-from f2jax.data.sources.tables import ENDINGS, read_rows
+from f2jax.data.sources.tables import ENDINGS, Row, read_rows
 from f2jax.errors import UserError
+from f2jax.prepare.curate import mteb
 from f2jax.prepare.curate.stretches import hash_texts
 
 TEXT_COLUMNS = ("text", "query", "positive", "passage", "negatives", "question", "sentence1", "sentence2", "sentences")
 BATCH_CHARACTERS = 1 << 20  # of evaluation texts that are hashed at once
 REMEMBERED = 1 << 21  # texts without a hit that a process remembers; 8 bytes each
 ABOUT = "about.json"  # in the folder of an index
+MTEB = "mteb"  # an evaluation set: all of its tests that are at hand
 BUILT_IN = {"cldr-names": ("cldr:translation", ("query",)), "stdlib-code": ("stdlib:code", ("query", "positive"))}
 
 
@@ -171,7 +173,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def build_index(specs: Sequence[str], ngram: int, fewest_letters: int) -> Index:
     """The index of the evaluation sets that `CurationOptions.evaluation_sets` names.
 
-    A spec is the name of a built-in set, or PATH, NAME=PATH or NAME=PATH#COLUMN,COLUMN of a file, glob or folder, in
+    A spec is the name of a built-in set, `mteb` for the tests of MTEB that are at hand, or PATH, NAME=PATH or NAME=PATH#COLUMN,COLUMN of a file, glob or folder, in
     any format of `data.sources.tables`. Without columns those of `TEXT_COLUMNS` are read.
 
     Raises:
@@ -192,6 +194,8 @@ def set_files(spec: str) -> list[str]:
     Raises:
         UserError: it is missing.
     """
+    if spec == MTEB:
+        return mteb.test_files()
     return [] if spec in BUILT_IN else find_files(_parse(spec)[1], ENDINGS, all_splits=True)
 
 
@@ -200,6 +204,8 @@ def _open(spec: str) -> tuple[str, Iterator[str]]:
     if spec in BUILT_IN:
         source, roles = BUILT_IN[spec]
         return spec, (getattr(record, role) for record in open_source(source, "test", Counter()) for role in roles)
+    if spec == MTEB:
+        return spec, (text for row in mteb.test_rows(TEXT_COLUMNS) for text in _row_texts(row, TEXT_COLUMNS))
     name, path, columns = _parse(spec)
     return name, _texts(path, columns)
 
@@ -220,15 +226,19 @@ def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
     bad: Counter[str] = Counter()
     for file in find_files(path, ENDINGS, all_splits=True):
         for row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
-            for name in wanted:
-                for text in _strings(row.get(name)):
-                    has_text = True
-                    yield split_instruction(text)[1]
+            for text in _row_texts(row, wanted):
+                has_text = True
+                yield text
         if bad:
             reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
             raise UserError(f"The evaluation file {file} has bad rows ({reasons}); fix it, or they are not checked.")
     if not has_text:
         raise UserError(f"The evaluation set {path} holds no text in {', '.join(wanted)}; name columns by PATH#COLUMN.")
+
+
+def _row_texts(row: Row, columns: Sequence[str]) -> Iterator[str]:
+    """Yields the texts of a row, without instructions."""
+    return (split_instruction(text)[1] for name in columns for text in _strings(row.get(name)))
 
 
 def _strings(value: object) -> Iterator[str]:

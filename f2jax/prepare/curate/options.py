@@ -24,8 +24,9 @@ class CurationOptions:
     drop_trivial: bool = True  # drop rows whose query is its own positive, and negatives that repeat or are right
     # patterns of sources to leave out, since MTEB's tasks are made of them (recipe 3.2)
     excluded_sources: tuple[str, ...] = field(default_factory=sources_that_overlap)
-    # drop rows that hold texts of these: built-in names, PATH or NAME=PATH#COLUMN,COLUMN
-    evaluation_sets: tuple[str, ...] = ("cldr-names", "stdlib-code")
+    # drop rows that hold texts of these: built-in names, mteb (the tests of its data sets that are in the hub's cache),
+    # PATH or NAME=PATH#COLUMN,COLUMN
+    evaluation_sets: tuple[str, ...] = ("cldr-names", "stdlib-code", "mteb")
     ngram: int = 13  # consecutive words in common that make a row contaminated; 0: only complete texts are compared
     # letters of a complete text that is looked for, at least; shorter ones are names, labels and "Yes, please."
     fewest_letters: int = 12

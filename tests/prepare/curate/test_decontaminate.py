@@ -335,6 +335,37 @@ def test_built_in_test_splits_are_evaluation_sets(name):
     assert long and all(index.find(text).evaluation_set == name for text in long[:200])
 
 
+def test_tests_of_mteb_in_the_cache_of_the_hub_are_an_evaluation_set(tmp_path, monkeypatch, caplog):
+    """Files as the hub's client lays them: links to blobs. Of a collection the queries that a test judges count."""
+    sets = {
+        "colours/data/train-00000.parquet": [{"text": "a sentence of the training split"}],
+        "colours/data/test-00000.parquet": [{"text": "a sentence of the test split", "label": 1}],
+        "rivers/corpus.jsonl": [{"_id": "d", "text": "a page about all of the rivers"}],
+        "rivers/queries.jsonl": [{"_id": n, "text": f"a question judged for {n}"} for n in ("train", "dev", "nothing")],
+        "rivers/qrels/train.jsonl": [{"query-id": "train", "corpus-id": "d", "score": 1}],
+        "rivers/qrels/dev.jsonl": [{"query-id": "dev", "corpus-id": "d", "score": 1}],
+        "lakes/de-queries/queries-00000.parquet": [{"_id": 1, "text": "a question that is judged somewhere"}],
+    }
+    for number, (name, rows) in enumerate(sets.items()):
+        folder, _, inside = name.partition("/")
+        path = tmp_path / f"datasets--mteb--{folder}/snapshots/0123abcd/{inside}"
+        blob = tmp_path / f"datasets--mteb--{folder}/blobs/{number}{path.suffix}"
+        for target in (path, blob):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        write(blob, rows)
+        path.symlink_to(blob)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    index = build_index(("mteb",), 13, 12)
+    found = {text: index.find(text) for rows in sets.values() for row in rows if (text := row.get("text"))}
+    held = ("the test split", "judged for dev", "judged somewhere")
+    assert {text for text, hit in found.items() if hit == Hit("mteb", "whole")} == {
+        text for text in found if text.endswith(held)
+    }
+    assert len(set_files("mteb")) == 4 and "tests of colours, lakes, rivers" in caplog.text
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing"))
+    assert not build_index(("mteb",), 13, 12).find(next(iter(found))) and "no data set of MTEB" in caplog.text
+
+
 @pytest.mark.parametrize(
     "spec,word",
     [

@@ -1,0 +1,70 @@
+"""The tests of MTEB's tasks that are at hand: data sets of the organization `mteb` in the cache of the hub.
+
+There `f2jax evaluate` and mteb leave what they download. Of a collection to search in the judged queries are taken,
+and not the documents: these are pages of Wikipedia and the like, which training may well use.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from f2jax.data.skip_list import say_once
+from f2jax.data.sources.paths import HELD_OUT, path_words
+from f2jax.data.sources.tables import ENDINGS, Row, read_rows
+
+ID, JUDGED = "_id", "query-id"  # columns: the number of a query, there and in judgements
+NAMED = 5  # data sets that the message names
+
+
+def test_files() -> list[str]:
+    """The files of test and validation splits, and all of queries."""
+    return [str(path) for folder in _cached() for path in _tests(folder) + _queries(folder)]
+
+
+def test_rows(columns: tuple[str, ...]) -> Iterator[Row]:
+    """Yields the rows of the tests with these columns; says whose they are, and which ones cannot be read."""
+    folders, bad = _cached(), Counter[str]()
+    names = sorted({folder.parts[-3].split("--", 2)[2] for folder in folders})
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    if names:
+        say_once(f"mteb: the tests of {', '.join(names[:NAMED])}{more}, which are in the hub's cache, are looked for.")
+    else:
+        say_once("mteb: no data set of MTEB is in the hub's cache, so none of its tests is looked for.")
+
+    def choose(present: list[str]) -> list[str]:
+        return [name for name in present if name in (*columns, ID, JUDGED)]
+
+    for folder in folders:
+        judged = set()
+        for path in _tests(folder):
+            for row in read_rows(str(path), bad, choose):
+                judged.add(row.get(JUDGED))
+                yield row
+        judged.discard(None)
+        for path in _queries(folder):
+            yield from (row for row in read_rows(str(path), bad, choose) if not judged or row.get(ID) in judged)
+    for reason, count in bad.items():
+        say_once(f"mteb: {count:,} rows of its tests are not looked for: {reason}.")
+
+
+def _cached() -> list[Path]:
+    """The folder of each revision of each data set."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return sorted(Path(HF_HUB_CACHE).glob("datasets--mteb--*/snapshots/*"))
+
+
+def _tests(folder: Path) -> list[Path]:
+    return [path for path, words in _files(folder) if words & HELD_OUT]
+
+
+def _queries(folder: Path) -> list[Path]:
+    """The files of queries that belong to no split."""
+    return [path for path, words in _files(folder) if "queries" in words and not words & (HELD_OUT | {"train"})]
+
+
+def _files(folder: Path) -> list[tuple[Path, set[str]]]:
+    """All data files but those of documents, each with the words of its path."""
+    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(ENDINGS))
+    words = ((path, path_words(str(path.relative_to(folder)))) for path in paths)
+    return [(path, found) for path, found in words if "corpus" not in found]
