@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,16 @@ from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError, did_you_mean
 from f2jax.mine.negatives import Answers
 from f2jax.mine.options import MiningInput
-from f2jax.mine.text_file import TextFile, TextWriter, number_distinct, number_texts
+from f2jax.mine.text_file import (
+    TextFile,
+    TextWriter,
+    map_numbers,
+    new_numbers,
+    number_distinct,
+    number_texts,
+    places_by_range,
+    slices,
+)
 
 ROW = np.dtype([("group", "<i4"), ("query", "<i8"), ("label", "<i8")])  # -1: not mined; id of the bare query; -1: none
 QUERIES, DOCUMENTS, FACTS = "queries", "documents", "facts.json"
@@ -72,7 +82,7 @@ class MiningRows:
 
     def numbers(self, name: str) -> np.ndarray:
         """`places` of each row's query among those of all groups, -1 if it is not mined; or another array below."""
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        return map_numbers(self.folder / name)
 
 
 def iter_records(spec: str, kinds: tuple[str, ...], skipped: Counter) -> Iterator[Record]:
@@ -117,7 +127,7 @@ def read_mining_rows(given: MiningInput, folder: Path, across_sources: bool = Fa
 
 def _read(given: MiningInput, folder: Path, inputs: list[str], across_sources: bool) -> MiningRows:
     skipped, digest = Counter[str](), hashlib.sha256()
-    starts, outputs, groups, taken = [0], [], dict[tuple, int](), Counter[str]()
+    starts, outputs, groups, sizes, taken = [0], [], dict[tuple, int](), Counter[int](), Counter[str]()
     with (
         (folder / "rows").open("wb") as rows,
         TextWriter(folder / QUERIES) as queries,
@@ -135,6 +145,7 @@ def _read(given: MiningInput, folder: Path, inputs: list[str], across_sources: b
                 if record.kind in given.only and record.kind != "texts":
                     key = record.kind, None if across_sources else record.source
                     group = groups.setdefault(key, len(groups))
+                    sizes[group] += 1
                     label = -1 if record.label is None else stable_id(f"{record.source}\0{record.label}")
                     queries.add(add_instruction(record.query, record.instruction))
                     documents.add(record.positive)
@@ -150,7 +161,7 @@ def _read(given: MiningInput, folder: Path, inputs: list[str], across_sources: b
     facts = {"inputs": inputs, "starts": starts, "outputs": outputs, "skipped": dict(skipped), "digests": digests}
     number_texts(folder / QUERIES)
     number_texts(folder / DOCUMENTS)
-    group_facts = _group_rows(folder, len(groups))
+    group_facts = _group_rows(folder, [sizes[group] for group in range(len(groups))])
     files.write_atomically(folder / FACTS, json.dumps(facts | {"groups": group_facts}))
     return MiningRows.open(folder)
 
@@ -163,27 +174,38 @@ def _file_name(source: str, taken: Counter[str]) -> str:
     return f"{name}.parquet" if part == 1 else f"{name}_part{part}.parquet"
 
 
-def _group_rows(folder: Path, count: int) -> list[GroupFacts]:
-    """Writes which mined rows each group has, where the query of each row stands, and which documents are right."""
-    group_of_row = np.array(np.fromfile(folder / "rows", ROW)["group"])
-    mined = np.flatnonzero(group_of_row >= 0)
-    order = np.argsort(group_of_row[mined], kind="stable")
-    ends = np.cumsum([0, *np.bincount(group_of_row[mined], minlength=count)])
-    query_r = TextFile(folder / QUERIES).number_of_each
-    document_r = TextFile(folder / DOCUMENTS).number_of_each
-    corpus = np.unique(document_r[len(mined) :])
-    places = np.full(len(group_of_row), -1, np.int64)
-    facts, queries = [], 0
-    for group in range(count):
-        members = order[ends[group] : ends[group + 1]]
-        first, numbers = number_distinct(query_r[members])
-        places[mined[members]] = queries + numbers
-        queries += len(first)
-        facts.append(GroupFacts(len(members), len(first), len(np.union1d(document_r[members], corpus))))
-    total = int(document_r.max()) + 1
-    right = np.unique(query_r * total + document_r[: len(mined)])
-    for name, array in {"members": order, "mined": mined, "places": places, "right": right, "corpus": corpus}.items():
-        np.save(folder / f"{name}.npy", array)
+def _group_rows(folder: Path, sizes: list[int]) -> list[GroupFacts]:
+    """Writes which mined rows each group has, where the query of each row stands, and which documents are right.
+
+    In memory are the numbers of a group or of `NUMBERED_TOGETHER` rows.
+    """
+    group_of_row = np.memmap(folder / "rows", ROW, "r")["group"]
+    queries, documents = TextFile(folder / QUERIES), TextFile(folder / DOCUMENTS)
+    query_r, document_r = queries.number_of_each, documents.number_of_each
+    mined, members = (new_numbers(folder / name, len(query_r)) for name in ("mined", "members"))
+    places = new_numbers(folder / "places", len(group_of_row))
+    places[:] = -1
+    ends, count = np.cumsum([0, *sizes]), 0
+    free = ends[:-1].copy()  # the next place of each group in `members`
+    for start, groups in slices(group_of_row):
+        rows = np.flatnonzero(groups >= 0)
+        mined[count : count + len(rows)] = start + rows
+        order = np.argsort(groups[rows], kind="stable")
+        sizes_here = np.bincount(groups[rows], minlength=len(sizes))
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes_here) - sizes_here, sizes_here)
+        members[np.repeat(free, sizes_here) + within] = count + order
+        free, count = free + sizes_here, count + len(rows)
+    corpus = np.unique(document_r[count:])
+    corpus.tofile(folder / "corpus")
+    facts, first_query = [], 0
+    for begin, end in pairwise(ends):
+        first, numbers = number_distinct(query_r[members[begin:end]])
+        places[mined[members[begin:end]]] = first_query + numbers
+        first_query += len(first)
+        facts.append(GroupFacts(int(end - begin), len(first), len(np.union1d(document_r[members[begin:end]], corpus))))
+    with (folder / "right").open("wb") as right:  # pairs of a query and a document in one number, ascending
+        for some in places_by_range(query_r, len(queries)):
+            right.write(np.unique(query_r[some] * len(documents) + document_r[some]).tobytes())
     return facts
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from f2jax.data.record import stable_id
 
 READ_TOGETHER = 1_024  # texts in memory where all are read
+NUMBERED_TOGETHER = 1 << 20  # numbers in memory, of files of them
 
 
 class TextWriter(ExitStack):
@@ -38,10 +40,20 @@ class TextWriter(ExitStack):
 
 
 def number_texts(path: Path) -> None:
-    """Numbers the distinct texts that were written to `path`, in order of first appearance."""
-    first, numbers = number_distinct(_load(path, "keys"))
-    first.tofile(_part(path, "first"))
-    numbers.tofile(_part(path, "numbers"))
+    """Numbers the distinct texts that were written to `path`, in order of first appearance, few at a time."""
+    keys = map_numbers(_part(path, "keys"))
+    numbers = new_numbers(_part(path, "numbers"), len(keys))  # at first the place where each text came first
+    for places in places_by_range(keys, 1 << 63):
+        _, first, inverse = np.unique(keys[places], return_index=True, return_inverse=True)
+        numbers[places] = places[first][inverse]
+    count = 0
+    with _part(path, "first").open("wb") as firsts:
+        for start, place_of_first in slices(numbers):
+            first = start + np.flatnonzero(place_of_first == np.arange(start, start + len(place_of_first)))
+            numbers[first] = np.arange(count, count + len(first))
+            numbers[start : start + len(place_of_first)] = numbers[place_of_first]
+            firsts.write(first.tobytes())
+            count += len(first)
 
 
 def number_distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +74,10 @@ class TextFile(Sequence[str]):
 
     def __init__(self, path: Path):
         self._file = path.open("rb")
-        self._ends, self._keys, self._first = (_load(path, part) for part in ("ends", "keys", "first"))
-        self.number_of_each = _load(path, "numbers")  # of each text that was written, in order
+        self._ends, self._keys, self._first = (
+            map_numbers(_part(path, part)) for part in ("ends", "keys", "first")
+        )
+        self.number_of_each = map_numbers(_part(path, "numbers"))  # of each text that was written, in order
 
     def __len__(self) -> int:
         return len(self._first)
@@ -89,6 +103,28 @@ def _part(path: Path, name: str) -> Path:
     return path.with_name(f"{path.name}.{name}")
 
 
-def _load(path: Path, name: str) -> np.ndarray:
-    part = _part(path, name)
-    return np.memmap(part, np.int64, "r") if part.stat().st_size else np.zeros(0, np.int64)
+# Files of numbers, int64
+
+
+def map_numbers(path: Path) -> np.ndarray:
+    """The numbers of a file, read where they are used."""
+    return np.memmap(path, np.int64, "r") if path.stat().st_size else np.zeros(0, np.int64)
+
+
+def new_numbers(path: Path, count: int) -> np.ndarray:
+    """A new file of numbers, which are written as those of an array; at least one."""
+    return np.memmap(path, np.int64, "w+", shape=count)
+
+
+def slices(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (place of the first, some of the numbers), in order; what they are at that moment."""
+    for start in range(0, len(numbers), NUMBERED_TOGETHER):
+        yield start, np.array(numbers[start : start + NUMBERED_TOGETHER])
+
+
+def places_by_range(numbers: np.ndarray, stop: int) -> Iterator[np.ndarray]:
+    """Yields the places, ascending, of the numbers of each of several ranges from 0 to `stop`, in order."""
+    count = -(-len(numbers) // NUMBERED_TOGETHER)
+    for low, high in pairwise(stop * i // count for i in range(count + 1)):
+        found = [start + np.flatnonzero((low <= some) & (some < high)) for start, some in slices(numbers)]
+        yield np.concatenate(found)

@@ -9,8 +9,9 @@ import pytest
 
 from f2jax.data.record import KINDS
 from f2jax.errors import UserError
+from f2jax.mine import text_file
 from f2jax.mine.options import MiningInput
-from f2jax.mine.rows import MiningGroup, MiningRows, iter_records, make_group
+from f2jax.mine.rows import FACTS, MiningGroup, MiningRows, iter_records, make_group
 from f2jax.mine.rows import read_mining_rows as read_into
 
 
@@ -176,3 +177,24 @@ def test_kinds_that_are_not_there(tmp_path, only, message):
     with pytest.raises(UserError) as error:
         read_mining_rows([write(tmp_path / "one.jsonl", ("q", "a"))], only=only)
     assert str(error.value) == message
+
+
+def test_numbers_are_those_of_one_piece_however_few_are_in_memory(tmp_path, monkeypatch):
+    """The files that are made piece by piece, over groups and ranges; numbers against a dict."""
+    rng = np.random.default_rng(0)
+    drawn = [(f"q{a}", f"d{b}", {"source": f"s{c}"}) for a, b, c in rng.integers([9, 30, 3], size=(60, 3)).tolist()]
+    path = write(tmp_path / "rows.jsonl", *drawn)
+    names = ["members", "mined", "places", "right", "documents.first", "documents.numbers", "queries.numbers", FACTS]
+    found = []
+    for count in (1 << 20, 1, 7):
+        monkeypatch.setattr(text_file, "NUMBERED_TOGETHER", count)
+        rows = read_mining_rows([path], corpus=["d3", "x"], only=["retrieval"])
+        found.append({name: (rows.folder / name).read_bytes() for name in names})
+    assert found[0] == found[1] == found[2]
+    distinct = list(dict.fromkeys([document for _, document, _ in drawn] + ["d3", "x"]))
+    expected = [distinct.index(document) for _, document, _ in drawn]
+    assert list(rows.documents) == distinct and numbers(rows)[1] == expected
+    by_source = {source: [n for n, row in enumerate(drawn) if row[2]["source"] == source] for source in ("s0", "s1")}
+    sources = list(dict.fromkeys(row[2]["source"] for row in drawn))
+    groups = make_groups(rows)
+    assert all(groups[sources.index(source)].rows.tolist() == some for source, some in by_source.items())
