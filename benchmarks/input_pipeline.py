@@ -12,6 +12,7 @@ Times are CPU seconds of this process, so that other work on the machine does no
 """
 
 import argparse
+import contextlib
 import cProfile
 import json
 import pstats
@@ -19,6 +20,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -192,15 +194,36 @@ def million(folder: Path, count: int) -> None:
         subprocess.run(command, check=True)
 
 
+def size_mib(folder: Path, parts: tuple[str, ...]) -> float:
+    """MiB of all files in some folders, while others may be deleting them."""
+    total = 0
+    for part in parts:
+        for path in (folder / part).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+    return total / 2**20
+
+
 def prepare_once(folder: Path, curation: str) -> None:
     before, began, clock = peak_mib(), time.process_time(), time.perf_counter()
     options = PrepareOptions(instructions=Instructions(enabled=False), curate=CURATIONS[curation])
+    highest, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            highest[0] = max(highest[0], size_mib(folder / curation, ("work", "survey")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     card = prepare([str(folder / "million.jsonl")], folder / curation, folder / "tokenizer", options)
+    ended.set()
+    watcher.join()
     seconds, wall = time.process_time() - began, time.perf_counter() - clock
     rows = sum(sum(found["rows"].values()) for found in card["datasets"])
     print(
         f"curation {curation}: {rows:,} rows, {card['datasets'][0]['documents']:,} documents, {card['skipped']}: "
-        f"{seconds:,.0f} CPU s ({wall:,.0f} s), peak {peak_mib():,.0f} MiB ({before:,.0f} before)"
+        f"{seconds:,.0f} CPU s ({wall:,.0f} s), peak {peak_mib():,.0f} MiB ({before:,.0f} before), on disk "
+        f"{highest[0]:,.0f} MiB at most besides {size_mib(folder / curation, ('documents', 'rows', 'texts')):,.0f} MiB"
     )
 
 

@@ -74,9 +74,7 @@ class TextFile(Sequence[str]):
 
     def __init__(self, path: Path):
         self._file = path.open("rb")
-        self._ends, self._keys, self._first = (
-            map_numbers(_part(path, part)) for part in ("ends", "keys", "first")
-        )
+        self._ends, self._keys, self._first = (map_numbers(_part(path, part)) for part in ("ends", "keys", "first"))
         self.number_of_each = map_numbers(_part(path, "numbers"))  # of each text that was written, in order
 
     def __len__(self) -> int:

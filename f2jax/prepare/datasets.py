@@ -30,6 +30,7 @@ class DatasetPlan:
     source_kind: Key
     inputs: tuple[int, ...]  # numbers of the inputs that feed it
     wanted: Wanted
+    text_bytes: int  # of all documents, before equal ones are dropped
     tokenizer: str  # fingerprint of the tokenizer
     fingerprint: str  # of all that decides the content
 
@@ -79,7 +80,8 @@ def plan_datasets(
             decides.append((inputs[number].folder.name, settings_digest(mask=mask)))
         wanted = Wanted(folder_name(names[key]), max(1, -(-size // SHARD_BYTES)))
         fingerprint = settings_digest([VERSION, MAKER, key, decides, building, tokenizer])
-        plans.append(DatasetPlan(names[key], key, tuple(number for number, _ in fed), wanted, tokenizer, fingerprint))
+        numbers = tuple(number for number, _ in fed)
+        plans.append(DatasetPlan(names[key], key, numbers, wanted, size, tokenizer, fingerprint))
     return plans
 
 

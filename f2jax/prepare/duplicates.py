@@ -19,8 +19,9 @@ from f2jax.data.skip_list import SkipList, located
 from f2jax.prepare.curate import CurationOptions
 from f2jax.prepare.curate.dedup import Sketch, near_duplicates
 from f2jax.prepare.curate.steps import EXACT, NEAR
-from f2jax.prepare.read_inputs import InputFolder, sketch_dtype
-from f2jax.prepare.scratch import map_array, read_key_ranges, read_scratch_records
+from f2jax.prepare.options import PrepareOptions
+from f2jax.prepare.read_inputs import InputFolder, read_again, sketch_dtype
+from f2jax.prepare.scratch import map_array, read_key_ranges
 
 STAYS, IS_EXACT, IS_NEAR, OVER_CAP = range(4)  # what becomes of a row
 OPEN_FILES = 64  # at most so many at once, of all inputs together
@@ -88,14 +89,14 @@ def _entries(inputs: Sequence[InputFolder], starts: np.ndarray, name: str, colum
         yield np.concatenate(parts, 1) if parts else np.zeros((columns, 0), np.int64)
 
 
-def list_duplicates(records: Path, states: Path, path: Path) -> None:
+def list_duplicates(source: InputFolder, states: Path, path: Path, options: PrepareOptions, index: Path | None) -> None:
     """Writes the duplicates of one input to `path` as lines of JSON (reason, place, start of the texts), atomically."""
+    found = np.load(states)
     with files.atomic_path(path) as part, open(part, "w") as file:
         skipped = SkipList(listing=file)
-        for (record, where), state in zip(read_scratch_records(records), np.load(states).tolist(), strict=True):
-            if state in REASONS:
-                located(skipped, where, {"query": record.query, "positive": record.positive})
-                skipped[REASONS[state]] += 1
+        for number, record, where in read_again(source, np.isin(found, list(REASONS)), options, index):
+            located(skipped, where, {"query": record.query, "positive": record.positive})
+            skipped[REASONS[found[number]]] += 1
 
 
 def join_lists(parts: Sequence[Path], target: str | Path) -> None:

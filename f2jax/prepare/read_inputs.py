@@ -1,12 +1,13 @@
-"""One input, read once: its records that stay, on disk; a few numbers of each; and counts of what was found and done.
+"""One input, read for its numbers: a few of each row that stays, and counts of what was found and done.
 
-Texts are needed until the corpus is complete. The numbers remain: from them it is decided again which rows are
-duplicates and which ones a cap keeps, when other inputs change.
+From them it is decided which rows are duplicates and which ones a cap keeps, again when other inputs change. Texts are
+not kept: those of the rows that make a data set are read a second time.
 """
 
 import json
 import shutil
 import uuid
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +22,11 @@ from f2jax.errors import UserError
 from f2jax.prepare.curate import CurationReport, Outcome, curate_record, dedup
 from f2jax.prepare.curate.decontaminate import Index
 from f2jax.prepare.options import Key, PrepareOptions
-from f2jax.prepare.scratch import RecordWriter, RunWriter, map_array
+from f2jax.prepare.scratch import RunWriter, map_array
 
 DOCUMENT_BYTES = 500  # of a document in memory, besides its text
 ROW = np.dtype([("part", "<u4"), ("bytes", "<u8"), ("hash", "<u8")])  # data set; its documents in memory; for the cap
-SUMMARY, RECORDS, SKIPPED = "survey.json", "records.arrow", "skipped.jsonl"
+SUMMARY, SKIPPED, STAY = "survey.json", "skipped.jsonl", "stay"  # STAY: a byte for each row that the source gives
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,6 @@ class InputFolder:
 
     def path(self, name: str) -> Path:
         return self.folder / name
-
-    @property
-    def records(self) -> Path:
-        return self.path(RECORDS)
 
     @property
     def listing(self) -> Path:
@@ -55,7 +52,7 @@ class InputFolder:
         return map_array(self.path("rows"), ROW)
 
     def is_complete(self, listing: bool) -> bool:
-        """Returns whether all files are there that the summary, which was written last, names; records may be gone.
+        """Returns whether all files are there that the summary, which was written last, names.
 
         Args:
             listing: the list of skipped rows is needed too.
@@ -64,14 +61,9 @@ class InputFolder:
             sizes = self.summary().sizes
         except (UserError, TypeError, KeyError):  # missing, damaged, or of an earlier version
             return False
-        needed = sizes.keys() - {RECORDS}
-        return (not listing or SKIPPED in needed) and all(self._has_size(name, sizes[name]) for name in needed)
-
-    def has_records(self) -> bool:
-        return self._has_size(RECORDS, self.summary().sizes[RECORDS])
-
-    def _has_size(self, name: str, size: int) -> bool:
-        return self.path(name).exists() and self.path(name).stat().st_size == size
+        paths = {self.path(name): size for name, size in sizes.items()}
+        whole = all(path.exists() and path.stat().st_size == size for path, size in paths.items())
+        return whole and STAY in sizes and (not listing or SKIPPED in sizes)
 
 
 @dataclass(frozen=True)
@@ -125,30 +117,61 @@ def _read(part: InputFolder, options: PrepareOptions, listing: bool, index: Inde
     with ExitStack() as stack:
         skipped = SkipList(listing=stack.enter_context(open(part.listing, "w")) if listing else None)
         report, writer = CurationReport(skipped=skipped), stack.enter_context(_Writer(part, options))
-        for record in open_source(part.spec, "train", skipped, options.kinds):
-            where = part.spec if is_single_input(part.spec) else skipped.row[0]
-            outcome = (
-                curate_record(record, options.curate, index) if options.curate else Outcome(record, None, (), None)
-            )
+        for record, where in _open(part.spec, options, skipped):
+            outcome = _curate(record, options, index)
             report.add(outcome, record, where)
-            if outcome.record is not None:
-                writer.add(outcome.record, where)
+            writer.add(outcome.record)
     counts = dict(report.skipped), dict(report.noted), dict(report.languages)
     sizes = {path.name: path.stat().st_size for path in part.folder.iterdir()}
     summary = InputSummary(report.kept, list(writer.parts), *counts, sizes)
     part.path(SUMMARY).write_text(json.dumps(asdict(summary)))  # an error if the folder is gone, which a new one hides
 
 
+def _open(spec: str, options: PrepareOptions, skipped: SkipList) -> Iterator[tuple[Record, str]]:
+    """Yields the records of an input, each with its place."""
+    for record in open_source(spec, "train", skipped, options.kinds):
+        yield record, spec if is_single_input(spec) else skipped.row[0]
+
+
+def _curate(record: Record, options: PrepareOptions, index: Index | None) -> Outcome:
+    return curate_record(record, options.curate, index) if options.curate else Outcome(record, None, (), None)
+
+
+def read_again(
+    source: InputFolder, chosen: np.ndarray, options: PrepareOptions, index: Path | None
+) -> Iterator[tuple[int, Record, str]]:
+    """Yields (number, record, place) of the rows, among those that stayed, that a mask chooses; curates no others.
+
+    Raises:
+        UserError: the input has changed since it was read.
+    """
+    hashes, found = source.rows()["hash"], Index.open(index) if index else None
+    numbers = np.flatnonzero(chosen)
+    places = np.flatnonzero(map_array(source.path(STAY), np.dtype(bool)))[numbers]
+    todo = iter(zip(places.tolist(), numbers.tolist(), strict=True))
+    place, number = next(todo, (-1, -1))
+    for current, (record, where) in enumerate(_open(source.spec, options, SkipList())):
+        if place < 0:
+            return
+        if current == place:
+            curated = _curate(record, options, found).record
+            if curated is None or row_hash(curated, options.seed) != hashes[number]:
+                break
+            yield number, curated, where
+            place, number = next(todo, (-1, -1))
+    if place >= 0:
+        raise UserError(f"{source.spec} has changed since it was read first; run the same command again.")
+
+
 class _Writer(ExitStack):
-    """Writes records and their numbers."""
+    """Writes the numbers of records."""
 
     def __init__(self, target: InputFolder, options: PrepareOptions):
         super().__init__()
         self.parts: dict[Key, int] = {}
         self._count, self._seed, self._curate = 0, options.seed, options.curate
         self._exact, self._near = None, None
-        self._records = self.enter_context(RecordWriter(target.records))
-        self._rows = self.enter_context(target.path("rows").open("wb"))
+        self._stay, self._rows = (self.enter_context(target.path(name).open("wb")) for name in (STAY, "rows"))
         if self._curate and self._curate.exact_duplicates:
             self._exact = self.enter_context(RunWriter(target.path("exact"), 3))
         if self._curate and self._curate.near_duplicates:
@@ -156,10 +179,13 @@ class _Writer(ExitStack):
             self._sketches = self.enter_context(target.path("sketches").open("wb"))
             self._sketch_dtype = sketch_dtype(self._curate.permutations)
 
-    def add(self, record: Record, where: str) -> None:
+    def add(self, record: Record | None) -> None:
+        """Adds what curation made of a record; None: it does not stay."""
+        self._stay.write(b"\1" if record else b"\0")
+        if not record:
+            return
         part = self.parts.setdefault((record.source, record.kind), len(self.parts))
         size = sum(DOCUMENT_BYTES + len(text) for text in record.documents)
-        self._records.add(record, where)
         self._rows.write(np.array((part, size, row_hash(record, self._seed)), ROW).tobytes())
         if self._exact:
             self._exact.add(dedup.exact_key(record), dedup.rank(record), self._count)

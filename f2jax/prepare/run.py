@@ -1,8 +1,9 @@
 """`f2jax prepare`: from source files to a corpus folder.
 
-A data set that is finished, from the same rows by the same options, is not made again, and an input that was read is
-read again only if its texts are needed. Memory grows with the distinct documents of the largest data set (8 bytes
-each), with the rows of the corpus (1 byte each), and with those of the largest input (8 bytes each), no further.
+A data set that is finished, from the same rows by the same options, is not made again. An input is read twice, for the
+numbers of its rows and for the texts of those that stay, and never again unless it changes. Memory grows with the
+distinct documents of the largest data set (8 bytes each), with the rows of the corpus (1 byte each), and with those of
+the largest input (8 bytes each), no further.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from f2jax import __version__, files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
 from f2jax.data.corpus_index import INDEX, has_index
 from f2jax.data.released import files_after_stage_1
+from f2jax.data.skip_list import say_once
 from f2jax.data.sources import list_inputs, source_files
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
@@ -86,7 +88,9 @@ def prepare(
         inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in names_of(signatures, options).items()]
         if before and not (inputs := [folder for folder in inputs if folder.folder.name not in before.names]):
             return before.card  # all are in it
-        return _Preparation(output, inputs, chosen, options, licences or {}, run, beam or {}, listing, before).make()
+        return _Preparation(
+            output, inputs, chosen, options, licences or {}, run, jobs, beam or {}, listing, before
+        ).make()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +103,17 @@ class _Preparation:
     options: PrepareOptions
     licences: Mapping[str, str]
     run: Callable
+    jobs: int
     beam: dict
     listing: str | Path | None
     before: AddedTo | None
 
     def make(self) -> dict:
         """Reads what is not read yet, makes the data sets that are not made yet, and writes the card."""
-        read_again = [folder for folder in self.inputs if not folder.is_complete(bool(self.listing))]
+        unread = [folder for folder in self.inputs if not folder.is_complete(bool(self.listing))]
         for left in (self.output / SURVEYS).glob("*.part"):  # by a run that was killed
             shutil.rmtree(left)
-        self._read(read_again)
+        self._read(unread)
         summaries = [folder.summary() for folder in self.inputs]
         states = self._find_duplicates(summaries)
         counts = count(summaries, states)
@@ -131,7 +136,7 @@ class _Preparation:
             join_lists(lists, self.listing)
         self._forget_card()  # it names nothing that is removed now
         surveys = {folder.folder.name for folder in self.inputs}.union(self.before.names if self.before else ())
-        remove_leftovers(self.output, self.inputs, surveys, {entry["folder"] for entry in (*staying, *entries)})
+        remove_leftovers(self.output, surveys, {entry["folder"] for entry in (*staying, *entries)})
         return self._write_card(entries, counts)
 
     def _forget_card(self) -> None:
@@ -176,30 +181,43 @@ class _Preparation:
         todo = [plan for plan in plans if not cards.is_finished(output, output / FINISHED, plan.key, plan.fingerprint)]
         unlisted = [number for number, path in listings.items() if not path.exists()]
         needed = sorted({*unlisted, *(number for plan in todo for number in plan.inputs)})
-        self._read([self.inputs[number] for number in needed if not self.inputs[number].has_records()])
+        index = self._evaluation_index() if needed else None
         if todo:
             self._forget_card()
         if not self.before:
             write_tokenizer(self.tokenizer, output / TOKENIZER)  # not before: a corpus that stays keeps its own
-        shutil.rmtree(work, ignore_errors=True)
+        for name in (STATES, SETS):
+            shutil.rmtree(work / name, ignore_errors=True)
         (work / STATES).mkdir(parents=True)
         for number in needed:
             np.save(states_path(output, number), states[number])
-        for _ in self.run(_list_one, [(self.inputs[n].records, states_path(output, n), listings[n]) for n in unlisted]):
+        lists = [(self.inputs[n], states_path(output, n), listings[n]) for n in unlisted]
+        for _ in self.run(partial(_list_one, options=self.options, index=index), lists):
             pass
         make = partial(
             make_group,
             output=output,
             inputs=self.inputs,
             options=self.options,
+            index=index,
             beam=self.beam,
             run=self.run if self.beam else run_here,
         )
         batches = groups(todo)
+        if batches:
+            self._say_disk(batches)
         results = (map if self.beam else self.run)(make, batches)
         with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
             for plans_made, _ in zip(batches, results, strict=True):
                 bar.update(len(plans_made))
+
+    def _say_disk(self, batches: Sequence[Sequence[DatasetPlan]]) -> None:
+        """Says how much of the disk the texts of the data sets that are made at the same time take, at most."""
+        sizes = sorted((sum(plan.text_bytes for plan in plans) for plans in batches), reverse=True)
+        most, free = sum(sizes[: self.jobs]) / 1e6, shutil.disk_usage(self.output).free / 1e6
+        say_once(
+            f"{self.output / WORK} takes up to {most:,.0f} MB until the data sets are made; {free:,.0f} MB are free."
+        )
 
     def _write_card(self, entries: Sequence[dict], counts: dict) -> dict:
         card = {
@@ -318,8 +336,8 @@ def listings_of(inputs: Sequence[InputFolder], states: Sequence[np.ndarray]) -> 
     return paths
 
 
-def _list_one(item: tuple[Path, Path, Path]) -> None:
-    list_duplicates(*item)
+def _list_one(item: tuple[InputFolder, Path, Path], options: PrepareOptions, index: Path | None) -> None:
+    list_duplicates(*item, options, index)
 
 
 def make_group(
@@ -327,6 +345,7 @@ def make_group(
     output: Path,
     inputs: Sequence[InputFolder],
     options: PrepareOptions,
+    index: Path | None,
     beam: dict,
     run: Callable,
 ) -> None:
@@ -336,9 +355,9 @@ def make_group(
     work = output / WORK / SETS / plans[0].key
     folders = {number: work / f"{number:05d}" for plan in plans for number in plan.inputs}
     work.mkdir(parents=True)
-    items = [(inputs[number].records, states_path(output, number), folder) for number, folder in folders.items()]
+    items = [(inputs[number], states_path(output, number), folder) for number, folder in folders.items()]
     wanted = {plan.source_kind: plan.wanted for plan in plans}
-    for _ in run(partial(_spill_one, wanted=wanted, options=options), items):
+    for _ in run(partial(_spill_one, wanted=wanted, options=options, index=index), items):
         pass
     for plan in plans:
         spilled = tfds.Spilled(
@@ -374,23 +393,19 @@ def make_group(
         }
         cards.write_data_card(output / FINISHED, plan.key, entry | cards.describe(output, entry, options.max_length))
     shutil.rmtree(work)
-    for number in folders:
-        inputs[number].records.unlink()
 
 
-def _spill_one(item: tuple[Path, Path, Path], wanted: dict, options: PrepareOptions) -> None:
-    spill(*item, wanted, options)
+def _spill_one(item: tuple[InputFolder, Path, Path], wanted: dict, options: PrepareOptions, index: Path | None) -> None:
+    spill(*item, wanted, options, index)
 
 
-def remove_leftovers(output: Path, inputs: Sequence[InputFolder], surveys: set[str], names: set[str]) -> None:
+def remove_leftovers(output: Path, surveys: set[str], names: set[str]) -> None:
     """Removes what is not needed once all data sets are complete, and what earlier runs made for others.
 
     Args:
         surveys, names: of the folders of inputs and of data sets that stay.
     """
     shutil.rmtree(output / WORK, ignore_errors=True)
-    for folder in inputs:
-        folder.records.unlink(missing_ok=True)
     keep = {SURVEYS: surveys, FINISHED: {f"{name}.json" for name in names}}
     for name, stays in (keep | {"documents": names, "rows": names, "texts": names, INDEX: names}).items():
         for path in (output / name).glob("*"):

@@ -6,6 +6,7 @@ Files are streams of Arrow batches, one stream for each flush, so that few files
 
 import shutil
 import uuid
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from f2jax.data.dataset import label_id
 from f2jax.data.record import Record, in_share, stable_id
 from f2jax.prepare.duplicates import STAYS
 from f2jax.prepare.options import Key, PrepareOptions
-from f2jax.prepare.scratch import RECORD_BYTES, read_scratch_records
+from f2jax.prepare.read_inputs import InputFolder, read_again
 
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
+RECORD_BYTES = 300  # of a row or a document in memory, besides its text
+REMEMBERED = 1 << 20  # documents that are not written again, 8 bytes each: negatives come in many rows
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 WORK = "work"  # folder of a corpus for temporary files
 SPLITS = ("train", "validation")
+COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary(), "start": pa.int64()})
 ROWS = pa.schema(
     {
@@ -56,18 +60,26 @@ def bucket_of(key: int, buckets: int) -> int:
     return key * buckets >> 63
 
 
-def spill(records: Path, states: Path, folder: Path, wanted: dict[Key, Wanted], options: PrepareOptions) -> None:
-    """Writes the texts of an input's rows that stay to `folder`, atomically.
+def spill(
+    source: InputFolder,
+    states: Path,
+    folder: Path,
+    wanted: dict[Key, Wanted],
+    options: PrepareOptions,
+    index: Path | None,
+) -> None:
+    """Writes the texts of those of an input's rows that stay in the wanted data sets to `folder`, atomically.
 
     Args:
-        states: file of an array that says what becomes of each record.
+        states: file of an array that says what becomes of each row.
+        index: folder of the index of the evaluation texts; None: there are none.
     """
     part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
     writer = _Writer(part)
-    for (record, _), state in zip(read_scratch_records(records), np.load(states).tolist(), strict=True):
-        target = wanted.get((record.source, record.kind))
-        if target and state == STAYS:
-            _add(record, target, writer, options)
+    parts = [number for number, key in enumerate(source.summary().parts) if key in wanted]
+    chosen = (np.load(states) == STAYS) & np.isin(source.rows()["part"], parts)
+    for _, record, _ in read_again(source, chosen, options, index):
+        _add(record, wanted[record.source, record.kind], writer, options)
     writer.flush()
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
@@ -78,6 +90,8 @@ def _add(record: Record, target: Wanted, writer: "_Writer", options: PrepareOpti
     for original in record.documents:
         text = options.instructions.document(original, record)
         keys.append(document_key(text))
+        if writer.has_document(target, keys[-1]):
+            continue
         bucket = bucket_of(keys[-1], target.buckets)
         document = (keys[-1], stable_id(original), *_text_and_start(text, original))
         writer.add(documents_path(target.folder, bucket), DOCUMENTS, document, len(text))
@@ -112,7 +126,15 @@ class _Writer:
     def __init__(self, folder: Path):
         self.folder, self.size = folder, 0
         self.waiting: dict[tuple[str, pa.Schema], list[tuple]] = defaultdict(list)
+        self._known = array("q", bytes(8 * REMEMBERED))
         folder.mkdir(parents=True)
+
+    def has_document(self, target: Wanted, key: int) -> bool:
+        """Returns whether a document of a data set is among those that were written last; it counts as written now."""
+        here = key ^ stable_id(target.folder)
+        known = self._known[here % REMEMBERED] == here
+        self._known[here % REMEMBERED] = here
+        return known
 
     def add(self, path: str, schema: pa.Schema, row: tuple, size: int) -> None:
         self.waiting[path, schema].append(row)
@@ -125,7 +147,7 @@ class _Writer:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             columns = [pa.array(c, kind) for c, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
-            with open(path, "ab") as file, pa.ipc.new_stream(file, schema) as stream:
+            with open(path, "ab") as file, pa.ipc.new_stream(file, schema, options=COMPRESSED) as stream:
                 stream.write_batch(pa.record_batch(columns, schema=schema))
         self.waiting.clear()
         self.size = 0

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_a_cap_counts_rows_that_are_no_duplicates(tmp_path):
 # Counted once, and listed
 
 
-def test_every_input_is_read_once(tmp_path, monkeypatch):
+def test_every_input_is_read_twice_for_numbers_and_for_texts_and_never_again(tmp_path, monkeypatch):
     read = []
 
     def opened(spec, *rest):
@@ -130,8 +131,21 @@ def test_every_input_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(read_inputs, "open_source", opened)
     inputs = write_inputs(tmp_path / "in")
     card = corpora.make(tmp_path, inputs, CURATED)
-    assert read == inputs
-    assert corpora.make(tmp_path, inputs, CURATED) == card and read == inputs
+    assert read == inputs * 2
+    assert corpora.make(tmp_path, inputs, CURATED) == card and read == inputs * 2
+
+
+def test_an_input_that_changes_while_it_is_read_is_one_clear_error(tmp_path, monkeypatch):
+    for count in (3, 50):  # rows that are gone; other rows
+        inputs, plan = [corpora.write(tmp_path / "x.jsonl", corpora.rows(50))], run.plan_datasets
+
+        def change(*given, count=count, plan=plan, path=inputs[0]):
+            corpora.write(Path(path), corpora.rows(count, 1)[::-1] if count == 50 else corpora.rows(count))
+            return plan(*given)
+
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=r"x\.jsonl has changed since it was read"):
+            patch.setattr(run, "plan_datasets", change)
+            corpora.make(tmp_path, inputs, CURATED)
 
 
 def test_skipped_rows_are_listed_with_reason_and_place(tmp_path):
@@ -186,7 +200,6 @@ def test_another_input_makes_those_data_sets_again_that_lose_rows_to_it(tmp_path
     after = finished(tmp_path)
     assert {name for name in before if before[name] != after[name]} == {"b.json"}
     assert card["skipped"]["exact duplicate"] == 1 + 12 + 6 + 3
-    assert not any(path.name == "records.arrow" for path in (tmp_path / "corpus").rglob("*"))
 
 
 def test_evaluation_texts_go_and_another_set_is_noticed(tmp_path):

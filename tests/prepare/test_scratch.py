@@ -1,4 +1,4 @@
-"""Records and entries on disk: all come back, whatever they hold, in memory of a given size."""
+"""Entries on disk: all come back, in memory of a given size."""
 
 from collections import Counter
 
@@ -7,38 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.record import KINDS, Record
 from f2jax.prepare import scratch
-
-text = st.text(st.sampled_from("ab \0\ud800é😀\n"), max_size=5)
-records = st.builds(
-    Record,
-    query=text,
-    positive=text,
-    negatives=st.lists(text, max_size=3).map(tuple),
-    kind=st.sampled_from(KINDS),
-    language=text,
-    source=text,
-    label=st.none() | text,
-    instruction=st.none() | text,
-    symmetric=st.booleans(),
-)
-
-
-@given(st.lists(st.tuples(records, text), max_size=6), st.sampled_from([1, 1000, 1 << 20]))
-def test_records_and_places_come_back_in_order(tmp_path_factory, rows, batch_bytes):
-    path, whole = tmp_path_factory.mktemp("records") / "x", scratch.BATCH_BYTES
-    scratch.BATCH_BYTES = batch_bytes
-    try:
-        with scratch.RecordWriter(path) as writer:
-            for record, where in rows:
-                writer.add(record, where)
-    finally:
-        scratch.BATCH_BYTES = whole
-    assert list(scratch.read_scratch_records(path)) == rows
-
-
-# Entries
 
 keys = st.one_of(st.integers(0, 2**63 - 1), st.sampled_from([0, 7, 2**62, 2**63 - 1]))
 

@@ -173,8 +173,9 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def build_index(specs: Sequence[str], ngram: int, fewest_letters: int) -> Index:
     """The index of the evaluation sets that `CurationOptions.evaluation_sets` names.
 
-    A spec is the name of a built-in set, `mteb` for the tests of MTEB that are at hand, or PATH, NAME=PATH or NAME=PATH#COLUMN,COLUMN of a file, glob or folder, in
-    any format of `data.sources.tables`. Without columns those of `TEXT_COLUMNS` are read.
+    A spec is the name of a built-in set, `mteb` for the tests of MTEB that are at hand, or PATH, NAME=PATH or
+    NAME=PATH#COLUMN,COLUMN of a file, glob or folder, in any format of `data.sources.tables`. Without columns those of
+    `TEXT_COLUMNS` are read.
 
     Raises:
         UserError: a set is missing, cannot be read, or holds no text.
