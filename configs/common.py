@@ -161,6 +161,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     k.minutes = 30.0  # also save after this many minutes without a checkpoint; 0: by steps only
     k.keep_last = 2  # number of newest checkpoints that are kept
     k.keep_every = 5000  # checkpoints at multiples of this are kept for good; 0: none
+    k.best_metric = ""  # also keep the best checkpoint by a validation/… or evaluation/…: the highest, of a loss lowest
     k.tail_steps = 2500  # length of the end of training in which checkpoints are more frequent, for merging
     k.tail_every = 500  # steps between those checkpoints, which are kept for good
 
@@ -168,6 +169,9 @@ def get_config(text: str | None = None) -> ConfigDict:
     lg.every = 10  # steps between lines of metrics.jsonl
     lg.validate_every = 1000  # steps between validations, the last of which follows the last step; 0: none at all
     lg.validation_batches = 1  # batches of each data set's held-out share; 0: all
+    lg.evaluate_every = 0  # steps between scores of tasks, the last of which follow the last step; 0: none
+    lg.evaluate_tasks = ()  # built-in and local tasks of f2jax evaluate; (): the built-in ones, or those of the data
+    lg.evaluate_data = ()  # folder of the local tasks' data, or your own files, as --data of f2jax evaluate
     lg.compare = False  # end with scores of the model before and after on held-out rows, beside TF-IDF
     lg.tensorboard = True  # write TensorBoard event files next to metrics.jsonl
     lg.profile = ()  # (START, STEPS): trace so many steps after step START into profile/, for TensorBoard and XProf

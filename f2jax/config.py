@@ -59,6 +59,7 @@ SYNONYMS = {
         "mesh.data": "dp data_parallel data_parallel_size dp_size",
         "checkpoint.every": "save_steps save_every save_interval checkpoint_every checkpoint_interval",
         "checkpoint.keep_last": "save_total_limit max_to_keep keep_checkpoints",
+        "checkpoint.best_metric": "metric_for_best_model save_best best_metric_name",
         "log.every": "logging_steps log_steps log_every log_interval print_every",
         "log.validate_every": "eval_steps eval_every eval_interval val_interval evaluation_steps",
         "log.tensorboard": "report_to use_wandb wandb",
@@ -176,7 +177,7 @@ CONTRASTIVE = (
 NOT_NEGATIVE = (
     "steps", "data.programs", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr",
     "optim.weight_decay", "optim.clip_norm", *CONTRASTIVE, "loss.distill_teacher_temperature",
-    "log.validate_every", "log.validation_batches",
+    "log.validate_every", "log.validation_batches", "log.evaluate_every",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
 COUNTS = (

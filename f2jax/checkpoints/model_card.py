@@ -21,6 +21,7 @@ class TrainingStage:
 
     config: dict
     datasets: tuple[dict, ...] = ()  # entries of the data card; none where rows were read directly
+    step: int | str | None = None  # of the checkpoint that is taken; None: the newest
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,11 @@ def _stage(number: int, stage: TrainingStage) -> str:
     """Returns data and hyper-parameters of one run; of local paths only the last part."""
     c = stage.config
     teacher = c["teacher"]["path"] or c["teacher"].get("cache", "")
+    total = c["steps"] or f"{c['epochs']} epochs"
     values = [
         ("started from", _last(c["init_from"]) or "fresh weights"),
         ("teacher", _last(teacher) or "none"),
-        ("steps", c["steps"] or f"{c['epochs']} epochs"),
+        ("steps", total if stage.step is None else f"{stage.step} of {total}"),
         ("queries in a batch", c["data"]["batch_size"]),
         ("tokens of a text", c["data"]["max_length"]),
         ("hard negatives", ", ".join(f"{kind} {count}" for kind, count in c["data"]["negatives"].items())),

@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from f2jax import errors, files
+from f2jax.checkpoints.best import KeepBest
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
 
@@ -85,16 +86,22 @@ class Checkpoints:
     Args:
         config: the group `checkpoint` of a run's config; None: read only, nothing is created.
         steps: the steps of the complete run; the tail is counted from there.
+
+    Attributes:
+        scores: `checkpoint.best_metric` by step, for whoever measures to add to; the best checkpoint is kept.
     """
 
     def __init__(self, workdir: str | Path, config=None, steps: int = 0):
         self.quiet = ExitStack()
         self.quiet.enter_context(files.quiet_logger("absl", logging.ERROR))  # Orbax reports each save on several lines
         policies: list[keep.PreservationPolicy] = []
+        self.scores: dict[int, float] = {}
         if config is not None:
             policies = [keep.LatestN(max(config.keep_last, 1)), keep.CustomSteps(sorted(averaged_steps(steps, config)))]
             if config.keep_every:
                 policies.append(keep.EveryNSteps(config.keep_every))
+            if config.best_metric:
+                policies.append(KeepBest(config.best_metric, self.scores))
         self.folder = files.join(workdir if files.is_remote(workdir) else Path(workdir).resolve(), "checkpoints")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep.AnyPreservationPolicy(policies) if policies else None,

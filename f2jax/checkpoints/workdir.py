@@ -6,7 +6,8 @@ A workdir holds `config.json` (of the run), `model.json` (the architecture), `to
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 
 from f2jax import files
 from f2jax.checkpoints import hf, settings
+from f2jax.checkpoints.best import best_step, read_metrics, scores_of
 from f2jax.checkpoints.hf import LazyWeight
 from f2jax.checkpoints.orbax import Checkpoints, TrainState, finished_steps, read_weight
 from f2jax.errors import UserError
@@ -26,6 +28,7 @@ from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import SIZES, Qwen3Config, size
 
 MODEL_FILE = "model.json"
+BEST = "best"  # stands for the step of the best checkpoint: RUN@best
 DTYPES = ("float32", "bfloat16")
 SHAPE_FIELDS = {  # fields of a config's group `model` that change the architecture of its size, and their names there
     **{name: name for name in ("width", "mlp", "layers", "heads", "kv_heads", "head_dim")},
@@ -92,35 +95,98 @@ def checkpoint_steps(path: str | Path) -> list[int]:
     return steps
 
 
-def split_step(name: str) -> tuple[str, int | None]:
-    """Returns the workdir and the step of RUN@STEP; None as the step of a plain RUN.
+@dataclass(frozen=True)
+class StoredModel:
+    """A folder with a model, or a checkpoint of a training workdir."""
+
+    path: str  # a local folder or gs://
+    step: int | None = None  # of a workdir's checkpoint; None: the newest, or no workdir
+
+    def __str__(self) -> str:
+        return self.path if self.step is None else f"{self.path}@{self.step}"
+
+
+def find_model(name: str | Path | StoredModel, revision: str | None = None) -> StoredModel:
+    """Returns where a model lies: what `files.resolve_model` finds, or RUN@STEP or RUN@best of a workdir.
+
+    A folder of the whole name comes before a step of a run.
+
+    Args:
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        Restart: a transient failure of the hub.
+        UserError: there is no such model, or the run has no such checkpoint.
+    """
+    if isinstance(name, StoredModel):
+        return name
+    run, step = split_step(str(name))
+    if step is None or (not files.is_remote(run) and Path(name).expanduser().is_dir()):
+        return StoredModel(files.resolve_model(name, revision))
+    path = files.resolve_model(run, revision)
+    if not is_workdir(path):
+        raise UserError(f"{path} is no training workdir, and has no steps; name it alone.")
+    return StoredModel(path, chosen_step(path, step))
+
+
+def split_step(name: str) -> tuple[str, int | str | None]:
+    """Returns the workdir and the step of RUN@STEP or RUN@best; None as the step of a plain RUN.
 
     >>> split_step("runs/80m@12000")
     ('runs/80m', 12000)
     """
     run, sign, step = name.rpartition("@")
-    return (run, int(step)) if sign and step.isdigit() else (name, None)
+    if not sign or not (step == BEST or step.isdigit()):
+        return name, None
+    return run, step if step == BEST else int(step)
 
 
-def open_weights(path: str, step: int | None = None) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
-    """Returns the architecture of a folder or workdir, and its weights by path, each read when it is asked for.
+def chosen_step(path: str, step: int | str | None) -> int:
+    """Returns the step of a workdir's checkpoint: `step` itself, that of the best one, or for None the newest.
 
-    Args:
-        step: of the checkpoint of a workdir; None: the newest.
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    steps = checkpoint_steps(path)
+    if step == BEST:
+        return _best_step(path, steps)
+    if step is not None and step not in steps:
+        raise UserError(f"{path} has no checkpoint of step {step}; it has those of {', '.join(map(str, steps))}.")
+    return steps[-1] if step is None else int(step)
+
+
+def _best_step(path: str, steps: Sequence[int]) -> int:
+    name = files.join(path, "config.json")
+    group = files.read_json_object(name, {"checkpoint": dict})["checkpoint"]
+    metric = files.check_object(group, f"{name} checkpoint", optional={"best_metric": str}).get("best_metric")
+    if not metric:
+        raise UserError(f"{path} has no best checkpoint, as checkpoint.best_metric is not set; give one of its steps.")
+    found = best_step(scores_of(read_metrics(path), metric), metric, steps)
+    if found is None:
+        known = ", ".join(map(str, steps))
+        raise UserError(f"No checkpoint of {path} has its {metric} measured yet; give one of its steps, {known}.")
+    return found
+
+
+def open_weights(model: StoredModel) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
+    """Returns the architecture of a model, and its weights by path, each read when it is asked for.
 
     Raises:
         UserError: nothing is there, it cannot be read, or its token table is factorized.
     """
-    architecture, weights = _open(path, step)
+    architecture, weights = _open(model)
     if architecture.table_rank:
-        raise UserError(f"The token table of {path} is factorized; f2jax export writes a folder where it is one table.")
+        raise UserError(
+            f"The token table of {model.path} is factorized; f2jax export writes a folder where it is one table."
+        )
     return architecture, weights
 
 
-def _open(path: str, step: int | None) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
+def _open(model: StoredModel) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
+    path = model.path
     if not is_workdir(path):
         return hf.open_hf_weights(path)
-    architecture, step = read_architecture(path), checkpoint_steps(path)[-1] if step is None else step
+    architecture, step = read_architecture(path), chosen_step(path, model.step)
     shapes = flatten_dict(nn.meta.unbox(abstract_params(architecture)))
     return architecture, {
         name: LazyWeight(like.shape, like.dtype, partial(read_weight, path, step, name, like))
@@ -128,13 +194,13 @@ def _open(path: str, step: int | None) -> tuple[Qwen3Config, dict[tuple[str, ...
     }
 
 
-def model_fingerprint(path: str | Path) -> str:
-    """Returns a hash of all weights of a workdir or folder, in float32: the same wherever the model lies.
+def model_fingerprint(name: str | Path | StoredModel) -> str:
+    """Returns a hash of all weights of a model, in float32: the same wherever it lies.
 
     Raises:
         UserError: nothing is there, or it cannot be read.
     """
-    return weights_fingerprint(_open(str(path), None)[1].items())
+    return weights_fingerprint(_open(find_model(name))[1].items())
 
 
 def weights_fingerprint(weights: Iterable[tuple[tuple[str, ...], LazyWeight | jax.Array | np.ndarray]]) -> str:
@@ -164,9 +230,9 @@ def _host_parts(weight: LazyWeight | jax.Array | np.ndarray) -> Iterator[np.ndar
 
 
 def load_weights(
-    name: str, param_dtype=np.float32, shardings: Callable[[Qwen3Config], dict] | None = None
+    name: str | StoredModel, param_dtype=np.float32, shardings: Callable[[Qwen3Config], dict] | None = None
 ) -> tuple[Qwen3Config, dict]:
-    """Returns architecture and parameters of a workdir, a folder, a hub id or a gs:// path.
+    """Returns architecture and parameters of a workdir, RUN@STEP, a folder, a hub id or a gs:// path.
 
     Args:
         shardings: returns the sharding of each weight of an architecture; None: the first device of this process.
@@ -174,7 +240,8 @@ def load_weights(
     Raises:
         UserError: nothing is there, or it cannot be read.
     """
-    path = files.resolve_model(name)
+    model = find_model(name)
+    path = model.path
     architecture = read_architecture(path)
     tree = shardings(architecture) if shardings else None
     if not is_workdir(path):
@@ -185,7 +252,7 @@ def load_weights(
     tree = tree or jax.tree.map(lambda _: device, shapes)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, tree)
     with Checkpoints(path) as checkpoints:
-        state = checkpoints.restore(TrainState(jax.numpy.zeros((), np.int32), like, None))
+        state = checkpoints.restore(TrainState(jax.numpy.zeros((), np.int32), like, None), step=model.step)
     if state is None:
         raise UserError(f"The workdir {path} has no checkpoint yet; train a little longer.")
     hf.check_finite(state.params, path)

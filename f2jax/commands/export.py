@@ -37,16 +37,16 @@ def main(argv: list[str]) -> None:
     given, reading = arguments.read(ModelOptions), arguments.read(ReadOptions)
     options = arguments.read(ExportOptions)
 
-    from f2jax import files
     from f2jax.checkpoints import model_card, package
+    from f2jax.checkpoints.workdir import find_model
     from f2jax.inference.embedder import Embedder
     from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
     from f2jax.release.export import export_package, read_background, read_scores, read_stages, rounded
 
-    model = files.resolve_model(given.model, reading.revision)
-    package.check_output(options.output, [model])
+    model = find_model(given.model, reading.revision)
+    package.check_output(options.output, [model.path])
     embedder = Embedder.from_pretrained(
-        model,
+        str(model),
         given.dtype,
         options.truncate_layers,
         options.table_rank,
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     scored = rounded(embedder) if as_int8 else embedder
     scores = read_scores(options.scores, scored.fingerprint) if options.scores else {}
     background = read_background(options.about) if options.about else None
-    about = model_card.RunHistory(read_stages(model), scores, options.license, background=background)
+    about = model_card.RunHistory(read_stages(model.path, model.step), scores, options.license, background=background)
     with output_folder(options.output, PACKAGE, PACKAGE_FILES):
         export_package(embedder, options.output, options.format, about, as_int8)
     dtype = options.weights or given.dtype

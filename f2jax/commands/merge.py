@@ -11,7 +11,7 @@ from f2jax.inference.options import Dtype
 class MergeOptions:
     """Which checkpoints, and how they are averaged."""
 
-    models: tuple[str, ...]  # folders, hub ids, gs:// paths, workdirs or WORKDIR@STEP
+    models: tuple[str, ...]  # folders, hub ids, gs:// paths, workdirs, RUN@STEP or RUN@best
     output: str  # folder to write, as export does
     last: int | None = None  # take all kept checkpoints of a workdir's last steps: 2500; None: the newest
     method: Literal["average", "slerp"] = "average"  # slerp: along the arc between them

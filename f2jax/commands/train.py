@@ -35,9 +35,18 @@ def main(argv: list[str]) -> None:
         config = configs.load(options.config, arguments.overrides)
         if config.log.compare:
             _check_comparable(config)
-        loop.train(config, options.workdir)
+        loop.train(config, options.workdir, _tasks(config))
     if config.log.compare:
         _compare(config, options.workdir)
+
+
+def _tasks(config):
+    """Returns what scores the model during the run; None: nothing does."""
+    if not config.log.evaluate_every:
+        return None
+    from f2jax.evaluation.during_training import open_tasks
+
+    return open_tasks(config.log.evaluate_tasks, config.log.evaluate_data)
 
 
 def _check_comparable(config) -> None:

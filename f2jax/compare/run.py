@@ -14,8 +14,9 @@ from f2jax.compare.options import CompareOptions
 from f2jax.compare.runs import ComparedRun, differing_fields, measures, read_runs
 from f2jax.errors import UserError
 from f2jax.tables import PageTable, html_page
+from f2jax.train.metrics import MEASURED
 
-METRICS = ("loss", "accuracy", "mfu")  # of training, beside those of validation
+METRICS = ("loss", "accuracy", "mfu")  # of training, beside what was measured between the steps
 SHARE = "best N grows with operations to the power"
 CONSTANTS = {  # of a law, by its name on the page
     "E": "irreducible",
@@ -141,8 +142,7 @@ def run_columns(
     columns["seconds a step"] = [run.step_seconds for run in runs]
     columns["seconds a step, planned"] = [run.plan and run.plan["seconds"]["step"] for run in runs]
     names = dict.fromkeys(name for run in runs for line in run.lines for name in line if name.count("/") == 1)
-    held_out = [name for name in names if name.startswith("validation/")]
-    for name in (*METRICS, *held_out):
+    for name in (*METRICS, *(name for name in names if name.startswith(MEASURED))):
         columns[name] = [run.last(name) for run in runs]
     columns["held-out loss"] = list(letters)
     if law:
@@ -237,7 +237,7 @@ def curves_csv(runs: Sequence[ComparedRun]) -> str:
         for run in runs
         for line in run.lines
         for name in line
-        if name.count("/") == 0 or (name.count("/") == 1 and name.startswith("validation/"))
+        if name.count("/") == 0 or (name.count("/") == 1 and name.startswith(MEASURED))
     )
     own = [name for name in names if name not in ("step", "tokens", "operations")]
     rows = []

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from f2jax import config as configs
 from f2jax import files
+from f2jax.checkpoints.best import read_metrics
 from f2jax.checkpoints.workdir import is_workdir, read_architecture
 from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config
-from f2jax.train.metrics import NAME as METRICS_FILE
 from f2jax.train.resume import CONFIG_FILE, DATA_FILE
 
 # Fields of the config that change what a held-out loss is of, or among how many candidates a text is to be found.
@@ -165,25 +165,10 @@ def _read_run(folder: str, name: str, before: dict[str, Any], plan: str | None) 
         name,
         fields,
         read_architecture(folder),
-        read_metrics(files.join(folder, METRICS_FILE)),
+        read_metrics(folder),
         files.read_json_object(data) if files.exists(data) else {},
         _read_plan(plan, name, fields["model.size"]) if plan else None,
     )
-
-
-def read_metrics(path: str) -> list[dict[str, float]]:
-    """Returns the lines of a metrics.jsonl by step, without one that a kill has cut off; [] without the file."""
-    if not files.exists(path):
-        return []
-    lines = []
-    for text in files.read_bytes(path).decode("utf-8", "replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return sorted(lines, key=lambda line: line["step"])
 
 
 def _read_plan(path: str, name: str, size: str) -> Mapping[str, Any]:

@@ -214,6 +214,8 @@ def model_name(model: str, name: str | None = None) -> str:
     """Returns ORG/NAME as mteb requires it: the given name, the hub id, or f2jax/ and the name of the folder."""
     if name:
         return name if "/" in name else f"f2jax/{name}"
-    if files.is_remote(model) or Path(model).expanduser().is_dir() or model in files.built_in_models():
+    here = [name for name in (model, model.rpartition("@")[0]) if name]  # of RUN@STEP the run, too
+    is_folder = any(Path(name).expanduser().is_dir() for name in here)
+    if files.is_remote(model) or is_folder or model in files.built_in_models():
         return f"f2jax/{model.rstrip('/').rpartition('/')[2]}"
     return model

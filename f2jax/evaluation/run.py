@@ -1,6 +1,6 @@
 """`f2jax evaluate` on tasks of mteb: from options to results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -87,16 +87,27 @@ def _model_encoders(
     embedder: Embedder, name: str, options: EvaluationOptions, instructions: prompts.Prompts, bar: tqdm
 ) -> list[Encoder]:
     """Returns an encoder for each variant of the model, and one for its architecture without training."""
-    folder = Path(options.cache or f"{options.output}/vectors")
-    progress = runner.count_texts(bar)
-
-    def encoders(embedder: Embedder, name: str, chosen: Sequence[Variant]) -> list[Encoder]:
-        cache = VectorCache(folder / f"{embedder.fingerprint}.sqlite")
-        encode, meta = CachedEncode(embedder, cache, progress), model_meta(embedder, name)
-        return [Encoder(encode, meta, variant, instructions) for variant in chosen]
-
+    places = instructions, options.cache or f"{options.output}/vectors", runner.count_texts(bar)
     trained = variants(embedder.dim, embedder.matryoshka_dims, options.dims, options.precisions)
-    found = encoders(embedder, name, trained)
+    found = variant_encoders(embedder, name, trained, *places)
     if "untrained" in options.baseline:
-        found += encoders(untrained(embedder), name + runner.UNTRAINED, [Variant(embedder.dim)])
+        found += variant_encoders(untrained(embedder), name + runner.UNTRAINED, [Variant(embedder.dim)], *places)
     return found
+
+
+def variant_encoders(
+    embedder: Embedder,
+    name: str,
+    chosen: Sequence[Variant],
+    instructions: prompts.Prompts,
+    folder: str | Path,
+    progress: Callable[[int], None] = lambda texts: None,
+) -> list[Encoder]:
+    """Returns an encoder for each of some variants of a model, all with the same cache of vectors.
+
+    Args:
+        folder: of the cache. progress: gets the number of texts encoded after each piece.
+    """
+    cache = VectorCache(Path(folder) / f"{embedder.fingerprint}.sqlite")
+    encode, meta = CachedEncode(embedder, cache, progress), model_meta(embedder, name)
+    return [Encoder(encode, meta, variant, instructions) for variant in chosen]

@@ -1,5 +1,6 @@
 """`Embedder`: texts in, vectors out. Argument names are those of sentence-transformers."""
 
+import copy
 import hashlib
 import importlib.util
 import tempfile
@@ -87,7 +88,8 @@ class Embedder:
         truncate_dim: int | None = None,
         matryoshka_dims: Sequence[int] | None = None,
     ) -> "Embedder":
-        """Loads a folder, a hub id, a gs:// path or a workdir (its newest readable checkpoint) onto all devices.
+        """Loads a folder, a hub id, a gs:// path or a workdir (its newest readable checkpoint, or that of RUN@STEP or
+        RUN@best) onto all devices.
 
         Args:
             truncate_layers: number of first layers to keep, for a model that was trained with `loss.exits`.
@@ -104,10 +106,11 @@ class Embedder:
                 out of range.
         """
         check_dtype(dtype)
-        path = files.resolve_model(name, revision)
+        found = workdir.find_model(name, revision)
+        path = found.path
         mesh = make_mesh(fsdp=fsdp) if fsdp != 1 or jax.device_count() > 1 else None
         shardings = mesh and (lambda architecture: param_shardings(abstract_params(architecture), mesh))
-        weights = workdir.load_weights(path, jnp.dtype(dtype), shardings)
+        weights = workdir.load_weights(found, jnp.dtype(dtype), shardings)
         architecture, params = nested.cut_nested(*weights, layers=truncate_layers, rank=table_rank)
         card = package.read_settings(path, architecture)
         if max_length is not None:
@@ -117,6 +120,14 @@ class Embedder:
         origin = path if files.is_remote(path) else str(Path(path).resolve())
         tokenizer = load_tokenizer(tokenizer_folder(path))
         return cls(architecture, params, tokenizer, card, dtype, mesh, origin, truncate_dim)
+
+    def with_weights(self, params) -> "Embedder":
+        """Returns this model with other weights of the same shapes; what is compiled serves both."""
+        other = copy.copy(self)
+        for cached in ("fingerprint", "_weights"):
+            other.__dict__.pop(cached, None)
+        other.params, other.truncation = params, Truncation()
+        return other
 
     @property
     def dim(self) -> int:

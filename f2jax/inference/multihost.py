@@ -36,6 +36,14 @@ def follow_first(embedder, job: Callable[[], Any]) -> Any:
     return None
 
 
+def share_text(text: str) -> str:
+    """Returns the text of the first process, on all of them."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    length = hosts.broadcast(len(content))
+    sent = content if hosts.is_first() else np.zeros(length, np.uint8)
+    return np.asarray(broadcast_one_to_all(sent)).astype(np.uint8).tobytes().decode()
+
+
 def call_on_all(sequences: Sequence[np.ndarray], batch_size: int) -> None:
     """Sends what the first process is about to encode to the others; does nothing in those."""
     if jax.process_count() == 1 or not hosts.is_first():

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from f2jax import files
 from f2jax.checkpoints import package, workdir
 from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.texts import sample_texts, source_texts
@@ -58,14 +57,16 @@ def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str
         UserError: the model, the data or an option cannot be used, or `output` is the model's own folder.
     """
     check_dtype(dtype)
-    path = files.resolve_model(name)
+    stored = workdir.find_model(name)
+    path = stored.path
     package.check_output(output, [path])
     old = replace(workdir.read_architecture(path), table_rank=0)
     new = pruned_architecture(old, options)
     if not options.calibration.data:
         check_measured(old, new, options.choice, options.rescale)
     tokenizer, card = load_tokenizer(tokenizer_folder(path)), package.read_settings(path, old)
-    params = nested.cut_nested(*workdir.load_weights(path, jnp.dtype(dtype)))[1]  # a factorized table is multiplied out
+    weights = workdir.load_weights(stored, jnp.dtype(dtype))
+    params = nested.cut_nested(*weights)[1]  # a factorized table is multiplied out
     importance = None
     if options.calibration.data:
         sequences = calibration_sequences(options.calibration, tokenizer, card.max_length)

@@ -91,8 +91,11 @@ def read_background(path: str | Path) -> Background:
     return Background(**content | {"limits": tuple(content["limits"])})
 
 
-def read_stages(path: str) -> tuple[TrainingStage, ...]:
+def read_stages(path: str, step: int | str | None = None) -> tuple[TrainingStage, ...]:
     """Returns the runs that led to a workdir, as far back as they still exist; none where `path` is not a workdir.
+
+    Args:
+        step: of its checkpoint; None: the newest.
 
     Raises:
         UserError: a config or a data card has another shape, as other versions of f2jax may write it.
@@ -105,8 +108,8 @@ def read_stages(path: str) -> tuple[TrainingStage, ...]:
         config = files.read_json_object(name)
         for section, fields in {"": CONFIG_FIELDS, **CONFIG_SECTIONS}.items():
             files.check_object(config[section] if section else config, f"{name} {section}".rstrip(), fields)
-        stages.insert(0, TrainingStage(config, _datasets(config["data"]["sources"])))
-        path = config["init_from"]
+        stages.insert(0, TrainingStage(config, _datasets(config["data"]["sources"]), step))
+        path, step = workdir.split_step(config["init_from"])
     return tuple(stages)
 
 

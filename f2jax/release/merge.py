@@ -4,9 +4,8 @@ A weight is read, merged and written before the next one is read: memory holds t
 """
 
 import math
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from f2jax import files
 from f2jax.checkpoints import package, workdir
 from f2jax.checkpoints.hf import LazyWeight
-from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
+from f2jax.checkpoints.workdir import StoredModel, check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model.sizes import Qwen3Config
@@ -27,19 +25,8 @@ METHODS = ("average", "slerp")
 MAY_DIFFER = ("max_length", "tie_word_embeddings")  # fields of the architecture that do not concern the weights
 
 
-@dataclass(frozen=True)
-class MergeSource:
-    """One of the models that are merged."""
-
-    path: str
-    step: int | None = None  # of a workdir's checkpoint; None: the newest, or no workdir
-
-    def __str__(self) -> str:
-        return self.path if self.step is None else f"{self.path}@{self.step}"
-
-
-def sources(names: Sequence[str], last: int | None = None) -> list[MergeSource]:
-    """Returns the checkpoints that the names stand for: folders, hub ids, workdirs, `WORKDIR@STEP`.
+def sources(names: Sequence[str], last: int | None = None) -> list[StoredModel]:
+    """Returns the checkpoints that the names stand for: folders, hub ids, workdirs, `WORKDIR@STEP`, `WORKDIR@best`.
 
     Args:
         last: take all kept checkpoints of each workdir's last `last` steps, oldest first.
@@ -49,25 +36,20 @@ def sources(names: Sequence[str], last: int | None = None) -> list[MergeSource]:
     """
     if last is not None and last < 0:
         raise UserError(f"--last {last} should be a number of steps, 0 or more.")
-    models: list[MergeSource] = []
+    models: list[StoredModel] = []
     for name in names:
-        step = re.fullmatch(r"(.+)@(\d+)", name)
-        path = files.resolve_model(step[1] if step else name)
-        if not workdir.is_workdir(path):
-            if step or last is not None:
-                raise UserError(f"{path} is no training workdir, and has no steps; name it alone.")
-            models.append(MergeSource(path))
-            continue
-        steps = workdir.checkpoint_steps(path)
-        if step:
+        model = workdir.find_model(name)
+        if not workdir.is_workdir(model.path):
             if last is not None:
-                raise UserError(f"{name} is one checkpoint and --last takes several; leave out --last or @{step[2]}.")
-            if int(step[2]) not in steps:
-                raise UserError(f"{path} has no checkpoint of step {step[2]}; it has {', '.join(map(str, steps))}.")
-            steps = [int(step[2])]
+                raise UserError(f"{model.path} is no training workdir, and has no steps; name it alone.")
+            models.append(model)
+        elif model.step is not None:
+            if last is not None:
+                raise UserError(f"{name} is one checkpoint and --last takes several; leave out --last or the step.")
+            models.append(model)
         else:
-            steps = [n for n in steps if n >= steps[-1] - (last or 0)]
-        models += [MergeSource(path, n) for n in steps]
+            steps = workdir.checkpoint_steps(model.path)
+            models += [StoredModel(model.path, n) for n in steps if n >= steps[-1] - (last or 0)]
     return models
 
 
@@ -133,7 +115,7 @@ def slerp_all(tensors: Iterable[np.ndarray], shares: Sequence[float], stacked: b
 
 
 def merge_models(
-    models: Sequence[MergeSource],
+    models: Sequence[StoredModel],
     output: str | Path,
     method: str = "average",
     weights: Sequence[float] | None = None,
@@ -151,7 +133,7 @@ def merge_models(
     check_dtype(dtype)
     package.check_output(output, [model.path for model in models])
     model_shares = shares(len(models), weights, decay)
-    opened = [workdir.open_weights(model.path, model.step) for model in models]
+    opened = [workdir.open_weights(model) for model in models]
     architecture = _common_shape(models, [shape for shape, _ in opened])
     tokenizers = [load_tokenizer(tokenizer_folder(path)) for path in dict.fromkeys(model.path for model in models)]
     if not all(tokenizer.gives_same_ids(tokenizers[-1]) for tokenizer in tokenizers):
@@ -184,7 +166,7 @@ def merge_models(
     return architecture, model_shares
 
 
-def _common_shape(models: Sequence[MergeSource], shapes: Sequence[Qwen3Config]) -> Qwen3Config:
+def _common_shape(models: Sequence[StoredModel], shapes: Sequence[Qwen3Config]) -> Qwen3Config:
     """Returns the architecture of the last model; raises UserError where another one differs."""
     last = shapes[-1]
     for model, shape in zip(models, shapes, strict=True):

@@ -3,22 +3,21 @@
 `train(config, workdir)` resumes by itself: the newest checkpoint's step number decides all the rest.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from f2jax import config as configs
 from f2jax.checkpoints import workdir as workdir_lib
+from f2jax.checkpoints.best import read_metrics, scores_of
 from f2jax.checkpoints.orbax import Checkpoints, SaveTimer, TrainState, is_checkpoint_step
 from f2jax.data import loader as loader_lib
-from f2jax.data.dataset import AnyDataset
 from f2jax.data.loader import Loader
 from f2jax.data.packing import Batch, RowShare
 from f2jax.data.prompts import write_prompts
@@ -31,6 +30,7 @@ from f2jax.parallel.sharding import param_shardings
 from f2jax.train import optim, resume, terms
 from f2jax.train.compiled import keep_compiled
 from f2jax.train.goodput import Goodput
+from f2jax.train.measures import Evaluate, Evaluation, Validation, best_score, check_best_metric
 from f2jax.train.metrics import MetricsWriter, read_totals
 from f2jax.train.program import Program
 from f2jax.train.report import Report, Work, progress, run_table
@@ -40,13 +40,16 @@ from f2jax.train.step_trace import StepTrace
 from f2jax.train.teacher import open_teacher
 
 
-def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = None) -> dict[str, float]:
     """Trains a model as `config` says, in `workdir`, and returns the last metrics.
 
     On several hosts each calls it, after `hosts.start()`, with the same config and a workdir that all of them see.
 
     >>> train(config.load("nano:stage=1"), "runs/nano")["loss"]
     1.98
+
+    Args:
+        evaluate: scores the model every `log.evaluate_every` steps.
 
     Raises:
         UserError: the config, the data or the workdir cannot be used; the hosts differ; a loss is not finite
@@ -56,15 +59,18 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     clock = Goodput()
     configs.check(config)
     check_execution(config.model.kernel, config.model.remat)
+    if config.checkpoint.best_metric:
+        check_best_metric(config.checkpoint.best_metric, config)
     hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
     run = resume.open_run(config, workdir)
     keep_compiled(workdir)
     teacher_folder = open_teacher(config, run.architecture)
 
     skipped: Counter = Counter()
-    beside = workdir_lib.tokenizer_folder(run.init_path)
+    beside = workdir_lib.tokenizer_folder(run.init.path if run.init else "")
     tokenizer, splits = loader_lib.load_data(config, run.tokenizer, beside, run.architecture.vocab_size, skipped)
-    training, held_out = [rows for rows, _ in splits], [held for _, held in splits if len(held)]
+    training, validated = [rows for rows, _ in splits], [pair for pair in splits if len(pair[1])]
+    held_out = [held for _, held in validated]
     terms.check_learned(config.loss, {rows.name: rows.kind for rows in training}, bool(teacher_folder.width))
     fingerprints = loader_lib.data_fingerprints(tokenizer, training) | teacher_folder.fingerprints()
     hosts.check_same_on_all_hosts(fingerprints, hosts.DATA_SECONDS)
@@ -85,6 +91,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         state = start_state(program, run, config.seed, checkpoints)
         teacher = teacher_folder.load(config, tokenizer, mesh)
         start = int(state.step)
+        scores = scores_of(read_metrics(workdir), config.checkpoint.best_metric)
+        checkpoints.scores.update({step: score for step, score in scores.items() if step <= start})
         so_far = read_totals(run.branch[0] if run.step is None and run.branch else workdir, start)
         clock.started()
         with (
@@ -101,10 +109,14 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
                 advice=lambda bad: resume.diverged_advice(workdir, checkpoints.steps(), bad, config.data.skip_steps),
                 work=Work.of(run.architecture, teacher, mesh, so_far),
             )
-            validation = Validation(config, program, loader, teacher, held_out, steps)
+            languages = [rows.languages for rows, _ in validated]
+            measures = (
+                Validation(config, program, loader, teacher, held_out, steps, languages),
+                Evaluation(config, program, workdir, tokenizer, steps, evaluate),
+            )
             hosts.print_once(start_line(run, start, steps))
             loop = Loop(
-                config, program, loader, teacher, validation, checkpoints, stop, writer, report, clock, trace, bar
+                config, program, loader, teacher, measures, checkpoints, stop, writer, report, clock, trace, bar
             )
             values = loop.run(state, steps)
             with clock.during("checkpoint"):
@@ -144,10 +156,10 @@ def start_state(program: Program, run: Run, seed: int, checkpoints: Checkpoints)
         if state is None:
             raise UserError(f"The checkpoint of step {step} in {source.folder} has gone; restore it.")
         return state
-    if not run.init_path:
+    if not run.init:
         return program.start(program.fresh_params(seed))
     architecture, weights = workdir_lib.load_weights(
-        run.init_path,
+        run.init,
         program.model.param_dtype,
         lambda architecture: param_shardings(abstract_params(architecture), program.mesh),
     )
@@ -155,51 +167,6 @@ def start_state(program: Program, run: Run, seed: int, checkpoints: Checkpoints)
     if rank != architecture.table_rank:
         weights = jax.jit(partial(factorize_table, rank=rank), out_shardings=program.model_shardings)(weights)
     return program.start(weights)
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The held-out rows of each data set, and when they are looked at."""
-
-    config: ConfigDict
-    program: Program
-    loader: Loader  # of the training rows
-    teacher: Teacher | None
-    held_out: Sequence[AnyDataset]
-    steps: int  # of the complete run
-
-    def due(self, done: int) -> bool:
-        """Returns whether a validation follows step `done`."""
-        every = self.config.log.validate_every
-        return bool(self.held_out and every) and (done == self.steps or done % every == 0)
-
-    def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
-        """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop.
-
-        `validation/<metric>` is the mean over the data sets, each with the same weight, and
-        `validation/kind/<kind>/<metric>` that over those of a kind.
-        """
-        values: dict[str, float] = {}
-        means: dict[str, list[float]] = defaultdict(list)
-        for rows in self.held_out:
-            loader = Loader([rows], self.config, self.loader.pad_id, self.loader.share, like=self.loader)
-            count = min(loader.steps_per_epoch, self.config.log.validation_batches or loader.steps_per_epoch)
-            totals: dict[str, float] = defaultdict(float)
-            total_rows = 0
-            for _, _, batch in loader.batches(0, count):
-                arrays = self.program.put(batch)
-                metrics = jax.device_get(self.program.evaluate(params, arrays, self.teacher, kind=batch.kind))
-                row_count = int(batch.row_mask_b.sum())
-                total_rows += row_count
-                for key, value in metrics.items():
-                    totals[key] += float(value) * row_count
-                if stop.exchange() == hosts.STOP:
-                    return None
-            for key, total in totals.items():
-                values[f"validation/{rows.name}/{key}"] = mean = total / total_rows
-                means[f"validation/{key}"].append(mean)
-                means[f"validation/kind/{rows.kind}/{key}"].append(mean)
-        return values | {key: float(np.mean(found)) for key, found in means.items()}
 
 
 @dataclass
@@ -210,7 +177,7 @@ class Loop:
     program: Program
     loader: Loader
     teacher: Teacher | None
-    validation: Validation
+    measures: Sequence[Validation | Evaluation]
     checkpoints: Checkpoints
     stop: hosts.StopSignal
     writer: MetricsWriter
@@ -230,15 +197,17 @@ class Loop:
         self.state, start = state, int(state.step)
         self.values: dict[str, float] = {}
         timer = SaveTimer(self.config.checkpoint.minutes)
-        if start and self.validation.due(start) and not hosts.broadcast(self.writer.validated(start)):
-            self.values |= self.validate(start, steps)  # the run before ended inside it
+        if start and self.measured_after(start) and not hosts.broadcast(self.writer.measured(start)):
+            self.values |= self.measure(start, steps)  # the run before ended inside it
         for step, name, batch in self.clock.waiting(self.batches(start, steps)):
             self.take(step, name, batch)
             done = step + 1
+            measures = self.measured_after(done)
             saves = is_checkpoint_step(done, steps, self.config.checkpoint)
+            saves |= bool(measures and self.config.checkpoint.best_metric)
             request = self.stop.exchange(save=not saves and hosts.is_first() and timer.due())
             saves |= request >= hosts.SAVE
-            if saves or done == steps or self.validation.due(done):
+            if saves or done == steps or measures:
                 self.log()
             self.logs = done % self.config.log.every == 0
             if request == hosts.STOP:
@@ -246,9 +215,13 @@ class Loop:
             if saves:
                 self.save()
                 timer.saved()
-            if self.validation.due(done):
-                self.values |= self.validate(done, steps)
+            if measures:
+                self.values |= self.measure(done, steps)
         return self.values
+
+    def measured_after(self, done: int) -> list[Validation | Evaluation]:
+        """Returns what is measured after step `done`."""
+        return [measure for measure in self.measures if measure.due(done)]
 
     def batches(self, start: int, steps: int) -> Iterator[tuple[int, str, Batch]]:
         """Yields (step, data set, batch) from `start` to `steps`; step n takes batch n + `data.skip_steps`."""
@@ -283,13 +256,20 @@ class Loop:
             self.checkpoints.save(self.state)
             self.stop.saved()
 
-    def validate(self, done: int, steps: int) -> dict[str, float]:
-        """Measures and writes the validation after step `done`."""
-        with self.clock.during("validation"):
-            values = self.validation.measure(self.state.params, self.stop)
-        if values is None:
-            raise self.stopped(done, steps)
+    def measure(self, done: int, steps: int) -> dict[str, float]:
+        """Measures what is due after step `done`, and writes it."""
+        values: dict[str, float] = {}
+        for measure in self.measured_after(done):
+            with self.clock.during("validation"):
+                found = measure.measure(self.state.params, self.stop)
+            if found is None:
+                raise self.stopped(done, steps)
+            values |= found
         self.writer.write(done, values)
+        if metric := self.config.checkpoint.best_metric:
+            score = best_score(metric, values)
+            if score is not None:
+                self.checkpoints.scores[done] = score
         return values
 
     def stopped(self, done: int, steps: int) -> Interrupted:

@@ -11,9 +11,10 @@ import jax
 from tqdm import tqdm
 
 from f2jax import errors, files
+from f2jax.checkpoints.best import METRICS_FILE, read_metrics
 from f2jax.errors import Restart, UserError
 
-NAME = "metrics.jsonl"
+MEASURED = "validation/", "evaluation/"  # begin the names of metrics that are not of the steps
 PUBLISH_SECONDS = 60  # how far gs:// may be behind, plus one report
 LAST_WAITS = 5, 30  # seconds before each retry of the last upload
 
@@ -30,7 +31,7 @@ def read_totals(workdir: str | Path, step: int) -> Totals | None:
     """Returns the sums up to `step`, as metrics of a workdir have them; None if they do not, as of an older version."""
     if not step:
         return Totals()
-    lines = [json.loads(line) for line in _lines(files.join(workdir, NAME)) if _step(line) == step]
+    lines = [line for line in read_metrics(workdir) if line["step"] == step]
     names = [field.name for field in fields(Totals)]
     found = [Totals(*(line[name] for name in names)) for line in lines if set(names) <= line.keys()]
     return found[-1] if found else None
@@ -51,15 +52,15 @@ class MetricsWriter:
     def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool):
         first = jax.process_index() == 0
         self.target = str(workdir) if files.is_remote(workdir) and first else ""  # "": nothing is uploaded
-        kept = [line for line in _lines(files.join(workdir, NAME)) if _step(line) <= resume_step]
+        kept = [line for line in _lines(files.join(workdir, METRICS_FILE)) if _step(line) <= resume_step]
         self.temporary = None if first and not self.target else tempfile.mkdtemp(prefix="f2jax-metrics-")
         self.folder = Path(self.temporary or workdir)
         self.published: dict[Path, int] = {}
         self.publish_time = time.monotonic()
 
         self.last_line = kept[-1] if kept else "{}"
-        files.write_atomically(self.folder / NAME, "".join(kept))
-        self.file = (self.folder / NAME).open("a")
+        files.write_atomically(self.folder / METRICS_FILE, "".join(kept))
+        self.file = (self.folder / METRICS_FILE).open("a")
         self.board = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -83,10 +84,10 @@ class MetricsWriter:
         elif self.temporary:
             shutil.rmtree(self.temporary)
 
-    def validated(self, step: int) -> bool:
-        """Returns whether the last line found at the start is the validation after `step`."""
+    def measured(self, step: int) -> bool:
+        """Returns whether the last line found at the start has what was measured after `step`, see `measuring`."""
         line = json.loads(self.last_line)
-        return line.get("step") == step and any(key.startswith("validation/") for key in line)
+        return line.get("step") == step and any(key.startswith(MEASURED) for key in line)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes one line: the step and the values; a slash in a key makes a group: `validation/stdlib-code/loss`."""

@@ -14,11 +14,12 @@ import f2jax
 from f2jax import config as configs
 from f2jax import files
 from f2jax.checkpoints import workdir as workdir_lib
+from f2jax.checkpoints.best import METRICS_FILE
 from f2jax.checkpoints.orbax import finished_steps
+from f2jax.checkpoints.workdir import StoredModel
 from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
-from f2jax.train.metrics import NAME as METRICS_FILE
 from f2jax.train.teacher import TEACHER
 
 # Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
@@ -40,7 +41,7 @@ class Run:
     """A workdir as a start finds it, and what the run goes on from.
 
     With a finished checkpoint (`step`), that is the state. Without one it is the checkpoint of another run (`branch`),
-    else the weights of `init_path`, else fresh weights, also where a run has begun and was killed before its first
+    else the weights of `init`, else fresh weights, also where a run has begun and was killed before its first
     checkpoint was finished.
     """
 
@@ -48,7 +49,7 @@ class Run:
     begun: bool  # a checkpoint or a line of metrics is there; until then everything may be corrected
     step: int | None  # of the newest finished checkpoint
     branch: tuple[str, int] | None  # workdir and step of the checkpoint of another run that this one continues
-    init_path: str  # the folder of the starting weights; "": none
+    init: StoredModel | None  # the starting weights
     architecture: Qwen3Config
 
     @property
@@ -127,13 +128,13 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
     check_shared(workdir)
 
     if step >= 0:
-        return Run(str(workdir), True, step, None, "", workdir_lib.read_architecture(workdir))
+        return Run(str(workdir), True, step, None, None, workdir_lib.read_architecture(workdir))
     if config.resume_from:
         branch = find_checkpoint(config.resume_from)
         architecture = branch_architecture(config, branch[0])
-        return Run(str(workdir), bool(begun), None, branch, "", architecture)
-    init_path = files.resolve_model(config.init_from) if config.init_from else ""
-    return Run(str(workdir), bool(begun), None, None, init_path, start_architecture(config, init_path))
+        return Run(str(workdir), bool(begun), None, branch, None, architecture)
+    init = workdir_lib.find_model(config.init_from) if config.init_from else None
+    return Run(str(workdir), bool(begun), None, None, init, start_architecture(config, init.path if init else ""))
 
 
 def check_is_run(workdir: str | Path) -> None:
@@ -167,7 +168,7 @@ def check_same_config(config: ConfigDict, workdir: str | Path, has_checkpoint: b
 
 
 def find_checkpoint(name: str) -> tuple[str, int]:
-    """Returns workdir and step of RUN@STEP, or of the newest checkpoint of RUN.
+    """Returns workdir and step of RUN@STEP or RUN@best, or of the newest checkpoint of RUN.
 
     Raises:
         UserError: there is no such checkpoint.
@@ -175,10 +176,7 @@ def find_checkpoint(name: str) -> tuple[str, int]:
     run, step = workdir_lib.split_step(name)
     if not workdir_lib.is_workdir(run):
         raise UserError(f"resume_from={name}: {run} is not the workdir of a training run.")
-    steps = workdir_lib.checkpoint_steps(run)
-    if step is not None and step not in steps:
-        raise UserError(f"{run} has no checkpoint of step {step}; it has those of {', '.join(map(str, steps))}.")
-    return run, steps[-1] if step is None else step
+    return run, workdir_lib.chosen_step(run, step)
 
 
 def start_architecture(config: ConfigDict, init_path: str) -> Qwen3Config:

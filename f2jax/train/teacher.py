@@ -6,9 +6,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from f2jax import files
 from f2jax.checkpoints import package, workdir
-from f2jax.checkpoints.workdir import tokenizer_folder
+from f2jax.checkpoints.workdir import StoredModel, tokenizer_folder
 from f2jax.data.teacher_vectors import read_info
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
@@ -25,12 +24,12 @@ class TeacherFolder:
     """The teacher that a config names, opened: a model, cached vectors, or none."""
 
     name: str = ""  # as the config has it
-    path: str = ""  # of the model; "": vectors or none
+    model: StoredModel | None = None  # None: vectors or none
     width: int = 0  # of its embeddings; 0: there is none
 
     def fingerprints(self) -> dict[str, str]:
         """Returns the identity of the model by name: a run may not go on with another one. Reads all its weights."""
-        return {TEACHER: workdir.model_fingerprint(self.path)} if self.path else {}
+        return {TEACHER: workdir.model_fingerprint(self.model)} if self.model else {}
 
     def load(self, config: ConfigDict, tokenizer: Tokenizer, mesh: Mesh) -> Teacher | None:
         """Returns the model, sharded like a student; None where there is none.
@@ -38,16 +37,16 @@ class TeacherFolder:
         Raises:
             UserError: it cannot be loaded, or reads texts as other tokens than the student.
         """
-        if not self.path:
+        if not self.model:
             return None
-        if not load_tokenizer(tokenizer_folder(self.path)).gives_same_ids(tokenizer):
+        if not load_tokenizer(tokenizer_folder(self.model.path)).gives_same_ids(tokenizer):
             raise UserError(
                 f"The teacher {self.name} reads texts as other tokens than the student; take one with the student's "
                 "tokenizer, or cache its vectors (f2jax cache_teacher --list-texts) and set teacher.cache."
             )
         dtype = jnp.dtype(config.teacher.dtype)
         architecture, params = workdir.load_weights(
-            self.path, dtype, shardings=lambda architecture: param_shardings(abstract_params(architecture), mesh)
+            self.model, dtype, shardings=lambda architecture: param_shardings(abstract_params(architecture), mesh)
         )
         tokenizer.check_vocab(architecture.vocab_size)
         return Teacher(params, Qwen3(architecture, dtype=dtype, param_dtype=dtype, kernel=config.model.kernel))
@@ -72,17 +71,17 @@ def open_teacher(config: ConfigDict, student: Qwen3Config) -> TeacherFolder:
                 f"The vectors in {config.teacher.cache} come from a teacher that gives them length 1, and "
                 "loss.distill=mse compares raw states; set loss.distill=cosine."
             )
-        teacher = TeacherFolder(config.teacher.cache, "", info.width)
+        teacher = TeacherFolder(config.teacher.cache, None, info.width)
     elif config.teacher.path:
-        path = files.resolve_model(config.teacher.path)
-        architecture = workdir.read_architecture(path)
-        package.read_settings(path, architecture)  # refuses a model whose vectors are pooled in another way
+        model = workdir.find_model(config.teacher.path)
+        architecture = workdir.read_architecture(model.path)
+        package.read_settings(model.path, architecture)  # refuses a model whose vectors are pooled in another way
         if config.loss.exits and architecture.layers < student.layers:
             raise UserError(
                 f"The teacher {config.teacher.path} has {architecture.layers} layers and the student {student.layers}; "
                 "with loss.exits take one that is at least as deep."
             )
-        teacher = TeacherFolder(config.teacher.path, path, architecture.width)
+        teacher = TeacherFolder(config.teacher.path, model, architecture.width)
     elif config.loss.distill_projection:
         raise UserError("loss.distill_projection is on and there is no teacher; set teacher.path or teacher.cache.")
     else:

@@ -39,12 +39,12 @@ sys.exit(cli.main(["train", *sys.argv[3:]]))
 """
 
 
-def run(folder, name, processes: int, number: int = 0, at: int = 0, **mesh) -> list[tuple[int, str]]:
+def run(folder, name, processes: int, number: int = 0, at: int = 0, devices: int = 1, **mesh) -> list[tuple[int, str]]:
     """(exit code, output) of each process of a training; they end within minutes."""
     changes = CHANGES | {f"mesh.{axis}": length for axis, length in mesh.items()}
     config = ["--config", str(tiny.ROOT / "configs/nano.py:stage=2"), "--workdir", str(folder / name)]
     command = ["-c", COMMAND, str(int(number)), str(at), *config, *tiny.overrides(folder, **changes)]
-    started = launch(command, processes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    started = launch(command, processes, devices, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         outputs = [process.communicate(timeout=600)[0] for process in reversed(started)]
         return [(process.returncode, text) for process, text in zip(started, reversed(outputs), strict=True)]
@@ -88,3 +88,32 @@ def test_from_one_process_to_two_to_four(tmp_path, monkeypatch):
     one, other = (workdir.load_weights(str(tmp_path / name))[1] for name in ("one", "run"))
     worst = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), one, other)
     assert max(jax.tree.leaves(worst)) < 1e-4
+
+
+def test_tasks_of_a_run_on_two_processes_score_as_on_one(tmp_path, monkeypatch):
+    """The first process scores, the other helps it encode, and both know which checkpoint is the best."""
+    monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
+    script = """
+from f2jax.evaluation import builtin
+
+texts = [f"red {i} stone" for i in range(20)]
+task = builtin.RetrievalTask("names", texts, [text[4:] for text in texts], [{i} for i in range(20)], ["und"] * 20)
+builtin.TASKS = {"names": lambda: task}
+"""
+    monkeypatch.setattr("tests.multiprocess.test_training.COMMAND", script + COMMAND)
+    monkeypatch.setitem(CHANGES, "log.evaluate_every", 4)
+    monkeypatch.setitem(CHANGES, "checkpoint.best_metric", "evaluation/mean")
+    monkeypatch.setitem(CHANGES, "checkpoint.keep_last", 1)
+    monkeypatch.setitem(CHANGES, "model.dtype", "float32")
+    found = []
+    for name, processes, devices in (("one", 1, 1), ("two", 2, 2)):
+        mesh = {"fsdp": 2, "tensor": 2} if devices == 2 else {}
+        results = run(tmp_path, name, processes, devices=devices, **mesh)
+        assert [code for code, _ in results] == [0] * processes, "\n".join(said[-2000:] for _, said in results)
+        texts = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        scored = [line for line in map(json.loads, texts) if "evaluation/mean" in line]
+        assert [line["step"] for line in scored] == [4, 8, 12]
+        found.append([line["evaluation/names"] for line in scored])
+        kept = sorted(int(path.name) for path in (tmp_path / name / "checkpoints").iterdir() if path.name.isdigit())
+        assert len(kept) <= 2 and kept[-1] == 12
+    assert found[0] == found[1]

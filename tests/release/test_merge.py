@@ -12,10 +12,11 @@ from f2jax import Embedder
 from f2jax.checkpoints import hf, workdir
 from f2jax.checkpoints.orbax import Checkpoints, TrainState
 from f2jax.checkpoints.package import read_settings
+from f2jax.checkpoints.workdir import StoredModel
 from f2jax.cli import main
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.release.merge import MergeSource, merge_models, shares, slerp, sources
+from f2jax.release.merge import merge_models, shares, slerp, sources
 from tests import tiny_model
 
 STEPS = {1000: 0.5, 7500: 1.0, 8000: -2.0, 10_000: 3.0}  # step: what the weights of that checkpoint are multiplied by
@@ -111,9 +112,9 @@ def test_slerp_of_several_gives_each_its_share(embedder, folders, tmp_path):
 
 
 def test_the_last_steps_of_a_run_are_its_kept_checkpoints(run):
-    assert sources([str(run)]) == [MergeSource(str(run), 10_000)]
-    assert sources([str(run)], last=2500) == [MergeSource(str(run), step) for step in (7500, 8000, 10_000)]
-    assert sources([f"{run}@1000", str(run)]) == [MergeSource(str(run), 1000), MergeSource(str(run), 10_000)]
+    assert sources([str(run)]) == [StoredModel(str(run), 10_000)]
+    assert sources([str(run)], last=2500) == [StoredModel(str(run), step) for step in (7500, 8000, 10_000)]
+    assert sources([f"{run}@1000", str(run)]) == [StoredModel(str(run), 1000), StoredModel(str(run), 10_000)]
 
 
 def test_the_soup_of_a_tail_in_one_command(run, embedder, tmp_path, capsys):
@@ -144,12 +145,12 @@ def test_one_weight_is_read_at_a_time(folders, tmp_path, monkeypatch):
     order, written = [], []
     open_weights = workdir.open_weights
 
-    def watched(path, step):
-        architecture, found = open_weights(path, step)
+    def watched(model):
+        architecture, found = open_weights(model)
 
         def watch(name, weight):
             def make():
-                order.append((name, path))
+                order.append((name, model.path))
                 written.append(sum(part.stat().st_size for part in tmp_path.glob("*.part")))
                 return weight.make()
 
@@ -176,7 +177,7 @@ def test_models_that_do_not_fit_are_refused(embedder, folders, run, tmp_path):
     for names, message in (
         ([folders[0], str(tmp_path / "mlp")], "it has mlp 160, not 80"),
         ([folders[0], str(tmp_path / "words")], "different tokenizers"),
-        ([f"{run}@9"], "no checkpoint of step 9; it has 1, 1000, 7500, 8000, 10000"),
+        ([f"{run}@9"], "no checkpoint of step 9; it has those of 1, 1000, 7500, 8000, 10000"),
         ([f"{folders[0]}@9"], "no training workdir"),
     ):
         with pytest.raises(UserError, match=message):

@@ -1,0 +1,166 @@
+"""What is measured of a run's model between its steps: losses of held-out rows, and scores of tasks."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from f2jax.checkpoints import package
+from f2jax.data.dataset import AnyDataset
+from f2jax.data.loader import Loader
+from f2jax.data.tokenizer import Tokenizer
+from f2jax.errors import UserError, did_you_mean
+from f2jax.inference.embedder import Embedder
+from f2jax.model.nested import cut_nested
+from f2jax.parallel import hosts
+from f2jax.train.metrics import MEASURED
+from f2jax.train.program import Program
+from f2jax.train.step import Teacher
+
+# Yields the scores of one task after the other, by name. All processes call it, and get the same.
+Evaluate = Callable[[Embedder], Iterable[Mapping[str, float]]]
+BY_LANGUAGE = ("loss", "accuracy")  # what is averaged for each language: there may be hundreds
+
+
+def follows(every: int, done: int, steps: int) -> bool:
+    """Returns whether what happens every so many steps, and after the last of all, follows step `done`; 0: never."""
+    return bool(every) and (done == steps or done % every == 0)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The held-out rows of each data set, and when they are looked at."""
+
+    config: ConfigDict
+    program: Program
+    loader: Loader  # of the training rows
+    teacher: Teacher | None
+    held_out: Sequence[AnyDataset]
+    steps: int  # of the complete run
+    # Training rows by language of each data set, in the order of `held_out`.
+    languages: Sequence[Mapping[str, int]] = ()
+
+    def due(self, done: int) -> bool:
+        """Returns whether a validation follows step `done`."""
+        return bool(self.held_out) and follows(self.config.log.validate_every, done, self.steps)
+
+    def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
+        """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop.
+
+        `validation/<metric>` is the mean over the data sets, each with the same weight, and
+        `validation/kind/<kind>/<metric>` that over those of a kind. With several languages,
+        `validation/language/<language>/<metric>` is the mean over the data sets with its share in each as the weight.
+        """
+        by_set: list[dict[str, float]] = []
+        for rows in self.held_out:
+            loader = Loader([rows], self.config, self.loader.pad_id, self.loader.share, like=self.loader)
+            count = min(loader.steps_per_epoch, self.config.log.validation_batches or loader.steps_per_epoch)
+            totals: dict[str, float] = defaultdict(float)
+            total_rows = 0
+            for _, _, batch in loader.batches(0, count):
+                arrays = self.program.put(batch)
+                metrics = jax.device_get(self.program.evaluate(params, arrays, self.teacher, kind=batch.kind))
+                row_count = int(batch.row_mask_b.sum())
+                total_rows += row_count
+                for key, value in metrics.items():
+                    totals[key] += float(value) * row_count
+                if stop.exchange() == hosts.STOP:
+                    return None
+            by_set.append({key: total / total_rows for key, total in totals.items()})
+        return validation_means(self.held_out, by_set, self.languages)
+
+
+def validation_means(
+    sets: Sequence[AnyDataset], metrics: Sequence[Mapping[str, float]], languages: Sequence[Mapping[str, int]] = ()
+) -> dict[str, float]:
+    """Returns the metrics of each data set by their full names, and their means, see `Validation.measure`."""
+    values: dict[str, float] = {}
+    means: dict[str, list[tuple[float, float]]] = defaultdict(list)  # values with their weights
+    for rows, found in zip(sets, metrics, strict=True):
+        for key, value in found.items():
+            values[f"validation/{rows.name}/{key}"] = value
+            means[f"validation/{key}"].append((value, 1.0))
+            means[f"validation/kind/{rows.kind}/{key}"].append((value, 1.0))
+    if len({language for counts in languages for language in counts}) > 1:
+        for counts, found in zip(languages, metrics, strict=True):
+            for language, rows_of_it in counts.items():
+                share = rows_of_it / sum(counts.values())
+                for key in found.keys() & BY_LANGUAGE:
+                    means[f"validation/language/{language}/{key}"].append((found[key], share))
+    weighted = {key: np.transpose(pairs) for key, pairs in means.items()}
+    return values | {key: float(np.average(found, weights=shares)) for key, (found, shares) in weighted.items()}
+
+
+@dataclass
+class Evaluation:
+    """Tasks that score the model as it is, and when. The command gives them: training knows none."""
+
+    config: ConfigDict
+    program: Program
+    workdir: str | Path
+    tokenizer: Tokenizer
+    steps: int  # of the complete run
+    evaluate: Evaluate | None = None
+    _embedder: Embedder | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.config.log.evaluate_every and self.evaluate is None:
+            raise UserError("log.evaluate_every needs the tasks, which f2jax train gives; pass evaluate=… to train.")
+
+    def due(self, done: int) -> bool:
+        """Returns whether the tasks follow step `done`."""
+        return follows(self.config.log.evaluate_every, done, self.steps)
+
+    def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
+        """Returns the scores as `evaluation/<name>`; None if asked to stop, which is heeded after each task."""
+        values: dict[str, float] = {}
+        assert self.evaluate
+        for scores in self.evaluate(self.embedder(params)):
+            values |= {f"evaluation/{name}": value for name, value in scores.items()}
+            if stop.exchange() == hosts.STOP:
+                return None
+        return values
+
+    def embedder(self, params) -> Embedder:
+        """Returns the model with these weights, on the devices where they lie; it computes in `model.dtype`."""
+        architecture = self.program.model.config
+        own = {name: weight for name, weight in params.items() if name not in self.program.extra}
+        if architecture.table_rank:
+            architecture, own = cut_nested(architecture, own)
+        if self._embedder is None:  # later ones share what it has compiled
+            card = package.read_settings(str(self.workdir), architecture)
+            dtype, mesh = self.config.model.dtype, self.program.mesh
+            self._embedder = Embedder(architecture, {}, self.tokenizer, card, dtype, mesh)
+        return self._embedder.with_weights(own)
+
+
+def check_best_metric(metric: str, config: ConfigDict) -> None:
+    """Raises UserError where nothing would measure the metric by which the best checkpoint is kept."""
+    every = {"validation": "validate_every", "evaluation": "evaluate_every"}
+    if not metric.startswith(MEASURED):
+        raise UserError(
+            f"checkpoint.best_metric={metric} should be a metric of held-out rows or of tasks, such as validation/loss "
+            "or evaluation/mean."
+        )
+    name = every[metric.partition("/")[0]]
+    if not config.log[name]:
+        raise UserError(f"checkpoint.best_metric={metric} is never measured; set log.{name}.")
+
+
+def best_score(metric: str, values: Mapping[str, float]) -> float | None:
+    """Returns the score of the best metric among what was measured; None if other things were measured.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    if metric in values:
+        return values[metric]
+    group = metric.partition("/")[0]
+    known = [name for name in values if name.startswith(f"{group}/")]
+    if known:
+        raise UserError(f"No metric is called checkpoint.best_metric={metric}{did_you_mean(metric, known)}")
+    return None
