@@ -4,8 +4,8 @@
    (`scratch.py`).
 2. `duplicates.py` finds duplicates over all inputs from these numbers, on disk, and lists them.
 3. `datasets.py` says which data sets there will be, and which rows a cap keeps.
-4. `spill.py` reads the inputs again, and writes the texts of the rows that stay in buckets that are small enough to sort
-   in memory.
+4. `spill.py` reads the inputs again, and writes the texts of the rows that stay in buckets that are small enough to
+   sort in memory.
 5. `tfds.py` tokenizes them into TFDS data sets of documents and rows.
 6. `data_card.py` describes each data set, counted from what was written, and says which ones are finished.
 
