@@ -68,6 +68,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, qkv, full; see REMAT_POLICIES in qwen3.py
     m.unroll = 1  # layers per iteration of the scan over layers
     m.compiler_options = ()  # NAME=VALUE of XLA for the train step, added to the chip's in chips.py; NAME= removes one
+    m.compile_ahead = True  # compile what the run is expected to need in a thread, while the first steps run
     m.chunk_rows = 0  # packed rows of data.row_length tokens that a device encodes at a time (GradCache); 0: all
 
     c.tokenizer = t = ConfigDict()

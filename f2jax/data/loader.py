@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from f2jax import files
@@ -15,7 +16,15 @@ from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.mixture import DatasetSpec, Mixture, language_weights, pattern_weights, select
 from f2jax.data.packing import WHOLE, Batch, RowShare, assemble, texts_of_row
 from f2jax.data.record import Record, stable_id
-from f2jax.data.shapes import CHUNKED_PROGRAMS, PROGRAMS, RowRules, Sample, choose_programs
+from f2jax.data.shapes import (
+    CHUNKED_PROGRAMS,
+    PROGRAMS,
+    RowRules,
+    RowShape,
+    Sample,
+    choose_programs,
+    program_shares,
+)
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer
@@ -232,12 +241,17 @@ class Loader:
             self.rules = like.rules
         else:
             texts = {kind: data.batch_size * texts_of_row(kind, slots) for kind, slots in self.slots.items()}
-            self.rules = row_rules(config, self.samples(), share.parts, texts)
+            self.rules = row_rules(config, self.samples, share.parts, texts)
 
     @property
     def steps_per_epoch(self) -> int:
         return self.mixture.steps_per_epoch
 
+    def program_shares(self) -> dict[tuple[str, RowShape], float]:
+        """About how often a batch has each of the shapes of a kind, the most frequent first; see `rules`."""
+        return program_shares(self.samples, self.rules, self.share.parts)
+
+    @cached_property
     def samples(self) -> list[Sample]:
         """The lengths of the texts of some batches of each data set, or of the most frequent ones if there are many."""
         shares = [row["share"] for row in self.mixture.table()]

@@ -245,6 +245,15 @@ def program_costs(sample: Sample, options: Sequence[tuple[str, RowShape]], rules
     return np.where(fits_o, cost_o, np.inf)
 
 
+def program_shares(samples: Sequence[Sample], rules: RowRules, parts: int) -> dict[tuple[str, RowShape], float]:
+    """About how often batches like the samples take each shape of `rules.programs`, the most frequent first."""
+    options = [(kind, shape) for kind, shapes in rules.programs.items() for shape in shapes]
+    share_o = np.zeros(len(options))
+    for sample in samples:
+        share_o[program_costs(sample, options, rules, parts).argmin()] += sample.weight
+    return {options[o]: float(share_o[o]) for o in np.argsort(-share_o, kind="stable")}
+
+
 def round_up(size: int, steps: int, multiple: int = 1) -> int:
     """The smallest allowed number ≥ `size`.
 

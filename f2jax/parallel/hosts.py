@@ -4,7 +4,6 @@ With one process nothing is exchanged. On a TPU pod, and under Slurm or Open MPI
 itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
 """
 
-import atexit
 import itertools
 import json
 import os
@@ -23,9 +22,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from f2jax.errors import Interrupted, Restart, UserError, exit_code
+from f2jax.errors import Interrupted, Restart, UserError
 from f2jax.parallel import jax_private, maintenance
-from f2jax.parallel.threads import interruptible
+from f2jax.parallel.threads import interruptible, leave_at_exit
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for this long counts as dead, and the others end
 START_SECONDS = 300  # how long processes wait for each other at the start
@@ -76,7 +75,7 @@ def start() -> None:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"JAX cannot tell the processes of this job ({reason}); set {BY_HAND}.") from error
     except TimeoutError as error:
-        atexit.register(_leave, exit_code(error))  # jaxlib still waits in its thread, and would abort the process
+        leave_at_exit(error)  # jaxlib still waits in its thread
         raise Restart(
             f"The other processes of the job did not start within {START_SECONDS} seconds ({_job_name(job)}); start "
             "the same command on all hosts."
@@ -160,7 +159,7 @@ def leave_on_error(all_stop: bool = True) -> Iterator[None]:
         if jax.process_count() == 1 or (all_stop and isinstance(error, Interrupted)):
             raise
         cause = _cause(error)
-        atexit.register(_leave, exit_code(cause))  # runs before JAX's own, which waits for all
+        leave_at_exit(cause)
         if cause is error:
             raise
         raise cause from error
@@ -181,12 +180,6 @@ def _of_runtime(error: BaseException) -> bool:
     if isinstance(error, ValueError):
         return str(error).partition(": ")[0] in RUNTIME_STATUSES
     return isinstance(error, jax.errors.JaxRuntimeError)
-
-
-def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def is_first() -> bool:

@@ -1,9 +1,14 @@
 """Runs what blocks inside a library in a thread of its own, so that Ctrl-C and a time limit reach the caller."""
 
+import atexit
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from f2jax.errors import exit_code
 
 POLL_SECONDS = 0.2  # how long a signal may have to wait
 
@@ -36,3 +41,17 @@ def interruptible(function: Callable[[], Any], seconds: float = threading.TIMEOU
     if error:
         raise error[0]
     return result[0]
+
+
+def leave_at_exit(error: BaseException) -> None:
+    """Lets the process end with the exit code of an error, and without waiting for threads or other processes.
+
+    A thread that is inside a library would otherwise abort the process as it ends.
+    """
+    atexit.register(_leave, exit_code(error))  # runs before JAX's own, which waits for all
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

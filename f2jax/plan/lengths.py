@@ -64,7 +64,7 @@ def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
         datasets = [training for training, _ in corpus.splits()]
         datasets = [datasets[i] for i in select([d.name for d in datasets], config.data.include, config.data.exclude)]
         loader = Loader(datasets, config, 0, RowShare(parts, ()), mixture_weights(datasets, config))
-        return summary(loader.samples(), loader.rules, parts)
+        return summary(loader.samples, loader.rules, parts)
     lengths = read_lengths(path, config.data.max_length)
     rng = np.random.default_rng(0)
     texts = texts_per_step(config)

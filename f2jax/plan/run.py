@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import NamedSharding
 
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
-from f2jax.data.shapes import RowShape
 from f2jax.data.teacher_vectors import read_info
 from f2jax.errors import UserError, require_extra
 from f2jax.model.operations import step_operations
@@ -22,13 +20,13 @@ from f2jax.model.qwen3 import Qwen3, abstract_params, check_execution
 from f2jax.model.sizes import SIZES, Qwen3Config, size
 from f2jax.parallel.chips import canonical_topology, chip_of
 from f2jax.parallel.mesh import make_mesh
-from f2jax.parallel.sharding import ROW_SPEC, batch_spec, param_shardings
+from f2jax.parallel.sharding import ROW_SPEC, param_shardings
 from f2jax.parallel.threads import interruptible
 from f2jax.plan.hlo import Cost, program_cost
-from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean, texts_per_step
+from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean
 from f2jax.plan.step_time import StepSeconds, step_seconds
-from f2jax.train.program import Program
-from f2jax.train.step import DeviceBatch, Teacher
+from f2jax.train.program import Program, abstract_batch
+from f2jax.train.step import Teacher
 
 STAGE_ROWS = {1: 27e6, 2: 18e6}  # training rows of the recipe's stages (recipe 2.1)
 TIGHT = 0.95  # share of the memory above which a program may not run next to transfers and fragmentation
@@ -103,7 +101,7 @@ def plan_slice(
     planned = planned_rows(config, mesh, tokens_per_text, lengths)
     stage_rows = rows or STAGE_ROWS[2 if config.data.use_instructions else 1]
     steps = config.steps or config.epochs * math.ceil(stage_rows / config.data.batch_size)
-    batch = abstract_batch(config, mesh, planned.shape)
+    batch = abstract_batch(config, mesh, "retrieval", config.data.negatives.retrieval, planned.shape)
     teacher = abstract_teacher(config, mesh)
     teacher_width = teacher.model.config.width if teacher else cached_width(config)
     program = Program(config, architecture, mesh, steps, teacher_width)
@@ -115,7 +113,7 @@ def plan_slice(
         "mesh": dict(mesh.shape),
         "remat": config.model.remat,
         "chunk_rows": config.model.chunk_rows,
-        "rows": batch["tokens_bt"].shape[0] // planned.shape.slots * planned.chunks,
+        "rows": batch.tokens_bt.shape[0] // planned.shape.slots * planned.chunks,
         "row_length": planned.shape.length,
         "chunks": planned.chunks,
         "useful_share": planned.useful_share,
@@ -132,7 +130,7 @@ def plan_slice(
     if sum(arguments.values()) > chip.memory:
         return _too_large(settings, arguments, sum(arguments.values()), config.data.row_length)
     with jax.set_mesh(mesh):
-        lowered = program.step.lower(program.state, DeviceBatch.of(batch), teacher, kind="retrieval")
+        lowered = program.step.lower(program.state, batch, teacher, kind="retrieval")
     try:
         compiled = interruptible(lowered.compile)
     except jax.errors.JaxRuntimeError as error:
@@ -202,30 +200,6 @@ def topology_devices(topology: str):
 def device_coordinates(mesh) -> list[tuple[int, ...]]:
     """Returns the position of each device along the axes of its slice, and its core, in the order of the mesh."""
     return [(*device.coords, device.core_on_chip) for device in mesh.devices.flat]
-
-
-def abstract_batch(config, mesh, shape: RowShape) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and shardings of a retrieval batch."""
-    parts = math.prod(mesh.shape[axis] for axis in ROW_SPEC[0])
-    b, j, s = config.data.batch_size, config.data.negatives.retrieval, texts_per_step(config)
-    integers: dict[str, tuple[int, ...]] = {
-        **dict.fromkeys(("tokens_bt", "segments_bt", "positions_bt"), (parts * shape.rows * shape.slots, shape.length)),
-        **dict.fromkeys(("row_s", "col_s"), (s,)),
-        **dict.fromkeys(("label_b", "positive_b"), (b,)),
-        "negative_bj": (b, j),
-    }
-    shapes: dict[str, tuple] = {name: (size, jnp.int32) for name, size in integers.items()}
-    if config.teacher.cache:
-        info = read_info(config.teacher.cache)
-        shapes["teacher_se"] = ((-(-s // parts) * parts, info.width), jnp.dtype(info.dtype))
-    shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
-    if shape.slots > 1:
-        shapes["chunk_mask_c"] = ((shape.slots,), jnp.bool_)
-
-    def abstract(name, size, dtype):
-        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, batch_spec(name)))
-
-    return {name: abstract(name, *size) for name, size in shapes.items()}
 
 
 def teacher_size(path: str) -> str:

@@ -28,14 +28,13 @@ from f2jax.parallel import hosts, layout_report
 from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
 from f2jax.train import optim, resume, terms
-from f2jax.train.compiled import keep_compiled
+from f2jax.train.compiled import CompiledProgram, keep_compiled
 from f2jax.train.goodput import Goodput
 from f2jax.train.measures import Evaluate, Evaluation, Validation, best_score, check_best_metric
 from f2jax.train.metrics import MetricsWriter, read_totals
 from f2jax.train.program import Program
 from f2jax.train.report import Report, Work, progress, run_table
 from f2jax.train.resume import Run
-from f2jax.train.step import Teacher
 from f2jax.train.step_trace import StepTrace
 from f2jax.train.teacher import open_teacher
 
@@ -100,6 +99,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
             checkpoints.finishing(),
             MetricsWriter(workdir, start, config.log.tensorboard) as writer,
             StepTrace(workdir, *config.log.profile) as trace,
+            CompiledProgram(program, teacher) as compiled,
             tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not hosts.is_first()) as bar,
         ):
             report = Report(
@@ -110,14 +110,13 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
                 work=Work.of(run.architecture, teacher, mesh, so_far),
             )
             languages = [rows.languages for rows, _ in validated]
-            measures = (
-                Validation(config, program, loader, teacher, held_out, steps, languages),
-                Evaluation(config, program, workdir, tokenizer, steps, evaluate),
-            )
+            validation = Validation(config, compiled, loader, held_out, steps, languages)
+            measures = validation, Evaluation(config, program, workdir, tokenizer, steps, evaluate)
             hosts.print_once(start_line(run, start, steps))
-            loop = Loop(
-                config, program, loader, teacher, measures, checkpoints, stop, writer, report, clock, trace, bar
-            )
+            if config.model.compile_ahead and start < steps:
+                held = validation.batches(held_out) if validation.due(steps) else None
+                compiled.begin_for(config, loader, steps - start, held)
+            loop = Loop(config, compiled, loader, measures, checkpoints, stop, writer, report, clock, trace, bar)
             values = loop.run(state, steps)
             with clock.during("checkpoint"):
                 checkpoints.wait()
@@ -174,9 +173,8 @@ class Loop:
     """The steps of a run, and what follows each of them."""
 
     config: ConfigDict
-    program: Program
+    compiled: CompiledProgram
     loader: Loader
-    teacher: Teacher | None
     measures: Sequence[Validation | Evaluation]
     checkpoints: Checkpoints
     stop: hosts.StopSignal
@@ -229,14 +227,14 @@ class Loop:
         for number, name, batch in self.loader.batches(start + skip, steps + skip):
             if number == start + skip:
                 tokens = batch.tokens
-                hosts.print_once(layout_report.tokens_summary(self.program.mesh, tokens))
+                hosts.print_once(layout_report.tokens_summary(self.compiled.program.mesh, tokens))
             yield number - skip, name, batch
 
     def take(self, step: int, name: str, batch: Batch) -> None:
         """Starts one step, and waits for the one before: one runs, one is ready; more would only hold memory."""
         with self.trace.step(step, lambda: self.state), self.clock.compiling(batch.program):
-            arrays = self.program.put(batch)
-            self.state, metrics = self.program.step(self.state, arrays, self.teacher, kind=batch.kind)
+            arrays = self.compiled.program.put(batch)
+            self.state, metrics = self.compiled.step(self.state, arrays, batch.kind)
         self.report.wait()
         if self.logs:  # of the steps before: this one runs meanwhile
             self.log()

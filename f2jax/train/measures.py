@@ -17,9 +17,9 @@ from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
 from f2jax.model.nested import cut_nested
 from f2jax.parallel import hosts
+from f2jax.train.compiled import CompiledProgram
 from f2jax.train.metrics import MEASURED
 from f2jax.train.program import Program
-from f2jax.train.step import Teacher
 
 # Yields the scores of one task after the other, by name. All processes call it, and get the same.
 Evaluate = Callable[[Embedder], Iterable[Mapping[str, float]]]
@@ -36,9 +36,8 @@ class Validation:
     """The held-out rows of each data set, and when they are looked at."""
 
     config: ConfigDict
-    program: Program
+    compiled: CompiledProgram
     loader: Loader  # of the training rows
-    teacher: Teacher | None
     held_out: Sequence[AnyDataset]
     steps: int  # of the complete run
     # Training rows by language of each data set, in the order of `held_out`.
@@ -47,6 +46,10 @@ class Validation:
     def due(self, done: int) -> bool:
         """Returns whether a validation follows step `done`."""
         return bool(self.held_out) and follows(self.config.log.validate_every, done, self.steps)
+
+    def batches(self, datasets: Sequence[AnyDataset]) -> Loader:
+        """Returns the batches of these held-out rows."""
+        return Loader(datasets, self.config, self.loader.pad_id, self.loader.share, like=self.loader)
 
     def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
         """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop.
@@ -57,13 +60,13 @@ class Validation:
         """
         by_set: list[dict[str, float]] = []
         for rows in self.held_out:
-            loader = Loader([rows], self.config, self.loader.pad_id, self.loader.share, like=self.loader)
+            loader = self.batches([rows])
             count = min(loader.steps_per_epoch, self.config.log.validation_batches or loader.steps_per_epoch)
             totals: dict[str, float] = defaultdict(float)
             total_rows = 0
             for _, _, batch in loader.batches(0, count):
-                arrays = self.program.put(batch)
-                metrics = jax.device_get(self.program.evaluate(params, arrays, self.teacher, kind=batch.kind))
+                arrays = self.compiled.program.put(batch)
+                metrics = jax.device_get(self.compiled.evaluate(params, arrays, batch.kind))
                 row_count = int(batch.row_mask_b.sum())
                 total_rows += row_count
                 for key, value in metrics.items():

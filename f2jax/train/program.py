@@ -3,6 +3,7 @@
 `train` runs it with arrays; a plan lowers the same functions with shapes.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -15,13 +16,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from f2jax.checkpoints.orbax import TrainState
-from f2jax.data.packing import Batch
+from f2jax.data.packing import PACKED, Batch, texts_of_row
+from f2jax.data.shapes import RowShape
+from f2jax.data.teacher_vectors import read_info
 from f2jax.errors import UserError
 from f2jax.model.nested import exit_layers, matryoshka_dims
 from f2jax.model.qwen3 import Qwen3, abstract_params, init_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import compiler_options
-from f2jax.parallel.sharding import optimizer_shardings, param_shardings, shard_batch
+from f2jax.parallel.sharding import ROW_SPEC, batch_spec, optimizer_shardings, param_shardings, shard_batch
 from f2jax.train import distill, optim
 from f2jax.train.losses import PAIRED, TEMPERATURES, LossConfig, kind_temperature
 from f2jax.train.step import DeviceBatch, eval_step, train_step
@@ -115,6 +118,31 @@ class Program:
     def put(self, batch: Batch) -> DeviceBatch:
         """Returns the arrays of a batch on the devices, see `sharding.shard_batch`."""
         return DeviceBatch.of(shard_batch(batch.arrays(), self.mesh))
+
+
+def abstract_batch(config: ConfigDict, mesh: Mesh, kind: str, negatives: int, shape: RowShape) -> DeviceBatch:
+    """Returns shapes and shardings of a batch of a kind, whose devices have rows of the given shape."""
+    parts = math.prod(mesh.shape[axis] for axis in ROW_SPEC[0])
+    b, j = config.data.batch_size, negatives
+    s = b * texts_of_row(kind, j)
+    integers: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(PACKED, (parts * shape.rows * shape.slots, shape.length)),
+        **dict.fromkeys(("row_s", "col_s"), (s,)),
+        **dict.fromkeys(("label_b", "positive_b"), (b,)),
+        "negative_bj": (b, j),
+    }
+    shapes: dict[str, tuple] = {name: (size, jnp.int32) for name, size in integers.items()}
+    if config.teacher.cache:
+        info = read_info(config.teacher.cache)
+        shapes["teacher_se"] = ((-(-s // parts) * parts, info.width), jnp.dtype(info.dtype))
+    shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
+    if shape.slots > 1:
+        shapes["chunk_mask_c"] = ((shape.slots,), jnp.bool_)
+
+    def abstract(name, size, dtype):
+        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, batch_spec(name)))
+
+    return DeviceBatch.of({name: abstract(name, *size) for name, size in shapes.items()})
 
 
 def extra_weights(config: ConfigDict, width: int, teacher_width: int) -> dict[str, Callable[[], jax.Array]]:

@@ -25,7 +25,7 @@ from f2jax.train.teacher import TEACHER
 # Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
 MAY_CHANGE = (
     *("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows"),
-    *("model.compiler_options", "data.row_length", "data.programs"),
+    *("model.compiler_options", "model.compile_ahead", "data.row_length", "data.programs"),
 )
 MAY_MOVE = ("data.sources", "teacher.path", "teacher.cache")  # what lies there is compared instead
 STARTS = ("init_from", "resume_from")  # not read once the run has a checkpoint of its own

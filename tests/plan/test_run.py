@@ -22,7 +22,6 @@ from f2jax.plan import search
 from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean
 from f2jax.plan.run import (
     SlicePlan,
-    abstract_batch,
     abstract_teacher,
     bytes_on_device,
     bytes_used,
@@ -34,7 +33,8 @@ from f2jax.plan.run import (
 )
 from f2jax.plan.search import possible_shares, saved_bytes, with_layout
 from f2jax.plan.step_time import StepSeconds
-from f2jax.train.program import Program
+from f2jax.train.program import Program, abstract_batch
+from f2jax.train.step import DeviceBatch
 from tests.tiny import ROOT
 
 GIB = 2**30
@@ -77,10 +77,10 @@ def test_weights_of_the_loss_are_searched_with_those_of_the_model(monkeypatch):
 
 def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
     mesh = one_device()
-    worst = abstract_batch(config(), mesh, rows_of_mean(config(), 1, 1024).shape)
-    assert worst["tokens_bt"].shape == (512 * 9, 1024)
-    assert worst["row_s"].shape == (512 * 9,)
-    assert worst["negative_mask_bj"].shape == (512, 7)
+    worst = abstract_batch(config(), mesh, "retrieval", 7, rows_of_mean(config(), 1, 1024).shape)
+    assert worst.tokens_bt.shape == (512 * 9, 1024)
+    assert worst.row_s.shape == (512 * 9,)
+    assert worst.negative_mask_bj.shape == (512, 7)
     assert rows_of_mean(config(), 1, 128) == PlannedRows(RowShape(512, 512 * 9 // 4), 1, 512 * 9 * 128, 128, 1.0, 1)
 
 
@@ -100,8 +100,9 @@ def test_the_batch_has_the_arrays_of_one_that_training_packs(chunk_rows):
     packed = assemble(texts_of(rows), 7, kind="retrieval", batch_size=512, rules=rules, pad_id=0)
     slots = len(packed.chunk_mask_c) if chunk_rows else 1
     shape = RowShape(packed.tokens_bt.shape[1], packed.rows // slots, slots)
-    batch = abstract_batch(settings, one_device(), shape)
-    assert {name: x.shape for name, x in batch.items()} == {name: x.shape for name, x in packed.arrays().items()}
+    batch = abstract_batch(settings, one_device(), "retrieval", 7, shape)
+    expected = DeviceBatch.of(packed.arrays())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
 
 
 def test_real_lengths_are_packed_as_in_training(tmp_path):
@@ -154,8 +155,8 @@ def test_a_teacher_costs_its_weights_in_its_own_type():
 def test_a_cached_teacher_is_a_vector_for_each_text_of_the_batch(tmp_path, dtype):
     begin(tmp_path, TeacherVectorsInfo("hash", 48, dtype))
     settings = config("size=tiny,teacher=none", f"--config.teacher.cache={tmp_path}")
-    batch = abstract_batch(settings, one_device(), RowShape(1024, 4))
-    assert (batch["teacher_se"].shape, batch["teacher_se"].dtype) == ((512 * 9, 48), dtype)
+    batch = abstract_batch(settings, one_device(), "retrieval", 7, RowShape(1024, 4))
+    assert (batch.teacher_se.shape, batch.teacher_se.dtype) == ((512 * 9, 48), dtype)
 
 
 def test_memory_is_split_by_kind_and_adds_up_to_what_the_compiler_says():
