@@ -91,6 +91,37 @@ sources() { # STAGE: where the workers, or this machine, read the corpus
     printf "%s=('corpus:%s/%s',)" --config.data.sources "$folder" "$1"
 }
 
+first_stage() { # SIZE: sets words, the options of its training from Qwen3's language model
+    words=(--config "$configs/stage1.py:size=$1" --workdir "$output/$1-1"
+        --config.init_from="Qwen/Qwen3-$(printf '%s' "$1" | tr b B)" "$(sources 1)" "${overrides[@]}")
+}
+
+second_stage() { # SIZE: sets words; teachers are those of recipe 2.2, where they are trained
+    local teacher
+    case $1 in
+        1.7b) teacher=4b ;;
+        0.6b) teacher=1.7b ;;
+        330m | 160m | 80m) teacher=0.6b ;;
+        *) teacher=none ;;
+    esac
+    if wanted "$teacher" || [ -f "$marks/train-$teacher-2" ]; then teacher=$output/$teacher-2; else teacher=none; fi
+    words=(--config "$configs/stage2.py:size=$1,teacher=$teacher" --workdir "$output/$1-2"
+        --config.init_from="$output/$1-1" "$(sources 2)" "${overrides[@]}")
+}
+
+# Every training is checked before the first step: days may lie between them.
+trainings=() given=("$corpus/1" "$corpus/2")
+for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
+    given+=("$output/$size-1" "$output/$size-2") # made by steps, now or before
+    wanted $size || continue
+    case $size in *b) first_stage $size && trainings+=(++ "${words[@]}") ;; esac
+    second_stage $size && trainings+=(++ "${words[@]}")
+done
+need_checks
+where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}")
+[ -z "$here" ] || where_to=(--devices 0 --folder "$output")
+check_runs "${where_to[@]}" --given "${given[@]}" --inputs "${input1[@]}" "${input2[@]}" -- "${trainings[@]:1}"
+
 # Recipe 2.1: stage 1 on raw pairs; stage 2 with instructions, 80,000 queries a data set at most. Qwen3's tokenizer.
 step tokenizer hf download Qwen/Qwen3-0.6B tokenizer.json --local-dir "$corpus/tokenizer"
 step prepare-1 f2jax prepare --input "${input1[@]}" --output "$corpus/1" --tokenizer "$corpus/tokenizer" --no-instructions
@@ -99,9 +130,9 @@ step prepare-2 f2jax prepare --input "${input2[@]}" --output "$corpus/2" --token
 
 # Stage 1 starts from Qwen3's language models; the three small sizes have none.
 for size in 14b 8b 4b 1.7b 0.6b; do
-    ! wanted $size || step "train-$size-1" "${train[@]}" train --config "$configs/stage1.py:size=$size" \
-        --workdir "$output/$size-1" --config.init_from="Qwen/Qwen3-$(printf '%s' $size | tr b B)" "$(sources 1)" \
-        "${overrides[@]}"
+    wanted $size || continue
+    first_stage $size
+    step "train-$size-1" "${train[@]}" train "${words[@]}"
 done
 
 # The small sizes are cut from the 0.6B as stage 1 left it, by its activations on texts of that stage (recipe 1).
@@ -111,13 +142,10 @@ for size in 330m 160m 80m; do
 done
 
 # Stage 2, teachers before students: 4B -> 1.7B -> 0.6B -> 330M, 160M, 80M (recipe 2.2).
-for pair in 14b:none 8b:none 4b:none 1.7b:4b 0.6b:1.7b 330m:0.6b 160m:0.6b 80m:0.6b; do
-    size=${pair%:*} teacher=${pair#*:}
-    wanted "$size" || continue
-    if wanted "$teacher" || [ -f "$marks/train-$teacher-2" ]; then teacher=$output/$teacher-2; else teacher=none; fi
-    step "train-$size-2" "${train[@]}" train --config "$configs/stage2.py:size=$size,teacher=$teacher" \
-        --workdir "$output/$size-2" --config.init_from="$output/$size-1" "$(sources 2)" \
-        "${overrides[@]}"
+for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
+    wanted $size || continue
+    second_stage $size
+    step "train-$size-2" "${train[@]}" train "${words[@]}"
     step "evaluate-$size" "${once[@]}" evaluate --model "$output/$size-2" --output "$output/results/$size"
     step "export-$size" "${once[@]}" export --model "$output/$size-2" --output "$output/release/$size"
 done

@@ -96,44 +96,28 @@ tpu_type() {
     export ACCELERATOR RUNTIME CHIPS WORKERS
 }
 
-# A config with a mistake costs nothing here, and a slice for minutes there. What f2jax says about it is the message.
-check_config() { check_configs "$@"; } # --config FILE:OPTIONS … --config.NAME=VALUE …
+# A mistake costs nothing here, and a slice for minutes there. What f2jax says about it is the message (check.py).
+check_runs() { # [OPTIONS OF check.py] -- --config FILE:OPTIONS … --config.NAME=VALUE … [++ the same for each other run]
+    local folder=$CHECKOUT platforms=cpu # a worker runs in its copy of the checkout
+    case " $* " in *" --folder "*) folder=. platforms=${JAX_PLATFORMS:-} ;; esac
+    (cd "$folder" && JAX_PLATFORMS=$platforms with_f2jax "$LAUNCH/check.py" "$@") || exit 1
+}
 
-check_configs() { # the same for each run, with ++ between them: fields, the model's shape, the schedule
-    local python=${PYTHON:-python3}
-    if ! (cd "$CHECKOUT" && "$python" -c 'import f2jax.config') 2>/dev/null; then
-        say "f2jax is not installed for $python: configs are not checked before they run."
-        return
+with_f2jax() { PYTHONPATH=$CHECKOUT${PYTHONPATH:+:$PYTHONPATH} "${PYTHON:-python3}" "$@"; }
+
+has_f2jax() { with_f2jax -c 'import f2jax.train.optim' 2>/dev/null; }
+
+need_checks() {
+    has_f2jax || die "${PYTHON:-python3} has not what the f2jax of this checkout needs, and nothing is started unchecked:" \
+        "pip install -e $CHECKOUT, or set PYTHON to one that has it."
+}
+
+check_config() { # --config FILE:OPTIONS … of one run on the slice
+    if has_f2jax; then
+        check_runs --devices "$CHIPS" --slices "$SLICES" -- "$@"
+    else
+        say "f2jax is not installed for ${PYTHON:-python3}: the config is not checked before it runs."
     fi
-    (cd "$CHECKOUT" && JAX_PLATFORMS=cpu "$python" - "$@") <<'PYTHON' || exit 1
-import argparse
-import itertools
-import sys
-
-from f2jax import config
-from f2jax.checkpoints import workdir
-from f2jax.errors import UserError
-from f2jax.model.sizes import SIZES
-from f2jax.train import optim
-
-parser = argparse.ArgumentParser(allow_abbrev=False)
-parser.add_argument("--config")
-try:
-    for is_run, words in itertools.groupby(sys.argv[1:], lambda word: word != "++"):
-        if not is_run:
-            continue
-        args, rest = parser.parse_known_args(list(words))
-        if not args.config:
-            raise UserError("train needs a --config, such as configs/stage2.py:size=80m.")
-        loaded = config.load(args.config, [text for text in rest if text.startswith("--config.")])
-        config.check(loaded)
-        if loaded.model.size in SIZES:  # else it is a folder, which may be elsewhere
-            workdir.architecture_of(loaded.model)
-        if loaded.steps:  # else the data decides
-            optim.make_schedule(loaded.optim, loaded.steps)
-except UserError as error:
-    sys.exit(f"launch: {error}")
-PYTHON
 }
 
 need() { # PROGRAM WHERE

@@ -106,7 +106,10 @@ for run in "${runs[@]}"; do
     words_of "$run"
     checked+=(++ "${words[@]}")
 done
-check_configs "${checked[@]:1}"
+need_checks
+where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}")
+[ -z "$here" ] || where_to=(--devices 0 --folder "$workdir")
+check_runs "${where_to[@]}" -- "${checked[@]:1}"
 for run in "${runs[@]}"; do
     mark=
     [ ! -f "$logs/$(name_of "$run").done" ] || mark=' (done)'

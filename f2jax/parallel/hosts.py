@@ -47,7 +47,7 @@ def start() -> None:
     """Joins the other processes of the job, before JAX computes anything; does nothing for a single process.
 
     Raises:
-        UserError: the variables are incomplete or wrong, or they are needed and not set.
+        UserError: the variables are incomplete or wrong, or they are needed and not set, or the chips are not known.
         Restart: the others did not start in time, or cannot be reached.
     """
     if jax.distributed.is_initialized():
@@ -66,6 +66,11 @@ def start() -> None:
             job["cluster_detection_method"] = "deactivate"
     elif _in_cluster():
         job = {}
+    elif os.environ.get("JAX_PLATFORMS") != "cpu" and (chips := jax_private.unknown_tpu_chips()):
+        raise UserError(
+            f"This machine has chips of Google ({join_first(sorted(set(chips)))}) that this version of JAX does not "
+            f"know, so it cannot tell the other hosts of a slice, and would train alone; update JAX, or set {BY_HAND}."
+        )
     else:
         return
     handler = signal.getsignal(signal.SIGTERM)

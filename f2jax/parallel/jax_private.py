@@ -1,8 +1,12 @@
 """What f2jax needs of JAX's private modules, which have no public counterpart; no other module imports `jax._src`."""
 
+import glob
+from pathlib import Path
 from typing import Any
 
 from jax._src import distributed, hardware_utils
+
+ACCELERATORS = "0x12", "0xff"  # PCI classes: processing accelerators, and devices of no class, as TPUs call themselves
 
 
 def coordination_client() -> Any:
@@ -14,3 +18,18 @@ def has_tpu_chips() -> bool:
     """Returns whether this machine has TPU chips, without starting JAX's backend, which a job may do only later."""
     chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
     return chips > 0
+
+
+def unknown_tpu_chips() -> list[str]:
+    """Returns the ids of Google's chips on the bus that this version of JAX has no name for.
+
+    Google's network cards and disks are there too, and told apart by their PCI class.
+    """
+    found = []
+    for path in glob.glob("/sys/bus/pci/devices/*/vendor"):
+        files = (Path(path).with_name(name) for name in ("vendor", "device", "class"))
+        vendor, device, kind = (file.read_text().strip() for file in files)
+        is_chip = vendor == hardware_utils._GOOGLE_PCI_VENDOR_ID and kind.startswith(ACCELERATORS)
+        if is_chip and device not in hardware_utils._TPU_PCI_DEVICE_IDS:
+            found.append(device)
+    return found

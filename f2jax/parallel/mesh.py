@@ -5,6 +5,7 @@ Communication grows from the first axis to the last: `replica` uses the slow net
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -35,19 +36,30 @@ def make_mesh(replica: int = -1, data: int = -1, fsdp: int = 1, tensor: int = 1,
     """
     devices = jax.devices() if devices is None else devices
     slices = len({getattr(device, "slice_index", None) for device in devices})
-    replica = slices if replica == -1 else replica
-    sizes = [replica, data, fsdp, tensor]
+    sizes = mesh_sizes([replica, data, fsdp, tensor], len(devices), slices)
+    return Mesh(_arrange(sizes, slices, devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def mesh_sizes(sizes: Sequence[int], devices: int, slices: int = 1) -> list[int]:
+    """Returns the lengths of the axes of a mesh, without the -1 that one of them, and `replica`, may be.
+
+    >>> mesh_sizes([-1, -1, 4, 1], devices=8)
+    [1, 2, 4, 1]
+
+    Raises:
+        UserError: as `make_mesh`.
+    """
+    sizes = [slices if sizes[0] == -1 else sizes[0], *sizes[1:]]
     named = ", ".join(f"{axis}={length}" for axis, length in zip(MESH_AXES, sizes, strict=True))
-    problem = f"mesh {named} does not fit {len(devices)} device(s)"
+    problem = f"mesh {named} does not fit {devices} device(s)"
     if sizes.count(-1) > 1 or any(length == 0 or length < -1 for length in sizes):
         raise UserError(f"{problem}; give positive sizes and at most one -1.")
     fixed = math.prod(length for length in sizes if length != -1)
-    if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
-        raise UserError(f"{problem}; the sizes must multiply to {len(devices)}.")
-    if replica % slices:
-        raise UserError(f"mesh.replica={replica} does not fit {slices} slices; give a multiple of {slices}, or -1.")
-    sizes = [len(devices) // fixed if length == -1 else length for length in sizes]
-    return Mesh(_arrange(sizes, slices, devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    if devices % fixed or (-1 not in sizes and fixed != devices):
+        raise UserError(f"{problem}; the sizes must multiply to {devices}.")
+    if sizes[0] % slices:
+        raise UserError(f"mesh.replica={sizes[0]} does not fit {slices} slices; give a multiple of {slices}, or -1.")
+    return [devices // fixed if length == -1 else length for length in sizes]
 
 
 def _arrange(sizes: list[int], slices: int, devices) -> np.ndarray:

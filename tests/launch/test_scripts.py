@@ -44,8 +44,20 @@ def test_an_unknown_option_is_one_sentence(script):
 
 def test_every_setting_that_a_script_reads_stands_in_the_example():
     """Settings are written in capitals; these are set by the scripts themselves or by the shell."""
-    own = {"LAUNCH", "CHECKOUT", "TEMPORARY", "DRY_RUN", "DRY_STATE", "QUIET", "ONE", "ON_GKE", "SCRATCH", "PYTHON"}
-    own |= {"F2JAX_ENV", "ACCELERATOR", "RUNTIME", "CHIPS", "WORKERS", "BASH_SOURCE"}
+    own = {
+        "LAUNCH",
+        "CHECKOUT",
+        "TEMPORARY",
+        "DRY_RUN",
+        "DRY_STATE",
+        "QUIET",
+        "ONE",
+        "ON_GKE",
+        "SCRATCH",
+        "PYTHON",
+        "PYTHONPATH",
+    }
+    own |= {"F2JAX_ENV", "ACCELERATOR", "RUNTIME", "CHIPS", "WORKERS", "BASH_SOURCE", "JAX_PLATFORMS", "PYTHONPATH"}
     example = (ROOT / "launch/env.example.sh").read_text()
     settings = set(re.findall(r"^([A-Z_]+)=", example, re.M))
     text = "".join(path.read_text() for path in [*SCRIPTS, ROOT / "launch/lib.sh"])

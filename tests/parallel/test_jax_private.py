@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from f2jax.parallel import jax_private
+from f2jax.errors import UserError
+from f2jax.parallel import hosts, jax_private
 from tests.tiny import ROOT
 
 JOB_OF_ONE = """
@@ -40,6 +41,34 @@ def test_a_tpu_is_a_device_of_google_on_the_bus(monkeypatch, tmp_path, vendor, d
     (function / "device").write_text(f"{device}\n")
     monkeypatch.setattr(glob, "glob", lambda pattern: [str(function / "vendor")])
     assert jax_private.has_tpu_chips() is expected
+
+
+@pytest.mark.parametrize(
+    "vendor,device,kind,alone",
+    [
+        ("0x1ae0", "0x00aa", "0xff0000", False),
+        ("0x1ae0", "0x00aa", "0x120000", False),
+        ("0x1ae0", "0x0042", "0x020000", True),
+        ("0x8086", "0x00aa", "0xff0000", True),
+    ],
+    ids=["a chip", "an accelerator", "a network card", "of another maker"],
+)
+def test_a_host_with_chips_that_jax_does_not_know_does_not_train_alone(
+    monkeypatch, tmp_path, vendor, device, kind, alone
+):
+    function = tmp_path / "0000:00:05.0"
+    function.mkdir()
+    for name, text in (("vendor", vendor), ("device", device), ("class", kind)):
+        (function / name).write_text(f"{text}\n")
+    monkeypatch.setattr(glob, "glob", lambda pattern: [str(function / "vendor")])
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    if alone:
+        hosts.start()
+        return
+    with pytest.raises(UserError, match=r"chips of Google \(0x00aa\) .* update JAX, or set JAX_COORDINATOR_ADDRESS"):
+        hosts.start()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    hosts.start()
 
 
 def test_no_other_module_imports_private_parts_of_jax():

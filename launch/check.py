@@ -1,0 +1,149 @@
+"""Checks trainings before anything starts or is paid for: what f2jax would refuse later, it says now, in one sentence.
+
+    python launch/check.py [--devices N --slices N] [--folder FOLDER] [--given MODEL …] [--inputs SOURCE …] \
+        -- --config FILE:OPTIONS --config.NAME=VALUE … [++ --config …]
+
+Of each run it checks the fields, the model's shape, the schedule, and the mesh on that many devices (0: those of this
+machine) with what it divides. With --folder, where runs on this machine lie, it looks for the data and the models that
+they start from, but for those in --given, which earlier steps make, and asks for room for their checkpoints. --inputs
+are raw data that must be there. What cannot be checked is said.
+"""
+
+import argparse
+import itertools
+import shutil
+import sys
+from pathlib import Path
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def main(argv: list[str]) -> None:
+    own, runs = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--devices", type=int)
+    parser.add_argument("--slices", type=int, default=1)
+    parser.add_argument("--folder")
+    parser.add_argument("--given", nargs="*", default=[])
+    parser.add_argument("--inputs", nargs="*", default=[])
+    args = parser.parse_args(own)
+
+    from f2jax.errors import UserError
+
+    of_run = argparse.ArgumentParser(allow_abbrev=False)
+    of_run.add_argument("--config")
+    needed, notes = 0, set()
+    if not args.folder:
+        notes.add("Data, starting weights and disks are those of the workers: they are not checked here.")
+    try:
+        for source in args.inputs:
+            check_source(source, notes)
+        for is_run, words in itertools.groupby(runs, lambda word: word != "++"):
+            if is_run:
+                given, rest = of_run.parse_known_args(list(words))
+                if not given.config:
+                    raise UserError("train needs a --config, such as configs/stage2.py:size=80m.")
+                needed += check_run(given.config, [text for text in rest if text.startswith("--config.")], args, notes)
+        if args.folder:
+            check_disk(args.folder, needed)
+    except UserError as error:
+        sys.exit(f"launch: {error}")
+    for note in sorted(notes):
+        print(note, file=sys.stderr)
+
+
+def check_run(spec: str, overrides: list[str], args, notes: set[str]) -> int:
+    """Returns the bytes that the checkpoints of a run take; notes what cannot be checked here.
+
+    Raises:
+        UserError: f2jax would refuse the run.
+    """
+    from f2jax import config
+    from f2jax.checkpoints import workdir
+    from f2jax.checkpoints.orbax import averaged_steps
+    from f2jax.model.sizes import SIZES
+    from f2jax.train import optim
+
+    loaded = config.load(spec, overrides)
+    config.check(loaded)
+    if loaded.steps:  # else the data decides
+        optim.make_schedule(loaded.optim, loaded.steps)
+    known = loaded.model.size in SIZES or (args.folder and Path(loaded.model.size or "no such").is_dir())
+    architecture = workdir.architecture_of(loaded.model) if known else None
+    if architecture is None:
+        notes.add(f"The shape of model.size={loaded.model.size} is not checked: it is not on this machine.")
+    if args.devices is not None:
+        check_mesh(loaded.mesh, architecture, args)
+    if args.folder:
+        for source in loaded.data.sources:
+            if source.removeprefix("corpus:") not in args.given:
+                check_source(source, notes)
+        for name in (loaded.init_from, loaded.teacher.path, loaded.resume_from):
+            if name and name not in args.given:
+                check_model(name, notes)
+    if architecture is None:
+        return 0
+    weights, moments = BYTES[loaded.model.param_dtype], 2 * BYTES[loaded.optim.state_dtype]
+    kept = loaded.checkpoint.keep_last + len(averaged_steps(loaded.steps, loaded.checkpoint) if loaded.steps else ())
+    return architecture.parameters * (weights + moments) * (kept + 1)  # one more while it is written
+
+
+def check_mesh(mesh, architecture, args) -> None:
+    """Raises UserError where the mesh does not fit the devices, or does not divide a weight."""
+    import jax
+    from jax.sharding import AbstractMesh
+
+    from f2jax.model.qwen3 import abstract_params
+    from f2jax.parallel.mesh import MESH_AXES, mesh_sizes
+    from f2jax.parallel.sharding import param_shardings
+
+    sizes = mesh_sizes([mesh[axis] for axis in MESH_AXES], args.devices or jax.device_count(), args.slices)
+    if architecture is not None:
+        param_shardings(abstract_params(architecture), AbstractMesh(tuple(sizes), MESH_AXES))
+
+
+def check_source(source: str, notes: set[str]) -> None:
+    """Raises UserError where the files of a source of rows, or a corpus, are not there; notes those of the hub."""
+    from f2jax import files
+    from f2jax.data.corpus import CARD
+    from f2jax.data.sources import source_files
+    from f2jax.errors import UserError
+
+    if source.startswith("hub:"):
+        notes.add(f"{source} is not looked for: it is on the hub.")
+    elif not source.startswith("corpus:"):
+        source_files(source)
+    elif not files.exists(files.join(source.removeprefix("corpus:"), CARD)):
+        raise UserError(f"{source} in data.sources is no corpus; make it with f2jax prepare.")
+
+
+def check_model(name: str, notes: set[str]) -> None:
+    """Raises UserError where a model is named that is not there; notes those of the hub."""
+    from f2jax import files
+    from f2jax.checkpoints import workdir
+    from f2jax.checkpoints.workdir import split_step
+
+    run, _ = split_step(name)
+    local = files.is_remote(run) or Path(run).expanduser().is_dir() or run in files.built_in_models()
+    if not local and run.count("/") == 1 and not run.startswith((".", "/", "~")):
+        notes.add(f"{name} is not looked for: it would be downloaded from the hub.")
+    else:
+        workdir.read_architecture(workdir.find_model(name).path)
+
+
+def check_disk(folder: str, needed: int) -> None:
+    """Raises UserError where the disk of a folder, which need not exist yet, has no room for the checkpoints."""
+    from f2jax.errors import UserError
+
+    place = next(path for path in (Path(folder).resolve(), *Path(folder).resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"The checkpoints of these runs take {needed / GIB:,.1f} GiB at least and {folder} has {free / GIB:,.1f} "
+            "free; give another folder, or lower checkpoint.keep_last and tail_steps."
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,93 @@
+"""Trainings are checked before anything starts: what f2jax would refuse later is one sentence now."""
+
+import importlib.util
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests import tiny
+from tests.launch.conftest import ROOT
+
+spec = importlib.util.spec_from_file_location("check", ROOT / "launch/check.py")
+check = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(check)
+
+TINY = ["--config", str(ROOT / "configs/nano.py:stage=1"), "--config.model.size=tiny"]
+FINE = ["--config.data.sources=('{rows}',)"]
+
+
+def said(tmp_path, capsys, overrides, *options) -> str:
+    """What the check of one run says; {rows} in the overrides is a file of rows."""
+    rows = tiny.write_rows(tmp_path)[0]
+    try:
+        check.main([*options, "--", *TINY, *(text.format(rows=rows, folder=tmp_path) for text in overrides)])
+    except SystemExit as stop:
+        return str(stop.code)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        (["--config.mesh.fsdp=3", "--config.mesh.data=-1"], "does not fit 8 device(s); the sizes must multiply to 8."),
+        (["--config.mesh.tensor=8", "--config.mesh.data=1"], "is not a multiple of mesh.tensor=8; choose a divisor."),
+        (["--config.steps=15", "--config.optim.warmup_steps=20"], "optim.warmup_steps=20 leaves nothing of 15 steps"),
+        (["--config.data.sources=('{folder}/none.jsonl',)"], "/none.jsonl"),
+        (["--config.data.sources=('corpus:{folder}',)"], "in data.sources is no corpus; make it with f2jax prepare."),
+        ([*FINE, "--config.init_from={folder}/gone"], "gone"),
+        ([*FINE, "--config.teacher.path={folder}"], "config.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, capsys, overrides, message):
+    found = said(tmp_path, capsys, overrides, "--devices", "8", "--folder", str(tmp_path / "run"))
+    assert found.startswith("launch: ") and message in found and "\n" not in found
+
+
+def test_a_mistake_in_the_second_of_two_runs_is_found(tmp_path):
+    with pytest.raises(SystemExit, match=r"no field 'optim\.peak_l'"):
+        check.main(["--", *TINY, "++", *TINY, "--config.optim.peak_l=1"])
+
+
+def test_runs_that_fit_pass_and_what_is_elsewhere_is_said(tmp_path, capsys):
+    options = ["--devices", "8", "--folder", str(tmp_path / "run"), "--given", "out/0.6b-1"]
+    assert said(tmp_path, capsys, [*FINE, "--config.init_from=out/0.6b-1"], *options) == ""
+    hub = [*FINE, "--config.init_from=Qwen/Qwen3-0.6B"]
+    assert "Qwen/Qwen3-0.6B is not looked for: it would be downloaded" in said(tmp_path, capsys, hub, *options)
+    assert "they are not checked here" in said(tmp_path, capsys, FINE, "--devices", "8")
+
+
+def test_raw_data_that_is_not_there_is_found(tmp_path, capsys):
+    assert "none.csv" in said(tmp_path, capsys, FINE, "--folder", str(tmp_path), "--inputs", f"{tmp_path}/none.csv")
+
+
+def test_a_disk_without_room_for_the_checkpoints_of_all_runs(tmp_path, capsys, monkeypatch):
+    """A tiny model has 143,296 weights of 12 bytes with their moments; two newest, and one that is being written."""
+    overrides = [*FINE, "--config.checkpoint.keep_last=2", "--config.checkpoint.tail_steps=0"]
+    counted = []
+    monkeypatch.setattr(check, "check_disk", lambda folder, needed: counted.append(needed))
+    said(tmp_path, capsys, overrides, "--folder", str(tmp_path / "a/run"))
+    from f2jax.model.sizes import size
+
+    assert counted == [3 * 12 * size("tiny").parameters]
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=counted[0] - 1))
+    found = said(tmp_path, capsys, overrides, "--folder", str(tmp_path / "a/run"))
+    assert "GiB at least and" in found and "give another folder, or lower checkpoint.keep_last" in found
+
+
+def test_a_family_is_checked_before_its_first_step(launch):
+    launch.program(launch.cloud / "bin/f2jax", 'echo "$1" >>"$CLOUD/ran"')
+    launch.program(launch.cloud / "bin/hf", 'echo hf >>"$CLOUD/ran"')
+    argv = ["family.sh", "--local", "--stage1", "raw/*.parquet", "--stage2", "raw/*.parquet", "--output", "out"]
+    done = launch(*argv, "--sizes", "0.6b", PYTHON=sys.executable)
+    assert done.returncode == 1 and done.stderr.startswith("launch: There is no data file raw/*.parquet")
+    assert launch.read("ran") == []
+
+
+def test_a_sweep_without_f2jax_starts_nothing_unchecked(launch):
+    argv = ["sweep.sh", "--yes", "--config", "configs/nano.py", "--workdir", "gs://bucket/sweep", "--grid", "seed=0"]
+    done = launch(*argv, PYTHON="false")
+    assert done.returncode == 1 and "nothing is started unchecked: pip install -e" in done.stderr
+    assert launch.calls() == []
