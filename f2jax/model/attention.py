@@ -14,10 +14,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model.attention_blocks import attention_in_blocks
+from f2jax.model.attention_segments import LANES, LONGEST, attention_by_segments
 from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
 from f2jax.parallel import sharding
 
-SPLASH_LANES = 128  # of a TPU: the kernel takes rows whose length is a multiple of it
 LONG_ROW = 1_024  # tokens of a row that a CPU computes in blocks, and longer ones
 
 
@@ -25,7 +25,7 @@ def attention(q_btnh, k_btkh, v_btkh, segments_bt, kernel: str = "auto"):
     """Returns causal attention within segments, with grouped query heads (recipe 6.1).
 
     Args:
-        q_btnh: queries [B, T, N, H].
+        q_btnh: queries [B, T, N, H], times H^-0.5.
         k_btkh: keys [B, T, K, H], where K divides N.
         v_btkh: values [B, T, K, H].
         segments_bt: int32 [B, T]; 0 is padding.
@@ -57,8 +57,8 @@ def choose_kernel(kernel: str, q_btnh, platform: str | None = None) -> str:
         return kernel
     platform = platform or sharding.platform()
     _, length, _, head_dim = q_btnh.shape
-    if platform == "tpu" and length >= SPLASH_LANES and head_dim % 128 == 0:
-        return "splash"
+    if platform == "tpu" and length >= LANES and head_dim % LANES == 0:
+        return "segments" if length <= LONGEST else "splash"
     if platform == "gpu" and q_btnh.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0:
         return "cudnn"
     if platform == "cpu" and length >= LONG_ROW:
@@ -83,7 +83,7 @@ def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
     kv_heads = k_btkh.shape[2]
     block = max(64, length // 4) if sharding.platform() == "cpu" else length
     sizes = [min(block, length - start) for start in range(0, length, block)]
-    q_btkgh = (q_btnh * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    q_btkgh = q_btnh.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     q_blocks = jax.lax.split(contiguous_on_cpu(q_btkgh.transpose(0, 2, 3, 1, 4)), sizes, axis=3)
     k_blocks, v_blocks = (jax.lax.split(contiguous_on_cpu(x.swapaxes(1, 2)), sizes, axis=2) for x in (k_btkh, v_btkh))
     out_blocks, start = [], 0
@@ -108,36 +108,39 @@ def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):
     the output, which is all that could be named here.
     """
     same_bntu = (segments_bt[:, :, None] == segments_bt[:, None, :])[:, None]
-    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, mask=same_bntu, is_causal=True, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q_btnh, k_btkh, v_btkh, mask=same_bntu, scale=1.0, is_causal=True, implementation="cudnn"
+    )
 
 
-def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
-    """JAX's splash kernel on a TPU. Each device runs it on its own rows and heads; the compiler cannot split a kernel.
+def on_tpu(kernel: str, interpret: bool, q_btnh, k_btkh, v_btkh, segments_bt):
+    """Runs a kernel of a TPU by name, on each device with its own rows and heads; the compiler cannot split a kernel.
 
     Rows of other lengths than multiples of the TPU's lanes are padded for the kernel alone.
     """
     length = q_btnh.shape[1]
-    kernel = functools.partial(_splash_on_device, interpret=interpret)
+    run = functools.partial(TPU_KERNELS[kernel], interpret=interpret)
     arrays = tuple(pad_to_lanes(x) for x in (q_btnh, k_btkh, v_btkh, segments_bt))
     if jax.sharding.get_abstract_mesh().empty:
-        return kernel(*arrays)[:, :length]
+        return run(*arrays)[:, :length]
     by_head = sharding.activation_spec(k_btkh.shape, ("rows", None, "heads"))
     specs = (by_head, by_head, by_head, sharding.activation_spec(segments_bt.shape, ("rows",)))
-    return jax.shard_map(kernel, in_specs=specs, out_specs=by_head, check_vma=False)(*arrays)[:, :length]
+    return jax.shard_map(run, in_specs=specs, out_specs=by_head, check_vma=False)(*arrays)[:, :length]
 
 
 def pad_to_lanes(x_bt):
     """Returns an array [B, T, …] with zeros at the end of its rows, up to a multiple of the TPU's lanes."""
     widths = [(0, 0)] * x_bt.ndim
-    widths[1] = (0, -x_bt.shape[1] % SPLASH_LANES)
+    widths[1] = (0, -x_bt.shape[1] % LANES)
     return jnp.pad(x_bt, widths)
 
 
-def _splash_on_device(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
+def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
+    """JAX's splash kernel, on one device."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    _, length, heads, head_dim = q_btnh.shape
+    _, length, heads, _ = q_btnh.shape
     mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
     block, fused = splash_block(length), has_fused_backward(length)
     kernel = splash.make_splash_mha(
@@ -156,7 +159,7 @@ def _splash_on_device(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
         residual_checkpoint_name="attention",  # names what the backward pass needs, for the remat policies
         interpret=interpret,
     )
-    q_bnth, k_bkth, v_bkth = (jnp.swapaxes(x, 1, 2) for x in (q_btnh * head_dim**-0.5, k_btkh, v_btkh))
+    q_bnth, k_bkth, v_bkth = (jnp.swapaxes(x, 1, 2) for x in (q_btnh, k_btkh, v_btkh))
     segments = splash.SegmentIds(q=segments_bt, kv=segments_bt)
     return jnp.swapaxes(jax.vmap(kernel)(q_bnth, k_bkth, v_bkth, segments), 1, 2).astype(q_btnh.dtype)
 
@@ -182,10 +185,14 @@ def has_fused_backward(length: int) -> bool:
     return length <= 4 * splash_block(length)
 
 
+TPU_KERNELS: dict[str, Callable] = {
+    "segments": attention_by_segments,  # computes the tiles that texts lie in
+    "splash": _splash,  # of JAX, all tiles below the diagonal, rows of any length
+}
 KERNELS: dict[str, Callable] = {
     "xla": _xla,  # any platform, any shape
     "blocks": attention_in_blocks,  # likewise, in memory linear in the length of a row
     "cudnn": _cudnn,  # NVIDIA GPU, 16-bit types
-    "splash": _splash,  # TPU, Pallas
-    "splash_interpret": functools.partial(_splash, interpret=True),  # the TPU kernel on any platform; for tests
+    **{name: functools.partial(on_tpu, name, False) for name in TPU_KERNELS},
+    **{f"{name}_interpret": functools.partial(on_tpu, name, True) for name in TPU_KERNELS},  # any platform; for tests
 }

@@ -73,7 +73,7 @@ def _backward(saved, gradient_btnh):
 
     start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k_cbkuh, v_cbkuh))
     (dk_cbkuh, dv_cbkuh), dq_cbkxh = jax.lax.scan(attend, start, jnp.arange(len(q_cbkxh)))
-    dq_btnh = _positions(dq_cbkxh, q_btnh.shape) * q_btnh.shape[-1] ** -0.5
+    dq_btnh = _positions(dq_cbkxh, q_btnh.shape)
     dk_btkh, dv_btkh = _positions(dk_cbkuh, k_btkh.shape), _positions(dv_cbkuh, v_btkh.shape)
     return dq_btnh.astype(q_btnh.dtype), dk_btkh.astype(k_btkh.dtype), dv_btkh.astype(v_btkh.dtype), None
 
@@ -82,10 +82,9 @@ attention_in_blocks.defvjp(_forward, _backward)
 
 
 def _blocks(q_btnh, k_btkh, v_btkh, segments_bt):
-    """Returns scaled queries, keys, values and segments in blocks, with heads before positions."""
+    """Returns queries, keys, values and segments in blocks, with heads before positions."""
     kv_heads = k_btkh.shape[2]
-    q_cbkxh = _query_blocks(q_btnh * q_btnh.shape[-1] ** -0.5, kv_heads)
-    k_cbkuh, v_cbkuh = (_query_blocks(x, kv_heads) for x in (k_btkh, v_btkh))
+    q_cbkxh, k_cbkuh, v_cbkuh = (_query_blocks(x, kv_heads) for x in (q_btnh, k_btkh, v_btkh))
     segments_bt = _padded(segments_bt)
     return q_cbkxh, k_cbkuh, v_cbkuh, segments_bt.reshape(len(segments_bt), -1, BLOCK).swapaxes(0, 1)
 

@@ -5,6 +5,7 @@ Each weight is declared once, with logical axis names (`layers`, `embed`, `q_hea
 Arrays carry the letters of docs/layout.md as a suffix; here r is the rank of a factorized token table.
 """
 
+import functools
 from dataclasses import field
 from typing import Any
 
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, did_you_mean
-from f2jax.model.attention import attention, check_kernel
+from f2jax.model import rotary_kernel
+from f2jax.model.attention import TPU_KERNELS, attention, check_kernel, choose_kernel
 from f2jax.model.matmul import project, swap_halves
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.sharding import shard_activation
@@ -78,6 +80,18 @@ def rotate(x_btnh, cos, sin):
     return (x_btnh.astype(jnp.float32) * cos + swap_halves(x_btnh) * sin).astype(x_btnh.dtype)
 
 
+def turn_heads(x_btnh, scale_h, cos, sin, eps: float, kernel: str, factor: float = 1.0):
+    """Returns query or key heads after their RMSNorm and rotation, times a factor.
+
+    Where attention is a kernel of a TPU this is another one, since XLA passes over memory several times for it.
+    """
+    scale_h = scale_h.astype(jnp.float32) * factor
+    name, _, interpret = choose_kernel(kernel, x_btnh).partition("_")
+    if name in TPU_KERNELS and rotary_kernel.fits(x_btnh):
+        return rotary_kernel.normed_rotation(x_btnh, scale_h, cos, sin, eps, bool(interpret))
+    return rotate(rms_norm(x_btnh, scale_h, eps), cos, sin)
+
+
 def channel_moments(x_btd, segments_bt):
     """Returns the means of `abs(x)`, x and x² of each channel over the tokens of a row, float32 [B, 3, D].
 
@@ -129,8 +143,9 @@ class Block(nn.Module):
             k_btkh = project("btd,dkh->btkh", h_btd, self.weight("key", ("embed", "kv_heads", "head_dim")))
             v_btkh = project("btd,dkh->btkh", h_btd, self.weight("value", ("embed", "kv_heads", "head_dim")))
             q_btnh, k_btkh, v_btkh = (checkpoint_name(x, "qkv") for x in (q_btnh, k_btkh, v_btkh))
-            q_btnh = rotate(rms_norm(q_btnh, self.weight("query_norm", ("head_dim",)), eps), cos, sin)
-            k_btkh = rotate(rms_norm(k_btkh, self.weight("key_norm", ("head_dim",)), eps), cos, sin)
+            turn = functools.partial(turn_heads, cos=cos, sin=sin, eps=eps, kernel=self.kernel)
+            q_btnh = turn(q_btnh, self.weight("query_norm", ("head_dim",)), factor=self.config.head_dim**-0.5)
+            k_btkh = turn(k_btkh, self.weight("key_norm", ("head_dim",)))
             a_btnh = attention(q_btnh, k_btkh, v_btkh, segments_bt, self.kernel)
             x_btd += project("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
             x_btd = checkpoint_name(shard_activation(x_btd, "rows"), "middle")

@@ -12,14 +12,14 @@ from f2jax.model.attention import attention, choose_kernel
 def brute_force(q, k, v, segments):
     """One query position and head at a time, in float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    batch, length, heads, head_dim = q.shape
+    batch, length, heads, _ = q.shape
     group = heads // k.shape[2]
     out = np.zeros(q.shape)
     for b in range(batch):
         for t in range(length):
             seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
             for n in range(heads):
-                logits = k[b, seen, n // group] @ q[b, t, n] / np.sqrt(head_dim)
+                logits = k[b, seen, n // group] @ q[b, t, n]
                 weights = np.exp(logits - logits.max())
                 out[b, t, n] = weights @ v[b, seen, n // group] / weights.sum()
     return out
@@ -29,6 +29,7 @@ def inputs(batch, length, heads, kv_heads, head_dim, seed=0):
     keys = jax.random.split(jax.random.key(seed), 3)
     shapes = [(batch, length, n, head_dim) for n in (heads, kv_heads, kv_heads)]
     q, k, v = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    q *= head_dim**-0.5
     lengths = np.random.default_rng(seed).integers(1, max(2, length // 3), (batch, 4))
     segments = np.zeros((batch, length), np.int32)
     for b in range(batch):
@@ -69,13 +70,21 @@ def test_gradients_of_attention_in_blocks_are_those_of_the_whole(monkeypatch, ke
         assert np.abs(a.astype("float32") - b).max() < tolerance * np.abs(b).max()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "length,heads,kv_heads,head_dim",
-    [(256, 2, 2, 64), (256, 4, 2, 128), (256, 2, 1, 128), (640, 2, 1, 128), (144, 2, 1, 64)],
+    "kernel,length,heads,kv_heads,head_dim",
+    [
+        pytest.param("splash_interpret", 256, 2, 2, 64, marks=pytest.mark.slow),
+        pytest.param("splash_interpret", 256, 4, 2, 128, marks=pytest.mark.slow),
+        pytest.param("splash_interpret", 256, 2, 1, 128, marks=pytest.mark.slow),
+        pytest.param("splash_interpret", 640, 2, 1, 128, marks=pytest.mark.slow),  # too long for one backward kernel
+        pytest.param("splash_interpret", 144, 2, 1, 64, marks=pytest.mark.slow),  # padded to 256
+        ("segments_interpret", 128, 2, 2, 128),
+        ("segments_interpret", 384, 4, 2, 128),
+        ("segments_interpret", 1024, 3, 1, 128),  # an odd group; four blocks
+        ("segments_interpret", 600, 2, 1, 256),  # padded to 640, five blocks
+    ],
 )
-def test_splash_in_interpret_mode_equals_xla_in_values_and_gradients(length, heads, kv_heads, head_dim):
-    """A row of 640 is five blocks of keys: too many for one backward kernel. One of 144 is padded to 256."""
+def test_kernels_of_a_tpu_equal_xla_in_values_and_gradients(kernel, length, heads, kv_heads, head_dim):
     q, k, v, segments = inputs(1, length, heads, kv_heads, head_dim)
 
     def loss(qkv, kernel):
@@ -83,11 +92,29 @@ def test_splash_in_interpret_mode_equals_xla_in_values_and_gradients(length, hea
         return jnp.sum(jnp.sin(out) * (segments > 0)[..., None, None]), out
 
     grad = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
-    splash_grads, splash = grad((q, k, v), "splash_interpret")
+    found_grads, found = grad((q, k, v), kernel)
     xla_grads, xla = grad((q, k, v), "xla")
-    assert np.abs(splash - xla).max() < 1e-5
-    for a, b in zip(splash_grads, xla_grads, strict=True):
+    seen = (segments > 0)[..., None, None]
+    assert np.abs((found - xla) * seen).max() < 1e-5
+    for a, b in zip(found_grads, xla_grads, strict=True):
         assert np.abs(a - b).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_segment_attention_rounds_no_further_than_xla_and_never_reads_the_blocks_of_other_texts(dtype):
+    """A first text of 256 positions fills the first of two blocks; what is not finite there must not reach the second,
+    as weights of 0 times it would."""
+    q, k, v, _ = inputs(1, 512, 2, 1, 128)
+    segments = np.repeat([[1, 2, 3]], [256, 100, 156], axis=1)
+    exact = np.asarray(attention(q, k, v, segments, "xla"), np.float64)
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
+    errors = [
+        np.linalg.norm(np.asarray(attention(q, k, v, segments, kernel), np.float64) - exact)
+        for kernel in ("segments_interpret", "xla")
+    ]
+    assert errors[0] <= max(1.1 * errors[1], 1e-5 * np.linalg.norm(exact))
+    k, v = (x.at[:, :256].set(jnp.nan) for x in (k, v))
+    assert np.isfinite(attention(q, k, v, segments, "segments_interpret")[:, 256:].astype("float32")).all()
 
 
 def test_segments_never_see_each_other_and_padding_reaches_nothing():
@@ -120,8 +147,9 @@ def test_on_a_cpu_the_memory_of_attention_grows_with_the_length_of_a_row(gradien
 @pytest.mark.parametrize(
     "platform,dtype,length,head_dim,kernel",
     [
-        ("tpu", jnp.bfloat16, 1024, 128, "splash"),
-        ("tpu", jnp.bfloat16, 1056, 128, "splash"),
+        ("tpu", jnp.bfloat16, 1024, 128, "segments"),
+        ("tpu", jnp.bfloat16, 1056, 128, "segments"),
+        ("tpu", jnp.bfloat16, 4096, 128, "splash"),
         ("tpu", jnp.bfloat16, 100, 128, "xla"),
         ("tpu", jnp.bfloat16, 1024, 64, "xla"),
         ("gpu", jnp.bfloat16, 100, 128, "cudnn"),
