@@ -16,6 +16,7 @@ import numpy as np
 SHORTEST = 128  # tokens of the shortest rows
 UNIT = 16  # tokens: lengths of rows are multiples of it, as the tiles of 16-bit numbers on a TPU
 STEPS = 32  # sizes in each doubling of rows, or of their length
+BINS = (256, 512)  # tokens: attention on a TPU computes fewer tiles where no text lies in two such parts of a row
 ATTENTION = 8192  # tokens of a row in which attention takes as long as all else
 CHUNK_COST = 1024  # tokens that could be encoded in the time in which chips add up the gradients of a chunk
 PROGRAMS, CHUNKED_PROGRAMS = 48, 12  # compiled for a run, without and with chunks, if it does not say how many
@@ -104,6 +105,12 @@ class RowRules:
                 continue
             if kind not in self.programs:
                 shape = replace(shape, slots=1 << (shape.slots - 1).bit_length())
+            room = parts * shape.rows * chunks
+            for bin_length in (n for n in BINS if n < shape.length and shape.length % n == 0):
+                in_bins = best_fit(lengths_u, shape.length, bin_length)
+                if in_bins[3] <= room:  # it costs nothing
+                    row_u, start_u, segment_u, _ = in_bins
+                    break
             row_u = row_u % parts * (shape.rows * chunks) + row_u // parts  # each part has long and short texts
             in_arrays_u = row_u // chunks * shape.slots + row_u % chunks
             return Placement(shape, parts, chunks, in_arrays_u, start_u, segment_u)
@@ -268,37 +275,41 @@ def round_up(size: int, steps: int, multiple: int = 1) -> int:
     return min(-(-units // step) * step, octave) * multiple
 
 
-def best_fit(lengths: np.ndarray, row_length: int):
-    """(row, first column, segment number) of each sequence in the fullest row that has room, and the number of rows.
+def best_fit(lengths: np.ndarray, row_length: int, bin_length: int = 0):
+    """(row, first column, segment number) of each sequence in the fullest room that takes it, and the number of rows.
 
-    The longest come first. Sequences of one length go into a row together, as many as it has room for: what the first
-    of them leaves there is less than any other room for the next.
+    The longest come first. Sequences of one length go into a room together, as many as it takes: what the first of them
+    leaves there is less than any other room for the next.
+
+    Args:
+        bin_length: of equal parts of a row; no sequence that fits one lies in two of them. 0: a row is one part.
     """
+    bin_length = bin_length or row_length
     order = np.argsort(-lengths, kind="stable")
     distinct, counts = np.unique(lengths, return_counts=True)
-    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    segments: list[int] = []  # of each row
-    pieces: list[tuple[int, int, int, int]] = []  # row, first column, segments before, number of sequences
+    room: list[tuple[int, int, int]] = []  # (free tokens, row, first free column), sorted
+    rows = 0
+    pieces: list[tuple[int, int, int]] = []  # row, first column, number of sequences
     for length, left in zip(distinct[::-1].tolist(), counts[::-1].tolist(), strict=True):
-        place = bisect_left(room, (length, -1))
         while left:
+            place = bisect_left(room, (length, -1, -1))
             if place < len(room):
-                free, row = room.pop(place)
+                free, row, start = room.pop(place)
             else:
-                free, row = row_length, len(segments)
-                segments.append(0)
+                free, row, start = -(-length // bin_length) * bin_length, rows, 0
+                for column in range(free, row_length, bin_length):
+                    insort(room, (bin_length, row, column))
+                rows += 1
             number = min(left, free // length)
-            pieces.append((row, row_length - free, segments[row], number))
-            segments[row] += number
+            pieces.append((row, start, number))
             left -= number
-            if free := free - number * length:
-                insort(room, (free, row))
-                place += free < length
-    row_p, start_p, segment_p, number_p = np.array(pieces, np.int64).reshape(-1, 4).T
-    sorted_s = (np.repeat(x, number_p) for x in (row_p, start_p, segment_p))
+            if more := free - number * length:
+                insort(room, (more, row, start + number * length))
+    row_p, start_p, number_p = np.array(pieces, np.int64).reshape(-1, 3).T
     within_s = np.arange(len(order)) - np.repeat(np.cumsum(number_p) - number_p, number_p)  # place in its piece
     row_s, start_s, segment_s = (np.zeros(len(lengths), np.int32) for _ in range(3))
-    row_s[order], start_s[order], segment_s[order] = sorted_s
-    start_s[order] += (within_s * lengths[order]).astype(np.int32)
-    segment_s[order] += within_s.astype(np.int32) + 1
-    return row_s, start_s, segment_s, len(segments)
+    row_s[order] = np.repeat(row_p, number_p)
+    start_s[order] = np.repeat(start_p, number_p) + within_s * lengths[order]
+    in_rows = np.lexsort((start_s, row_s))
+    segment_s[in_rows] = np.arange(1, len(order) + 1) - np.searchsorted(row_s[in_rows], row_s[in_rows])
+    return row_s, start_s, segment_s, rows

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from f2jax.data.dataset import Row, texts_of
 from f2jax.data.packing import PACKED, RowShare, assemble, pack
-from f2jax.data.shapes import RowRules, best_fit
+from f2jax.data.shapes import RowRules, RowShape, best_fit, round_up
 from f2jax.errors import UserError
 
 PAD = 999_999
@@ -160,24 +160,55 @@ def test_an_array_holds_chunks_of_every_device_and_says_which_have_rows():
     assert [sequence(batch, 9 + s) for s in range(9)] == [row.positive.tolist() for row in rows]
 
 
-def one_by_one(lengths, row_length: int):
+def one_by_one(lengths, row_length: int, bin_length: int):
     """`best_fit`, for one sequence after the other."""
-    places, free = [None] * len(lengths), []
-    segments = []
+    places, room, rows = [None] * len(lengths), [], 0
     for s in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
-        rows = [row for row in range(len(free)) if free[row] >= lengths[s]]
-        row = min(rows, key=lambda row: (free[row], row), default=len(free))
-        if row == len(free):
-            free.append(row_length)
-            segments.append(0)
-        segments[row] += 1
-        places[s] = (row, row_length - free[row], segments[row])
-        free[row] -= lengths[s]
-    return places, len(free)
+        fitting = [x for x in room if x[0] >= lengths[s]]
+        if not fitting:
+            bins = next(n for n in range(1, row_length + 1) if n * bin_length >= lengths[s])
+            fitting = [(bins * bin_length, rows, 0)]
+            room += fitting + [(bin_length, rows, n * bin_length) for n in range(bins, row_length // bin_length)]
+            rows += 1
+        free, row, column = min(fitting)
+        room.remove((free, row, column))
+        room.append((free - lengths[s], row, column + lengths[s]))
+        places[s] = (row, column)
+    numbers = [1 + sum(other[0] == row and other[1] < column for other in places) for row, column in places]
+    return [(*place, number) for place, number in zip(places, numbers, strict=True)], rows
 
 
-@given(st.integers(1, 40).flatmap(lambda t: st.tuples(st.just(t), st.lists(st.integers(1, t), max_size=60))))
+ROOMS = st.tuples(st.integers(1, 40), st.integers(1, 4)).flatmap(
+    lambda x: st.tuples(st.just(x[0]), st.just(x[1]), st.lists(st.integers(1, x[0] * x[1]), max_size=60))
+)
+
+
+@given(ROOMS)
 def test_best_fit_of_equal_lengths_together_is_that_of_each_by_itself(case):
-    row_length, lengths = case
-    *places, rows = best_fit(np.array(lengths, np.int64), row_length)
-    assert (list(zip(*(x.tolist() for x in places), strict=True)), rows) == one_by_one(lengths, row_length)
+    bin_length, bins, lengths = case
+    *places, rows = best_fit(np.array(lengths, np.int64), bin_length * bins, bin_length)
+    expected = one_by_one(lengths, bin_length * bins, bin_length)
+    assert (list(zip(*(x.tolist() for x in places), strict=True)), rows) == expected
+
+
+@pytest.mark.parametrize("mean,bin_length", [(120, 256), (250, 512)])
+def test_texts_lie_within_parts_of_a_row_where_that_costs_nothing(mean, bin_length):
+    """Those of mean 250 would leave parts of 256 half empty."""
+    rng = np.random.default_rng(0)
+    lengths = np.clip(mean * rng.lognormal(-0.2, 0.65, 4608), 8, 1024).astype(np.int64)
+    free_rows = best_fit(lengths, 1024)[3]
+    rules = RowRules(1024, programs={"retrieval": [RowShape(1024, round_up(free_rows, 32))]})
+    found = rules.place(lengths, kind="retrieval")
+    assert found.tokens / 1024 == round_up(free_rows, 32) and lengths.sum() > 0.95 * found.tokens
+    short = lengths <= bin_length
+    within = found.start_u // bin_length == (found.start_u + lengths - 1) // bin_length
+    assert short.mean() > 0.9 and within[short].all()
+    used = np.zeros((found.rows, 1024), int)
+    for row, start, length in zip(found.row_u, found.start_u, lengths, strict=True):
+        used[row, start : start + length] += 1
+    assert used.max() == 1
+
+
+def test_parts_that_would_cost_rows_are_left_out():
+    lengths = np.full(300, 341)  # three fill a row; a part of 512 takes one
+    assert RowRules(1024).place(lengths).rows == best_fit(lengths, 1024)[3] == 100
