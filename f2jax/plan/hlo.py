@@ -69,7 +69,7 @@ class Cost:
     cycles: float = 0.0  # of all operations that the compiler estimates
     products: float = 0.0  # of these, the cycles of matrix products
     by_scope: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # cycles by named scope
-    kernels: list[tuple[str, tuple[int, ...], float]] = field(default_factory=list)  # name, shape of queries, runs
+    kernels: list[tuple[str, tuple[int, ...], float]] = field(default_factory=list)  # name, shape of heads, runs
     collectives: list[Collective] = field(default_factory=list)
     moved: float = 0.0  # bytes that operations without an estimate (gather, scatter, sort) read and write
 
@@ -153,8 +153,8 @@ def _computation(computations: dict[str, list[Instruction]], name: str, chunks: 
 
 
 def _operation(total: Cost, computations, x: Instruction) -> None:
-    if _is_kernel(x) and (queries := _queries(x)):
-        total.kernels.append((x.name, queries, 1))
+    if _is_kernel(x) and (heads := _heads(x)):
+        total.kernels.append((x.name, heads, 1))
     elif x.cycles is not None:
         total.cycles += x.cycles
         total.products += x.cycles if _is_product(computations, x) else 0
@@ -177,11 +177,15 @@ def _is_product(computations, x: Instruction) -> bool:
     return any(operation.op in ("convolution", "dot") for operation in operations)
 
 
-def _queries(x: Instruction) -> tuple[int, ...]:
-    """Returns the shape of the largest 4-D array that a kernel reads, its queries (rows, heads, T, H), or ()."""
+def _heads(x: Instruction) -> tuple[int, ...]:
+    """Returns the shape of the largest array of heads that a kernel reads (rows, heads, T, H), or ().
+
+    Heads may be in groups, on an axis of their own.
+    """
     operands = re.search(r"operand_layout_constraints=\{(.*?)\}, \w+=", x.rest)
-    shapes = [dims for _, dims in arrays(operands.group(1) if operands else "") if len(dims) == 4]
-    return max(shapes, key=math.prod, default=())
+    shapes = [dims for _, dims in arrays(operands.group(1) if operands else "") if len(dims) in (4, 5)]
+    heads = max(shapes, key=math.prod, default=())
+    return (heads[0], heads[1] * heads[2], *heads[3:]) if len(heads) == 5 else heads
 
 
 def scope(x: Instruction) -> str:

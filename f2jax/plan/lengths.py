@@ -13,6 +13,8 @@ from f2jax.data.mixture import select
 from f2jax.data.packing import RowShare
 from f2jax.data.shapes import RowRules, RowShape, Sample
 from f2jax.errors import UserError
+from f2jax.model.attention_segments import LANES, block_length
+from f2jax.plan.step_time import TILE
 
 BATCHES = 16  # drawn from a file of lengths
 
@@ -27,6 +29,7 @@ class PlannedRows:
     mean: int  # tokens of a text
     useful_share: float  # of the tokens of all steps
     programs: int  # shapes of rows in these steps, each for its kind
+    tiles_below: float  # of a row of the typical step, see `tiles_below`
 
     @property
     def encoded(self) -> int:
@@ -46,7 +49,9 @@ def rows_of_mean(config, parts: int, mean: int) -> PlannedRows:
     shape = min(rules.ladder(needed, mean, mean), key=lambda shape: shape.cost(shape.slots))
     chunks, room = shape.slots, shape.rows * shape.length * shape.slots
     shape = replace(shape, slots=1 << (chunks - 1).bit_length())  # as training has them
-    return PlannedRows(shape, chunks, min(needed, room) * parts, mean, min(needed / room, 1.0), 1)
+    start_u = np.arange(0, shape.length, mean)
+    below = tiles_below(start_u, np.minimum(start_u + mean, shape.length), shape.length)
+    return PlannedRows(shape, chunks, min(needed, room) * parts, mean, min(needed / room, 1.0), 1, below)
 
 
 def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
@@ -95,6 +100,8 @@ def summary(samples: Sequence[Sample], rules: RowRules, parts: int) -> PlannedRo
     useful = np.array([sample.lengths_u.sum() for sample in samples])
     typical = int(np.abs(useful - np.average(useful, weights=weights)).argmin())
     texts = np.array([len(sample.lengths_u) for sample in samples])
+    first = placed[typical]
+    below = tiles_below(first.start_u, first.start_u + samples[typical].lengths_u, first.shape.length)
     share = float(weights @ useful / (weights @ np.array([placement.tokens for placement in placed])))
     return PlannedRows(
         placed[typical].shape,
@@ -103,4 +110,16 @@ def summary(samples: Sequence[Sample], rules: RowRules, parts: int) -> PlannedRo
         math.ceil((weights @ useful) / (weights @ texts)),
         share,
         len({(sample.kind, placement.shape) for sample, placement in zip(samples, placed, strict=True)}),
+        below / (placed[typical].tokens / placed[typical].shape.length),
     )
+
+
+def tiles_below(start_u: np.ndarray, end_u: np.ndarray, length: int) -> float:
+    """Returns the tiles below the diagonals of rows that texts lie in, from the columns that each begins and ends at.
+
+    >>> tiles_below(np.array([0, 300]), np.array([300, 1024]), 1024)  # of 4 blocks: 1 and 3 of 6
+    4.0
+    """
+    block = block_length(-(-length // LANES) * LANES)
+    more_u = (end_u - 1) // block - start_u // block  # blocks of a text, beyond its first
+    return float((more_u * (more_u + 1) / 2).sum() * (block / TILE) ** 2)

@@ -11,7 +11,8 @@ from f2jax import files
 from f2jax.parallel.chips import GIB, canonical_topology
 from f2jax.parallel.mesh import ROW_AXES
 from f2jax.plan.run import SlicePlan, plan_slice
-from f2jax.plan.search import search_layouts
+from f2jax.plan.search import layout_of, search_layouts
+from f2jax.plan.step_time import TILE
 from f2jax.tables import text_table
 
 
@@ -62,9 +63,7 @@ def larger_batches(config) -> list[str]:
 
 def layout_options(plan: SlicePlan) -> str:
     """Returns the options of `f2jax train` that give the layout of a plan."""
-    layout: dict[str, object] = {f"mesh.{axis}": length for axis, length in plan.mesh.items()}
-    layout |= {"model.remat": plan.remat, "model.chunk_rows": plan.chunk_rows}
-    return " ".join(f"--config.{name}={value}" for name, value in layout.items())
+    return " ".join(f"--config.{name}={value}" for name, value in layout_of(plan).items())
 
 
 def plan_table(plans: Sequence[SlicePlan], lengths: str | None = None, tokens_per_text: int | None = None) -> str:
@@ -101,9 +100,11 @@ def _column(plan: SlicePlan) -> dict[str, str]:
         "fits": "TIGHT" if plan.is_tight else "yes" if plan.fits else "NO",
         "mesh": mesh,
         "remat": plan.remat,
+        "layers of an iteration": f"{plan.unroll}",
         "rows on a device": f"{plan.rows / row_devices:,.2f}".removesuffix(".00"),
         "  of them at once": f"{plan.rows / row_devices / plan.chunks:,.0f}" if plan.chunks > 1 else "all",
         "useful tokens": f"{plan.useful_share:.1%}",
+        "tiles of attention in a row": f"{plan.row_length / TILE + plan.tiles_below:,.1f}",
         "memory, GiB": f"{plan.needed / GIB:,.2f} of {plan.hbm / GIB:,.2f}",
     }
     rows |= {f"  {kind}": f"{used / GIB:,.2f}" for kind, used in plan.memory.items() if used}
@@ -111,6 +112,7 @@ def _column(plan: SlicePlan) -> dict[str, str]:
         name = f"  {exchange['kind']} over {exchange['devices']}{', beside compute' if exchange['overlaps'] else ''}"
         rows[name] = f"{exchange['runs']:,} x, {exchange['bytes'] / GIB:,.2f} GiB"
     if plan.fits:
+        rows["compiling, s of one core"] = f"{plan.compile_seconds:,.0f}"
         rows |= {f"{name}, s": f"{value:,.3f}" for name, value in plan.seconds.items()}
         rows |= {f"  {name}, s": f"{value:,.3f}" for name, value in plan.scopes.items()}
         rows |= {

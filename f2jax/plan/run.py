@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import re
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -48,10 +49,12 @@ class SlicePlan:
     mesh: dict[str, int]
     remat: str
     chunk_rows: int
+    unroll: int  # layers of an iteration of the loop over layers
     rows: int  # packed rows that a step encodes, over all devices
     row_length: int
     chunks: int  # in which a device encodes its rows one after the other
     useful_share: float  # of the tokens of rows, in steps of all kinds
+    tiles_below: float  # of a row, that attention visits below its diagonal, see `lengths.tiles_below`
     tokens_per_text: int
     steps: int
     fits: bool
@@ -67,6 +70,7 @@ class SlicePlan:
     chip_hours: float
     limit: str  # compute, memory or links
     advice: str  # what to change if it does not fit, or only just
+    compile_seconds: float = 0.0  # of one processor core
 
     @property
     def is_tight(self) -> bool:
@@ -113,10 +117,12 @@ def plan_slice(
         "mesh": dict(mesh.shape),
         "remat": config.model.remat,
         "chunk_rows": config.model.chunk_rows,
+        "unroll": config.model.unroll,
         "rows": batch.tokens_bt.shape[0] // planned.shape.slots * planned.chunks,
         "row_length": planned.shape.length,
         "chunks": planned.chunks,
         "useful_share": planned.useful_share,
+        "tiles_below": planned.tiles_below,
         "tokens_per_text": planned.mean,
         "steps": steps,
         "hbm": chip.memory,
@@ -131,6 +137,7 @@ def plan_slice(
         return _too_large(settings, arguments, sum(arguments.values()), config.data.row_length)
     with jax.set_mesh(mesh):
         lowered = program.step.lower(program.state, batch, teacher, kind="retrieval")
+    start = time.process_time()  # of all threads, whatever else this machine does
     try:
         compiled = interruptible(lowered.compile)
     except jax.errors.JaxRuntimeError as error:
@@ -138,11 +145,12 @@ def plan_slice(
             raise
         needed = bytes_used(str(error), sum(arguments.values()))
         return _too_large(settings, arguments, needed, config.data.row_length)
+    compile_seconds = time.process_time() - start
     memory, needed = memory_by_kind(compiled.memory_analysis(), arguments)
     if needed > chip.memory:  # the compiler does not always complain
         return _too_large(settings, arguments, needed, config.data.row_length)
     cost = program_cost(compiled.as_text(), planned.chunks)
-    seconds = step_seconds(cost, chip, device_coordinates(mesh))
+    seconds = step_seconds(cost, chip, device_coordinates(mesh), planned.tiles_below)
     tokens = planned.tokens
     operations = step_operations(architecture, teacher.model.config if teacher else None, tokens, planned.mean)
     days = seconds.step * steps / 86_400
@@ -160,6 +168,7 @@ def plan_slice(
         chip_hours=days * 24 * settings["chips"],
         limit=bottleneck(seconds, cost),
         advice=what_to_change(settings, memory, config.data.row_length) if needed > TIGHT * chip.memory else "",
+        compile_seconds=compile_seconds,
     )
 
 

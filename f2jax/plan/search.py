@@ -31,6 +31,7 @@ def search_layouts(
     the weights split over more chips, if that saves enough. A layout that fits is also compiled with the weights
     split as far as possible. A program that takes nearly all of the memory can be slow, its forward pass above all
     (docs/plans.md has examples), or may not run: if the faster of both does, the next candidate is compiled too.
+    At last the fastest layout is compiled with its layers unrolled, which takes the compiler longer.
 
     Raises:
         UserError: see `plan_slice`; or no layout is small enough even on paper.
@@ -58,7 +59,17 @@ def search_layouts(
             break
     if last is None:
         raise UserError(f"Not even the weights of {config.model.size} fit {topology}; take more chips.")
-    return fastest_plan(fitting) if fitting else last
+    if not fitting:
+        return last
+    best, layers = fastest_plan(fitting), workdir.architecture_of(config.model).layers
+    unrolled = compiled(layout_of(best) | {"model.unroll": layers}) if best.unroll < layers else best
+    return fastest_plan([best, unrolled]) if unrolled.fits else best
+
+
+def layout_of(plan: SlicePlan) -> dict:
+    """Returns the fields of a config that a search chooses, as a plan has them."""
+    layout: dict = {f"mesh.{axis}": length for axis, length in plan.mesh.items()}
+    return layout | {"model.remat": plan.remat, "model.chunk_rows": plan.chunk_rows, "model.unroll": plan.unroll}
 
 
 def fastest_plan(plans: list[SlicePlan]) -> SlicePlan:

@@ -1,5 +1,6 @@
 """Estimates the seconds of a compiled step: cycles by the clock, kernels by their operations, collectives by links."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,16 @@ from f2jax.model.attention import has_fused_backward, splash_block
 from f2jax.parallel.chips import Chip
 from f2jax.plan.hlo import Collective, Cost
 
-KERNEL_EFFICIENCY = 0.5  # of peak on the tiles that an attention kernel visits; the softmax takes the rest
+SPLASH_EFFICIENCY = {"fwd": 0.46, "dq": 0.5, "dkv": 0.78}  # of peak on the tiles visited, by its bundles for v5p
+TILE = 256  # positions of a side of the tiles of segment attention
+TILE_CYCLES = {  # of a core for a tile of one head of 128, on the diagonal and below, by benchmarks/kernel_cycles.py
+    "v5p": {"forward": (511, 406), "backward": (695, 656)},
+    "v5e": {"forward": (503, 386), "backward": (694, 612)},
+    "v6e": {"forward": (404, 263), "backward": (522, 441)},
+}
+TILE_CYCLES |= {"v4": TILE_CYCLES["v5p"], "tpu7x": TILE_CYCLES["v6e"]}  # with the same matrix units
+ROTATION_CYCLES = {"fwd": 8.7, "bwd": 13.9}  # of a core for 1,024 numbers, likewise for v5p; v6e takes less
+CORE_UNITS = 4  # matrix units of a core
 HOP_SECONDS = 1e-6  # latency from a chip to the next
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of T × T × H in each attention kernel
 FUSED_PRODUCTS = PRODUCTS | {"dkv": 5}  # where it computes the gradient of the queries too
@@ -27,15 +37,18 @@ class StepSeconds:
         return max(self.compute, self.links) + self.exposed
 
 
-def step_seconds(cost: Cost, chip: Chip, coordinates: Sequence[Sequence[int]]) -> StepSeconds:
+def step_seconds(
+    cost: Cost, chip: Chip, coordinates: Sequence[Sequence[int]], tiles_below: float | None = None
+) -> StepSeconds:
     """Returns the estimated time of a step.
 
     Args:
         cost: of one run, as `program_cost` returns it.
         coordinates: position of each device along each axis of the slice, in the order of the mesh.
+        tiles_below: see `kernel_seconds`.
     """
     compute = cost.cycles / chip.clock + cost.moved / chip.hbm_bandwidth
-    compute += sum(runs * kernel_seconds(name, shape, chip) for name, shape, runs in cost.kernels)
+    compute += sum(runs * kernel_seconds(name, shape, chip, tiles_below) for name, shape, runs in cost.kernels)
     links, exposed = 0.0, 0.0
     for collective in cost.collectives:
         spent = collective.runs * collective_seconds(collective, chip, coordinates)
@@ -43,19 +56,28 @@ def step_seconds(cost: Cost, chip: Chip, coordinates: Sequence[Sequence[int]]) -
     return StepSeconds(compute, links, exposed)
 
 
-def kernel_seconds(name: str, shape: Sequence[int], chip: Chip) -> float:
-    """Returns the time of an attention kernel: the operations of its causal tiles at `KERNEL_EFFICIENCY` of the peak.
+def kernel_seconds(name: str, shape: Sequence[int], chip: Chip, tiles_below: float | None = None) -> float:
+    """Returns the time of a kernel, of which the compiler gives none, by the instruction bundles that it makes.
 
     Args:
-        shape: of the queries: rows, heads, T, H.
+        shape: of the queries, or of the heads that are turned: rows, heads, T, H.
+        tiles_below: of a row, that segment attention visits below the diagonal; None: all.
     """
     rows, heads, length, head_dim = shape
+    cores = chip.peak / (2 * chip.unit**2 * chip.clock) / CORE_UNITS
+    if "normed_rotation" in name:
+        return math.prod(shape) / 1024 * ROTATION_CYCLES["bwd" if "_bwd" in name else "fwd"] / cores / chip.clock
+    if "segment_attention" in name:
+        on_diagonal, below = TILE_CYCLES[chip.name]["backward" if "_backward" in name else "forward"]
+        tiles = length / TILE
+        cycles = tiles * on_diagonal + (tiles * (tiles - 1) / 2 if tiles_below is None else tiles_below) * below
+        return rows * heads * head_dim / 128 * cycles / cores / chip.clock
     counts = FUSED_PRODUCTS if has_fused_backward(length) else PRODUCTS
-    products = next((count for part, count in counts.items() if f"_{part}_" in f"_{name}_"), 2)
+    part = next((part for part in counts if f"_{part}_" in f"_{name}_"), "fwd")
     tiles = length // splash_block(length)
     visited = (tiles + 1) / (2 * tiles)
-    operations = 2 * products * rows * heads * length**2 * visited * head_dim
-    return operations / (KERNEL_EFFICIENCY * min(1.0, head_dim / chip.unit) * chip.peak)
+    operations = 2 * counts[part] * rows * heads * length**2 * visited * head_dim
+    return operations / (SPLASH_EFFICIENCY[part] * min(1.0, head_dim / chip.unit) * chip.peak)
 
 
 def collective_seconds(collective: Collective, chip: Chip, coordinates: Sequence[Sequence[int]]) -> float:

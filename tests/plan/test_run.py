@@ -19,7 +19,7 @@ from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan import report as plan_report
 from f2jax.plan import search
-from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean
+from f2jax.plan.lengths import PlannedRows, rows_of_lengths, rows_of_mean, tiles_below
 from f2jax.plan.run import (
     SlicePlan,
     abstract_teacher,
@@ -81,7 +81,8 @@ def test_the_batch_is_that_of_the_recipe_and_its_rows_hold_the_mean_length():
     assert worst.tokens_bt.shape == (512 * 9, 1024)
     assert worst.row_s.shape == (512 * 9,)
     assert worst.negative_mask_bj.shape == (512, 7)
-    assert rows_of_mean(config(), 1, 128) == PlannedRows(RowShape(512, 512 * 9 // 4), 1, 512 * 9 * 128, 128, 1.0, 1)
+    rows, tokens = RowShape(512, 512 * 9 // 4), 512 * 9 * 128
+    assert rows_of_mean(config(), 1, 128) == PlannedRows(rows, 1, tokens, 128, 1.0, 1, tiles_below=0.0)
 
 
 def test_chunks_have_the_slots_of_training_and_those_that_are_filled_count():
@@ -115,6 +116,21 @@ def test_real_lengths_are_packed_as_in_training(tmp_path):
         assert planned.mean == pytest.approx(lengths.mean(), rel=0.03)
         assert planned.useful_share > lowest
         assert planned.tokens == pytest.approx(planned.useful_share * parts * planned.encoded, rel=0.05)
+
+
+@pytest.mark.parametrize("mean,below", [(1024, 6), (512, 2), (256, 0), (300, 3)])
+def test_the_tiles_that_attention_visits_follow_from_where_texts_lie(mean, below):
+    """Of 4 blocks of 256 positions; texts of 300 reach from each into the next."""
+    assert tiles_of(np.arange(0, 1024, mean), mean) == below
+
+
+def tiles_of(start_u, mean: int) -> int:
+    """Counts blocks of keys, before the block of queries itself, that hold a position of the same text."""
+    text_t = np.searchsorted(start_u, np.arange(1024), side="right")
+    blocks = text_t.reshape(4, 256)
+    expected = sum(bool(set(blocks[i]) & set(blocks[j])) for i in range(4) for j in range(i))
+    assert tiles_below(start_u, np.minimum(start_u + mean, 1024), 1024) == expected
+    return expected
 
 
 def test_the_rows_of_real_lengths_are_those_of_a_program_of_training_of_which_a_batch_fills_some(tmp_path):
@@ -278,10 +294,12 @@ FITS = SlicePlan(
     mesh={"data": 2, "fsdp": 2, "tensor": 1},
     remat="full",
     chunk_rows=0,
+    unroll=1,
     rows=12,
     row_length=1024,
     chunks=1,
     useful_share=1.0,
+    tiles_below=6.0,
     tokens_per_text=32,
     steps=1000,
     fits=True,
@@ -328,8 +346,9 @@ def test_a_search_prefers_a_layout_with_memory_to_spare_to_a_faster_tight_one():
 
 def test_a_layout_that_was_searched_for_is_printed_as_options_that_give_it(monkeypatch):
     before = config()
-    chosen = with_layout(before, {"mesh.data": 2, "mesh.fsdp": 2, "model.remat": "mlp", "model.chunk_rows": 3})
-    found = replace(FITS, mesh=dict(chosen.mesh), remat="mlp", chunk_rows=3)
+    layout = {"mesh.data": 2, "mesh.fsdp": 2, "model.remat": "mlp", "model.chunk_rows": 3, "model.unroll": 2}
+    chosen = with_layout(before, layout)
+    found = replace(FITS, mesh=dict(chosen.mesh), remat="mlp", chunk_rows=3, unroll=2)
     monkeypatch.setattr(plan_report, "search_layouts", lambda *args: found)
     line = plan_report.plan_topologies(before, ["v5e:2x2"], searches=True).splitlines()[-1]
     again = config("size=tiny,teacher=none", *line.split(" … ")[1].split())
@@ -353,6 +372,8 @@ def test_weights_are_shared_further_where_the_compiler_needs_more_than_the_paper
     seen, needs = [], {"dots": 15.9, "mlp": 15.5, "qkv": 15.2, "full": 7}
 
     def compiled(changed, *_):
+        if changed.model.unroll > 1:
+            return replace(FITS, fits=False)
         remat, share = changed.model.remat, changed.mesh.fsdp
         seen.append((remat, share))
         needed = needs[remat] + overhead - 8.88 * (1 - 1 / share)
@@ -370,6 +391,8 @@ def test_of_weights_shared_little_and_by_all_chips_the_faster_layout_is_taken(la
     layouts("0.6b", 256, 1)
 
     def compiled(changed, *_):
+        if changed.model.unroll > 1:
+            return replace(FITS, fits=False)
         share = changed.mesh.fsdp
         return replace(FITS, mesh={"fsdp": share}, seconds={"step": 0.5 if share == 1 else shared})
 
@@ -393,6 +416,8 @@ def test_where_the_fastest_layout_on_paper_fills_the_memory_the_next_one_has_its
     seen = []
 
     def compiled(changed, *_):
+        if changed.model.unroll > 1:
+            return replace(FITS, fits=False)
         remat = changed.model.remat
         seen.append(remat)
         seconds = {"dots": 0.5, "mlp": seconds_of_mlp}[remat]
@@ -403,6 +428,25 @@ def test_where_the_fastest_layout_on_paper_fills_the_memory_the_next_one_has_its
     monkeypatch.setattr(search, "plan_slice", compiled)
     assert search.search_layouts(config("size=80m,teacher=none"), "v5e:16x16", 1).remat == chosen
     assert seen == tried
+
+
+@pytest.mark.parametrize("seconds,chosen", [(0.4, 8), (0.6, 1), (None, 1)])
+def test_at_last_a_search_unrolls_the_layers_of_the_fastest_layout(layouts, monkeypatch, seconds, chosen):
+    layouts("80m", 4, 1)
+    seen = []
+
+    def compiled(changed, *_):
+        seen.append((changed.model.unroll, changed.model.remat, changed.mesh.fsdp))
+        found = replace(FITS, mesh=dict(changed.mesh), remat=changed.model.remat, unroll=changed.model.unroll)
+        if found.unroll == 1:
+            return replace(found, seconds={"step": 0.5 - 0.01 * changed.mesh.fsdp})
+        return replace(found, fits=seconds is not None, seconds={"step": seconds})
+
+    monkeypatch.setattr(search, "plan_slice", compiled)
+    found = search.search_layouts(config("size=80m,teacher=none"), "v5e:2x2", 1)
+    assert seen == [(1, "dots", 1), (1, "dots", 4), (8, "dots", 4)]
+    assert found.unroll == chosen
+    assert f"--config.model.unroll={chosen}" in plan_report.layout_options(found)
 
 
 def test_the_worst_case_is_called_that():

@@ -39,15 +39,31 @@ def test_an_exchange_takes_its_bytes_over_the_links_of_its_axes(kind, group, mov
     assert found == pytest.approx(10**9 * moving + hops * HOP_SECONDS)
 
 
-def test_an_attention_kernel_takes_its_causal_tiles_at_half_of_the_peak():
-    by_hand = 2 * 2 * (3 * 5) * 1024**2 * 128 * (3 / 4) / (V5P.peak / 2)  # 3 of 4 tiles of 512 x 512
-    assert kernel_seconds("splash_mha_fwd_segmented.2", (3, 5, 1024, 128), V5P) == pytest.approx(by_hand)
-    backward = kernel_seconds("splash_mha_dkv_segmented.1", (3, 5, 1024, 128), V5P)
-    assert backward == pytest.approx(5 / 2 * by_hand)
-    long_row = 2 * 4 * (3 * 5) * 4096**2 * 128 * (9 / 16) / (V5P.peak / 2)  # 36 of 64 tiles, the queries' elsewhere
-    assert kernel_seconds("splash_mha_dkv_segmented.1", (3, 5, 4096, 128), V5P) == pytest.approx(long_row)
+def test_splash_attention_takes_its_causal_tiles_at_the_share_of_the_peak_that_its_bundles_reach():
+    peak = 2 * (3 * 5) * 1024**2 * 128 * (3 / 4) / V5P.peak  # of one product, in 3 of 4 tiles of 512 x 512
+    assert kernel_seconds("splash_mha_fwd_segmented.2", (3, 5, 1024, 128), V5P) == pytest.approx(2 * peak / 0.46)
+    assert kernel_seconds("splash_mha_dkv_segmented.1", (3, 5, 1024, 128), V5P) == pytest.approx(5 * peak / 0.78)
+    long_row = 2 * 4 * (3 * 5) * 4096**2 * 128 * (9 / 16) / V5P.peak  # 36 of 64 tiles, the queries' elsewhere
+    assert kernel_seconds("splash_mha_dkv_segmented.1", (3, 5, 4096, 128), V5P) == pytest.approx(long_row / 0.78)
     half_a_unit = replace(V5P, unit=256)
-    assert kernel_seconds("fwd", (3, 5, 1024, 128), half_a_unit) == pytest.approx(2 * by_hand)
+    assert kernel_seconds("fwd", (3, 5, 1024, 128), half_a_unit) == pytest.approx(4 * peak / 0.46)
+
+
+@pytest.mark.parametrize("tiles_below,below", [(None, 6), (0.0, 0), (2.5, 2.5)])
+def test_segment_attention_takes_the_tiles_that_it_visits(tiles_below, below):
+    forward, backward = 4 * 511 + below * 406, 4 * 695 + below * 656  # two cores; 4 tiles on the diagonal
+    names = "jvp_segment_attention_forward_.1", "transpose_jvp_segment_attention_backward__.1"
+    for name, cycles in zip(names, (forward, backward), strict=True):
+        found = kernel_seconds(name, (3, 8, 1024, 128), V5P, tiles_below)
+        assert found == pytest.approx(3 * 8 * cycles / 2 / 1.75e9, rel=0.01)
+
+
+def test_norm_and_rotation_take_the_cycles_of_their_bundles_on_each_core():
+    shape, blocks = (3, 8, 1024, 128), 3 * 8 * 128  # of 8 x 128 numbers; a v5p has two cores, a v5e one
+    forward = kernel_seconds("jvp_normed_rotation_fwd_.1", shape, V5P)
+    assert forward == pytest.approx(blocks * 8.7 / 2 / 1.75e9, rel=0.01)
+    backward = kernel_seconds("transpose_jvp_normed_rotation_bwd__.1", shape, CHIPS["v5e"])
+    assert backward == pytest.approx(blocks * 13.9 / 1.5e9, rel=0.01)
 
 
 def test_a_step_is_the_longer_of_computing_and_exchanging_beside_it_plus_what_it_waits_for():
