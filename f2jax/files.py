@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import fsspec
@@ -241,6 +242,50 @@ def append_to_object(path: str | Path, content: bytes, size: int) -> None:
             raise Restart(
                 f"{path} has {found} bytes in the place of {size + len(content)}; run the same command again."
             )
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A local folder that stands for a remote one, for libraries that write to local folders alone."""
+
+    folder: Path
+    remote: str | None  # None: `folder` is the one that is meant
+    saved: dict[str, int] = field(default_factory=dict)  # name → nanoseconds of its last change
+
+    def save(self, part: str) -> None:
+        """Copies what is new or has changed below `part` of the folder to the remote one.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self.remote:
+            for path in sorted(path for path in (self.folder / part).rglob("*") if path.is_file()):
+                name, changed = str(path.relative_to(self.folder)), path.stat().st_mtime_ns
+                if self.saved.get(name) != changed:
+                    write_atomically(join(self.remote, name), path.read_bytes())
+                    self.saved[name] = changed
+
+
+@contextmanager
+def mirrored(folder: str | Path, part: str) -> Iterator[Mirror]:
+    """Yields a mirror of a folder: of a remote one a temporary folder with a copy of `part`, a local one itself.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not is_remote(folder):
+        yield Mirror(Path(folder), None)
+        return
+    store, top = filesystem(folder)
+    with tempfile.TemporaryDirectory() as local:
+        mirror = Mirror(Path(local), str(folder))
+        with clear_errors(folder):
+            for name in store.find(join(top, part)):
+                path = mirror.folder / name.removeprefix(top).lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                store.get_file(name, str(path))
+                mirror.saved[str(path.relative_to(mirror.folder))] = path.stat().st_mtime_ns
+        yield mirror
 
 
 def remove_file(path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """`f2jax encode`: embed the texts of a file."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 from f2jax.commands.options import Arguments
@@ -10,8 +11,8 @@ from f2jax.inference.options import ModelOptions, Precision, ReadOptions
 class EncodeOptions:
     """Texts and vectors."""
 
-    input: str  # .txt (a text per line), or rows as .jsonl, .json, .csv, .tsv, .arrow or .parquet
-    output: str  # .npy, or .parquet with text and embedding
+    input: str  # .txt (a text per line), or rows as .jsonl, .json, .csv, .tsv, .arrow or .parquet; may be on gs://
+    output: str  # .npy, or .parquet with text and embedding; may be on gs://
     column: str = "text"  # field of the text in .jsonl and .parquet
     prompt: str | None = None  # put before every text
     prompt_name: str | None = None  # a prompt of the model, such as query
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> None:
     arguments = Arguments(
         "encode",
         "Embed the texts of a file on all devices; run again, the same command resumes. On several hosts, run it on "
-        "each: the first one reads and writes.",
+        "each: they share the pieces out, and the first one puts them together.",
         "--model release --input texts.txt --output vectors.npy",
         argv,
         ModelOptions,
@@ -35,7 +36,6 @@ def main(argv: list[str]) -> None:
     model, options = arguments.read(ModelOptions), arguments.read(EncodeOptions)
     reading = arguments.read(ReadOptions)
 
-    from f2jax.inference import multihost
     from f2jax.inference.embedder import Embedder
     from f2jax.inference.encode_file import encode_file
     from f2jax.outputs import output_file
@@ -43,23 +43,18 @@ def main(argv: list[str]) -> None:
 
     hosts.start()
     embedder = Embedder.from_pretrained(model.model, model.dtype, fsdp=options.fsdp, **asdict(reading))
-
-    def encode() -> tuple[int, ...]:
-        with output_file(options.output, "file of vectors", local_only=True):
-            return encode_file(
-                embedder,
-                options.input,
-                options.output,
-                options.column,
-                prompt=options.prompt,
-                prompt_name=options.prompt_name,
-                truncate_dim=options.truncate_dim,
-                precision=options.precision,
-                batch_size=options.batch_size,
-            )
-
-    shape = multihost.follow_first(embedder, encode)
-    if shape:
-        print(f"{options.output}: {shape[0]:,} vectors of {shape[1]} x {options.precision}.")
-        if str(embedder.truncation):
-            print(embedder.truncation)
+    with output_file(options.output, "file of vectors") if hosts.is_first() else nullcontext():
+        count, width = encode_file(
+            embedder,
+            options.input,
+            options.output,
+            options.column,
+            prompt=options.prompt,
+            prompt_name=options.prompt_name,
+            truncate_dim=options.truncate_dim,
+            precision=options.precision,
+            batch_size=options.batch_size,
+        )
+    hosts.print_once(f"{options.output}: {count:,} vectors of {width} x {options.precision}.")
+    if str(embedder.truncation):
+        hosts.print_once(str(embedder.truncation))

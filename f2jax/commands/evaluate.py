@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
     options = Arguments(
         "evaluate",
         "Score a model at every Matryoshka dimension, on all devices; run again, the same command resumes. On several "
-        f"hosts, run it on each: the first one scores. Built-in tasks: {', '.join(TASKS)}; with --data "
+        f"hosts, run it on each: all encode, and the first one scores. Built-in tasks: {', '.join(TASKS)}; with --data "
         f"FOLDER: {', '.join(LOCAL_NAMES)}.",
         "--model release --benchmark english --output scores",
         argv,
@@ -74,7 +74,7 @@ def _evaluate_with_mteb(options: EvaluationOptions) -> None:
     from f2jax.evaluation import run, runner
     from f2jax.outputs import output_folder
 
-    folder = output_folder(options.output, SCORES, SCORE_FILES, local_only=True) if options.output else nullcontext()
+    folder = output_folder(options.output, SCORES, SCORE_FILES) if options.output else nullcontext()
     with folder:  # without one, evaluate says what is missing
         scores = run.evaluate(options)
     if scores is not None:

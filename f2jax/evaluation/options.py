@@ -14,7 +14,7 @@ class EvaluationOptions:
     downloaded. All others run by mteb (pip install 'f2jax[mteb]').
     """
 
-    output: str | None = None  # folder of the results; tasks of mteb need it
+    output: str | None = None  # folder of the results, local or on gs://; tasks of mteb need it
     model: str | None = None  # folder, hub id, gs:// path, training workdir, or RUN@STEP or RUN@best of one
     dtype: Dtype = "float32"  # type of weights and matmuls
     revision: str | None = None  # branch, tag or commit of a hub id
@@ -38,4 +38,4 @@ class EvaluationOptions:
     # mteb, after the template 'Instruct: … \nQuery: '
     prompts: str | None = None
     prompt: dict[str, str] = field(default_factory=dict)  # instructions by name, instead of those of --prompts
-    cache: str | None = None  # folder of the vectors, which may be deleted at any time; None: OUTPUT/vectors
+    cache: str | None = None  # local folder of the vectors, which may be deleted; None: OUTPUT/vectors if local

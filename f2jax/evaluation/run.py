@@ -33,8 +33,6 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
         UserError: an option is wrong; all are checked before the first text is encoded.
     """
     output, model = options.output, options.model
-    if output and files.is_remote(output):
-        raise UserError(f"{output} should be a local folder; copy the results from there.")
     if options.cache and files.is_remote(options.cache):
         raise UserError(f"--cache {options.cache} should be a local folder.")
     check_baselines(options.baseline)
@@ -58,15 +56,15 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
     baselines: list[str] = [*options.baseline] or usual
 
     def score() -> list[runner.TaskScore]:
-        with tqdm(unit="score", dynamic_ncols=True) as bar:
+        with files.mirrored(output, runner.RESULTS) as mirror, tqdm(unit="score", dynamic_ncols=True) as bar:
             encoders = []
             if embedder and model:
-                encoders = _model_encoders(
-                    embedder, builtin.model_name(model, options.name), options, instructions, bar
-                )
+                named = builtin.model_name(model, options.name)
+                cache = Path(options.cache or mirror.folder / "vectors")
+                encoders = _model_encoders(embedder, named, options, cache, instructions, bar)
             encoders += [baseline(name) for name in BASELINES if name in baselines]
             bar.reset(len(encoders) * len(tasks))
-            scores = runner.run_tasks(encoders, tasks, output, bar)
+            scores = runner.run_tasks(encoders, tasks, mirror, bar)
         if embedder and str(embedder.truncation):
             print(f"Of what was encoded now, {embedder.truncation}")
         return scores
@@ -84,10 +82,15 @@ def check_baselines(names: Sequence[str]) -> None:
 
 
 def _model_encoders(
-    embedder: Embedder, name: str, options: EvaluationOptions, instructions: prompts.Prompts, bar: tqdm
+    embedder: Embedder,
+    name: str,
+    options: EvaluationOptions,
+    cache_folder: Path,
+    instructions: prompts.Prompts,
+    bar: tqdm,
 ) -> list[Encoder]:
     """Returns an encoder for each variant of the model, and one for its architecture without training."""
-    places = instructions, options.cache or f"{options.output}/vectors", runner.count_texts(bar)
+    places = instructions, cache_folder, runner.count_texts(bar)
     trained = variants(embedder.dim, embedder.matryoshka_dims, options.dims, options.precisions)
     found = variant_encoders(embedder, name, trained, *places)
     if "untrained" in options.baseline:

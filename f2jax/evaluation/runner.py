@@ -20,9 +20,11 @@ from f2jax import errors
 from f2jax.errors import Interrupted, Restart, UserError
 from f2jax.evaluation.encoder import Encoder, task_settings, write_settings
 from f2jax.evaluation.local import LocalTask
+from f2jax.files import Mirror
 from f2jax.tables import text_table
 
 TEXTS = 1_024  # texts that mteb's loader hands over at a time
+RESULTS = "results"  # mteb's name of the folder of results
 UNTRAINED = "-untrained"  # ends the name of a model with fresh weights
 
 
@@ -48,7 +50,7 @@ class TaskScore:
 
 
 def run_tasks(
-    encoders: Sequence[Encoder], tasks: Sequence[AbsTask], output: str | Path, bar: tqdm | None = None
+    encoders: Sequence[Encoder], tasks: Sequence[AbsTask], output: str | Path | Mirror, bar: tqdm | None = None
 ) -> list[TaskScore]:
     """Scores every encoder on every task; what is in `output` already is not scored again.
 
@@ -56,6 +58,7 @@ def run_tasks(
     in the same folder; `settings.jsonl` next to them has dtype, length, dimension, precision, revision and prompts.
 
     Args:
+        output: a local folder, or the mirror of a remote one, which has the results of each task when it is done.
         bar: advances by one for each encoder and task.
 
     Raises:
@@ -63,13 +66,16 @@ def run_tasks(
         Restart: the data of one of them is unavailable at the moment.
         Interrupted: by Ctrl-C; the same call continues.
     """
-    results = ResultFolder(_make_folder(output))
+    mirror = output if isinstance(output, Mirror) else Mirror(Path(output), None)
+    output = mirror.remote or mirror.folder
+    results = ResultFolder(_make_folder(mirror.folder))
     scores: list[TaskScore] = []
     failures: list[_Unloadable] = []
     try:
         for task in tasks:
             try:
                 scores += list(_evaluate_task(encoders, task, results, bar))
+                mirror.save(RESULTS)
             except _Unloadable as error:
                 failures.append(error)
     except KeyboardInterrupt as stop:
@@ -162,7 +168,7 @@ def _quiet() -> Iterator[None]:
 
 def _make_folder(output: str | Path) -> Path:
     try:
-        Path(output, "results").mkdir(parents=True, exist_ok=True)
+        Path(output, RESULTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
     return Path(output)

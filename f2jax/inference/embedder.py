@@ -4,7 +4,8 @@ import copy
 import hashlib
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import param_shardings
+from f2jax.parallel.threads import one_ahead
 
 UNLIMITED = 2**31 - 1  # tokens
 EXCERPT = 60  # characters of a text in an error message
@@ -71,6 +73,7 @@ class Embedder:
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         self.mesh, self.origin = mesh, origin
         self.truncation = Truncation()  # of all texts encoded so far
+        self.leads = False  # whether the other processes of the job encode their part of what this one is given
         self.truncate_dim = self._dims(truncate_dim) if truncate_dim is not None else None
         self._embed = make_embed(self.model, mesh)
 
@@ -89,7 +92,7 @@ class Embedder:
         matryoshka_dims: Sequence[int] | None = None,
     ) -> "Embedder":
         """Loads a folder, a hub id, a gs:// path or a workdir (its newest readable checkpoint, or that of RUN@STEP or
-        RUN@best) onto all devices.
+        RUN@best) onto all devices of this host, or of all hosts where it has fewer than `fsdp`.
 
         Args:
             truncate_layers: number of first layers to keep, for a model that was trained with `loss.exits`.
@@ -108,7 +111,8 @@ class Embedder:
         check_dtype(dtype)
         found = workdir.find_model(name, revision)
         path = found.path
-        mesh = make_mesh(fsdp=fsdp) if fsdp != 1 or jax.device_count() > 1 else None
+        devices = jax.local_devices() if fsdp <= jax.local_device_count() else jax.devices()
+        mesh = make_mesh(fsdp=fsdp, devices=devices) if len(devices) > 1 else None
         shardings = mesh and (lambda architecture: param_shardings(abstract_params(architecture), mesh))
         weights = workdir.load_weights(found, jnp.dtype(dtype), shardings)
         architecture, params = nested.cut_nested(*weights, layers=truncate_layers, rank=table_rank)
@@ -138,6 +142,13 @@ class Embedder:
         """Returns the number of dimensions that `encode` gives where it is not told otherwise."""
         return self.truncate_dim or self.dim
 
+    get_sentence_embedding_dimension = get_embedding_dimension  # as older versions of sentence-transformers name it
+
+    @property
+    def spans_hosts(self) -> bool:
+        """Whether the weights lie on devices of several processes, which then encode the same texts together."""
+        return self.mesh is not None and len({device.process_index for device in self.mesh.devices.flat}) > 1
+
     @property
     def max_length(self) -> int:
         """Number of tokens that are read of a text, end token included; longer texts are cut."""
@@ -157,8 +168,7 @@ class Embedder:
     def fingerprint(self) -> str:
         """A hash of architecture, tokenizer, settings, dtype and all bytes of the weights.
 
-        A workdir and the package exported from it have the same one. If several processes share the weights, all of
-        them ask for it together the first time.
+        A workdir and the package exported from it have the same one.
         """
         parts = (self.architecture, self.tokenizer.fingerprint(), self.card, self.model.dtype)
         return hashlib.sha256(f"{parts!r} {weights_hash(self.params)}".encode()).hexdigest()
@@ -240,22 +250,59 @@ class Embedder:
         prompt = self._prompt(prompt, prompt_name)
         items = check_texts(given[0])
 
-        sequences = self._tokenize([prompt + text for text in items], max_length)
+        prompted = [prompt + text for text in items]
         show = len(items) >= 1_000 if show_progress_bar is None else show_progress_bar
-        with tqdm(total=len(items), unit="text", unit_scale=True, disable=not show, dynamic_ncols=True) as bar:
-            try:
-                if all_tokens:
-                    found: Any = self._all_states(sequences, batch_size, bar.update)
-                else:
-                    found = self.encode_tokens(sequences, batch_size, bar.update)[:, :dim]
-            except NotFiniteError as error:
-                excerpt = items[error.number][:EXCERPT]
-                raise NotFiniteError(error.number, f"the text '{excerpt}'") from error
+        progress = tqdm(total=len(items), unit="text", unit_scale=True, disable=not show, dynamic_ncols=True)
+        with progress as bar, _named(items):
+            if all_tokens:
+                found: Any = self._all_states(prompted, max_length, batch_size, bar.update)
+            elif self.leads:
+                found = multihost.encode_on_all(self, prompted, max_length, batch_size, bar.update)[:, :dim]
+            else:
+                found = self.encode_whole(prompted, max_length, batch_size, bar.update)[:, :dim]
         if not all_tokens:
             found = quantize(scale_to_unit(found) if normalize_embeddings else found, precision)
         if as_tensors:
             found = _tensors(found, stacked=convert_to_tensor and not all_tokens)
         return found[0] if isinstance(given[0], str) else found
+
+    def encode_each(
+        self,
+        pieces: Iterable[list[str]],
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int = 1_024,
+        truncate_dim: int | None = None,
+        max_length: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yields `encode` of each list of texts; the next one is read and tokenized while the devices work on this one.
+
+        Raises:
+            UserError: as `encode`.
+        """
+        dim, prompt = self._dims(truncate_dim), self._prompt(prompt, prompt_name)
+        ready = ((texts, self._tokenize([prompt + text for text in texts], max_length)) for texts in pieces)
+        for texts, (sequences, cut) in one_ahead(ready):
+            with _named(texts):
+                found = self.encode_tokens(sequences, batch_size)
+            self.truncation.add(cut)
+            yield scale_to_unit(found[:, :dim])
+
+    def encode_whole(
+        self,
+        texts: list[str],
+        max_length: int | None = None,
+        batch_size: int = 1_024,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> np.ndarray:
+        """Returns raw states, float32 [i, dim], of texts as they are, without a prompt.
+
+        Raises:
+            NotFiniteError: a vector is not finite.
+        """
+        sequences, cut = self._tokenize(texts, max_length)
+        self.truncation.add(cut)
+        return self.encode_tokens(sequences, batch_size, progress)
 
     def encode_tokens(
         self, sequences: Sequence[np.ndarray], batch_size: int = 1_024, progress: Callable[[int], None] = lambda _: None
@@ -268,8 +315,6 @@ class Embedder:
         Raises:
             NotFiniteError: a vector is not finite.
         """
-        if self.mesh:
-            multihost.call_on_all(sequences, batch_size)
         options = batch_size, progress, self.mesh
         return encode_texts(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 
@@ -381,20 +426,21 @@ class Embedder:
         return commit.commit_url
 
     def _all_states(
-        self, sequences: Sequence[np.ndarray], batch_size: int, progress: Callable[[int], None]
+        self, texts: list[str], max_length: int | None, batch_size: int, progress: Callable[[int], None]
     ) -> list[np.ndarray]:
-        if jax.process_count() > 1:
+        if self.leads:
             raise UserError("The states of tokens come from one process; run it on one host.")
+        sequences, cut = self._tokenize(texts, max_length)
+        self.truncation.add(cut)
         options = self.tokenizer.pad_id, batch_size, progress, self.mesh
         return encode_all_tokens(self._embed_all, self._weights, sequences, *options)
 
-    def _tokenize(self, texts: list[str], max_length: int | None) -> list[np.ndarray]:
-        """Token ids of the texts, cut to `max_length` with their end token kept; counts what is cut."""
+    def _tokenize(self, texts: list[str], max_length: int | None) -> tuple[list[np.ndarray], Truncation]:
+        """Token ids of the texts, cut to `max_length` with their end token kept, and how much was cut."""
         limit = self.max_length if max_length is None else _check_length(max_length, self.architecture)
         sequences = self.tokenizer.encode(texts, UNLIMITED)
         lost = [len(ids) - limit for ids in sequences if len(ids) > limit]
-        self.truncation.add(len(texts), sum(map(len, sequences)), len(lost), sum(lost))
-        return self._cut(sequences, limit)
+        return self._cut(sequences, limit), Truncation(len(texts), sum(map(len, sequences)), len(lost), sum(lost))
 
     def _cut(self, sequences: list[np.ndarray], limit: int) -> list[np.ndarray]:
         return [ids if len(ids) <= limit else np.append(ids[: limit - 1], ids[-1:]) for ids in sequences]
@@ -416,6 +462,15 @@ class Embedder:
         if options.get("prompt") is not None or options.get("prompt_name") is not None:
             return options
         return options | {"prompt": self.prompts.get(name, "")}
+
+
+@contextmanager
+def _named(texts: list[str]) -> Iterator[None]:
+    """Puts the start of the text into the error of one without a finite vector."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(error.number, f"the text '{texts[error.number][:EXCERPT]}'") from error
 
 
 def _check_length(max_length: int, architecture: Qwen3Config) -> int:

@@ -1,18 +1,37 @@
-"""A file of texts → a file of vectors, in pieces that survive an interruption."""
+"""A file of texts → a file of vectors, in pieces that survive an interruption, by one host or several.
 
+A piece is a .npy file of float32 vectors in the folder `OUTPUT.partial`, and a .json file beside it that says that it
+is complete. Each host reads the file to its end, keeps the texts of one piece at a time, and encodes every n-th piece;
+the first one puts them together.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from f2jax import files
-from f2jax.data.texts import read_texts
+from f2jax.data.texts import iter_file_texts
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError
 from f2jax.inference import vectors as store
 from f2jax.inference.quantize import check_precision, int8_ranges, quantize
-from f2jax.inference.vectors import create_array, embed_into, progress_path, texts_digest
+from f2jax.inference.truncation import Truncation
+from f2jax.inference.vectors import create_array
+from f2jax.parallel import hosts
+
+WAIT_SECONDS = 7 * 24 * 3_600  # for the slowest host; one that dies ends the others at once
+CALL = "call.json"  # in the folder of pieces: what all of them depend on
 
 
 def encode_file(
@@ -20,73 +39,170 @@ def encode_file(
 ) -> tuple[int, ...]:
     """Embeds the texts of `source` into `output` (.npy, or .parquet with the columns text and embedding).
 
-    The float32 vectors are in `output` + `.partial` until all are done; the same call after an interruption continues
-    after the last complete piece. int8 ranges are those of the complete file. Returns the shape of the result.
+    Both may be on gs://. The same call after an interruption continues after the pieces that are complete, on however
+    many hosts. int8 ranges are those of the complete file. Returns the shape of the result, on all hosts; what was cut
+    is counted in `embedder.truncation` on the first.
 
     Args:
-        options: of `Embedder.encode`.
+        options: of `Embedder.encode_each`.
 
     Raises:
-        UserError: input or output cannot be used, `.partial` belongs to a call with another model, other texts or
-            other options, or a vector is not finite.
+        UserError: input or output cannot be used, the pieces belong to a call with another model, other texts or other
+            options, the hosts differ, or a vector is not finite.
     """
-    target = Path(output)
-    if target.suffix not in (".npy", ".parquet") or files.is_remote(output):
-        raise UserError(f"{output} should be a local path that ends in .npy or .parquet.")
-    texts = read_texts(source, column)
-    if not texts:
-        raise UserError(f"{source} holds no texts.")
-    check_precision(precision, len(texts))
-    partial = Path(f"{output}.partial")
-    call = {
-        "model": embedder.vectors_key,
-        "texts": texts_digest(texts),
-        "options": {k: str(v) for k, v in options.items()},
-    }
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        vectors = embed_into(
-            partial,
-            texts,
-            lambda piece: embedder.encode(piece, show_progress_bar=False, **options),
-            call,
-            truncation=embedder.truncation,
-        )
-        shape = _write_result(target, partial, vectors, texts, precision)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
-    progress_path(partial).unlink()
-    partial.unlink(missing_ok=True)
+    if Path(output).suffix not in (".npy", ".parquet"):
+        raise UserError(f"{output} should end in .npy or .parquet.")
+
+    def texts() -> Iterator[str]:
+        return iter_file_texts(source, column)
+
+    with hosts.leave_on_error(all_stop=False):
+        count, digest = _survey(texts())
+        if not count:
+            raise UserError(f"{source} holds no texts.")
+        check_precision(precision, count)
+        call = {
+            "model": embedder.vectors_key,
+            "texts": digest,
+            "options": {name: str(value) for name, value in options.items()},
+            "piece": store.PIECE,
+        }
+        hosts.check_same_on_all_hosts({"texts and options": json.dumps(call)}, WAIT_SECONDS)
+        pieces = _Pieces(f"{output}.partial", count)
+        if hosts.is_first():
+            pieces.begin(call)
+        _wait("the beginning")
+        if not files.exists(files.join(pieces.folder, CALL)):
+            raise UserError(f"{output} is in a folder of this host alone; give one that all hosts see, such as gs://….")
+        missing = pieces.missing()
+        _wait(f"{len(missing)} pieces to encode")  # before the first is written, so that all hosts share out the same
+        before = replace(embedder.truncation)
+        own = missing if embedder.spans_hosts else missing[jax.process_index() :: jax.process_count()]
+        _encode_own(embedder, texts(), pieces, own, options)
+        _wait("the pieces")
+        shape = pieces.shape(precision)
+        if hosts.is_first():
+            _write_result(output, pieces, texts, precision)
+            embedder.truncation = before
+            for number in range(pieces.count):
+                embedder.truncation.add(pieces.cut(number))
+            pieces.remove()
+        _wait("the result")
     return shape
 
 
-def _write_result(
-    target: Path, partial: Path, vectors: np.ndarray, texts: list[str], precision: str
-) -> tuple[int, ...]:
-    """Quantizes and writes the result, one piece in memory at a time; it gets its name when it is complete."""
-    if target.suffix == ".npy" and precision == "float32":
-        partial.replace(target)
-        return vectors.shape
-    pieces = [slice(start, start + store.PIECE) for start in range(0, len(texts), store.PIECE)]
+def _wait(reached: str) -> None:
+    hosts.check_same_on_all_hosts({"encoding": reached}, WAIT_SECONDS)
+
+
+def _survey(texts: Iterator[str]) -> tuple[int, str]:
+    """Returns the number of the texts and a hash of them; reads all, so that a bad row is found before any work."""
+    count, digest = 0, hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)}:".encode() + text.encode("utf-8", "surrogatepass"))
+        count += 1
+    return count, digest.hexdigest()
+
+
+def _encode_own(embedder, texts: Iterator[str], pieces: "_Pieces", own: list[int], options: dict) -> None:
+    """Encodes the pieces of the numbers in `own`; where the hosts encode them together, the first one writes."""
+    shown = {"unit": "text", "unit_scale": True, "dynamic_ncols": True, "delay": 1, "disable": not hosts.is_first()}
+    wanted, numbered = set(own), enumerate(batches(texts, store.PIECE))
+    counted = replace(embedder.truncation)
+    with tqdm(total=sum(map(pieces.size, own)), **shown) as bar:
+        found = embedder.encode_each((piece for n, piece in numbered if n in wanted), **options)
+        for number, x_ie in zip(own, found, strict=True):
+            if hosts.is_first() or not embedder.spans_hosts:
+                pieces.write(number, x_ie, embedder.truncation.since(counted))
+            counted = replace(embedder.truncation)
+            bar.update(len(x_ie))
+
+
+def batches(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    """Yields lists of `size` texts; the last may have fewer."""
+    while piece := list(itertools.islice(texts, size)):
+        yield piece
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The folder of the pieces of `texts` texts."""
+
+    folder: str
+    texts: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.texts // store.PIECE)
+
+    def size(self, number: int) -> int:
+        return min(store.PIECE, self.texts - number * store.PIECE)
+
+    def begin(self, call: dict) -> None:
+        """Records the call; raises UserError where pieces of another one are there."""
+        path = files.join(self.folder, CALL)
+        if files.exists(path) and files.read_json_object(path) != call:
+            raise UserError(
+                f"{self.folder} belongs to another model, other texts or other options; delete it to start over."
+            )
+        files.write_atomically(path, json.dumps(call))
+
+    def missing(self) -> list[int]:
+        names = set(files.list_names(self.folder))
+        return [n for n in range(self.count) if not names >= {_name(n, "npy"), _name(n, "json")}]
+
+    def write(self, number: int, x_ie: np.ndarray, cut: Truncation) -> None:
+        content = io.BytesIO()
+        np.save(content, x_ie)
+        files.write_atomically(files.join(self.folder, _name(number, "npy")), content.getvalue())
+        files.write_atomically(files.join(self.folder, _name(number, "json")), json.dumps(asdict(cut)))
+
+    def read(self, number: int) -> np.ndarray:
+        path = files.join(self.folder, _name(number, "npy"))
+        try:
+            return np.load(io.BytesIO(files.read_bytes(path)))
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{path} is damaged; delete it, and run the same command again.") from error
+
+    def cut(self, number: int) -> Truncation:
+        fields = dict.fromkeys(asdict(Truncation()), int)
+        return Truncation(**files.read_json_object(files.join(self.folder, _name(number, "json")), fields))
+
+    def shape(self, precision: str) -> tuple[int, int]:
+        return self.texts, quantize(self.read(0)[:1], precision, np.zeros((2, 1))).shape[1]
+
+    def remove(self) -> None:
+        """Deletes the folder, the record of the call at last."""
+        names = [name for name in files.list_names(self.folder) if name.endswith((".npy", ".json"))]
+        for name in sorted(names, key=lambda name: name == CALL):
+            files.remove_file(files.join(self.folder, name))
+        if not files.is_remote(self.folder):
+            with suppress(OSError):  # it holds what others put there
+                Path(self.folder).rmdir()
+
+
+def _name(number: int, kind: str) -> str:
+    return f"{number:08}.{kind}"
+
+
+def _write_result(output: str, pieces: _Pieces, texts: Callable[[], Iterator[str]], precision: str) -> None:
+    """Quantizes the pieces and writes them one after the other; the file gets its name when it is complete."""
     ranges = None
     if precision.endswith("int8"):
-        ranges = int8_ranges(np.concatenate([int8_ranges(vectors[piece]) for piece in pieces]))
-    first = quantize(vectors[:1], precision, ranges)
-    shape = len(texts), first.shape[1]
-    complete = target.with_suffix(f"{target.suffix}.whole")
-    if target.suffix == ".npy":
-        result = create_array(complete, first.dtype, shape)
-        for piece in pieces:
-            result[piece] = quantize(vectors[piece], precision, ranges)
-        result.flush()
-    else:
-        vector_type = pa.list_(pa.from_numpy_dtype(first.dtype), shape[1])
-        with pq.ParquetWriter(complete, pa.schema({"text": pa.string(), "embedding": vector_type})) as writer:
-            for piece in pieces:
+        ranges = int8_ranges(np.concatenate([int8_ranges(pieces.read(n)) for n in range(pieces.count)]))
+    first = quantize(pieces.read(0)[:1], precision, ranges)
+    quantized = (quantize(pieces.read(n), precision, ranges) for n in range(pieces.count))
+    with files.atomic_path(output) as part, files.clear_errors(output, "written"):
+        if output.endswith(".npy"):
+            result, start = create_array(part, first.dtype, (pieces.texts, first.shape[1])), 0
+            for x_ie in quantized:
+                result[start : start + len(x_ie)], start = x_ie, start + len(x_ie)
+            result.flush()
+            return
+        vector_type = pa.list_(pa.from_numpy_dtype(first.dtype), first.shape[1])
+        with pq.ParquetWriter(part, pa.schema({"text": pa.string(), "embedding": vector_type})) as writer:
+            for piece, x_ie in zip(batches(texts(), store.PIECE), quantized, strict=True):
                 # parquet takes no half of a UTF-16 pair
-                clean = pa.array([SURROGATES.sub("\ufffd", text) for text in texts[piece]], pa.string())
-                values = pa.array(quantize(vectors[piece], precision, ranges).reshape(-1))
-                embedding = pa.FixedSizeListArray.from_arrays(values, type=vector_type)
+                clean = pa.array([SURROGATES.sub("\ufffd", text) for text in piece], pa.string())
+                embedding = pa.FixedSizeListArray.from_arrays(pa.array(x_ie.reshape(-1)), type=vector_type)
                 writer.write_table(pa.table([clean, embedding], schema=writer.schema))
-    complete.replace(target)
-    return shape

@@ -1,24 +1,29 @@
-"""Several processes that encode as one: the first runs the program, and the others encode what it encodes.
+"""Several processes that encode as one: the first runs the program, and all encode a part of what it encodes.
 
-Code that uses an `Embedder` thus runs on all hosts of a pod without knowing about them.
+Code that uses an `Embedder` thus runs on all hosts of a pod without knowing about them. Where each host holds the weights
+on its own devices, it tokenizes and encodes its part of the texts by itself; where they share them, all encode all.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
+from f2jax.inference.encode import NotFiniteError
+from f2jax.inference.truncation import Truncation
 from f2jax.parallel import hosts
 
-END = -1  # sent in place of a number of texts
+ROUND = 4_096  # texts for each host between two exchanges
+DIGITS = 2**30  # of a length, which may exceed an int32
 
 
 def follow_first(embedder, job: Callable[[], Any]) -> Any:
     """Returns the result of `job` in the first process; the others help it encode until it is done, and get None.
 
-    All processes call this with the same model, which is on the devices of all of them.
+    All processes call this with the same model.
 
     Raises:
         Restart: another process has ended.
@@ -26,46 +31,81 @@ def follow_first(embedder, job: Callable[[], Any]) -> Any:
     if jax.process_count() == 1:
         return job()
     with hosts.leave_on_error(all_stop=False):
-        embedder.fingerprint  # noqa: B018 (all compute it together, once)
+        hosts.check_same_on_all_hosts({"model": embedder.fingerprint})
         if hosts.is_first():
-            result = job()
-            _broadcast(END, 0, 0)
+            embedder.leads = True
+            try:
+                result = job()
+            finally:
+                embedder.leads = False
+            _send(None)
             return result
         while (call := _receive()) is not None:
-            embedder.encode_tokens(*call)
+            _encode_round(embedder, *call)
     return None
 
 
 def share_text(text: str) -> str:
     """Returns the text of the first process, on all of them."""
-    content = np.frombuffer(text.encode(), np.uint8)
-    length = hosts.broadcast(len(content))
-    sent = content if hosts.is_first() else np.zeros(length, np.uint8)
-    return np.asarray(broadcast_one_to_all(sent)).astype(np.uint8).tobytes().decode()
+    if hosts.is_first():
+        _send(text)
+        return text
+    return _receive()
 
 
-def call_on_all(sequences: Sequence[np.ndarray], batch_size: int) -> None:
-    """Sends what the first process is about to encode to the others; does nothing in those."""
-    if jax.process_count() == 1 or not hosts.is_first():
-        return
-    lengths = np.array([len(ids) for ids in sequences], np.int32)
-    _broadcast(len(sequences), int(lengths.sum()), batch_size)
-    if len(sequences):
-        broadcast_one_to_all(lengths)
-        broadcast_one_to_all(np.concatenate(sequences).astype(np.int32))
+def encode_on_all(
+    embedder, texts: list[str], max_length: int | None, batch_size: int, progress: Callable[[int], None]
+) -> np.ndarray:
+    """Returns what `embedder.encode_whole` does, by all processes of `follow_first`; the first one calls it.
+
+    Raises:
+        NotFiniteError: a vector is not finite, in any process.
+    """
+    out_sd = np.empty((len(texts), embedder.dim), np.float32)
+    for start in range(0, len(texts), ROUND * jax.process_count()):
+        piece = texts[start : start + ROUND * jax.process_count()]
+        _send([piece, max_length, batch_size])
+        try:
+            out_sd[start : start + len(piece)] = _encode_round(embedder, piece, max_length, batch_size)
+        except NotFiniteError as error:
+            raise NotFiniteError(start + error.number) from error
+        progress(len(piece))
+    return out_sd
 
 
-def _broadcast(*numbers: int) -> None:
-    broadcast_one_to_all(np.array(numbers, np.int32))
+def _encode_round(embedder, texts: list[str], max_length: int | None, batch_size: int) -> np.ndarray:
+    """Encodes this process's part of the texts; returns the vectors of all, float32 [s, d], and counts what all cut."""
+    if embedder.spans_hosts:
+        return embedder.encode_whole(texts, max_length, batch_size)
+    by_length = np.argsort([-len(text) for text in texts], kind="stable")
+    parts = [by_length[process :: jax.process_count()] for process in range(jax.process_count())]
+    own, cut, wrong = parts[jax.process_index()], Truncation(), -1
+    vectors_sd = np.zeros((len(parts[0]), embedder.dim), np.float32)
+    before, embedder.truncation = embedder.truncation, cut
+    try:
+        vectors_sd[: len(own)] = embedder.encode_whole([texts[i] for i in own], max_length, batch_size)
+    except NotFiniteError as error:
+        wrong = int(own[error.number])  # the others have to hear of it before this process ends
+    finally:
+        embedder.truncation = before
+    facts = process_allgather(np.array([wrong, cut.texts, cut.tokens, cut.cut_texts, cut.lost_tokens], np.int32))
+    if (facts[:, 0] >= 0).any():
+        raise NotFiniteError(int(facts[:, 0].max()))
+    for _, *counts in facts.tolist():
+        embedder.truncation.add(Truncation(*counts))
+    out_sd = np.empty((len(texts), embedder.dim), np.float32)
+    for part, found_sd in zip(parts, process_allgather(vectors_sd), strict=True):
+        out_sd[part] = found_sd[: len(part)]
+    return out_sd
 
 
-def _receive() -> tuple[list[np.ndarray], int] | None:
-    """Returns the token sequences and batch size that `call_on_all` sends; None at the end."""
-    count, tokens, batch_size = (int(n) for n in broadcast_one_to_all(np.zeros(3, np.int32)))
-    if count == END:
-        return None
-    if not count:
-        return [], batch_size
-    lengths = np.asarray(broadcast_one_to_all(np.zeros(count, np.int32)))
-    ids = np.asarray(broadcast_one_to_all(np.zeros(tokens, np.int32)))
-    return np.split(ids, np.cumsum(lengths)[:-1]), batch_size
+def _send(call: list | str | None) -> None:
+    """Gives the other processes what `_receive` returns there."""
+    content = np.frombuffer(json.dumps(call).encode(), np.uint8)
+    broadcast_one_to_all(np.array(divmod(len(content), DIGITS), np.int32))
+    broadcast_one_to_all(content)
+
+
+def _receive() -> Any:
+    high, low = broadcast_one_to_all(np.zeros(2, np.int32)).tolist()
+    return json.loads(np.asarray(broadcast_one_to_all(np.zeros(high * DIGITS + low, np.uint8))).tobytes())

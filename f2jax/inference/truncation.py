@@ -1,6 +1,6 @@
 """Counts of the texts that were cut because they are longer than the model reads."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass
@@ -12,9 +12,13 @@ class Truncation:
     cut_texts: int = 0
     lost_tokens: int = 0
 
-    def add(self, texts: int, tokens: int, cut_texts: int, lost_tokens: int) -> None:
-        self.texts, self.tokens = self.texts + texts, self.tokens + tokens
-        self.cut_texts, self.lost_tokens = self.cut_texts + cut_texts, self.lost_tokens + lost_tokens
+    def add(self, other: "Truncation") -> None:
+        self.texts, self.tokens = self.texts + other.texts, self.tokens + other.tokens
+        self.cut_texts, self.lost_tokens = self.cut_texts + other.cut_texts, self.lost_tokens + other.lost_tokens
+
+    def since(self, before: "Truncation") -> "Truncation":
+        """Returns what was added after a copy was made."""
+        return Truncation(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
     def __str__(self) -> str:
         """A sentence for the user; empty if no text was cut."""

@@ -185,7 +185,7 @@ def embed_into(
     """
     array = ResumableArray(path, call, renew)
     if truncation is not None:
-        truncation.add(**array.facts.get("truncation", asdict(Truncation())))
+        truncation.add(Truncation(**array.facts.get("truncation", {})))
     vectors = array.open(np.float32, ()) if array.done else None
     shown: dict[str, Any] = {"desc": name, "unit": "text", "unit_scale": True, "dynamic_ncols": True, "delay": 1}
     with tqdm(total=len(texts), initial=array.done, **shown) as bar:

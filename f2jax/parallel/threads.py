@@ -1,16 +1,18 @@
-"""Runs what blocks inside a library in a thread of its own, so that Ctrl-C and a time limit reach the caller."""
+"""Threads: for what blocks inside a library, so that Ctrl-C and a time limit reach the caller, and to work ahead."""
 
 import atexit
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from f2jax.errors import exit_code
 
 POLL_SECONDS = 0.2  # how long a signal may have to wait
+Item = TypeVar("Item")
 
 
 def interruptible(function: Callable[[], Any], seconds: float = threading.TIMEOUT_MAX) -> Any:
@@ -55,3 +57,13 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yields the items in order; another thread makes the next one while the caller works with this one."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, iterator, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, iterator, end)
+            yield item  # type: ignore[misc]

@@ -1,17 +1,22 @@
 """An embedder from gs://: a released folder or a training workdir there gives the vectors of the same folder here."""
 
+import io
+
 import fsspec
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from f2jax import Embedder, cli, files
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.orbax import Checkpoints, TrainState
+from f2jax.commands import encode
 from f2jax.errors import UserError
 from f2jax.evaluation import builtin
 from f2jax.evaluation.builtin import RetrievalTask
+from f2jax.inference import encode_file, vectors
 from tests import tiny, tiny_model
 
 
@@ -51,6 +56,33 @@ def test_a_package_is_written_to_a_bucket_as_to_a_folder(embedder, tmp_path, buc
     )
     with pytest.raises(UserError, match=r"^There is no bucket gs://no-bucket"):
         embedder.save_pretrained("gs://no-bucket/release")
+
+
+@pytest.mark.parametrize("ending", [".npy", ".parquet"])
+def test_a_file_of_texts_there_becomes_a_file_of_vectors_there(embedder, tmp_path, bucket, monkeypatch, ending):
+    """In two pieces; the run that was stopped after the first goes on, and leaves nothing but the file."""
+    monkeypatch.setattr(vectors, "PIECE", 5)
+    texts = [text.replace("\n", " ") for text in tiny_model.TEXTS][:8]
+    files.write_atomically(f"{bucket}/texts.txt", "\n".join(texts))
+    embedder.save_pretrained(tmp_path / "model")
+    arguments = ["--model", f"{tmp_path}/model", "--input", f"{bucket}/texts.txt", "--output", f"{bucket}/out{ending}"]
+    write = encode_file._Pieces.write
+
+    def stop_at_the_second(pieces, number, *content):
+        if number == 1:
+            raise KeyboardInterrupt
+        write(pieces, number, *content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encode_file._Pieces, "write", stop_at_the_second)
+        encode.main(arguments)
+    assert files.exists(f"{bucket}/out{ending}.partial/00000000.npy")
+    encode.main(arguments)
+    content = io.BytesIO(files.read_bytes(f"{bucket}/out{ending}"))
+    found = np.load(content) if ending == ".npy" else np.stack(pq.read_table(content)["embedding"].to_numpy())
+    np.testing.assert_allclose(found, embedder.encode(texts), atol=1e-6)
+    assert sorted(files.list_names(bucket)) == sorted([".f2jax.json", "texts.txt", f"out{ending}"])
+    encode.main(arguments)  # what it wrote itself, it may write again
 
 
 def test_a_workdir_there_is_not_overwritten_by_a_package(embedder, tmp_path, bucket):

@@ -40,7 +40,7 @@ class FakeEmbedder:
     Its default prompt is none that mining wants.
     """
 
-    vectors_key = "fake"
+    vectors_key, spans_hosts = "fake", False
 
     def __init__(self, stops_after: int | None = None, prompts: dict | None = None):
         self.stops_after, self.seen, self.prompts, self.truncation = stops_after, [], prompts or {}, Truncation()
@@ -54,6 +54,9 @@ class FakeEmbedder:
 
     def encode_document(self, texts, **options):
         return self.encode(texts, self.prompts.get("document", ""), **options)
+
+    def encode_each(self, pieces, prompt):
+        return (self.encode(piece, prompt) for piece in pieces)
 
 
 def write(path, rows: list[dict]) -> str:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from f2jax.parallel.threads import interruptible
+from f2jax.parallel.threads import interruptible, one_ahead
 
 
 def test_the_result_is_returned():
@@ -39,3 +39,31 @@ def test_ctrl_c_does_not_wait_for_the_function():
     with pytest.raises(KeyboardInterrupt):
         interruptible(block)
     done.set()
+
+
+def test_the_next_item_is_made_while_the_caller_has_one_and_no_further():
+    made, third = [], threading.Event()
+
+    def items():
+        for number in range(4):
+            made.append(number)
+            if number == 2:
+                third.set()
+            yield number
+
+    ahead = one_ahead(items())
+    assert (next(ahead), next(ahead)) == (0, 1)
+    assert third.wait(10), "2 is made while the caller has 1"
+    assert 3 not in made
+    assert list(ahead) == [2, 3]
+
+
+def test_an_error_comes_in_its_place():
+    def items():
+        yield 0
+        raise ValueError("one")
+
+    ahead = one_ahead(items())
+    assert next(ahead) == 0
+    with pytest.raises(ValueError, match="one"):
+        next(ahead)
