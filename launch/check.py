@@ -1,12 +1,13 @@
 """Checks trainings before anything starts or is paid for: what f2jax would refuse later, it says now, in one sentence.
 
-    python launch/check.py [--devices N --slices N] [--folder FOLDER] [--given MODEL …] [--inputs SOURCE …] \
-        -- --config FILE:OPTIONS --config.NAME=VALUE … [++ --config …]
+    python launch/check.py [--devices N --slices N] [--data gs://… --data_dir FOLDER] [--folder FOLDER] \
+        [--given MODEL …] [--inputs SOURCE …] -- --config FILE:OPTIONS --config.NAME=VALUE … [++ --config …]
 
 Of each run it checks the fields, the model's shape, the schedule, and the mesh on that many devices (0: those of this
 machine) with what it divides. With --folder, where runs on this machine lie, it looks for the data and the models that
 they start from, but for those in --given, which earlier steps make, and asks for room for their checkpoints. --inputs
-are raw data that must be there. What cannot be checked is said.
+are raw data that must be there. With --data_dir, where workers get a copy of --data, a corpus has to be in there, or on
+gs://. What cannot be checked is said.
 """
 
 import argparse
@@ -24,6 +25,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--devices", type=int)
     parser.add_argument("--slices", type=int, default=1)
+    parser.add_argument("--data")
+    parser.add_argument("--data_dir")
     parser.add_argument("--folder")
     parser.add_argument("--given", nargs="*", default=[])
     parser.add_argument("--inputs", nargs="*", default=[])
@@ -75,6 +78,8 @@ def check_run(spec: str, overrides: list[str], args, notes: set[str]) -> int:
         notes.add(f"The shape of model.size={loaded.model.size} is not checked: it is not on this machine.")
     if args.devices is not None:
         check_mesh(loaded.mesh, architecture, args)
+    if args.data_dir:
+        check_copied([source for source in loaded.data.sources if source.startswith("corpus:")], args)
     if args.folder:
         for source in loaded.data.sources:
             if source.removeprefix("corpus:") not in args.given:
@@ -116,6 +121,26 @@ def check_source(source: str, notes: set[str]) -> None:
         source_files(source)
     elif not files.exists(files.join(source.removeprefix("corpus:"), CARD)):
         raise UserError(f"{source} in data.sources is no corpus; make it with f2jax prepare.")
+
+
+def check_copied(corpora: list[str], args) -> None:
+    """Raises UserError for a corpus that the workers will not have."""
+    from f2jax import files
+    from f2jax.errors import UserError
+
+    folder = args.data_dir.rstrip("/")
+    for path in [source.removeprefix("corpus:") for source in corpora]:
+        inside = f"{path}/".startswith(f"{folder}/")
+        if not inside and not files.is_remote(path):
+            raise UserError(
+                f"The workers have no {path}; put the corpus on gs://, set DATA to it in launch/env.sh, and name it "
+                f"corpus:{folder}."
+            )
+        if inside and not args.data:
+            raise UserError(
+                f"corpus:{path} is where set-up copies DATA to, and DATA is empty; set it in launch/env.sh to the gs:// "
+                "folder of the corpus."
+            )
 
 
 def check_model(name: str, notes: set[str]) -> None:

@@ -103,21 +103,26 @@ check_runs() { # [OPTIONS OF check.py] -- --config FILE:OPTIONS … --config.NAM
     (cd "$folder" && JAX_PLATFORMS=$platforms with_f2jax "$LAUNCH/check.py" "$@") || exit 1
 }
 
-with_f2jax() { PYTHONPATH=$CHECKOUT${PYTHONPATH:+:$PYTHONPATH} "${PYTHON:-python3}" "$@"; }
+python_here() { # the one of the checkout's .venv, where it has one
+    if [ -z "${PYTHON:-}" ] && [ -x "$CHECKOUT/.venv/bin/python" ]; then
+        echo "$CHECKOUT/.venv/bin/python"
+    else
+        echo "${PYTHON:-python3}"
+    fi
+}
+
+with_f2jax() { PYTHONPATH=$CHECKOUT${PYTHONPATH:+:$PYTHONPATH} "$(python_here)" "$@"; }
 
 has_f2jax() { with_f2jax -c 'import f2jax.train.optim' 2>/dev/null; }
 
 need_checks() {
-    has_f2jax || die "${PYTHON:-python3} has not what the f2jax of this checkout needs, and nothing is started unchecked:" \
+    has_f2jax || die "$(python_here) has not what the f2jax of this checkout needs, and nothing is started unchecked:" \
         "pip install -e $CHECKOUT, or set PYTHON to one that has it."
 }
 
 check_config() { # --config FILE:OPTIONS … of one run on the slice
-    if has_f2jax; then
-        check_runs --devices "$CHIPS" --slices "$SLICES" -- "$@"
-    else
-        say "f2jax is not installed for ${PYTHON:-python3}: the config is not checked before it runs."
-    fi
+    need_checks
+    check_runs --devices "$CHIPS" --slices "$SLICES" --data "$DATA" --data_dir "$DATA_DIR" -- "$@"
 }
 
 need() { # PROGRAM WHERE

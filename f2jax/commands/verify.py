@@ -17,8 +17,9 @@ def main(argv: list[str]) -> None:
     folder = (
         Arguments(
             "verify",
-            "Embed a package's golden set with every tool found here (f2jax, transformers, sentence-transformers, ONNX "
-            "Runtime, llama.cpp), and print the worst cosine of each.",
+            "Embed a package's golden set with every tool found here (f2jax, transformers, sentence-transformers on "
+            "PyTorch, ONNX and OpenVINO, optimum, fastembed, Transformers.js, ONNX Runtime, llama.cpp), and print the "
+            "worst cosine of each.",
             "release",
             argv,
             VerifyOptions,
@@ -36,9 +37,11 @@ def main(argv: list[str]) -> None:
     print(verify.results_table(results))
     if all(result.worst is None and not result.failed for result in results):
         raise UserError(f"No tool could read {folder}, so nothing is verified; export the model again.")
-    failed = [f"{result.tool} ({result.form})" for result in results if result.failed]
+    failed = [
+        f"{result.tool} ({result.form}, cosine {verify.bound(result.form)})" for result in results if result.failed
+    ]
     if failed:
         raise UserError(
-            f"{folder} does not give its golden vectors (cosine {verify.BOUND}) in {', '.join(failed)}; "
-            "export the model again, or report the tool's version."
+            f"{folder} does not give its golden vectors in {', '.join(failed)}; export the model again, or report the "
+            "tool's version. Where weights in eight bits alone fall short, the model does not bear the rounding."
         )

@@ -5,15 +5,18 @@ Inputs: `input_ids` and `attention_mask`, int64 [b, t], with texts padded on eit
 sentence-transformers and Transformers.js look for. Only standard operators of opset 17 are used.
 
 Letters: b texts, t query positions, s key positions, d width, n query heads, k key/value heads, g query heads of one
-key/value head, h head dimension, f mlp.
+key/value head, h head dimension, f mlp, u parts of a token, p numbers of a part.
 
-In int8 the matrices and the token table are signed bytes with one scale for each output channel or token. Activations
+In int8 the matrices and the token table are signed bytes, with one scale for each output channel and for each 32
+numbers of a token: a few of these are far larger than the rest, and one scale would leave few steps to those. A matrix
+of which that would make most weights zero, such as one that is close to the identity, stays in float32. Activations
 are rounded on the way to unsigned ones, with one scale for each token: a single one for the batch would leave few steps
 for the many small values, next to the few very large ones that a decoder has. This pair of types is the one that
 processors multiply fastest. Without instructions for it (VNNI) they add two products in 16 bits, which is exact because
 weights have 63 steps on each side of zero.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,8 @@ from f2jax.model.sizes import Qwen3Config
 OPSET, IR_VERSION = 17, 8
 INLINE = 2**30  # bytes of weights that still lie in the graph's own file; protobuf ends at twice that
 CENTER, STEPS = 128, 127  # zero of an activation, and its steps on each side
+PART = 32  # numbers of a token that share a scale
+LOST = 0.5  # share of a matrix that may become zero
 WEIGHT_STEPS = 63  # 2 x 255 x 63 fits into 16 bits
 LOWEST = np.finfo(np.float32).min
 
@@ -54,7 +59,7 @@ def write_onnx(
     else:
         files.remove_file(external)
         stored = [_inline(key, array) for key, array in weights]
-    graph = _graph(config, precision)
+    graph = _graph(config, {tensor.name for tensor in stored if tensor.name.endswith(".scale")})
     output = onnx.helper.make_graph(
         graph.nodes,
         "f2jax",
@@ -83,11 +88,24 @@ def _stored(tensors, precision: str):
             yield name, matrix
         elif precision == "float32":
             yield name, matrix if table else matrix.T
+        elif table:
+            parts_vup = matrix.reshape(len(matrix), -1, math.gcd(matrix.shape[1], PART))
+            quantized_vup, scale_vu1 = _round(parts_vup, STEPS)
+            yield name, quantized_vup
+            yield f"{name}.scale", scale_vu1
         else:
-            scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), 1e-12) / (STEPS if table else WEIGHT_STEPS)
-            quantized = np.rint(matrix / scale).astype(np.int8)
-            yield name, quantized if table else quantized.T
-            yield f"{name}.scale", scale if table else scale[:, 0]
+            quantized, scale = _round(matrix, WEIGHT_STEPS)
+            if np.mean(quantized == 0) > LOST:
+                yield name, matrix.T
+            else:
+                yield name, quantized.T
+                yield f"{name}.scale", scale[:, 0]
+
+
+def _round(x: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns bytes and scales [..., 1]: one scale for each row along the last axis."""
+    scale = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-12) / steps
+    return np.rint(x / scale).astype(np.int8), scale
 
 
 def _tensor(name: str, array: np.ndarray):
@@ -153,12 +171,15 @@ class _Graph:
         return name
 
 
-def _graph(config: Qwen3Config, precision: str) -> _Graph:
-    """Builds Qwen3 as in `model/qwen3.py`, operator by operator."""
+def _graph(config: Qwen3Config, scaled: set[str]) -> _Graph:
+    """Builds Qwen3 as in `model/qwen3.py`, operator by operator; `scaled` has the names of scales of int8 weights."""
     import onnx
 
     g = _Graph()
-    linear = _linear_int8 if precision == "int8" else _linear
+
+    def linear(g: _Graph, x: str, name: str) -> str:
+        return _linear_int8(g, x, name) if f"{name}.scale" in scaled else _linear(g, x, name)
+
     mask_bt = g.Cast("attention_mask", to=onnx.TensorProto.BOOL)
     steps_t = g.Range(0, g.Squeeze(g.Slice(g.Shape("input_ids"), [1], [2]), [0]), 1)
     causal_ts = g.LessOrEqual(g.Unsqueeze(steps_t, [0]), g.Unsqueeze(steps_t, [1]))
@@ -174,8 +195,9 @@ def _graph(config: Qwen3Config, precision: str) -> _Graph:
 
     table = hf.TOP_NAMES["token_table"]
     x_btd = g.Gather(table, "input_ids")
-    if precision == "int8":
-        x_btd = g.Mul(g.Cast(x_btd, to=onnx.TensorProto.FLOAT), g.Gather(f"{table}.scale", "input_ids"))
+    if f"{table}.scale" in scaled:
+        x_btup = g.Mul(g.Cast(x_btd, to=onnx.TensorProto.FLOAT), g.Gather(f"{table}.scale", "input_ids"))
+        x_btd = g.Reshape(x_btup, [0, 0, config.width])
     for number in range(config.layers):
         names = {key: f"layers.{number}.{name}" for key, name in hf.LAYER_NAMES.items()}
         h_btd = _rms_norm(g, x_btd, names["attention_norm"], config.rms_norm_eps)

@@ -255,6 +255,39 @@ def test_a_mistake_in_the_config_is_found_before_anything_is_paid_for(launch):
     assert launch.calls() == []
 
 
+@pytest.mark.parametrize(
+    ("corpus", "data", "sentence"),
+    [
+        ("/tmp/f2jax-data", "", "corpus:/tmp/f2jax-data is where set-up copies DATA to, and DATA is empty; set it"),
+        ("prepared", "gs://b/corpus", "The workers have no prepared; put the corpus on gs://, set DATA to it"),
+        ("/tmp/f2jax-data2", "gs://b/corpus", "The workers have no /tmp/f2jax-data2; put the corpus on gs://"),
+        ("/tmp/f2jax-data/1", "gs://b/corpus", ""),
+        ("gs://b/corpus", "", ""),
+    ],
+)
+def test_a_corpus_that_the_workers_would_not_have_is_told_before_anything_is_paid_for(launch, corpus, data, sentence):
+    argv = ["train", "--config", "configs/nano.py:stage=1", "--workdir", "gs://b/x"]
+    argv += [f"--config.data.sources=('corpus:{corpus}',)"]
+    done = launch("run.sh", "--dry_run", *argv, PYTHON=sys.executable, DATA=data)
+    if sentence:
+        assert done.returncode == 1 and done.stderr.startswith(f"launch: {sentence}") and done.stderr.count("\n") == 1
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_config_is_never_left_unchecked(launch):
+    """The Python of the checkout's .venv is taken, else that of the shell."""
+    argv = ["train", "--config", "configs/nano.py:stage=1", "--workdir", "gs://b/x", "--config.optim.peak_l=1"]
+    done = launch("run.sh", *argv, PYTHON="false")
+    assert done.returncode == 1
+    assert done.stderr.startswith("launch: false has not what the f2jax of this checkout needs, and nothing is started unchecked")
+    (launch.checkout / ".gitignore").write_text("/runs/\n/.venv/\n")
+    launch.program(launch.checkout / ".venv/bin/python", f'exec {sys.executable} "$@"')
+    done = launch("run.sh", *argv, PYTHON="")
+    assert done.stderr == "launch: The config has no field 'optim.peak_l'; did you mean 'optim.peak_lr'?\n"
+    assert launch.calls() == []
+
+
 def test_a_dry_run_prints_all_steps_and_makes_none(launch):
     done = launch("run.sh", "--dry_run", *COMMAND)
     assert done.returncode == 0

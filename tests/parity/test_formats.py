@@ -1,4 +1,4 @@
-"""One export in all forms, each held by `f2jax verify` against its golden vectors in the tool that reads it."""
+"""One export in all forms, each verified by `f2jax verify` against its golden vectors in the tool that reads it."""
 
 import pytest
 
@@ -27,11 +27,13 @@ def trained(tmp_path_factory) -> Embedder:
 
 def test_every_tool_gives_the_golden_vectors_of_every_form(trained, tmp_path, capsys):
     export.export_package(trained, tmp_path, export.FORMATS)
-    results = list(verify.verify_package(tmp_path))
+    results = [one for one in verify.verify_package(tmp_path) if not one.note.startswith("not installed")]
+    needed = {"f2jax", "transformers", "sentence-transformers", "ONNX Runtime", "llama.cpp"}
+    assert {one.tool for one in results} >= needed
     assert all(one.worst is not None for one in results), "every tool ran"
     assert min(one.worst for one in results if one.form not in ROUNDED) > 0.99999
     assert min(one.worst for one in results if one.form in ROUNDED) > 0.99
-    assert all("longer texts" in one.note for one in results if one.tool == "llama.cpp")
+    assert all("without 1 longer than it reads" in one.note for one in results if one.tool == "llama.cpp")
 
 
 def test_llama_cpp_reads_the_tokenizer_of_qwen(shared_data, tmp_path):

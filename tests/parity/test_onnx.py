@@ -90,6 +90,28 @@ def test_int8_takes_a_quarter_of_the_room(case):
     assert sizes[1] < sizes[0] * 0.35, "the scales of these small matrices are a tenth of their bytes"
 
 
+@pytest.mark.parametrize("spoilt", ["table", "value"])
+def test_a_few_large_weights_do_not_take_the_others_their_steps(spoilt, tmp_path):
+    """Tokens with one large number, and a matrix close to the identity: what one scale a row would round to zero."""
+    config = Qwen3Config(**BASE)
+    params = random_params(config)
+    if spoilt == "table":
+        params["token_table"] = params["token_table"].at[:, 3].set(40.0)
+    else:
+        value = np.zeros_like(params["layers"]["value"]).reshape(config.layers, config.width, -1)
+        value[:, np.arange(value.shape[2]), np.arange(value.shape[2])] = 1.0
+        params["layers"]["value"] = value.reshape(params["layers"]["value"].shape) + params["layers"]["value"] * 0.05
+    save_for_transformers(tmp_path, config, params)
+    texts = sequences(config)
+    expected = oracle(tmp_path, texts)
+    release_onnx.write_onnx(tmp_path, config, params, "int8")
+    found = run(tmp_path / "onnx/model_quantized.onnx", texts, "left")[1]
+    assert (found * expected).sum(axis=1).min() > 0.995
+    model = onnx.load(tmp_path / "onnx/model_quantized.onnx")
+    whole = {one.name for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT}
+    assert any("v_proj.weight" in name and not name.endswith(".scale") for name in whole) == (spoilt == "value")
+
+
 def test_products_of_int8_fit_into_16_bits_two_at_a_time(case):
     """As processors without VNNI add them, and saturate."""
     model = onnx.load(case[0] / "onnx/model_quantized.onnx")

@@ -180,3 +180,46 @@ def test_an_unknown_format_is_refused_before_anything_is_written(embedder, tmp_p
     with pytest.raises(UserError, match=message):
         export.export_package(embedder, tmp_path / "out", formats)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+def test_transformers_js_is_asked_in_the_folder_whose_package_a_script_finds(folder, tmp_path, monkeypatch):
+    """A stand-in for the package answers with the golden vectors, and says what it was asked in its version."""
+    package_ = tmp_path / "node_modules" / verify.TRANSFORMERS_JS
+    package_.mkdir(parents=True)
+    (package_ / "package.json").write_text('{"type": "module", "exports": "./index.js"}')
+    vectors = dict(zip(golden.read_golden(folder).texts, golden.read_golden(folder).vectors.tolist(), strict=True))
+    (package_ / "index.js").write_text(f"""
+        const vectors = {json.dumps(vectors)};
+        export const env = {{ version: "4.0" }};
+        export async function pipeline(task, name, {{ dtype }}) {{
+          const whole = task === "feature-extraction" && dtype === "fp32" && !env.allowRemoteModels;
+          const path = env.localModelPath + "/" + name;
+          if (!whole || path !== {json.dumps(str(folder))}) throw new Error("asked otherwise");
+          return async (texts, {{ pooling, normalize }}) =>
+            ({{ tolist: () => pooling === "last_token" && normalize && texts.map((text) => vectors[text]) }});
+        }}""")
+    (folder / "onnx").mkdir()
+    (folder / "onnx/model.onnx").touch()
+    monkeypatch.setattr(verify, "TOOLS", [tool for tool in verify.TOOLS if tool.name == "Transformers.js"])
+    whole, rounded = verify.verify_package(folder)
+    assert whole.note == f"not installed: {verify.TRANSFORMERS_JS}"
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    whole, rounded = verify.verify_package(folder)
+    assert whole.worst == pytest.approx(1) and whole.note == "4.0; without 3 longer than it reads"
+    assert rounded.note == "not in this package"
+
+
+def test_weights_in_eight_bits_have_a_bound_of_their_own(folder, monkeypatch):
+    """At a cosine of 0.995 the whole weights fail, and those in eight bits pass."""
+    vectors = golden.read_golden(folder).vectors
+    other = np.roll(vectors, 1, axis=1)
+    other -= (other * vectors).sum(axis=1, keepdims=True) * vectors
+    close = 0.995 * vectors + np.sqrt(1 - 0.995**2) * other / np.linalg.norm(other, axis=1, keepdims=True)
+    (folder / "gguf").mkdir()
+    for name in package.GGUF.values():
+        (folder / name).touch()
+    tool = verify.Tool("other", ("numpy",), tuple(package.GGUF.values()), lambda *args: close)
+    monkeypatch.setattr(verify, "TOOLS", [tool])
+    assert [one.failed for one in verify.verify_package(folder)] == [True, False]
