@@ -4,7 +4,7 @@ import copy
 import hashlib
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -23,6 +23,7 @@ from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference import multihost
+from f2jax.inference.arguments import check_dims, check_length, check_texts, to_tensors
 from f2jax.inference.encode import NotFiniteError, encode_all_tokens, encode_texts, make_embed
 from f2jax.inference.fingerprint import weights_hash
 from f2jax.inference.quantize import check_precision, quantize
@@ -118,9 +119,9 @@ class Embedder:
         architecture, params = nested.cut_nested(*weights, layers=truncate_layers, rank=table_rank)
         card = package.read_settings(path, architecture)
         if max_length is not None:
-            card = replace(card, max_length=_check_length(max_length, architecture))
+            card = replace(card, max_length=check_length(max_length, architecture))
         if matryoshka_dims is not None:
-            card = replace(card, matryoshka_dims=_check_dims(matryoshka_dims, architecture.width))
+            card = replace(card, matryoshka_dims=check_dims(matryoshka_dims, architecture.width))
         origin = path if files.is_remote(path) else str(Path(path).resolve())
         tokenizer = load_tokenizer(tokenizer_folder(path))
         return cls(architecture, params, tokenizer, card, dtype, mesh, origin, truncate_dim)
@@ -263,7 +264,7 @@ class Embedder:
         if not all_tokens:
             found = quantize(scale_to_unit(found) if normalize_embeddings else found, precision)
         if as_tensors:
-            found = _tensors(found, stacked=convert_to_tensor and not all_tokens)
+            found = to_tensors(found, stacked=convert_to_tensor and not all_tokens)
         return found[0] if isinstance(given[0], str) else found
 
     def encode_each(
@@ -437,7 +438,7 @@ class Embedder:
 
     def _tokenize(self, texts: list[str], max_length: int | None) -> tuple[list[np.ndarray], Truncation]:
         """Token ids of the texts, cut to `max_length` with their end token kept, and how much was cut."""
-        limit = self.max_length if max_length is None else _check_length(max_length, self.architecture)
+        limit = self.max_length if max_length is None else check_length(max_length, self.architecture)
         sequences = self.tokenizer.encode(texts, UNLIMITED)
         lost = [len(ids) - limit for ids in sequences if len(ids) > limit]
         return self._cut(sequences, limit), Truncation(len(texts), sum(map(len, sequences)), len(lost), sum(lost))
@@ -471,45 +472,3 @@ def _named(texts: list[str]) -> Iterator[None]:
         yield
     except NotFiniteError as error:
         raise NotFiniteError(error.number, f"the text '{texts[error.number][:EXCERPT]}'") from error
-
-
-def _check_length(max_length: int, architecture: Qwen3Config) -> int:
-    if not 1 <= max_length <= architecture.max_length:
-        raise UserError(
-            f"max_length={max_length} is out of range; this model has 1 to {architecture.max_length} positions."
-        )
-    return max_length
-
-
-def _check_dims(dims: Sequence[int], width: int) -> tuple[int, ...]:
-    """Returns the dimensions largest first, the whole width among them."""
-    if wrong := [dim for dim in dims if not 1 <= dim <= width]:
-        raise UserError(f"matryoshka_dims={wrong[0]} is out of range; this model has 1 to {width} dimensions.")
-    return tuple(sorted({*dims, width}, reverse=True))
-
-
-def _tensors(found: Any, stacked: bool) -> Any:
-    """Returns PyTorch tensors of the memory of arrays: one of an array, or a list with one for each row or array."""
-    import torch
-
-    return torch.from_numpy(found) if stacked else [torch.from_numpy(one) for one in found]
-
-
-def check_texts(texts) -> list[str]:
-    """Returns the strings of a string or an ordered collection of strings.
-
-    Raises:
-        UserError: it is something else, such as a dict, a set, a table, or a list with an item that is no string.
-    """
-    if isinstance(texts, str):
-        return [texts]
-    try:
-        items = list(texts)
-    except TypeError:
-        items = None
-    if items is None or isinstance(texts, (Mapping, Set, bytes)) or hasattr(texts, "columns"):  # a table gives columns
-        raise UserError(f"The texts are of type {type(texts).__name__}; give a string or a list of strings.")
-    invalid = next((i for i, text in enumerate(items) if not isinstance(text, str)), None)
-    if invalid is not None:
-        raise UserError(f"Text number {invalid} is of type {type(items[invalid]).__name__}; give strings.")
-    return items

@@ -1,6 +1,6 @@
 """Several processes that encode as one: the first runs the program, and all encode a part of what it encodes.
 
-Code that uses an `Embedder` thus runs on all hosts of a pod without knowing about them. Where each host holds the weights
+Code that uses an `Embedder` thus runs on all hosts of a pod without knowing about them. Where each host has the weights
 on its own devices, it tokenizes and encodes its part of the texts by itself; where they share them, all encode all.
 """
 
