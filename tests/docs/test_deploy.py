@@ -1,4 +1,4 @@
-"""The Python snippets of the page on deploying run as they stand, where the libraries that they import are installed."""
+"""The Python snippets of the page on deploying run as they stand, where the libraries they import are installed."""
 
 import ast
 import contextlib
