@@ -1,6 +1,6 @@
 """Checks trainings before anything starts or is paid for: what f2jax would refuse later, it says now, in one sentence.
 
-    python launch/check.py [--devices N --slices N] [--data gs://… --data_dir FOLDER] [--folder FOLDER] \
+    python launch/check.py [--devices N --slices N] [--data gs://… --data_dir FOLDER] [--folder FOLDER]
         [--given MODEL …] [--inputs SOURCE …] -- --config FILE:OPTIONS --config.NAME=VALUE … [++ --config …]
 
 Of each run it checks the fields, the model's shape, the schedule, and the mesh on that many devices (0: those of this
@@ -138,8 +138,8 @@ def check_copied(corpora: list[str], args) -> None:
             )
         if inside and not args.data:
             raise UserError(
-                f"corpus:{path} is where set-up copies DATA to, and DATA is empty; set it in launch/env.sh to the gs:// "
-                "folder of the corpus."
+                f"corpus:{path} is where set-up copies DATA to, and DATA is empty; set it in launch/env.sh to the "
+                "gs:// folder of the corpus."
             )
 
 

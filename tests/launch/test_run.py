@@ -280,7 +280,7 @@ def test_a_config_is_never_left_unchecked(launch):
     argv = ["train", "--config", "configs/nano.py:stage=1", "--workdir", "gs://b/x", "--config.optim.peak_l=1"]
     done = launch("run.sh", *argv, PYTHON="false")
     assert done.returncode == 1
-    assert done.stderr.startswith("launch: false has not what the f2jax of this checkout needs, and nothing is started unchecked")
+    assert done.stderr.startswith("launch: false has not what the f2jax of this checkout needs, and nothing is")
     (launch.checkout / ".gitignore").write_text("/runs/\n/.venv/\n")
     launch.program(launch.checkout / ".venv/bin/python", f'exec {sys.executable} "$@"')
     done = launch("run.sh", *argv, PYTHON="")
