@@ -27,7 +27,8 @@ TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
 CLASSES = dict.fromkeys(("14b", "8b", "4b"), "large") | dict.fromkeys(("1.7b", "0.6b"), "medium")
 CLASSES |= dict.fromkeys(("330m", "160m", "80m"), "small")
 FIRST_STAGE = ("0.6b", "1.7b", "4b", "8b", "14b")  # the pruned sizes start at the second (recipe 2.1)
-SCOPES = [f"{when} {part}" for when in ("forward", "recompute", "backward") for part in ("attention", "mlp", "other")]
+PARTS = ("attention", "mlp", "stacks", "other")
+SCOPES = [f"{when} {part}" for when in ("forward", "recompute", "backward") for part in PARTS]
 TEACHERS = ("80m", "160m", "330m", "0.6b", "1.7b")
 
 

@@ -189,11 +189,16 @@ def _heads(x: Instruction) -> tuple[int, ...]:
 
 
 def scope(x: Instruction) -> str:
-    """Returns the pass (`forward`, `recompute` or `backward`) and the named scope of the layer of an operation."""
+    """Returns the pass (`forward`, `recompute` or `backward`) of an operation, and the part of the step.
+
+    Parts are the named scopes of a layer; `stacks`, the copies into and out of arrays of all layers, in which a loop
+    over layers keeps activations and gradients; and `other`.
+    """
     match = re.search(r'op_name="([^"]*)"', x.rest)
     path = match.group(1) if match else ""
     direction = "recompute" if "rematted_computation" in path else "backward" if "transpose(jvp" in path else "forward"
-    part = next((name for name in ("attention", "mlp") if f"/{name}/" in path), "other")
+    outside = "stacks" if re.search(r"/while/body/.*dynamic_(update_)?(index|slice)", path) else "other"
+    part = next((name for name in ("attention", "mlp") if f"/{name}/" in path), outside)
     return f"{direction} {part}"
 
 

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from f2jax.plan.hlo import array_bytes, first_group, loops, parse_hlo, program_cost, trip_count
+from f2jax.plan.hlo import (
+    Instruction,
+    array_bytes,
+    first_group,
+    loops,
+    parse_hlo,
+    program_cost,
+    scope,
+    trip_count,
+)
 from f2jax.train.step import DeviceBatch, encode_chunks
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -87,6 +96,20 @@ def test_kernels_and_look_ups_are_kept_apart_because_they_have_no_cycles():
     found = program_cost(PROGRAM)
     assert found.kernels == [("fwd.1", (2, 4, 512, 128), 28)]
     assert found.moved == 2 * 10 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    "path,part",
+    [
+        ("jit(step)/jvp(Qwen3)/while/body/jit(dynamic_update_index_in_dim)/dynamic_update_slice", "forward stacks"),
+        ("jit(step)/transpose(jvp(Qwen3))/while/body/dynamic_slice", "backward stacks"),
+        ("jit(step)/jvp(Qwen3)/while/body/layers/mlp/dynamic_slice", "forward mlp"),
+        ("jit(step)/jvp(Qwen3)/while/body/add", "forward other"),
+        ("jit(step)/dynamic_slice", "forward other"),
+    ],
+)
+def test_copies_into_and_out_of_the_stacks_of_a_loop_are_a_part_of_the_step(path, part):
+    assert scope(Instruction("f", "fusion", "f32[2]", f'%x), metadata={{op_name="{path}"}}')) == part
 
 
 def test_one_iteration_of_each_loop():
