@@ -20,6 +20,7 @@ core = [
     "huggingface-hub>=0.34,<2",  # weights by hub id
     "fsspec>=2024.6",  # one way to open local and gs:// files
     "gcsfs>=2024.6",  # gs:// behind fsspec
+    "google-crc32c>=1.5",  # the hash of what was copied from there
     "tokenizers>=0.21,<1",
     "sentencepiece>=0.2,<0.3",
     "pyarrow>=17",  # the released corpus is parquet

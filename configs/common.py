@@ -76,7 +76,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     t.train_vocab = 0  # pieces of a SentencePiece model to train on the data first; 0: do not train one
 
     c.data = d = ConfigDict()
-    d.sources = ()  # files, globs, hub:, beir:, sts: …, built-in sets, or one "corpus:FOLDER"; see f2jax prepare --help
+    d.sources = ()  # files, globs, hub:, beir:, sts: …, built-in sets, or "corpus:FOLDER"; see f2jax prepare --help
     d.kinds = ()  # "SOURCE=KIND" for files whose rows do not say it, e.g. ("massive_*=clustering",)
     d.columns = ()  # "NAME=COLUMN" for files that call them otherwise, e.g. ("query=Frage", "positive=Antwort")
     d.include = ()  # names of data sets, or patterns; (): all

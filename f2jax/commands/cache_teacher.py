@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
     from f2jax.train import outside_teacher
 
     corpus, pivot = PreparedCorpus(options.corpus), (outside.pivot, outside.pivot_sources)
+    corpus.fetch(texts=bool(outside.list_texts or outside.texts))
     if outside.list_texts:
         with output_file(outside.list_texts, "list of texts"):
             print(f"{outside.list_texts}: {outside_teacher.list_texts(corpus, outside.list_texts, *pivot):,} texts.")

@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
     from f2jax.start.run import start_from_vectors
 
     corpus = PreparedCorpus(paths.corpus)
+    corpus.fetch()
     with output_folder(paths.output, PACKAGE, PACKAGE_FILES):
         student, cosine = start_from_vectors(corpus, paths.teacher_vectors, paths.output, options)
     print(

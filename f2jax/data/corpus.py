@@ -5,7 +5,7 @@ Only `corpus.json` is read at the start; the files of a data set are opened when
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,8 +15,9 @@ import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2  # the message alone: TensorFlow is not loaded
 
 from f2jax import errors, files
-from f2jax.data.corpus_index import CorpusIndex, has_index, padded, text_key
+from f2jax.data.corpus_index import INDEX, CorpusIndex, has_index, padded, text_key
 from f2jax.data.dataset import Row, RowTexts, texts_of
+from f2jax.data.local_copy import LocalCopy
 from f2jax.errors import Restart, UserError
 
 VERSION = "1.0.0"  # of the layout, and of the TFDS data sets inside
@@ -74,6 +75,15 @@ def text_shards_of(folder: str | Path, card: dict, part: str) -> Shards:
     """
     lengths = card["shards"]["texts"].get(part, [])
     return Shards(f"{folder}/texts/{card['folder']}/{VERSION}/texts-{part}.array_record", tuple(lengths))
+
+
+def files_of(card: dict, texts: bool) -> dict[str, list[str]]:
+    """The files of a data set by part, inside the folder of its corpus, with its original texts or without."""
+    parts = ("documents", "train", "validation")
+    found = {part: shards_of("", card, part).paths() for part in parts}
+    if texts and has_texts(card):
+        found |= {f"texts of {part}": text_shards_of("", card, part).paths() for part in parts}
+    return {part: [path.lstrip("/") for path in paths] for part, paths in found.items()}
 
 
 class Reader:
@@ -137,7 +147,10 @@ class StoredDataset:
         self.languages: dict[str, int] = card["languages"] if split == "train" else {}
         self._rows, self._documents = (shards_of(folder, card, part) for part in (split, "documents"))
         self._reader, self._vectors, self._folder, self._card, self._split = reader, vectors, folder, card, split
-        self.is_indexed = has_index(folder, card)
+
+    @property
+    def is_indexed(self) -> bool:
+        return has_index(self._folder, self._card)
 
     def __len__(self) -> int:
         return sum(self._rows.lengths)
@@ -290,19 +303,28 @@ def check_alike(corpora: Sequence["PreparedCorpus"]) -> None:
 
 
 class PreparedCorpus:
-    """A corpus that `f2jax prepare` wrote.
+    """A corpus that `f2jax prepare` wrote, in a local folder or copied to gs://.
+
+    Of one on gs:// the card and the tokenizer are copied to this host, and the rest by `fetch`.
+
+    Attributes:
+        folder: the local one.
 
     Raises:
         UserError: the folder holds no complete corpus, or one of another version.
     """
 
     def __init__(self, folder: str | Path):
-        if files.is_remote(folder):
-            raise UserError(f"{folder}: a corpus is read from a local folder; copy it to a disk of this machine.")
-        path = Path(folder) / CARD
-        if not path.exists():
-            raise UserError(f"{folder} holds no {CARD}; run `f2jax prepare --output {folder}` to the end first.")
-        self.folder, self.card = Path(folder), files.read_json_object(path)
+        self.copy = LocalCopy(folder)
+        self.folder = self.copy.folder
+        path = self.folder / CARD
+        if not self.copy.exists(CARD):
+            here = f"run `f2jax prepare --output {folder}` to the end first"
+            fix = "copy there what f2jax prepare wrote" if self.copy.is_remote else here
+            raise UserError(f"{folder} holds no {CARD}; {fix}.")
+        if self.copy.is_remote:
+            self.copy.fetch([CARD, *self.copy.names(TOKENIZER)])
+        self.card = files.read_json_object(path)
         if (version := self.card.get("version")) != VERSION:
             raise UserError(f"{folder} is a corpus of version {version}, this is {VERSION}; prepare it again.")
         options = {"max_length": int, "instructions": dict}
@@ -310,6 +332,28 @@ class PreparedCorpus:
         files.check_object(self.card["options"], f"{path}, options,", options | dict.fromkeys(ALIKE, object))
         self.tokenizer_folder = self.folder / TOKENIZER
         self._reader = Reader()
+
+    def fetch(self, names: Collection[str] | None = None, texts: bool = False) -> None:
+        """Copies data sets of a corpus on gs:// to this host, where they are not there yet.
+
+        Args:
+            names: of the data sets; None: all.
+            texts: whether their original texts are needed too.
+
+        Raises:
+            UserError: a file is missing, or is not that of the card; or the disk has no room.
+            Restart: it cannot be copied for the moment.
+        """
+        if not self.copy.is_remote:
+            return
+        needed, sizes = list[str](), dict[str, int]()
+        for card in self.card["datasets"]:
+            if names is not None and card["name"] not in names:
+                continue
+            for part, found in files_of(card, texts).items():
+                sizes |= dict(zip(found, card["bytes"][part], strict=True))
+            needed += self.copy.names(f"{INDEX}/{card['folder']}/{card['content']}")
+        self.copy.fetch([*sizes, *needed], sizes)
 
     def check(self, max_length: int, use_instructions: bool) -> None:
         """Raises UserError where a run with these options cannot use what was prepared with others."""

@@ -90,7 +90,10 @@ class AnyDataset(Protocol):
     kind: Kind
     max_negatives: int
     languages: dict[str, int]  # training rows by language
-    is_indexed: bool  # whether the texts of a batch are known before their tokens are read
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the texts of a batch are known before their tokens are read."""
 
     def __len__(self) -> int: ...
 

@@ -94,6 +94,12 @@ def _open_corpora(
         if len(corpora) > 1:
             raise UserError("teacher.cache holds the vectors of one corpus; name one alone in data.sources.")
         vectors = TeacherVectors(config.teacher.cache, corpora[0])
+    names = [card["name"] for corpus in corpora for card in corpus.card["datasets"]]
+    chosen = {names[i] for i in select(names, config.data.include, config.data.exclude)}
+    for corpus in corpora:
+        corpus.fetch(chosen)
+    if vectors:
+        vectors.fetch(chosen)
     return tokenizer, [split for corpus in corpora for split in corpus.splits(vectors)]
 
 

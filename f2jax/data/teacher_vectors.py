@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from f2jax import files
 from f2jax.data.corpus import PreparedCorpus, Reader, Shards, parse_document, parse_row, shards_of
+from f2jax.data.local_copy import LocalCopy
 from f2jax.errors import UserError
 
 CARD = "vectors.json"
@@ -94,21 +96,31 @@ def pieces(folder: str | Path, corpus: PreparedCorpus) -> list[Piece]:
 
 
 class TeacherVectors:
-    """The vectors that `f2jax cache_teacher` wrote for a corpus.
+    """The vectors that `f2jax cache_teacher` wrote for a corpus, in a local folder or copied to gs://.
 
     Raises:
         UserError: the folder does not hold those of all texts of this corpus.
     """
 
     def __init__(self, folder: str | Path, corpus: PreparedCorpus):
-        self.folder, self.card = folder, read_info(folder)
-        missing = next((piece.path for piece in pieces(folder, corpus) if not piece.exists()), None)
+        self.copy, self.card = LocalCopy(folder), read_info(folder)
+        self.folder, self._corpus = self.copy.folder, corpus
+        missing = next((name for name in self._names() if not self.copy.exists(name)), None)
         if missing:
             raise UserError(
-                f"{missing} is missing: {folder} does not hold the vectors of all texts of {corpus.folder} as it "
-                "is now; run f2jax cache_teacher to the end."
+                f"{files.join(folder, missing)} is missing: {folder} does not hold the vectors of all texts of "
+                f"{corpus.copy.source} as it is now; run f2jax cache_teacher to the end."
             )
         self._reader = Reader()
+
+    def _names(self, datasets: Collection[str] | None = None) -> list[str]:
+        """The files of data sets, or of all, inside the folder."""
+        found = pieces("", self._corpus)
+        return [piece.path.lstrip("/") for piece in found if datasets is None or piece.entry["name"] in datasets]
+
+    def fetch(self, datasets: Collection[str] | None = None) -> None:
+        """Copies the vectors of data sets, or of all, from gs:// to this host; see `LocalCopy.fetch`."""
+        self.copy.fetch(self._names(datasets))
 
     def read(self, entry: dict, part: str, numbers: np.ndarray) -> np.ndarray:
         """[n, width] of the texts of these numbers in one part of a data set, whose entry in corpus.json is `entry`."""
@@ -124,8 +136,9 @@ def sample_texts_and_vectors(
     Raises:
         UserError: the folder does not hold the vectors of all texts, or a file is damaged.
     """
-    card, reader = TeacherVectors(folder, corpus).card, Reader()
-    parts = pieces(folder, corpus)
+    stored, reader = TeacherVectors(folder, corpus), Reader()
+    stored.fetch()
+    card, parts = stored.card, pieces(stored.folder, corpus)
     total = sum(piece.stop - piece.start for piece in parts)
     drawn = np.sort(np.random.default_rng(seed).permutation(total)[:count])
     tokens, vectors, first = [], [np.zeros((0, card.width), np.float32)], 0
@@ -142,8 +155,8 @@ def sample_texts_and_vectors(
 
 def read_info(folder: str | Path) -> TeacherVectorsInfo:
     """What the vectors of a folder are; raises UserError if it holds none."""
-    path = Path(folder) / CARD
-    if not path.exists():
+    path = files.join(folder, CARD)
+    if not files.exists(path):
         raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache_teacher wrote.")
     known: dict[bool, dict] = {True: {}, False: {}}
     for field in fields(TeacherVectorsInfo):

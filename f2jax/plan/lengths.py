@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from f2jax import files
 from f2jax.data.corpus import CARD, PreparedCorpus
 from f2jax.data.loader import Loader, mixture_weights, row_rules
 from f2jax.data.mixture import select
@@ -63,11 +64,12 @@ def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
     Raises:
         UserError: it is neither; or a text is longer than `data.max_length`.
     """
-    if (Path(path) / CARD).exists():
+    if files.exists(files.join(path, CARD)):
         corpus = PreparedCorpus(path)
         corpus.check(config.data.max_length, config.data.use_instructions)
         datasets = [training for training, _ in corpus.splits()]
         datasets = [datasets[i] for i in select([d.name for d in datasets], config.data.include, config.data.exclude)]
+        corpus.fetch({dataset.name for dataset in datasets})
         loader = Loader(datasets, config, 0, RowShare(parts, ()), mixture_weights(datasets, config))
         return summary(loader.samples, loader.rules, parts)
     lengths = read_lengths(path, config.data.max_length)

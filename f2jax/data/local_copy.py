@@ -1,0 +1,143 @@
+"""A folder on gs:// and its copy on a disk of this host, such as of a prepared corpus."""
+
+import base64
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from tqdm import tqdm
+
+from f2jax import files
+from f2jax.errors import Restart, UserError
+
+CACHE = "F2JAX_CACHE"  # environment variable: the folder of all copies
+TOGETHER = 16  # files that are copied at a time
+BLOCK = 2**20  # bytes
+
+
+class LocalCopy:
+    """A folder that is local, or on gs:// with a copy in `F2JAX_CACHE`, by default `~/.cache/f2jax`.
+
+    >>> copy = LocalCopy("gs://bucket/corpus")
+    >>> copy.fetch(["corpus.json"])
+    >>> copy.folder / "corpus.json"
+    PosixPath('/home/me/.cache/f2jax/bucket/corpus/corpus.json')
+
+    Attributes:
+        source: as it was given.
+        folder: on a disk of this host.
+
+    Raises:
+        UserError: the folder is on something else than gs://.
+    """
+
+    def __init__(self, source: str | Path):
+        self.source, self.is_remote = str(source).rstrip("/"), files.is_remote(source)
+        if self.is_remote and not self.source.startswith("gs://"):
+            raise UserError(f"{source} is neither a local folder nor one on gs://; copy it to one of them.")
+        cache = Path(os.environ.get(CACHE) or Path.home() / ".cache/f2jax")
+        self.folder = cache / self.source.removeprefix("gs://") if self.is_remote else Path(source)
+
+    @cached_property
+    def _objects(self) -> dict[str, dict]:
+        """What is known of each object, by its name inside the folder."""
+        store, root = files.filesystem(self.source)
+        with files.clear_errors(self.source):
+            return {path.removeprefix(f"{root}/"): found for path, found in store.find(root, detail=True).items()}
+
+    def names(self, folder: str) -> list[str]:
+        """Returns the names of all objects in a folder inside this one on gs://."""
+        return [name for name in self._objects if name.startswith(f"{folder}/")]
+
+    def exists(self, name: str) -> bool:
+        """Returns whether the folder that was given has a file or, if it is local, a folder of this name."""
+        return name in self._objects if self.is_remote else (self.folder / name).exists()
+
+    def fetch(self, names: Collection[str], sizes: Mapping[str, int] = {}) -> None:
+        """Copies files from gs:// that are not there yet; of a local folder none. Another process waits meanwhile.
+
+        Each is checked against its CRC32C in the bucket, and appears when it is complete; a copy is of an object's
+        generation, which is the file's time.
+
+        Args:
+            names: inside the folder.
+            sizes: in bytes, of files whose sizes are known.
+
+        Raises:
+            UserError: a file is missing or has another size, or the disk has no room.
+            Restart: besides failures that pass, a file arrived damaged.
+        """
+        if not self.is_remote:
+            return
+        for name in names:
+            if name not in self._objects:
+                raise UserError(f"{self.source} lacks {name}; copy the complete folder there again.")
+            if (found := self._objects[name]["size"]) != sizes.get(name, found):
+                raise UserError(
+                    f"{self.source}/{name} has {found:,} bytes in the place of {sizes[name]:,}; copy the complete "
+                    "folder there again."
+                )
+            if not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
+                raise UserError(f"{self.source} names the file {name}, outside of the folder; use another one.")
+        with files.clear_errors(self.folder, "written"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder), ThreadPoolExecutor(TOGETHER) as threads:
+            missing = [name for name in names if not self._is_there(name)]
+            total = sum(self._objects[name]["size"] for name in missing)
+            if total > (free := shutil.disk_usage(self.folder).free):
+                raise UserError(
+                    f"{self.source} needs {total / 2**30:,.1f} GiB in {self.folder}, which has {free / 2**30:,.1f} GiB "
+                    f"free; make room there, or name another folder in the environment variable {CACHE}."
+                )
+            what, off = f"copying {self.source}", None if missing else True
+            with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=off) as bar:
+                jobs = [threads.submit(self._copy, name) for name in missing]
+                try:
+                    for name, job in zip(missing, jobs, strict=True):
+                        job.result()
+                        bar.update(self._objects[name]["size"])
+                finally:
+                    threads.shutdown(cancel_futures=True)
+
+    def _is_there(self, name: str) -> bool:
+        path, found = self.folder / name, self._objects[name]
+        return path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (found["size"], _time(found))
+
+    def _copy(self, name: str) -> None:
+        store, _ = files.filesystem(self.source)
+        found = self._objects[name]
+        with files.atomic_path(self.folder / name) as part:
+            with files.clear_errors(f"{self.source}/{name}"):
+                store.get_file(found["name"], str(part))
+            if checksum(part) != found["crc32c"]:
+                raise Restart(f"{self.source}/{name} arrived damaged; run the same command again.")
+            os.utime(part, ns=(_time(found), _time(found)))
+
+
+def _time(found: dict) -> int:
+    """The time of a copy in nanoseconds: the generation of its object, which is in microseconds."""
+    return int(found["generation"]) * 1000
+
+
+def checksum(path: Path) -> str:
+    """Returns the CRC32C of a file as Google writes it."""
+    import google_crc32c
+
+    with path.open("rb") as file:
+        found = google_crc32c.Checksum()
+        while block := file.read(BLOCK):
+            found.update(block)
+    return base64.b64encode(found.digest()).decode()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time of this host into the block."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
