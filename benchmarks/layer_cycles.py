@@ -26,7 +26,7 @@ def program(size_name: str, remat: str, rows: int, length: int, topology: str, c
 
     mesh = make_mesh(devices=topology_devices(topology)[:1])
     architecture = size(size_name, layers=LAYERS, vocab_size=512)
-    model = Qwen3(architecture, dtype=jnp.bfloat16, kernel="splash", remat=remat)
+    model = Qwen3(architecture, dtype=jnp.bfloat16, remat=remat)
 
     def whole(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))

@@ -142,7 +142,7 @@ def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
 
     _, length, heads, _ = q_btnh.shape
     mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
-    block, fused = splash_block(length), has_fused_backward(length)
+    block = splash_block(length)
     kernel = splash.make_splash_mha(
         mask,
         block_sizes=splash.BlockSizes(
@@ -150,9 +150,8 @@ def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
             block_kv=block,
             block_q_dkv=block,
             block_kv_dkv=block,
-            block_q_dq=None if fused else block,
-            block_kv_dq=None if fused else block,
-            use_fused_bwd_kernel=fused,
+            block_q_dq=block,
+            block_kv_dq=block,
         ),
         head_shards=1,
         q_seq_shards=1,
@@ -171,18 +170,6 @@ def splash_block(length: int) -> int:
     384
     """
     return next(block for block in (512, 384, 256, 128) if length % block == 0)
-
-
-def has_fused_backward(length: int) -> bool:
-    """Returns whether one kernel computes all gradients of splash attention, rather than one for the queries' alone.
-
-    That recomputes the scores once instead of twice, but writes the queries' gradient once for each block of keys, in
-    the type of the queries: for long rows this would take much memory and lose precision.
-
-    >>> has_fused_backward(2048), has_fused_backward(4096)
-    (True, False)
-    """
-    return length <= 4 * splash_block(length)
 
 
 TPU_KERNELS: dict[str, Callable] = {

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from f2jax.model.attention import has_fused_backward, splash_block
+from f2jax.model.attention import splash_block
 from f2jax.parallel.chips import Chip
 from f2jax.plan.hlo import Collective, Cost
 
-SPLASH_EFFICIENCY = {"fwd": 0.46, "dq": 0.5, "dkv": 0.78}  # of peak on the tiles visited, by its bundles for v5p
+SPLASH_EFFICIENCY = {"fwd": 0.46, "dq": 0.8, "dkv": 0.8}  # of peak on the tiles visited, by its bundles for v5p
 TILE = 256  # positions of a side of the tiles of segment attention
 TILE_CYCLES = {  # of a core for a tile of one head of 128, on the diagonal and below, by benchmarks/kernel_cycles.py
     "v5p": {"forward": (511, 406), "backward": (695, 656)},
@@ -20,7 +20,6 @@ ROTATION_CYCLES = {"fwd": 8.7, "bwd": 13.9}  # of a core for 1,024 numbers, like
 CORE_UNITS = 4  # matrix units of a core
 HOP_SECONDS = 1e-6  # latency from a chip to the next
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of T × T × H in each attention kernel
-FUSED_PRODUCTS = PRODUCTS | {"dkv": 5}  # where it computes the gradient of the queries too
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,10 @@ def kernel_seconds(name: str, shape: Sequence[int], chip: Chip, tiles_below: flo
         tiles = length / TILE
         cycles = tiles * on_diagonal + (tiles * (tiles - 1) / 2 if tiles_below is None else tiles_below) * below
         return rows * heads * head_dim / 128 * cycles / cores / chip.clock
-    counts = FUSED_PRODUCTS if has_fused_backward(length) else PRODUCTS
-    part = next((part for part in counts if f"_{part}_" in f"_{name}_"), "fwd")
+    part = next((part for part in PRODUCTS if f"_{part}_" in f"_{name}_"), "fwd")
     tiles = length // splash_block(length)
     visited = (tiles + 1) / (2 * tiles)
-    operations = 2 * counts[part] * rows * heads * length**2 * visited * head_dim
+    operations = 2 * PRODUCTS[part] * rows * heads * length**2 * visited * head_dim
     return operations / (SPLASH_EFFICIENCY[part] * min(1.0, head_dim / chip.unit) * chip.peak)
 
 

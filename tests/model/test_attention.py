@@ -76,7 +76,7 @@ def test_gradients_of_attention_in_blocks_are_those_of_the_whole(monkeypatch, ke
         pytest.param("splash_interpret", 256, 2, 2, 64, marks=pytest.mark.slow),
         pytest.param("splash_interpret", 256, 4, 2, 128, marks=pytest.mark.slow),
         pytest.param("splash_interpret", 256, 2, 1, 128, marks=pytest.mark.slow),
-        pytest.param("splash_interpret", 640, 2, 1, 128, marks=pytest.mark.slow),  # too long for one backward kernel
+        pytest.param("splash_interpret", 640, 2, 1, 128, marks=pytest.mark.slow),
         pytest.param("splash_interpret", 144, 2, 1, 64, marks=pytest.mark.slow),  # padded to 256
         ("segments_interpret", 128, 2, 2, 128),
         ("segments_interpret", 384, 4, 2, 128),
