@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from f2jax.commands.options import Arguments
-from f2jax.errors import UserError
+from f2jax.errors import UserError, require_extra
 from f2jax.prepare.curate import CurationOptions
 from f2jax.prepare.options import PrepareOptions
 
@@ -27,14 +27,19 @@ class CorpusOptions:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Workers: the bytes are the same whoever works."""
+    """Workers: the hashes are the same whoever works.
+
+    Behind -- stand options of Apache Beam as its own pipelines take them: -- --project=NAME --region=europe-west4.
+    """
 
     jobs: int = 1  # processes, where there are several inputs or data sets
-    beam_runner: str | None = None  # a runner of Apache Beam, such as DirectRunner or FlinkRunner
-    beam_options: tuple[str, ...] = ()  # options of the runner: NAME=VALUE NAME=VALUE
+    # a runner of Apache Beam, such as DataflowRunner, FlinkRunner or SparkRunner, whose workers read inputs and write
+    # --output, on gs:// too
+    beam_runner: str | None = None
 
 
 def main(argv: list[str]) -> None:
+    argv, beam = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = Arguments(
         "prepare",
         "Curate and tokenize data into a corpus that training reads; run again, the same command resumes.",
@@ -59,13 +64,21 @@ def main(argv: list[str]) -> None:
     from f2jax.prepare.add import AddedTo
     from f2jax.prepare.data_card import table
     from f2jax.prepare.run import prepare
-    from f2jax.prepare.workers import beam_options
 
-    beam = beam_options(workers.beam_runner, workers.beam_options)
     before = AddedTo.open(corpus.output) if corpus.add else None
     if before:
         tokenizer, options = str(before.folder / TOKENIZER), before.options(options)
     given = corpus.input, corpus.output, tokenizer, options, corpus.licences
-    card = prepare(*given, workers.jobs, beam, corpus.skipped, before)
+    if workers.beam_runner:
+        if corpus.add or corpus.skipped or workers.jobs != 1:
+            raise UserError("With --beam-runner there is no --add, --skipped or --jobs; leave them out.")
+        require_extra("beam", "--beam-runner", "apache_beam")
+        from f2jax.prepare.beam_graph import prepare_on_beam
+
+        card = prepare_on_beam(*given, workers.beam_runner, beam)
+    elif beam:
+        raise UserError("Options behind -- are those of Apache Beam; name a --beam-runner too.")
+    else:
+        card = prepare(*given, workers.jobs, corpus.skipped, before)
     print(table(card))
     print(f"{corpus.output}: train from it with --config.data.sources=\"('corpus:{corpus.output}',)\".")

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from f2jax.data.corpus import (
     text_shards_of,
 )
 from f2jax.errors import UserError
+from f2jax.prepare.options import Key
 
 PERCENTILES = (50, 90, 99, 100)
 SPLITS = ("train", "validation")
@@ -56,6 +58,24 @@ def write_data_card(folder: Path, key: str, entry: dict) -> None:
 
 def forget(folder: Path, key: str) -> None:
     (folder / f"{key}.json").unlink(missing_ok=True)
+
+
+def new_entry(name: str, key: Key, folder: str, shards: dict[str, dict[str, list[int]]]) -> dict:
+    """The entry of a data set, given the records of each of its files by kind and split."""
+    rows = {split: shards.get("rows", {}).get(split, []) for split in SPLITS}
+    stored = {"documents": shards["documents"]["train"], "rows": rows, "texts": shards.get("texts")}
+    return {"name": name, "source": key[0], "kind": key[1], "folder": folder, "shards": stored}
+
+
+def empty_corpus(skipped: Mapping[str, int]) -> UserError:
+    """The error of a corpus without a row."""
+    reasons = "; ".join(f"{number:,} x {reason}" for reason, number in skipped.items())
+    return UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
+
+
+def licence_of(name: str, licences: Mapping[str, str]) -> str | None:
+    """The licence of a data set, by the first pattern that its name fits."""
+    return next((text for pattern, text in licences.items() if fnmatchcase(name, pattern)), None)
 
 
 def describe(corpus: Path, entry: dict, max_length: int) -> dict:

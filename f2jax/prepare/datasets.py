@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,10 +63,7 @@ def plan_datasets(
         for part, key in enumerate(keys):
             if counts[part]:
                 feeds.setdefault(key, []).append((number, part))
-    names = dataset_names(feeds)
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
-    if twice:
-        raise UserError(f"Two data sets would have the name {twice[0]}; give one of them another source.")
+    names = distinct_names(feeds)
     building = dataclasses.asdict(dataclasses.replace(options, curate=None, kinds=(), cap=0, stage=0))
     plans = []
     for key, fed in feeds.items():
@@ -78,11 +75,24 @@ def plan_datasets(
             mask = (rows["part"] == part) & (states[number] == STAYS)
             size += int(rows["bytes"][mask].sum())
             decides.append((inputs[number].folder.name, settings_digest(mask=mask)))
-        wanted = Wanted(folder_name(names[key]), max(1, -(-size // SHARD_BYTES)))
+        wanted = Wanted(folder_name(names[key]), bucket_count(size))
         fingerprint = settings_digest([VERSION, MAKER, key, decides, building, tokenizer])
         numbers = tuple(number for number, _ in fed)
         plans.append(DatasetPlan(names[key], key, numbers, wanted, size, tokenizer, fingerprint))
     return plans
+
+
+def distinct_names(keys: Iterable[Key]) -> dict[Key, str]:
+    """A name for each data set; raises UserError where two would have the same."""
+    names = dataset_names(keys)
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise UserError(f"Two data sets would have the name {twice[0]}; give one of them another source.")
+    return names
+
+
+def bucket_count(size: int) -> int:
+    """The buckets of a data set whose documents take so many bytes in memory."""
+    return max(1, -(-size // SHARD_BYTES))
 
 
 def _mark_over_cap(

@@ -88,6 +88,11 @@ def sketch_dtype(permutations: int) -> np.dtype:
     return np.dtype([("rank", "<u8"), ("values", "<u4", (2 * permutations,))])
 
 
+def document_bytes(record: Record) -> int:
+    """The documents of a row in memory."""
+    return sum(DOCUMENT_BYTES + len(text) for text in record.documents)
+
+
 def row_hash(record: Record, seed: int) -> int:
     """A hash of the row and the seed that decides which rows a cap keeps, so that no order matters."""
     return stable_id("\n".join([f"cap {seed}", record.query, *record.documents]))
@@ -117,8 +122,8 @@ def _read(part: InputFolder, options: PrepareOptions, listing: bool, index: Inde
     with ExitStack() as stack:
         skipped = SkipList(listing=stack.enter_context(open(part.listing, "w")) if listing else None)
         report, writer = CurationReport(skipped=skipped), stack.enter_context(_Writer(part, options))
-        for record, where in _open(part.spec, options, skipped):
-            outcome = _curate(record, options, index)
+        for record, where in open_records(part.spec, options, skipped):
+            outcome = curated(record, options, index)
             report.add(outcome, record, where)
             writer.add(outcome.record)
     counts = dict(report.skipped), dict(report.noted), dict(report.languages)
@@ -127,13 +132,14 @@ def _read(part: InputFolder, options: PrepareOptions, listing: bool, index: Inde
     part.path(SUMMARY).write_text(json.dumps(asdict(summary)))  # an error if the folder is gone, which a new one hides
 
 
-def _open(spec: str, options: PrepareOptions, skipped: SkipList) -> Iterator[tuple[Record, str]]:
+def open_records(spec: str, options: PrepareOptions, skipped: SkipList) -> Iterator[tuple[Record, str]]:
     """Yields the records of an input, each with its place."""
     for record in open_source(spec, "train", skipped, options.kinds):
         yield record, spec if is_single_input(spec) else skipped.row[0]
 
 
-def _curate(record: Record, options: PrepareOptions, index: Index | None) -> Outcome:
+def curated(record: Record, options: PrepareOptions, index: Index | None) -> Outcome:
+    """What the steps for single records, if there are any, make of a record."""
     return curate_record(record, options.curate, index) if options.curate else Outcome(record, None, (), None)
 
 
@@ -150,14 +156,14 @@ def read_again(
     places = np.flatnonzero(map_array(source.path(STAY), np.dtype(bool)))[numbers]
     todo = iter(zip(places.tolist(), numbers.tolist(), strict=True))
     place, number = next(todo, (-1, -1))
-    for current, (record, where) in enumerate(_open(source.spec, options, SkipList())):
+    for current, (record, where) in enumerate(open_records(source.spec, options, SkipList())):
         if place < 0:
             return
         if current == place:
-            curated = _curate(record, options, found).record
-            if curated is None or row_hash(curated, options.seed) != hashes[number]:
+            kept = curated(record, options, found).record
+            if kept is None or row_hash(kept, options.seed) != hashes[number]:
                 break
-            yield number, curated, where
+            yield number, kept, where
             place, number = next(todo, (-1, -1))
     if place >= 0:
         raise UserError(f"{source.spec} has changed since it was read first; run the same command again.")
@@ -185,8 +191,7 @@ class _Writer(ExitStack):
         if not record:
             return
         part = self.parts.setdefault((record.source, record.kind), len(self.parts))
-        size = sum(DOCUMENT_BYTES + len(text) for text in record.documents)
-        self._rows.write(np.array((part, size, row_hash(record, self._seed)), ROW).tobytes())
+        self._rows.write(np.array((part, document_bytes(record), row_hash(record, self._seed)), ROW).tobytes())
         if self._exact:
             self._exact.add(dedup.exact_key(record), dedup.rank(record), self._count)
         if self._near and self._curate:

@@ -10,9 +10,9 @@ import dataclasses
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,9 @@ from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_
 from f2jax.prepare.index import write_index
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder, InputSummary, read_input
-from f2jax.prepare.spill import WORK, spill
+from f2jax.prepare.spill import SPLITS, WORK, spill, spilled_documents, spilled_rows
 from f2jax.prepare.tokenizer import own_tokenizer
-from f2jax.prepare.workers import exclusive, run_here, run_in_processes, run_on_beam
+from f2jax.prepare.workers import exclusive, run_in_processes
 
 SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders next to the data sets
 READER = 3  # raised when inputs are read in another way, so that they are read again
@@ -50,7 +50,6 @@ def prepare(
     options: PrepareOptions,
     licences: Mapping[str, str] | None = None,
     jobs: int = 1,
-    beam: dict | None = None,
     listing: str | Path | None = None,
     before: AddedTo | None = None,
 ) -> dict:
@@ -61,7 +60,6 @@ def prepare(
         tokenizer: a file or folder; a number: pieces of a SentencePiece model to train on the texts.
         licences: {name or pattern: licence}, for the card.
         jobs: processes; each reads inputs and makes data sets of its own.
-        beam: `beam_runner` and `beam_options` of TFDS; None: no Beam.
         listing: a file for the skipped rows, as lines of JSON; None: they are only counted.
         before: the corpus that is there, to which these sources are added; tokenizer and options are its own.
 
@@ -84,13 +82,10 @@ def prepare(
             chosen = own_tokenizer(signatures, tokenizer, options, output / VOCABULARY)
         else:
             chosen = load_tokenizer(tokenizer)
-        run = partial(run_on_beam, beam=beam) if beam else partial(run_in_processes, jobs=jobs)
         inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in names_of(signatures, options).items()]
         if before and not (inputs := [folder for folder in inputs if folder.folder.name not in before.names]):
             return before.card  # all are in it
-        return _Preparation(
-            output, inputs, chosen, options, licences or {}, run, jobs, beam or {}, listing, before
-        ).make()
+        return _Preparation(output, inputs, chosen, options, licences or {}, jobs, listing, before).make()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +97,12 @@ class _Preparation:
     tokenizer: Tokenizer
     options: PrepareOptions
     licences: Mapping[str, str]
-    run: Callable
     jobs: int
-    beam: dict
     listing: str | Path | None
     before: AddedTo | None
+
+    def run(self, function: Callable, items: Sequence) -> Iterator:
+        return run_in_processes(function, items, self.jobs)
 
     def make(self) -> dict:
         """Reads what is not read yet, makes the data sets that are not made yet, and writes the card."""
@@ -120,8 +116,7 @@ class _Preparation:
         parts = [summary.parts for summary in summaries]
         plans = plan_datasets(self.inputs, parts, states, self.options, self.tokenizer.fingerprint())
         if not plans:
-            reasons = "; ".join(f"{number:,} x {reason}" for reason, number in counts["skipped"].items())
-            raise UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
+            raise cards.empty_corpus(counts["skipped"])
         if self.before:
             self.before.check_new(plan.source_kind[0] for plan in plans)
         listings = listings_of(self.inputs, states) if self.listing else {}
@@ -194,19 +189,11 @@ class _Preparation:
         lists = [(self.inputs[n], states_path(output, n), listings[n]) for n in unlisted]
         for _ in self.run(partial(_list_one, options=self.options, index=index), lists):
             pass
-        make = partial(
-            make_group,
-            output=output,
-            inputs=self.inputs,
-            options=self.options,
-            index=index,
-            beam=self.beam,
-            run=self.run if self.beam else run_here,
-        )
+        make = partial(make_group, output=output, inputs=self.inputs, options=self.options, index=index)
         batches = groups(todo)
         if batches:
             self._say_disk(batches)
-        results = (map if self.beam else self.run)(make, batches)
+        results = self.run(make, batches)
         with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
             for plans_made, _ in zip(batches, results, strict=True):
                 bar.update(len(plans_made))
@@ -227,7 +214,7 @@ class _Preparation:
             "options": dataclasses.asdict(self.options),
             "inputs": sorted(folder.folder.name for folder in self.inputs),
             **counts,
-            "datasets": [entry | {"licence": _licence(entry["name"], self.licences)} for entry in entries],
+            "datasets": [entry | {"licence": cards.licence_of(entry["name"], self.licences)} for entry in entries],
         }
         if self.before:
             card = self.before.joined(card)
@@ -341,62 +328,44 @@ def _list_one(item: tuple[InputFolder, Path, Path], options: PrepareOptions, ind
 
 
 def make_group(
-    plans: list[DatasetPlan],
-    output: Path,
-    inputs: Sequence[InputFolder],
-    options: PrepareOptions,
-    index: Path | None,
-    beam: dict,
-    run: Callable,
+    plans: list[DatasetPlan], output: Path, inputs: Sequence[InputFolder], options: PrepareOptions, index: Path | None
 ) -> None:
     """Spills the inputs of some data sets, then writes and describes each."""
-    from f2jax.prepare import tfds
-
     work = output / WORK / SETS / plans[0].key
     folders = {number: work / f"{number:05d}" for plan in plans for number in plan.inputs}
     work.mkdir(parents=True)
-    items = [(inputs[number], states_path(output, number), folder) for number, folder in folders.items()]
     wanted = {plan.source_kind: plan.wanted for plan in plans}
-    for _ in run(partial(_spill_one, wanted=wanted, options=options, index=index), items):
-        pass
+    for number, folder in folders.items():
+        spill(inputs[number], states_path(output, number), folder, wanted, options, index)
     for plan in plans:
-        spilled = tfds.Spilled(
-            inputs=tuple(str(folders[number]) for number in plan.inputs),
-            folder=plan.key,
-            keys=str(work / "keys" / plan.key),
-            buckets=plan.wanted.buckets,
-            tokenizer=str(output / TOKENIZER),
-            fingerprint=plan.tokenizer,
-            max_length=options.max_length,
-        )
         cards.forget(output / FINISHED, plan.key)
-        shards = {}
-        for kind, builder, parts in (
-            ("documents", tfds.Documents, tfds.document_shards),
-            ("texts", tfds.Texts, tfds.text_shards),
-            ("rows", tfds.Rows, tfds.row_shards),  # after the documents, whose keys they need
-        ):
+        for kind in ("documents", "rows", "texts"):
             shutil.rmtree(output / kind / plan.key, ignore_errors=True)
-            if kind != "texts" or options.keep_texts:
-                shards[kind] = tfds.build(builder, plan.key, output, parts(spilled), beam)
-        entry = {
-            "name": plan.name,
-            "source": plan.source_kind[0],
-            "kind": plan.source_kind[1],
-            "folder": plan.key,
-            "fingerprint": plan.fingerprint,
-            "shards": {
-                "documents": shards["documents"]["train"],
-                "rows": {split: shards["rows"].get(split, []) for split in ("train", "validation")},
-                "texts": shards.get("texts"),
-            },
-        }
+        shards = write_dataset(plan, [folders[number] for number in plan.inputs], output, options)
+        entry = cards.new_entry(plan.name, plan.source_kind, plan.key, shards) | {"fingerprint": plan.fingerprint}
         cards.write_data_card(output / FINISHED, plan.key, entry | cards.describe(output, entry, options.max_length))
     shutil.rmtree(work)
 
 
-def _spill_one(item: tuple[InputFolder, Path, Path], wanted: dict, options: PrepareOptions, index: Path | None) -> None:
-    spill(*item, wanted, options, index)
+def write_dataset(
+    plan: DatasetPlan, folders: Sequence[Path], output: Path, options: PrepareOptions
+) -> dict[str, dict[str, list[int]]]:
+    """Writes a data set from spilled texts, and returns the records of each of its files by kind and split."""
+    from f2jax.prepare import tfds
+
+    writer = tfds.ShardWriter.of(str(output), plan.key, plan.tokenizer, options)
+    shards, keys, buckets = [], [np.zeros(0, np.int64)], plan.wanted.buckets
+    for bucket in range(buckets):
+        documents = spilled_documents(folders, plan.wanted, bucket)
+        keys.append(np.array([document.key for document in documents], np.int64))
+        shards += writer.documents(bucket, buckets, documents)
+    all_keys = np.concatenate(keys)  # 8 bytes each
+    for split in SPLITS:
+        count, rows = spilled_rows(folders, plan.wanted, split)
+        files_of_split = -(-count // tfds.SHARD_ROWS)
+        for number in range(files_of_split):
+            shards += writer.rows(split, number, files_of_split, islice(rows, tfds.SHARD_ROWS), all_keys)
+    return writer.describe(shards)
 
 
 def remove_leftovers(output: Path, surveys: set[str], names: set[str]) -> None:
@@ -411,7 +380,3 @@ def remove_leftovers(output: Path, surveys: set[str], names: set[str]) -> None:
         for path in (output / name).glob("*"):
             if path.name not in stays:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _licence(name: str, licences: Mapping[str, str]) -> str | None:
-    return next((text for pattern, text in licences.items() if fnmatchcase(name, pattern)), None)

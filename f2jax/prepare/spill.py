@@ -8,9 +8,10 @@ import shutil
 import uuid
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from f2jax.prepare.read_inputs import InputFolder, read_again
 FLUSH = 64 << 20  # bytes of text in memory before they go to disk
 RECORD_BYTES = 300  # of a row or a document in memory, besides its text
 REMEMBERED = 1 << 20  # documents that are not written again, 8 bytes each: negatives come in many rows
+ROWS_TOGETHER = 4_096  # rows that are no longer Arrow's at once
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 WORK = "work"  # folder of a corpus for temporary files
 SPLITS = ("train", "validation")
@@ -86,20 +88,35 @@ def spill(
 
 
 def _add(record: Record, target: Wanted, writer: "_Writer", options: PrepareOptions) -> None:
-    keys = []
+    split, row, documents = texts_of_row(record, options)
+    for document in documents:
+        if not writer.has_document(target, document.key):
+            path = documents_path(target.folder, bucket_of(document.key, target.buckets))
+            writer.add(path, DOCUMENTS, document, len(document.text))
+    writer.add(rows_path(target.folder, split), ROWS, row, len(row[0]))
+
+
+class Document(NamedTuple):
+    """A document of a row, as `DOCUMENTS` has it."""
+
+    key: int
+    id: int  # of the text before its instruction
+    text: bytes  # after its instruction
+    start: int  # byte at which the text begins, after the instruction
+
+
+def texts_of_row(record: Record, options: PrepareOptions) -> tuple[str, tuple, list[Document]]:
+    """(split, fields of `ROWS`, documents) of a record: its texts as they are tokenized."""
+    documents = []
     for original in record.documents:
         text = options.instructions.document(original, record)
-        keys.append(document_key(text))
-        if writer.has_document(target, keys[-1]):
-            continue
-        bucket = bucket_of(keys[-1], target.buckets)
-        document = (keys[-1], stable_id(original), *_text_and_start(text, original))
-        writer.add(documents_path(target.folder, bucket), DOCUMENTS, document, len(text))
+        documents.append(Document(document_key(text), stable_id(original), *_text_and_start(text, original)))
     query = options.instructions.query(record)
     split = SPLITS[in_share(record.split_id, options.validation_share, "held out", options.seed)]
     languages = (_readable(record.language), _readable(record.positive_language or record.language))
+    keys = [document.key for document in documents]
     row = (*_text_and_start(query, record.query), keys, label_id(record), record.query_id, *languages)
-    writer.add(rows_path(target.folder, split), ROWS, row, len(query))
+    return split, row, documents
 
 
 def documents_path(folder: str, bucket: int) -> str:
@@ -164,8 +181,21 @@ def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
                     yield from stream
 
 
-def unique_documents(paths: list[Path]) -> pa.Table:
-    """A bucket's distinct documents, in the order of their keys."""
+def spilled_documents(folders: Sequence[Path], target: Wanted, bucket: int) -> list[Document]:
+    """A bucket's distinct documents in the order of their keys, given the folders of all inputs in order."""
+    paths = [folder / documents_path(target.folder, bucket) for folder in folders]
     table = pa.Table.from_batches(list(batches(paths)), DOCUMENTS)
     _, first = np.unique(table["key"].to_numpy(), return_index=True)
-    return table.take(first)
+    return list(map(Document._make, zip(*(column.to_pylist() for column in table.take(first).columns), strict=True)))
+
+
+def spilled_rows(folders: Sequence[Path], target: Wanted, split: str) -> tuple[int, Iterator[dict]]:
+    """The number of rows of a split, and the rows in the order of the inputs, as `ROWS` has them."""
+    paths = [folder / rows_path(target.folder, split) for folder in folders]
+    count = sum(batch.num_rows for batch in batches(paths))
+    return count, (row for batch in batches(paths) for row in _rows_of(batch))
+
+
+def _rows_of(batch: pa.RecordBatch) -> Iterator[dict]:
+    for start in range(0, batch.num_rows, ROWS_TOGETHER):
+        yield from batch.slice(start, ROWS_TOGETHER).to_pylist()

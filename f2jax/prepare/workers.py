@@ -1,4 +1,4 @@
-"""Who does the work: this process, several, or Apache Beam. Each maps a function over items and keeps their order.
+"""Who does the work: this process or several, which map a function over items and keep their order.
 
 A corpus has one `prepare` at a time, and its processes end with it, however it ends.
 """
@@ -7,18 +7,17 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from f2jax import files
-from f2jax.errors import UserError, require_extra
+from f2jax.errors import UserError
 
 HOLDER = "prepare.lock"  # in the folder: which process writes there
 
@@ -57,10 +56,6 @@ def _holder(path: Path) -> str:
     return f"f2jax prepare, process {holder['process']} on {holder['host']}"
 
 
-def run_here(function: Callable, items: Iterable) -> Iterator:
-    return map(function, items)
-
-
 def run_in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
     """Runs in up to `jobs` processes, which an interruption ends at once.
 
@@ -94,39 +89,3 @@ def _end_with_parent() -> None:
     if parent := parent_process():
         parent.join()  # waits on a pipe that the system closes, even at kill -9
         os._exit(1)
-
-
-def run_on_beam(function: Callable, items: Sequence, beam: dict) -> Iterator:
-    """Runs on a runner of Apache Beam; results stay in files, since a runner returns none."""
-    import apache_beam
-
-    if not items:
-        return
-    try:
-        with apache_beam.Pipeline(runner=beam["beam_runner"], options=beam["beam_options"]) as pipeline:
-            _ = pipeline | apache_beam.Create(items) | apache_beam.Reshuffle() | "read" >> apache_beam.Map(function)
-    except RuntimeError as error:  # a worker in another process reports its error as text
-        message = re.search(r"UserError: (.+)", str(error))
-        if not message:
-            raise
-        raise UserError(message[1]) from error
-    yield from items
-
-
-def beam_options(runner: str | None, options: Sequence[str]) -> dict | None:
-    """What `prepare` takes as `beam`, from a runner's name and its `NAME=VALUE`s; None if no runner is named.
-
-    Raises:
-        UserError: Apache Beam is not installed, or has no such runner.
-    """
-    if not runner:
-        return None
-    require_extra("beam", "--beam-runner", "apache_beam")
-    from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.runners import create_runner
-
-    try:
-        create_runner(runner)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"--beam-runner {runner}: {str(error).splitlines()[0]}") from error
-    return {"beam_runner": runner, "beam_options": PipelineOptions([f"--{option}" for option in options])}

@@ -15,7 +15,7 @@ from f2jax.data.instructions import Instructions
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
-from f2jax.prepare import read_inputs, run, scratch, workers
+from f2jax.prepare import read_inputs, run, scratch
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate import CurationReport
 from tests.data import corpora
@@ -99,14 +99,10 @@ def test_the_order_of_inputs_does_not_matter(tmp_path, options):
     assert contents(turned) == contents(card) and turned["skipped"] == card["skipped"]
 
 
-@pytest.mark.parametrize("how", ["jobs", pytest.param("beam", marks=pytest.mark.slow)])
-def test_whoever_works_the_bytes_and_counts_and_lists_are_the_same(tmp_path, how):
-    if how == "beam":
-        pytest.importorskip("apache_beam")
-    options = {"jobs": 2} if how == "jobs" else {"beam": workers.beam_options("DirectRunner", ())}
+def test_whoever_works_the_bytes_and_counts_and_lists_are_the_same(tmp_path):
     inputs = write_inputs(tmp_path / "in")
     card = corpora.make(tmp_path, inputs, CURATED, listing=tmp_path / "one.jsonl")
-    other = corpora.make(tmp_path / "other", inputs, CURATED, listing=tmp_path / "other.jsonl", **options)
+    other = corpora.make(tmp_path / "other", inputs, CURATED, listing=tmp_path / "other.jsonl", jobs=2)
     assert other == card
     assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "other.jsonl").read_text() != ""
 

@@ -18,7 +18,7 @@ from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
-from f2jax.prepare import datasets, read_inputs, spill, tfds, workers
+from f2jax.prepare import datasets, read_inputs, spill, tfds
 from f2jax.prepare.data_card import table
 from f2jax.prepare.datasets import folder_name
 from f2jax.prepare.run import prepare
@@ -123,41 +123,6 @@ def test_both_directions_of_a_pair_are_on_one_side_of_the_split_and_what_is_on_b
 # Who writes it
 
 
-@pytest.mark.parametrize(
-    "options",
-    [(), pytest.param(("direct_num_workers=2", "direct_running_mode=multi_processing"), marks=pytest.mark.slow)],
-)
-def test_beam_writes_the_same_bytes(folder, tmp_path, options):
-    pytest.importorskip("apache_beam")
-    beam = workers.beam_options("DirectRunner", options)
-    assert contents(corpora.make(tmp_path, inputs=inputs_of(folder), beam=beam)) == contents(
-        PreparedCorpus(folder / "corpus").card
-    )
-
-
-@pytest.mark.parametrize(
-    "options",
-    [(), pytest.param(("direct_num_workers=2", "direct_running_mode=multi_processing"), marks=pytest.mark.slow)],
-)
-def test_a_damaged_input_is_one_clear_error_on_beam_too(tmp_path, options):
-    pytest.importorskip("apache_beam")
-    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(UserError, match=r"^\S+cut.parquet is damaged, cut short or no parquet file"):
-        corpora.make(tmp_path, [str(tmp_path / "cut.parquet")], beam=workers.beam_options("DirectRunner", options))
-
-
-def test_an_unknown_runner_is_refused():
-    pytest.importorskip("apache_beam")
-    with pytest.raises(UserError, match="--beam-runner NoRunner: Unexpected pipeline runner"):
-        workers.beam_options("NoRunner", ())
-
-
-def test_an_option_of_a_runner_may_hold_commas():
-    pytest.importorskip("apache_beam")
-    given = workers.beam_options("DirectRunner", ("job_name=one,two", "labels=a"))["beam_options"].get_all_options()
-    assert (given["job_name"], given["labels"]) == ("one,two", ["a"])
-
-
 def test_two_processes_write_the_same_bytes(folder, tmp_path):
     found = corpora.make(tmp_path, inputs=inputs_of(folder), jobs=2)
     assert contents(found) == contents(PreparedCorpus(folder / "corpus").card)
@@ -260,23 +225,26 @@ class Built:
     """Which data sets were written, and an interruption before one of them."""
 
     def __init__(self, monkeypatch):
-        self.names, self.stop_at, self._build = [], None, tfds.build
-        monkeypatch.setattr(tfds, "build", self)
+        self.names, self.stop_at, write = [], None, tfds.ShardWriter._write
 
-    def __call__(self, kind, name, *rest):
-        if (kind.__name__, name) == self.stop_at:
-            raise KeyboardInterrupt
-        self.names.append((kind.__name__, name))
-        return self._build(kind, name, *rest)
+        def noted(writer, splits, *rest):
+            name = next(iter(splits)), writer.name
+            if name == self.stop_at:
+                raise KeyboardInterrupt
+            if name not in self.names:
+                self.names.append(name)
+            return write(writer, splits, *rest)
+
+        monkeypatch.setattr(tfds.ShardWriter, "_write", noted)
 
 
-@pytest.mark.parametrize("stop_at", [("Documents", "colours"), ("Rows", "colours"), ("Rows", "pairs")])
+@pytest.mark.parametrize("stop_at", [("documents", "colours"), ("rows", "colours"), ("rows", "pairs")])
 def test_an_interrupted_run_goes_on_where_it_was(folder, tmp_path, monkeypatch, stop_at):
     built = Built(monkeypatch)
     inputs, built.stop_at = inputs_of(folder), stop_at
     with pytest.raises(KeyboardInterrupt):
         corpora.make(tmp_path, inputs)
-    finished = {name for kind, name in built.names if kind == "Rows"}
+    finished = {name for kind, name in built.names if kind == "rows"}
     with pytest.raises(UserError, match=r"holds no corpus.json"):
         PreparedCorpus(tmp_path / "corpus")
     built.names.clear()
@@ -298,7 +266,7 @@ def test_what_a_changed_input_feeds_is_made_again(tmp_path, monkeypatch):
     with open(inputs[1], "a") as file:
         file.write(json.dumps(corpora.rows(1, 99)[0]) + "\n")
     after = corpora.make(tmp_path, inputs)
-    assert built.names == [("Documents", "pairs"), ("Texts", "pairs"), ("Rows", "pairs")]
+    assert built.names == [("documents", "pairs"), ("rows", "pairs")]
     assert {name for name in before if before[name] != contents(after)[name]} == {"pairs"}
     assert sum(entry(tmp_path, "pairs")["rows"].values()) == 121
 
