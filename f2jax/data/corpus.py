@@ -248,7 +248,7 @@ def chosen_documents(document_bi: np.ndarray, columns: Sequence[int], negatives:
 
 
 def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
-    """(query tokens, document numbers, label) of a record of `prepare.tfds.Rows`, a tf.train.Example."""
+    """(query tokens, document numbers, label) of a record in `rows/`, a tf.train.Example."""
     feature = _features(raw)
     query = np.frombuffer(feature["query"].bytes_list.value[0], np.int32)
     documents = np.frombuffer(feature["documents"].bytes_list.value[0], np.int64)
@@ -256,20 +256,20 @@ def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def parse_document(raw: bytes) -> tuple[int, np.ndarray]:
-    """(id, tokens) of a record of `prepare.tfds.Documents`."""
+    """(id, tokens) of a record in `documents/`."""
     feature = _features(raw)
     return feature["id"].int64_list.value[0], np.frombuffer(feature["tokens"].bytes_list.value[0], np.int32)
 
 
 def row_details(raw: bytes) -> tuple[int, str, str]:
-    """(id of the query, its language, that of the documents) of a record of `prepare.tfds.Rows`."""
+    """(id of the query, its language, that of the documents) of a record in `rows/`."""
     feature = _features(raw)
     languages = (feature[name].bytes_list.value[0].decode("utf-8") for name in ("language", "positive_language"))
     return feature["id"].int64_list.value[0], *languages
 
 
 def parse_text(raw: bytes) -> str:
-    """The text of a record of `prepare.tfds.Texts`."""
+    """The text of a record in `texts/`."""
     return _features(raw)["text"].bytes_list.value[0].decode("utf-8", "surrogatepass")
 
 

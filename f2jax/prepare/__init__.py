@@ -6,9 +6,10 @@
 3. `datasets.py` says which data sets there will be, and which rows a cap keeps.
 4. `spill.py` reads the inputs again, and writes the texts of the rows that stay in buckets that are small enough to
    sort in memory.
-5. `tfds.py` tokenizes them into TFDS data sets of documents and rows.
+5. `tfds.py` tokenizes them into the files of TFDS data sets of documents and rows.
 6. `data_card.py` describes each data set, counted from what was written, and says which ones are finished.
 
-`run.py` runs these steps, and `add.py` knows the corpus to which sources are added; `workers.py` has the ways to run
-one: here, in processes, on Beam. What decides the content is in `options.py`. `f2jax/data/corpus.py` reads the result.
+`run.py` runs these steps, here or in processes (`workers.py`), and `add.py` knows the corpus to which sources are
+added. `beam_graph.py` is all of it as one graph of Apache Beam, of the same functions of a row and of a shard. What
+decides the content is in `options.py`. `f2jax/data/corpus.py` reads the result.
 """

@@ -90,7 +90,7 @@ class ShardWriter:
             for some in _chunks(documents)
             for found, tokens in zip(some, self._tokens(found.text for found in some), strict=True)
         )
-        return self._write({"documents": "train", "texts": "documents"}, number, count, records)
+        return self.write({"documents": "train", "texts": "documents"}, number, count, records)
 
     def rows(self, split: str, number: int, count: int, rows: Iterable[dict], keys: np.ndarray) -> list[Shard]:
         """Writes shard `number` of `count`: rows in their order.
@@ -104,16 +104,14 @@ class ShardWriter:
             for some in _chunks(rows)
             for row, tokens in zip(some, self._tokens(row["query"] for row in some), strict=True)
         )
-        return self._write({"rows": split, "texts": split}, number, count, records)
+        return self.write({"rows": split, "texts": split}, number, count, records)
 
     def _tokens(self, texts: Iterable[bytes]) -> list[np.ndarray]:
         """The token ids of each text, encoded as `spill` does."""
         decoded = [text.decode("utf-8", "surrogatepass") for text in texts]
         return _tokenizer(self.tokenizer, self.fingerprint).encode(decoded, self.max_length)
 
-    def _write(
-        self, splits: dict[str, str], number: int, count: int, records: Iterable[dict[str, dict]]
-    ) -> list[Shard]:
+    def write(self, splits: dict[str, str], number: int, count: int, records: Iterable[dict[str, dict]]) -> list[Shard]:
         """Writes records of several kinds, given the split of each."""
         from array_record.python.array_record_module import ArrayRecordWriter
 

@@ -39,6 +39,7 @@ def cluster(server, tmp_path_factory) -> Iterator[str]:
     for _ in range(2):
         folder, port = tmp_path_factory.mktemp("pool"), free_port()
         environment = server.environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "HOME": str(folder)}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # it starts workers by `python`
         command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
         processes.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=(folder / "log").open("w")))
         stubs.append(api.BeamFnExternalWorkerPoolStub(grpc.insecure_channel(f"127.0.0.1:{port}")))
@@ -64,46 +65,106 @@ def cluster(server, tmp_path_factory) -> Iterator[str]:
             process.wait()
 
 
-def beam(cluster: str) -> list[str]:
-    """Options of Beam for a cluster, as they stand behind `--`."""
-    known = ["--job_endpoint=embed", "--environment_type=EXTERNAL", "--sdk_worker_parallelism=2"]
-    return ["--beam-runner", "PortableRunner", "--", *known, f"--environment_config={cluster}"]
+def prepare(inputs, output: str, folder: Path, *runner: str) -> int:
+    command = ["prepare", "--input", *inputs, "--output", output, "--tokenizer", str(folder / "tokenizer")]
+    command += ["--max-length", "32", "--validation-share", "0.2", "--tasks", f"retrieval={corpora.TASK}"]
+    command += ["--cap", "50", "--evaluation-sets", "--near-duplicates", "0.8"]
+    return main([*command, "--beam-runner", *runner])
 
 
-def test_workers_that_share_only_the_bucket_write_what_one_process_writes(cluster, bucket, tmp_path, capsys):
-    inputs = corpora.write_inputs(tmp_path / "in")
-    card = corpora.make(tmp_path, inputs, OPTIONS)
+def on(cluster: str) -> list[str]:
+    """The runner, and its options."""
+    known = ["--job_endpoint=embed", "--environment_type=EXTERNAL", f"--environment_config={cluster}"]
+    return ["PortableRunner", "--", *known]
+
+
+def test_workers_that_share_only_the_bucket_write_what_one_process_writes(
+    cluster, bucket, tmp_path, capsys, monkeypatch
+):
+    """Two workers: which rows are duplicates or over the cap, and all files, are those of the local run."""
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    run = FnApiRunner.run_via_runner_api
+
+    def with_two_workers(runner, *rest):
+        runner._num_workers = 2  # which no option says where the job service is embedded
+        return run(runner, *rest)
+
+    monkeypatch.setattr(FnApiRunner, "run_via_runner_api", with_two_workers)
+    card = corpora.make(tmp_path, corpora.write_inputs(tmp_path / "in"), OPTIONS)
+    names = [path.name for path in (tmp_path / "in").iterdir()]
     fsspec.filesystem("gs").put(f"{tmp_path}/in/", f"{bucket}/in/", recursive=True)
-    command = [
-        "prepare",
-        "--input",
-        *(f"{bucket}/in/{Path(path).name}" for path in inputs),
-        "--output",
-        f"{bucket}/corpus",
-    ]
-    command += [
-        "--tokenizer",
-        str(tmp_path / "tokenizer"),
-        "--max-length",
-        "32",
-        "--validation-share",
-        "0.2",
-        "--cap",
-        "50",
-    ]
-    command += ["--tasks", f"retrieval={corpora.TASK}", "--evaluation-sets", "--near-duplicates", "0.8"]
-    assert main([*command, *beam(cluster)]) == 0, capsys.readouterr().err
+    inputs = [f"{bucket}/in/{name}" for name in ("pairs.jsonl", "pairs_part2.jsonl", "mixed.jsonl", "more.jsonl")]
+    assert len(names) == len(inputs)
+    assert prepare(inputs, f"{bucket}/corpus", tmp_path, *on(cluster)) == 0, capsys.readouterr().err
     made = files.read_json_object(f"{bucket}/corpus/{CARD}")
-    without = [{k: v for k, v in entry.items() if k != "fingerprint"} for entry in card["datasets"]]
-    assert made["datasets"] == without and without
+    without = [{name: value for name, value in entry.items() if name != "fingerprint"} for entry in card["datasets"]]
+    assert made["datasets"] == without and len(without) == 3
     for name in ("skipped", "noted", "identified", "tokenizer"):
         assert made[name] == card[name]
-    assert not files.exists(f"{bucket}/corpus/work")
+    assert sum(made["skipped"].values()) > 1 and not files.exists(f"{bucket}/corpus/work")
     fsspec.filesystem("gs").get(f"{bucket}/corpus/", f"{tmp_path}/copy/", recursive=True)
-    for kind in ("documents", "rows", "texts"):
-        for path in (tmp_path / "corpus" / kind).rglob("*"):
-            assert (
-                path.is_dir()
-                or (tmp_path / "copy" / path.relative_to(tmp_path / "corpus")).read_bytes() == path.read_bytes()
-            )
-    assert PreparedCorpus(tmp_path / "copy").splits()
+    shards = list((tmp_path / "corpus").rglob("*.array_record-*"))
+    assert len(shards) == 3 * 6, "of three data sets the documents, rows of two splits, and the texts of all these"
+    for path in shards:
+        assert (tmp_path / "copy" / path.relative_to(tmp_path / "corpus")).read_bytes() == path.read_bytes()
+    assert [len(training) for training, _ in PreparedCorpus(tmp_path / "copy").splits()] == [
+        entry["rows"]["train"] for entry in card["datasets"]
+    ]
+
+
+@pytest.mark.slow
+def test_a_damaged_input_is_one_clear_error(cluster, bucket, tmp_path, capsys):
+    corpora.make_tokenizer(tmp_path / "tokenizer")
+    files.write_atomically(f"{bucket}/cut.parquet", b"PAR1 and no more")
+    assert prepare([f"{bucket}/cut.parquet"], f"{bucket}/corpus", tmp_path, *on(cluster)) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{bucket}/cut.parquet is damaged, cut short or no parquet file" in last and "while running" not in last
+
+
+@pytest.mark.parametrize(
+    "runner,message",
+    [
+        (("NoRunner",), "--beam-runner NoRunner cannot be used: Unexpected pipeline runner: NoRunner"),
+        (
+            ("PortableRunner", "--", "--job_endpoint=127.0.0.1:9", "--job_server_timeout=1"),
+            "--beam-runner PortableRunner cannot be used: ",
+        ),
+    ],
+)
+def test_a_runner_that_cannot_be_reached_is_one_clear_line(tmp_path, capsys, runner, message):
+    corpora.make_tokenizer(tmp_path / "tokenizer")
+    (path,) = corpora.write_inputs(tmp_path / "in")[:1]
+    assert prepare([path], str(tmp_path / "corpus"), tmp_path, *runner) == 1
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_an_output_that_holds_files_and_options_without_a_runner_are_refused(tmp_path, capsys):
+    corpora.make_tokenizer(tmp_path / "tokenizer")
+    (path,) = corpora.write_inputs(tmp_path / "in")[:1]
+    assert prepare([path], str(tmp_path / "in"), tmp_path, "DirectRunner") == 1
+    assert f"--output {tmp_path}/in holds " in capsys.readouterr().err
+    needed = ["prepare", "--input", path, "--output", str(tmp_path / "c"), "--tokenizer", str(tmp_path / "tokenizer")]
+    assert main([*needed, "--", "--project=x"]) == 1
+    assert "name a --beam-runner too" in capsys.readouterr().err
+    assert main([*needed, "--beam-runner", "DirectRunner", "--jobs", "2"]) == 1
+    assert "there is no --add, --skipped or --jobs" in capsys.readouterr().err
+
+
+def test_a_data_set_has_shards_of_whole_blocks_and_documents_by_size(monkeypatch):
+    """Against a loop: the blocks of a split in order, a new shard where the next block would not fit."""
+    from f2jax.prepare import beam_graph, datasets
+
+    monkeypatch.setattr(beam_graph, "SHARD_ROWS", 10)
+    monkeypatch.setattr(datasets, "SHARD_BYTES", 100)
+    a, b = (b"a", "retrieval"), (b"b", "retrieval")
+    counts = {(a, "train"): {0: 4, 2: 6, 3: 1, 7: 10, 9: 12, 10: 1}, (a, "validation"): {2: 3}, (b, "train"): {1: 2}}
+    sums = [
+        ((key, split, block), (rows, 30, block << beam_graph.BLOCK_BITS))
+        for (key, split), blocks in counts.items()
+        for block, rows in blocks.items()
+    ]
+    plan = beam_graph.make_plan(sums[::-1])
+    assert plan[a].starts == {"train": [0, 3, 7, 9, 10], "validation": [2]}
+    assert plan[b].starts == {"train": [1], "validation": []}
+    assert [(data.name, data.buckets) for data in plan.values()] == [("a", 3), ("b", 1)]

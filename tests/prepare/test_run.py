@@ -225,7 +225,7 @@ class Built:
     """Which data sets were written, and an interruption before one of them."""
 
     def __init__(self, monkeypatch):
-        self.names, self.stop_at, write = [], None, tfds.ShardWriter._write
+        self.names, self.stop_at, write = [], None, tfds.ShardWriter.write
 
         def noted(writer, splits, *rest):
             name = next(iter(splits)), writer.name
@@ -235,7 +235,7 @@ class Built:
                 self.names.append(name)
             return write(writer, splits, *rest)
 
-        monkeypatch.setattr(tfds.ShardWriter, "_write", noted)
+        monkeypatch.setattr(tfds.ShardWriter, "write", noted)
 
 
 @pytest.mark.parametrize("stop_at", [("documents", "colours"), ("rows", "colours"), ("rows", "pairs")])
