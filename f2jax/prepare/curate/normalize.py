@@ -61,10 +61,13 @@ def normalize_text(text: str, form: Form = "NFC") -> str:
         return _limit_marks(unicodedata.normalize(form, _limit_marks(text)))
     if re.search("[\ud800-\udfff]", text):  # two adjacent halves are one character
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    text = unicodedata.normalize(form, _limit_marks(text))
-    text = _TAGS.sub(lambda match: match[1] or "", _INVISIBLE.sub("", text))
-    text = _NEWLINES.sub("\n", _JOINERS.sub(_kept_joiner, text))
-    return _limit_marks(unicodedata.normalize(form, _limit_marks(text)))
+    before, text = "", unicodedata.normalize(form, _limit_marks(text))
+    while text != before:  # marks that stand side by side now may come before a joiner in another order
+        before = text
+        text = _TAGS.sub(lambda match: match[1] or "", _INVISIBLE.sub("", text))
+        text = _NEWLINES.sub("\n", _JOINERS.sub(_kept_joiner, text))
+        text = _limit_marks(unicodedata.normalize(form, _limit_marks(text)))
+    return text
 
 
 def cut_text(text: str, length: int) -> str:
