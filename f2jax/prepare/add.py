@@ -33,7 +33,7 @@ class AddedTo:
         """
         corpus = PreparedCorpus(folder)
         if "inputs" not in corpus.card:
-            raise UserError(f"{folder} is of an earlier version; run the command that prepared it once more, then add.")
+            raise UserError(f"{folder} is of an earlier version or of a cluster; prepare it here once more, then add.")
         return cls(corpus.folder, corpus.card)
 
     @property

@@ -21,7 +21,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +32,9 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.combiners import TupleCombineFn
 
-from f2jax import __version__, files
+from f2jax import files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
+from f2jax.data.corpus_index import index_folder
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import SkipList
 from f2jax.data.tokenizer import load_tokenizer
@@ -44,6 +45,7 @@ from f2jax.prepare.curate import CurationOptions, CurationReport, dedup
 from f2jax.prepare.curate.decontaminate import Index, build_index
 from f2jax.prepare.curate.steps import EXACT, NEAR
 from f2jax.prepare.datasets import bucket_count, distinct_names, folder_name
+from f2jax.prepare.index import write_index
 from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.read_inputs import curated, document_bytes, open_records, row_hash
 from f2jax.prepare.run import sign_inputs
@@ -51,6 +53,7 @@ from f2jax.prepare.spill import ROWS, SPLITS, WORK, Document, bucket_of, texts_o
 from f2jax.prepare.tfds import SHARD_ROWS, Shard, ShardWriter
 from f2jax.prepare.tokenizer import own_tokenizer
 
+STARTED = "runner.json"  # in the folder for work: which runner makes the corpus
 ROW_BITS = 40  # of a place: the number of the row; the others are that of the input
 BLOCK_BITS = 10  # rows of so many neighbouring places are in one shard
 
@@ -100,15 +103,17 @@ def prepare_on_beam(
     """
     work, options = files.join(output, WORK), options.of_stage()
     signatures = sign_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
-    if files.exists(output) and (names := files.list_names(output)) and WORK not in names:
-        raise UserError(f"--output {output} holds {names[0]}; name an empty folder.")
+    if files.exists(output) and (names := files.list_names(output)):
+        if CARD in names or not files.exists(files.join(work, STARTED)):
+            raise UserError(f"--output {output} holds {names[0]}; name an empty folder.")
+        _remove(output)  # what a run that was interrupted left
     index, curate = None, options.curate
     with tempfile.TemporaryDirectory() as here:
         if isinstance(tokenizer, int):
             chosen = own_tokenizer(signatures, tokenizer, options, Path(here, "own"))
         else:
             chosen = load_tokenizer(tokenizer)
-        files.write_atomically(files.join(work, "runner.json"), json.dumps([runner, *runner_options]))
+        files.write_atomically(files.join(work, STARTED), json.dumps([runner, *runner_options]))
         chosen.save(Path(here, TOKENIZER))
         _put(Path(here, TOKENIZER), files.join(output, TOKENIZER))
         if curate and curate.evaluation_sets:
@@ -116,13 +121,18 @@ def prepare_on_beam(
             index = files.join(work, "index")
             _put(Path(here, "index"), index)
     _run(Job(output, options, index, chosen.fingerprint(), licences), list(signatures), runner, runner_options)
-    store, name = files.filesystem(work)
-    with files.clear_errors(work, "deleted"):
-        store.rm(name, recursive=True)
+    _remove(work)
     return files.read_json_object(files.join(output, CARD))
 
 
+def _remove(folder: str) -> None:
+    store, name = files.filesystem(folder)
+    with files.clear_errors(folder, "deleted"):
+        store.rm(name, recursive=True)
+
+
 def _put(folder: Path, target: str) -> None:
+    """Copies the files of a local folder."""
     for path in folder.iterdir():
         files.write_atomically(files.join(target, path.name), path.read_bytes())
 
@@ -242,7 +252,7 @@ class _Read(beam.DoFn):
             split, row, documents = texts_of_row(record, options)
             key = (record.source.encode("utf-8", "surrogatepass"), record.kind)
             sketch = dedup.sketch(record, options.curate) if options.curate and options.curate.near_duplicates else None
-            bands = dedup.band_keys(sketch, options.curate) if sketch else []
+            bands = dedup.band_keys(sketch, options.curate) if sketch and options.curate else []
             exact = (dedup.exact_key(record), dedup.rank(record)) if options.curate else (0, 0)
             hash_ = row_hash(record, options.seed)
             yield place, (key, split, document_bytes(record), hash_, *exact, sketch.values if sketch else b"", bands)
@@ -369,25 +379,23 @@ def _describe(item: tuple[tuple, Iterable[tuple]], job: Job, plan: Mapping[tuple
             store, name = files.filesystem(writer.folder(kind))
             with files.clear_errors(writer.folder(kind), "read"):
                 store.get(f"{name}/", f"{path}/", recursive=True)
-        return plan[key].first, entry | cards.describe(Path(folder), entry, job.options.max_length)
+        entry |= cards.describe(Path(folder), entry, job.options.max_length)
+        write_index(folder, entry)
+        index = index_folder(folder, entry)
+        _put(index, files.join(job.output, str(index.relative_to(folder))))
+        return plan[key].first, entry
 
 
 def _write_card(
     _, job: Job, plan: Mapping, entries: list[tuple[int, dict]], counts: list[tuple], reasons: list[str]
 ) -> None:
-    skipped, noted, languages = (sum(map(Counter, some), Counter()) for some in zip(*counts, strict=True))
-    skipped.update(Counter(reasons))
+    skipped, noted, languages = Counter[str](reasons), Counter[str](), Counter[str]()
+    for found in counts:
+        for total, some in zip((skipped, noted, languages), found, strict=True):
+            total.update(some)
     if not plan:
         raise cards.empty_corpus(skipped)
-    card = {
-        "version": VERSION,
-        "f2jax": __version__,
-        "tokenizer": job.fingerprint,
-        "options": asdict(job.options),
-        **for_card(skipped, noted, languages),
-        "datasets": [
-            entry | {"licence": cards.licence_of(entry["name"], job.licences)}
-            for _, entry in sorted(entries, key=lambda item: item[0])
-        ],
-    }
+    ordered = [entry for _, entry in sorted(entries, key=lambda item: item[0])]
+    counters = for_card(skipped, noted, languages)
+    card = cards.new_card(job.fingerprint, job.options, counters, ordered, job.licences)
     files.write_atomically(files.join(job.output, CARD), json.dumps(card, indent=1, ensure_ascii=False))

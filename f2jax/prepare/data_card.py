@@ -1,16 +1,18 @@
 """The data card: an entry for each data set, counted from what was written; and how it prints."""
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
-from f2jax import files
+from f2jax import __version__, files
 from f2jax.data.corpus import (
+    VERSION,
     Reader,
     Shards,
     has_texts,
@@ -21,7 +23,7 @@ from f2jax.data.corpus import (
     text_shards_of,
 )
 from f2jax.errors import UserError
-from f2jax.prepare.options import Key
+from f2jax.prepare.options import Key, PrepareOptions
 
 PERCENTILES = (50, 90, 99, 100)
 SPLITS = ("train", "validation")
@@ -73,9 +75,28 @@ def empty_corpus(skipped: Mapping[str, int]) -> UserError:
     return UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
 
 
-def licence_of(name: str, licences: Mapping[str, str]) -> str | None:
-    """The licence of a data set, by the first pattern that its name fits."""
-    return next((text for pattern, text in licences.items() if fnmatchcase(name, pattern)), None)
+def new_card(
+    tokenizer: str, options: PrepareOptions, counts: dict, entries: Sequence[dict], licences: Mapping[str, str]
+) -> dict:
+    """The card of a corpus.
+
+    Args:
+        tokenizer: its fingerprint.
+        counts: of rows that are skipped or noted, and of languages.
+        licences: {name or pattern: licence}.
+    """
+
+    def licence(name: str) -> str | None:
+        return next((text for pattern, text in licences.items() if fnmatchcase(name, pattern)), None)
+
+    return {
+        "version": VERSION,
+        "f2jax": __version__,
+        "tokenizer": tokenizer,
+        "options": dataclasses.asdict(options),
+        **counts,
+        "datasets": [entry | {"licence": licence(entry["name"])} for entry in entries],
+    }
 
 
 def describe(corpus: Path, entry: dict, max_length: int) -> dict:

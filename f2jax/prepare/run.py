@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax import __version__, files
-from f2jax.data.corpus import CARD, TOKENIZER, VERSION
+from f2jax.data.corpus import CARD, TOKENIZER
 from f2jax.data.corpus_index import INDEX, has_index
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import say_once
@@ -207,15 +207,8 @@ class _Preparation:
         )
 
     def _write_card(self, entries: Sequence[dict], counts: dict) -> dict:
-        card = {
-            "version": VERSION,
-            "f2jax": __version__,
-            "tokenizer": self.tokenizer.fingerprint(),
-            "options": dataclasses.asdict(self.options),
-            "inputs": sorted(folder.folder.name for folder in self.inputs),
-            **counts,
-            "datasets": [entry | {"licence": cards.licence_of(entry["name"], self.licences)} for entry in entries],
-        }
+        card = cards.new_card(self.tokenizer.fingerprint(), self.options, counts, entries, self.licences)
+        card["inputs"] = sorted(folder.folder.name for folder in self.inputs)
         if self.before:
             card = self.before.joined(card)
         files.write_atomically(self.output / CARD, json.dumps(card, indent=1, ensure_ascii=False))

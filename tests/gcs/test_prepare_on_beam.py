@@ -104,9 +104,9 @@ def test_workers_that_share_only_the_bucket_write_what_one_process_writes(
         assert made[name] == card[name]
     assert sum(made["skipped"].values()) > 1 and not files.exists(f"{bucket}/corpus/work")
     fsspec.filesystem("gs").get(f"{bucket}/corpus/", f"{tmp_path}/copy/", recursive=True)
-    shards = list((tmp_path / "corpus").rglob("*.array_record-*"))
+    shards, index = (list((tmp_path / "corpus").rglob(name)) for name in ("*.array_record-*", "index/**/*.npy"))
     assert len(shards) == 3 * 6, "of three data sets the documents, rows of two splits, and the texts of all these"
-    for path in shards:
+    for path in shards + index:
         assert (tmp_path / "copy" / path.relative_to(tmp_path / "corpus")).read_bytes() == path.read_bytes()
     assert [len(training) for training, _ in PreparedCorpus(tmp_path / "copy").splits()] == [
         entry["rows"]["train"] for entry in card["datasets"]
@@ -143,7 +143,7 @@ def test_an_output_that_holds_files_and_options_without_a_runner_are_refused(tmp
     corpora.make_tokenizer(tmp_path / "tokenizer")
     (path,) = corpora.write_inputs(tmp_path / "in")[:1]
     assert prepare([path], str(tmp_path / "in"), tmp_path, "DirectRunner") == 1
-    assert f"--output {tmp_path}/in holds " in capsys.readouterr().err
+    assert f"--output {tmp_path}/in holds " in capsys.readouterr().err and Path(path).exists()
     needed = ["prepare", "--input", path, "--output", str(tmp_path / "c"), "--tokenizer", str(tmp_path / "tokenizer")]
     assert main([*needed, "--", "--project=x"]) == 1
     assert "name a --beam-runner too" in capsys.readouterr().err

@@ -140,5 +140,5 @@ def test_what_cannot_be_added(folder):
         AddedTo.open(folder / "nothing")
     path = folder / "corpus/corpus.json"
     path.write_text(json.dumps({name: x for name, x in json.loads(path.read_text()).items() if name != "inputs"}))
-    with pytest.raises(UserError, match="is of an earlier version; run the command that prepared it once more"):
+    with pytest.raises(UserError, match="is of an earlier version or of a cluster; prepare it here once more"):
         AddedTo.open(folder / "corpus")
