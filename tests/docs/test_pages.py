@@ -21,7 +21,7 @@ def shown() -> list[tuple[str, str, str]]:
         blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
         lines = "".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
         calls = [re.match(r"f2jax (\w+) ([^#]*)", line) for line in lines]
-        found += [(page.name, call[1], call[2]) for call in calls if call]
+        found += [(page.name, call[1], call[2].partition(" -- ")[0]) for call in calls if call]  # others' stand behind
     return found
 
 
