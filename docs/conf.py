@@ -20,6 +20,9 @@ highlight_language = "none"  # of code without a language: commands and what the
 html_theme = "furo"
 html_title = "f2jax"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["copy.js"]
 
 default_role = "code"  # docstrings mark names with single backticks
 autodoc_default_options = {"members": True, "member-order": "bysource"}

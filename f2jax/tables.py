@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,8 +53,11 @@ tr:hover td { background: #f5f8fc } tr.paper td { color: #777 }
 
 
 def html_page(title: str, note: str, tables: Sequence[PageTable], pictures: Mapping[str, bytes]) -> str:
-    """Returns one HTML page with everything inside: a heading and its note, PNG pictures by name, then tables."""
-    body = [f"<h1>{html.escape(title)}</h1><p>{html.escape(note)}</p>"]
+    """Returns one HTML page with everything inside: a heading and its note, PNG pictures by name, then tables.
+
+    Addresses in notes become links.
+    """
+    body = [f"<h1>{html.escape(title)}</h1><p>{_linked(note)}</p>"]
     for name, picture in pictures.items():
         data = base64.b64encode(picture).decode()
         body.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">')
@@ -70,8 +74,13 @@ def _html_table(table: PageTable) -> str:
         style = ' class="paper"' if name.endswith("(paper)") else ""
         data = "".join(f"<td>{html.escape(_cell(cell))}</td>" for cell in cells)
         lines.append(f"<tr{style}><td>{html.escape(name)}</td>{data}</tr>")
-    title = f"<h2>{html.escape(table.title)}</h2><p>{html.escape(table.note)}</p>"
+    title = f"<h2>{html.escape(table.title)}</h2><p>{_linked(table.note)}</p>"
     return f"{title}<div><table><thead><tr>{head}</tr></thead>{''.join(lines)}</table></div>"
+
+
+def _linked(text: str) -> str:
+    """Returns text as HTML, with its addresses as links; punctuation behind one is not part of it."""
+    return re.sub(r"https?://\S*[^\s.,;:)]", r'<a href="\g<0>">\g<0></a>', html.escape(text))
 
 
 def _cell(cell: float | str | None) -> str:

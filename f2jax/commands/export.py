@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
     given, reading = arguments.read(ModelOptions), arguments.read(ReadOptions)
     options = arguments.read(ExportOptions)
 
+    from f2jax import files
     from f2jax.checkpoints import model_card, package
     from f2jax.checkpoints.workdir import find_model
     from f2jax.inference.embedder import Embedder
@@ -63,3 +64,5 @@ def main(argv: list[str]) -> None:
     dtype = options.weights or given.dtype
     size = f"{embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {dtype}"
     print(f"{options.output}: {size}.")
+    if not files.is_remote(options.output):
+        print(f"Next: f2jax verify {options.output}")

@@ -38,6 +38,9 @@ def main(argv: list[str]) -> None:
         loop.train(config, options.workdir, _tasks(config))
     if config.log.compare:
         _compare(config, options.workdir)
+    hosts.print_once(
+        f"Next: f2jax evaluate --model {options.workdir}\n      f2jax export --model {options.workdir} --output PACKAGE"
+    )
 
 
 def _tasks(config):

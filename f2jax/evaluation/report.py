@@ -56,7 +56,8 @@ def dimension_curves(runs: Sequence[ScoredVariant]) -> dict[str, list[Curve]]:
 def size_panels(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[SizePanel]:
     """Returns a panel for each benchmark of which one of our models has all tasks.
 
-    Without such a benchmark, one panel has the mean of the tasks that all our models share.
+    Without such a benchmark, one panel has the mean of the tasks that all our models share. A panel of a single point
+    is left out.
     """
     ours = {run.model: run for run in runs if run.full and run.parameters}
     complete = {
@@ -69,7 +70,7 @@ def size_panels(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) 
         means = {model: run.types(shared)[results.ALL] for model, run in ours.items()}
         complete = {f"mean of {len(shared)} shared tasks": means}
     sizes, paper = published.load_published()["parameters"], published.benchmark_scores()
-    return [
+    panels = [
         SizePanel(
             title,
             [(sizes[model], scores[title]) for model, scores in paper.items() if title in scores],
@@ -81,6 +82,7 @@ def size_panels(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) 
         )
         for title, means in complete.items()
     ]
+    return [panel for panel in panels if len(panel.family) + len(panel.models) > 1]
 
 
 def score_tables(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[PageTable]:

@@ -17,6 +17,7 @@ from f2jax.search.two_pass import Search, SearchOptions
 PAGE = Path(__file__).with_name("search.html")
 HOSTS = ("localhost", "127.0.0.1")
 MAX_FOUND = 100  # documents of an answer
+EXAMPLES, EXAMPLE_WORDS, EXAMPLE_CHARACTERS = 4, 6, 40  # queries that the page offers
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
@@ -45,9 +46,14 @@ class Page:
 
     def about(self) -> dict:
         names = ("k", "dims", "candidates", "precision")
-        return {"documents": len(self._texts), "choices": self.dims} | {
-            name: getattr(self._options, name) for name in names
-        }
+        given = {name: getattr(self._options, name) for name in names}
+        return {"documents": len(self._texts), "choices": self.dims, "examples": self.examples()} | given
+
+    def examples(self) -> list[str]:
+        """Returns the first words of some texts, from all over the documents."""
+        spread = [self._texts[i * len(self._texts) // EXAMPLES] for i in range(min(EXAMPLES, len(self._texts)))]
+        starts = [" ".join(text.split()[:EXAMPLE_WORDS])[:EXAMPLE_CHARACTERS] for text in spread]
+        return [start for start in dict.fromkeys(starts) if start]
 
     def find(self, query: str, dims: int, k: int) -> dict:
         """Returns the documents nearest to a query, with milliseconds of its embedding and of both passes.

@@ -11,6 +11,7 @@ import pytest
 from f2jax import cli
 from f2jax.errors import UserError
 from f2jax.release.export import read_scores
+from f2jax.tables import html_page
 
 mteb = pytest.importorskip("mteb")
 builtin, published, report, results = (
@@ -111,6 +112,21 @@ def test_a_whole_benchmark_has_a_plain_mean(tmp_path):
     assert rows(table)["F2LLM-v2-8B (paper)"] == [75.11]
 
 
+def test_a_single_model_is_no_plot_against_size(tmp_path):
+    """With a second one of another size there are two points to compare."""
+    write(tmp_path, "f2jax/a", "SIB200.local", {"deu_Latn": 0.5})
+    runs = results.read_results([tmp_path])
+    assert runs[0].parameters and report.size_panels(runs, []) == []
+    write(tmp_path, "f2jax/b", "SIB200.local", {"deu_Latn": 0.25})
+    (panel,) = report.size_panels(results.read_results([tmp_path]), [])
+    assert sorted(score for *_, score in panel.models) == [25.0, 50.0]
+
+
+def test_addresses_in_notes_are_links():
+    text = html_page("Scores", "See https://a.org/b?c=1&d, and <that>.", [], {})
+    assert '<p>See <a href="https://a.org/b?c=1&amp;d">https://a.org/b?c=1&amp;d</a>, and &lt;that&gt;.</p>' in text
+
+
 def test_two_revisions_of_one_name_are_told_apart(tmp_path):
     for revision, score in (("aaaaaaaaaa", 0.1), ("bbbbbbbbbb", 0.2)):
         write(tmp_path, "f2jax/a", "SIB200.local", {"deu_Latn": score}, revision=revision)
@@ -151,7 +167,8 @@ def test_one_page_with_everything_inside_and_the_plots_beside_it(folder, tmp_pat
     ]
     page = (output / "index.html").read_text()
     assert page.count('src="data:image/png;base64,') == 2
-    assert not re.search(r'(src|href)="(?!data:)', page), "nothing is fetched from elsewhere"
+    assert not re.search(r'src="(?!data:)|<link|@import', page), "nothing is fetched from elsewhere"
+    assert '<a href="https://arxiv.org/abs/2603.19223">' in page
     assert "<td>83.63</td>" in page and "<td>75.00 (1 of 41)</td>" in page
     for name in ("dimensions.png", "sizes.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

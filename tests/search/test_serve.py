@@ -88,6 +88,7 @@ def test_the_page_is_told_what_there_is_to_choose(address):
     assert about == {
         "documents": 6,
         "choices": [16, 32, 64],
+        "examples": [" ".join(TEXTS[n].split()[:6])[:40] for n in (0, 1, 3, 4)],
         "k": 3,
         "dims": 16,
         "candidates": 6,
