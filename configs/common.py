@@ -70,6 +70,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     m.compiler_options = ()  # NAME=VALUE of XLA for the train step, added to the chip's in chips.py; NAME= removes one
     m.compile_ahead = True  # compile what the run is expected to need in a thread, while the first steps run
     m.chunk_rows = 0  # packed rows of data.row_length tokens that a device encodes at a time (GradCache); 0: all
+    m.gradient_dtype = "float32"  # type in which copies of the weights exchange gradients of chunks, or bfloat16
 
     c.tokenizer = t = ConfigDict()
     t.path = ""  # tokenizer.json or SentencePiece model, or a folder with one; "": that of init_from

@@ -165,7 +165,7 @@ def parse_options(text: str | None, /, **defaults: Any) -> dict[str, Any]:
 
 
 DTYPES = ("float32", "bfloat16")
-TYPES = ("model.dtype", "model.param_dtype", "teacher.dtype", "optim.state_dtype")
+TYPES = ("model.dtype", "model.param_dtype", "model.gradient_dtype", "teacher.dtype", "optim.state_dtype")
 BETAS = ("optim.b1", "optim.b2")
 POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
 CONTRASTIVE = (
@@ -209,6 +209,8 @@ def check(config: ConfigDict) -> None:
     for name in TYPES:
         if values[name] not in DTYPES:
             raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")
+    if values["model.gradient_dtype"] != "float32" and not values["model.chunk_rows"]:
+        raise UserError("model.gradient_dtype is for gradients of chunks; set model.chunk_rows, or leave it float32.")
     least = dict.fromkeys(COUNTS, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
     least |= {name: 0 for name in values if name.startswith("data.negatives.")}
     for name, smallest in least.items():

@@ -161,6 +161,10 @@ def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path
 @pytest.mark.parametrize(
     "overrides,message",
     [
+        (
+            ["model.gradient_dtype=bfloat16"],
+            "model.gradient_dtype is for gradients of chunks; set model.chunk_rows",
+        ),
         (["optim.state_dtype=bfloat16", "optim.b2=0.999"], "optim.b2=0.999 moves a moment in bfloat16 by less than it"),
         (["loss.distill_matryoshka=true", "loss.matryoshka=false"], "loss.distill_matryoshka is on and there are no"),
         (["loss.contrastive_weight=0"], "loss.contrastive_weight is 0 and nothing else is to be learned"),

@@ -6,8 +6,11 @@ or a complete token table, on each device.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -26,6 +29,7 @@ WEIGHT_AXES: dict[str | None, str | None] = {
     "head_dim": None,
     "mlp": "tensor",
 }
+COPY_AXES = ("replica", "data")  # those over which weights are not split
 ROW_SPEC = PartitionSpec(ROW_AXES)  # of the packed rows of a batch
 
 ACTIVATION_AXES: dict[str | None, tuple[str, ...]] = {
@@ -100,11 +104,13 @@ def activation_spec(shape: tuple[int, ...], names: tuple[str | None, ...]) -> Pa
     """Returns the mesh axes for the first axes of an array, given their names in `ACTIVATION_AXES`.
 
     An axis whose length is not a multiple of the devices is not split, such as the single row that initializes weights.
+    Inside `for_each_copy` the axes between the copies are not to be named: each copy has arrays of its own.
     """
     mesh = jax.sharding.get_abstract_mesh()
     mesh_axes: list[tuple[str, ...] | None] = []
     for length, name in zip(shape, names, strict=False):
-        axes = tuple(axis for axis in ACTIVATION_AXES[name] if mesh.shape.get(axis, 1) > 1)
+        named = (axis for axis in ACTIVATION_AXES[name] if axis not in mesh.manual_axes)
+        axes = tuple(axis for axis in named if mesh.shape.get(axis, 1) > 1)
         devices = math.prod(mesh.shape[axis] for axis in axes)
         mesh_axes.append(axes if axes and length % devices == 0 else None)
     return PartitionSpec(*mesh_axes)
@@ -118,6 +124,37 @@ def shard_activation(x, *names: str | None):
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, names))
+
+
+def for_each_copy(function: Callable, *arrays, rows: Sequence[jax.Array], dtype=None) -> Any:
+    """Returns the sum over the copies of the weights of `function(first row, rows, *arrays)`, each with its own rows.
+
+    What the function adds up stays on the devices of its copy: they exchange the sums once, at the end.
+
+    Args:
+        arrays: trees of arrays that all copies have.
+        rows: arrays whose first axis is that of the packed rows of a batch. Their number is a multiple of the copies.
+        dtype: in which the sums are exchanged; None: their own.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in COPY_AXES if mesh.shape.get(axis, 1) > 1)
+    if not axes:
+        return function(jnp.zeros((), jnp.int32), rows, *arrays)
+    copies = math.prod(mesh.shape[axis] for axis in axes)
+    first_rows = jnp.arange(copies, dtype=jnp.int32) * (len(rows[0]) // copies)
+
+    def of_copy(first, rows, arrays):
+        return jax.tree.map(lambda x: x[None], function(first[0], rows, *arrays))
+
+    def total(x):  # not jnp.sum, which would exchange bfloat16 as float32
+        narrow = x.astype(dtype or x.dtype)
+        return jax.lax.reduce(narrow, jnp.zeros((), narrow.dtype), jax.lax.add, (0,)).astype(x.dtype)
+
+    own, everywhere = PartitionSpec(axes), PartitionSpec()
+    by_copy = jax.shard_map(
+        of_copy, in_specs=(own, own, everywhere), out_specs=own, axis_names=set(axes), check_vma=False
+    )
+    return jax.tree.map(total, by_copy(first_rows, list(rows), arrays))
 
 
 def platform() -> str:

@@ -69,7 +69,15 @@ class Program:
         if config.model.compiler_options:
             check_compiler_options(options, mesh)
         self.step = jax.jit(
-            partial(train_step, model=self.model, config=loss, tx=self.tx, rules=self.rules, seed=config.seed),
+            partial(
+                train_step,
+                model=self.model,
+                config=loss,
+                tx=self.tx,
+                rules=self.rules,
+                seed=config.seed,
+                gradient_dtype=jnp.dtype(config.model.gradient_dtype),
+            ),
             compiler_options=options,
             static_argnames="kind",
             donate_argnums=0,

@@ -19,7 +19,7 @@ import optax
 from f2jax.checkpoints.orbax import TrainState
 from f2jax.model.nested import draw_rank
 from f2jax.model.qwen3 import Qwen3, pool
-from f2jax.parallel.sharding import shard_activation
+from f2jax.parallel.sharding import for_each_copy, shard_activation
 from f2jax.train.distill import PROJECTION
 from f2jax.train.losses import TEMPERATURES, LossConfig
 from f2jax.train.optim import NO_RULES, WeightRules, joined
@@ -71,7 +71,9 @@ class DeviceBatch:
         return self.row_s * self.tokens_bt.shape[1] + self.col_s
 
 
-def embed(model: Qwen3, params, batch: DeviceBatch, exits: tuple[int, ...] = (), rank=None) -> list[tuple]:
+def embed(
+    model: Qwen3, params, batch: DeviceBatch, exits: tuple[int, ...] = (), rank=None, gradient_dtype=None
+) -> list[tuple]:
     """Returns the raw (not normalized) embeddings of a batch after each exit: q [B, E], p [B, E], n [B, J, E].
 
     >>> ((q_be, p_be, n_bje),) = embed(model, params, batch)
@@ -79,12 +81,13 @@ def embed(model: Qwen3, params, batch: DeviceBatch, exits: tuple[int, ...] = (),
     Args:
         exits: numbers of layers, counted from 1; (): the last one alone.
         rank: of the token table, see `Qwen3`.
+        gradient_dtype: see `encode_chunks`.
     """
     encode = partial(encode_rows, model, exits or (model.config.layers,))
     if batch.chunk_mask_c is None:
         vectors_sle = encode(params, rank, batch.packed, batch.row_s, batch.col_s)
     else:
-        vectors_sle = encode_chunks(encode, params, rank, batch)
+        vectors_sle = encode_chunks(encode, params, rank, batch, gradient_dtype)
     return [by_role(vectors_sle[:, exit_], batch) for exit_ in range(vectors_sle.shape[1])]
 
 
@@ -107,26 +110,30 @@ def by_role(vectors_se, batch: DeviceBatch) -> tuple[jax.Array, ...]:
     return tuple(shard_activation(x, "rows") for x in (q_be, p_be, n_se.reshape(rows, slots, vectors_se.shape[-1])))
 
 
-def encode_chunks(encode: Callable, params, rank, batch: DeviceBatch) -> jax.Array:
+def encode_chunks(encode: Callable, params, rank, batch: DeviceBatch, gradient_dtype=None) -> jax.Array:
     """Returns embeddings [S, L, E], encoded one chunk of rows after the other; the backward pass encodes each again.
 
     So the activations in memory are those of one chunk, whatever the batch: GradCache (https://arxiv.org/abs/2101.06983).
     How many chunks there are is a value, so that one program serves batches of all sizes up to that of its arrays.
+    Each copy of the weights adds up the gradients of its own rows; they are summed over the copies once, at the end.
 
     Args:
         encode: (params, rank, packed, row_s, col_s) → [S, L, E].
+        gradient_dtype: in which the copies exchange their gradients; None: as they are.
     """
     slots = batch.chunk_mask_c.shape[0]
 
-    def for_each_chunk(function, start, packed, row_s, count):
+    def for_each_chunk(function, start, first, packed, row_s, count):
         """Returns `start` after `value = function(value, rows of the chunk, row_s in it, which sequences it has)`."""
+        here_s = (row_s >= first) & (row_s < first + len(packed[0]))
+        row_s = jnp.where(here_s, row_s - first, 0)
         groups = [x_bt.reshape(-1, slots, x_bt.shape[-1]).swapaxes(0, 1) for x_bt in packed]
         groups = [shard_activation(x_gbt, None, "rows") for x_gbt in groups]
 
         def body(carry):
             g, value = carry
             rows = [jax.lax.dynamic_index_in_dim(x_gbt, g, keepdims=False) for x_gbt in groups]
-            return g + 1, function(value, rows, row_s // slots, row_s % slots == g)
+            return g + 1, function(value, rows, row_s // slots, here_s & (row_s % slots == g))
 
         def has_more(carry):  # the constant tells `plan` how often the loop runs if all slots are filled
             return (carry[0] < count) & (carry[0] < slots)
@@ -135,14 +142,16 @@ def encode_chunks(encode: Callable, params, rank, batch: DeviceBatch) -> jax.Arr
 
     @jax.custom_vjp
     def encode_all(params, rank, packed, row_s, col_s, count):
-        def add(vectors_sle, rows, row_in_chunk_s, is_here_s):
-            found_sle = encode(params, rank, rows, row_in_chunk_s, col_s)
-            return jnp.where(is_here_s[:, None, None], found_sle, vectors_sle)
+        def of_copy(first, packed, params, rank, row_s, col_s, count):
+            def add(vectors_sle, rows, row_in_chunk_s, is_here_s):
+                found_sle = encode(params, rank, rows, row_in_chunk_s, col_s)
+                return jnp.where(is_here_s[:, None, None], found_sle, vectors_sle)
 
-        shape = jax.eval_shape(
-            lambda: encode(params, rank, [x_bt[: len(x_bt) // slots] for x_bt in packed], row_s, col_s)
-        )
-        return for_each_chunk(add, jnp.zeros(shape.shape, shape.dtype), packed, row_s, count)
+            chunk = [x_bt[: len(x_bt) // slots] for x_bt in packed]
+            shape = jax.eval_shape(lambda: encode(params, rank, chunk, row_s, col_s))
+            return for_each_chunk(add, jnp.zeros(shape.shape, shape.dtype), first, packed, row_s, count)
+
+        return for_each_copy(of_copy, params, rank, row_s, col_s, count, rows=packed)
 
     def forward(*arguments):
         return encode_all(*arguments), arguments
@@ -150,12 +159,16 @@ def encode_chunks(encode: Callable, params, rank, batch: DeviceBatch) -> jax.Arr
     def backward(arguments, gradient_sle):
         params, rank, packed, row_s, col_s, count = arguments
 
-        def add(gradients, rows, row_in_chunk_s, is_here_s):
-            pull = jax.vjp(lambda params: encode(params, rank, rows, row_in_chunk_s, col_s), params)[1]
-            (more,) = pull(jnp.where(is_here_s[:, None, None], gradient_sle, 0))
-            return jax.tree.map(jnp.add, gradients, more)
+        def of_copy(first, packed, params, rank, row_s, col_s, count, gradient_sle):
+            def add(gradients, rows, row_in_chunk_s, is_here_s):
+                pull = jax.vjp(lambda params: encode(params, rank, rows, row_in_chunk_s, col_s), params)[1]
+                (more,) = pull(jnp.where(is_here_s[:, None, None], gradient_sle, 0))
+                return jax.tree.map(jnp.add, gradients, more)
 
-        gradients = for_each_chunk(add, jax.tree.map(jnp.zeros_like, params), packed, row_s, count)
+            return for_each_chunk(add, jax.tree.map(jnp.zeros_like, params), first, packed, row_s, count)
+
+        shared = params, rank, row_s, col_s, count, gradient_sle
+        gradients = for_each_copy(of_copy, *shared, rows=packed, dtype=gradient_dtype)
         return gradients, None, None, None, None, None
 
     encode_all.defvjp(forward, backward)
@@ -164,7 +177,15 @@ def encode_chunks(encode: Callable, params, rank, batch: DeviceBatch) -> jax.Arr
 
 
 def loss_fn(
-    params, batch: DeviceBatch, teacher: Teacher | None, *, model: Qwen3, kind: str, config: LossConfig, rank=None
+    params,
+    batch: DeviceBatch,
+    teacher: Teacher | None,
+    *,
+    model: Qwen3,
+    kind: str,
+    config: LossConfig,
+    rank=None,
+    gradient_dtype=None,
 ):
     """Returns the loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation with a teacher or
     its cached vectors.
@@ -174,8 +195,9 @@ def loss_fn(
 
     Args:
         rank: of the token table, see `Qwen3`; None: all of it.
+        gradient_dtype: see `encode_chunks`.
     """
-    by_exit = embed(model, params, batch, config.exits, rank)
+    by_exit = embed(model, params, batch, config.exits, rank, gradient_dtype)
     teacher_by_exit: list[tuple] = [()] * len(by_exit)
     if batch.teacher_se is not None:
         teacher_by_exit = [by_role(batch.teacher_se[: len(batch.row_s)], batch)]
@@ -213,18 +235,21 @@ def train_step(
     tx: optax.GradientTransformation,
     rules: WeightRules = NO_RULES,
     seed: int = 0,
+    gradient_dtype=None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimizer step; the metrics also hold the norm of the gradient of all trained weights before clipping.
 
     Args:
         tx: see `make_optimizer`. rules: say which weights are trained.
         seed: of the rank of the token table, which `config.nested_ranks` draws for each step.
+        gradient_dtype: see `encode_chunks`.
     """
     rank = draw_rank(model.config.table_rank, seed, state.step) if config.nested_ranks else None
     trained, frozen = rules.split(state.params)
 
     def loss_of(trained):
-        return loss_fn(joined(trained, frozen), batch, teacher, model=model, kind=kind, config=config, rank=rank)
+        options: dict[str, Any] = {"config": config, "rank": rank, "gradient_dtype": gradient_dtype}
+        return loss_fn(joined(trained, frozen), batch, teacher, model=model, kind=kind, **options)
 
     (_, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
     updates, opt_state = tx.update(grads, state.opt_state, trained)

@@ -23,6 +23,7 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
 from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
+from f2jax.plan.hlo import first_group, parse_hlo
 from f2jax.train.program import Program, loss_config
 from f2jax.train.step import Teacher, loss_fn
 from tests import tiny
@@ -53,6 +54,7 @@ TERMS = {"loss": ALL_TERMS, "teacher": "model"}
 CACHE = {"loss": ALL_TERMS, "teacher": "cache"}
 NESTED = {"loss": {"passage_gradient": True, "exits": True}, "teacher": "", "table_rank": 16}
 BFLOAT16 = FULL | {"dtype": "bfloat16"}
+EXCHANGED = FULL | {"gradient_dtype": "bfloat16"}
 # name: (what is computed, mesh, rows of a chunk)
 CASES = {f"plain, {name}": (PLAIN, mesh, 0) for name, mesh in LAYOUTS.items()}
 CASES |= {
@@ -69,9 +71,10 @@ ROUNDED = {  # cases in bfloat16, of which each layout rounds other sums
     "bfloat16, fsdp and tensor": (BFLOAT16, LAYOUTS["fsdp and tensor"], 0),
     "bfloat16, chunks on slices": (BFLOAT16, LAYOUTS["slices of data and fsdp"], 1),
 }
+SUMMED = {"bfloat16 sums, chunks on data": (EXCHANGED, LAYOUTS["data"], 1)}  # the copies exchange rounded gradients
 # One case of each term and each kind of layout; the other cases are left to the slow tests.
 CHOSEN = ("plain, slices of data and fsdp", "full, chunks on slices", "terms, chunks on fsdp and tensor")
-CHOSEN += ("cache, chunks on fsdp", "nested, fsdp and tensor", "bfloat16, fsdp and tensor")
+CHOSEN += ("cache, chunks on fsdp", "nested, fsdp and tensor", "bfloat16, fsdp and tensor", *SUMMED)
 ONE_DEVICE = {"plain": PLAIN, "learning": LEARNING, "full": FULL, "terms": TERMS, "cache": CACHE, "nested": NESTED}
 ONE_DEVICE |= {"bfloat16": BFLOAT16}
 ROWS, NEGATIVES, ROW_LENGTH = 24, 3, 16
@@ -105,9 +108,17 @@ def settings(loss: dict, dtype: str = "float32"):
 
 
 def measure(
-    mesh, chunk_rows: int, loss: dict, teacher: str, table_rank: int = 0, dtype: str = "float32"
+    mesh,
+    chunk_rows: int,
+    loss: dict,
+    teacher: str,
+    table_rank: int = 0,
+    dtype: str = "float32",
+    gradient_dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
-    """Loss, gradient (all weights in one vector), the packed tokens of all processes, and how many are filled here."""
+    """Loss, gradient (all weights in one vector), the packed tokens of all processes, how many are filled here, and how
+    many operations inside loops add up something over copies of the weights.
+    """
     config, shape = settings(loss, dtype), replace(SHAPE, table_rank=table_rank)
     options = {"kind": "retrieval", "batch_size": ROWS, "rules": RowRules(ROW_LENGTH, chunk_rows), "pad_id": 0}
     batch = assemble(texts_of(rows(teacher == "cache")), NEGATIVES, share=RowShare(*process_share(mesh)), **options)
@@ -116,13 +127,27 @@ def measure(
         where = jax.tree.map(lambda x: x.sharding, program.state.params)
         frozen = Teacher(placed(WIDER, 1, mesh), Qwen3(WIDER)) if teacher == "model" else None
         settled = {"model": program.model, "kind": "retrieval", "config": loss_config(config.loss, shape)}
+        settled["gradient_dtype"] = np.dtype(gradient_dtype)
         split = jax.jit(jax.value_and_grad(partial(loss_fn, **settled), has_aux=True), out_shardings=(None, where))
         arrays = program.put(batch)
         params = program.start(placed(shape, 0, mesh)).params
-        (loss, _), gradient = split(params, arrays, frozen)
+        compiled = split.lower(params, arrays, frozen).compile()
+        (loss, _), gradient = compiled(params, arrays, frozen)
     vector = np.concatenate([whole(x).ravel() for x in jax.tree.leaves(gradient)])
     tokens_bt = whole(arrays.tokens_bt)
-    return {"loss": whole(loss), "gradient": vector, "tokens": tokens_bt, "filled": np.array(len(batch.tokens_bt))}
+    counts = {"filled": len(batch.tokens_bt), "sums_in_loops": sums_in_loops(compiled.as_text(), mesh)}
+    numbers = {name: np.array(count) for name, count in counts.items()}
+    return {"loss": whole(loss), "gradient": vector, "tokens": tokens_bt} | numbers
+
+
+def sums_in_loops(text: str, mesh) -> int:
+    """How many operations outside the entry of a program sum over devices that hold different copies of the weights."""
+    computations, entry = parse_hlo(text)
+    found = [x for name, body in computations.items() if name != entry for x in body if "reduce" in x.op]
+    sums = [x for x in found if x.op.removesuffix("-start") in ("all-reduce", "reduce-scatter")]
+    of_a_copy = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    groups = [first_group(x.rest) or range(mesh.size) for x in sums]
+    return sum(len({device // of_a_copy for device in group}) > 1 for group in groups)
 
 
 def placed(architecture: Qwen3Config, seed: int, mesh):
@@ -149,7 +174,7 @@ def main(path: str, names: list[str]) -> None:
     hosts.start()
     found = {}
     for name in names:
-        what, sizes, chunk_rows = (CASES | ROUNDED).get(name) or (ONE_DEVICE[name], ONE, 0)
+        what, sizes, chunk_rows = (CASES | ROUNDED | SUMMED).get(name) or (ONE_DEVICE[name], ONE, 0)
         found |= {f"{name}/{key}": value for key, value in measure(make_mesh(**sizes), chunk_rows, **what).items()}
     if hosts.is_first():
         np.savez(path, **found)

@@ -17,7 +17,8 @@ def parameters(cases) -> list:
 @pytest.fixture
 def eight_devices(case, make_once):
     """The arrays of this case, of a process with eight devices that computes all chosen cases, or all others."""
-    names = [name for name in (steps.CASES | steps.ROUNDED) if (name in steps.CHOSEN) == (case in steps.CHOSEN)]
+    known = steps.CASES | steps.ROUNDED | steps.SUMMED
+    names = [name for name in known if (name in steps.CHOSEN) == (case in steps.CHOSEN)]
     name = "chosen_layouts" if case in steps.CHOSEN else "other_layouts"
     return np.load(make_once(name, lambda folder: steps.run(folder / "arrays.npz", names, devices=8)) / "arrays.npz")
 
@@ -36,6 +37,20 @@ def test_a_layout_in_bfloat16_is_as_near_to_float32_as_one_device_in_bfloat16(ca
     assert 1e-3 < rounding < 0.02
     assert 1e-3 < distance(eight_devices[f"{case}/gradient"]) < 1.5 * rounding
     np.testing.assert_allclose(eight_devices[f"{case}/loss"], one_device["bfloat16/loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", parameters(steps.SUMMED))
+def test_gradients_that_are_exchanged_in_bfloat16_are_rounded_once(case, one_device, eight_devices):
+    """Nine bits each of eight summands, and of their sum; the loss is not rounded."""
+    exact = one_device["full/gradient"]
+    distance = np.linalg.norm(eight_devices[f"{case}/gradient"] - exact) / np.linalg.norm(exact)
+    assert 5e-4 < distance < 4e-3
+    np.testing.assert_allclose(eight_devices[f"{case}/loss"], one_device["full/loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", parameters([case for case in steps.CASES | steps.SUMMED if "chunks" in case]))
+def test_copies_of_the_weights_exchange_nothing_for_a_chunk(case, eight_devices):
+    assert eight_devices[f"{case}/sums_in_loops"] == 0
 
 
 def check(case: str, one_device, arrays) -> None:
