@@ -38,6 +38,11 @@ def test_commands_have_the_options_that_are_shown():
     assert [use for use in given if use[2] not in known[use[1]]] == []
 
 
+def test_the_reference_lists_each_command_with_its_purpose():
+    page = (tiny.ROOT / "docs/reference/commands.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.M) == list(cli.COMMANDS.items())
+
+
 def test_configs_have_the_fields_that_are_set():
     known = fields(common.get_config()).keys()
     given = {(page.name, name) for page in PAGES for name in re.findall(r"--config\.([\w.]+)=", page.read_text())}
