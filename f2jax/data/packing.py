@@ -120,25 +120,21 @@ def _fill(
     share: RowShare,
     tokens: Callable[[np.ndarray], Sequence[np.ndarray]],
 ) -> Packed:
-    """Writes the distinct sequences to their `places`: row, first column and segment number of each.
-
-    In each row they follow each other without gaps.
-    """
+    """Writes the distinct sequences to their `places`: row, first column and segment number of each."""
     row_u, start_u, segment_u = places
     count, row_length = shape
     own_rows = share.rows(count)
     filled = np.full(count, -1)  # the number of each row among this process's
     filled[own_rows] = np.arange(len(own_rows))
     own_u = np.flatnonzero(filled[row_u] >= 0)
-    own_u = own_u[np.lexsort((start_u[own_u], filled[row_u[own_u]]))]
     lengths = lengths_u[own_u]
-    used_b = np.bincount(filled[row_u[own_u]], lengths, len(own_rows))
-    used_bt = np.arange(row_length) < used_b[:, None]
-    tokens_bt = np.full(used_bt.shape, pad_id, np.int32)
+    positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    at = np.repeat(filled[row_u[own_u]], lengths), np.repeat(start_u[own_u], lengths) + positions
+    tokens_bt = np.full((len(own_rows), row_length), pad_id, np.int32)
     segments_bt, positions_bt = np.zeros_like(tokens_bt), np.zeros_like(tokens_bt)
-    tokens_bt[used_bt] = np.concatenate([np.zeros(0, np.int32), *tokens(own_u)])
-    segments_bt[used_bt] = np.repeat(segment_u[own_u], lengths)
-    positions_bt[used_bt] = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    tokens_bt[at] = np.concatenate([np.zeros(0, np.int32), *tokens(own_u)])
+    segments_bt[at] = np.repeat(segment_u[own_u], lengths)
+    positions_bt[at] = positions
     end_u = start_u + lengths_u - 1
     row_s, col_s = (np.append(x, 0).astype(np.int32)[u_s] for x in (row_u, end_u))  # -1, absent, finds the 0
     return Packed(count, tokens_bt, segments_bt, positions_bt, row_s, col_s, int(lengths_u.sum()))

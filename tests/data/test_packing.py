@@ -115,6 +115,23 @@ def test_a_batch_has_the_packed_rows_that_it_needs():
     assert (batch.rows, batch.tokens) == (3, 3 * 8)
 
 
+@pytest.mark.parametrize("row_length,rows,lengths", [(512, 8, [200] * 16), (1024, 32, [*range(20, 420, 5)])])
+@pytest.mark.parametrize("parts", [1, 4])
+def test_every_text_of_a_batch_comes_back_whole_where_rows_have_parts(row_length, rows, lengths, parts):
+    given = rows_of_length(*lengths)
+    rules = RowRules(row_length, programs={"retrieval": [RowShape(row_length, rows)]})
+    options = {"batch_size": len(given), "rules": rules, "share": RowShare(parts, (*range(parts),)), "pad_id": 0}
+    batch = assemble(texts_of(given), 0, kind="retrieval", **options)
+    found = [sequence(batch, s) for s in range(2 * len(given))]
+    assert found == [ids.tolist() for ids in [*(row.query for row in given), *(row.positive for row in given)]]
+    columns = np.arange(row_length)
+    for row, col, ids in zip(batch.row_s, batch.col_s, found, strict=True):
+        of_text = columns[batch.segments_bt[row] == batch.segments_bt[row, col]]
+        assert of_text.tolist() == [*range(col + 1 - len(ids), col + 1)]
+        assert batch.positions_bt[row, of_text].tolist() == [*range(len(ids))]
+        assert len(ids) > row_length // 2 or of_text[0] // (row_length // 2) == of_text[-1] // (row_length // 2)
+
+
 def test_documents_keep_their_identity_in_32_bits():
     batch = assemble(texts_of(ROWS), 2, kind="retrieval", batch_size=2, rules=RowRules(8), pad_id=0)
     assert batch.positive_b.dtype == batch.negative_bj.dtype == np.int32
