@@ -1,8 +1,4 @@
-"""The TPU kernel of norm and rotation, in interpret mode, beside the plain path; and beside itself on four devices."""
-
-import os
-import subprocess
-import sys
+"""The TPU kernel of norm and rotation, in interpret mode, beside the plain path."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +7,6 @@ import pytest
 
 from f2jax.model.qwen3 import rms_norm, rotary_angles, rotate, turn_heads
 from f2jax.model.rotary_kernel import normed_rotation
-from f2jax.parallel.mesh import make_mesh
-from tests import tiny
 
 SHAPES = [(1, 128, 1, 128), (2, 256, 3, 128), (1, 384, 2, 256), (3, 128, 8, 128)]  # rows, positions, heads, head_dim
 
@@ -77,30 +71,3 @@ def test_the_model_uses_the_kernel_beside_the_attention_kernel_of_a_tpu(kernel, 
     assert ("normed_rotation_fwd" in str(traced)) == used
     found = turn_heads(x, scale_h, cos, sin, 1e-6, kernel, factor=0.25)
     np.testing.assert_allclose(found, plain(x, scale_h, cos, sin, 1e-6) / 4, atol=2e-6)
-
-
-def test_on_four_devices_by_rows_and_heads_it_gives_what_one_device_gives(tmp_path):
-    job = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(tiny.ROOT)}
-    command = [sys.executable, "-m", "tests.model.test_rotary_kernel", str(tmp_path / "arrays.npz")]
-    subprocess.run(command, env=os.environ | job, check=True)
-    expected = value_and_gradients(plain, *inputs((4, 128, 2, 128)), 1e-6)
-    found = np.load(tmp_path / "arrays.npz")
-    for name, b in zip(found, expected, strict=True):
-        assert np.abs(found[name] - b).max() <= 2e-6 * np.abs(b).max()
-
-
-def main(path: str) -> None:
-    """Writes values and gradients of rows over two devices and heads over two."""
-    mesh = make_mesh(fsdp=2, tensor=2)
-    with jax.set_mesh(mesh):
-        compute = jax.jit(lambda *arrays: jax.tree.leaves(four_devices(*arrays)))
-        np.savez(path, *compute(*inputs((4, 128, 2, 128))))
-
-
-def four_devices(x, scale_h, cos, sin, dy):
-    out, back = jax.vjp(lambda x, scale_h: interpreted(x, scale_h, cos, sin, 1e-6), x, scale_h)
-    return out, *back(dy)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
