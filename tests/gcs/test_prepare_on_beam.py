@@ -103,14 +103,15 @@ def test_workers_that_share_only_the_bucket_write_what_one_process_writes(
     for name in ("skipped", "noted", "identified", "tokenizer"):
         assert made[name] == card[name]
     assert sum(made["skipped"].values()) > 1 and not files.exists(f"{bucket}/corpus/work")
-    fsspec.filesystem("gs").get(f"{bucket}/corpus/", f"{tmp_path}/copy/", recursive=True)
+    monkeypatch.setenv("F2JAX_CACHE", str(tmp_path / "cache"))
+    corpus = PreparedCorpus(f"{bucket}/corpus")
+    corpus.fetch(texts=True)
     shards, index = (list((tmp_path / "corpus").rglob(name)) for name in ("*.array_record-*", "index/**/*.npy"))
     assert len(shards) == 3 * 6, "of three data sets the documents, rows of two splits, and the texts of all these"
     for path in shards + index:
-        assert (tmp_path / "copy" / path.relative_to(tmp_path / "corpus")).read_bytes() == path.read_bytes()
-    assert [len(training) for training, _ in PreparedCorpus(tmp_path / "copy").splits()] == [
-        entry["rows"]["train"] for entry in card["datasets"]
-    ]
+        assert (corpus.folder / path.relative_to(tmp_path / "corpus")).read_bytes() == path.read_bytes()
+    rows = [len(training) for training, _ in corpus.splits()]
+    assert rows == [entry["rows"]["train"] for entry in card["datasets"]]
 
 
 @pytest.mark.slow
