@@ -20,10 +20,10 @@ def weight_rows(params) -> list[tuple[str, tuple[int, ...], str, float]]:
 
 
 def weight_table(params) -> str:
-    """Returns the `weight_rows` as a table, with their sum; of weights on one device the sum alone."""
+    """Returns the `weight_rows` as a table, with their sum; of weights on one device their names and the sum alone."""
     rows = weight_rows(params)
     if len(jax.tree.leaves(params)[0].sharding.device_set) == 1:
-        return f"Weights: {sum(mb for *_, mb in rows):,.2f} MB."
+        return f"Weights, {sum(mb for *_, mb in rows):,.2f} MB: {', '.join(name for name, *_ in rows)}."
     lines = [f"{'weight':<24} {'shape':<24} {'split over':<30} {'MB a device':>12}"]
     lines += [f"{name:<24} {' × '.join(map(str, shape)):<24} {axes:<30} {mb:>12,.2f}" for name, shape, axes, mb in rows]
     return "\n".join([*lines, f"{'all':<80} {sum(mb for *_, mb in rows):>12,.2f}"])

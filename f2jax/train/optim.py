@@ -1,6 +1,6 @@
 """Optimizers and schedules by their names in the config, as optax chains (recipe 2.2), with rules for some weights.
 
-A weight is named as in the table at the start of a run, `layers/query`.
+A weight is named as at the start of a run, `layers/query`.
 """
 
 from collections.abc import Mapping, Sequence

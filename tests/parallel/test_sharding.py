@@ -1,12 +1,15 @@
 """Each weight has a sharding from one table; what no rule covers is an error."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import SIZES, size
+from f2jax.parallel import layout_report
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import WEIGHT_AXES, param_shardings
 
@@ -30,3 +33,10 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused():
         make_mesh(data=3, fsdp=5)
     with pytest.raises(UserError, match="at most one -1"):
         make_mesh(data=-1, fsdp=-1)
+
+
+def test_weights_on_one_device_are_named_and_not_said_to_be_split():
+    params = {"layers": {"up": jnp.zeros((2, 500)), "norm": jnp.zeros(250)}, "token_table": jnp.zeros((10, 100))}
+    here = Mesh(np.array(jax.devices()[:1]), ("fsdp",))
+    told = layout_report.weight_table(jax.device_put(params, NamedSharding(here, PartitionSpec("fsdp"))))
+    assert told == "Weights, 0.01 MB: layers/norm, layers/up, token_table."
