@@ -3,7 +3,7 @@
     python -m benchmarks.compile_ahead
 
 Each run starts in a process of its own with an empty cache of compiled programs. Its mixture has four data sets, whose
-texts have about 5, 20, 60 and 200 words, and up to eight shapes of packed rows.
+texts have about 5, 20, 60 and 200 words, and up to six shapes of packed rows.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 MEANS = (5, 20, 60, 200)
 
 
-def write_rows(folder: Path, count: int = 4_000) -> list[str]:
+def write_rows(folder: Path, count: int = 1_000) -> list[str]:
     """A JSONL file of pairs for each mean length, in words."""
     rng, words = np.random.default_rng(0), np.array([f"w{i}" for i in range(300)])
     paths = []
@@ -41,7 +41,7 @@ def run(folder: Path, sources: list[str], name: str, ahead: bool, steps: int) ->
         "tokenizer.train_vocab": 500,
         "data.sources": str(tuple(sources)),
         "data.batch_size": 32,
-        "data.programs": 8,
+        "data.programs": 6,
         "log.validate_every": 0,
         "checkpoint.every": steps,
     }
