@@ -12,17 +12,19 @@ from f2jax.prepare.options import PrepareOptions
 class CorpusOptions:
     """Inputs and outputs."""
 
+    output: str  # folder of the corpus
     # files, folders, globs, hub:ORG/NAME, beir:FOLDER or built-in sets; clustering:PATH, classification:PATH, sts:PATH
     # or nli:PATH make rows of labelled data, and #COLUMN,COLUMN after it names its columns
-    input: tuple[str, ...]
-    output: str  # folder of the corpus
+    input: tuple[str, ...] = ()
     tokenizer: str | None = None  # tokenizer.json or SentencePiece model, or a folder with one
     train_vocab: int | None = None  # pieces of a SentencePiece model to train on these texts, instead of --tokenizer
     licences: dict[str, str] = field(default_factory=dict)  # NAME=LICENCE for the data card; names may be patterns
     # .jsonl file that lists each skipped row with its reason and place, but for those over the cap
     skipped: str | None = None
     curation: bool = True  # --no-curation: none of the steps of curation
-    add: bool = False  # add the inputs to the corpus in --output, with its tokenizer and by its options
+    # add the inputs to the corpus in --output, with its tokenizer and by its options; without --input only the index
+    # that data sets of an earlier version lack
+    add: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,15 @@ def main(argv: list[str]) -> None:
     from f2jax.data.corpus import TOKENIZER
     from f2jax.prepare.add import AddedTo
     from f2jax.prepare.data_card import table
+    from f2jax.prepare.index import add_index
     from f2jax.prepare.run import prepare
 
+    if corpus.add and not corpus.input:
+        only = CorpusOptions(output=corpus.output, add=True), WorkerOptions(jobs=workers.jobs)
+        if (corpus, workers) != only or beam or options != PrepareOptions(curate=CurationOptions()):
+            raise UserError("With --add and no --input there are only --output and --jobs; leave out other options.")
+        print(table(add_index(corpus.output, workers.jobs)))
+        return
     before = AddedTo.open(corpus.output) if corpus.add else None
     if before:
         tokenizer, options = str(before.folder / TOKENIZER), before.options(options)

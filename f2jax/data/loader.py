@@ -234,7 +234,7 @@ class Loader:
         if unindexed and 0 < len(share.own) < share.parts:
             say_once(
                 f"{unindexed} data sets of the corpus have no index, so that each process reads all texts of their "
-                "batches; run the f2jax prepare that made it once more, which adds it."
+                "batches; `f2jax prepare --add --output CORPUS` writes it."
             )
         weights = weights or [1.0] * len(datasets)
         specs = [

@@ -2,12 +2,36 @@
 
 import shutil
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from f2jax.data.corpus import Reader, parse_document, parse_row, shards_of
-from f2jax.data.corpus_index import DOCUMENT, NUMBER, ROW, SPLITS, index_folder, text_key
+from f2jax import files
+from f2jax.data.corpus import PreparedCorpus, Reader, parse_document, parse_row, shards_of
+from f2jax.data.corpus_index import DOCUMENT, NUMBER, ROW, SPLITS, has_index, index_folder, text_key
+from f2jax.errors import UserError
+from f2jax.prepare.workers import exclusive, run_in_processes
+
+
+def add_index(folder: str | Path, jobs: int = 1) -> dict:
+    """Writes the index of each data set of a corpus that lacks it, from its records alone; returns the card.
+
+    Raises:
+        UserError: there is no complete corpus, it is remote, or another process writes there.
+    """
+    if files.is_remote(folder):
+        raise UserError(f"{folder}: an index is written to a local or mounted folder; copy the corpus there and back.")
+    corpus = PreparedCorpus(folder)
+    with exclusive(corpus.folder.resolve()):
+        write_missing(corpus.folder, corpus.card["datasets"], jobs)
+    return corpus.card
+
+
+def write_missing(folder: str | Path, entries: Iterable[dict], jobs: int) -> None:
+    """Writes the index of each of some data sets that lacks it, in up to `jobs` processes."""
+    for _ in run_in_processes(partial(write_index, folder), [e for e in entries if not has_index(folder, e)], jobs):
+        pass
 
 
 def write_index(folder: str | Path, entry: dict) -> None:

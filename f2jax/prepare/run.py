@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from f2jax import __version__, files
 from f2jax.data.corpus import CARD, TOKENIZER
-from f2jax.data.corpus_index import INDEX, has_index
+from f2jax.data.corpus_index import INDEX
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import list_inputs, source_files
@@ -31,7 +31,7 @@ from f2jax.prepare.add import AddedTo, for_card
 from f2jax.prepare.curate.decontaminate import build_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
 from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_duplicates
-from f2jax.prepare.index import write_index
+from f2jax.prepare.index import write_missing
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder, InputSummary, read_input
 from f2jax.prepare.spill import SPLITS, WORK, spill, spilled_documents, spilled_rows
@@ -123,9 +123,7 @@ class _Preparation:
         self._make_datasets(plans, states, listings)
         entries = [cards.read_data_card(self.output / FINISHED, plan.key) for plan in plans]
         staying = self.before.datasets if self.before else []
-        unindexed = [entry for entry in (*staying, *entries) if not has_index(self.output, entry)]
-        for _ in self.run(partial(write_index, self.output), unindexed):
-            pass
+        write_missing(self.output, (*staying, *entries), self.jobs)
         if self.listing:
             lists = [path for n, folder in enumerate(self.inputs) for path in (folder.listing, listings.get(n)) if path]
             join_lists(lists, self.listing)

@@ -109,7 +109,7 @@ def test_batches_are_the_same_without_an_index(folder, tmp_path, caplog):
     loader_of(tmp_path, tmp_path, RowShare(2, (0, 1)))
     assert "index" not in caplog.text
     loader_of(tmp_path, tmp_path, RowShare(2, (1,)))
-    assert "3 data sets of the corpus have no index" in caplog.text
+    assert "3 data sets of the corpus have no index" in caplog.text and "prepare --add --output CORPUS" in caplog.text
 
 
 # Several processes

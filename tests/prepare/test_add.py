@@ -81,6 +81,23 @@ def test_what_is_there_gets_an_index_too_where_it_has_none(folder):
     assert indexed == [True] * len(card["datasets"]) == [True] * 4
 
 
+def test_without_inputs_only_the_index_is_added(folder, capsys):
+    """Also to a corpus of an earlier version, whose inputs have other names, and whose fingerprint a run has kept."""
+    corpus = folder / "corpus"
+    card = PreparedCorpus(corpus).card
+    card.pop("inputs")
+    (corpus / "corpus.json").write_text(json.dumps(card))
+    before = {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()}
+    shutil.rmtree(corpus / "index")
+    command = ["prepare", "--add", "--output", str(corpus)]
+    assert main([*command, "--cap", "7"]) == 1
+    assert "With --add and no --input there are only --output and --jobs" in capsys.readouterr().err
+    assert main(command) == 0
+    assert {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()} == before
+    assert main(["prepare", *command[2:], "--tokenizer", "any"]) == 1
+    assert "name files or built-in sets with --input" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("near", [0.0, 0.8])
 def test_of_duplicates_that_which_is_there_stays(tmp_path, near):
     """Whichever has more negatives, which decides among the rows of one call."""
