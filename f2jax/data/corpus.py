@@ -15,7 +15,7 @@ import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2  # the message alone: TensorFlow is not loaded
 
 from f2jax import errors, files
-from f2jax.data.corpus_index import INDEX, CorpusIndex, has_index, padded, text_key
+from f2jax.data.corpus_index import INDEX, CorpusIndex, has_index, index_folder, padded, remake, text_key
 from f2jax.data.dataset import Row, RowTexts, texts_of
 from f2jax.data.local_copy import LocalCopy
 from f2jax.errors import Restart, UserError
@@ -220,7 +220,8 @@ class StoredDataset:
             raw = next(queries if is_query else documents)
             tokens = raw[-4 * length :]  # the last field, since a record has them in alphabetical order
             if text_key(tokens) != key:
-                raise UserError(f"The index of {self.name} is of other texts; prepare the corpus again.")
+                path = index_folder(self._folder, self._card)
+                raise UserError(f"The index of {self.name} is of other texts; {remake(path)}.")
             found.append(np.frombuffer(tokens, np.int32))
         return found
 

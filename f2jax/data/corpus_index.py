@@ -43,7 +43,7 @@ class CorpusIndex:
         counts = sum(entry["shards"]["documents"]), sum(entry["shards"]["rows"][split])
         numbers = int(self.rows[-1:]["start"].sum() + self.rows[-1:]["count"].sum())  # of the last row, if there is one
         if (len(self.documents), len(self.rows), len(self.numbers)) != (*counts, numbers):
-            raise UserError(f"{path} does not have all texts of its data set; delete it and prepare the corpus again.")
+            raise UserError(f"{path} does not have all texts of its data set; {remake(path)}.")
 
     def documents_of(self, row_b: np.ndarray) -> np.ndarray:
         """The documents [B, I] of rows, the positive first; -1 where a row has no more."""
@@ -74,9 +74,9 @@ def _opened(path: Path, dtype: np.dtype) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is missing or damaged; delete {path.parent} and prepare the corpus again.") from error
+        raise UserError(f"{path} is missing or damaged; {remake(path.parent)}.") from error
     if array.dtype != dtype or array.ndim != 1:
-        raise UserError(f"{path} holds something else; delete {path.parent} and prepare the corpus again.")
+        raise UserError(f"{path} holds something else; {remake(path.parent)}.")
     return array
 
 
@@ -87,6 +87,11 @@ def index_folder(folder: str | Path, entry: dict) -> Path:
 
 def has_index(folder: str | Path, entry: dict) -> bool:
     return index_folder(folder, entry).exists()
+
+
+def remake(path: Path) -> str:
+    """What to do about the damaged index in a folder: `f2jax prepare` leaves one that is there."""
+    return f"delete {path} and run `f2jax prepare --add --output CORPUS`, which writes it anew"
 
 
 def text_key(tokens: bytes) -> int:

@@ -1,6 +1,7 @@
 """A corpus on disk gives the rows and the batches that the same records give in memory."""
 
 import json
+import re
 import shutil
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Restart, UserError
 from f2jax.prepare.curate import CurationOptions
+from f2jax.prepare.index import add_index
 from f2jax.prepare.run import prepare
 from tests import tiny
 from tests.data import corpora
@@ -200,6 +202,9 @@ def test_each_process_reads_the_vectors_of_its_own_texts_alone(folder, tmp_path)
     assert all(0.3 < one.count / vectors[0].count < 0.7 for one in vectors[1:])
 
 
+ADVICE = r"delete (\S*index/pairs\S*) and run `f2jax prepare --add --output CORPUS`"
+
+
 @pytest.mark.parametrize("name", ["documents.npy", "train.npy", "train-documents.npy"])
 @pytest.mark.parametrize("damage", ["cut", "missing", "of another type", "of another data set"])
 def test_a_damaged_index_is_one_clear_error(folder, tmp_path, name, damage):
@@ -213,8 +218,24 @@ def test_a_damaged_index_is_one_clear_error(folder, tmp_path, name, damage):
         path.unlink()
     else:
         np.save(path, content[:-1] if damage == "of another data set" else np.zeros(len(content), np.int8))
-    with pytest.raises(UserError, match=r"index/pairs.* prepare the corpus again"):
+    with pytest.raises(UserError, match=ADVICE):
         training.rows([0], [], 0)
+
+
+def test_an_index_of_other_texts_is_written_anew_as_its_message_says(folder, tmp_path):
+    shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    (path,) = (tmp_path / "corpus/index/pairs").glob("*/documents.npy")
+    whole, content = path.read_bytes(), np.load(path)
+    content["key"] += 1
+    np.save(path, content)
+    with pytest.raises(UserError, match=f"The index of pairs is of other texts; {ADVICE}") as error:
+        plain(PreparedCorpus(tmp_path / "corpus").splits()[0][0].rows([0], [], 0))
+    damaged = re.search(ADVICE, str(error.value))[1]
+    add_index(tmp_path / "corpus")
+    assert path.read_bytes() != whole, "what is there stays"
+    shutil.rmtree(damaged)
+    add_index(tmp_path / "corpus")
+    assert path.read_bytes() == whole
 
 
 # Files
