@@ -10,7 +10,8 @@ from pathlib import Path
 
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources.paths import HELD_OUT, path_words
-from f2jax.data.sources.tables import ENDINGS, Row, read_rows
+from f2jax.data.sources.tables import ENDINGS, Row, as_name, read_rows
+from f2jax.errors import UserError
 
 ID, JUDGED = "_id", "query-id"  # columns: the number of a query, there and in judgements
 NAMED = 5  # data sets that the message names
@@ -22,7 +23,10 @@ def test_files() -> list[str]:
 
 
 def test_rows(columns: tuple[str, ...]) -> Iterator[Row]:
-    """Yields the rows of the tests with these columns; says whose they are, and which ones cannot be read."""
+    """Yields the rows of the tests with these columns; says whose they are, and what cannot be read or has no text.
+
+    A file that cannot be read is left out: the cache is other programs' too.
+    """
     folders, bad = _cached(), Counter[str]()
     names = sorted({folder.parts[-3].split("--", 2)[2] for folder in folders})
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -34,17 +38,33 @@ def test_rows(columns: tuple[str, ...]) -> Iterator[Row]:
     def choose(present: list[str]) -> list[str]:
         return [name for name in present if name in (*columns, ID, JUDGED)]
 
+    def rows_of(paths: list[Path]) -> Iterator[Row]:
+        for path in paths:
+            try:
+                yield from read_rows(str(path), bad, choose)
+            except UserError as error:
+                say_once(f"mteb: the texts of {path} are not looked for: {error}")
+
     for folder in folders:
-        judged = set()
-        for path in _tests(folder):
-            for row in read_rows(str(path), bad, choose):
-                judged.add(row.get(JUDGED))
-                yield row
+        judged, has_text = set[str | None](), False
+        for row in rows_of(_tests(folder)):
+            judged.add(_id(row.get(JUDGED)))
+            has_text |= any(row.get(name) for name in columns)
+            yield row
         judged.discard(None)
-        for path in _queries(folder):
-            yield from (row for row in read_rows(str(path), bad, choose) if not judged or row.get(ID) in judged)
+        for row in rows_of(_queries(folder)):
+            if not judged or _id(row.get(ID)) in judged:
+                has_text |= any(row.get(name) for name in columns)
+                yield row
+        if not has_text:
+            say_once(f"mteb: {folder} holds no text of a test, so none of its tests is looked for.")
     for reason, count in bad.items():
         say_once(f"mteb: {count:,} rows of its tests are not looked for: {reason}.")
+
+
+def _id(value: object) -> str | None:
+    """The number of a query, which is a text in one file and a number in another."""
+    return as_name(value) if isinstance(value, str | int | float) else None
 
 
 def _cached() -> list[Path]:
@@ -64,7 +84,7 @@ def _queries(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[tuple[Path, set[str]]]:
-    """All data files but those of documents, each with the words of its path."""
-    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(ENDINGS))
+    """All data files but those of documents, each with the words of its path; no link whose blob is gone."""
+    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(ENDINGS) and path.is_file())
     words = ((path, path_words(str(path.relative_to(folder)))) for path in paths)
     return [(path, found) for path, found in words if "corpus" not in found]

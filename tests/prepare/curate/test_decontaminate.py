@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -335,6 +336,15 @@ def test_built_in_test_splits_are_evaluation_sets(name):
     assert long and all(index.find(text).evaluation_set == name for text in long[:200])
 
 
+@pytest.fixture
+def cached(tmp_path, monkeypatch) -> Path:
+    """The folder of a data set in a cache of the hub that has no other."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "datasets--mteb--rivers/snapshots/0123abcd"
+    folder.mkdir(parents=True)
+    return folder
+
+
 def test_tests_of_mteb_in_the_cache_of_the_hub_are_an_evaluation_set(tmp_path, monkeypatch, caplog):
     """Files as the hub's client lays them: links to blobs. Of a collection the queries that a test judges count."""
     sets = {
@@ -364,6 +374,31 @@ def test_tests_of_mteb_in_the_cache_of_the_hub_are_an_evaluation_set(tmp_path, m
     assert len(set_files("mteb")) == 4 and "tests of colours, lakes, rivers" in caplog.text
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing"))
     assert not build_index(("mteb",), 13, 12).find(next(iter(found))) and "no data set of MTEB" in caplog.text
+
+
+def test_ids_of_judged_queries_may_be_texts_or_numbers(cached):
+    """JSON has numbers where TSV has texts, and pandas writes floats beside missing values."""
+    write(cached / "queries.jsonl", [{"_id": n, "text": f"a question of the number {n}"} for n in (1, 2.0, "3", 4)])
+    (cached / "qrels").mkdir()
+    (cached / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n1\td\t1\n2\td\t1\n3\td\t1\n")
+    index = build_index(("mteb",), 13, 12)
+    assert [bool(index.find(f"a question of the number {n}")) for n in (1, 2.0, "3", 4)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "name,content",
+    [("test.parquet", "PAR1xx"), ("test.csv", 'text\n"unclosed\n'), ("test.json", '[{"text": '), ("test.arrow", "")],
+)
+def test_an_odd_file_in_the_cache_of_the_hub_is_named_and_left_out(cached, caplog, name, content):
+    (cached / name).write_text(content)
+    (cached / "a_test.parquet").symlink_to(cached / "no blob")
+    other = cached.parents[2] / "datasets--mteb--lakes/snapshots/0"
+    other.mkdir(parents=True)
+    write(other / "test.jsonl", [{"text": "a sentence of the test split"}])
+    assert build_index(("mteb",), 13, 12).find("a sentence of the test split")
+    assert len(set_files("mteb")) == 2
+    assert f"mteb: the texts of {cached}/{name} are not looked for: {cached}/{name}" in caplog.text
+    assert f"mteb: {cached} holds no text of a test" in caplog.text and f"{other} holds" not in caplog.text
 
 
 @pytest.mark.parametrize(
