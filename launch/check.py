@@ -5,9 +5,9 @@
 
 Of each run it checks the fields, the model's shape, the schedule, and the mesh on that many devices (0: those of this
 machine) with what it divides. With --folder, where runs on this machine lie, it looks for the data and the models that
-they start from, but for those in --given, which earlier steps make, and asks for room for their checkpoints. --inputs
-are raw data that must be there. With --data_dir, where workers get a copy of --data, a corpus has to be in there, or on
-gs://. What cannot be checked is said.
+they start from, but for those in --given, which earlier steps make, and asks for room for their checkpoints, less what
+lies in the --workdir of a run already. --inputs are raw data that must be there. With --data_dir, where workers get a
+copy of --data, a corpus has to be in there, or on gs://. What cannot be checked is said.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
 
     of_run = argparse.ArgumentParser(allow_abbrev=False)
     of_run.add_argument("--config")
+    of_run.add_argument("--workdir")
     needed, notes = 0, set()
     if not args.folder:
         notes.add("Data, starting weights and disks are those of the workers: they are not checked here.")
@@ -47,7 +48,8 @@ def main(argv: list[str]) -> None:
                 given, rest = of_run.parse_known_args(list(words))
                 if not given.config:
                     raise UserError("train needs a --config, such as configs/stage2.py:size=80m.")
-                needed += check_run(given.config, [text for text in rest if text.startswith("--config.")], args, notes)
+                overrides = [text for text in rest if text.startswith("--config.")]
+                needed += check_run(given.config, overrides, given.workdir, args, notes)
         if args.folder:
             check_disk(args.folder, needed)
     except UserError as error:
@@ -56,8 +58,8 @@ def main(argv: list[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def check_run(spec: str, overrides: list[str], args, notes: set[str]) -> int:
-    """Returns the bytes that the checkpoints of a run take; notes what cannot be checked here.
+def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set[str]) -> int:
+    """Returns the bytes that the checkpoints of a run in workdir `run` are to take; notes what cannot be checked here.
 
     Raises:
         UserError: f2jax would refuse the run.
@@ -91,7 +93,9 @@ def check_run(spec: str, overrides: list[str], args, notes: set[str]) -> int:
         return 0
     weights, moments = BYTES[loaded.model.param_dtype], 2 * BYTES[loaded.optim.state_dtype]
     kept = loaded.checkpoint.keep_last + len(averaged_steps(loaded.steps, loaded.checkpoint) if loaded.steps else ())
-    return architecture.parameters * (weights + moments) * (kept + 1)  # one more while it is written
+    one = architecture.parameters * (weights + moments)
+    lying = bytes_of(Path(run) / "checkpoints") if run and args.folder else 0
+    return max(kept * one - lying, 0) + one  # one more while it is written
 
 
 def check_mesh(mesh, architecture, args) -> None:
@@ -157,6 +161,11 @@ def check_model(name: str, notes: set[str]) -> None:
         workdir.read_architecture(workdir.find_model(name).path)
 
 
+def bytes_of(folder: Path) -> int:
+    """Returns the size of the files below a folder; 0 if there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def check_disk(folder: str, needed: int) -> None:
     """Raises UserError where the disk of a folder, which need not exist yet, has no room for the checkpoints."""
     from f2jax.errors import UserError
@@ -165,8 +174,8 @@ def check_disk(folder: str, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"The checkpoints of these runs take {needed / GIB:,.1f} GiB at least and {folder} has {free / GIB:,.1f} "
-            "free; give another folder, or lower checkpoint.keep_last and tail_steps."
+            f"The checkpoints of these runs take {needed / GIB:,.1f} GiB more at least and {folder} has "
+            f"{free / GIB:,.1f} free; give another folder, or lower checkpoint.keep_last and tail_steps."
         )
 
 

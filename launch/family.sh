@@ -42,8 +42,9 @@ for size in $sizes; do
 done
 wanted() { case " $sizes " in *" $1 "*) ;; *) return 1 ;; esac; }
 marks=$CHECKOUT/runs/family/$(printf '%s' "$output" | tr -c 'A-Za-z0-9.-' '-') # one empty file for each step that is done
+is_done() { [ -f "$marks/$1" ]; }
 for size in 80m 160m 330m; do
-    ! wanted $size || wanted 0.6b || [ -f "$marks/train-0.6b-1" ] || die "$size is pruned from 0.6b: add that to --sizes."
+    ! wanted $size || wanted 0.6b || is_done train-0.6b-1 || die "$size is pruned from 0.6b: add that to --sizes."
 done
 
 IFS=' ' read -ra input1 <<<"$stage1" # f2jax expands the globs
@@ -71,7 +72,7 @@ need hf "PyPI: pip install huggingface-hub"
 step() { # NAME COMMAND…
     local name=$1
     shift
-    if [ -f "$marks/$name" ]; then
+    if is_done "$name"; then
         say "$name: done"
         return
     fi
@@ -104,23 +105,23 @@ second_stage() { # SIZE: sets words; teachers are those of recipe 2.2, where the
         330m | 160m | 80m) teacher=0.6b ;;
         *) teacher=none ;;
     esac
-    if wanted "$teacher" || [ -f "$marks/train-$teacher-2" ]; then teacher=$output/$teacher-2; else teacher=none; fi
+    if wanted "$teacher" || is_done "train-$teacher-2"; then teacher=$output/$teacher-2; else teacher=none; fi
     words=(--config "$configs/stage2.py:size=$1,teacher=$teacher" --workdir "$output/$1-2"
         --config.init_from="$output/$1-1" "$(sources 2)" "${overrides[@]}")
 }
 
-# Every training is checked before the first step: days may lie between them.
+# Every training that is not done is checked before the first step: days may lie between them.
 trainings=() given=("$corpus/1" "$corpus/2")
 for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
     given+=("$output/$size-1" "$output/$size-2") # made by steps, now or before
     wanted $size || continue
-    case $size in *b) first_stage $size && trainings+=(++ "${words[@]}") ;; esac
-    second_stage $size && trainings+=(++ "${words[@]}")
+    case $size in *b) is_done train-$size-1 || { first_stage $size && trainings+=(++ "${words[@]}"); } ;; esac
+    is_done train-$size-2 || { second_stage $size && trainings+=(++ "${words[@]}"); }
 done
 need_checks
 where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}")
 [ -z "$here" ] || where_to=(--devices 0 --folder "$output")
-check_runs "${where_to[@]}" --given "${given[@]}" --inputs "${input1[@]}" "${input2[@]}" -- "${trainings[@]:1}"
+check_runs "${where_to[@]}" --given "${given[@]}" --inputs "${input1[@]}" "${input2[@]}" -- ${trainings[@]+"${trainings[@]:1}"}
 
 # Recipe 2.1: stage 1 on raw pairs; stage 2 with instructions, 80,000 queries a data set at most. Qwen3's tokenizer.
 step tokenizer hf download Qwen/Qwen3-0.6B tokenizer.json --local-dir "$corpus/tokenizer"

@@ -82,7 +82,7 @@ for axis in "${axes[@]}"; do
     runs=("${longer[@]}")
 done
 
-words_of() { # RUN: sets words, the config of a run and its fields
+words_of() { # RUN: sets words, the config of a run, its workdir and its fields
     local line spec=$config fields=(${fixed[@]+"${fixed[@]}"})
     while IFS= read -r line; do
         case $line in
@@ -91,7 +91,7 @@ words_of() { # RUN: sets words, the config of a run and its fields
             *) fields+=("--config.$line") ;;
         esac
     done <<<"$1"
-    words=(--config "$spec" ${fields[@]+"${fields[@]}"})
+    words=(--config "$spec" --workdir "$workdir/$(name_of "$1")" ${fields[@]+"${fields[@]}"})
 }
 
 name_of() { # RUN: optim.peak_lr=2e-5,seed=0, a name that a bucket and a shell take
@@ -103,13 +103,14 @@ twice=$(for run in "${runs[@]}"; do name_of "$run"; done | sort | uniq -d | head
 
 checked=()
 for run in "${runs[@]}"; do
+    [ ! -f "$logs/$(name_of "$run").done" ] || continue # what is done needs no room
     words_of "$run"
     checked+=(++ "${words[@]}")
 done
 need_checks
 where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}")
 [ -z "$here" ] || where_to=(--devices 0 --folder "$workdir")
-check_runs "${where_to[@]}" -- "${checked[@]:1}"
+check_runs "${where_to[@]}" -- ${checked[@]+"${checked[@]:1}"}
 for run in "${runs[@]}"; do
     mark=
     [ ! -f "$logs/$(name_of "$run").done" ] || mark=' (done)'
@@ -127,7 +128,6 @@ work() { # NUMBER OF THE SLICE, from 0
         run=${runs[index]} name=$(name_of "${runs[index]}") code=0
         [ ! -f "$logs/$name.done" ] || continue
         words_of "$run"
-        words=("${words[0]}" "${words[1]}" --workdir "$workdir/$name" "${words[@]:2}")
         say "$(date '+%F %T') $TPU_NAME: $name"
         if [ -n "$DRY_RUN" ] && [ -n "$here" ]; then
             printf '+%s\n' "$(quoted "${train[@]}" "${words[@]}")" >&3

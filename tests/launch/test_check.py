@@ -74,7 +74,33 @@ def test_a_disk_without_room_for_the_checkpoints_of_all_runs(tmp_path, capsys, m
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=counted[0] - 1))
     found = said(tmp_path, capsys, overrides, "--folder", str(tmp_path / "a/run"))
-    assert "GiB at least and" in found and "give another folder, or lower checkpoint.keep_last" in found
+    assert "GiB more at least and" in found and "give another folder, or lower checkpoint.keep_last" in found
+
+
+def test_what_a_run_has_saved_already_needs_no_room_again(tmp_path, monkeypatch):
+    """Of two checkpoints, one and 1,000 bytes lie there: the rest is asked for, and one that is being written."""
+    from f2jax.model.sizes import size
+
+    one, runs, counted = 12 * size("tiny").parameters, [], []
+    monkeypatch.setattr(check, "check_disk", lambda folder, needed: counted.append(needed))
+    rows = tiny.write_rows(tmp_path)[0]
+    for name, lying in (("a", one + 1000), ("b", 5 * one), ("c", 0)):
+        saved = tmp_path / name / "checkpoints/100/params"
+        saved.mkdir(parents=True)
+        (saved / "data").write_bytes(bytes(lying))
+        overrides = ["--config.checkpoint.keep_last=2", "--config.checkpoint.tail_steps=0"]
+        runs += ["++", *TINY, "--workdir", str(tmp_path / name), f"--config.data.sources=('{rows}',)", *overrides]
+    check.main(["--folder", str(tmp_path), "--", *runs[1:]])
+    assert counted == [(2 * one - 1000) + one + 3 * one]
+
+
+def test_runs_of_a_sweep_that_are_done_are_not_checked_again(launch):
+    argv = ["sweep.sh", "--local", "--dry_run", "--yes", "--config", "configs/nano.py", "--workdir", "runs/here"]
+    done = launch.checkout / "runs/here"
+    done.mkdir(parents=True)
+    (done / "steps=15.done").touch()  # which is refused: fewer steps than the warmup takes
+    for steps in ("300,15", "15"):
+        assert launch(*argv, "--grid", f"steps={steps}", PYTHON=sys.executable).returncode == 0
 
 
 def test_a_family_is_checked_before_its_first_step(launch):
