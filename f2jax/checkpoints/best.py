@@ -39,7 +39,7 @@ def scores_of(lines: Iterable[Mapping[str, float]], metric: str) -> dict[int, fl
 
 
 def best_step(scores: Mapping[int, float], metric: str, steps: Iterable[int]) -> int | None:
-    """Returns the best of the steps, the last of several; None if none of them has a score.
+    """Returns the best of the steps, the last of several; None if none of them has a finite score.
 
     The highest score is the best; where the last part of the metric's name begins with `loss`, the lowest.
 
@@ -47,7 +47,8 @@ def best_step(scores: Mapping[int, float], metric: str, steps: Iterable[int]) ->
     30
     """
     sign = -1 if metric.rpartition("/")[2].startswith("loss") else 1
-    return max((step for step in steps if step in scores), key=lambda step: (sign * scores[step], step), default=None)
+    scored = (step for step in steps if math.isfinite(scores.get(step, math.nan)))
+    return max(scored, key=lambda step: (sign * scores[step], step), default=None)
 
 
 @dataclass

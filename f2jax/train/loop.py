@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from f2jax.parallel.sharding import param_shardings
 from f2jax.train import optim, resume, terms
 from f2jax.train.compiled import CompiledProgram, keep_compiled
 from f2jax.train.goodput import Goodput
-from f2jax.train.measures import Evaluate, Evaluation, Validation, best_score, check_best_metric
+from f2jax.train.measures import Evaluate, Evaluation, Validation, best_score, check_best_metric, check_held_out
 from f2jax.train.metrics import MetricsWriter, read_totals
 from f2jax.train.program import Program
 from f2jax.train.report import Report, Work, progress, run_table
@@ -70,6 +70,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     tokenizer, splits = loader_lib.load_data(config, run.tokenizer, beside, run.architecture.vocab_size, skipped)
     training, validated = [rows for rows, _ in splits], [pair for pair in splits if len(pair[1])]
     held_out = [held for _, held in validated]
+    check_held_out(config.checkpoint.best_metric, held_out)
     terms.check_learned(config.loss, {rows.name: rows.kind for rows in training}, bool(teacher_folder.width))
     fingerprints = loader_lib.data_fingerprints(tokenizer, training) | teacher_folder.fingerprints()
     hosts.check_same_on_all_hosts(fingerprints, hosts.DATA_SECONDS)
@@ -90,7 +91,8 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
         state = start_state(program, run, config.seed, checkpoints)
         teacher = teacher_folder.load(config, tokenizer, mesh)
         start = int(state.step)
-        scores = scores_of(read_metrics(workdir), config.checkpoint.best_metric)
+        lines = read_metrics(workdir)
+        scores = scores_of(lines, config.checkpoint.best_metric)
         checkpoints.scores.update({step: score for step, score in scores.items() if step <= start})
         so_far = read_totals(run.branch[0] if run.step is None and run.branch else workdir, start)
         clock.started()
@@ -117,7 +119,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
                 held = validation.batches(held_out) if validation.due(steps) else None
                 compiled.begin_for(config, loader, steps - start, held)
             loop = Loop(config, compiled, loader, measures, checkpoints, stop, writer, report, clock, trace, bar)
-            values = loop.run(state, steps)
+            values = loop.run(state, steps, {name for line in lines if line["step"] == start for name in line})
             with clock.during("checkpoint"):
                 checkpoints.wait()
         hosts.print_once(f"{report.summary()}\n{clock.line()}")
@@ -185,8 +187,11 @@ class Loop:
     bar: tqdm
     logs: bool = False  # whether metrics are to be written once the next step runs
 
-    def run(self, state: TrainState, steps: int) -> dict[str, float]:
+    def run(self, state: TrainState, steps: int, written: Collection[str] = ()) -> dict[str, float]:
         """Takes the steps from that of `state` to `steps`; returns the last metrics, {} where nothing was left to do.
+
+        Args:
+            written: the metrics that the workdir has of the step of `state`; what is due and not there is measured.
 
         Raises:
             UserError: a loss is not finite, or a checkpoint cannot be written.
@@ -195,8 +200,8 @@ class Loop:
         self.state, start = state, int(state.step)
         self.values: dict[str, float] = {}
         timer = SaveTimer(self.config.checkpoint.minutes)
-        if start and self.measured_after(start) and not hosts.broadcast(self.writer.measured(start)):
-            self.values |= self.measure(start, steps)  # the run before ended inside it
+        if missing := self.missing(start, written):
+            self.values |= self.measure(missing, start, steps)
         for step, name, batch in self.clock.waiting(self.batches(start, steps)):
             self.take(step, name, batch)
             done = step + 1
@@ -214,12 +219,25 @@ class Loop:
                 self.save()
                 timer.saved()
             if measures:
-                self.values |= self.measure(done, steps)
+                self.values |= self.measure(measures, done, steps)
         return self.values
 
     def measured_after(self, done: int) -> list[Validation | Evaluation]:
         """Returns what is measured after step `done`."""
         return [measure for measure in self.measures if measure.due(done)]
+
+    def missing(self, start: int, written: Collection[str]) -> list[Validation | Evaluation]:
+        """Returns what is due after the step of a resume and was not measured: the run ended inside it, or had no such.
+
+        A measure that gave no `checkpoint.best_metric` is due again: another metric may have been chosen since.
+        """
+        best = self.config.checkpoint.best_metric
+        found = []
+        for measure in self.measured_after(start) if start else ():
+            names = {name for name in written if name.startswith(measure.prefix)}
+            if not hosts.broadcast(bool(names) and (best in names or not best.startswith(measure.prefix))):
+                found.append(measure)
+        return found
 
     def batches(self, start: int, steps: int) -> Iterator[tuple[int, str, Batch]]:
         """Yields (step, data set, batch) from `start` to `steps`; step n takes batch n + `data.skip_steps`."""
@@ -254,20 +272,24 @@ class Loop:
             self.checkpoints.save(self.state)
             self.stop.saved()
 
-    def measure(self, done: int, steps: int) -> dict[str, float]:
-        """Measures what is due after step `done`, and writes it."""
+    def measure(self, measures: Sequence[Validation | Evaluation], done: int, steps: int) -> dict[str, float]:
+        """Measures the model after step `done`, and writes what was found.
+
+        Raises:
+            UserError: `checkpoint.best_metric` is none of it; nothing is written, so that a restart measures it again.
+        """
         values: dict[str, float] = {}
-        for measure in self.measured_after(done):
+        for measure in measures:
             with self.clock.during("validation"):
                 found = measure.measure(self.state.params, self.stop)
             if found is None:
                 raise self.stopped(done, steps)
             values |= found
+        metric = self.config.checkpoint.best_metric
+        score = best_score(metric, values) if metric else None
         self.writer.write(done, values)
-        if metric := self.config.checkpoint.best_metric:
-            score = best_score(metric, values)
-            if score is not None:
-                self.checkpoints.scores[done] = score
+        if score is not None:
+            self.checkpoints.scores[done] = score
         return values
 
     def stopped(self, done: int, steps: int) -> Interrupted:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -35,6 +36,7 @@ def follows(every: int, done: int, steps: int) -> bool:
 class Validation:
     """The held-out rows of each data set, and when they are looked at."""
 
+    prefix: ClassVar[str] = "validation/"  # of its metrics
     config: ConfigDict
     compiled: CompiledProgram
     loader: Loader  # of the training rows
@@ -102,6 +104,7 @@ def validation_means(
 class Evaluation:
     """Tasks that score the model as it is, and when. The command gives them: training knows none."""
 
+    prefix: ClassVar[str] = "evaluation/"  # of its metrics
     config: ConfigDict
     program: Program
     workdir: str | Path
@@ -129,7 +132,10 @@ class Evaluation:
         return values
 
     def embedder(self, params) -> Embedder:
-        """Returns the model with these weights, on the devices where they lie; it computes in `model.dtype`."""
+        """Returns the model with these weights, on the devices where they lie.
+
+        It computes in `model.dtype`, as training does; `f2jax evaluate` computes in float32 unless told otherwise.
+        """
         architecture = self.program.model.config
         own = {name: weight for name, weight in params.items() if name not in self.program.extra}
         if architecture.table_rank:
@@ -152,6 +158,15 @@ def check_best_metric(metric: str, config: ConfigDict) -> None:
     name = every[metric.partition("/")[0]]
     if not config.log[name]:
         raise UserError(f"checkpoint.best_metric={metric} is never measured; set log.{name}.")
+
+
+def check_held_out(metric: str, held_out: Sequence[AnyDataset]) -> None:
+    """Raises UserError where the best checkpoint is chosen by held-out rows, and there are none."""
+    if metric.startswith(Validation.prefix) and not held_out:
+        raise UserError(
+            f"checkpoint.best_metric={metric} is never measured, as no rows are held out; raise "
+            "data.validation_share, or --validation-share of f2jax prepare for a corpus."
+        )
 
 
 def best_score(metric: str, values: Mapping[str, float]) -> float | None:

@@ -58,7 +58,6 @@ class MetricsWriter:
         self.published: dict[Path, int] = {}
         self.publish_time = time.monotonic()
 
-        self.last_line = kept[-1] if kept else "{}"
         files.write_atomically(self.folder / METRICS_FILE, "".join(kept))
         self.file = (self.folder / METRICS_FILE).open("a")
         self.board = None
@@ -83,11 +82,6 @@ class MetricsWriter:
             tqdm.write(f"The last metrics are not in {self.target} ({_reason(error)}); they lie in {self.folder}.")
         elif self.temporary:
             shutil.rmtree(self.temporary)
-
-    def measured(self, step: int) -> bool:
-        """Returns whether the last line found at the start has what was measured after `step`, see `measuring`."""
-        line = json.loads(self.last_line)
-        return line.get("step") == step and any(key.startswith(MEASURED) for key in line)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes one line: the step and the values; a slash in a key makes a group: `validation/stdlib-code/loss`."""

@@ -90,6 +90,25 @@ def test_a_resume_knows_the_best_of_the_steps_before(scored, tmp_path):
     assert workdir.find_model(f"{tmp_path / 'run'}@best").step == 4
 
 
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+    train(tiny.config(tmp_path, **SCORED), tmp_path / "run", Scripted(float("nan"), 0.9, 0.5))
+    assert finished_steps(tmp_path / "run") == [8, 12]
+    assert workdir.find_model(f"{tmp_path / 'run'}@best").step == 8
+
+
+def test_what_a_finished_run_did_not_measure_is_measured_by_the_next_start(tmp_path):
+    """It has been validated after its last step, but no tasks were scored: their own scores count, and are kept."""
+    validated = EVERY_4 | {"log.validate_every": 4, "model.dtype": "float32"}
+    train(tiny.config(tmp_path, **validated), tmp_path / "run")
+    tasks = Scripted(0.6)
+    for _ in range(2):
+        train(tiny.config(tmp_path, **validated | SCORED | {"log.validate_every": 4}), tmp_path / "run", tasks)
+    found = [line for line in lines(tmp_path / "run") if line["step"] == 12]
+    assert ["validation/loss" in line for line in found].count(True) == 1
+    assert ["evaluation/mean" in line for line in found].count(True) == 1
+    assert found[-1]["evaluation/mean"] == 0.6 and workdir.find_model(f"{tmp_path / 'run'}@best").step == 12
+
+
 def test_of_a_loss_the_lowest_is_best_and_held_out_rows_choose_too(tmp_path):
     metric = {"log.validate_every": 4, "checkpoint.best_metric": "validation/loss"}
     train(tiny.config(tmp_path, **EVERY_4 | metric), tmp_path / "run")
@@ -106,6 +125,10 @@ def test_of_a_loss_the_lowest_is_best_and_held_out_rows_choose_too(tmp_path):
         ({"checkpoint.best_metric": "accuracy"}, "should be a metric of held-out rows or of tasks"),
         ({"checkpoint.best_metric": "validation/loss"}, r"is never measured; set log\.validate_every"),
         ({"checkpoint.best_metric": "evaluation/mean"}, r"is never measured; set log\.evaluate_every"),
+        (
+            {"checkpoint.best_metric": "validation/loss", "log.validate_every": 4, "data.validation_share": 0.0},
+            "no rows are held out",
+        ),
         ({"log.evaluate_every": 4}, r"pass evaluate=… to train"),
     ],
 )
@@ -120,6 +143,11 @@ def test_a_best_metric_that_the_tasks_do_not_give_is_named_after_the_first_score
     with pytest.raises(UserError, match="best_metric=evaluation/means; did you mean 'evaluation/mean'"):
         train(tiny.config(tmp_path, **changes), tmp_path / "run", Scripted(0.4))
     assert finished_steps(tmp_path / "run") == [4], "the same command goes on from there, with another metric"
+    assert "evaluation/mean" not in lines(tmp_path / "run")[-1]
+    with pytest.raises(UserError, match="best_metric=evaluation/means"):
+        train(tiny.config(tmp_path, **changes), tmp_path / "run", Scripted(0.4))
+    train(tiny.config(tmp_path, **SCORED), tmp_path / "run", Scripted(0.9, 0.5, 0.6))
+    assert workdir.find_model(f"{tmp_path / 'run'}@best").step == 4
 
 
 def test_means_of_held_out_rows_are_those_by_hand():
