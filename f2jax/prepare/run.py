@@ -28,7 +28,7 @@ from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
 from f2jax.prepare.add import AddedTo, for_card
-from f2jax.prepare.curate.decontaminate import build_index, set_files
+from f2jax.prepare.curate.decontaminate import MTEB, Index, build_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
 from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_duplicates
 from f2jax.prepare.index import write_missing
@@ -39,6 +39,7 @@ from f2jax.prepare.tokenizer import own_tokenizer
 from f2jax.prepare.workers import exclusive, run_in_processes
 
 SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders next to the data sets
+EVALUATION, SIGNATURE = "evaluation", "mteb.txt"  # folder of indexes of evaluation texts; in one: of which tests
 READER = 3  # raised when inputs are read in another way, so that they are read again
 STATES, SETS = "states", "sets"  # in the folder for work: what becomes of each row of each input; texts of data sets
 
@@ -82,7 +83,8 @@ def prepare(
             chosen = own_tokenizer(signatures, tokenizer, options, output / VOCABULARY)
         else:
             chosen = load_tokenizer(tokenizer)
-        inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in names_of(signatures, options).items()]
+        names = names_of(signatures, options, sets_signatures(options, evaluation_folder(output, options)))
+        inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in names.items()]
         if before and not (inputs := [folder for folder in inputs if folder.folder.name not in before.names]):
             return before.card  # all are in it
         return _Preparation(output, inputs, chosen, options, licences or {}, jobs, listing, before).make()
@@ -129,7 +131,8 @@ class _Preparation:
             join_lists(lists, self.listing)
         self._forget_card()  # it names nothing that is removed now
         surveys = {folder.folder.name for folder in self.inputs}.union(self.before.names if self.before else ())
-        remove_leftovers(self.output, surveys, {entry["folder"] for entry in (*staying, *entries)})
+        evaluation = {evaluation_folder(self.output, self.options).name}
+        remove_leftovers(self.output, surveys, {entry["folder"] for entry in (*staying, *entries)}, evaluation)
         return self._write_card(entries, counts)
 
     def _forget_card(self) -> None:
@@ -157,13 +160,15 @@ class _Preparation:
         curate = self.options.curate
         if not curate or not curate.evaluation_sets:
             return None
-        made_of = settings_digest([sets_signatures(self.options), *dataclasses.astuple(curate)])
-        folder = self.output / WORK / f"evaluation-{made_of}"
+        folder = evaluation_folder(self.output, self.options)
         if not folder.exists():
             part = folder.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)
+            signature = content_signature(set_files(MTEB)) if MTEB in curate.evaluation_sets else ""
             build_index(curate.evaluation_sets, curate.ngram, curate.fewest_letters).save(part)
+            (part / SIGNATURE).write_text(signature)
             part.rename(folder)
+            Index.open.cache_clear()  # it may hold one that was deleted
         return folder
 
     def _make_datasets(
@@ -259,19 +264,44 @@ def content_signature(paths: Sequence[str]) -> str:
     return "\n".join(stats) or f"f2jax {__version__}"
 
 
-def names_of(signatures: Mapping[str, str], options: PrepareOptions) -> dict[str, str]:
-    """A name for each input, made from all that decides which records it gives."""
+def names_of(signatures: Mapping[str, str], options: PrepareOptions, sets: Sequence[str]) -> dict[str, str]:
+    """A name for each input, made from all that decides which records it gives.
+
+    Args:
+        sets: the signature of each evaluation set.
+    """
     curate = options.curate and dataclasses.asdict(options.curate)
-    sets = sets_signatures(options)
     return {
         spec: settings_digest([READER, spec, signature, options.kinds, options.seed, curate, sets])
         for spec, signature in signatures.items()
     }
 
 
-def sets_signatures(options: PrepareOptions) -> list[str]:
-    """A text for each evaluation set that changes with its content."""
-    return [content_signature(set_files(spec)) for spec in options.curate.evaluation_sets] if options.curate else []
+def evaluation_folder(output: Path, options: PrepareOptions) -> Path:
+    """Where the index of the evaluation texts lies, as long as the corpus: tests of MTEB come and go in the cache."""
+    curate = options.curate
+    sets = [spec for spec in curate.evaluation_sets if spec != MTEB] if curate else []
+    made_of = [[content_signature(set_files(spec)) for spec in sets], *(dataclasses.astuple(curate) if curate else ())]
+    return output / EVALUATION / settings_digest(made_of)
+
+
+def sets_signatures(options: PrepareOptions, folder: Path) -> list[str]:
+    """A text for each evaluation set that changes with its content; that of MTEB's tests is of those in the index.
+
+    Args:
+        folder: of the index of their texts, if there is one.
+    """
+    sets = options.curate.evaluation_sets if options.curate else ()
+    signatures = {spec: content_signature(set_files(spec)) for spec in sets}
+    if MTEB in signatures and folder.exists():
+        old = (folder / SIGNATURE).read_text()
+        if old != signatures[MTEB]:
+            say_once(
+                "mteb: the tests in the hub's cache are others than when this corpus was begun, whose tests are looked "
+                f"for; delete {folder} to look for those of now, which reads all inputs again."
+            )
+        signatures[MTEB] = old
+    return list(signatures.values())
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -359,14 +389,14 @@ def write_dataset(
     return writer.describe(shards)
 
 
-def remove_leftovers(output: Path, surveys: set[str], names: set[str]) -> None:
+def remove_leftovers(output: Path, surveys: set[str], names: set[str], evaluation: set[str]) -> None:
     """Removes what is not needed once all data sets are complete, and what earlier runs made for others.
 
     Args:
-        surveys, names: of the folders of inputs and of data sets that stay.
+        surveys, names, evaluation: of the folders of inputs, data sets and indexes of evaluation texts that stay.
     """
     shutil.rmtree(output / WORK, ignore_errors=True)
-    keep = {SURVEYS: surveys, FINISHED: {f"{name}.json" for name in names}}
+    keep = {SURVEYS: surveys, EVALUATION: evaluation, FINISHED: {f"{name}.json" for name in names}}
     for name, stays in (keep | {"documents": names, "rows": names, "texts": names, INDEX: names}).items():
         for path in (output / name).glob("*"):
             if path.name not in stays:

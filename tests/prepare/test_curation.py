@@ -1,6 +1,7 @@
 """`prepare` with curation: as the library does it in memory, over all inputs, counted once, listed on demand."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -243,3 +244,26 @@ def test_no_row_left_is_one_clear_error(tmp_path):
     inputs = [corpora.write(tmp_path / "sib200.jsonl", corpora.rows(5))]
     with pytest.raises(UserError, match=r"No row is left \(5 x source sib200 is among the excluded sources"):
         corpora.make(tmp_path, inputs, CURATED)
+
+
+def test_a_new_data_set_of_mteb_in_the_cache_leaves_a_corpus_as_it_is(tmp_path, monkeypatch, caplog):
+    """Also where its data sets are made anew, of rows that were chosen by the tests of then."""
+    options = replace(PLAIN, curate=Curation(fewest_letters=3, evaluation_sets=("mteb",)))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    rows = [{"query": f"a question number {n}", "positive": f"the answer number {n}"} for n in range(9)]
+
+    def download(name: str, row: dict) -> None:
+        folder = tmp_path / f"cache/datasets--mteb--{name}/snapshots/0"
+        folder.mkdir(parents=True)
+        corpora.write(folder / "test.jsonl", [{"text": row["query"]}])
+
+    download("rivers", rows[0])
+    inputs = [corpora.write(tmp_path / "rows.jsonl", rows)]
+    first = corpora.make(tmp_path, inputs, options)
+    download("lakes", rows[1])
+    assert corpora.make(tmp_path, inputs, options) == first and "others than when this corpus was begun" in caplog.text
+    shorter = corpora.make(tmp_path, inputs, replace(options, max_length=3))
+    assert shorter["inputs"] == first["inputs"] and sum(shorter["datasets"][0]["rows"].values()) == 8
+    shutil.rmtree(tmp_path / "corpus/evaluation")
+    anew = corpora.make(tmp_path, inputs, options)
+    assert anew["inputs"] != first["inputs"] and sum(anew["datasets"][0]["rows"].values()) == 7
