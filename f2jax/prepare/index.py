@@ -1,14 +1,17 @@
 """Writes the index of a prepared data set, which `data.corpus_index` describes."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from f2jax import files
-from f2jax.data.corpus import PreparedCorpus, Reader, parse_document, parse_row, shards_of
+from f2jax.data.corpus import READ_TOGETHER, PreparedCorpus, Reader, parse_document, parse_row, shards_of
 from f2jax.data.corpus_index import DOCUMENT, NUMBER, ROW, SPLITS, has_index, index_folder, text_key
 from f2jax.errors import UserError
 from f2jax.prepare.workers import exclusive, run_in_processes
@@ -40,29 +43,52 @@ def write_index(folder: str | Path, entry: dict) -> None:
     shutil.rmtree(path.parent, ignore_errors=True)
     part = path.with_name("part")
     part.mkdir(parents=True)
-    documents = shards_of(folder, entry, "documents")
-    found = np.fromiter(_documents(documents.read_all(reader)), DOCUMENT, sum(documents.lengths))
-    np.save(part / "documents.npy", found)
+    with _npy(part / "documents.npy", DOCUMENT) as add:
+        for some in _pieces(shards_of(folder, entry, "documents").read_all(reader)):
+            documents = map(parse_document, some)
+            add([(text_key(tokens.tobytes()), number, len(tokens)) for number, tokens in documents])
     for split in SPLITS:
-        rows, numbers = shards_of(folder, entry, split), [np.zeros(0, NUMBER)]
-        found = np.fromiter(_rows(rows.read_all(reader), numbers), ROW, sum(rows.lengths))
-        np.save(part / f"{split}.npy", found)
-        np.save(part / f"{split}-documents.npy", np.concatenate(numbers))
+        start = 0
+        with _npy(part / f"{split}.npy", ROW) as add, _npy(part / f"{split}-documents.npy", NUMBER) as add_numbers:
+            for some in _pieces(shards_of(folder, entry, split).read_all(reader)):
+                rows = list(map(parse_row, some))
+                counts = [len(documents) for _, documents, _ in rows]
+                starts = accumulate(counts, initial=start)
+                add(
+                    [
+                        (text_key(query.tobytes()), label, first, len(query), count)
+                        for (query, _, label), first, count in zip(rows, starts, counts, strict=False)
+                    ]
+                )
+                add_numbers(np.concatenate([documents for _, documents, _ in rows]))
+                start += sum(counts)
     part.rename(path)
 
 
-def _documents(records: Iterable[bytes]) -> Iterator[tuple]:
-    """Yields a `DOCUMENT` for each record."""
-    for raw in records:
-        number, tokens = parse_document(raw)
-        yield text_key(tokens.tobytes()), number, len(tokens)
+def _pieces(records: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The records in lists, since one that is parsed takes many times its place in an array."""
+    records = iter(records)
+    while some := list(islice(records, READ_TOGETHER)):
+        yield some
 
 
-def _rows(records: Iterable[bytes], numbers: list[np.ndarray]) -> Iterator[tuple]:
-    """Yields a `ROW` for each record, and appends the numbers of its documents."""
-    start = 0
-    for raw in records:
-        query, documents, label = parse_row(raw)
-        numbers.append(documents.astype(NUMBER))
-        yield text_key(query.tobytes()), label, start, len(query), len(documents)
-        start += len(documents)
+@contextmanager
+def _npy(path: Path, dtype: np.dtype) -> Iterator[Callable[[Any], None]]:
+    """Gives a function that appends a piece to an array [N] in a new .npy file."""
+    length = 0
+
+    def write_head() -> None:
+        shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(file, shape)
+
+    def add(piece: Any) -> None:
+        nonlocal length
+        array = np.array(piece, dtype)
+        length += len(array)
+        file.write(array.tobytes())
+
+    with path.open("wb") as file:
+        write_head()
+        yield add
+        file.seek(0)
+        write_head()  # as long as before, since NumPy leaves room for the length to grow

@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 import time
+import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from f2jax.data.packing import SHARED, WHOLE, RowShare
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Restart, UserError
+from f2jax.prepare import index
 from f2jax.prepare.curate import CurationOptions
 from f2jax.prepare.index import add_index
 from f2jax.prepare.run import prepare
@@ -200,6 +203,27 @@ def test_each_process_reads_the_vectors_of_its_own_texts_alone(folder, tmp_path)
     for loader in loaders:
         loader.batch(0)
     assert all(0.3 < one.count / vectors[0].count < 0.7 for one in vectors[1:])
+
+
+def test_the_memory_that_an_index_takes_does_not_grow_with_its_texts(folder, tmp_path, monkeypatch):
+    entry = PreparedCorpus(folder / "corpus").card["datasets"][0]
+    monkeypatch.setattr(index, "parse_row", lambda raw: (np.zeros(4, np.int32), np.arange(3), -1))
+    monkeypatch.setattr(index, "parse_document", lambda raw: (7, np.zeros(4, np.int32)))
+
+    def peak(count: int) -> int:
+        shards = SimpleNamespace(lengths=(count,), read_all=lambda reader: iter([b""] * count))
+        monkeypatch.setattr(index, "shards_of", lambda *_: shards)
+        tracemalloc.start()
+        index.write_index(tmp_path, entry)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    few, many = peak(10_000), peak(30_000)
+    assert many - few < 20_000 * 10, "8 bytes are those of the list of made up records"
+    (path,) = tmp_path.glob("index/*/*/train.npy")
+    rows, numbers = np.load(path), np.load(path.with_name("train-documents.npy"))
+    assert rows["start"].tolist() == list(range(0, 90_000, 3)) and numbers.tolist() == 30_000 * [0, 1, 2]
 
 
 ADVICE = r"delete (\S*index/pairs\S*) and run `f2jax prepare --add --output CORPUS`"
