@@ -1,6 +1,6 @@
 """A finished model trained on rows of your own: some hundred are enough, a laptop too.
 
-f2jax train --config finetune:data=faq.csv,model=codefuse-ai/F2LLM-v2-80M --workdir tuned
+f2jax train --config finetune:data=faq.csv --workdir tuned
 f2jax train --config finetune:data=faq.csv,query=Frage,positive=Antwort,model=Qwen/Qwen3-Embedding-0.6B --workdir tuned
 
 The rate follows the size of the model, a tenth of the steps warm up, and the queries carry the instruction that the
@@ -9,7 +9,6 @@ model knows. A tenth of the rows is held out; the run ends with what the model f
 
 from f2jax.configs import common
 from f2jax.data.instructions import split_instruction
-from f2jax.errors import UserError
 
 COLUMNS = ("query", "positive", "negative", "text", "label", "sentence1", "sentence2", "score")
 RATE, PARAMETERS = 2e-5, 600e6  # of a large model; smaller ones take larger steps
@@ -18,15 +17,13 @@ LONGEST = 512  # tokens of a text
 
 
 def get_config(text=None):
-    """Options: data; model, which is required; epochs; teacher; and the columns of the data whose names are not known.
+    """Options: data; the model to start from; epochs; teacher; and the columns of the data whose names are not known.
 
     Raises:
-        UserError: no model is named, or it cannot be read.
+        UserError: the model cannot be read.
     """
-    defaults = {"data": "", "model": "", "epochs": 3, "teacher": ""} | dict.fromkeys(COLUMNS, "")
+    defaults = {"data": "", "model": "mini", "epochs": 3, "teacher": ""} | dict.fromkeys(COLUMNS, "")
     options = common.options(text, **defaults)
-    if not options["model"]:
-        raise UserError("Name the model to start from: a folder, workdir or hub id, model=codefuse-ai/F2LLM-v2-80M.")
 
     from f2jax import files
     from f2jax.checkpoints import package, workdir

@@ -436,7 +436,10 @@ def resolve_model(name: str | Path, revision: str | None = None) -> str:
     if text in built_in_models():
         return str(BUILT_IN_MODELS / text)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise UserError(f"There is no model folder {text}; give a folder, a gs:// path or a hub id like org/name.")
+        raise UserError(
+            f"There is no model folder {text}; give a folder, a gs:// path, a hub id like org/name, or a model that "
+            f"comes with f2jax ({', '.join(built_in_models())})."
+        )
     from huggingface_hub import snapshot_download
 
     with clear_hub_errors(f"{text} is no folder here and"):

@@ -271,7 +271,7 @@ def test_a_workdir_that_is_a_file(capsys, tmp_path):
         ({"--input": "nothing.txt"}, "There is no file nothing.txt; check the path."),
         ({"--input": "/"}, "/ is of no known kind; data files end in .parquet,"),
         ({"--output": "out.csv"}, "out.csv should be a local path that ends in .npy or .parquet."),
-        ({"--model": "nowhere"}, "There is no model folder nowhere; give a folder, a gs:// path or a hub id"),
+        ({"--model": "nowhere"}, "There is no model folder nowhere; give a folder, a gs:// path, a hub id"),
         ({"--model": "/"}, "config.json; check the path."),
     ],
     ids=str,

@@ -232,7 +232,7 @@ def test_a_model_that_comes_with_f2jax_is_found_by_its_name_alone(tmp_path, monk
 @pytest.mark.parametrize("name", ["nowhere", "./org/name", "../name", "/no/where", "~/nowhere", "a/b/c"])
 def test_a_wrong_path_is_named(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"There is no model folder {name}; give a folder, a gs:// path or a hub id"):
+    with pytest.raises(UserError, match=f"There is no model folder {name}; give a folder, a gs:// path, a hub id"):
         files.resolve_model(name)
 
 

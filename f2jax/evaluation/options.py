@@ -15,7 +15,7 @@ class EvaluationOptions:
     """
 
     output: str | None = None  # folder of the results, local or on gs://; tasks of mteb need it
-    model: str | None = None  # folder, hub id, gs:// path, training workdir, or RUN@STEP or RUN@best of one
+    model: str | None = None  # folder, hub id, gs:// path, workdir (RUN, RUN@STEP or RUN@best), or the built-in mini
     dtype: Dtype = "float32"  # type of weights and matmuls
     revision: str | None = None  # branch, tag or commit of a hub id
     max_length: int | None = None  # tokens that are read of a text, end token included; None: the model's own limit

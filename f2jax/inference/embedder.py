@@ -92,8 +92,8 @@ class Embedder:
         truncate_dim: int | None = None,
         matryoshka_dims: Sequence[int] | None = None,
     ) -> "Embedder":
-        """Loads a folder, a hub id, a gs:// path or a workdir (its newest readable checkpoint, or that of RUN@STEP or
-        RUN@best) onto all devices of this host, or of all hosts where it has fewer than `fsdp`.
+        """Loads a folder, a hub id, a gs:// path, a workdir (its newest readable checkpoint, or that of RUN@STEP or
+        RUN@best) or the built-in `mini` onto all devices of this host, or of all hosts where it has fewer than `fsdp`.
 
         Args:
             truncate_layers: number of first layers to keep, for a model that was trained with `loss.exits`.

@@ -58,7 +58,7 @@ class Qwen3Config:
 SIZES: dict[str, Qwen3Config] = {
     "tiny": Qwen3Config(64, 160, 2, 4, 2, head_dim=32, vocab_size=512, max_length=512),
     "nano": Qwen3Config(192, 512, 3, 3, 1, head_dim=64, vocab_size=8_192, rope_theta=1e4, max_length=512),
-    "mini": Qwen3Config(256, 512, 2, 4, 2, head_dim=64, vocab_size=32_768, rope_theta=1e4, max_length=512),
+    "mini": Qwen3Config(256, 512, 2, 4, 2, head_dim=64, vocab_size=64_000, rope_theta=1e4, max_length=512),
     "80m": Qwen3Config(320, 2_048, 8, 16, 8),
     "160m": Qwen3Config(640, 1_536, 9, 16, 8),
     "330m": Qwen3Config(896, 2_560, 16, 16, 8),

@@ -127,15 +127,14 @@ def test_a_model_that_is_not_there_is_said_by_its_name(tmp_path):
         config.load("finetune:data=faq.csv,model=nowhere")
 
 
-def test_a_model_has_to_be_named_and_the_commands_of_the_page_name_one(monkeypatch, package):
-    with pytest.raises(UserError, match="Name the model to start from: a folder, workdir or hub id, model="):
-        config.load("finetune:data=faq.csv")
-    monkeypatch.setattr("f2jax.files.resolve_model", lambda name: str(package))
+def test_the_commands_of_the_page_load_and_begin_with_the_model_that_comes_with_f2jax():
     page = (Path(__file__).parents[2] / "docs/finetune.md").read_text()
     commands = re.findall(r"^f2jax train --config (finetune:\S+) --workdir \S+$", page, re.M)
     assert len(commands) == 3
     for command in commands:
-        config.check(config.load(command))
+        loaded = config.load(command)
+        config.check(loaded)
+        assert loaded.init_from == "mini"
 
 
 def test_the_rate_follows_the_size_and_a_teacher_adds_its_scores(package):
