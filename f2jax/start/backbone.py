@@ -1,7 +1,8 @@
 """A backbone that begins as a bag of tokens: its embedding is the weighted mean of the rows of its token table.
 
 RMSNorm scales every state to one length, so a row cannot be short. Each row [E weights of the token, filler] has the
-same length instead: the last coordinate of the width takes what the token's weight leaves, and the last norm drops it.
+same length instead: the last coordinate of the width takes what the token's weight leaves, and the last norm all but drops
+it: what it keeps changes a cosine by a hundred-thousandth, and gives an empty text a direction of its own.
 Attention that looks everywhere alike then averages: each layer adds the mean of some coordinates, as many as its values
 hold, to the state of the end token, whose own row is filler alone.
 """
@@ -17,6 +18,7 @@ from f2jax.model.sizes import Qwen3Config
 
 STD = 1.0  # of a row's entries; at the 0.02 of fresh weights, ten steps at a usual rate would undo the start
 SHARP = 0.1  # scale of the queries: attention is nearly even, and its gradient is not zero
+EMPTY = 1e-4  # share of the filler that the last norm keeps
 GAIN = 0.3  # length that a layer adds, in units of a row: other tokens' states change little until the last layer
 
 
@@ -48,7 +50,7 @@ def average_params(config: Qwen3Config, rows_ve: np.ndarray, weight_v: np.ndarra
 
     flat = flatten_dict(jax.tree.map(np.array, init_params(Qwen3(config), seed)))
     flat["token_table",] = table_vd * STD * config.width**0.5
-    flat["final_norm",][-1] = 0
+    flat["final_norm",][-1] = EMPTY
     layers = {name: flat["layers", name] for name in ("value", "output", "down", "query_norm")}
     value_ldkh, output_lnhd = layers["value"], layers["output"]
     for weights in (value_ldkh, output_lnhd, layers["down"]):
