@@ -11,7 +11,7 @@ Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 class ModelOptions:
     """The model."""
 
-    model: str  # folder, hub id, gs:// path, training workdir, RUN@STEP or RUN@best of one, or mini, which is built in
+    model: str  # folder, hub id, gs:// path, workdir (RUN, RUN@STEP or RUN@best), or the built-in mini
     dtype: Dtype = "float32"  # type of weights and matmuls
 
 

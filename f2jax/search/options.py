@@ -25,7 +25,7 @@ class QueryOptions:
     queries: str | None = None  # .npy of vectors, or texts like --documents
     query: tuple[str, ...] = ()  # texts, instead of --queries
     column: str = "text"  # field of the text in .jsonl and .parquet
-    model: str | None = None  # folder, hub id, gs:// path, training workdir, RUN@STEP or RUN@best of one, or mini, which is built in
+    model: str | None = None  # folder, hub id, gs:// path, workdir (RUN, RUN@STEP or RUN@best), or the built-in mini
     dtype: Dtype = "float32"  # type of weights and matmuls
     batch_size: int = 1024  # maximum number of texts in a device batch
 
