@@ -43,7 +43,7 @@ class MiningVectorOptions:
     and mine nothing.
     """
 
-    model: str | None = None  # folder, hub id, gs:// path, training workdir, or RUN@STEP or RUN@best of one
+    model: str | None = None  # folder, hub id, gs:// path, workdir (RUN, RUN@STEP or RUN@best), or the built-in mini
     dtype: Dtype = "float32"  # type of weights and matmuls
     prompt_name: str | None = None  # the model's prompt for queries; None: query, where it has that
     batch_size: int = 1024  # maximum number of texts in a device batch
