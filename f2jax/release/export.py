@@ -36,7 +36,7 @@ def export_package(
 
     Args:
         about: for the model card; the formats are added to it.
-        as_int8: matrices in int8, for f2jax alone; the golden vectors are those of `embedder` all the same.
+        as_int8: matrices in int8, for f2jax alone; the golden vectors are those of the rounded weights.
 
     Raises:
         UserError: a format is unknown, lacks its library or does not fit the model, or the model gives vectors that are
@@ -50,7 +50,7 @@ def export_package(
     for name in formats:
         _check_format(name, embedder)
     hf.check_finite(embedder.params, "The model")
-    vectors = golden.embed_golden(embedder)
+    vectors = golden.embed_golden(rounded(embedder) if as_int8 else embedder)
     architecture, params = embedder.architecture, embedder.params
     about = replace(about, formats=tuple(formats))
     package.write_package(folder, architecture, params, embedder.tokenizer, embedder.card, about, as_int8)
