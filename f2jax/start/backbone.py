@@ -1,8 +1,8 @@
 """A backbone that begins as a bag of tokens: its embedding is the weighted mean of the rows of its token table.
 
 RMSNorm scales every state to one length, so a row cannot be short. Each row [E weights of the token, filler] has the
-same length instead: the last coordinate of the width takes what the token's weight leaves, and the last norm all but drops
-it: what it keeps changes a cosine by a hundred-thousandth, and gives an empty text a direction of its own.
+same length instead: the last coordinate of the width takes what the token's weight leaves, and the last norm all but
+drops it: what it keeps changes a cosine by a hundred-thousandth, and gives an empty text a direction of its own.
 Attention that looks everywhere alike then averages: each layer adds the mean of some coordinates, as many as its values
 hold, to the state of the end token, whose own row is filler alone.
 """

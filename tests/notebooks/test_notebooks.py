@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-
 pytest.importorskip("ipykernel")
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
