@@ -81,6 +81,7 @@ def encode_file(
         _encode_own(embedder, texts(), pieces, own, options)
         _wait("the pieces")
         shape = pieces.shape(precision)
+        _wait("their shape")  # before the first host deletes them
         if hosts.is_first():
             _write_result(output, pieces, texts, precision)
             embedder.truncation = before
