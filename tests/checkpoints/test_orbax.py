@@ -15,7 +15,7 @@ from f2jax.checkpoints.orbax import DAMAGED, NOT_NOW, READ, Checkpoints, SaveTim
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
 
-KEEP = {"every": 5, "keep_last": 2, "keep_every": 10, "tail_steps": 7, "tail_every": 2}
+KEEP = {"every": 5, "keep_last": 2, "keep_every": 10, "tail_steps": 7, "tail_every": 2, "best_metric": ""}
 STEPS = 25
 
 

@@ -15,7 +15,9 @@ from f2jax.checkpoints.orbax import Checkpoints, TrainState
 from f2jax.errors import UserError
 from f2jax.parallel.mesh import make_mesh
 
-CONFIG = ml_collections.ConfigDict({"every": 1, "keep_last": 2, "keep_every": 5, "tail_steps": 0, "tail_every": 0})
+CONFIG = ml_collections.ConfigDict(
+    {"every": 1, "keep_last": 2, "keep_every": 5, "tail_steps": 0, "tail_every": 0, "best_metric": ""}
+)
 
 
 def state_at(step: int) -> TrainState:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from f2jax.errors import Restart
-from f2jax.parallel import hosts
+from f2jax.parallel import hosts, threads
 from f2jax.parallel.simulate import launch
 from f2jax.train import resume
 from tests import tiny
@@ -137,7 +137,7 @@ GONE = "Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [127.0.0
 )
 def test_a_computation_that_lost_its_peer_asks_for_a_restart(monkeypatch, error, restarts):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(hosts.atexit, "register", lambda *_: None)
+    monkeypatch.setattr(threads.atexit, "register", lambda *_: None)
     with pytest.raises(Restart if restarts else type(error)), hosts.leave_on_error():
         raise error
 
