@@ -85,11 +85,11 @@ def turn_heads(x_btnh, scale_h, cos, sin, eps: float, kernel: str, factor: float
 
     Where attention is a kernel of a TPU this is another one, since XLA passes over memory several times for it.
     """
-    scale_h = scale_h.astype(jnp.float32) * factor
     name, _, interpret = choose_kernel(kernel, x_btnh).partition("_")
     if name in TPU_KERNELS and rotary_kernel.fits(x_btnh):
+        scale_h = scale_h.astype(jnp.float32) * factor
         return rotary_kernel.normed_rotation(x_btnh, scale_h, cos, sin, eps, bool(interpret))
-    return rotate(rms_norm(x_btnh, scale_h, eps), cos, sin)
+    return rotate(rms_norm(x_btnh, scale_h, eps), cos, sin) * factor  # not in the scale: it would round by layout
 
 
 def channel_moments(x_btd, segments_bt):

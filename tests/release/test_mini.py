@@ -28,7 +28,7 @@ def test_trainings_start_from_it_by_the_size_of_its_name():
 def test_it_gives_its_golden_vectors_on_this_machine(monkeypatch):
     monkeypatch.setattr(verify, "TOOLS", [tool for tool in verify.TOOLS if tool.name == "f2jax"])
     (one,) = verify.verify_package(FOLDER)
-    assert not one.failed and one.worst > 0.999
+    assert not one.failed and one.worst > 0.99999
 
 
 def test_its_card_tells_data_teacher_limits_and_scores():
