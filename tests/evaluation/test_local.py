@@ -11,11 +11,13 @@ import pytest
 from f2jax import cli
 from f2jax.errors import UserError
 from f2jax.evaluation.builtin import LOCAL_NAMES
+from f2jax.evaluation.options import EvaluationOptions
 from f2jax.inference.embedder import Embedder
 from tests import tiny_model
 
 pytest.importorskip("mteb")
 local = pytest.importorskip("f2jax.evaluation.local")
+run = pytest.importorskip("f2jax.evaluation.run")
 selection = pytest.importorskip("f2jax.evaluation.selection")
 
 QRELS = {"query_id": ["q1", "q2", "q9"], "corpus_id": ["d1", "d2", "d1"], "score": [1, 1, 1]}
@@ -158,3 +160,33 @@ def test_the_command_scores_local_tasks_at_every_dimension_and_says_what_was_cut
     assert "were cut" not in again and again.splitlines()[0].split() == [*header, "TF-IDF", "random"]
     assert cli.main(["report", str(output), "--output", str(tmp_path / "page")]) == 0
     assert "f2jax/tiny, 64 binary" in (tmp_path / "page/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "model_prompts,options,said",
+    [
+        ({}, {}, True),
+        ({"query": "", "document": ""}, {}, True),
+        ({"query": "Query: "}, {}, False),
+        ({}, {"prompts": "none"}, False),
+        ({}, {"prompt": {"query": "Find it."}}, False),
+        ({}, {"tasks": [], "own_file": True}, False),
+        ({}, {"own_file": True}, True),
+    ],
+    ids=str,
+)
+def test_a_model_without_prompts_is_told_of_the_instructions(
+    data, tmp_path, monkeypatch, capsys, model_prompts, options, said
+):
+    """Unless none or others are asked for, or all tasks take the model's own."""
+    embedder = tiny_model.make_embedder(tmp_path / "tokenizer")
+    embedder.card = replace(embedder.card, prompts=model_prompts)
+    monkeypatch.setattr(run.Embedder, "from_pretrained", lambda *args, **kwargs: embedder)
+    monkeypatch.setattr(run.runner, "run_tasks", lambda *args: [])
+    (tmp_path / "own.csv").write_text("question,answer\none,two\nthree,four\n")
+    options = {"tasks": ["Tatoeba.local"]} | options
+    files = [str(tmp_path / "own.csv")] if options.pop("own_file", False) else []
+    if options["tasks"]:
+        files.append(data)
+    run.evaluate(EvaluationOptions(str(tmp_path / "scores"), "mini", data=files, **options))
+    assert ("mini has no prompts of its own; the instructions of F2LLM-v2" in capsys.readouterr().out) == said
