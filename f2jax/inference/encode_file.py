@@ -108,7 +108,8 @@ def _survey(texts: Iterator[str]) -> tuple[int, str]:
 def _encode_own(embedder, texts: Iterator[str], pieces: "_Pieces", own: list[int], options: dict) -> None:
     """Encodes the pieces of the numbers in `own`; where the hosts encode them together, the first one writes."""
     shown = {"unit": "text", "unit_scale": True, "dynamic_ncols": True, "delay": 1, "disable": not hosts.is_first()}
-    wanted, numbered = set(own), enumerate(batches(texts, store.PIECE))
+    wanted, last = set(own), max(own, default=-1)  # nothing is read after it
+    numbered = itertools.islice(enumerate(batches(texts, store.PIECE)), last + 1)
     counted = replace(embedder.truncation)
     with tqdm(total=sum(map(pieces.size, own)), **shown) as bar:
         found = embedder.encode_each((piece for n, piece in numbered if n in wanted), **options)

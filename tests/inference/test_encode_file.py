@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import weakref
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -220,6 +221,20 @@ def test_an_interrupted_call_goes_on_from_the_last_whole_piece(tmp_path, source,
     assert second.seen == TEXTS[PIECES * whole_pieces :]
     assert (tmp_path / target).read_bytes() == (tmp_path / f"reference-{target}").read_bytes()
     assert left_over(tmp_path) == []
+
+
+def test_what_is_complete_is_not_read_to_be_encoded(tmp_path, source, monkeypatch):
+    """Where the result alone is missing, the texts are read once, to see that they are the same."""
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
+    output, reads = str(tmp_path / "out.npy"), []
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "create_array", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(FakeEmbedder(), source, output)
+    read = module.iter_file_texts
+    monkeypatch.setattr(module, "iter_file_texts", lambda *args: (reads.append(text) or text for text in read(*args)))
+    encode_file(FakeEmbedder(stops_after=0), source, output)
+    assert reads == TEXTS
 
 
 def interrupt(source, output, **options):
