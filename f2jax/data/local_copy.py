@@ -2,13 +2,16 @@
 
 import base64
 import fcntl
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -18,19 +21,22 @@ from f2jax.errors import Restart, UserError
 CACHE = "F2JAX_CACHE"  # environment variable: the folder of all copies
 TOGETHER = 16  # files that are copied at a time
 BLOCK = 2**20  # bytes
+VERSIONS = "@"  # first letter of the folder of each version of a copy
+_in_use: dict[Path, TextIO] = {}  # versions that this process may read until it ends, with a shared lock
 
 
 class LocalCopy:
     """A folder that is local, or on gs:// with a copy in `F2JAX_CACHE`, by default `~/.cache/f2jax`.
 
+    Each version of the folder has a copy of its own, since other runs on this host may read an earlier one.
+
     >>> copy = LocalCopy("gs://bucket/corpus")
     >>> copy.fetch(["corpus.json"])
     >>> copy.folder / "corpus.json"
-    PosixPath('/home/me/.cache/f2jax/bucket/corpus/corpus.json')
+    PosixPath('/home/me/.cache/f2jax/bucket/corpus/@5bd2f0c91a7e43d6/corpus.json')
 
     Attributes:
         source: as it was given.
-        folder: on a disk of this host.
 
     Raises:
         UserError: the folder is on something else than gs://.
@@ -40,8 +46,16 @@ class LocalCopy:
         self.source, self.is_remote = str(source).rstrip("/"), files.is_remote(source)
         if self.is_remote and not self.source.startswith("gs://"):
             raise UserError(f"{source} is neither a local folder nor one on gs://; copy it to one of them.")
+
+    @cached_property
+    def folder(self) -> Path:
+        """On a disk of this host."""
+        if not self.is_remote:
+            return Path(self.source)
         cache = Path(os.environ.get(CACHE) or Path.home() / ".cache/f2jax")
-        self.folder = cache / self.source.removeprefix("gs://") if self.is_remote else Path(source)
+        generations = sorted((name, found["generation"]) for name, found in self._objects.items())
+        version = hashlib.blake2b(json.dumps(generations).encode(), digest_size=8).hexdigest()
+        return cache / self.source.removeprefix("gs://") / f"{VERSIONS}{version}"
 
     @cached_property
     def _objects(self) -> dict[str, dict]:
@@ -85,9 +99,13 @@ class LocalCopy:
             if not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
                 raise UserError(f"{self.source} names the file {name}, outside of the folder; use another one.")
         with files.clear_errors(self.folder, "written"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder), ThreadPoolExecutor(TOGETHER) as threads:
-            missing = [name for name in names if not self._is_there(name)]
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock_file(self.folder.parent, fcntl.LOCK_EX), ThreadPoolExecutor(TOGETHER) as threads:
+            if self.folder not in _in_use:
+                self.folder.mkdir(exist_ok=True)
+                _in_use[self.folder] = _lock_file(self.folder, fcntl.LOCK_SH)
+                self._follow_earlier_versions()
+            missing = [name for name in names if not self._is_there(name, self.folder)]
             total = sum(self._objects[name]["size"] for name in missing)
             if total > (free := shutil.disk_usage(self.folder).free):
                 raise UserError(
@@ -104,8 +122,21 @@ class LocalCopy:
                 finally:
                     threads.shutdown(cancel_futures=True)
 
-    def _is_there(self, name: str) -> bool:
-        path, found = self.folder / name, self._objects[name]
+    def _follow_earlier_versions(self) -> None:
+        """Takes over what has not changed, and removes the versions that no process uses."""
+        for earlier in self.folder.parent.glob(f"{VERSIONS}*"):
+            if earlier == self.folder:
+                continue
+            for name in self._objects:
+                if self._is_there(name, earlier) and not (path := self.folder / name).exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with suppress(OSError):  # on a disk without hard links it is copied from the bucket
+                        os.link(earlier / name, path)
+            with suppress(BlockingIOError), _lock_file(earlier, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(earlier)
+
+    def _is_there(self, name: str, folder: Path) -> bool:
+        path, found = folder / name, self._objects[name]
         return path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (found["size"], _time(found))
 
     def _copy(self, name: str) -> None:
@@ -135,9 +166,12 @@ def checksum(path: Path) -> str:
     return base64.b64encode(found.digest()).decode()
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lets one process at a time of this host into the block."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lock_file(folder: Path, how: int) -> TextIO:
+    """Returns the open lock of a folder, which lets go when it is closed."""
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, how)
+    except OSError:
+        file.close()
+        raise
+    return file

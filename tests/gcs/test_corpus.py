@@ -1,6 +1,8 @@
 """A corpus on gs:// is copied to this host: what a run selects, once, whole, and in few words where it cannot be."""
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from f2jax.errors import Restart, UserError
 from f2jax.plan.lengths import rows_of_lengths
 from tests import tiny
 from tests.data import corpora
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,40 @@ def test_what_was_copied_is_not_copied_again_and_what_changed_is(remote, tmp_pat
     ((expected, _),) = PreparedCorpus(tmp_path / "corpus").splits()
     rows, others = (data.rows(range(len(data)), (), 0) for data in (training, expected))
     assert corpora.listed(rows)[3].query.tolist() == corpora.listed(others)[3].query.tolist()
+
+
+HOLDER = """
+import sys
+from f2jax.data.corpus import PreparedCorpus
+
+corpus = PreparedCorpus(sys.argv[1])
+corpus.fetch()
+print(corpus.folder, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_version_stays_while_a_process_uses_it_and_what_did_not_change_is_in_the_next(
+    made, remote, server, tmp_path, copied
+):
+    environment = server.environment | {local_copy.CACHE: str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    command, pipe = [sys.executable, "-c", HOLDER, f"{remote}/corpus"], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as holder:
+        first = Path(holder.stdout.readline().strip())
+        before = {path.relative_to(first): path.read_bytes() for path in first.rglob("*.array_record*")}
+        assert len(before) > 5
+        path = f"{remote}/corpus/corpus.json"
+        fsspec.filesystem("gs").pipe_file(path, fsspec.filesystem("gs").cat_file(path) + b" ")
+        copied()
+        second = PreparedCorpus(f"{remote}/corpus")
+        second.fetch()
+        assert copied() == ["data/corpus/corpus.json"] and second.folder != first
+        assert {name: (first / name).read_bytes() for name in before} == before
+        assert {name: (second.folder / name).read_bytes() for name in before} == before
+        holder.communicate()
+    fsspec.filesystem("gs").pipe_file(path, fsspec.filesystem("gs").cat_file(path) + b" ")
+    third = PreparedCorpus(f"{remote}/corpus").folder
+    assert {path.name for path in third.parent.glob("@*")} == {second.folder.name, third.name}, "one is this process's"
 
 
 def test_an_interrupted_copy_goes_on(remote, monkeypatch, copied):
