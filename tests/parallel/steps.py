@@ -24,7 +24,7 @@ from f2jax.parallel import hosts
 from f2jax.parallel.mesh import make_mesh, process_share
 from f2jax.parallel.sharding import param_shardings
 from f2jax.plan.hlo import first_group, parse_hlo
-from f2jax.train.program import Program, loss_config
+from f2jax.train.program import Program
 from f2jax.train.step import Teacher, loss_fn
 from tests import tiny
 
@@ -99,9 +99,10 @@ def rows(cached: bool) -> list[Row]:
     return [row(b) for b in range(ROWS - 1)]
 
 
-def settings(loss: dict, dtype: str = "float32"):
+def settings(loss: dict, **model: str):
     config = common.get_config("size=tiny")
-    config.model.update(dtype=dtype, remat="none")
+    config.model.update(dtype="float32", remat="none")
+    config.model.update(model)
     config.loss.update(loss)
     config.optim.warmup_steps = 0
     return config
@@ -113,22 +114,21 @@ def measure(
     loss: dict,
     teacher: str,
     table_rank: int = 0,
-    dtype: str = "float32",
-    gradient_dtype: str = "float32",
+    **model: str,
 ) -> dict[str, np.ndarray]:
     """Loss, gradient (all weights in one vector), the packed tokens of all processes, how many are filled here, and how
     many operations inside loops add up something over copies of the weights.
     """
-    config, shape = settings(loss, dtype), replace(SHAPE, table_rank=table_rank)
+    config, shape = settings(loss, **model), replace(SHAPE, table_rank=table_rank)
     options = {"kind": "retrieval", "batch_size": ROWS, "rules": RowRules(ROW_LENGTH, chunk_rows), "pad_id": 0}
     batch = assemble(texts_of(rows(teacher == "cache")), NEGATIVES, share=RowShare(*process_share(mesh)), **options)
     with jax.set_mesh(mesh):
         program = Program(config, shape, mesh, steps=1, teacher_width=WIDER.width)
         where = jax.tree.map(lambda x: x.sharding, program.state.params)
         frozen = Teacher(placed(WIDER, 1, mesh), Qwen3(WIDER)) if teacher == "model" else None
-        settled = {"model": program.model, "kind": "retrieval", "config": loss_config(config.loss, shape)}
-        settled["gradient_dtype"] = np.dtype(gradient_dtype)
-        split = jax.jit(jax.value_and_grad(partial(loss_fn, **settled), has_aux=True), out_shardings=(None, where))
+        settled = {name: program.step.__wrapped__.keywords[name] for name in ("model", "config", "gradient_dtype")}
+        loss_of = partial(loss_fn, kind="retrieval", **settled)  # as the step takes it
+        split = jax.jit(jax.value_and_grad(loss_of, has_aux=True), out_shardings=(None, where))
         arrays = program.put(batch)
         params = program.start(placed(shape, 0, mesh)).params
         compiled = split.lower(params, arrays, frozen).compile()

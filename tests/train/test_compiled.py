@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from functools import partial
 
 import jax
@@ -94,34 +95,35 @@ class Slow:
             assert self.changed.wait_for(lambda: key in self.begun, timeout=60)
 
 
-def test_the_thread_makes_all_in_order_and_each_once():
+@contextmanager
+def making(keys: str, *, allowed: str = "", until: str):
+    """What a thread makes in the order of the keys, once it has begun with `until`, and how."""
     slow = Slow()
-    slow.allow("a", "b")
+    slow.allow(*allowed)
     with Ahead() as made:
-        made.begin(slow.makers("ab"))
-        slow.wait_until_begun("b")
+        made.begin(slow.makers(keys))
+        slow.wait_until_begun(until)
+        yield made, slow
+
+
+def test_the_thread_makes_all_in_order_and_each_once():
+    with making("ab", allowed="ab", until="b") as (made, slow):
         found = [made.get(key, partial(slow.make, key)) for key in "aba"]
     assert slow.begun == ["a", "b"] and set(found).isdisjoint({threading.current_thread()})
 
 
 def test_who_asks_for_what_is_being_made_waits_for_it():
-    slow, found = Slow(), []
-    with Ahead() as made:
-        made.begin(slow.makers("a"))
-        slow.wait_until_begun("a")
+    found: list = []
+    with making("a", until="a") as (made, slow):
         asking = threading.Thread(target=lambda: found.append(made.get("a", partial(slow.make, "a"))))
         asking.start()
         slow.allow("a")
         asking.join()
-    assert slow.begun == ["a"] and found != [asking]
+    assert slow.begun == ["a"] and len(found) == 1 and found != [asking]
 
 
 def test_who_asks_before_its_turn_makes_it_at_once_and_the_thread_passes_it_over():
-    slow = Slow()
-    slow.allow("b", "c")
-    with Ahead() as made:
-        made.begin(slow.makers("abc"))
-        slow.wait_until_begun("a")
+    with making("abc", allowed="bc", until="a") as (made, slow):
         assert made.get("b", partial(slow.make, "b")) is threading.current_thread()
         slow.allow("a")
         slow.wait_until_begun("c")
