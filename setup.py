@@ -69,6 +69,8 @@ docs = [
 smoke = [
     "pytest>=8,<10",
     "pytest-xdist>=3.7,<4",  # tests side by side
+    "pytest-timeout>=2.3,<3",  # a test that waits for ever fails alone
+    "pytest-instafail>=0.5,<1",  # failures are shown at once, also by a run that is ended early
     "filelock>=3.15,<4",  # what one of them makes for all
     "hypothesis>=6.100,<7",
 ]
