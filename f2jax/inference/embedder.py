@@ -24,7 +24,7 @@ from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference import multihost
 from f2jax.inference.arguments import check_dims, check_length, check_texts, to_tensors
-from f2jax.inference.encode import NotFiniteError, encode_all_tokens, encode_texts, make_embed
+from f2jax.inference.encode import NotFiniteError, check_batch_size, encode_all_tokens, encode_texts, make_embed
 from f2jax.inference.fingerprint import weights_hash
 from f2jax.inference.quantize import check_precision, quantize
 from f2jax.inference.truncation import Truncation
@@ -113,7 +113,7 @@ class Embedder:
         found = workdir.find_model(name, revision)
         path = found.path
         devices = jax.local_devices() if fsdp <= jax.local_device_count() else jax.devices()
-        mesh = make_mesh(fsdp=fsdp, devices=devices) if len(devices) > 1 else None
+        mesh = make_mesh(fsdp=fsdp, devices=devices) if len(devices) > 1 or fsdp != 1 else None
         shardings = mesh and (lambda architecture: param_shardings(abstract_params(architecture), mesh))
         weights = workdir.load_weights(found, jnp.dtype(dtype), shardings)
         architecture, params = nested.cut_nested(*weights, layers=truncate_layers, rank=table_rank)
@@ -237,8 +237,7 @@ class Embedder:
         if len(given) != 1:
             raise UserError("Give the texts to encode: a string or a list of strings, once.")
         dim = self._dims(truncate_dim)
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} should be at least 1.")
+        check_batch_size(batch_size)
         check_precision(precision)
         if output_value not in OUTPUTS:
             raise UserError(f"There is no output_value '{output_value}'{did_you_mean(str(output_value), OUTPUTS)}")
@@ -279,15 +278,20 @@ class Embedder:
         """Yields `encode` of each list of texts; the next one is read and tokenized while the devices work on this one.
 
         Raises:
-            UserError: as `encode`.
+            UserError: as `encode`; of the options before anything is read.
         """
         dim, prompt = self._dims(truncate_dim), self._prompt(prompt, prompt_name)
+        check_batch_size(batch_size)
         ready = ((texts, self._tokenize([prompt + text for text in texts], max_length)) for texts in pieces)
-        for texts, (sequences, cut) in one_ahead(ready):
-            with _named(texts):
-                found = self.encode_tokens(sequences, batch_size)
-            self.truncation.add(cut)
-            yield scale_to_unit(found[:, :dim])
+
+        def vectors() -> Iterator[np.ndarray]:
+            for texts, (sequences, cut) in one_ahead(ready):
+                with _named(texts):
+                    found = self.encode_tokens(sequences, batch_size)
+                self.truncation.add(cut)
+                yield scale_to_unit(found[:, :dim])
+
+        return vectors()
 
     def encode_whole(
         self,

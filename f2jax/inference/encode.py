@@ -134,6 +134,12 @@ def encode_all_tokens(
     return out
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raises UserError for a maximum number of texts in a batch that no batch meets."""
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} should be at least 1.")
+
+
 def _run_batches(
     embed: Callable,
     params,
@@ -144,6 +150,7 @@ def _run_batches(
     collect: Callable[[np.ndarray, Packed, np.ndarray], None],
 ) -> None:
     """Calls `collect` with the numbers of the texts, the batch and its result, for each batch."""
+    check_batch_size(max_sequences)
     share = RowShare(*process_share(mesh)) if mesh else WHOLE
     waiting: list[tuple[np.ndarray, Packed, jax.Array]] = []
 

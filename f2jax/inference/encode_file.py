@@ -52,6 +52,7 @@ def encode_file(
     """
     if Path(output).suffix not in (".npy", ".parquet"):
         raise UserError(f"{output} should end in .npy or .parquet.")
+    embedder.encode_each([], **options)  # a bad option is found before any work
 
     def texts() -> Iterator[str]:
         return iter_file_texts(source, column)

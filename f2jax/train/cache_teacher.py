@@ -13,6 +13,7 @@ from f2jax.data.teacher_vectors import DTYPES, Piece, TeacherVectorsInfo, begin,
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
+from f2jax.inference.encode import check_batch_size
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_
     """Returns a model as a teacher: its raw states on the corpus's own tokens, as in training with `teacher.path`.
 
     Raises:
-        UserError: the model cannot be loaded, or has another tokenizer.
+        UserError: the model cannot be loaded, has another tokenizer, or `batch_size` is not positive.
     """
+    check_batch_size(batch_size)
     embedder = Embedder.from_pretrained(name, dtype)
     if not embedder.tokenizer.gives_same_ids(load_tokenizer(corpus.tokenizer_folder)):
         raise UserError(

@@ -3,6 +3,7 @@
 import pytest
 
 from tests import tiny
+from tests.faults.conftest import contents
 
 TRAIN = ("train", "--config", str(tiny.ROOT / "configs/nano.py:stage=2"), "--workdir")
 # Each command up to its output, which comes last.
@@ -78,6 +79,7 @@ OPTIONS = [
     (*TO_FOLDER["export"], "out", "--truncate-layers", "3"),
     (*TO_FOLDER["export"], "out", "--table-rank", "-4"),
     (*TO_FOLDER["export"], "out", "--scores", "texts.txt"),
+    (*TO_FOLDER["cache_teacher"], "out", "--batch-size", "0"),
     (*TO_FOLDER["cache_teacher"], "out", "--width", "-1"),
     (*TO_FOLDER["cache_teacher"], "out", "--width", "65"),
     ("verify", "notes"),
@@ -96,8 +98,10 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("arguments", OPTIONS, ids=lambda arguments: f"{arguments[0]} {' '.join(arguments[-2:])}")
-def test_an_option_out_of_range(inputs, refused, arguments):
+def test_an_option_out_of_range_begins_nothing(inputs, refused, arguments):
+    before = contents(inputs).keys()
     refused(*arguments)
+    assert contents(inputs).keys() == before
 
 
 CONFIG = {
