@@ -4,6 +4,8 @@ import json
 import sys
 import threading
 import time
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +19,7 @@ from f2jax.search.two_pass import Search, SearchOptions
 PAGE = Path(__file__).with_name("search.html")
 HOSTS = ("localhost", "127.0.0.1")
 MAX_FOUND = 100  # documents of an answer
-EXAMPLES, EXAMPLE_WORDS, EXAMPLE_CHARACTERS = 4, 6, 40  # queries that the page offers
+EXAMPLES, EXAMPLE_TEXTS, EXAMPLE_WORDS, EXAMPLE_CHARACTERS = 4, 200, 6, 40  # queries that the page offers
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
@@ -50,10 +52,10 @@ class Page:
         return {"documents": len(self._texts), "choices": self.dims, "examples": self.examples()} | given
 
     def examples(self) -> list[str]:
-        """Returns the first words of some texts, from all over the documents."""
-        spread = [self._texts[i * len(self._texts) // EXAMPLES] for i in range(min(EXAMPLES, len(self._texts)))]
-        starts = [" ".join(text.split()[:EXAMPLE_WORDS])[:EXAMPLE_CHARACTERS] for text in spread]
-        return [start for start in dict.fromkeys(starts) if start]
+        """Returns the first words of some texts, from all over the documents; none of markup, code or numbers."""
+        texts = _spread(self._texts, EXAMPLE_TEXTS)
+        starts = (" ".join(text.split()[:EXAMPLE_WORDS])[:EXAMPLE_CHARACTERS] for text in texts)
+        return _spread(list(dict.fromkeys(start for start in starts if _is_plain(start))), EXAMPLES)
 
     def find(self, query: str, dims: int, k: int) -> dict:
         """Returns the documents nearest to a query, with milliseconds of its embedding and of both passes.
@@ -83,6 +85,17 @@ class Page:
 
     def _make_search(self, dims: int) -> Search:
         return Search(self.documents.vectors, replace(self._options, k=self.most, dims=dims))
+
+
+def _spread(items: Sequence[str], most: int) -> list[str]:
+    """Returns at most `most` of the items, evenly spread."""
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _is_plain(text: str) -> bool:
+    """Returns whether a text begins with a letter and has only letters, their marks, spaces and punctuation."""
+    return text[:1].isalpha() and all(unicodedata.category(c)[0] in "LMZ" or c in ".,;:!?'’-–()" for c in text)
 
 
 class _Server(ThreadingHTTPServer):

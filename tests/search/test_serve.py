@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_the_page_is_told_what_there_is_to_choose(address):
     assert about == {
         "documents": 6,
         "choices": [16, 32, 64],
-        "examples": [" ".join(TEXTS[n].split()[:6])[:40] for n in (0, 1, 3, 4)],
+        "examples": [" ".join(TEXTS[n].split()[:6])[:40] for n in (0, 1, 2, 3)],  # none with markup, as the fifth
         "k": 3,
         "dims": 16,
         "candidates": 6,
@@ -177,6 +177,13 @@ def test_documents_may_be_truncated_to_a_width_of_the_model():
     assert found.about()["choices"] == [16, 32]
     wanted = Search(vectors[:, :32], SearchOptions(3, 16, 6))(Letters().encode_query(["река"])[:, :32]).numbers_qk[0]
     assert [x["text"] for x in found.find("река", 16, 3)["found"]] == [TEXTS[n] for n in wanted]
+
+
+def test_the_page_offers_words_and_no_tables_headings_or_code():
+    texts = ["| symptom | remedy |", "# A heading", "`f2jax --help`", "20.5 seconds", ") of"]
+    texts += ["हिन्दी में खोजें", "Where, then? (here)"]
+    page = Page(SearchTexts(Letters().encode_query(texts), texts), Letters(), replace(OPTIONS, candidates=3))
+    assert page.examples() == texts[5:]
 
 
 def test_a_port_that_is_taken_is_refused(page, address):
