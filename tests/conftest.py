@@ -77,6 +77,12 @@ def optimized(request):
         jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    """What is said once in a process is said again in each test."""
+    monkeypatch.setattr("f2jax.data.skip_list._SAID", set())
+
+
 @pytest.fixture(scope="session")
 def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
     """A function of a name and `make(folder)`: the folder, made by whichever worker needs it first. Read only."""

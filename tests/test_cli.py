@@ -270,7 +270,7 @@ def test_a_workdir_that_is_a_file(capsys, tmp_path):
         ({"--dtype": "float16"}, "dtype='float16' is not a choice; did you mean 'bfloat16'?"),
         ({"--input": "nothing.txt"}, "There is no file nothing.txt; check the path."),
         ({"--input": "/"}, "/ is of no known kind; data files end in .parquet,"),
-        ({"--output": "out.csv"}, "out.csv should be a local path that ends in .npy or .parquet."),
+        ({"--output": "out.csv"}, "out.csv should end in .npy or .parquet."),
         ({"--model": "nowhere"}, "There is no model folder nowhere; give a folder, a gs:// path, a hub id"),
         ({"--model": "/"}, "config.json; check the path."),
     ],

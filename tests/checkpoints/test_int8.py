@@ -232,7 +232,7 @@ def test_export_writes_one_and_verify_reads_it_by_f2jax_alone(embedder, tmp_path
     assert "64 dimensions, int8." in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "small")]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"^f2jax +config\.json +0\.9", printed, re.MULTILINE)
+    assert re.search(r"^f2jax +config\.json +1\.000000", printed, re.MULTILINE)
     for tool in ("transformers", "sentence-transformers"):
         assert any(line.startswith(tool) and "weights in int8, for f2jax alone" in line for line in printed.split("\n"))
     sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("model", "small")}

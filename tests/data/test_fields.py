@@ -10,20 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data import skip_list
 from f2jax.data.record import KINDS, Record
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
 from tests.data import tables
 
 PAIR = {"query": "q", "positive": "p"}
-
-
-@pytest.fixture
-def said(monkeypatch, caplog):
-    """What the readers say, once more even if another test has seen it."""
-    monkeypatch.setattr(skip_list, "_SAID", set())
-    return caplog
 
 
 def read(spec, skipped=None, **options) -> list[Record]:
@@ -135,11 +127,11 @@ def test_a_judged_document_with_the_text_of_a_right_one_is_no_negative(tmp_path)
     assert (record.positive, record.negatives) == ("t", ())
 
 
-def test_columns_that_are_not_read_are_named_once(tmp_path, said):
+def test_columns_that_are_not_read_are_named_once(tmp_path, caplog):
     row = PAIR | {"hard_negatives": ["n"], "id": 3}
     for name in ("x.jsonl", "y.parquet"):
         read(tables.write(tmp_path / name, [row, row]))
-    assert [record.getMessage() for record in said.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}/x.jsonl: columns that are not read: hard_negatives, id."
     ]
 
@@ -191,11 +183,11 @@ def test_classes_have_the_names_that_the_file_gives_them(tmp_path, ending):
 
 
 @pytest.mark.parametrize("metadata", [b"{", b"[]", b'{"info": 1}', b'{"info": {"features": {"label": {"names": 3}}}}'])
-def test_metadata_of_another_shape_gives_no_names(tmp_path, metadata, said):
+def test_metadata_of_another_shape_gives_no_names(tmp_path, metadata, caplog):
     table = pa.table({"text": ["a", "b"], "label": [0, 1]}).replace_schema_metadata({b"huggingface": metadata})
     pq.write_table(table, tmp_path / "x.parquet")
     assert [record.positive for record in read(f"classification:{tmp_path}/x.parquet")] == ["0", "1"]
-    assert "classification:x: the labels are numbers, not names" in said.text
+    assert "classification:x: the labels are numbers, not names" in caplog.text
 
 
 def test_what_contradicts_is_never_right_whatever_the_order_of_the_classes(tmp_path):
@@ -205,21 +197,21 @@ def test_what_contradicts_is_never_right_whatever_the_order_of_the_classes(tmp_p
     assert read(f"nli:{path}") == [Record("p", "sleeps", ("old", "runs"), source="x")]
 
 
-def test_relations_that_are_bare_numbers_are_read_as_in_snli_and_that_is_said(tmp_path, said):
+def test_relations_that_are_bare_numbers_are_read_as_in_snli_and_that_is_said(tmp_path, caplog):
     rows = [{"premise": "p", "hypothesis": f"h{i}", "label": float(i)} for i in range(3)]
     assert read(f"nli:{tables.write(tmp_path / 'x.parquet', rows)}") == [Record("p", "h0", ("h1", "h2"), source="x")]
-    assert "nli:x: relations are numbers without names, read as in SNLI (0 entailment" in said.text
+    assert "nli:x: relations are numbers without names, read as in SNLI (0 entailment" in caplog.text
 
 
 # Scores
 
 
 @pytest.mark.parametrize("scale,words", [(1, "0.8"), (5, None), (10, "8"), (100, "80")])
-def test_scores_of_any_scale_are_read_on_their_own(tmp_path, said, scale, words):
+def test_scores_of_any_scale_are_read_on_their_own(tmp_path, caplog, scale, words):
     rows = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i * scale / 20} for i in range(21)]
     records = read(f"sts:{tables.write(tmp_path / 'x.jsonl', rows)}")
     assert [record.query for record in records[::2]] == [f"a {i}" for i in range(16, 21)]
-    assert (f"pairs of {words} and more are taken for alike" in said.text) == bool(words)
+    assert (f"pairs of {words} and more are taken for alike" in caplog.text) == bool(words)
 
 
 def test_the_scale_is_that_of_a_whole_source_not_of_one_language(tmp_path):

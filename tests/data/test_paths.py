@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 
-from f2jax.data import skip_list
 from f2jax.data.sources import open_source
 from f2jax.data.sources.paths import find_files
 from f2jax.data.sources.tables import TABLES
@@ -12,12 +11,6 @@ from f2jax.errors import UserError
 from tests.data import tables
 
 ROWS = [{"query": f'query {i}, "quoted"', "positive": f"the answer;\tis {i}"} for i in range(3)]
-
-
-@pytest.fixture
-def said(monkeypatch, caplog):
-    monkeypatch.setattr(skip_list, "_SAID", set())
-    return caplog
 
 
 def write(folder, *names: str) -> None:
@@ -81,11 +74,11 @@ def test_json_of_another_shape_is_one_clear_error(tmp_path, text):
 
 @pytest.mark.parametrize("spec", ["", "*/*.jsonl", "data/*"])
 @pytest.mark.parametrize("split", ["test", "validation", "valid", "dev", "eval"])
-def test_held_out_files_of_a_folder_or_glob_are_not_trained_on_and_that_is_said(tmp_path, said, spec, split):
+def test_held_out_files_of_a_folder_or_glob_are_not_trained_on_and_that_is_said(tmp_path, caplog, spec, split):
     names = [f"data/{part}-00000-of-00001.jsonl" for part in ("train", split)]
     write(tmp_path, *names)
     assert found(tmp_path, spec) == names[:1]
-    assert f"read without its test and validation files ({names[1].removeprefix('data/')})" in said.text.replace(
+    assert f"read without its test and validation files ({names[1].removeprefix('data/')})" in caplog.text.replace(
         "(data/", "("
     )
 
@@ -119,9 +112,9 @@ def test_an_evaluation_set_has_all_splits(tmp_path):
     "hidden", [".ipynb_checkpoints/x-checkpoint.jsonl", "__MACOSX/._x.jsonl", "._x.jsonl", ".x/y.jsonl"]
 )
 @pytest.mark.parametrize("spec", ["", "*", "**/*.jsonl"])
-def test_hidden_files_are_never_read(tmp_path, said, hidden, spec):
+def test_hidden_files_are_never_read(tmp_path, caplog, hidden, spec):
     write(tmp_path, "x.jsonl", hidden)
-    assert found(tmp_path, spec) == ["x.jsonl"] and hidden not in said.text
+    assert found(tmp_path, spec) == ["x.jsonl"] and hidden not in caplog.text
 
 
 def test_hidden_files_of_a_beir_folder_are_never_read(tmp_path):
@@ -133,12 +126,12 @@ def test_hidden_files_of_a_beir_folder_are_never_read(tmp_path):
     assert len(list(open_source(f"beir:{tmp_path}", "train", skipped))) == 1 and not skipped
 
 
-def test_every_other_file_of_a_folder_is_named(tmp_path, said):
+def test_every_other_file_of_a_folder_is_named(tmp_path, caplog):
     write(tmp_path, "x.jsonl")
     for name in ("README.md", "dataset_info.json", "a.docx"):
         (tmp_path / name).write_text("{}")
     assert found(tmp_path) == ["x.jsonl"]
-    assert f"{tmp_path}: not read, since these are no data files: a.docx, dataset_info.json." in said.text
+    assert f"{tmp_path}: not read, since these are no data files: a.docx, dataset_info.json." in caplog.text
 
 
 def test_a_data_set_that_the_datasets_library_saved_is_read(tmp_path):

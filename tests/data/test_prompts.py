@@ -7,7 +7,6 @@ import pytest
 
 from f2jax.checkpoints.package import read_settings
 from f2jax.checkpoints.workdir import write_architecture
-from f2jax.data import skip_list
 from f2jax.data.dataset import build_datasets
 from f2jax.data.instructions import Instructions, add_instruction
 from f2jax.data.prompts import read_prompts, released_prompts, write_prompts
@@ -72,8 +71,7 @@ def test_instructions_that_a_run_adds_or_leaves_out_are_seen_too(tokenizer):
     assert found == [FIND, ""]
 
 
-def test_they_are_kept_in_the_workdir_and_what_is_dropped_is_named(tokenizer, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(skip_list, "_SAID", set())
+def test_they_are_kept_in_the_workdir_and_what_is_dropped_is_named(tokenizer, tmp_path, caplog):
     assert read_prompts(tmp_path) is None
     write_prompts(tmp_path, DEMO, datasets(tokenizer, own=NO), tokenizer)
     assert (

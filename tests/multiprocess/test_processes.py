@@ -1,5 +1,6 @@
 """Processes joined by jax.distributed compute as one, and start, stop and end together."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -191,6 +192,8 @@ BY_HAND = "JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES a
 
 def on_tpu_machine(monkeypatch, **variables) -> str:
     """The last line of a process on a machine with a TPU that is none of Google Cloud."""
+    for name in [name for name in os.environ if name.startswith("TPU_")]:  # plans that were made in this process
+        monkeypatch.delenv(name)
     for name, value in ({"PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"} | variables).items():
         monkeypatch.setenv(name, value)
     done = subprocess.run([sys.executable, "-c", TPU_MACHINE], capture_output=True, text=True, timeout=600)

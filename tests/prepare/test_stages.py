@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax import cli
-from f2jax.data import skip_list
 from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.released import find_released
 from f2jax.data.sources import open_source
@@ -64,9 +63,8 @@ def test_a_folder_of_all_published_names_is_read_with_the_kind_of_each(tmp_path)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_stage_takes_its_sources_and_writes_its_instructions(tmp_path, caplog, monkeypatch, stage):
+def test_a_stage_takes_its_sources_and_writes_its_instructions(tmp_path, caplog, stage):
     pytest.importorskip("py3langid")
-    monkeypatch.setattr(skip_list, "_SAID", set())
     folder = write(tmp_path / "released", [*sorted(FIRST | SECOND), "ocgi_part2"])
     corpora.write(tmp_path / "mine.jsonl", corpora.rows(3))
     inputs = ["--input", folder, str(tmp_path / "mine.jsonl")]
