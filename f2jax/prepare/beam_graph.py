@@ -47,7 +47,7 @@ from f2jax.prepare.curate.steps import EXACT, NEAR
 from f2jax.prepare.datasets import bucket_count, distinct_names, folder_name
 from f2jax.prepare.index import write_index
 from f2jax.prepare.options import Key, PrepareOptions
-from f2jax.prepare.read_inputs import curated, document_bytes, open_records, row_hash
+from f2jax.prepare.read_inputs import bytes_of, curated, open_records, row_hash
 from f2jax.prepare.run import sign_inputs
 from f2jax.prepare.spill import ROWS, SPLITS, WORK, Document, bucket_of, texts_of_row
 from f2jax.prepare.tfds import SHARD_ROWS, Shard, ShardWriter
@@ -255,7 +255,10 @@ class _Read(beam.DoFn):
             bands = dedup.band_keys(sketch, options.curate) if sketch and options.curate else []
             exact = (dedup.exact_key(record), dedup.rank(record)) if options.curate else (0, 0)
             hash_ = row_hash(record, options.seed)
-            yield place, (key, split, document_bytes(record), hash_, *exact, sketch.values if sketch else b"", bands)
+            yield (
+                place,
+                (key, split, bytes_of(record.documents), hash_, *exact, sketch.values if sketch else b"", bands),
+            )
             yield beam.pvalue.TaggedOutput("texts", (place, (key, split, row, [tuple(found) for found in documents])))
         yield beam.pvalue.TaggedOutput("counts", tuple(map(dict, (report.skipped, report.noted, report.languages))))
 

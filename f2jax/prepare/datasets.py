@@ -30,7 +30,7 @@ class DatasetPlan:
     source_kind: Key
     inputs: tuple[int, ...]  # numbers of the inputs that feed it
     wanted: Wanted
-    text_bytes: int  # of all documents, before equal ones are dropped
+    text_bytes: int  # of the texts of all rows, before equal ones are dropped
     tokenizer: str  # fingerprint of the tokenizer
     fingerprint: str  # of all that decides the content
 
@@ -69,15 +69,17 @@ def plan_datasets(
     for key, fed in feeds.items():
         if options.cap:
             _mark_over_cap(inputs, states, fed, options.cap)
-        size, decides = 0, []
+        document_size, query_size, decides = 0, 0, []
         for number, part in fed:
             rows = inputs[number].rows()
             mask = (rows["part"] == part) & (states[number] == STAYS)
-            size += int(rows["bytes"][mask].sum())
+            document_size += int(rows["documents"][mask].sum())
+            query_size += int(rows["query"][mask].sum())
             decides.append((inputs[number].folder.name, settings_digest(mask=mask)))
-        wanted = Wanted(folder_name(names[key]), bucket_count(size))
+        wanted = Wanted(folder_name(names[key]), bucket_count(document_size))
         fingerprint = settings_digest([VERSION, MAKER, key, decides, building, tokenizer])
         numbers = tuple(number for number, _ in fed)
+        size = document_size + query_size
         plans.append(DatasetPlan(names[key], key, numbers, wanted, size, tokenizer, fingerprint))
     return plans
 

@@ -7,7 +7,7 @@ not kept: those of the rows that make a data set are read a second time.
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +24,9 @@ from f2jax.prepare.curate.decontaminate import Index
 from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.scratch import RunWriter, map_array
 
-DOCUMENT_BYTES = 500  # of a document in memory, besides its text
-ROW = np.dtype([("part", "<u4"), ("bytes", "<u8"), ("hash", "<u8")])  # data set; its documents in memory; for the cap
+TEXT_BYTES = 500  # of a text in memory, besides its bytes; with its instruction more than on disk
+# data set; its documents in memory, and its query; for the cap
+ROW = np.dtype([("part", "<u4"), ("documents", "<u8"), ("query", "<u4"), ("hash", "<u8")])
 SUMMARY, SKIPPED, STAY = "survey.json", "skipped.jsonl", "stay"  # STAY: a byte for each row that the source gives
 
 
@@ -88,9 +89,9 @@ def sketch_dtype(permutations: int) -> np.dtype:
     return np.dtype([("rank", "<u8"), ("values", "<u4", (2 * permutations,))])
 
 
-def document_bytes(record: Record) -> int:
-    """The documents of a row in memory."""
-    return sum(DOCUMENT_BYTES + len(text) for text in record.documents)
+def bytes_of(texts: Iterable[str]) -> int:
+    """The bytes of texts in memory, encoded as `spill` does."""
+    return sum(TEXT_BYTES + len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
 def row_hash(record: Record, seed: int) -> int:
@@ -191,7 +192,8 @@ class _Writer(ExitStack):
         if not record:
             return
         part = self.parts.setdefault((record.source, record.kind), len(self.parts))
-        self._rows.write(np.array((part, document_bytes(record), row_hash(record, self._seed)), ROW).tobytes())
+        sizes = bytes_of(record.documents), bytes_of([record.query])
+        self._rows.write(np.array((part, *sizes, row_hash(record, self._seed)), ROW).tobytes())
         if self._exact:
             self._exact.add(dedup.exact_key(record), dedup.rank(record), self._count)
         if self._near and self._curate:

@@ -8,6 +8,7 @@ the largest input (8 bytes each), no further.
 
 import dataclasses
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ from f2jax.prepare.workers import exclusive, run_in_processes
 
 SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders next to the data sets
 EVALUATION, SIGNATURE = "evaluation", "mteb.txt"  # folder of indexes of evaluation texts; in one: of which tests
-READER = 3  # raised when inputs are read in another way, so that they are read again
+READER = 4  # raised when inputs are read in another way, so that they are read again
 STATES, SETS = "states", "sets"  # in the folder for work: what becomes of each row of each input; texts of data sets
 
 
@@ -204,10 +205,8 @@ class _Preparation:
     def _say_disk(self, batches: Sequence[Sequence[DatasetPlan]]) -> None:
         """Says how much of the disk the texts of the data sets that are made at the same time take, at most."""
         sizes = sorted((sum(plan.text_bytes for plan in plans) for plans in batches), reverse=True)
-        most, free = sum(sizes[: self.jobs]) / 1e6, shutil.disk_usage(self.output).free / 1e6
-        say_once(
-            f"{self.output / WORK} takes up to {most:,.0f} MB until the data sets are made; {free:,.0f} MB are free."
-        )
+        most, free = math.ceil(sum(sizes[: self.jobs]) / 1e6), shutil.disk_usage(self.output).free // 10**6
+        say_once(f"{self.output / WORK} takes up to {most:,} MB until the data sets are made; {free:,} MB are free.")
 
     def _write_card(self, entries: Sequence[dict], counts: dict) -> dict:
         card = cards.new_card(self.tokenizer.fingerprint(), self.options, counts, entries, self.licences)

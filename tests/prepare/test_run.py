@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
-from f2jax.prepare import datasets, read_inputs, spill, tfds
+from f2jax.prepare import datasets, read_inputs, run, spill, tfds
 from f2jax.prepare.data_card import table
 from f2jax.prepare.datasets import folder_name
 from f2jax.prepare.run import prepare
@@ -145,6 +145,33 @@ def test_many_shards_hold_what_one_holds(folder, tmp_path, monkeypatch):
 
 
 # What it reads
+
+
+def test_the_disk_that_texts_take_is_said_before_freed_by_each_data_set_and_below_three_corpora(
+    tmp_path, monkeypatch, caplog
+):
+    """Texts that hardly shrink, of several bytes a character, in queries and documents, and queries alone."""
+    rng = np.random.default_rng(0)
+    phrases = ["".join(map(chr, rng.integers(0x4E00, 0x9FFF, 50_000).tolist())) for _ in range(24)]
+    rows = [{"query": a, "positive": b} for a, b in pairwise(phrases[:13])]
+    inputs = [corpora.write(tmp_path / "pairs.jsonl", rows)]
+    inputs += [corpora.write(tmp_path / "alone.jsonl", [{"query": a, "kind": "texts"} for a in phrases[13:]])]
+    write, found = run.write_dataset, []
+
+    def size_of(folder) -> int:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    def measured(plan, *rest):
+        (said,) = [record.message for record in caplog.records if "takes up to" in record.message]
+        found.append((size_of(tmp_path / "corpus" / spill.WORK), plan.text_bytes, said))
+        return write(plan, *rest)
+
+    monkeypatch.setattr(run, "write_dataset", measured)
+    corpora.make(tmp_path, inputs)
+    assert all(0.5 * most < size <= most for size, most, _ in found) and len(found) == 2
+    assert f"takes up to {max(most for _, most, _ in found) / 1e6:.0f} MB" in found[0][2]
+    assert not (tmp_path / "corpus" / spill.WORK).exists()
+    assert max(size for size, *_ in found) < 3 * size_of(tmp_path / "corpus")
 
 
 def test_a_cap_keeps_the_same_rows_in_whatever_order_they_come(tmp_path):
