@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -37,6 +36,7 @@ from f2jax.data.loader import Loader
 from f2jax.data.mixture import DatasetSpec, Mixture
 from f2jax.data.packing import WHOLE, RowShare
 from f2jax.data.record import Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.prepare import tfds
@@ -225,7 +225,7 @@ def prepare_once(folder: Path, curation: str) -> None:
 
 def steps(count: int = 1000) -> None:
     """CPU time of a row in each step of curation, over functions of the standard library and their docstrings."""
-    found = islice(open_source("stdlib:code", "train", Counter()), count)
+    found = islice(open_source("stdlib:code", "train", SkipList()), count)
     rows = [replace(row, language="und") for row in found]  # the language of code is not looked for
     near = Curation(near_duplicates=0.8)
 
@@ -265,7 +265,7 @@ def decontaminate(folder: Path, count: int = 200, characters: int = 10_000_000) 
     options = Curation(excluded_sources=(), evaluation_sets=("made up",))
     pool = [
         text
-        for record in islice(open_source("stdlib:code", "train", Counter()), 500)
+        for record in islice(open_source("stdlib:code", "train", SkipList()), 500)
         for text in (record.query, *record.documents)
     ]
     for name, texts_of_row in (

@@ -1,6 +1,5 @@
 """`f2jax train`: train a model as a config says."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 from f2jax.commands.options import Arguments
@@ -66,10 +65,11 @@ def _check_comparable(config) -> None:
 def _compare(config, workdir: str) -> None:
     """Prints what the model found of the held-out rows before and after, and what TF-IDF finds."""
     from f2jax.data.loader import read_records
+    from f2jax.data.skip_list import SkipList
     from f2jax.evaluation import held_out
     from f2jax.inference.embedder import Embedder
 
-    data, records = config.data, read_records(config, Counter())
+    data, records = config.data, read_records(config, SkipList())
     sets, empty = held_out.held_out_sets(records, data.validation_share, config.seed, data.include, data.exclude)
     if empty:
         print(f"No row is held out of {', '.join(empty)}: give more rows, or a larger data.validation_share.")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import queue
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -25,7 +24,7 @@ from f2jax.data.shapes import (
     choose_programs,
     program_shares,
 )
-from f2jax.data.skip_list import say_once
+from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
@@ -36,7 +35,7 @@ CORPUS = "corpus:"  # a source that `f2jax prepare` wrote
 
 
 def load_data(
-    config, kept: str | Path, init: str, vocab_size: int, skipped: Counter
+    config, kept: str | Path, init: str, vocab_size: int, skipped: SkipList
 ) -> tuple[Tokenizer, list[tuple[AnyDataset, AnyDataset]]]:
     """The tokenizer of a run, and (training, held-out) rows of each data set that it selects.
 
@@ -126,7 +125,7 @@ def data_fingerprints(tokenizer: Tokenizer, datasets: Sequence[AnyDataset]) -> d
     }
 
 
-def read_records(config, skipped: Counter) -> Iterator[Record]:
+def read_records(config, skipped: SkipList) -> Iterator[Record]:
     """Yields all training records of the config's sources, in order; counts bad rows by reason in `skipped`."""
     if not config.data.sources:
         raise UserError("data.sources is empty; name files or built-in sets, e.g. 'cldr:translation'.")

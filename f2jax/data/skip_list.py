@@ -3,36 +3,42 @@
 import json
 import logging
 from collections import Counter
-from typing import TextIO
+from typing import Any, NoReturn, TextIO
+
+from f2jax.errors import UserError
 
 LISTED_CHARACTERS = 200  # of a text in the list
 _LOG = logging.getLogger("f2jax.data")
 _SAID: set[object] = set()
 
 
-class SkipList(Counter):
-    """A counter of reasons that also writes one line of JSON for each row that it counts.
+class SkipList(Counter[str]):
+    """Counts the rows that are left out, by reason; where there is a listing, it has a line of JSON for each.
 
-    Readers use it as any other counter, `skipped[reason] += 1`, after `located` has told it the current row.
+    A reader tells where it is (`at`) before it leaves a row out (`skip`).
     """
 
-    def __init__(self, counts=(), listing: TextIO | None = None):
-        self.listing = listing
-        self.row: tuple[str, dict] = ("", {})  # place, content
-        super().__init__(counts)
+    def __init__(self, listing: TextIO | None = None):
+        super().__init__()
+        self.where, self._content, self._listing = "", dict[str, Any](), listing
 
-    def __setitem__(self, reason: str, count: int) -> None:
-        if self.listing and count > self[reason]:
-            where, content = self.row
-            short = {name: _short(value) for name, value in content.items()}
-            self.listing.write(json.dumps({"reason": reason, "where": where} | short, default=str) + "\n")
-        super().__setitem__(reason, count)
+    def at(self, where: str, content: dict[str, Any]) -> None:
+        """Tells the place and the content of the current row, in case it is left out."""
+        self.where, self._content = where, content
+
+    def skip(self, reason: str) -> None:
+        """Counts and lists the current row."""
+        self[reason] += 1
+        if self._listing:
+            short = {name: _short(value) for name, value in self._content.items()}
+            self._listing.write(json.dumps({"reason": reason, "where": self.where} | short, default=str) + "\n")
 
 
-def located(skipped: Counter, where: str, content: dict) -> None:
-    """Tells a `SkipList` which row the reader is at, in case the row is skipped."""
-    if isinstance(skipped, SkipList):
-        skipped.row = (where, content)
+class NoneSkipped(SkipList):
+    """Raises UserError for the first row that a reader would leave out."""
+
+    def skip(self, reason: str) -> NoReturn:
+        raise UserError(f"{self.where}: {reason}; fix or remove it.")
 
 
 def say_once(message: str, key: object = None) -> None:

@@ -1,23 +1,15 @@
 """The texts of a file, and random texts of data sources."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from f2jax.data.instructions import add_instruction
 from f2jax.data.record import Record
-from f2jax.data.skip_list import SkipList
+from f2jax.data.skip_list import NoneSkipped, SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.tables import is_text_file, read_rows
 from f2jax.errors import UserError
-
-
-class _Strict(SkipList):
-    """Raises UserError for the first row that a reader would skip."""
-
-    def __setitem__(self, reason: str, count: int) -> None:
-        raise UserError(f"{self.row[0]}: {reason}; fix or remove it.")
 
 
 def read_texts(path: str, column: str = "text") -> list[str]:
@@ -38,7 +30,7 @@ def iter_file_texts(path: str, column: str = "text") -> Iterator[str]:
             raise UserError(f"{path} has no column '{column}' but {', '.join(present)}; choose one with --column.")
         return [name for name in present if name == column]
 
-    for number, row in enumerate(read_rows(path, _Strict(), choose), 1):
+    for number, row in enumerate(read_rows(path, NoneSkipped(), choose), 1):
         text = row.get("text" if lines else column)
         if not isinstance(text, str):
             raise UserError(f"{path}: row {number} has no text in '{column}'; fix it or choose another --column.")
@@ -62,7 +54,7 @@ def source_texts(sources: Sequence[str], kinds: Sequence[str] = ()) -> Iterator[
         UserError: a source cannot be read.
     """
     for spec in sources:
-        yield from texts_of(open_source(spec, "train", Counter(), (*kinds, "*=retrieval"), bare=True))
+        yield from texts_of(open_source(spec, "train", SkipList(), (*kinds, "*=retrieval"), bare=True))
 
 
 def sample_texts(sources: Sequence[str], count: int, seed: int = 0) -> list[str]:

@@ -11,7 +11,6 @@
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from f2jax import files
 from f2jax.data.record import in_share, stable_id
-from f2jax.data.skip_list import say_once
+from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources import beir, labelled, open_source, source_files
 from f2jax.data.sources.columns import parse_columns, recognise
 from f2jax.data.sources.schema import source_of
@@ -110,7 +109,7 @@ def own_tasks(spec: str, columns: Mapping[str, str]) -> list[OwnTask]:
     prefix, rest = _split(spec)
     path, _, listed = rest.partition("#")
     named = parse_columns(f"{name}={column}" for name, column in columns.items())
-    skipped: Counter = Counter()
+    skipped = SkipList()
     revision = _revision(spec, columns)
     if prefix == "beir":
         tasks: list[OwnTask] = [OwnRetrieval(path, _collection(path, skipped), revision)]
@@ -158,7 +157,7 @@ def _revision(spec: str, columns: Mapping[str, str]) -> str:
     return digest.hexdigest()[:40]
 
 
-def _values(kind: str, path: str, listed: str, skipped: Counter, named: Mapping[str, str]) -> list[tuple]:
+def _values(kind: str, path: str, listed: str, skipped: SkipList, named: Mapping[str, str]) -> list[tuple]:
     by_source = labelled.read_values(kind, [path], tuple(filter(None, listed.split(","))), skipped, named)
     rows = [values for rows in by_source.values() for _, values in rows]
     if len({values[-1] for values in rows}) < 2:
@@ -172,7 +171,7 @@ def _labelled(rows: Iterable[tuple], text: str, label: str):
     return to_dataset(pa.table({text: texts, label: labels}), **{text: text, label: label})
 
 
-def _halves(path: str, rows: list[tuple], skipped: Counter) -> DatasetDict:
+def _halves(path: str, rows: list[tuple], skipped: SkipList) -> DatasetDict:
     """The texts to fit on and those to read, each text in one of them by its hash; labels are those of both."""
     tests = [in_share(stable_id(text), 0.5, "test", 0) for text, _ in rows]
     train, test = ([row for row, is_test in zip(rows, tests, strict=True) if is_test == half] for half in (False, True))
@@ -185,7 +184,7 @@ def _halves(path: str, rows: list[tuple], skipped: Counter) -> DatasetDict:
     return DatasetDict(train=_labelled(train, "text", "label"), test=_labelled(test, "text", "label"))
 
 
-def _pairs(path: str, columns: Mapping[str, str], skipped: Counter) -> dict:
+def _pairs(path: str, columns: Mapping[str, str], skipped: SkipList) -> dict:
     """Retrieval among all documents of a file, each distinct text once."""
     queries: dict[str, set[str]] = {}
     documents: dict[str, None] = {}
@@ -203,7 +202,7 @@ def _pairs(path: str, columns: Mapping[str, str], skipped: Counter) -> dict:
     )
 
 
-def _collection(folder: str, skipped: Counter) -> dict:
+def _collection(folder: str, skipped: SkipList) -> dict:
     queries, documents, scores = beir.read_collection(folder, "test", skipped)
     if broken := [score for by_id in scores.values() for score in by_id.values() if score % 1]:
         raise UserError(

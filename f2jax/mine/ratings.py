@@ -1,12 +1,12 @@
 """Pairs that a reranker or a teacher scored: those that score high are false negatives."""
 
 from array import array
-from collections import Counter
 
 import numpy as np
 
 from f2jax.data.instructions import split_instruction
 from f2jax.data.record import stable_id
+from f2jax.data.skip_list import NoneSkipped
 from f2jax.data.sources.tables import read_rows
 from f2jax.errors import UserError
 from f2jax.mine.negatives import pair_keys
@@ -24,21 +24,17 @@ def read_false_pairs(path: str, limit: float) -> np.ndarray:
     Raises:
         UserError: the file cannot be read, or a row is no pair with a score.
     """
-    keys, bad = (array("Q"), array("Q")), Counter[str]()
+    keys, bad = (array("Q"), array("Q")), NoneSkipped()
     for row in read_rows(path, bad, lambda present: _choose(path, present)):
         query, document, score = (row.get(name) for name in COLUMNS)
         try:
             is_false = float(score) >= limit  # type: ignore[arg-type]  # what is no number is an error
             ids = stable_id(split_instruction(query)[1]), stable_id(document)  # type: ignore[arg-type]
         except (TypeError, ValueError, AttributeError):
-            bad["row without query, document and score"] += 1
-            continue
+            bad.skip("row without query, document and score")
         if is_false:
             keys[0].append(ids[0])
             keys[1].append(ids[1])
-    if bad:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in bad.items())
-        raise UserError(f"{path} has bad rows ({reasons}); fix or remove them.")
     return np.unique(pair_keys(*(np.frombuffer(some, np.uint64) for some in keys)))
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from f2jax import files
 from f2jax.data.record import Record, stable_id
+from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 from f2jax.mine.negatives import is_member, pair_keys
 from f2jax.mine.options import MiningInput, MiningOptions
@@ -195,7 +196,7 @@ def _with_mined(
     is not mined, and whether its group has enough documents.
     """
     start, stop = rows.starts[number : number + 2]
-    records = iter_records(rows.inputs[number], given.kinds, Counter())
+    records = iter_records(rows.inputs[number], given.kinds, SkipList())
     places, details = rows.numbers("places"), np.memmap(rows.folder / "rows", ROW, "r")
     needed = options.skip + options.keep
     enough_of_group = np.array([group.documents > needed for group in rows.groups])

@@ -22,6 +22,7 @@ import numpy as np
 from f2jax import files
 from f2jax.data.instructions import add_instruction
 from f2jax.data.record import KINDS, Record, stable_id
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import list_inputs, open_source
 from f2jax.data.texts import iter_file_texts
 from f2jax.data.tokenizer import SURROGATES
@@ -85,7 +86,7 @@ class MiningRows:
         return map_numbers(self.folder / name)
 
 
-def iter_records(spec: str, kinds: tuple[str, ...], skipped: Counter) -> Iterator[Record]:
+def iter_records(spec: str, kinds: tuple[str, ...], skipped: SkipList) -> Iterator[Record]:
     """Yields the rows of one input, without halves of UTF-16 pairs, which neither tokenizers nor parquet accept."""
     for record in open_source(spec, "train", skipped, kinds, bare=True):
         texts = (record.query, record.positive, *record.negatives)
@@ -126,7 +127,7 @@ def read_mining_rows(given: MiningInput, folder: Path, across_sources: bool = Fa
 
 
 def _read(given: MiningInput, folder: Path, inputs: list[str], across_sources: bool) -> MiningRows:
-    skipped, digest = Counter[str](), hashlib.sha256()
+    skipped, digest = SkipList(), hashlib.sha256()
     starts, outputs, groups, sizes, taken = [0], [], dict[tuple, int](), Counter[int](), Counter[str]()
     with (
         (folder / "rows").open("wb") as rows,

@@ -15,8 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.data.skip_list import SkipList, located
-from f2jax.prepare.curate import CurationOptions
+from f2jax.data.skip_list import SkipList
+from f2jax.prepare.curate import CurationOptions, CurationReport
 from f2jax.prepare.curate.dedup import Sketch, near_duplicates
 from f2jax.prepare.curate.steps import EXACT, NEAR
 from f2jax.prepare.options import PrepareOptions
@@ -93,10 +93,9 @@ def list_duplicates(source: InputFolder, states: Path, path: Path, options: Prep
     """Writes the duplicates of one input to `path` as lines of JSON (reason, place, start of the texts), atomically."""
     found = np.load(states)
     with files.atomic_path(path) as part, open(part, "w") as file:
-        skipped = SkipList(listing=file)
+        report = CurationReport(skipped=SkipList(file))
         for number, record, where in read_again(source, np.isin(found, list(REASONS)), options, index):
-            located(skipped, where, {"query": record.query, "positive": record.positive})
-            skipped[REASONS[found[number]]] += 1
+            report.drop(record, REASONS[found[number]], where)
 
 
 def join_lists(parts: Sequence[Path], target: str | Path) -> None:

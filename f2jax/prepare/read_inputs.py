@@ -121,7 +121,7 @@ def read_input(target: InputFolder, options: PrepareOptions, listing: bool, inde
 
 def _read(part: InputFolder, options: PrepareOptions, listing: bool, index: Index | None) -> None:
     with ExitStack() as stack:
-        skipped = SkipList(listing=stack.enter_context(open(part.listing, "w")) if listing else None)
+        skipped = SkipList(stack.enter_context(open(part.listing, "w")) if listing else None)
         report, writer = CurationReport(skipped=skipped), stack.enter_context(_Writer(part, options))
         for record, where in open_records(part.spec, options, skipped):
             outcome = curated(record, options, index)
@@ -136,7 +136,7 @@ def _read(part: InputFolder, options: PrepareOptions, listing: bool, index: Inde
 def open_records(spec: str, options: PrepareOptions, skipped: SkipList) -> Iterator[tuple[Record, str]]:
     """Yields the records of an input, each with its place."""
     for record in open_source(spec, "train", skipped, options.kinds):
-        yield record, spec if is_single_input(spec) else skipped.row[0]
+        yield record, spec if is_single_input(spec) else skipped.where
 
 
 def curated(record: Record, options: PrepareOptions, index: Index | None) -> Outcome:

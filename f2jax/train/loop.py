@@ -3,7 +3,6 @@
 `train(config, workdir)` resumes by itself: the newest checkpoint's step number decides all the rest.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
 from f2jax.data.packing import Batch, RowShare
 from f2jax.data.prompts import write_prompts
+from f2jax.data.skip_list import SkipList
 from f2jax.errors import Interrupted, UserError
 from f2jax.model.nested import factorize_table
 from f2jax.model.qwen3 import abstract_params, check_execution
@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     keep_compiled(workdir)
     teacher_folder = open_teacher(config, run.architecture)
 
-    skipped: Counter = Counter()
+    skipped = SkipList()
     beside = workdir_lib.tokenizer_folder(run.init.path if run.init else "")
     tokenizer, splits = loader_lib.load_data(config, run.tokenizer, beside, run.architecture.vocab_size, skipped)
     training, validated = [rows for rows, _ in splits], [pair for pair in splits if len(pair[1])]

@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from f2jax import Embedder, cli, config
 from f2jax.checkpoints.package import ModelSettings
 from f2jax.data.loader import read_records
 from f2jax.data.prompts import read_prompts
+from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 from f2jax.evaluation.held_out import HeldOut, held_out_sets
 from f2jax.model.sizes import size
@@ -71,7 +71,7 @@ def test_questions_and_answers_become_a_model_with_the_prompt_that_it_was_traine
 
     before, after = Embedder.from_pretrained(package), Embedder.from_pretrained(run)
     loaded = config.load(f"finetune:data={data},model={package}")
-    (held,), _ = held_out_sets(read_records(loaded, Counter()), loaded.data.validation_share, loaded.seed)
+    (held,), _ = held_out_sets(read_records(loaded, SkipList()), loaded.data.validation_share, loaded.seed)
     assert float(scores["before"]) == pytest.approx(100 * first_scores(before, held), abs=0.06)
     assert float(scores["after"]) == pytest.approx(100 * first_scores(after, held), abs=0.06)
 

@@ -1,6 +1,5 @@
 """BEIR folders → records, in each of their layouts; data sets of the hub, from a stubbed download."""
 
-from collections import Counter
 from fnmatch import fnmatch
 
 import fsspec
@@ -10,6 +9,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from f2jax.data.record import Record
 from f2jax.data.released import files_after_stage_1
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import expand, hub, open_source
 from f2jax.errors import UserError
 from tests.data.tables import content
@@ -43,7 +43,7 @@ def write(folder, files: dict[str, list[dict]]) -> str:
 
 
 def read(folder, split="test", skipped=None):
-    return list(open_source(f"beir:{folder}", split, Counter() if skipped is None else skipped))
+    return list(open_source(f"beir:{folder}", split, SkipList() if skipped is None else skipped))
 
 
 LINES = {"corpus.jsonl": CORPUS, "queries.jsonl": QUERIES}
@@ -65,7 +65,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_records(tmp_path, layout):
-    skipped = Counter()
+    skipped = SkipList()
     folder = write(tmp_path, LAYOUTS[layout])
     assert read(folder, skipped=skipped) == read(f"{folder}/") == EXPECTED and not skipped
 
@@ -100,7 +100,7 @@ def test_queries_bring_their_language(tmp_path):
 def test_a_score_that_is_no_number_of_a_size_to_compare_is_counted(tmp_path, score):
     judged = [{"query-id": "q2", "corpus-id": "d1", "score": score}]
     files = {"corpus.jsonl": CORPUS, "queries.jsonl": QUERIES, "qrels.jsonl": qrels() + judged}
-    skipped = Counter()
+    skipped = SkipList()
     assert read(write(tmp_path, files), skipped=skipped) == EXPECTED
     assert skipped == {"judgement without a number": 1}
 
@@ -115,7 +115,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path):
         file.write(b'{"_id": "d1"\n\xff\n')
     with open(f"{folder}/qrels/test.tsv", "ab") as file:
         file.write(b"q1\td1\n\n")
-    skipped = Counter()
+    skipped = SkipList()
     assert read(folder, skipped=skipped) == EXPECTED
     assert skipped == {
         "judgement repeated": 1,
@@ -153,7 +153,7 @@ def test_a_missing_column_or_folder_or_match_is_an_error(tmp_path):
 @pytest.mark.parametrize("name,pairs,labelled", [("xquad", 14199, 0), ("humaneval-x", 984, 984)])
 def test_real_folders_read_whole(shared_data, name, pairs, labelled):
     """Counts as in their READMEs; each problem of HumanEval-X has six right documents."""
-    skipped = Counter()
+    skipped = SkipList()
     records = read(shared_data / f"eval-{name}", skipped=skipped)
     assert len(records) == pairs and not skipped
     assert sum(record.label is not None for record in records) == labelled
@@ -201,7 +201,7 @@ def hub_with(monkeypatch, tmp_path):
 )
 def test_files_of_the_hub_read_as_local_ones(hub_with, spec, sources):
     calls = hub_with(MMARCO)
-    records = list(open_source(spec, "train", Counter()))
+    records = list(open_source(spec, "train", SkipList()))
     assert [record.source for record in records] == sources
     assert calls == [("org/name", "dataset", None)]
 
@@ -244,7 +244,7 @@ def test_a_beir_data_set_of_the_hub_reads_as_a_folder(hub_with):
 def test_a_wrong_spec_is_an_error(hub_with, spec, word):
     hub_with(MMARCO)
     with pytest.raises(UserError, match=word):
-        list(open_source(spec, "train", Counter()))
+        list(open_source(spec, "train", SkipList()))
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch):
@@ -253,4 +253,4 @@ def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(UserError, match=r"could not be fetched from the Hugging Face hub \(LocalEntryNotFoundError\)"):
-        list(open_source("hub:org/name", "train", Counter()))
+        list(open_source("hub:org/name", "train", SkipList()))

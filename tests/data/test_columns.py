@@ -1,7 +1,6 @@
 """Rows under the names that people give their columns are read as what they are, or refused in a sentence."""
 
 import csv
-from collections import Counter
 from operator import attrgetter
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.data.record import Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import convert, open_source
 from f2jax.errors import UserError
 from tests.data import corpora
@@ -29,7 +29,7 @@ def write(folder, ending, names, rows):
 
 
 def read(path, *columns, skipped=None):
-    return list(open_source(str(path), "train", Counter() if skipped is None else skipped, columns=columns))
+    return list(open_source(str(path), "train", SkipList() if skipped is None else skipped, columns=columns))
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -52,7 +52,7 @@ def test_pairs_are_known_by_the_names_that_are_common(tmp_path, ending, names):
 @pytest.mark.parametrize("positive", ["positive", "passage"])
 def test_a_positive_or_passage_decides_beside_an_answer(tmp_path, positive):
     path = write(tmp_path, "csv", ("query", "answer", positive, "negative_1"), [("q", "short", "long", "wrong")])
-    (record,) = open_source(str(path), "train", Counter(), ["faq=retrieval"])
+    (record,) = open_source(str(path), "train", SkipList(), ["faq=retrieval"])
     assert (record.positive, record.negatives) == ("long", ("wrong",))
 
 
@@ -63,7 +63,7 @@ def test_a_score_that_only_later_rows_of_json_have_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"faq\.jsonl has rows with a score or label that the first has not"):
         read(tmp_path / "faq.jsonl")
     corpora.write(tmp_path / "faq.jsonl", [rows[0] | {"score": None}, *rows[1:]])
-    skipped = Counter()
+    skipped = SkipList()
     assert read(tmp_path / "faq.jsonl", skipped=skipped) == list(convert.sts([("d", "dd", 5)], "faq"))
     assert skipped == {"no label or score": 1}
 
@@ -73,11 +73,11 @@ LABELLED = [("great", "good"), ("fine", "good"), ("awful", "bad"), ("poor", "bad
 
 def test_the_kinds_choose_what_texts_with_labels_are(tmp_path):
     path = str(write(tmp_path, "csv", ("text", "label"), LABELLED))
-    assert list(open_source(path, "train", Counter(), ["faq=classification"])) == list(
+    assert list(open_source(path, "train", SkipList(), ["faq=classification"])) == list(
         convert.classification(LABELLED, "faq")
     )
     with pytest.raises(UserError, match="rows of clustering, which faq=retrieval among the kinds does not fit"):
-        list(open_source(path, "train", Counter(), ["faq=retrieval"]))
+        list(open_source(path, "train", SkipList(), ["faq=retrieval"]))
 
 
 @pytest.mark.parametrize("prefix", ["", "clustering:"])

@@ -21,6 +21,7 @@ from f2jax.data.corpus import PreparedCorpus, Reader
 from f2jax.data.dataset import build_datasets
 from f2jax.data.loader import Loader
 from f2jax.data.packing import SHARED, WHOLE, RowShare
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Restart, UserError
@@ -43,7 +44,7 @@ def both(request, tmp_path_factory):
     folder, options = tmp_path_factory.mktemp("both"), STAGES[request.param]
     inputs = corpora.write_inputs(folder / "in")
     corpora.make(folder, inputs, options)
-    records = [record for path in inputs for record in open_source(path, "train", Counter())]
+    records = [record for path in inputs for record in open_source(path, "train", SkipList())]
     tokenizer = load_tokenizer(folder / "tokenizer")
     datasets = build_datasets(records, tokenizer, options.max_length, options.instructions)
     in_memory = [dataset.split(options.validation_share, options.seed) for dataset in datasets]
@@ -378,7 +379,7 @@ def load(folder, tmp_path, **changes):
     sources = f"('corpus:{folder / 'corpus'}',)"
     values = {"data.sources": sources, "tokenizer.train_vocab": 0, "data.validation_share": 0.5}
     config = tiny.config(tmp_path, **(values | changes))
-    return config, loader_lib.load_data(config, "", "", 10_000, Counter())
+    return config, loader_lib.load_data(config, "", "", 10_000, SkipList())
 
 
 def test_a_run_takes_data_and_tokenizer_from_its_corpus(folder, tmp_path):
@@ -396,7 +397,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(folder, tmp_path, where):
     config = tiny.config(tmp_path, **{"data.sources": f"('corpus:{folder / 'corpus'}',)"} | changes)
     with pytest.raises(UserError, match=f"made with another tokenizer than {other}; prepare it with --tokenizer"):
         beside = str(other) if where == "beside" else ""
-        loader_lib.load_data(config, other if where == "kept" else "", beside, 10_000, Counter())
+        loader_lib.load_data(config, other if where == "kept" else "", beside, 10_000, SkipList())
 
 
 @pytest.mark.parametrize(
@@ -462,7 +463,7 @@ def test_corpora_that_do_not_fit_each_other_are_refused(folder, tmp_path, change
 def test_a_model_with_a_small_token_table_is_refused(folder, tmp_path):
     config = tiny.config(tmp_path, **{"data.sources": f"('corpus:{folder / 'corpus'}',)"})
     with pytest.raises(UserError, match="token table has 7 rows"):
-        loader_lib.load_data(config, "", "", 7, Counter())
+        loader_lib.load_data(config, "", "", 7, SkipList())
 
 
 def test_a_run_trains_on_what_it_selects_as_often_as_it_weighs(folder, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.record import KINDS, Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
 from tests.data import tables
@@ -19,12 +19,12 @@ PAIR = {"query": "q", "positive": "p"}
 
 
 def read(spec, skipped=None, **options) -> list[Record]:
-    return list(open_source(str(spec), "train", Counter() if skipped is None else skipped, **options))
+    return list(open_source(str(spec), "train", SkipList() if skipped is None else skipped, **options))
 
 
 def read_row(tmp_path, **fields) -> tuple[Record | None, dict]:
     """The record of a row with these fields, and the counts, in a file with one good row more."""
-    path, skipped = tmp_path / "x.jsonl", Counter()
+    path, skipped = tmp_path / "x.jsonl", SkipList()
     path.write_text("".join(json.dumps(row) + "\n" for row in (PAIR | fields, {"query": "good", "positive": "p"})))
     *records, _ = read(path, skipped)
     return (records[0] if records else None), dict(skipped)
@@ -176,7 +176,7 @@ def write_classes(path, table: dict, column: str, names: list[str]) -> str:
 def test_classes_have_the_names_that_the_file_gives_them(tmp_path, ending):
     table = {"text": [f"text {i}" for i in range(7)], "label": [0, 1, 2, 0, 1, 2, -1]}
     path = write_classes(tmp_path / f"x.{ending}", table, "label", ["bad", "fair", "good"])
-    skipped = Counter()
+    skipped = SkipList()
     records = read(f"classification:{path}", skipped)
     assert [record.positive for record in records] == ["bad", "fair", "good"] * 2
     assert skipped == {"no label or score": 1}
@@ -232,7 +232,7 @@ def test_a_judgement_that_is_no_number_is_counted(tmp_path, score):
     tables.write(tmp_path / "queries.jsonl", [{"_id": 1.0, "text": "q"}])
     judged = [{"query-id": "1", "corpus-id": "a", "score": 1}, {"query-id": "1", "corpus-id": "b", "score": score}]
     tables.write(tmp_path / "qrels.jsonl", [*judged, {"query-id": None, "corpus-id": "a", "score": 1}])
-    skipped = Counter()
+    skipped = SkipList()
     assert read(f"beir:{tmp_path}", skipped) == [Record("q", "t", source=tmp_path.name)]
     assert skipped == {"judgement without a number": 1, "judgement without an id": 1}
 
@@ -262,7 +262,7 @@ rows_of_anything = st.lists(st.dictionaries(st.sampled_from(FIELDS), values), ma
 
 @given(rows_of_anything, st.booleans())
 def test_any_fields_are_clean_records_or_counted(tmp_path_factory, rows, bare):
-    path, skipped = tmp_path_factory.getbasetemp() / "fields.jsonl", Counter()
+    path, skipped = tmp_path_factory.getbasetemp() / "fields.jsonl", SkipList()
     path.write_text("".join(json.dumps(row) + "\n" for row in [{"query": "first", "positive": "p"}, *rows]))
     records = read(path, skipped, bare=bare)
     assert len(records) + skipped.total() == len(rows) + 1
@@ -281,7 +281,7 @@ labelled_rows = st.lists(
 
 @given(labelled_rows)
 def test_any_labelled_fields_are_records_or_counted(tmp_path_factory, rows):
-    path, skipped = tmp_path_factory.getbasetemp() / "labelled.jsonl", Counter()
+    path, skipped = tmp_path_factory.getbasetemp() / "labelled.jsonl", SkipList()
     good = [{"text": f"good {i}", "label": label, "lang": "x y"} for i, label in enumerate("ab")]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*good, *rows]))
     records = read(f"classification:{path}", skipped)

@@ -46,7 +46,7 @@ def test_hostile_texts_pass_the_readers_and_leave_curation_clean(tmp_path, name,
     rows = [{"query": text, "positive": f"positive {i}", "language": "\0"} for i, text in enumerate(HOSTILE.values())]
     rows += [{"query": f"query {i}", "positive": text, "language": "eng"} for i, text in enumerate(HOSTILE.values())]
     write(tmp_path / name, rows)
-    skipped = Counter()
+    skipped = SkipList()
     records = list(open_source(str(tmp_path / name), "train", skipped))
     assert len(records) == len(rows) and not skipped
     report = CurationReport()
@@ -67,7 +67,7 @@ def test_hostile_texts_pass_the_beir_reader(tmp_path, name, write):
     write(tmp_path / f"queries.{name}", [{"_id": f"q{i}", "text": text} for i, text in enumerate(texts)])
     qrels = [{"query-id": f"q{i}", "corpus-id": f"d{(i + 1) % len(texts)}", "score": 1} for i in range(len(texts))]
     write(tmp_path / f"qrels.{name}", qrels)
-    skipped = Counter()
+    skipped = SkipList()
     records = list(open_source(f"beir:{tmp_path}", "train", skipped))
     assert len(records) == len(texts) and not skipped
     report = CurationReport()
@@ -85,7 +85,7 @@ def test_names_are_cleaned_like_texts(tmp_path):
         "language": "deu\u200e",
     }
     write_jsonl(tmp_path / "x.jsonl", [row])
-    (record,) = curate(open_source(str(tmp_path / "x.jsonl"), "train", Counter()), CurationOptions(), CurationReport())
+    (record,) = curate(open_source(str(tmp_path / "x.jsonl"), "train", SkipList()), CurationOptions(), CurationReport())
     assert record == Record("q", "p", (), "retrieval", "deu", "s", "l", "i\n")
 
 
@@ -97,7 +97,7 @@ def test_any_bytes_are_rows_or_one_clear_error(tmp_path_factory, content, ending
     path = tmp_path_factory.mktemp("bytes") / f"x{ending}"
     path.write_bytes(content)
     try:
-        assert all(isinstance(row, dict) for row in read_rows(str(path), Counter(), lambda present: present))
+        assert all(isinstance(row, dict) for row in read_rows(str(path), SkipList(), lambda present: present))
     except UserError as error:
         assert str(path) in str(error)
 
@@ -112,7 +112,7 @@ def test_any_mix_of_lines_is_read_or_counted(tmp_path_factory, content):
     rows = 1
     for line in content.split(b"\n"):
         rows += 1 if b"\xff" in line else sum(bool(part.strip()) for part in line.split(b"\r"))
-    skipped = Counter()
+    skipped = SkipList()
     assert len(list(open_source(str(path), "train", skipped))) + skipped.total() == rows
 
 
@@ -123,14 +123,14 @@ def test_lines_may_end_as_on_any_system(tmp_path, newline):
     (tmp_path / "x.tsv").write_bytes((f"query\tpositive{newline}" + f"one\u2028line\tp{newline}" * 3).encode())
     (tmp_path / "x.txt").write_bytes(f"one\u2028line{newline}".encode() * 3)
     for ending, column in (("jsonl", "query"), ("tsv", "query"), ("txt", "text")):
-        rows = list(read_rows(str(tmp_path / f"x.{ending}"), Counter(), lambda present: present))
+        rows = list(read_rows(str(tmp_path / f"x.{ending}"), SkipList(), lambda present: present))
         assert [row[column] for row in rows] == ["one\u2028line"] * 3
 
 
 def test_json_that_is_nested_too_deep_is_counted(tmp_path):
     good = '{"query": "q", "positive": "p"}\n'
     (tmp_path / "x.jsonl").write_text(good + "[" * 200_000 + "\n" + good)
-    skipped = Counter()
+    skipped = SkipList()
     assert len(list(open_source(str(tmp_path / "x.jsonl"), "train", skipped))) == 2
     assert skipped == {"line is no JSON": 1}
 
@@ -139,7 +139,7 @@ def test_a_file_of_no_known_kind_is_an_error(tmp_path):
     with pytest.raises(
         UserError, match=r"notes\.md is of no known kind; data files end in \.parquet, \.arrow, \.jsonl"
     ):
-        read_rows(str(tmp_path / "notes.md"), Counter(), lambda present: present)
+        read_rows(str(tmp_path / "notes.md"), SkipList(), lambda present: present)
 
 
 def test_rows_that_readers_leave_out_can_be_listed(tmp_path):
@@ -149,7 +149,7 @@ def test_rows_that_readers_leave_out_can_be_listed(tmp_path):
         file.write(b"\xff\n\nno JSON\n")
     write_parquet(tmp_path / "y.parquet", [good, good | {"positive": " "}])
     listing = io.StringIO()
-    skipped = SkipList(listing=listing)
+    skipped = SkipList(listing)
     assert len(list(open_source(str(tmp_path), "train", skipped))) == 3
     lines = [json.loads(line) for line in listing.getvalue().splitlines()]
     assert Counter(line["reason"] for line in lines) == skipped
@@ -162,5 +162,5 @@ def test_rows_that_readers_leave_out_can_be_listed(tmp_path):
 
 def test_a_list_without_a_file_only_counts():
     skipped = SkipList()
-    skipped["reason"] += 1
-    assert skipped == {"reason": 1} and skipped.copy() == skipped
+    skipped.skip("reason")
+    assert skipped == {"reason": 1}

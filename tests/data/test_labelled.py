@@ -7,13 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.data.record import Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import convert, is_single_input, open_source, source_files
 from f2jax.errors import UserError
 from tests.data import corpora
 
 
 def read(spec: str, skipped: Counter | None = None) -> list[Record]:
-    return list(open_source(spec, "train", Counter() if skipped is None else skipped))
+    return list(open_source(spec, "train", SkipList() if skipped is None else skipped))
 
 
 LABELLED = [("great", "good"), ("fine", "good"), ("awful", "bad"), ("poor", "bad")]
@@ -39,7 +40,7 @@ def test_pairs_with_a_score_of_4_and_more_become_symmetric_rows(tmp_path):
 @pytest.mark.parametrize("score", ["much", "", None, 10**400], ids=["word", "empty", "missing", "huge"])
 def test_a_score_that_is_no_number_of_a_size_to_compare_is_counted(tmp_path, score):
     rows = [{"sentence1": "a", "sentence2": "b", "score": 5}, {"sentence1": "c", "sentence2": "d", "score": score}]
-    skipped = Counter()
+    skipped = SkipList()
     assert len(read(f"sts:{corpora.write(tmp_path / 'stsb.jsonl', rows)}", skipped)) == 2
     assert skipped == {"no label or score": 1}
 
@@ -77,7 +78,7 @@ def test_columns_of_any_name_can_be_named(tmp_path):
 def test_rows_without_a_text_or_label_are_counted(tmp_path):
     bad = [{"text": " ", "label": "good"}, {"text": "x", "label": None}, {"text": None, "label": "bad"}]
     rows = bad + [{"text": text, "label": label} for text, label in LABELLED]
-    skipped = Counter()
+    skipped = SkipList()
     assert len(read(f"clustering:{corpora.write(tmp_path / 'x.jsonl', rows)}", skipped)) == 4
     assert skipped == {"empty text": 2, "no label or score": 1}
 

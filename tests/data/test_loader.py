@@ -12,6 +12,7 @@ from f2jax.data.dataset import Dataset, build_datasets, is_held_out
 from f2jax.data.loader import Loader, make_tokenizer, read_records
 from f2jax.data.packing import WHOLE, RowShare
 from f2jax.data.record import stable_id
+from f2jax.data.skip_list import SkipList
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
@@ -21,7 +22,7 @@ from tests.data import corpora
 
 def make_loader(folder, share=WHOLE, **changes) -> Loader:
     config = tiny.config(folder, **changes)
-    records = list(read_records(config, Counter()))
+    records = list(read_records(config, SkipList()))
     tokenizer = make_tokenizer(config, "", "", records)
     datasets = build_datasets(records, tokenizer, config.data.max_length, loader_lib.instructions(config))
     return Loader(datasets, config, tokenizer.pad_id, share)
@@ -185,7 +186,7 @@ def test_records_come_source_by_source_and_bad_rows_are_counted(tmp_path):
     pairs, _ = config.data.sources
     with open(pairs, "a") as file:
         file.write('{"query": "", "passage": "p"}\n')
-    skipped = Counter()
+    skipped = SkipList()
     records = list(read_records(config, skipped))
     assert [record.source for record in records] == ["pairs"] * 96 + ["colours"] * 96
     assert skipped == {"empty query": 1}
@@ -193,7 +194,7 @@ def test_records_come_source_by_source_and_bad_rows_are_counted(tmp_path):
 
 def test_no_sources_are_an_error(tmp_path):
     with pytest.raises(UserError, match=r"data\.sources is empty"):
-        list(read_records(tiny.config(tmp_path, **{"data.sources": "()"}), Counter()))
+        list(read_records(tiny.config(tmp_path, **{"data.sources": "()"}), SkipList()))
 
 
 def words(tokenizer) -> list[int]:
@@ -210,7 +211,7 @@ def ready(tmp_path_factory):
 
 def test_a_tokenizer_is_trained_on_the_records_and_kept(tmp_path):
     config = tiny.config(tmp_path)
-    records = list(read_records(config, Counter()))
+    records = list(read_records(config, SkipList()))
     made = make_tokenizer(config, "", "", records)
     assert made.vocab_size == 400
     made.save(tmp_path / "kept")
@@ -269,11 +270,11 @@ def test_a_text_of_clustering_that_is_held_out_is_in_no_training_row(tmp_path):
     rows = [{"text": f"{'red' if i % 2 else 'blue'} {i}", "label": i % 2} for i in range(60)]
     path = corpora.write(tmp_path / "texts.jsonl", rows)
     config.data.update(sources=(str(path),), hold_out_texts=True)
-    records = list(read_records(config, Counter()))
+    records = list(read_records(config, SkipList()))
     held = {row["text"] for row in rows if is_held_out(stable_id(row["text"]), 0.3, config.seed)}
     trained = [record for record in records if record.query not in held]
     assert {record.query for record in records} >= held and len(held) > 5 and len(trained) > 20
     assert not held & {text for record in trained for text in record.documents}
     assert all(record.negatives for record in trained)
     config.data.hold_out_texts = False
-    assert held & {text for r in read_records(config, Counter()) if r.query not in held for text in r.documents}
+    assert held & {text for r in read_records(config, SkipList()) if r.query not in held for text in r.documents}

@@ -1,9 +1,8 @@
 """Which files a source stands for: never hidden or held-out ones, and what is not read is named."""
 
-from collections import Counter
-
 import pytest
 
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.paths import find_files
 from f2jax.data.sources.tables import TABLES
@@ -25,25 +24,25 @@ def found(folder, spec="") -> list[str]:
 @pytest.mark.parametrize("ending", TABLES)
 def test_files_of_every_format_hold_the_same_rows(tmp_path, ending):
     rows = [{name: text.replace("\t", " ") for name, text in row.items()} for row in ROWS] if ".tsv" in ending else ROWS
-    records = list(open_source(tables.write(tmp_path / f"x{ending}", rows), "train", Counter()))
+    records = list(open_source(tables.write(tmp_path / f"x{ending}", rows), "train", SkipList()))
     assert [{"query": record.query, "positive": record.positive} for record in records] == rows
     assert {record.source for record in records} == {"x"}
 
 
 def test_a_csv_file_may_have_semicolons_and_line_ends_inside_quotes(tmp_path):
     (tmp_path / "x.csv").write_text('query;positive\r\n"a; ""b""\r\nc";d\r\n')
-    (record,) = open_source(str(tmp_path / "x.csv"), "train", Counter())
+    (record,) = open_source(str(tmp_path / "x.csv"), "train", SkipList())
     assert (record.query, record.positive) == ('a; "b"\nc', "d")
 
 
 def test_lines_of_a_csv_file_that_do_not_fit_are_counted_and_an_open_quote_is_an_error(tmp_path):
     (tmp_path / "x.csv").write_text('query,positive\na,b,c\n"a"b,c\na,b\n')
-    skipped = Counter()
+    skipped = SkipList()
     assert len(list(open_source(str(tmp_path / "x.csv"), "train", skipped))) == 1
     assert skipped == {"line has other columns than the first": 1, "line is no CSV": 1}
     (tmp_path / "x.csv").write_text('query,positive\na,b\n"open,b\na,b\n')
     with pytest.raises(UserError, match=r"x\.csv ends inside a quoted field"):
-        list(open_source(str(tmp_path / "x.csv"), "train", Counter()))
+        list(open_source(str(tmp_path / "x.csv"), "train", SkipList()))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_lines_of_a_csv_file_that_do_not_fit_are_counted_and_an_open_quote_is_an
 )
 def test_a_json_file_may_have_several_shapes(tmp_path, text, queries):
     (tmp_path / "x.json").write_text(text)
-    skipped = Counter()
+    skipped = SkipList()
     assert [record.query for record in open_source(str(tmp_path / "x.json"), "train", skipped)] == queries
     assert skipped.total() == text.count(" 5]")
 
@@ -66,7 +65,7 @@ def test_a_json_file_may_have_several_shapes(tmp_path, text, queries):
 def test_json_of_another_shape_is_one_clear_error(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=r"x\.json (should hold an array of objects|has no usable row)"):
-        list(open_source(str(tmp_path / "x.json"), "train", Counter()))
+        list(open_source(str(tmp_path / "x.json"), "train", SkipList()))
 
 
 # Splits
@@ -122,7 +121,7 @@ def test_hidden_files_of_a_beir_folder_are_never_read(tmp_path):
     (tmp_path / "corpus/._part.jsonl").write_bytes(b"\0\5\x16\7 Mac OS X")
     tables.write(tmp_path / "queries.jsonl", [{"_id": "q", "text": "question"}])
     tables.write(tmp_path / "qrels.jsonl", [{"query-id": "q", "corpus-id": "a", "score": 1}])
-    skipped = Counter()
+    skipped = SkipList()
     assert len(list(open_source(f"beir:{tmp_path}", "train", skipped))) == 1 and not skipped
 
 
@@ -138,7 +137,7 @@ def test_a_data_set_that_the_datasets_library_saved_is_read(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_list([{"query": "q", "positive": "p"}])
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "pairs")
-    (record,) = open_source(f"{tmp_path}/pairs", "train", Counter())
+    (record,) = open_source(f"{tmp_path}/pairs", "train", SkipList())
     assert (record.query, record.source) == ("q", "pairs")
 
 

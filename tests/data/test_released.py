@@ -7,6 +7,7 @@ from itertools import permutations
 import pytest
 
 from f2jax.data.released import files_after_stage_1, find_released
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources.schema import source_of, to_records
 from f2jax.errors import UserError
 
@@ -157,13 +158,13 @@ ROW = {"query": "q", "passage": "p", "negative_1": "n"}
     ],
 )
 def test_rows_in_the_released_schema_are_read_by_the_name_of_their_file(path, row, kinds, expected):
-    (record,) = to_records(path, [row], Counter(), kinds)
+    (record,) = to_records(path, [row], SkipList(), kinds)
     assert (record.kind, record.language, record.symmetric) == expected
 
 
 def test_that_an_unknown_source_is_taken_for_classification_is_said_once(caplog):
     def said(path, row=ROW, kinds=()):
-        list(to_records(path, [row] * 2, Counter(), kinds))
+        list(to_records(path, [row] * 2, SkipList(), kinds))
         messages = [record.message for record in caplog.records]
         caplog.clear()
         return messages
@@ -184,4 +185,4 @@ def test_that_an_unknown_source_is_taken_for_classification_is_said_once(caplog)
 def test_a_source_of_which_nobody_says_the_kind_is_refused_with_the_choices():
     message = "my_set is no source .*; add my_set=retrieval or my_set=clustering to the kinds"
     with pytest.raises(UserError, match=message):
-        list(to_records("corpus/my_set.parquet", [ROW | {"negative_2": "m"}], Counter()))
+        list(to_records("corpus/my_set.parquet", [ROW | {"negative_2": "m"}], SkipList()))

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax.data.record import Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import expand, open_source, schema
 from f2jax.data.sources.tables import read_rows
 from f2jax.errors import UserError
@@ -17,7 +18,7 @@ FORMATS = ["jsonl", "jsonl.gz", "parquet"]
 
 
 def read(spec, skipped=None) -> list[Record]:
-    return list(open_source(str(spec), "train", Counter() if skipped is None else skipped))
+    return list(open_source(str(spec), "train", SkipList() if skipped is None else skipped))
 
 
 PAIR = {"query": "q", "positive": "p"}
@@ -90,7 +91,7 @@ def test_text_is_kept_to_the_letter(tmp_path):
 
 def test_a_byte_order_mark_costs_no_row(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + content("x.jsonl", [PAIR, PAIR]))
-    skipped = Counter()
+    skipped = SkipList()
     assert len(read(tmp_path / "x.jsonl", skipped)) == 2 and not skipped
 
 
@@ -101,7 +102,7 @@ def test_real_files_read_whole(shared_data):
         "nusa-sentiment": {("classification", None): 3755},
     }
     for name, counts in expected.items():
-        skipped = Counter()
+        skipped = SkipList()
         records = read(shared_data / name / "train.parquet", skipped)
         languages = len({record.language for record in records})
         found = Counter((record.kind, record.language if languages == 1 else None) for record in records)
@@ -173,7 +174,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize("reason", BAD_ROWS)
 def test_bad_rows_are_left_out_and_counted_by_reason(tmp_path, ending, reason):
     rows = [GOOD, *(GOOD | bad for bad in BAD_ROWS[reason]), GOOD]
-    skipped = Counter()
+    skipped = SkipList()
     assert [record.query for record in read(write(tmp_path / f"x.{ending}", rows), skipped)] == ["good", "good"]
     assert skipped == {reason: len(BAD_ROWS[reason])}
 
@@ -193,7 +194,7 @@ def test_bad_rows_are_left_out_and_counted_by_reason(tmp_path, ending, reason):
 def test_bad_lines_are_left_out_and_counted_by_reason(tmp_path, line, reason):
     good = content("x.jsonl", [GOOD])
     (tmp_path / "x.jsonl").write_bytes(b"\n" + good + line + b"\n\n" + good.rstrip())
-    skipped = Counter()
+    skipped = SkipList()
     assert len(read(tmp_path / "x.jsonl", skipped)) == 2
     assert skipped == {reason: 1}
 
@@ -201,7 +202,8 @@ def test_bad_lines_are_left_out_and_counted_by_reason(tmp_path, line, reason):
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_file_without_one_good_row_is_an_error_that_counts_the_reasons(tmp_path, ending):
     rows = [PAIR | {"query": " "}, PAIR | {"positive": ""}, PAIR | {"query": ""}]
-    skipped = Counter({"empty query": 7})  # of other files
+    skipped = SkipList()
+    skipped["empty query"] = 7  # of other files
     with pytest.raises(UserError, match=rf"bad\.{ending} has no usable row \(2 empty query, 1 empty positive\)"):
         read(write(tmp_path / f"bad.{ending}", rows), skipped)
     assert skipped == {"empty query": 9, "empty positive": 1}
@@ -263,7 +265,7 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, ending):
     """A folder in its place: the superuser may read every file."""
     (tmp_path / f"x.{ending}").mkdir()
     with pytest.raises(UserError, match="Is a directory"):
-        list(read_rows(str(tmp_path / f"x.{ending}"), Counter(), lambda present: present))
+        list(read_rows(str(tmp_path / f"x.{ending}"), SkipList(), lambda present: present))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_an_unknown_set_or_protocol_is_an_error(spec, word):
 
 def test_files_have_no_test_split(tmp_path):
     with pytest.raises(UserError, match="has no split 'test'; files have train alone"):
-        list(open_source(write(tmp_path / "x.jsonl", [PAIR]), "test", Counter()))
+        list(open_source(write(tmp_path / "x.jsonl", [PAIR]), "test", SkipList()))
 
 
 @pytest.mark.parametrize(
@@ -308,14 +310,14 @@ def test_a_pattern_gives_the_kind_of_files_that_do_not_say_it(tmp_path, source, 
     row = PAIR | {"negative_1": "wrong"}
     path = write(tmp_path / f"{source}_part2.jsonl", [row, row | {"kind": "retrieval"}])
     kinds = ("massive_*=clustering", "imdb=classification", "*=retrieval")
-    assert [record.kind for record in open_source(str(path), "train", Counter(), kinds)] == [kind, "retrieval"]
+    assert [record.kind for record in open_source(str(path), "train", SkipList(), kinds)] == [kind, "retrieval"]
 
 
 @pytest.mark.parametrize("item", ["imdb", "imdb=", "=clustering", "imdb=sorting"])
 def test_a_pattern_without_source_or_kind_is_refused(tmp_path, item):
     path = write(tmp_path / "x.jsonl", [PAIR])
     with pytest.raises(UserError, match="among the kinds should be SOURCE=KIND"):
-        list(open_source(str(path), "train", Counter(), (item,)))
+        list(open_source(str(path), "train", SkipList(), (item,)))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import fsspec
@@ -15,6 +14,7 @@ from f2jax.cli import main
 from f2jax.data import loader as loader_lib
 from f2jax.data import local_copy
 from f2jax.data.corpus import PreparedCorpus
+from f2jax.data.skip_list import SkipList
 from f2jax.data.teacher_vectors import TeacherVectors, TeacherVectorsInfo, begin, pieces, read_info
 from f2jax.errors import Restart, UserError
 from f2jax.plan.lengths import rows_of_lengths
@@ -67,7 +67,7 @@ def load(folder, tmp_path, **changes):
     """The data of a run on a corpus and its vectors."""
     changes = {"data.sources": f"('corpus:{folder}/corpus',)", "teacher.cache": f"{folder}/vectors"} | changes
     config = tiny.config(tmp_path, **changes)
-    return loader_lib.load_data(config, "", "", 10_000, Counter())
+    return loader_lib.load_data(config, "", "", 10_000, SkipList())
 
 
 def same_rows(one, other) -> bool:

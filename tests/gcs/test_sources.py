@@ -1,6 +1,5 @@
 """Data on gs:// is the data that lies here: the same records from the same files, globs and folders."""
 
-from collections import Counter
 from pathlib import Path
 
 import fsspec
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2jax import files
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.errors import Restart, UserError
 from tests import tiny
@@ -45,7 +45,7 @@ def copies(server, tmp_path_factory) -> tuple[str, str]:
     ],
 )
 def test_the_records_are_those_of_the_local_files(copies, spec, count):
-    here, there = (list(open_source(files.join(folder, spec), "train", Counter())) for folder in copies)
+    here, there = (list(open_source(files.join(folder, spec), "train", SkipList())) for folder in copies)
     assert len(here) == count
     assert there == here
 
@@ -54,7 +54,7 @@ def test_the_records_are_those_of_the_local_files(copies, spec, count):
 def test_a_source_that_is_not_there_is_named(copies, spec):
     path = files.join(copies[1], spec)
     with pytest.raises(UserError) as error:
-        list(open_source(path, "train", Counter()))
+        list(open_source(path, "train", SkipList()))
     assert str(error.value) == f"There is no data file {path}; check the path."
 
 
@@ -70,16 +70,16 @@ def test_a_server_that_fails_while_a_file_is_read_asks_for_a_restart(copies, ref
 
     monkeypatch.setattr(files, "open_file", opened)
     with pytest.raises(Restart, match=rf"^{path} cannot be read just now .*; run the same command again\.$"):
-        list(open_source(path, "train", Counter()))
+        list(open_source(path, "train", SkipList()))
 
 
 def test_a_missing_bucket_is_named(server):
     with pytest.raises(UserError, match=r"^There is no bucket gs://no-bucket; check its name, or create it\.$"):
-        list(open_source("gs://no-bucket/*.jsonl", "train", Counter()))
+        list(open_source("gs://no-bucket/*.jsonl", "train", SkipList()))
 
 
 def test_a_parquet_file_cut_short_is_named(copies, bucket):
     content = files.read_range(f"{copies[1]}/nested/small.parquet", 0, 500)
     files.write_atomically(f"{bucket}/cut.parquet", content)
     with pytest.raises(UserError, match=rf"^{bucket}/cut\.parquet is .*cut short.*; fetch it again"):
-        list(open_source(f"{bucket}/cut.parquet", "train", Counter()))
+        list(open_source(f"{bucket}/cut.parquet", "train", SkipList()))

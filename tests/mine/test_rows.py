@@ -1,13 +1,13 @@
 """Which texts are embedded, in which order, and what is right, for rows of all kinds."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from f2jax.data.record import KINDS
+from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 from f2jax.mine import text_file
 from f2jax.mine.options import MiningInput
@@ -155,7 +155,7 @@ def test_half_a_character_becomes_the_replacement_character(tmp_path):
     path = write(tmp_path / "one.jsonl", ("q\ud83d", "a\udc00", {"negatives": ["\ud800", "b"]}))
     rows = read_mining_rows([path], corpus=["x\ud83d"])
     assert (list(rows.queries), list(rows.documents)) == (["q\ufffd"], ["a\ufffd", "x\ufffd"])
-    assert next(iter_records(path, (), Counter())).negatives == ("\ufffd", "b")
+    assert next(iter_records(path, (), SkipList())).negatives == ("\ufffd", "b")
 
 
 def test_bad_rows_are_counted(tmp_path):

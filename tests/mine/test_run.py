@@ -14,6 +14,7 @@ import pytest
 
 from f2jax.cli import main
 from f2jax.data.record import KINDS, Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.errors import UserError
 from f2jax.inference import vectors as vectors_module
@@ -77,7 +78,7 @@ def mined(inputs, output, options=FEW, embedder=None, corpus=None, only=KINDS, o
 
 
 def read(path) -> list[Record]:
-    return list(open_source(str(path), "train", {}))
+    return list(open_source(str(path), "train", SkipList()))
 
 
 def files_of(folder) -> dict[str, bytes]:
@@ -375,8 +376,8 @@ def test_what_a_reranker_rates_as_right_is_no_negative(inputs, tmp_path, fewer):
     "rows,message",
     [
         ([{"query": "q", "score": 1}], "has no column document; it has query, score: rename one."),
-        ([{"query": "q", "document": "d", "score": "high"}], "(1 x row without query, document and score); fix or"),
-        ([{"query": None, "document": "d", "score": 1}], "(1 x row without query, document and score); fix or"),
+        ([{"query": "q", "document": "d", "score": "high"}], ":1: row without query, document and score; fix or"),
+        ([{"query": None, "document": "d", "score": 1}], ":1: row without query, document and score; fix or"),
     ],
 )
 def test_ratings_that_are_none(inputs, tmp_path, rows, message):

@@ -13,6 +13,7 @@ import pytest
 
 from f2jax.data.corpus import PreparedCorpus, Reader, parse_row, row_details, shards_of
 from f2jax.data.instructions import Instructions
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
@@ -57,7 +58,7 @@ def queries(folder) -> Counter:
 
 
 def in_memory(inputs: list[str], options) -> tuple[Counter, CurationReport]:
-    skipped = Counter()
+    skipped = SkipList()
     report = CurationReport(skipped=skipped)
     rows = [record for path in inputs for record in open_source(path, "train", skipped)]
     kept = curate(rows, options.curate, report)

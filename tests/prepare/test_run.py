@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections import Counter
 from dataclasses import replace
 from itertools import islice, pairwise
 
@@ -14,6 +13,7 @@ from f2jax.data.corpus import PreparedCorpus, Reader, parse_document, parse_row,
 from f2jax.data.dataset import build_datasets
 from f2jax.data.instructions import Instructions
 from f2jax.data.record import stable_id
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
@@ -104,7 +104,7 @@ def test_both_directions_of_a_pair_are_on_one_side_of_the_split_and_what_is_on_b
     source = f"sts:{corpora.write(tmp_path / 'pairs.jsonl', pairs)}"
     card = corpora.make(tmp_path, [source], replace(corpora.OPTIONS, instructions=Instructions(enabled=False)))
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
-    (dataset,) = build_datasets(open_source(source, "train", Counter()), tokenizer, 32, Instructions(enabled=False))
+    (dataset,) = build_datasets(open_source(source, "train", SkipList()), tokenizer, 32, Instructions(enabled=False))
     for splits in (dataset.split(0.2, 0), *PreparedCorpus(tmp_path / "corpus").splits()):
         sides = [
             {

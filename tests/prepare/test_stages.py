@@ -1,7 +1,5 @@
 """`f2jax prepare --stage`, on files that are named and shaped like those of the released corpus."""
 
-from collections import Counter
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from f2jax import cli
 from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.released import find_released
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.schema import source_of
 from f2jax.data.tokenizer import load_tokenizer
@@ -50,7 +49,7 @@ def prepared(tmp_path, *options: str) -> PreparedCorpus:
 
 
 def test_a_folder_of_all_published_names_is_read_with_the_kind_of_each(tmp_path):
-    skipped = Counter()
+    skipped = SkipList()
     found = {}
     for record in open_source(write(tmp_path / "released", NAMES), "train", skipped):
         found.setdefault((record.source, record.kind, record.language, record.symmetric), []).append(record)

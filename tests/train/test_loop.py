@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from types import SimpleNamespace
 
 import jax
@@ -23,6 +22,7 @@ from f2jax.data.loader import Loader, load_data
 from f2jax.data.packing import RowShare, assemble
 from f2jax.data.prompts import read_prompts
 from f2jax.data.shapes import RowRules, RowShape
+from f2jax.data.skip_list import SkipList
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Interrupted, UserError
 from f2jax.train import loop
@@ -64,7 +64,7 @@ def lines(run) -> list[dict]:
 
 
 def first_batch(config, tokenizer):
-    tokenizer, splits = load_data(config, tokenizer, "", 512, Counter())
+    tokenizer, splits = load_data(config, tokenizer, "", 512, SkipList())
     return Loader([training for training, _ in splits], config, tokenizer.pad_id).batch(0)[1]
 
 
@@ -91,7 +91,7 @@ def test_a_run_counts_its_tokens_and_operations(finished):
     """Operations by hand: 6 for each token and weight outside the table, and attention as squares of lengths."""
     folder, _ = finished
     config = tiny.config(folder)
-    tokenizer, splits = load_data(config, folder / "run/tokenizer", "", 512, Counter())
+    tokenizer, splits = load_data(config, folder / "run/tokenizer", "", 512, SkipList())
     loader = Loader([training for training, _ in splits], config, tokenizer.pad_id)
     squares, tokens = 0, 0
     for step in range(12):
@@ -279,7 +279,7 @@ def test_a_branch_may_change_rate_schedule_steps_data_and_skip_batches(finished,
 
     monkeypatch.setattr(loop.Loop, "take", spy)
     train(config, tmp_path / "branch")
-    tokenizer, splits = load_data(config, tmp_path / "branch/tokenizer", "", 512, Counter())
+    tokenizer, splits = load_data(config, tmp_path / "branch/tokenizer", "", 512, SkipList())
     loader = Loader([training for training, _ in splits], config, tokenizer.pad_id)
     assert trained == [(12, loader.batch(15)[1].tokens_bt.tobytes())]
     branch = json.loads((tmp_path / "branch/branch.json").read_text())

@@ -1,10 +1,10 @@
 """Readers: one module for each origin, each yields `Record`s. To add one, write `read(...)` and name it here."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from f2jax.data.record import NEED_NEGATIVES, Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import beir, cldr, labelled, schema, stdlib
 from f2jax.data.sources.columns import SENTENCES, parse_columns, read_named, recognise
 from f2jax.data.sources.paths import find_files
@@ -16,7 +16,7 @@ BUILT_IN = (*(f"cldr:{task}" for task in cldr.TASKS), "stdlib:code")
 def open_source(
     spec: str,
     split: str,
-    skipped: Counter,
+    skipped: SkipList,
     kinds: Iterable[str] = (),
     bare: bool = False,
     columns: Iterable[str] = (),
@@ -101,7 +101,7 @@ def source_files(spec: str) -> list[str]:
 
 
 def _read_files(
-    paths: Iterable[str], skipped: Counter, kinds: Iterable[str], bare: bool, named: Mapping[str, str]
+    paths: Iterable[str], skipped: SkipList, kinds: Iterable[str], bare: bool, named: Mapping[str, str]
 ) -> Iterator[Record]:
     labelled_paths: dict[str, list[str]] = {}  # by task, which are read together
     for path in paths:

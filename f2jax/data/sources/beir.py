@@ -5,7 +5,6 @@ A single file of judgements, `qrels`, stands for every split. Only documents tha
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from f2jax import files
 from f2jax.data.instructions import split_instruction
 from f2jax.data.record import Record
-from f2jax.data.skip_list import located
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import hub
 from f2jax.data.sources.paths import is_hidden
 from f2jax.data.sources.schema import usable
@@ -38,7 +37,7 @@ class Collection(NamedTuple):
     scores: dict[str, dict[str, float]]  # of the documents of a query
 
 
-def read_collection(folder: str, split: str, skipped: Counter) -> Collection:
+def read_collection(folder: str, split: str, skipped: SkipList) -> Collection:
     """Everything in a BEIR folder, to search in.
 
     Raises:
@@ -55,7 +54,7 @@ def read_collection(folder: str, split: str, skipped: Counter) -> Collection:
     )
 
 
-def read_beir(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
+def read_beir(folder: str, split: str, skipped: SkipList) -> Iterator[Record]:
     """One record for each query and each document that is right for it, which means judged above 0.
 
     Documents that are judged 0 or below are the query's negatives. A query with several right documents has its id as
@@ -77,13 +76,13 @@ def read_beir(folder: str, split: str, skipped: Counter) -> Iterator[Record]:
     source, good = PurePosixPath(folder.rstrip("/")).name, False
     for number, scores in scores_by_query.items():
         if number not in queries:
-            located(skipped, folder, {"query": number})
-            skipped["judged query is missing"] += 1
+            skipped.at(folder, {"query": number})
+            skipped.skip("judged query is missing")
             continue
         for document in scores:
             if document not in documents:
-                located(skipped, folder, {"query": number, "document": document})
-                skipped["judged document is missing"] += 1
+                skipped.at(folder, {"query": number, "document": document})
+                skipped.skip("judged document is missing")
         right = [document for document, score in scores.items() if score > 0 and document in documents]
         wrong = [document for document, score in scores.items() if score <= 0 and document in documents]
         text, language = queries[number]
@@ -142,50 +141,50 @@ def _of_split(files_by_name: dict[str, str], folder: str, split: str) -> list[st
     return _of(files_by_name, folder, f"qrels/{split}" if splits else "qrels")
 
 
-def _judgements(paths: list[str], skipped: Counter) -> dict[str, dict[str, float]]:
+def _judgements(paths: list[str], skipped: SkipList) -> dict[str, dict[str, float]]:
     """{query id: {document id: score}} in the order of the files."""
     judgements: dict[str, dict[str, float]] = {}
     for row in _rows(paths, (_QUERY, _DOCUMENT, _SCORE), skipped):
         query, document = _id(row, _QUERY), _id(row, _DOCUMENT)
         if query is None or document is None:
-            skipped["judgement without an id"] += 1
+            skipped.skip("judgement without an id")
             continue
         try:
             score = float(_value(row, _SCORE))
         except (TypeError, ValueError, OverflowError):
             score = math.nan
         if not math.isfinite(score):
-            skipped["judgement without a number"] += 1
+            skipped.skip("judgement without a number")
             continue
         scores = judgements.setdefault(query, {})
         if document in scores:
-            skipped["judgement repeated"] += 1
+            skipped.skip("judgement repeated")
         scores.setdefault(document, score)
     return judgements
 
 
-def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: Counter) -> dict[str, tuple[str, str]]:
+def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipList) -> dict[str, tuple[str, str]]:
     """{id: (text, language)} of the wanted rows, None: of all; the first row with an id counts."""
     texts: dict[str, tuple[str, str]] = {}
     for row in _rows(paths, (_ID, _TEXT), skipped):
         number = _id(row, _ID)
         if number is None:
-            skipped[f"{kind} without an id"] += 1
+            skipped.skip(f"{kind} without an id")
             continue
         if wanted is not None and number not in wanted:
             continue
         parts: list[Any] = [part for part in (row.get("title"), row.get("text")) if not is_missing(part)]
         if number in texts:
-            skipped[f"{kind} id repeated"] += 1
+            skipped.skip(f"{kind} id repeated")
         elif not parts:
-            skipped[f"empty {kind}"] += 1
+            skipped.skip(f"empty {kind}")
         elif not all(isinstance(part, str) for part in parts):
-            skipped[f"{kind} is no text"] += 1
+            skipped.skip(f"{kind} is no text")
         else:
             try:
                 language = as_name(row.get("language")) or "und"
             except ValueError:
-                skipped["language is no text or number"] += 1
+                skipped.skip("language is no text or number")
                 continue
             texts[number] = (" ".join(parts).strip(), language)
     return texts
@@ -198,7 +197,7 @@ def _id(row: Row, names: tuple[str, ...]) -> str | None:
         return None
 
 
-def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: Counter) -> Iterator[Row]:
+def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: SkipList) -> Iterator[Row]:
     """Yields the rows of files that have the needed columns, each under one of its names."""
     for path in paths:
         yield from read_rows(path, skipped, partial(_columns, path, needed))

@@ -4,10 +4,10 @@ A file of pairs may call its texts anchor and positive, question and answer, or 
 scores or labels is read as the labelled data that it is (`labelled.TASKS`). Other names are given by `query=Frage`.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources.tables import ChooseColumns, Row, read_rows
 from f2jax.errors import UserError, did_you_mean
 
@@ -47,7 +47,7 @@ def parse_columns(items: Iterable[str]) -> dict[str, str]:
     return columns
 
 
-def read_named(path: str, skipped: Counter, choose: ChooseColumns, columns: Mapping[str, str]) -> Iterator[Row]:
+def read_named(path: str, skipped: SkipList, choose: ChooseColumns, columns: Mapping[str, str]) -> Iterator[Row]:
     """`read_rows` of a file whose columns bear other names; a column whose own name is given to another is not read.
 
     Args:
@@ -89,7 +89,7 @@ def recognise(path: str, columns: Mapping[str, str]) -> tuple[str, dict[str, str
         first.extend(names)
         return names
 
-    rows = islice(read_named(path, Counter(), note, columns), ROWS)
+    rows = islice(read_named(path, SkipList(), note, columns), ROWS)
     every = list(dict.fromkeys(name for row in rows for name in row))
     task, names = _recognise(path, first, columns)
     if set(every) > set(first) and _recognise(path, every, columns)[0] != task:

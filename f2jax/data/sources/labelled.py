@@ -5,7 +5,7 @@ together, and so are files that have a label each. The labels of a source are he
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -13,7 +13,7 @@ from posixpath import commonpath
 from typing import Any, NamedTuple
 
 from f2jax.data.record import NEED_NEGATIVES, Kind, Record
-from f2jax.data.skip_list import say_once
+from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources import convert
 from f2jax.data.sources.columns import read_named
 from f2jax.data.sources.schema import source_of
@@ -89,7 +89,7 @@ TASKS = {
 
 
 def read_labelled(
-    name: str, paths: Sequence[str], columns: Sequence[str], skipped: Counter, named: Mapping[str, str] = NO_NAMES
+    name: str, paths: Sequence[str], columns: Sequence[str], skipped: SkipList, named: Mapping[str, str] = NO_NAMES
 ) -> Iterator[Record]:
     """Records of files of labelled rows, of any format.
 
@@ -120,7 +120,7 @@ def read_labelled(
 
 
 def read_values(
-    name: str, paths: Sequence[str], columns: Sequence[str], skipped: Counter, named: Mapping[str, str] = NO_NAMES
+    name: str, paths: Sequence[str], columns: Sequence[str], skipped: SkipList, named: Mapping[str, str] = NO_NAMES
 ) -> dict[str, list[tuple[str, Values]]]:
     """(language, values of the task's columns) of each good row, by source; see `read_labelled`.
 
@@ -147,7 +147,7 @@ def _rows(
     path: str,
     column_names: Iterable[tuple[str, ...]],
     task: LabelledTask,
-    skipped: Counter,
+    skipped: SkipList,
     named: Mapping[str, str],
 ) -> Iterator[tuple[str, Values]]:
     """(language, values of the task's columns) of each good row of a file."""
@@ -155,22 +155,22 @@ def _rows(
     for row in read_named(path, skipped, partial(_choose, path, column_names, chosen), named):
         *texts, last = (row.get(name) for name in chosen)
         if any(map(is_missing, texts)):
-            skipped["empty text"] += 1
+            skipped.skip("empty text")
             continue
         if not all(isinstance(text, str) for text in texts):
-            skipped["text is no text"] += 1
+            skipped.skip("text is no text")
             continue
         try:
             value = None if is_missing(last) else task.read(last)
         except (TypeError, ValueError, OverflowError):
             value = None
         if value is None:
-            skipped["no label or score"] += 1
+            skipped.skip("no label or score")
             continue
         try:
             language = next(filter(None, (as_name(row.get(name)) for name in _LANGUAGE)), "und")
         except ValueError:
-            skipped["language is no text or number"] += 1
+            skipped.skip("language is no text or number")
             continue
         yield language, (*texts, value)
 

@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from f2jax.data.instructions import split_instruction
 from f2jax.data.record import KINDS, NEED_NEGATIVES, Kind, Record, as_kind
 from f2jax.data.released import find_released
-from f2jax.data.skip_list import say_once
+from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources.tables import Row, as_name, is_missing, without_compression
 from f2jax.errors import UserError
 
@@ -144,7 +144,7 @@ def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str
     return read
 
 
-def to_record(row: Row, defaults: Defaults, skipped: Counter, bare: bool = False) -> Record | None:
+def to_record(row: Row, defaults: Defaults, skipped: SkipList, bare: bool = False) -> Record | None:
     """The record of a row; None, counted under a reason, where it cannot be trained on.
 
     Args:
@@ -169,12 +169,12 @@ def to_record(row: Row, defaults: Defaults, skipped: Counter, bare: bool = False
             positive_language=_name(row, "positive_language") or "",
         )
     except BadField as reason:
-        skipped[str(reason)] += 1
+        skipped.skip(str(reason))
         return None
     return usable(record, skipped, bare)
 
 
-def usable(record: Record, skipped: Counter, bare: bool = False) -> Record | None:
+def usable(record: Record, skipped: SkipList, bare: bool = False) -> Record | None:
     """The record without negatives that are its positive; None, counted, if a row that needs negatives has none left.
 
     Args:
@@ -184,9 +184,9 @@ def usable(record: Record, skipped: Counter, bare: bool = False) -> Record | Non
     if len(negatives) < len(record.negatives):
         record = dataclasses.replace(record, negatives=negatives)
     if not record.query.strip():
-        skipped["empty query"] += 1
+        skipped.skip("empty query")
     elif record.kind in NEED_NEGATIVES and not negatives and not bare:
-        skipped[f"{record.kind} without negatives"] += 1
+        skipped.skip(f"{record.kind} without negatives")
     else:
         return record
     return None
@@ -262,14 +262,14 @@ def _symmetric(value: object) -> bool:
 
 
 def to_records(
-    path: str, rows: Iterable[Row], skipped: Counter, kinds: Iterable[str] = (), bare: bool = False
+    path: str, rows: Iterable[Row], skipped: SkipList, kinds: Iterable[str] = (), bare: bool = False
 ) -> Iterator[Record]:
     """The good rows of a file; `kinds` as in `Defaults.of`, `bare` as in `to_record`.
 
     Raises:
         UserError: not one row is good, or rows of a source that is not known do not say their kind.
     """
-    before, good = skipped.copy(), 0
+    before, good = Counter(skipped), 0
     defaults = lru_cache(partial(Defaults.of, path, tuple(kinds)))
     for row in rows:
         record = to_record(row, defaults(columns=tuple(row)), skipped, bare)

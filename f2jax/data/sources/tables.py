@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from f2jax import errors, files
-from f2jax.data.skip_list import located
+from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 
 Row = dict[str, Any]
@@ -39,7 +38,7 @@ ENDINGS = (*TABLES, *_with_compressions(".txt"))
 KNOWN = ".parquet, .arrow, .jsonl, .ndjson, .json, .csv, .tsv or .txt, and text also in .gz, .bz2 or .zst"
 
 
-def read_rows(path: str, skipped: Counter, columns: ChooseColumns) -> Iterator[Row]:
+def read_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[Row]:
     """The rows of a Parquet or Arrow file, of JSON, JSON lines, CSV, TSV or lines of text; text may be compressed.
 
     Args:
@@ -109,7 +108,7 @@ def _damage(path: str, kind: str) -> Iterator[None]:
 # Parquet and Arrow
 
 
-def _arrow_rows(path: str, skipped: Counter, columns: ChooseColumns) -> Iterator[Row]:
+def _arrow_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[Row]:
     kind = " or no parquet file" if path.endswith(".parquet") else " or no Arrow file"
     with files.open_file(path) as file, files.clear_errors(path, "read"), _damage(path, kind):
         schema, batches = _parquet(file, columns) if path.endswith(".parquet") else _arrow(file, columns)
@@ -124,7 +123,7 @@ def _arrow_rows(path: str, skipped: Counter, columns: ChooseColumns) -> Iterator
                 for name, names in class_names.items():
                     if isinstance(number := row.get(name), int):
                         row[name] = names[number] if 0 <= number < len(names) else None
-                located(skipped, f"{path}:{place}", row)
+                skipped.at(f"{path}:{place}", row)
                 place += 1
                 yield row
 
@@ -164,12 +163,12 @@ def _are_texts(names: object) -> bool:
 # JSON
 
 
-def _json_rows(path: str, skipped: Counter, columns: ChooseColumns, ending: str) -> Iterator[Row]:
+def _json_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[Row]:
     """Rows of JSON lines; of a .json file also an array of objects, or an object with one such array."""
     checked = False
     for row in _json_values(path, skipped, ending):
         if not isinstance(row, dict):
-            skipped["line is no JSON object"] += 1
+            skipped.skip("line is no JSON object")
             continue
         if not checked:
             columns(list(row))
@@ -177,7 +176,7 @@ def _json_rows(path: str, skipped: Counter, columns: ChooseColumns, ending: str)
         yield row
 
 
-def _json_values(path: str, skipped: Counter, ending: str) -> Iterator[object]:
+def _json_values(path: str, skipped: SkipList, ending: str) -> Iterator[object]:
     lines = _lines(path, skipped)
     if ending == ".json":
         first = next((line for line in lines if line.strip()), "")
@@ -188,7 +187,7 @@ def _json_values(path: str, skipped: Counter, ending: str) -> Iterator[object]:
             if rows is None:
                 raise UserError(f"{path} should hold an array of objects, or one object a line; convert it.")
             for number, row in enumerate(rows):
-                located(skipped, f"{path}:{number}", row if isinstance(row, dict) else {"row": row})
+                skipped.at(f"{path}:{number}", row if isinstance(row, dict) else {"row": row})
                 yield row
             return
         lines = chain([first], lines)
@@ -196,7 +195,7 @@ def _json_values(path: str, skipped: Counter, ending: str) -> Iterator[object]:
         if line.strip():
             value = _parse(line)
             if value is _NO_JSON:
-                skipped["line is no JSON"] += 1
+                skipped.skip("line is no JSON")
             else:
                 yield value
 
@@ -221,7 +220,7 @@ def _rows_in(value: object) -> list | None:
 # CSV, TSV and text
 
 
-def _delimited_rows(path: str, skipped: Counter, columns: ChooseColumns, ending: str) -> Iterator[Row]:
+def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[Row]:
     """Rows under a line of column names. CSV may quote a field and may part fields by semicolons; TSV does neither."""
     csv.field_size_limit(sys.maxsize)
     lines = _lines(path, skipped)
@@ -240,17 +239,17 @@ def _delimited_rows(path: str, skipped: Counter, columns: ChooseColumns, ending:
         except csv.Error as error:
             if "unexpected end" in str(error):
                 raise UserError(f"{path} ends inside a quoted field; fetch it again, or close the quotes.") from error
-            skipped["line is no CSV"] += 1
+            skipped.skip("line is no CSV")
             continue
         if not names:
             columns(names := values)
         elif len(values) == len(names):
             yield dict(zip(names, values, strict=True))
         elif any(value.strip() for value in values):
-            skipped["line has other columns than the first"] += 1
+            skipped.skip("line has other columns than the first")
 
 
-def _lines(path: str, skipped: Counter) -> Iterator[str]:
+def _lines(path: str, skipped: SkipList) -> Iterator[str]:
     """Each line of a text file that is UTF-8, whatever system it was written on, without its end.
 
     Raises:
@@ -258,11 +257,11 @@ def _lines(path: str, skipped: Counter) -> Iterator[str]:
     """
     with files.open_file(path) as raw, files.clear_errors(path, "read"):
         for number, line in enumerate(_decompressed(path, raw), 1):
-            located(skipped, f"{path}:{number}", {"line": line})
+            skipped.at(f"{path}:{number}", {"line": line})
             try:
                 text = line.decode("utf-8-sig")
             except UnicodeDecodeError:
-                skipped["line is not UTF-8"] += 1
+                skipped.skip("line is not UTF-8")
             else:
                 yield from text.rstrip("\r\n").split("\r")
 

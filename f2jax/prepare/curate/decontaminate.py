@@ -6,7 +6,6 @@ letters are only three words, which unrelated texts share ("of the United States
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -17,6 +16,7 @@ import numpy as np
 
 from f2jax import files
 from f2jax.data.instructions import split_instruction
+from f2jax.data.skip_list import NoneSkipped, SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.paths import find_files
 from f2jax.data.sources.tables import ENDINGS, Row, read_rows
@@ -204,7 +204,7 @@ def _open(spec: str) -> tuple[str, Iterator[str]]:
     """(name, texts) of an evaluation set."""
     if spec in BUILT_IN:
         source, roles = BUILT_IN[spec]
-        return spec, (getattr(record, role) for record in open_source(source, "test", Counter()) for role in roles)
+        return spec, (getattr(record, role) for record in open_source(source, "test", SkipList()) for role in roles)
     if spec == MTEB:
         return spec, (text for row in mteb.test_rows(TEXT_COLUMNS) for text in _row_texts(row, TEXT_COLUMNS))
     name, path, columns = _parse(spec)
@@ -224,15 +224,11 @@ def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
 def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
     """Yields all texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
     wanted, has_text = columns or TEXT_COLUMNS, False
-    bad: Counter[str] = Counter()
     for file in find_files(path, ENDINGS, all_splits=True):
-        for row in read_rows(file, bad, lambda present: [name for name in present if name in wanted]):
+        for row in read_rows(file, NoneSkipped(), lambda present: [name for name in present if name in wanted]):
             for text in _row_texts(row, wanted):
                 has_text = True
                 yield text
-        if bad:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-            raise UserError(f"The evaluation file {file} has bad rows ({reasons}); fix it, or they are not checked.")
     if not has_text:
         raise UserError(f"The evaluation set {path} holds no text in {', '.join(wanted)}; name columns by PATH#COLUMN.")
 

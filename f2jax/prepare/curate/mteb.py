@@ -4,11 +4,10 @@ There `f2jax evaluate` and mteb leave what they download. Of a collection to sea
 and not the documents: these are pages of Wikipedia and the like, which training may well use.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from f2jax.data.skip_list import say_once
+from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources.paths import HELD_OUT, path_words
 from f2jax.data.sources.tables import ENDINGS, Row, as_name, read_rows
 from f2jax.errors import UserError
@@ -27,7 +26,7 @@ def test_rows(columns: tuple[str, ...]) -> Iterator[Row]:
 
     A file that cannot be read is left out: the cache is other programs' too.
     """
-    folders, bad = _cached(), Counter[str]()
+    folders, bad = _cached(), SkipList()
     names = sorted({folder.parts[-3].split("--", 2)[2] for folder in folders})
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     if names:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from f2jax.data.record import NEED_NEGATIVES, Record
-from f2jax.data.skip_list import located
+from f2jax.data.skip_list import SkipList
 from f2jax.prepare.curate.decontaminate import Index
 from f2jax.prepare.curate.normalize import cut_text, normalize_text
 from f2jax.prepare.curate.options import CurationOptions
@@ -30,10 +30,10 @@ class Outcome(NamedTuple):
 
 @dataclass
 class CurationReport:
-    """Counts for the data card. Reports of parts add up to the report of all."""
+    """Counts for the data card."""
 
     kept: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)  # reason → rows; a `SkipList` lists them too
+    skipped: SkipList = field(default_factory=SkipList)  # reason → rows
     noted: Counter[str] = field(default_factory=Counter)  # note → rows that stay
     languages: Counter[str] = field(default_factory=Counter)  # identified language → rows that stay, with duplicates
 
@@ -49,12 +49,8 @@ class CurationReport:
 
     def drop(self, record: Record, reason: str, where: str | None = None) -> None:
         """Counts and lists a record that is left out."""
-        located(self.skipped, where or record.source, {"query": record.query, "positive": record.positive})
-        self.skipped[reason] += 1
-
-    def __add__(self, other: "CurationReport") -> "CurationReport":
-        counters = (getattr(self, name) + getattr(other, name) for name in ("skipped", "noted", "languages"))
-        return CurationReport(self.kept + other.kept, *counters)
+        self.skipped.at(where or record.source, {"query": record.query, "positive": record.positive})
+        self.skipped.skip(reason)
 
 
 def curate_record(record: Record, options: CurationOptions, index: Index | None = None) -> Outcome:

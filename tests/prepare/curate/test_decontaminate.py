@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from f2jax.data.record import Record
+from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.tables import ENDINGS
 from f2jax.errors import UserError
@@ -331,7 +332,7 @@ def test_a_folder_stands_for_its_files_of_every_kind(tmp_path):
 def test_built_in_test_splits_are_evaluation_sets(name):
     index = build_index((name,), 13, 12)
     source = {"cldr-names": "cldr:translation", "stdlib-code": "stdlib:code"}[name]
-    held = [record.query for record in open_source(source, "test", Counter())]
+    held = [record.query for record in open_source(source, "test", SkipList())]
     long = [text for text in held if sum(len(word) for word in split_words(text)) >= 12]
     assert long and all(index.find(text).evaluation_set == name for text in long[:200])
 
@@ -407,7 +408,7 @@ def test_an_odd_file_in_the_cache_of_the_hub_is_named_and_left_out(cached, caplo
         ("nowhere.parquet", "no data file"),
         ("empty.jsonl", r"empty\.jsonl holds no text in text, query, "),
         ("empty.jsonl#answer", "holds no text in answer"),
-        ("broken.jsonl", r"broken\.jsonl has bad rows \(1 line is no JSON\)"),
+        ("broken.jsonl", r"broken\.jsonl:2: line is no JSON; fix or remove it\."),
     ],
 )
 def test_a_set_that_cannot_be_checked_is_an_error(tmp_path, spec, word):
@@ -428,12 +429,12 @@ def test_two_sets_of_one_name_are_an_error(tmp_path):
 def test_real_evaluation_sets_are_not_in_training_rows(shared_data):
     """As their README says; Disfl-QA is written on questions of XQuAD, and its rows are found."""
     index = build_index(tuple(f"{shared_data}/eval-{name}" for name in ("xquad", "humaneval-x")), 13, 12)
-    held = next(open_source(f"beir:{shared_data}/eval-xquad", "test", Counter()))
+    held = next(open_source(f"beir:{shared_data}/eval-xquad", "test", SkipList()))
     assert index.find(held.query).how == "whole" and index.find(held.positive).how == "13-gram"
-    rows = [row for row in open_source(f"{shared_data}/faquad/train.parquet", "train", Counter())]
+    rows = [row for row in open_source(f"{shared_data}/faquad/train.parquet", "train", SkipList())]
     assert not any(index.find(row.query) or index.find(row.positive) for row in rows)
     found = Counter()
-    for row in islice(open_source(f"{shared_data}/english-misc/train.parquet", "train", Counter()), 0, None, 3):
+    for row in islice(open_source(f"{shared_data}/english-misc/train.parquet", "train", SkipList()), 0, None, 3):
         hit = index.find(row.query)
         found[hit and hit.how] += 1
     assert found["whole"] == 0 and 0 < found["13-gram"] < 0.01 * found[None]

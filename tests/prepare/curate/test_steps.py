@@ -95,7 +95,7 @@ def test_texts_of_a_megabyte_are_cut_or_go(role):
 
 def test_what_is_left_out_can_be_listed():
     listing = io.StringIO()
-    report = CurationReport(skipped=SkipList(listing=listing))
+    report = CurationReport(skipped=SkipList(listing))
     rows = [Record("\ud800", "p", source="a"), Record("q", "p", source="b"), Record("q", "p", ("n",), source="c")]
     rows.append(Record("q" * 999, "é", source="mkqa_fin"))
     assert list(curate(rows, CurationOptions(), report)) == [rows[2]]
@@ -107,15 +107,6 @@ def test_what_is_left_out_can_be_listed():
         {"reason": "exact duplicate", "where": "b", "query": "q", "positive": "p"},
     ]
     assert Counter(line["reason"] for line in lines) == report.skipped
-
-
-@given(st.lists(records, max_size=8), st.integers(0, 8))
-def test_reports_of_parts_add_up(rows, cut):
-    options = CurationOptions(exact_duplicates=False)
-    whole, first, second = CurationReport(), CurationReport(), CurationReport()
-    for report, part in ((whole, rows), (first, rows[:cut]), (second, rows[cut:])):
-        list(curate(part, options, report))
-    assert first + second == whole
 
 
 def test_a_distributed_runner_can_ship_everything():
@@ -162,5 +153,5 @@ def test_real_data_passes_nearly_whole(shared_data):
 
 
 def _some(folder, name: str, count: int) -> list[Record]:
-    rows = list(open_source(str(folder / name / "train.parquet"), "train", Counter()))
+    rows = list(open_source(str(folder / name / "train.parquet"), "train", SkipList()))
     return rows[:: len(rows) // count]
