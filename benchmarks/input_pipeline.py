@@ -43,7 +43,7 @@ from f2jax.prepare import tfds
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate import curate_record, dedup
 from f2jax.prepare.curate.decontaminate import BUILT_IN, Index, build_index
-from f2jax.prepare.index import write_index
+from f2jax.prepare.describe import describe
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.run import prepare
 
@@ -119,9 +119,8 @@ def make_corpus(folder: Path, row_count: int = 20_000, pool: int = 100_000, mean
     for kind, records in (("rows", rows(row_count, pool, 0, mean)), ("documents", documents(pool, 1, mean))):
         (shard,) = writer.write({kind: "train"}, 0, 1, ({kind: record} for _, record in records))
         made.append([shard.records])
-    described = entry("d", row_count, pool, *made)
-    write_index(folder, described)
-    write_card(folder, [described])
+    made_up = entry("d", row_count, pool, *made)
+    write_card(folder, [made_up | describe(folder, made_up)])
 
 
 def make_loader(folder: Path, share: RowShare = WHOLE) -> Loader:

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     from f2jax.data.corpus import TOKENIZER
     from f2jax.prepare.add import AddedTo
     from f2jax.prepare.data_card import table
-    from f2jax.prepare.index import add_index
+    from f2jax.prepare.describe import add_index
     from f2jax.prepare.run import prepare
 
     if corpus.add and not corpus.input:

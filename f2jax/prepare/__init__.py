@@ -7,7 +7,8 @@
 4. `spill.py` reads the inputs again, and writes the texts of the rows that stay in buckets that are small enough to
    sort in memory.
 5. `tfds.py` tokenizes them into the files of TFDS data sets of documents and rows.
-6. `data_card.py` describes each data set, counted from what was written, and says which ones are finished.
+6. `describe.py` reads what was written once more, for the index and the data card (`data_card.py`), which says which
+   data sets are finished.
 
 `run.py` runs these steps, here or in processes (`workers.py`), and `add.py` knows the corpus to which sources are
 added. `beam_graph.py` is all of it as one graph of Apache Beam, of the same functions of a row and of a shard. What

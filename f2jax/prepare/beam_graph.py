@@ -34,7 +34,7 @@ from apache_beam.transforms.combiners import TupleCombineFn
 
 from f2jax import files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
-from f2jax.data.corpus_index import index_folder
+from f2jax.data.corpus_index import SPLITS, index_folder
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import SkipList
 from f2jax.data.tokenizer import load_tokenizer
@@ -45,11 +45,11 @@ from f2jax.prepare.curate import CurationOptions, CurationReport, dedup
 from f2jax.prepare.curate.decontaminate import Index, build_index
 from f2jax.prepare.curate.steps import EXACT, NEAR
 from f2jax.prepare.datasets import bucket_count, distinct_names, folder_name
-from f2jax.prepare.index import write_index
+from f2jax.prepare.describe import describe
 from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.read_inputs import bytes_of, curated, open_records, row_hash
 from f2jax.prepare.run import sign_inputs
-from f2jax.prepare.spill import ROWS, SPLITS, WORK, Document, bucket_of, texts_of_row
+from f2jax.prepare.spill import ROWS, WORK, Document, bucket_of, texts_of_row
 from f2jax.prepare.tfds import SHARD_ROWS, Shard, ShardWriter
 from f2jax.prepare.tokenizer import own_tokenizer
 
@@ -382,8 +382,7 @@ def _describe(item: tuple[tuple, Iterable[tuple]], job: Job, plan: Mapping[tuple
             store, name = files.filesystem(writer.folder(kind))
             with files.clear_errors(writer.folder(kind), "read"):
                 store.get(f"{name}/", f"{path}/", recursive=True)
-        entry |= cards.describe(Path(folder), entry, job.options.max_length)
-        write_index(folder, entry)
+        entry |= describe(folder, entry)
         index = index_folder(folder, entry)
         _put(index, files.join(job.output, str(index.relative_to(folder))))
         return plan[key].first, entry

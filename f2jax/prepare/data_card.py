@@ -1,32 +1,17 @@
 """The data card: an entry for each data set, counted from what was written; and how it prints."""
 
 import dataclasses
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import numpy as np
-
 from f2jax import __version__, files
-from f2jax.data.corpus import (
-    VERSION,
-    Reader,
-    Shards,
-    has_texts,
-    parse_document,
-    parse_row,
-    row_details,
-    shards_of,
-    text_shards_of,
-)
+from f2jax.data.corpus import VERSION, has_texts, shards_of, text_shards_of
+from f2jax.data.corpus_index import SPLITS
 from f2jax.errors import UserError
 from f2jax.prepare.options import Key, PrepareOptions
 
-PERCENTILES = (50, 90, 99, 100)
-SPLITS = ("train", "validation")
 PARTS = ("documents", *SPLITS)
 LANGUAGES = 10  # that are printed
 
@@ -40,7 +25,7 @@ def is_finished(corpus: Path, folder: Path, key: str, fingerprint: str) -> bool:
         return False
 
 
-def shard_sizes(corpus: Path, entry: dict) -> dict[str, list[int]]:
+def shard_sizes(corpus: str | Path, entry: dict) -> dict[str, list[int]]:
     """Bytes of each file of a data set; 0 for a missing one."""
     shards = {part: shards_of(corpus, entry, part) for part in PARTS}
     if has_texts(entry):
@@ -97,50 +82,6 @@ def new_card(
         **counts,
         "datasets": [entry | {"licence": licence(entry["name"])} for entry in entries],
     }
-
-
-def describe(corpus: Path, entry: dict, max_length: int) -> dict:
-    """Rows, documents, languages, lengths in tokens, bytes, and a hash over all records in order."""
-    reader, digest = Reader(), hashlib.blake2b(digest_size=16)
-    languages: Counter[str] = Counter()
-    lengths = {"query": np.zeros(max_length + 1, np.int64), "document": np.zeros(max_length + 1, np.int64)}
-    max_negatives = dict.fromkeys(SPLITS, 0)
-    held_out = {row_details(raw)[0] for raw in shards_of(corpus, entry, "validation").read_all(reader)}
-    in_both: set[int] = set()
-    for split in SPLITS:
-        for raw in records(shards_of(corpus, entry, split), reader, digest):
-            query, documents, _ = parse_row(raw)
-            lengths["query"][len(query)] += 1
-            max_negatives[split] = max(max_negatives[split], len(documents) - 1)
-            if split == "train":
-                number, language, *_ = row_details(raw)
-                languages[language] += 1
-                in_both |= {number} & held_out
-    for raw in records(shards_of(corpus, entry, "documents"), reader, digest):
-        lengths["document"][len(parse_document(raw)[1])] += 1
-    return {
-        "rows": {split: sum(entry["shards"]["rows"][split]) for split in SPLITS},
-        "queries_in_both_splits": len(in_both),
-        "documents": sum(entry["shards"]["documents"]),
-        "max_negatives": max_negatives,
-        "languages": dict(sorted(languages.items())),  # of the training rows
-        "tokens": {name: percentiles(counts) for name, counts in lengths.items()},
-        "content": digest.hexdigest(),
-        "bytes": shard_sizes(corpus, entry),
-    }
-
-
-def records(shards: Shards, reader: Reader, digest) -> Iterator[bytes]:
-    """Yields all records in order, after adding each and its length to the digest."""
-    for raw in shards.read_all(reader):
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-        yield raw
-
-
-def percentiles(counts: np.ndarray) -> dict[str, int]:
-    """{"p50": …} of lengths, given how many texts have each length."""
-    below = np.cumsum(counts)
-    return {f"p{p}": int(np.searchsorted(below, below[-1] * p / 100)) for p in PERCENTILES}
 
 
 def table(card: dict) -> str:

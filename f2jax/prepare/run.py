@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from f2jax import __version__, files
 from f2jax.data.corpus import CARD, TOKENIZER
-from f2jax.data.corpus_index import INDEX
+from f2jax.data.corpus_index import INDEX, SPLITS
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import list_inputs, source_files
@@ -31,11 +31,11 @@ from f2jax.prepare import data_card as cards
 from f2jax.prepare.add import AddedTo, for_card
 from f2jax.prepare.curate.decontaminate import MTEB, Index, build_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
+from f2jax.prepare.describe import describe, write_missing
 from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_duplicates
-from f2jax.prepare.index import write_missing
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder, InputSummary, read_input
-from f2jax.prepare.spill import SPLITS, WORK, spill, spilled_documents, spilled_rows
+from f2jax.prepare.spill import WORK, spill, spilled_documents, spilled_rows
 from f2jax.prepare.tokenizer import own_tokenizer
 from f2jax.prepare.workers import exclusive, run_in_processes
 
@@ -363,7 +363,7 @@ def make_group(
             shutil.rmtree(output / kind / plan.key, ignore_errors=True)
         shards = write_dataset(plan, [folders[number] for number in plan.inputs], output, options)
         entry = cards.new_entry(plan.name, plan.source_kind, plan.key, shards) | {"fingerprint": plan.fingerprint}
-        cards.write_data_card(output / FINISHED, plan.key, entry | cards.describe(output, entry, options.max_length))
+        cards.write_data_card(output / FINISHED, plan.key, entry | describe(output, entry))
     shutil.rmtree(work)
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from f2jax.data.corpus_index import SPLITS
 from f2jax.data.dataset import label_id
 from f2jax.data.record import Record, in_share, stable_id
 from f2jax.prepare.duplicates import STAYS
@@ -28,7 +29,6 @@ REMEMBERED = 1 << 20  # documents that are not written again, 8 bytes each: nega
 ROWS_TOGETHER = 4_096  # rows that are no longer Arrow's at once
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 WORK = "work"  # folder of a corpus for temporary files
-SPLITS = ("train", "validation")
 COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary(), "start": pa.int64()})
 ROWS = pa.schema(

@@ -25,9 +25,9 @@ from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Restart, UserError
-from f2jax.prepare import index
+from f2jax.prepare import describe as describe_lib
 from f2jax.prepare.curate import CurationOptions
-from f2jax.prepare.index import add_index
+from f2jax.prepare.describe import add_index
 from f2jax.prepare.run import prepare
 from tests import tiny
 from tests.data import corpora
@@ -208,14 +208,15 @@ def test_each_process_reads_the_vectors_of_its_own_texts_alone(folder, tmp_path)
 
 def test_the_memory_that_an_index_takes_does_not_grow_with_its_texts(folder, tmp_path, monkeypatch):
     entry = PreparedCorpus(folder / "corpus").card["datasets"][0]
-    monkeypatch.setattr(index, "parse_row", lambda raw: (np.zeros(4, np.int32), np.arange(3), -1))
-    monkeypatch.setattr(index, "parse_document", lambda raw: (7, np.zeros(4, np.int32)))
+    monkeypatch.setattr(describe_lib, "parse_row", lambda raw: (np.zeros(4, np.int32), np.arange(3), -1))
+    monkeypatch.setattr(describe_lib, "row_details", lambda raw: (7, "en", "en"))
+    monkeypatch.setattr(describe_lib, "parse_document", lambda raw: (7, np.zeros(4, np.int32)))
 
     def peak(count: int) -> int:
         shards = SimpleNamespace(lengths=(count,), read_all=lambda reader: iter([b""] * count))
-        monkeypatch.setattr(index, "shards_of", lambda *_: shards)
+        monkeypatch.setattr(describe_lib, "shards_of", lambda *_: shards)
         tracemalloc.start()
-        index.write_index(tmp_path, entry)
+        describe_lib.describe(tmp_path, entry)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak

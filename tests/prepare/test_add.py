@@ -12,7 +12,7 @@ import pytest
 from f2jax.cli import main
 from f2jax.data.corpus import PreparedCorpus
 from f2jax.errors import UserError
-from f2jax.prepare import data_card as cards
+from f2jax.prepare import run
 from f2jax.prepare.add import AddedTo
 from f2jax.prepare.curate import CurationOptions
 from f2jax.prepare.run import prepare
@@ -124,7 +124,7 @@ def test_an_interruption_leaves_the_corpus_whole(folder, monkeypatch, when):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(*((cards, "describe") if when == "make" else (AddedTo, "joined")), stop)
+        patch.setattr(*((run, "describe") if when == "make" else (AddedTo, "joined")), stop)
         add(folder, *new)
     assert content(folder / "corpus") == before and PreparedCorpus(folder / "corpus").card == card
     other = corpora.write(folder / "other.jsonl", corpora.rows(40, 20))  # the same rows, which are not in it
