@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.instructions import Instructions
 from f2jax.errors import UserError
 from f2jax.prepare.curate import CurationOptions
+from f2jax.prepare.data_card import counts_of, for_card, sum_counts
 from f2jax.prepare.options import PrepareOptions
 
 OF_THE_FILES = ("kinds",)  # options that say what the added files are
@@ -76,32 +76,12 @@ class AddedTo:
 
     def joined(self, card: dict) -> dict:
         """The card of the corpus with what a card of the added sources says."""
-        counters = (
-            Counter(self.card["skipped"]) + Counter(card["skipped"]),
-            Counter(self.card["noted"]) + Counter(card["noted"]),
-            _languages(self.card) + _languages(card),
-        )
         return card | {
             "options": self.card["options"],
             "inputs": sorted([*self.names, *card["inputs"]]),
-            **for_card(*counters),
+            **for_card(*sum_counts(map(counts_of, (self.card, card)))),
             "datasets": self.datasets + card["datasets"],
         }
-
-
-def for_card(skipped: Counter, noted: Counter, languages: Counter) -> dict[str, dict]:
-    """Counts as the card has them, and the share of each language."""
-    return {
-        "skipped": dict(sorted((+skipped).items())),
-        "noted": dict(sorted(noted.items())),
-        "identified": {
-            code: {"rows": rows, "share": rows / languages.total()} for code, rows in sorted(languages.items())
-        },
-    }
-
-
-def _languages(card: dict) -> Counter:
-    return Counter({code: language["rows"] for code, language in card["identified"].items()})
 
 
 def _frozen(value: Any) -> Any:

@@ -37,21 +37,19 @@ from f2jax.data.corpus import CARD, TOKENIZER, VERSION
 from f2jax.data.corpus_index import SPLITS, index_folder
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import SkipList
-from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
-from f2jax.prepare.add import for_card
 from f2jax.prepare.curate import CurationOptions, CurationReport, dedup
 from f2jax.prepare.curate.decontaminate import Index, build_index
 from f2jax.prepare.curate.steps import EXACT, NEAR
 from f2jax.prepare.datasets import bucket_count, distinct_names, folder_name
 from f2jax.prepare.describe import describe
 from f2jax.prepare.options import Key, PrepareOptions
-from f2jax.prepare.read_inputs import bytes_of, curated, open_records, row_hash
+from f2jax.prepare.read_inputs import curated, numbers_of, open_records
 from f2jax.prepare.run import sign_inputs
 from f2jax.prepare.spill import ROWS, WORK, Document, bucket_of, texts_of_row
 from f2jax.prepare.tfds import SHARD_ROWS, Shard, ShardWriter
-from f2jax.prepare.tokenizer import own_tokenizer
+from f2jax.prepare.tokenizer import choose_tokenizer
 
 STARTED = "runner.json"  # in the folder for work: which runner makes the corpus
 ROW_BITS = 40  # of a place: the number of the row; the others are that of the input
@@ -109,10 +107,7 @@ def prepare_on_beam(
         _remove(output)  # what a run that was interrupted left
     index, curate = None, options.curate
     with tempfile.TemporaryDirectory() as here:
-        if isinstance(tokenizer, int):
-            chosen = own_tokenizer(signatures, tokenizer, options, Path(here, "own"))
-        else:
-            chosen = load_tokenizer(tokenizer)
+        chosen = choose_tokenizer(tokenizer, signatures, options, Path(here, "own"))
         files.write_atomically(files.join(work, STARTED), json.dumps([runner, *runner_options]))
         chosen.save(Path(here, TOKENIZER))
         _put(Path(here, TOKENIZER), files.join(output, TOKENIZER))
@@ -233,7 +228,10 @@ def make_graph(pipeline: beam.Pipeline, job: Job, inputs: Sequence[str]) -> None
 
 
 class _Read(beam.DoFn):
-    """(number, input) → (place, numbers) of each row that stays; as `texts` (place, texts); as `counts` its report."""
+    """(number, input) → (place, (data set, split, `RowNumbers`)) of each row that stays; as `texts` (place, texts).
+
+    As `counts` its report.
+    """
 
     def __init__(self, job: Job):
         self._job = job
@@ -251,14 +249,7 @@ class _Read(beam.DoFn):
             record, place, rows = outcome.record, number << ROW_BITS | rows, rows + 1
             split, row, documents = texts_of_row(record, options)
             key = (record.source.encode("utf-8", "surrogatepass"), record.kind)
-            sketch = dedup.sketch(record, options.curate) if options.curate and options.curate.near_duplicates else None
-            bands = dedup.band_keys(sketch, options.curate) if sketch and options.curate else []
-            exact = (dedup.exact_key(record), dedup.rank(record)) if options.curate else (0, 0)
-            hash_ = row_hash(record, options.seed)
-            yield (
-                place,
-                (key, split, bytes_of(record.documents), hash_, *exact, sketch.values if sketch else b"", bands),
-            )
+            yield place, (key, split, *numbers_of(record, options))
             yield beam.pvalue.TaggedOutput("texts", (place, (key, split, row, [tuple(found) for found in documents])))
         yield beam.pvalue.TaggedOutput("counts", tuple(map(dict, (report.skipped, report.noted, report.languages))))
 
@@ -391,13 +382,10 @@ def _describe(item: tuple[tuple, Iterable[tuple]], job: Job, plan: Mapping[tuple
 def _write_card(
     _, job: Job, plan: Mapping, entries: list[tuple[int, dict]], counts: list[tuple], reasons: list[str]
 ) -> None:
-    skipped, noted, languages = Counter[str](reasons), Counter[str](), Counter[str]()
-    for found in counts:
-        for total, some in zip((skipped, noted, languages), found, strict=True):
-            total.update(some)
+    skipped, *others = cards.sum_counts(counts)
+    skipped.update(reasons)
     if not plan:
         raise cards.empty_corpus(skipped)
     ordered = [entry for _, entry in sorted(entries, key=lambda item: item[0])]
-    counters = for_card(skipped, noted, languages)
-    card = cards.new_card(job.fingerprint, job.options, counters, ordered, job.licences)
+    card = cards.new_card(job.fingerprint, job.options, cards.for_card(skipped, *others), ordered, job.licences)
     files.write_atomically(files.join(job.output, CARD), json.dumps(card, indent=1, ensure_ascii=False))

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -58,6 +59,31 @@ def empty_corpus(skipped: Mapping[str, int]) -> UserError:
     """The error of a corpus without a row."""
     reasons = "; ".join(f"{number:,} x {reason}" for reason, number in skipped.items())
     return UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
+
+
+def sum_counts(parts: Iterable[Sequence[Mapping[str, int]]]) -> list[Counter[str]]:
+    """The sums of what parts count: rows skipped by reason, rows by note, rows by identified language."""
+    sums = [Counter[str](), Counter[str](), Counter[str]()]
+    for part in parts:
+        for total, some in zip(sums, part, strict=True):
+            total.update(some)
+    return sums
+
+
+def counts_of(card: dict) -> tuple[dict[str, int], ...]:
+    """What a card counts, as `sum_counts` takes it."""
+    return card["skipped"], card["noted"], {code: found["rows"] for code, found in card["identified"].items()}
+
+
+def for_card(skipped: Counter[str], noted: Counter[str], languages: Counter[str]) -> dict[str, dict]:
+    """Counts as the card has them, and the share of each language."""
+    return {
+        "skipped": dict(sorted((+skipped).items())),
+        "noted": dict(sorted(noted.items())),
+        "identified": {
+            code: {"rows": rows, "share": rows / languages.total()} for code, rows in sorted(languages.items())
+        },
+    }
 
 
 def new_card(

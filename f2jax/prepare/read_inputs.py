@@ -7,10 +7,11 @@ not kept: those of the rows that make a data set are read a second time.
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -89,7 +90,29 @@ def sketch_dtype(permutations: int) -> np.dtype:
     return np.dtype([("rank", "<u8"), ("values", "<u4", (2 * permutations,))])
 
 
-def bytes_of(texts: Iterable[str]) -> int:
+class RowNumbers(NamedTuple):
+    """What decides whether a row that passed the steps for single records stays, and where."""
+
+    documents: int  # bytes of its documents in memory
+    hash: int  # `row_hash`
+    exact: int  # key that exact duplicates share; 0: they are not looked for
+    rank: int  # of duplicates the smallest stays
+    sketch: bytes  # MinHash values; b"": near duplicates are not looked for
+    bands: Sequence[int]  # keys that near duplicates may share
+    query: int  # bytes of its query in memory
+
+
+def numbers_of(record: Record, options: PrepareOptions) -> RowNumbers:
+    """The numbers of a row."""
+    curate = options.curate
+    exact, rank = (dedup.exact_key(record), dedup.rank(record)) if curate and curate.exact_duplicates else (0, 0)
+    sketch = dedup.sketch(record, curate) if curate and curate.near_duplicates else None
+    values, bands = (sketch.values, dedup.band_keys(sketch, curate)) if sketch and curate else (b"", [])
+    sizes = _bytes_of(record.documents), _bytes_of([record.query])
+    return RowNumbers(sizes[0], row_hash(record, options.seed), exact, rank, values, bands, sizes[1])
+
+
+def _bytes_of(texts: Iterable[str]) -> int:
     """The bytes of texts in memory, encoded as `spill` does."""
     return sum(TEXT_BYTES + len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
@@ -176,15 +199,15 @@ class _Writer(ExitStack):
     def __init__(self, target: InputFolder, options: PrepareOptions):
         super().__init__()
         self.parts: dict[Key, int] = {}
-        self._count, self._seed, self._curate = 0, options.seed, options.curate
+        self._count, self._options, curate = 0, options, options.curate
         self._exact, self._near = None, None
         self._stay, self._rows = (self.enter_context(target.path(name).open("wb")) for name in (STAY, "rows"))
-        if self._curate and self._curate.exact_duplicates:
+        if curate and curate.exact_duplicates:
             self._exact = self.enter_context(RunWriter(target.path("exact"), 3))
-        if self._curate and self._curate.near_duplicates:
+        if curate and curate.near_duplicates:
             self._near = self.enter_context(RunWriter(target.path("near"), 2))
             self._sketches = self.enter_context(target.path("sketches").open("wb"))
-            self._sketch_dtype = sketch_dtype(self._curate.permutations)
+            self._sketch_dtype = sketch_dtype(curate.permutations)
 
     def add(self, record: Record | None) -> None:
         """Adds what curation made of a record; None: it does not stay."""
@@ -192,14 +215,13 @@ class _Writer(ExitStack):
         if not record:
             return
         part = self.parts.setdefault((record.source, record.kind), len(self.parts))
-        sizes = bytes_of(record.documents), bytes_of([record.query])
-        self._rows.write(np.array((part, *sizes, row_hash(record, self._seed)), ROW).tobytes())
+        found = numbers_of(record, self._options)
+        self._rows.write(np.array((part, found.documents, found.query, found.hash), ROW).tobytes())
         if self._exact:
-            self._exact.add(dedup.exact_key(record), dedup.rank(record), self._count)
-        if self._near and self._curate:
-            sketch = dedup.sketch(record, self._curate)
-            values = np.frombuffer(sketch.values, "<u4")
-            self._sketches.write(np.array((sketch.rank, values), self._sketch_dtype).tobytes())
-            for key in dedup.band_keys(sketch, self._curate):
+            self._exact.add(found.exact, found.rank, self._count)
+        if self._near:
+            values = np.frombuffer(found.sketch, "<u4")
+            self._sketches.write(np.array((found.rank, values), self._sketch_dtype).tobytes())
+            for key in found.bands:
                 self._near.add(key, self._count)
         self._count += 1

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -25,10 +24,10 @@ from f2jax.data.corpus_index import INDEX, SPLITS
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import list_inputs, source_files
-from f2jax.data.tokenizer import Tokenizer, load_tokenizer
+from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
-from f2jax.prepare.add import AddedTo, for_card
+from f2jax.prepare.add import AddedTo
 from f2jax.prepare.curate.decontaminate import MTEB, Index, build_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
 from f2jax.prepare.describe import describe, write_missing
@@ -36,7 +35,7 @@ from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder, InputSummary, read_input
 from f2jax.prepare.spill import WORK, spill, spilled_documents, spilled_rows
-from f2jax.prepare.tokenizer import own_tokenizer
+from f2jax.prepare.tokenizer import choose_tokenizer
 from f2jax.prepare.workers import exclusive, run_in_processes
 
 SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders next to the data sets
@@ -80,10 +79,7 @@ def prepare(
         _begin_listing(listing)
     with exclusive(output):
         (output / SURVEYS).mkdir(exist_ok=True)
-        if isinstance(tokenizer, int):
-            chosen = own_tokenizer(signatures, tokenizer, options, output / VOCABULARY)
-        else:
-            chosen = load_tokenizer(tokenizer)
+        chosen = choose_tokenizer(tokenizer, signatures, options, output / VOCABULARY)
         names = names_of(signatures, options, sets_signatures(options, evaluation_folder(output, options)))
         inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in names.items()]
         if before and not (inputs := [folder for folder in inputs if folder.folder.name not in before.names]):
@@ -317,16 +313,10 @@ def count(summaries: Sequence[InputSummary], states: Sequence[np.ndarray]) -> di
 
     Languages and notes are those of all rows that pass the steps for single rows, duplicates included.
     """
-    skipped: Counter[str] = Counter()
-    noted: Counter[str] = Counter()
-    languages: Counter[str] = Counter()
-    for summary, state in zip(summaries, states, strict=True):
-        skipped.update(summary.skipped)
-        noted.update(summary.noted)
-        languages.update(summary.languages)
-        for duplicate, reason in REASONS.items():
-            skipped[reason] += int((state == duplicate).sum())
-    return for_card(skipped, noted, languages)
+    skipped, *others = cards.sum_counts((found.skipped, found.noted, found.languages) for found in summaries)
+    for duplicate, reason in REASONS.items():
+        skipped[reason] += sum(int((state == duplicate).sum()) for state in states)
+    return cards.for_card(skipped, *others)
 
 
 def states_path(output: Path, number: int) -> Path:

@@ -1,4 +1,4 @@
-"""A tokenizer that is trained on a sample of the corpus's own texts."""
+"""The tokenizer of a corpus: one that is there, or one that is trained on a sample of the corpus's own texts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,23 +16,28 @@ from f2jax.prepare.options import PrepareOptions
 MADE_OF = "made_of.txt"  # next to the model: hash of what a later run must have in common to use it
 
 
-def own_tokenizer(inputs: Mapping[str, str], vocab_size: int, options: PrepareOptions, folder: Path) -> Tokenizer:
-    """The SentencePiece model in `folder`, which is trained if it is missing or was trained on other inputs.
+def choose_tokenizer(
+    chosen: str | Path | int, inputs: Mapping[str, str], options: PrepareOptions, folder: Path
+) -> Tokenizer:
+    """The tokenizer at a path; of a number of pieces the SentencePiece model in `folder`.
 
-    It sees a random sample of the texts, which is held in memory. Same inputs and seed, same bytes.
+    That one is trained if it is missing or was trained on other inputs. It sees a random sample of the texts, which is
+    held in memory. Same inputs and seed, same bytes.
 
     Args:
         inputs: {input: signature of its content}.
 
     Raises:
-        UserError: an input cannot be read, or its texts do not give so many pieces.
+        UserError: there is none, an input cannot be read, or its texts do not give so many pieces.
     """
+    if not isinstance(chosen, int):
+        return load_tokenizer(chosen)
     seed, own_spaces = options.seed, options.own_spaces
-    made_of = settings_digest([dict(inputs), vocab_size, seed, own_spaces, options.kinds])
+    made_of = settings_digest([dict(inputs), chosen, seed, own_spaces, options.kinds])
     mark = folder / MADE_OF
     if not (mark.exists() and mark.read_text() == made_of):
         texts = tqdm(source_texts(list(inputs), options.kinds), "texts", unit="text", unit_scale=True, disable=None)
         sample = reservoir_sample(texts, SAMPLE, np.random.default_rng(seed))
-        train_sentencepiece(sample, vocab_size, folder, seed, own_spaces)
+        train_sentencepiece(sample, chosen, folder, seed, own_spaces)
         files.write_atomically(mark, made_of)
     return load_tokenizer(folder)
