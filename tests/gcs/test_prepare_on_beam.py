@@ -1,5 +1,7 @@
 """`prepare` as one graph of Apache Beam, by workers that share nothing but gs://: the hashes of a local run."""
 
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -138,6 +140,40 @@ def test_a_runner_that_cannot_be_reached_is_one_clear_line(tmp_path, capsys, run
     (path,) = corpora.write_inputs(tmp_path / "in")[:1]
     assert prepare([path], str(tmp_path / "corpus"), tmp_path, *runner) == 1
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def documented_runners() -> list[list[str]]:
+    """The runner and what follows it in each command of the page."""
+    page = (ROOT / "docs/tasks/prepare.md").read_text().replace("\\\n", " ")
+    commands = map(shlex.split, re.findall(r"^f2jax prepare .*--beam-runner .*", page, re.M))
+    return [command[command.index("--beam-runner") + 1 :] for command in commands]
+
+
+@pytest.mark.parametrize("runner", documented_runners(), ids=lambda runner: runner[0])
+def test_options_behind_two_dashes_reach_the_runner_as_beam_knows_them(tmp_path, capsys, monkeypatch, runner):
+    """Those that the page names for Dataflow, Flink and Spark, each with its value, and no other."""
+    found = []
+
+    def pipeline(runner, options):
+        found.append((runner, options.get_all_options(drop_default=True)))
+        raise ValueError("no runner here")
+
+    monkeypatch.setattr("apache_beam.Pipeline", pipeline)
+    corpora.make_tokenizer(tmp_path / "tokenizer")
+    (path,) = corpora.write_inputs(tmp_path / "in")[:1]
+    assert prepare([path], str(tmp_path / "corpus"), tmp_path, *runner) == 1
+    assert f"--beam-runner {runner[0]} cannot be used: no runner here" in capsys.readouterr().err
+    expected = dict(option.removeprefix("--").split("=", 1) for option in runner[2:])
+    assert len(expected) >= 3 and runner[1] == "--"
+    assert found == [(runner[0], {name: [v] if name == "experiments" else v for name, v in expected.items()})]
+
+
+def test_the_container_of_the_workers_has_one_python_and_extras_that_exist():
+    recipe = (ROOT / "launch/beam/Dockerfile").read_text()
+    versions = re.findall(r"^FROM .*python:?(\d\.\d+)", recipe, re.M)
+    extras = re.search(r"/src\[(.+?)\]", recipe)[1].split(",")
+    known = re.findall(r'^ +"([\w-]+)": ', (ROOT / "setup.py").read_text(), re.M)
+    assert len(versions) == 2 and len(set(versions)) == 1 and {"gcp", *extras} <= set(known)
 
 
 def test_an_output_that_holds_files_and_options_without_a_runner_are_refused(tmp_path, capsys):
