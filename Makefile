@@ -3,7 +3,7 @@
 # make test-fast   what a change breaks first: no PyTorch, no complete runs, no second process (3 minutes)
 # make test-all    what `make test` leaves out: a smoke test on a second Python where there is one, and the slow tests
 # make docs   build the site into build/docs; a warning is an error (set-up included)
-# make bench  every comparison with peers, into one table (set-up included; hours on two cores; goes on where it stopped)
+# make bench  every comparison with peers, into one table (within an hour, and set-up; goes on where it stopped)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEMO ?= demo
 WORKERS ?= 2

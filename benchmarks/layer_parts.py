@@ -3,6 +3,7 @@
 python -m benchmarks.layer_parts rotary      # queries of 1.7b, 72 rows: halves of heads moved, or swapped by a product
 python -m benchmarks.layer_parts norms       # queries of 1.7b: their mean squares by a sum, or by a product with ones
 python -m benchmarks.layer_parts products    # q, k, v and gate, up of 14b, 18 rows: apart, or of joined weights
+python -m benchmarks.layer_parts swiglu      # the MLP of 0.6b, 72 rows: XLA's gradient of the gate, or ours
 """
 
 import argparse
@@ -16,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax.model.matmul import swap_halves
 from f2jax.model.qwen3 import rms_norm
+from f2jax.parallel.chips import compiler_options
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan.hlo import Cost, program_cost
 from f2jax.plan.run import topology_devices
@@ -93,24 +95,65 @@ def products():
     return {"apart": apart, "joined": joined}, arguments, (heads_of, shape(rows, LENGTH, mlp))
 
 
-def cost(way, arguments, cotangents) -> Cost:
-    """Of a function and its gradients."""
+def swiglu():
+    """(ways, arguments, cotangents) of the products of an MLP and the gate between them."""
+    rows, width, mlp = 72, 1024, 3072
+
+    def plain(gate_btf, up_btf):
+        return jax.nn.silu(gate_btf) * up_btf
+
+    def ours(apart: bool):
+        """Rounds each gradient once; `apart` from the product that its own gradient comes from."""
+
+        def forward(gate_btf, up_btf):
+            return plain(gate_btf, up_btf), (gate_btf, up_btf)
+
+        def backward(saved, gradient_btf):
+            if apart:
+                gradient_btf = jax.lax.optimization_barrier(gradient_btf)
+            gate_btf, up_btf, gradient_btf = (x.astype(jnp.float32) for x in (*saved, gradient_btf))
+            share_btf = jax.nn.sigmoid(gate_btf)
+            slope_btf = share_btf * (1 + gate_btf * (1 - share_btf))
+            pair = gradient_btf * up_btf * slope_btf, gradient_btf * gate_btf * share_btf
+            return tuple(x.astype(saved[0].dtype) for x in pair)
+
+        gated = jax.custom_vjp(plain)
+        gated.defvjp(forward, backward)
+        return gated
+
+    def build(gated):
+        def compute(h_btd, gate, up, down):
+            wide = (jnp.einsum("btd,df->btf", h_btd, weight) for weight in (gate, up))
+            return jnp.einsum("btf,fd->btd", gated(*wide), down)
+
+        return compute
+
+    ways = {"XLA's": plain, "ours": ours(apart=False), "ours, apart from the product before": ours(apart=True)}
+    arguments = shape(rows, LENGTH, width), shape(width, mlp), shape(width, mlp), shape(mlp, width)
+    return {name: build(gated) for name, gated in ways.items()}, arguments, shape(rows, LENGTH, width)
+
+
+def cost(way, arguments, cotangents, changes: list[str]) -> Cost:
+    """Of a function and its gradients, with the options of train steps."""
 
     def both(arguments, cotangents):
         out, back = jax.vjp(way, *arguments)
         return out, back(cotangents)
 
     with jax.set_mesh(MESH):
-        return program_cost(jax.jit(both).lower(arguments, cotangents).compile().as_text())
+        function = jax.jit(both, compiler_options=compiler_options(MESH.devices.flat[0].device_kind, changes))
+        return program_cost(function.lower(arguments, cotangents).compile().as_text())
 
 
 if __name__ == "__main__":
-    parts = {"rotary": rotary, "norms": norms, "products": products}
+    parts = {"rotary": rotary, "norms": norms, "products": products, "swiglu": swiglu}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("part", choices=parts)
-    ways, arguments, cotangents = parts[parser.parse_args().part]()
+    parser.add_argument("--compiler-option", action="append", default=[], help="NAME=VALUE of XLA; NAME= removes one")
+    args = parser.parse_args()
+    ways, arguments, cotangents = parts[args.part]()
     for name, way in ways.items():
-        found = cost(way, arguments, cotangents)
+        found = cost(way, arguments, cotangents, args.compiler_option)
         print(
             f"{name}: {found.cycles / 1e6:.1f} million cycles, {found.products / 1e6:.1f} of them products", flush=True
         )

@@ -1,6 +1,7 @@
 """Plans of the whole family for docs/plans.md: eight sizes, both stages and distillation, on three kinds of slices.
 
 python -m benchmarks.plans          # compiles what is not in docs/plans.json yet; hours on two cores
+python -m benchmarks.plans --only "0.6b 2 v5p" "80m 2 v5p"  # some of them, in this order
 python -m benchmarks.plans --table  # prints what is there
 """
 
@@ -48,12 +49,18 @@ def load_config(size: str, stage: str):
     return configs.load(f"{ROOT}/configs/stage2.py:size={size},teacher={'auto' if stage == 'distill' else 'none'}")
 
 
-def fill(path: Path, tokens_per_text: int | None) -> None:
+def chosen(starts: list[str]) -> list[tuple[str, str, str]]:
+    """The cases whose names, such as `0.6b 2 v5p:4x4x4`, start with one of these, in their order."""
+    found = [case for start in starts for case in cases() if " ".join(case).startswith(start)]
+    return list(dict.fromkeys(found))
+
+
+def fill(path: Path, wanted: list[tuple[str, str, str]], tokens_per_text: int | None) -> None:
     """Compile the cases that the file does not have; a step without a teacher is the same in both stages."""
     from f2jax.plan.search import search_layouts
 
     done = read(path)
-    for size, stage, topology in tqdm(cases(), unit="plan", dynamic_ncols=True):
+    for size, stage, topology in tqdm(wanted, unit="plan", dynamic_ncols=True):
         key, twin = f"{size} {stage} {topology}", f"{size} 2 {topology}"
         if key in done:
             continue
@@ -124,13 +131,14 @@ def parts(done: dict[str, dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=ROOT / "docs/plans.json", help="goes on where it stopped")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="cases that start so; default: all")
     parser.add_argument("--tokens-per-text", type=int, help="mean length; default: the worst case")
     parser.add_argument("--table", action="store_true", help="print the plans that are there, compile none")
     parser.add_argument("--parts", action="store_true", help="print where their time goes, compile none")
     args = parser.parse_args()
     if not (args.table or args.parts):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        fill(args.output, args.tokens_per_text)
+        fill(args.output, chosen(args.only), args.tokens_per_text)
     print((parts if args.parts else table)(read(args.output)))
 
 

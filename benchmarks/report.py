@@ -1,10 +1,13 @@
 """What `python -m benchmarks` gathers: each comparison is a line of a JSON file, and all lines are one table."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-COLUMNS = ("what", "ours", "", "peer", "", "ratio", "conditions")
+COLUMNS = ("what", "ours", "", "peer", "", "ratio", "conditions", "processor")
+UNITS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "amx_bf16": "AMX"}  # by their flags in Linux
 
 
 def add(path: Path | None, what: str, unit: str, ours: dict[str, float], peers: dict[str, float], conditions: str = ""):
@@ -22,14 +25,37 @@ def add(path: Path | None, what: str, unit: str, ours: dict[str, float], peers: 
         for our_name, our_value in ours.items():
             for peer, value in peers.items():
                 ratio = our_value / value if unit.endswith("/s") else value / our_value
-                row = (what, our_name, f"{our_value:,.4g} {unit}", peer, f"{value:,.4g} {unit}", ratio, conditions)
+                values = our_name, f"{our_value:,.4g} {unit}", peer, f"{value:,.4g} {unit}"
+                row = (what, *values, ratio, conditions, processor())
                 file.write(json.dumps(row) + "\n")
+
+
+def processor() -> str:
+    """The name of the GPU, or what the processor multiplies with: what a figure holds for."""
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        if cards := subprocess.run(query, capture_output=True, text=True).stdout.splitlines():
+            return cards[0]
+    info = Path("/proc/cpuinfo")
+    return units(info.read_text() if info.exists() else "")
+
+
+def units(cpuinfo: str) -> str:
+    """The number of processors of Linux's `/proc/cpuinfo`, and the units that they have.
+
+    >>> units("processor : 0\nflags : fpu avx2 avx512f avx512_bf16")
+    '1 x AVX2, AVX-512, bfloat16'
+    """
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    flags = next((value.split() for name, _, value in lines if name.strip() == "flags"), [])
+    count = sum(name.strip() == "processor" for name, _, _ in lines)
+    return f"{count} x {', '.join(name for flag, name in UNITS.items() if flag in flags)}" if flags else "unknown"
 
 
 def table(paths: Sequence[Path]) -> str:
     """Markdown of all lines of the files."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---|---:|---:|---|"]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---|---:|---:|---|---|"]
     for line in [line for path in paths for line in path.read_text().splitlines()]:
-        *cells, ratio, conditions = json.loads(line)
-        lines.append(f"| {' | '.join(cells)} | {ratio:.2f} | {conditions} |")
+        *cells, ratio, conditions, unit = json.loads(line)
+        lines.append(f"| {' | '.join(cells)} | {ratio:.2f} | {conditions} | {unit} |")
     return "\n".join(lines)

@@ -145,11 +145,11 @@ def theirs(model: Qwen3Model, dtype: str, settings, rows: list[Row], dims, check
     return Run(step, padded_tokens(rows))
 
 
-def make_config(args, dtype: str):
+def make_config(args, dtype: str, kernel: str = ""):
     config = common.get_config(f"size={args.size}")
     config.steps = 1000
     config.optim.warmup_steps = 1
-    config.model.update(dtype=dtype, remat=args.remat, chunk_rows=args.chunk_rows, kernel=args.kernel)
+    config.model.update(dtype=dtype, remat=args.remat, chunk_rows=args.chunk_rows, kernel=kernel or args.kernel)
     config.model.unroll = args.unroll
     config.data.row_length = args.row_length
     return config
@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true", help="PyTorch computes layers again, as the reference")
     parser.add_argument("--own-weights", action="store_true", help="PyTorch draws its own: no copies through the host")
     parser.add_argument("--alone", action="store_true", help="without PyTorch")
+    parser.add_argument("--other-kernels", nargs="+", default=[], help="our attention, once more with each of these")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--report", type=Path)
@@ -223,6 +224,11 @@ def main() -> None:
         for dtype in args.dtypes
     }
     params = tools[f"f2jax, {args.dtypes[0]}"].params
+    tools |= {
+        f"f2jax, {dtype}, {kernel}": ours(make_config(args, dtype, kernel), architecture, rows, keep=False)
+        for kernel in args.other_kernels
+        for dtype in args.dtypes
+    }
     settings, dims = make_config(args, "float32").optim, matryoshka_dims(architecture.width)
     for dtype in [] if args.alone else args.dtypes:
         model = peer_model(architecture, params, device)
@@ -243,7 +249,10 @@ def main() -> None:
         print(f"| {name} | {one['loss']:.4f} | {one['first']:.1f} | {speed} | {base / one['seconds']:.2f} |")
     for what, key in (("training step", "seconds"), ("first training step, with compiling", "first")):
         for dtype in [] if args.alone else args.dtypes:
-            mine, peer = ({f"{tool}, {dtype}": found[f"{tool}, {dtype}"][key]} for tool in ("f2jax", "PyTorch"))
+            mine, peer = (
+                {name: one[key] for name, one in found.items() if name.startswith(f"{tool}, {dtype}")}
+                for tool in ("f2jax", "PyTorch")
+            )
             report.add(args.report, what, "s", mine, peer, conditions)
 
 

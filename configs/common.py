@@ -64,7 +64,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     m.table_rank = 0  # factorize the token table, V × D, into V × rank × D; 0: a single table
     m.dtype = "bfloat16"  # type of activations and matmuls: bfloat16 or float32
     m.param_dtype = "float32"  # type of the stored weights; bfloat16 rounds away most updates at a rate below 1e-4
-    m.kernel = "auto"  # attention kernel: auto, xla, blocks (linear memory), cudnn (GPU), segments or splash (TPU)
+    m.kernel = "auto"  # attention: auto, xla, blocks (linear memory), cudnn or triton (GPU), segments or splash (TPU)
     m.remat = "full"  # what the backward pass recomputes: none, dots, mlp, qkv, full; see REMAT_POLICIES in qwen3.py
     m.unroll = 1  # layers per iteration of the scan over layers
     m.compiler_options = ()  # NAME=VALUE of XLA for the train step, added to the chip's in chips.py; NAME= removes one

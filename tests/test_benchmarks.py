@@ -4,21 +4,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks import __main__ as bench
 from benchmarks import report
 
 
-def test_a_ratio_says_how_many_times_better_ours_is_whichever_way_is_better(tmp_path):
+def test_a_ratio_says_how_many_times_better_ours_is_whichever_way_is_better_and_on_what(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(report, "processor", lambda: "2 x AVX2")
     report.add(path, "encode", "texts/s", {"f2jax": 300.0}, {"a": 100.0, "b": 600.0}, "nano")
     report.add(path, "step", "s", {"f2jax": 2.0}, {"a": 3.0})
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in report.table([path]).splitlines()[2:]]
-    assert [(what, peer, ratio) for what, _, _, peer, _, ratio, _ in cells] == [
+    assert [(what, peer, ratio) for what, _, _, peer, _, ratio, *_ in cells] == [
         ("encode", "a", "3.00"),
         ("encode", "b", "0.50"),
         ("step", "a", "1.50"),
     ]
-    assert cells[0][2] == "300 texts/s" and cells[0][-1] == "nano"
+    assert cells[0][2] == "300 texts/s" and cells[0][-2:] == ["nano", "2 x AVX2"]
 
 
 def test_without_a_file_nothing_is_reported(tmp_path, monkeypatch):
@@ -30,7 +33,7 @@ def test_without_a_file_nothing_is_reported(tmp_path, monkeypatch):
 def test_a_quick_run_does_not_count_as_a_whole_one(tmp_path, monkeypatch):
     runs = []
 
-    def run(command, check):
+    def run(command, check, timeout):
         runs.append(command)
         report.add(Path(command[-1]), "search", "s", {"f2jax": 1.0}, {"a": 1.0})
 
@@ -39,3 +42,49 @@ def test_a_quick_run_does_not_count_as_a_whole_one(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["benchmarks", "--output", str(tmp_path), "--only", "search", *options])
         bench.main()
     assert ["5000" in command for command in runs] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "cpuinfo,found",
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2\nprocessor\t: 1\nflags\t\t: fpu avx2\n", "2 x AVX2"),
+        ("processor : 0\nflags : avx avx2 avx512f avx512_bf16 amx_bf16", "1 x AVX2, AVX-512, bfloat16, AMX"),
+        ("processor : 0\nFeatures : asimd", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_a_processor_is_named_by_the_units_that_it_multiplies_with(cpuinfo, found):
+    assert report.units(cpuinfo) == found
+
+
+def test_runs_end_with_the_time_a_failed_one_does_not_stop_the_others_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    begun, outcome = [], {"search": subprocess.CalledProcessError(1, "search")}
+
+    def run(command, check, timeout):
+        assert 0 < timeout <= 120
+        name = next(name for name, (module, *_) in bench.RUNS.items() if f"benchmarks.{module}" in command)
+        begun.append(name)
+        if name in outcome:
+            raise outcome[name]
+        Path(command[-1]).touch()
+
+    monkeypatch.setattr(subprocess, "run", run)
+    argv = ["benchmarks", "--output", str(tmp_path), "--minutes", "2", "--only", "search", "loader", "mine"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit, match=r"These runs failed: search\."):
+        bench.main()
+    assert begun == ["search", "loader", "mine"]
+    outcome["search"] = subprocess.TimeoutExpired("search", 120)
+    bench.main()
+    del outcome["search"]
+    bench.main()
+    assert begun[3:] == ["search", "search"]
+
+
+def test_each_run_has_a_module_and_options_that_it_knows():
+    """Of a GPU too, where there is none."""
+    folders = {"model": "m", "output": "o", "data": "d", "tokenizer": "t"}
+    for module, options, quick in (bench.RUNS | bench.GPU_RUNS).values():
+        source = Path(bench.__file__).with_name(f"{module}.py").read_text()
+        for word in (word.format(**folders) for word in [*options, *quick]):
+            assert not word.startswith("--") or f'"{word}"' in source

@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model.attention_blocks import attention_in_blocks
 from f2jax.model.attention_segments import LANES, LONGEST, attention_by_segments
+from f2jax.model.attention_triton import attention_on_gpu
 from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
 from f2jax.parallel import sharding
 
@@ -113,13 +114,13 @@ def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):
     )
 
 
-def on_tpu(kernel: str, interpret: bool, q_btnh, k_btkh, v_btkh, segments_bt):
-    """Runs a kernel of a TPU by name, on each device with its own rows and heads; the compiler cannot split a kernel.
+def on_each_device(kernel: Callable, interpret: bool, q_btnh, k_btkh, v_btkh, segments_bt):
+    """Runs a Pallas kernel, on each device with its own rows and heads; the compiler cannot split a kernel.
 
-    Rows of other lengths than multiples of the TPU's lanes are padded for the kernel alone.
+    Rows of other lengths than multiples of a TPU's lanes are padded for the kernel alone.
     """
     length = q_btnh.shape[1]
-    run = functools.partial(TPU_KERNELS[kernel], interpret=interpret)
+    run = functools.partial(kernel, interpret=interpret)
     arrays = tuple(pad_to_lanes(x) for x in (q_btnh, k_btkh, v_btkh, segments_bt))
     if jax.sharding.get_abstract_mesh().empty:
         return run(*arrays)[:, :length]
@@ -176,10 +177,12 @@ TPU_KERNELS: dict[str, Callable] = {
     "segments": attention_by_segments,  # computes the tiles that texts lie in
     "splash": _splash,  # of JAX, all tiles below the diagonal, rows of any length
 }
+PALLAS_KERNELS = TPU_KERNELS | {"triton": attention_on_gpu}  # NVIDIA GPU; the tiles that texts lie in
 KERNELS: dict[str, Callable] = {
     "xla": _xla,  # any platform, any shape
     "blocks": attention_in_blocks,  # likewise, in memory linear in the length of a row
     "cudnn": _cudnn,  # NVIDIA GPU, 16-bit types
-    **{name: functools.partial(on_tpu, name, False) for name in TPU_KERNELS},
-    **{f"{name}_interpret": functools.partial(on_tpu, name, True) for name in TPU_KERNELS},  # any platform; for tests
+    **{name: functools.partial(on_each_device, kernel, False) for name, kernel in PALLAS_KERNELS.items()},
+    # any platform; for tests
+    **{f"{name}_interpret": functools.partial(on_each_device, kernel, True) for name, kernel in PALLAS_KERNELS.items()},
 }

@@ -41,11 +41,15 @@ def spans(segments_bt):
     """Returns the first position of each position's segment, int32 [B, 1, T], and the first block that each block sees,
     int32 [B, I]. A position of padding sees itself alone.
     """
+    start_bt, block = first_seen(segments_bt), block_length(segments_bt.shape[1])
+    return start_bt[:, None], start_bt[:, ::block] // block
+
+
+def first_seen(segments_bt):
+    """Returns the first position that each position sees, int32 [B, T]: that of its segment; of padding, itself."""
     column_t = jnp.arange(segments_bt.shape[1], dtype=jnp.int32)
     begins_bt = segments_bt != jnp.pad(segments_bt, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    start_bt = jax.lax.cummax(jnp.where(begins_bt | (segments_bt == 0), column_t, 0), axis=1)
-    block = block_length(segments_bt.shape[1])
-    return start_bt[:, None], start_bt[:, ::block] // block
+    return jax.lax.cummax(jnp.where(begins_bt | (segments_bt == 0), column_t, 0), axis=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -108,11 +112,11 @@ def _forward_kernel(first_ref, start_ref, q_ref, k_ref, v_ref, out_ref, logsum_r
             top, total, out_ht = state
             at = _positions(j, block)
             scores_ut = jnp.where(
-                _seen(start, i, j, block, on_diagonal), _product(k_ref[0, 0, at], q_th, (1, 1)), LOWEST
+                _seen(start, i, j, block, on_diagonal), product(k_ref[0, 0, at], q_th, (1, 1)), LOWEST
             )
             new = jnp.maximum(top, scores_ut.max(axis=0, keepdims=True))
             weights_ut, shrink = jnp.exp(scores_ut - new), jnp.exp(top - new)
-            out_ht = out_ht * shrink + _product(v_ref[0, 0, at], weights_ut.astype(v_ref.dtype), (0, 0))
+            out_ht = out_ht * shrink + product(v_ref[0, 0, at], weights_ut.astype(v_ref.dtype), (0, 0))
             return new, total * shrink + weights_ut.sum(axis=0, keepdims=True), out_ht
 
         state = jnp.full(start.shape, LOWEST, jnp.float32), jnp.zeros(start.shape), jnp.zeros(q_th.shape[::-1])
@@ -145,13 +149,13 @@ def _backward_kernel(
         def add_keys(j, dq_ht, on_diagonal=False):
             at = _positions(j, block)
             k_uh, v_uh = k_ref[0, 0, at], v_ref[0, 0, at]
-            scores_ut = jnp.where(_seen(start, i, j, block, on_diagonal), _product(k_uh, q_th, (1, 1)), LOWEST)
+            scores_ut = jnp.where(_seen(start, i, j, block, on_diagonal), product(k_uh, q_th, (1, 1)), LOWEST)
             weights_ut = jnp.exp(scores_ut - logsum)
-            dv_sum[at] += _product(weights_ut.astype(v_uh.dtype), dout_th, (1, 0))
-            dscores_ut = weights_ut * (_product(v_uh, dout_th, (1, 1)) - inner)
+            dv_sum[at] += product(weights_ut.astype(v_uh.dtype), dout_th, (1, 0))
+            dscores_ut = weights_ut * (product(v_uh, dout_th, (1, 1)) - inner)
             dscores_ut = dscores_ut.astype(k_uh.dtype)
-            dk_sum[at] += _product(dscores_ut, q_th, (1, 0))
-            return dq_ht + _product(k_uh, dscores_ut, (0, 0))
+            dk_sum[at] += product(dscores_ut, q_th, (1, 0))
+            return dq_ht + product(k_uh, dscores_ut, (0, 0))
 
         dq_ht = add_keys(i, jnp.zeros(q_th.shape[::-1]), on_diagonal=True)
         dq_th = jax.lax.fori_loop(firsts[i], i, add_keys, dq_ht).T
@@ -193,7 +197,7 @@ def _seen(start, i, j, block: int, on_diagonal: bool):
     return seen
 
 
-def _product(a, b, contracted: tuple[int, int]):
+def product(a, b, contracted: tuple[int, int]):
     """Returns the product of two matrices over an axis of each, in float32."""
     dimensions = (contracted[:1], contracted[1:]), ((), ())
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None

@@ -82,9 +82,12 @@ def test_gradients_of_attention_in_blocks_are_those_of_the_whole(monkeypatch, ke
         ("segments_interpret", 384, 4, 2, 128),
         ("segments_interpret", 1024, 3, 1, 128),  # an odd group; four blocks
         ("segments_interpret", 600, 2, 1, 256),  # padded to 640, five blocks
+        ("triton_interpret", 128, 2, 2, 64),
+        ("triton_interpret", 300, 4, 2, 64),  # padded to 384, six blocks
+        ("triton_interpret", 512, 2, 1, 128),
     ],
 )
-def test_kernels_of_a_tpu_equal_xla_in_values_and_gradients(kernel, length, heads, kv_heads, head_dim):
+def test_pallas_kernels_equal_xla_in_values_and_gradients(kernel, length, heads, kv_heads, head_dim):
     q, k, v, segments = inputs(1, length, heads, kv_heads, head_dim)
 
     def loss(qkv, kernel):
@@ -117,6 +120,22 @@ def test_segment_attention_rounds_no_further_than_xla_and_never_reads_the_blocks
     out, back = jax.vjp(lambda *qkv: attention(*qkv, segments, "segments_interpret"), q, k, v)
     for x in (out, *back(jnp.ones_like(out).at[:, :256].set(0))):
         assert np.isfinite(x[:, 256:].astype("float32")).all()
+
+
+def test_the_kernel_for_a_gpu_becomes_programs_of_triton_and_passes_over_the_tiles_of_other_texts():
+    """No GPU is needed to lower it. Queries of the second text read no key of the first."""
+    q, k, v, _ = inputs(1, 256, 2, 1, 64)
+    segments = np.repeat([[1, 2]], 128, axis=1)
+
+    def loss(*qkv, kernel):
+        return attention(*qkv, segments, kernel).astype("float32").sum()
+
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnames="kernel")
+    arrays = [x.astype("bfloat16") for x in (q, k, v)]
+    text = gradient.trace(*arrays, kernel="triton").lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("custom_call @__gpu$xla.gpu.triton") == 3  # forward, queries, keys and values
+    k, v = (x.at[:, :128].set(jnp.nan) for x in (k, v))
+    assert np.isfinite(attention(q, k, v, segments, "triton_interpret")[:, 128:]).all()
 
 
 def test_segments_never_see_each_other_and_padding_reaches_nothing():
