@@ -15,8 +15,8 @@ from f2jax.errors import UserError
 
 INDEX = "index"
 SPLITS = ("train", "validation")
-DOCUMENT = np.dtype([("key", "<u8"), ("id", "<i8"), ("length", "<i4")])
-ROW = np.dtype([("key", "<u8"), ("label", "<i8"), ("start", "<i8"), ("length", "<i4"), ("count", "<i4")])
+INDEXED_DOCUMENT = np.dtype([("key", "<u8"), ("id", "<i8"), ("length", "<i4")])
+INDEXED_ROW = np.dtype([("key", "<u8"), ("label", "<i8"), ("start", "<i8"), ("length", "<i4"), ("count", "<i4")])
 NUMBER = np.dtype("<u4")  # of a document
 
 
@@ -27,8 +27,8 @@ class CorpusIndex:
         entry: of the data set, in corpus.json.
 
     Attributes:
-        documents: `DOCUMENT` of each document.
-        rows: `ROW` of each row: of its query, its label, and the place of its documents in `numbers`.
+        documents: `INDEXED_DOCUMENT` of each document.
+        rows: `INDEXED_ROW` of each row: of its query, its label, and the place of its documents in `numbers`.
         numbers: of the documents of all rows, of each the positive first.
 
     Raises:
@@ -37,8 +37,8 @@ class CorpusIndex:
 
     def __init__(self, folder: str | Path, entry: dict, split: str):
         path = index_folder(folder, entry)
-        self.documents = _opened(path / "documents.npy", DOCUMENT)
-        self.rows = _opened(path / f"{split}.npy", ROW)
+        self.documents = _opened(path / "documents.npy", INDEXED_DOCUMENT)
+        self.rows = _opened(path / f"{split}.npy", INDEXED_ROW)
         self.numbers = _opened(path / f"{split}-documents.npy", NUMBER)
         counts = sum(entry["shards"]["documents"]), sum(entry["shards"]["rows"][split])
         numbers = int(self.rows[-1:]["start"].sum() + self.rows[-1:]["count"].sum())  # of the last row, if there is one
@@ -55,7 +55,7 @@ class CorpusIndex:
 
     def texts(self, row_b: np.ndarray, document_bi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Keys, lengths and ids of the texts of rows, of which these documents were chosen; see `dataset.RowTexts`."""
-        found_bi = np.zeros(document_bi.shape, DOCUMENT)
+        found_bi = np.zeros(document_bi.shape, INDEXED_DOCUMENT)
         found_bi[document_bi >= 0] = self.documents[document_bi[document_bi >= 0]]
         key_bi, length_bi = (np.column_stack([row_b[name], found_bi[name]]) for name in ("key", "length"))
         id_bi = np.column_stack([np.zeros(len(row_b), np.int64), found_bi["id"]])

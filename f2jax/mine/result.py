@@ -21,7 +21,7 @@ from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 from f2jax.mine.negatives import is_member, pair_keys
 from f2jax.mine.options import MiningInput, MiningOptions
-from f2jax.mine.rows import ROW, MiningRows, iter_records
+from f2jax.mine.rows import MINED_ROW, MiningRows, iter_records
 
 REASONS = {
     "max_score": "near documents rejected: the score is not below max_score",
@@ -197,7 +197,7 @@ def _with_mined(
     """
     start, stop = rows.starts[number : number + 2]
     records = iter_records(rows.inputs[number], given.kinds, SkipList())
-    places, details = rows.numbers("places"), np.memmap(rows.folder / "rows", ROW, "r")
+    places, details = rows.numbers("places"), np.memmap(rows.folder / "rows", MINED_ROW, "r")
     needed = options.skip + options.keep
     enough_of_group = np.array([group.documents > needed for group in rows.groups])
     for first in range(start, stop, BATCH):

@@ -40,7 +40,8 @@ from f2jax.mine.text_file import (
     slices,
 )
 
-ROW = np.dtype([("group", "<i4"), ("query", "<i8"), ("label", "<i8")])  # -1: not mined; id of the bare query; -1: none
+# -1: not mined; id of the bare query; -1: none
+MINED_ROW = np.dtype([("group", "<i4"), ("query", "<i8"), ("label", "<i8")])
 QUERIES, DOCUMENTS, FACTS = "queries", "documents", "facts.json"
 
 
@@ -150,7 +151,7 @@ def _read(given: MiningInput, folder: Path, inputs: list[str], across_sources: b
                     label = -1 if record.label is None else stable_id(f"{record.source}\0{record.label}")
                     queries.add(add_instruction(record.query, record.instruction))
                     documents.add(record.positive)
-                rows.write(np.array((group, record.query_id, label), ROW).tobytes())
+                rows.write(np.array((group, record.query_id, label), MINED_ROW).tobytes())
             outputs.append(names)
         if not groups:
             raise UserError(f"No row of the input is of the kind {' or '.join(given.only)}; choose others.")
@@ -180,7 +181,7 @@ def _group_rows(folder: Path, sizes: list[int]) -> list[GroupFacts]:
 
     In memory are the numbers of a group or of `NUMBERED_TOGETHER` rows.
     """
-    group_of_row = np.memmap(folder / "rows", ROW, "r")["group"]
+    group_of_row = np.memmap(folder / "rows", MINED_ROW, "r")["group"]
     queries, documents = TextFile(folder / QUERIES), TextFile(folder / DOCUMENTS)
     query_r, document_r = queries.number_of_each, documents.number_of_each
     mined, members = (new_numbers(folder / name, len(query_r)) for name in ("mined", "members"))
@@ -230,7 +231,7 @@ def make_group(rows: MiningRows, number: int, false_pairs: np.ndarray | None = N
     start = sum(group.rows for group in rows.groups[:number])
     members = rows.numbers("members")[start : start + rows.groups[number].rows]
     row_of_each = rows.numbers("mined")[members]
-    details = np.memmap(rows.folder / "rows", ROW, "r")[row_of_each]
+    details = np.memmap(rows.folder / "rows", MINED_ROW, "r")[row_of_each]
     query_of_each = rows.queries.number_of_each[members]
     document_of_each = rows.documents.number_of_each[members]
     first, numbers = number_distinct(query_of_each)

@@ -47,7 +47,7 @@ from f2jax.prepare.describe import describe
 from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.read_inputs import curated, numbers_of, open_records
 from f2jax.prepare.run import sign_inputs
-from f2jax.prepare.spill import ROWS, WORK, Document, bucket_of, texts_of_row
+from f2jax.prepare.spill import ROW_FIELDS, WORK, Document, bucket_of, texts_of_row
 from f2jax.prepare.tfds import SHARD_ROWS, Shard, ShardWriter
 from f2jax.prepare.tokenizer import choose_tokenizer
 
@@ -354,7 +354,7 @@ class _WriteRows(beam.DoFn):
         (key, split, number), found = item
         if self._last[0] != key:
             self._last = key, np.frombuffer(b"".join(some for _, some in sorted(keys[key])), np.int64)
-        rows = (dict(zip(ROWS.names, row, strict=True)) for _, row in sorted(found, key=lambda item: item[0]))
+        rows = (dict(zip(ROW_FIELDS.names, row, strict=True)) for _, row in sorted(found, key=lambda item: item[0]))
         count = len(plan[key].starts[split])
         for shard in self._job.writer(plan[key].folder).rows(split, number, count, rows, self._last[1]):
             yield key, tuple(shard)

@@ -23,7 +23,7 @@ from f2jax.data.corpus import (
     row_details,
     shards_of,
 )
-from f2jax.data.corpus_index import DOCUMENT, NUMBER, ROW, SPLITS, has_index, index_folder, text_key
+from f2jax.data.corpus_index import INDEXED_DOCUMENT, INDEXED_ROW, NUMBER, SPLITS, has_index, index_folder, text_key
 from f2jax.errors import UserError
 from f2jax.prepare.data_card import shard_sizes
 from f2jax.prepare.workers import exclusive, run_in_processes
@@ -47,7 +47,8 @@ def describe(folder: str | Path, entry: dict) -> dict:
     max_negatives = dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
         start = 0
-        with _npy(part / f"{split}.npy", ROW) as add, _npy(part / f"{split}-documents.npy", NUMBER) as add_numbers:
+        path = part / f"{split}.npy"
+        with _npy(path, INDEXED_ROW) as add, _npy(path.with_stem(f"{split}-documents"), NUMBER) as add_numbers:
             for some in _pieces(shards_of(folder, entry, split), reader, digest):
                 rows = list(map(parse_row, some))
                 counts = [len(documents) for _, documents, _ in rows]
@@ -66,7 +67,7 @@ def describe(folder: str | Path, entry: dict) -> dict:
                     details = list(map(row_details, some))
                     languages.update(language for _, language, _ in details)
                     in_both.update(held_out.intersection(number for number, *_ in details))
-    with _npy(part / "documents.npy", DOCUMENT) as add:
+    with _npy(part / "documents.npy", INDEXED_DOCUMENT) as add:
         for some in _pieces(shards_of(folder, entry, "documents"), reader, digest):
             documents = list(map(parse_document, some))
             add([(text_key(tokens.tobytes()), number, len(tokens)) for number, tokens in documents])

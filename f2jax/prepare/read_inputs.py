@@ -27,7 +27,7 @@ from f2jax.prepare.scratch import RunWriter, map_array
 
 TEXT_BYTES = 500  # of a text in memory, besides its bytes; with its instruction more than on disk
 # data set; its documents in memory, and its query; for the cap
-ROW = np.dtype([("part", "<u4"), ("documents", "<u8"), ("query", "<u4"), ("hash", "<u8")])
+NUMBERS = np.dtype([("part", "<u4"), ("documents", "<u8"), ("query", "<u4"), ("hash", "<u8")])
 SUMMARY, SKIPPED, STAY = "survey.json", "skipped.jsonl", "stay"  # STAY: a byte for each row that the source gives
 
 
@@ -50,8 +50,8 @@ class InputFolder:
         return InputSummary.load(self.path(SUMMARY))
 
     def rows(self) -> np.ndarray:
-        """The numbers of each record, of dtype `ROW`."""
-        return map_array(self.path("rows"), ROW)
+        """The numbers of each record, of dtype `NUMBERS`."""
+        return map_array(self.path("rows"), NUMBERS)
 
     def is_complete(self, listing: bool) -> bool:
         """Returns whether all files are there that the summary, which was written last, names.
@@ -73,7 +73,7 @@ class InputSummary:
     """What an input holds."""
 
     rows: int  # that stay
-    parts: list[Key]  # its data sets; `ROW.part` numbers them
+    parts: list[Key]  # its data sets; `NUMBERS.part` numbers them
     skipped: dict[str, int]  # reason → rows
     noted: dict[str, int]  # what curation did or noticed → rows
     languages: dict[str, int]  # identified language of the query → rows
@@ -216,7 +216,7 @@ class _Writer(ExitStack):
             return
         part = self.parts.setdefault((record.source, record.kind), len(self.parts))
         found = numbers_of(record, self._options)
-        self._rows.write(np.array((part, found.documents, found.query, found.hash), ROW).tobytes())
+        self._rows.write(np.array((part, found.documents, found.query, found.hash), NUMBERS).tobytes())
         if self._exact:
             self._exact.add(found.exact, found.rank, self._count)
         if self._near:

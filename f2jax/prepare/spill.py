@@ -30,8 +30,8 @@ ROWS_TOGETHER = 4_096  # rows that are no longer Arrow's at once
 SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 WORK = "work"  # folder of a corpus for temporary files
 COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
-DOCUMENTS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary(), "start": pa.int64()})
-ROWS = pa.schema(
+DOCUMENT_FIELDS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary(), "start": pa.int64()})
+ROW_FIELDS = pa.schema(
     {
         "query": pa.large_binary(),
         "start": pa.int64(),  # byte of the query at which it begins, after its instruction
@@ -92,12 +92,12 @@ def _add(record: Record, target: Wanted, writer: "_Writer", options: PrepareOpti
     for document in documents:
         if not writer.has_document(target, document.key):
             path = documents_path(target.folder, bucket_of(document.key, target.buckets))
-            writer.add(path, DOCUMENTS, document, len(document.text))
-    writer.add(rows_path(target.folder, split), ROWS, row, len(row[0]))
+            writer.add(path, DOCUMENT_FIELDS, document, len(document.text))
+    writer.add(rows_path(target.folder, split), ROW_FIELDS, row, len(row[0]))
 
 
 class Document(NamedTuple):
-    """A document of a row, as `DOCUMENTS` has it."""
+    """A document of a row, as `DOCUMENT_FIELDS` has it."""
 
     key: int
     id: int  # of the text before its instruction
@@ -106,7 +106,7 @@ class Document(NamedTuple):
 
 
 def texts_of_row(record: Record, options: PrepareOptions) -> tuple[str, tuple, list[Document]]:
-    """(split, fields of `ROWS`, documents) of a record: its texts as they are tokenized."""
+    """(split, fields of `ROW_FIELDS`, documents) of a record: its texts as they are tokenized."""
     documents = []
     for original in record.documents:
         text = options.instructions.document(original, record)
@@ -184,13 +184,13 @@ def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
 def spilled_documents(folders: Sequence[Path], target: Wanted, bucket: int) -> list[Document]:
     """A bucket's distinct documents in the order of their keys, given the folders of all inputs in order."""
     paths = [folder / documents_path(target.folder, bucket) for folder in folders]
-    table = pa.Table.from_batches(list(batches(paths)), DOCUMENTS)
+    table = pa.Table.from_batches(list(batches(paths)), DOCUMENT_FIELDS)
     _, first = np.unique(table["key"].to_numpy(), return_index=True)
     return list(map(Document._make, zip(*(column.to_pylist() for column in table.take(first).columns), strict=True)))
 
 
 def spilled_rows(folders: Sequence[Path], target: Wanted, split: str) -> tuple[int, Iterator[dict]]:
-    """The number of rows of a split, and the rows in the order of the inputs, as `ROWS` has them."""
+    """The number of rows of a split, and the rows in the order of the inputs, as `ROW_FIELDS` has them."""
     paths = [folder / rows_path(target.folder, split) for folder in folders]
     count = sum(batch.num_rows for batch in batches(paths))
     return count, (row for batch in batches(paths) for row in _rows_of(batch))

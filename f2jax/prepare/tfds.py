@@ -96,7 +96,7 @@ class ShardWriter:
         """Writes shard `number` of `count`: rows in their order.
 
         Args:
-            rows: fields of `spill.ROWS`.
+            rows: fields of `spill.ROW_FIELDS`.
             keys: of all documents of the data set, ascending: the number of a document is the rank of its key.
         """
         records = (

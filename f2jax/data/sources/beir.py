@@ -11,14 +11,12 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from f2jax import files
 from f2jax.data.instructions import split_instruction
 from f2jax.data.record import Record
 from f2jax.data.skip_list import SkipList
-from f2jax.data.sources import hub
-from f2jax.data.sources.paths import is_hidden
+from f2jax.data.sources.paths import files_inside, is_hidden
 from f2jax.data.sources.schema import usable
-from f2jax.data.sources.tables import ENDINGS, Row, as_name, is_missing, read_rows
+from f2jax.data.sources.tables import ENDINGS, FileRow, as_name, is_missing, read_rows
 from f2jax.errors import UserError
 
 _ID = ("_id", "id")
@@ -28,13 +26,16 @@ _DOCUMENT = ("corpus-id", "corpus_id")
 _SCORE = ("score",)
 _OPTIONAL = ("title", "language")
 
+Scores = dict[str, dict[str, float]]  # of the documents of a query, by id
+Texts = dict[str, tuple[str, str]]  # text and language, by id
+
 
 class Collection(NamedTuple):
     """All of a BEIR folder, by id."""
 
     queries: dict[str, str]  # those that are judged
     documents: dict[str, str]  # title and text
-    scores: dict[str, dict[str, float]]  # of the documents of a query
+    scores: Scores
 
 
 def read_collection(folder: str, split: str, skipped: SkipList) -> Collection:
@@ -43,10 +44,7 @@ def read_collection(folder: str, split: str, skipped: SkipList) -> Collection:
     Raises:
         UserError: a file is missing or cannot be read.
     """
-    paths = _files(folder)
-    scores = _judgements(_of_split(paths, folder, split), skipped)
-    queries = _texts(_of(paths, folder, "queries"), set(scores), "query", skipped)
-    documents = _texts(_of(paths, folder, "corpus"), None, "document", skipped)
+    scores, queries, documents = _read(folder, split, skipped, only_judged=False)
     return Collection(
         {number: text for number, (text, _) in queries.items()},
         {number: text for number, (text, _) in documents.items()},
@@ -68,11 +66,7 @@ def read_beir(folder: str, split: str, skipped: SkipList) -> Iterator[Record]:
     Raises:
         UserError: a file is missing or cannot be read, or no query has a right document.
     """
-    paths = _files(folder)
-    scores_by_query = _judgements(_of_split(paths, folder, split), skipped)
-    queries = _texts(_of(paths, folder, "queries"), set(scores_by_query), "query", skipped)
-    wanted = {document for scores in scores_by_query.values() for document in scores}
-    documents = _texts(_of(paths, folder, "corpus"), wanted, "document", skipped)
+    scores_by_query, queries, documents = _read(folder, split, skipped, only_judged=True)
     source, good = PurePosixPath(folder.rstrip("/")).name, False
     for number, scores in scores_by_query.items():
         if number not in queries:
@@ -109,6 +103,15 @@ def read_beir(folder: str, split: str, skipped: SkipList) -> Iterator[Record]:
         raise UserError(f"{folder} has no query with a right document; check that its ids are those of its qrels.")
 
 
+def _read(folder: str, split: str, skipped: SkipList, only_judged: bool) -> tuple[Scores, Texts, Texts]:
+    """The judgements of a split, the queries that are judged, and the documents: those that are, or all."""
+    paths = _files(folder)
+    scores = _judgements(_of_split(paths, folder, split), skipped)
+    queries = _texts(_of(paths, folder, "queries"), set(scores), "query", skipped)
+    judged = {document for of_query in scores.values() for document in of_query} if only_judged else None
+    return scores, queries, _texts(_of(paths, folder, "corpus"), judged, "document", skipped)
+
+
 def beir_files(folder: str) -> list[str]:
     """All data files of the folder; raises UserError where there is none."""
     return list(_files(folder).values())
@@ -116,14 +119,10 @@ def beir_files(folder: str) -> list[str]:
 
 def _files(folder: str) -> dict[str, str]:
     """{path inside the folder: path} of its data files."""
-    if folder.startswith("hub:"):
-        return hub.fetch_dataset(folder, ENDINGS)
-    filesystem, root = files.filesystem(folder)
-    if not filesystem.isdir(root):
+    paths, is_folder, _ = files_inside(folder, ENDINGS)
+    if not is_folder:
         raise UserError(f"There is no BEIR folder {folder}; check the path.")
-    start = len(root.rstrip("/")) + 1
-    paths = sorted(path for path in filesystem.find(root) if path.endswith(ENDINGS) and not is_hidden(path[start:]))
-    return {path[start:]: filesystem.unstrip_protocol(path).removeprefix("file://") for path in paths}
+    return {name: paths[name] for name in sorted(paths) if name.endswith(ENDINGS) and not is_hidden(name)}
 
 
 def _of(files_by_name: dict[str, str], folder: str, name: str) -> list[str]:
@@ -141,9 +140,9 @@ def _of_split(files_by_name: dict[str, str], folder: str, split: str) -> list[st
     return _of(files_by_name, folder, f"qrels/{split}" if splits else "qrels")
 
 
-def _judgements(paths: list[str], skipped: SkipList) -> dict[str, dict[str, float]]:
+def _judgements(paths: list[str], skipped: SkipList) -> Scores:
     """{query id: {document id: score}} in the order of the files."""
-    judgements: dict[str, dict[str, float]] = {}
+    judgements: Scores = {}
     for row in _rows(paths, (_QUERY, _DOCUMENT, _SCORE), skipped):
         query, document = _id(row, _QUERY), _id(row, _DOCUMENT)
         if query is None or document is None:
@@ -163,9 +162,9 @@ def _judgements(paths: list[str], skipped: SkipList) -> dict[str, dict[str, floa
     return judgements
 
 
-def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipList) -> dict[str, tuple[str, str]]:
+def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipList) -> Texts:
     """{id: (text, language)} of the wanted rows, None: of all; the first row with an id counts."""
-    texts: dict[str, tuple[str, str]] = {}
+    texts: Texts = {}
     for row in _rows(paths, (_ID, _TEXT), skipped):
         number = _id(row, _ID)
         if number is None:
@@ -190,14 +189,14 @@ def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipLi
     return texts
 
 
-def _id(row: Row, names: tuple[str, ...]) -> str | None:
+def _id(row: FileRow, names: tuple[str, ...]) -> str | None:
     try:
         return as_name(_value(row, names))
     except ValueError:
         return None
 
 
-def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: SkipList) -> Iterator[Row]:
+def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: SkipList) -> Iterator[FileRow]:
     """Yields the rows of files that have the needed columns, each under one of its names."""
     for path in paths:
         yield from read_rows(path, skipped, partial(_columns, path, needed))
@@ -210,5 +209,5 @@ def _columns(path: str, needed: tuple[tuple[str, ...], ...], present: list[str])
     return [name for name in present if name in (*chain(*needed), *_OPTIONAL)]
 
 
-def _value(row: Row, names: tuple[str, ...]) -> Any:
+def _value(row: FileRow, names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if name in row), None)

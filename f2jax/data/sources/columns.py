@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from f2jax.data.skip_list import SkipList
-from f2jax.data.sources.tables import ChooseColumns, Row, read_rows
+from f2jax.data.sources.tables import ChooseColumns, FileRow, read_rows
 from f2jax.errors import UserError, did_you_mean
 
 QUERIES = ("query", "anchor", "question")
@@ -16,7 +16,7 @@ POSITIVES = ("positive", "passage", "answer", "response")
 SENTENCES = ("sentence1", "sentence2")
 SCORES = ("score", "similarity_score")
 TEXTS = ("text", "sentence", "utterance")
-ROWS = 1_000  # whose columns are looked at: lines of JSON may each have others
+LOOKED_AT = 1_000  # whose columns are looked at: lines of JSON may each have others
 LABELS = ("label_text", "label_name", "label", "intent", "category")
 # The names that `query=Frage` may give a column.
 NAMES = (
@@ -47,7 +47,7 @@ def parse_columns(items: Iterable[str]) -> dict[str, str]:
     return columns
 
 
-def read_named(path: str, skipped: SkipList, choose: ChooseColumns, columns: Mapping[str, str]) -> Iterator[Row]:
+def read_named(path: str, skipped: SkipList, choose: ChooseColumns, columns: Mapping[str, str]) -> Iterator[FileRow]:
     """`read_rows` of a file whose columns bear other names; a column whose own name is given to another is not read.
 
     Args:
@@ -89,7 +89,7 @@ def recognise(path: str, columns: Mapping[str, str]) -> tuple[str, dict[str, str
         first.extend(names)
         return names
 
-    rows = islice(read_named(path, SkipList(), note, columns), ROWS)
+    rows = islice(read_named(path, SkipList(), note, columns), LOOKED_AT)
     every = list(dict.fromkeys(name for row in rows for name in row))
     task, names = _recognise(path, first, columns)
     if set(every) > set(first) and _recognise(path, every, columns)[0] != task:

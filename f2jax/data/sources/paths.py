@@ -35,7 +35,7 @@ def find_files(
     Raises:
         UserError: there are none, or none but those of test and validation splits.
     """
-    paths, is_folder, pattern = _inside(spec, endings, ignored)
+    paths, is_folder, pattern = files_inside(spec, endings, ignored)
     visible = {inside: path for inside, path in paths.items() if not is_hidden(inside)}
     left_out = [name for name in visible if any(fnmatchcase(PurePosixPath(name).name, p) for p in ignored)]
     for name in left_out:
@@ -86,7 +86,7 @@ def path_words(inside: str) -> set[str]:
     return set(re.findall(r"[a-z]+", inside.lower()))
 
 
-def _inside(spec: str, endings: tuple[str, ...], ignored: Sequence[str]) -> tuple[dict[str, str], bool, str]:
+def files_inside(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = ()) -> tuple[dict[str, str], bool, str]:
     """{path below a root: path}, whether `spec` names a folder rather than files, and its pattern below the root.
 
     The root of `a/*/x*.jsonl` is `a`, that of a folder the folder itself; a file that is named lies directly below.

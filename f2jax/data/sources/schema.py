@@ -20,7 +20,7 @@ from f2jax.data.instructions import split_instruction
 from f2jax.data.record import KINDS, NEED_NEGATIVES, Kind, Record, as_kind
 from f2jax.data.released import find_released
 from f2jax.data.skip_list import SkipList, say_once
-from f2jax.data.sources.tables import Row, as_name, is_missing, without_compression
+from f2jax.data.sources.tables import FileRow, as_name, is_missing, without_compression
 from f2jax.errors import UserError
 
 NUMBERED_NEGATIVE = re.compile(r"negative(?:_(\d+))?$")
@@ -144,7 +144,7 @@ def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str
     return read
 
 
-def to_record(row: Row, defaults: Defaults, skipped: SkipList, bare: bool = False) -> Record | None:
+def to_record(row: FileRow, defaults: Defaults, skipped: SkipList, bare: bool = False) -> Record | None:
     """The record of a row; None, counted under a reason, where it cannot be trained on.
 
     Args:
@@ -200,7 +200,7 @@ def _text(value: object, name: str) -> str:
     return value
 
 
-def _negatives(row: Row) -> tuple[str, ...]:
+def _negatives(row: FileRow) -> tuple[str, ...]:
     """The texts of the list `negatives`, or of the columns `negative` and `negative_1` … in numerical order."""
     listed = row.get("negatives")
     if isinstance(listed, str) and listed.lstrip().startswith("["):  # a list in a table of texts
@@ -243,7 +243,7 @@ def _kind(value: object, defaults: Defaults) -> Kind:
     return kind
 
 
-def _name(row: Row, column: str) -> str | None:
+def _name(row: FileRow, column: str) -> str | None:
     try:
         return as_name(row.get(column))
     except ValueError as error:
@@ -262,7 +262,7 @@ def _symmetric(value: object) -> bool:
 
 
 def to_records(
-    path: str, rows: Iterable[Row], skipped: SkipList, kinds: Iterable[str] = (), bare: bool = False
+    path: str, rows: Iterable[FileRow], skipped: SkipList, kinds: Iterable[str] = (), bare: bool = False
 ) -> Iterator[Record]:
     """The good rows of a file; `kinds` as in `Defaults.of`, `bare` as in `to_record`.
 

@@ -21,7 +21,7 @@ from f2jax import errors, files
 from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 
-Row = dict[str, Any]
+FileRow = dict[str, Any]
 ChooseColumns = Callable[[list[str]], list[str]]  # the columns to read, given those of the file; may raise UserError
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 READ_ROWS = 4_096  # rows of a parquet file in memory
@@ -38,7 +38,7 @@ ENDINGS = (*TABLES, *_with_compressions(".txt"))
 KNOWN = ".parquet, .arrow, .jsonl, .ndjson, .json, .csv, .tsv or .txt, and text also in .gz, .bz2 or .zst"
 
 
-def read_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[Row]:
+def read_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[FileRow]:
     """The rows of a Parquet or Arrow file, of JSON, JSON lines, CSV, TSV or lines of text; text may be compressed.
 
     Args:
@@ -108,7 +108,7 @@ def _damage(path: str, kind: str) -> Iterator[None]:
 # Parquet and Arrow
 
 
-def _arrow_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[Row]:
+def _arrow_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[FileRow]:
     kind = " or no parquet file" if path.endswith(".parquet") else " or no Arrow file"
     with files.open_file(path) as file, files.clear_errors(path, "read"), _damage(path, kind):
         schema, batches = _parquet(file, columns) if path.endswith(".parquet") else _arrow(file, columns)
@@ -163,7 +163,7 @@ def _are_texts(names: object) -> bool:
 # JSON
 
 
-def _json_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[Row]:
+def _json_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[FileRow]:
     """Rows of JSON lines; of a .json file also an array of objects, or an object with one such array."""
     checked = False
     for row in _json_values(path, skipped, ending):
@@ -220,7 +220,7 @@ def _rows_in(value: object) -> list | None:
 # CSV, TSV and text
 
 
-def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[Row]:
+def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[FileRow]:
     """Rows under a line of column names. CSV may quote a field and may part fields by semicolons; TSV does neither."""
     csv.field_size_limit(sys.maxsize)
     lines = _lines(path, skipped)

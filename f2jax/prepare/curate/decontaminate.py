@@ -19,7 +19,7 @@ from f2jax.data.instructions import split_instruction
 from f2jax.data.skip_list import NoneSkipped, SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.sources.paths import find_files
-from f2jax.data.sources.tables import ENDINGS, Row, read_rows
+from f2jax.data.sources.tables import ENDINGS, FileRow, read_rows
 from f2jax.errors import UserError
 from f2jax.prepare.curate import mteb
 from f2jax.prepare.curate.stretches import hash_texts
@@ -233,7 +233,7 @@ def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
         raise UserError(f"The evaluation set {path} holds no text in {', '.join(wanted)}; name columns by PATH#COLUMN.")
 
 
-def _row_texts(row: Row, columns: Sequence[str]) -> Iterator[str]:
+def _row_texts(row: FileRow, columns: Sequence[str]) -> Iterator[str]:
     """Yields the texts of a row, without instructions."""
     return (split_instruction(text)[1] for name in columns for text in _strings(row.get(name)))
 

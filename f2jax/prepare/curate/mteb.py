@@ -9,7 +9,7 @@ from pathlib import Path
 
 from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources.paths import HELD_OUT, path_words
-from f2jax.data.sources.tables import ENDINGS, Row, as_name, read_rows
+from f2jax.data.sources.tables import ENDINGS, FileRow, as_name, read_rows
 from f2jax.errors import UserError
 
 ID, JUDGED = "_id", "query-id"  # columns: the number of a query, there and in judgements
@@ -21,7 +21,7 @@ def test_files() -> list[str]:
     return [str(path) for folder in _cached() for path in _tests(folder) + _queries(folder)]
 
 
-def test_rows(columns: tuple[str, ...]) -> Iterator[Row]:
+def test_rows(columns: tuple[str, ...]) -> Iterator[FileRow]:
     """Yields the rows of the tests with these columns; says whose they are, and what cannot be read or has no text.
 
     A file that cannot be read is left out: the cache is other programs' too.
@@ -37,7 +37,7 @@ def test_rows(columns: tuple[str, ...]) -> Iterator[Row]:
     def choose(present: list[str]) -> list[str]:
         return [name for name in present if name in (*columns, ID, JUDGED)]
 
-    def rows_of(paths: list[Path]) -> Iterator[Row]:
+    def rows_of(paths: list[Path]) -> Iterator[FileRow]:
         for path in paths:
             try:
                 yield from read_rows(str(path), bad, choose)
