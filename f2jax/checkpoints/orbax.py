@@ -25,6 +25,7 @@ from f2jax import errors, files
 from f2jax.checkpoints.best import KeepBest
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
+from f2jax.parallel.sharding import with_copies, without_copies
 
 
 @flax.struct.dataclass
@@ -36,6 +37,7 @@ class TrainState:
     opt_state: optax.OptState
 
 
+ITEMS = "params", "opt_state"  # of a checkpoint, and of a `TrainState`
 READ, DAMAGED, NOT_NOW, REFUSED = range(4)  # the outcomes of reading a checkpoint, from best to worst
 RETRY_SECONDS = 1, 5  # pauses before a checkpoint that seems damaged is read again
 # What TensorStore says of files that are damaged, cut short or missing.
@@ -110,7 +112,7 @@ class Checkpoints:
             read_only=config is None,
         )
         with files.clear_errors(self.folder):
-            self.manager = ocp.CheckpointManager(self.folder, item_names=("params", "opt_state"), options=options)
+            self.manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
 
     def __enter__(self):
         return self
@@ -144,7 +146,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
-        items = {"params": state.params, "opt_state": state.opt_state}
+        items = {name: getattr(state, name) for name in ITEMS}
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items() if tree})
         with self._clear_write_errors():
             self.manager.save(step, args=args, force=True)
@@ -186,7 +188,7 @@ class Checkpoints:
         """Returns the newest readable checkpoint in the shapes, types and shardings of `like`; None if there is none.
 
         A checkpoint that is damaged is skipped, with a warning, for the one before it. All processes call it; they take
-        the newest that each of them can read.
+        the newest that each of them can read. Each byte is read by one device, and copied to the others from there.
 
         Args:
             step: restore this one and no other.
@@ -197,12 +199,15 @@ class Checkpoints:
                 folder cannot be read.
         """
         damaged, steps = False, self.steps() if step is None else [step]
+        names = [name for name in ITEMS if getattr(like, name) is not None]
+        wanted = {name: getattr(like, name) for name in names}
         while (step := hosts.broadcast(steps.pop() if steps else -1)) >= 0:
-            items, error = self._read(step, like)
+            items, error = self._read(step, without_copies(wanted))
             outcome = _outcome(error)
             outcomes = hosts.allgather(outcome)
             worst = max(outcomes)
             if items is not None and worst == READ:
+                items = with_copies({name: items[name] for name in names}, wanted)
                 at = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
                 return TrainState(at, items["params"], items.get("opt_state"))
             del items  # the next one takes as much memory
@@ -227,7 +232,7 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int, like: TrainState) -> tuple[Any, Exception | None]:
+    def _read(self, step: int, like: dict) -> tuple[Any, Exception | None]:
         """Returns (the items of a checkpoint, None) or (None, why this process cannot read it).
 
         What seems damaged is read again first: a bucket or a disk can fail once. Unlike the manager's `restore` it
@@ -246,12 +251,12 @@ class Checkpoints:
             return None, fault
         return None, error
 
-    def _read_once(self, step: int, like: TrainState) -> tuple[Any, Exception | None]:
-        if like.opt_state is None:  # the model alone, without other trained weights
-            restore_args = ocp.checkpoint_utils.construct_restore_args(like.params)
-            args = {"params": ocp.args.PyTreeRestore(like.params, restore_args, partial_restore=True)}
-        else:
-            args = {name: ocp.args.StandardRestore(getattr(like, name)) for name in ("params", "opt_state")}
+    def _read_once(self, step: int, like: dict) -> tuple[Any, Exception | None]:
+        if "opt_state" in like:
+            args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+        else:  # the model alone, without other trained weights
+            restore_args = ocp.checkpoint_utils.construct_restore_args(like["params"])
+            args = {"params": ocp.args.PyTreeRestore(like["params"], restore_args, partial_restore=True)}
         process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
         try:

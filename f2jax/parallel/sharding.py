@@ -100,6 +100,39 @@ def optimizer_shardings(tree, params_shardings, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
+def without_copies(tree):
+    """Returns the shapes of a tree, each split also over those mesh axes whose devices would hold copies of it.
+
+    Its first axis is split that they divide; an array without such an axis, as a small one, stays as it is.
+    """
+
+    def split(x):
+        if not isinstance(x.sharding, NamedSharding):
+            return x
+        mesh, spec = x.sharding.mesh, [*x.sharding.spec, *[None] * (len(x.shape) - len(x.sharding.spec))]
+        copy_axes = tuple(axis for axis in mesh.axis_names if axis not in jax.tree.leaves(tuple(spec)))
+        copies = math.prod(mesh.shape[axis] for axis in copy_axes)
+        for place, length in enumerate(x.sharding.shard_shape(x.shape)):
+            if copies > 1 and length and length % copies == 0:
+                spec[place] = (*jax.tree.leaves(spec[place]), *copy_axes)
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+        return x
+
+    return jax.tree.map(split, tree)
+
+
+def with_copies(arrays, like):
+    """Returns arrays in the shardings of another tree of their shapes; all processes call it, as devices exchange."""
+    found, structure = jax.tree.flatten(arrays)
+    targets = [x.sharding for x in jax.tree.leaves(like)]
+    moved = [i for i, (x, target) in enumerate(zip(found, targets, strict=True)) if x.sharding != target]
+    if moved:
+        copy = jax.jit(lambda xs: xs, out_shardings=[targets[i] for i in moved])
+        for i, x in zip(moved, copy([found[i] for i in moved]), strict=True):
+            found[i] = x
+    return structure.unflatten(found)
+
+
 def activation_spec(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec:
     """Returns the mesh axes for the first axes of an array, given their names in `ACTIVATION_AXES`.
 
