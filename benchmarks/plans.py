@@ -3,6 +3,7 @@
 python -m benchmarks.plans          # compiles what is not in docs/plans.json yet; hours on two cores
 python -m benchmarks.plans --only "0.6b 2 v5p" "80m 2 v5p"  # some of them, in this order
 python -m benchmarks.plans --table  # prints what is there
+python -m benchmarks.plans --cost   # and what it costs
 """
 
 import argparse
@@ -101,6 +102,22 @@ def table(done: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def costs(done: dict[str, dict]) -> str:
+    """Markdown: what all stages of each size cost on each kind of slice, at the list prices in `chips`."""
+    priced = {name: chips.CHIPS[name].price for name in TOPOLOGIES}
+    lines = [f"| size | {' | '.join(f'{name}, ${price:.2f}' for name, price in priced.items())} |", "|---|---:|---:|---:|"]
+    totals = dict.fromkeys(priced, 0.0)
+    for size in CLASSES:
+        paid = dict.fromkeys(priced, 0.0)
+        for other, stage, topology in cases():  # a size that has a teacher is trained with it
+            if other == size and not (stage == "2" and size in TEACHERS):
+                name = topology.partition(":")[0]
+                paid[name] += done[f"{size} {stage} {topology}"]["chip_hours"] * priced[name]
+        totals = {name: totals[name] + paid[name] for name in priced}
+        lines.append(f"| {size} | {' | '.join(f'${cost:,.0f}' for cost in paid.values())} |")
+    return "\n".join([*lines, f"| all | {' | '.join(f'${cost:,.0f}' for cost in totals.values())} |"])
+
+
 def parts(done: dict[str, dict]) -> str:
     """Markdown: where the time of a step goes, beside what the same operations take at the chip's peak.
 
@@ -134,12 +151,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="cases that start so; default: all")
     parser.add_argument("--tokens-per-text", type=int, help="mean length; default: the worst case")
     parser.add_argument("--table", action="store_true", help="print the plans that are there, compile none")
+    parser.add_argument("--cost", action="store_true", help="print what they cost, compile none")
     parser.add_argument("--parts", action="store_true", help="print where their time goes, compile none")
     args = parser.parse_args()
-    if not (args.table or args.parts):
+    if not (args.table or args.parts or args.cost):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         fill(args.output, chosen(args.only), args.tokens_per_text)
-    print((parts if args.parts else table)(read(args.output)))
+    print((parts if args.parts else costs if args.cost else table)(read(args.output)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Checks trainings before anything starts or is paid for: what f2jax would refuse later, it says now, in one sentence.
 
     python launch/check.py [--devices N --slices N] [--data gs://… --data_dir FOLDER] [--folder FOLDER]
-        [--given MODEL …] [--inputs SOURCE …] -- --config FILE:OPTIONS --config.NAME=VALUE … [++ --config …]
+        [--given MODEL …] [--prepare FOLDER SOURCE …] [--plan TOPOLOGY] -- --config FILE:OPTIONS --config.NAME=VALUE …
+        [++ --config …]
 
 Of each run it checks the fields, the model's shape, the schedule, and the mesh on that many devices (0: those of this
 machine) with what it divides. With --folder, where runs on this machine lie, it looks for the data and the models that
 they start from, but for those in --given, which earlier steps make, and asks for room for their checkpoints, less what
-lies in the --workdir of a run already. --inputs are raw data that must be there. With --data_dir, where workers get a
-copy of --data, a corpus has to be in there, or on gs://. What cannot be checked is said.
+lies in the --workdir of a run already. Each --prepare is a corpus to be made on this machine and the raw data that must
+be there for it; its disk needs room for the corpora too, by what they took of the raw data elsewhere. With --data_dir,
+where workers get a copy of --data, a corpus has to be in there, or on gs://. With --plan each training is compiled for
+that slice, once for all that are alike: one that does not fit is refused, of others days and cost are said; that takes
+minutes for each, and the TPU compiler on this machine (--price: of a chip-hour). What cannot be checked is said.
 """
 
 import argparse
@@ -18,6 +22,11 @@ from pathlib import Path
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
+CORPUS_SHARE = {
+    True: 6.0,
+    False: 2.5,
+}  # bytes of a corpus and of what prepare needs beside it, for each byte of raw data
+# that is compressed, or not: `python -m benchmarks.corpus_disk`
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +38,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data_dir")
     parser.add_argument("--folder")
     parser.add_argument("--given", nargs="*", default=[])
-    parser.add_argument("--inputs", nargs="*", default=[])
+    parser.add_argument("--prepare", nargs="+", action="append", default=[])
+    parser.add_argument("--plan")
+    parser.add_argument("--price", type=float)
     args = parser.parse_args(own)
 
     from f2jax.errors import UserError
@@ -41,8 +52,10 @@ def main(argv: list[str]) -> None:
     if not args.folder:
         notes.add("Data, starting weights and disks are those of the workers: they are not checked here.")
     try:
-        for source in args.inputs:
+        for source in [source for _, *sources in args.prepare for source in sources]:
             check_source(source, notes)
+        check_room_for_corpora(args.prepare, notes)
+        plans: dict[str, str] = {}
         for is_run, words in itertools.groupby(runs, lambda word: word != "++"):
             if is_run:
                 given, rest = of_run.parse_known_args(list(words))
@@ -50,6 +63,8 @@ def main(argv: list[str]) -> None:
                     raise UserError("train needs a --config, such as configs/stage2.py:size=80m.")
                 overrides = [text for text in rest if text.startswith("--config.")]
                 needed += check_run(given.config, overrides, given.workdir, args, notes)
+                if args.plan:
+                    plan_run(given.config, overrides, args, plans)
         if args.folder:
             check_disk(args.folder, needed)
     except UserError as error:
@@ -96,6 +111,41 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
     one = architecture.parameters * (weights + moments)
     lying = bytes_of(Path(run) / "checkpoints") if run and args.folder else 0
     return max(kept * one - lying, 0) + one  # one more while it is written
+
+
+def plan_run(spec: str, overrides: list[str], args, plans: dict[str, str]) -> None:
+    """Compiles the step of a run for the slice, unless one like it was, and says what it takes.
+
+    Args:
+        plans: what was said so far, by all that decides on a step.
+
+    Raises:
+        UserError: it does not fit, or cannot be planned.
+    """
+    from f2jax import config
+    from f2jax.errors import UserError
+    from f2jax.parallel.chips import canonical_topology
+    from f2jax.plan.report import cost
+    from f2jax.plan.run import plan_slice
+
+    if args.slices > 1:
+        raise UserError("--plan compiles for one slice; leave it out with SLICES above 1.")
+    loaded = config.load(spec, overrides)
+    if loaded.teacher.path in args.given:  # not there yet: FOLDER/SIZE-STAGE
+        loaded.teacher.path = Path(loaded.teacher.path).name.rpartition("-")[0]
+    alike = loaded.copy_and_resolve_references()
+    alike.seed, alike.init_from, alike.data.sources = 0, "", ()
+    key = repr((alike.to_dict(), args.plan))
+    if key in plans:
+        return
+    plan = plan_slice(loaded, canonical_topology(args.plan))
+    if not plan.fits:
+        raise UserError(f"{spec} does not fit {plan.topology}; {plan.advice}.")
+    plans[key] = (
+        f"{spec} on {plan.topology}: {plan.needed / GIB:,.1f} of {plan.hbm / GIB:,.1f} GiB, {plan.days:,.2f} days at "
+        f"most, {plan.chip_hours:,.0f} chip-hours, {cost(plan, args.price) or 'at a price that is not known'}"
+    )
+    print(plans[key], file=sys.stderr)
 
 
 def check_mesh(mesh, architecture, args) -> None:
@@ -161,17 +211,51 @@ def check_model(name: str, notes: set[str]) -> None:
         workdir.read_architecture(workdir.find_model(name).path)
 
 
+def check_room_for_corpora(corpora: list[list[str]], notes: set[str]) -> None:
+    """Raises UserError where the disk has no room for the corpora that are to be made of raw data.
+
+    Args:
+        corpora: of each its folder, then its sources.
+    """
+    from f2jax import files
+    from f2jax.data.corpus import CARD
+    from f2jax.data.sources import source_files
+    from f2jax.errors import UserError
+
+    needed = 0.0
+    for folder, *sources in corpora:
+        if (Path(folder) / CARD).exists():
+            continue
+        for path in [path for source in sources if not source.startswith("hub:") for path in source_files(source)]:
+            compressed = path.endswith((".parquet", ".gz", ".bz2", ".zst"))
+            store, name = files.filesystem(path)
+            needed += CORPUS_SHARE[compressed] * store.size(name)
+    if needed:
+        free = shutil.disk_usage(existing(corpora[0][0])).free
+        if needed > free:
+            raise UserError(
+                f"The corpora take about {needed / GIB:,.1f} GiB and {corpora[0][0]} has {free / GIB:,.1f} free; make "
+                "room, or give another folder."
+            )
+        notes.add(f"The corpora take about {needed / GIB:,.1f} GiB; {free / GIB:,.1f} are free.")
+
+
 def bytes_of(folder: Path) -> int:
     """Returns the size of the files below a folder; 0 if there is none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def existing(folder: str) -> Path:
+    """Returns a folder, or the nearest one above it that exists."""
+    path = Path(folder).resolve()
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def check_disk(folder: str, needed: int) -> None:
     """Raises UserError where the disk of a folder, which need not exist yet, has no room for the checkpoints."""
     from f2jax.errors import UserError
 
-    place = next(path for path in (Path(folder).resolve(), *Path(folder).resolve().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing(folder)).free
     if needed > free:
         raise UserError(
             f"The checkpoints of these runs take {needed / GIB:,.1f} GiB more at least and {folder} has "

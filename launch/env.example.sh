@@ -27,7 +27,7 @@ POLL=${POLL:-60}                   # seconds between two looks at the workers
 GRACE=${GRACE:-180}                # seconds that the others get to save when one worker has ended badly
 SILENCE=${SILENCE:-10}             # looks in a row that workers may leave unanswered
 
-PRICE=${PRICE:-}                   # of a chip-hour, for status.sh: https://cloud.google.com/tpu/pricing
+PRICE=${PRICE:-}                   # of a chip-hour, for status.sh and --plan: https://cloud.google.com/tpu/pricing
 
 GKE_CLUSTER=${GKE_CLUSTER:-f2jax}                    # launch/gke.sh: the cluster
 GKE_RESERVATION=${GKE_RESERVATION:-}                 # its reservation, where CAPACITY=reserved

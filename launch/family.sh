@@ -2,11 +2,16 @@
 # How the family is made: every model of F2LLM-v2 in order, from raw files to released packages. Each step is one f2jax
 # command; a step that is done is skipped, and one that was cut off goes on, by the same command.
 #     launch/family.sh [--dry_run] [--local] --stage1 FILES --stage2 FILES --output FOLDER [--sizes "80m 0.6b …"] \
-#         [-- --config.model.remat=mlp …]
+#         [--merge STEPS] [--benchmarks "english code …"] [--plan] [-- --config.model.remat=mlp …]
 #         --stage1, --stage2  globs of training files for the two stages; the first on gs:// where a slice trains
 #         --output            on gs://, or with --local a folder: corpora, workdirs, results, packages
 #         --sizes             default: all eight. A size whose teacher is neither among them nor trained already is
 #                             trained without.
+#         --merge STEPS       release the average of the checkpoints of the last STEPS steps, not the last one
+#         --benchmarks        of mteb, that the packages are scored on at the end; default: the 17 of the paper. builtin:
+#                             the tasks that come with f2jax, which need neither the network nor an accelerator
+#         --plan              before the first step also compile each training for the slice: does it fit, how many days,
+#                             what cost. Minutes for each of them, with the TPU compiler (pip install -e .[tpu]) here
 #         --local             f2jax on this machine in the place of the slice
 #         -- OVERRIDES        of the config of every training; by default all devices share the weights, which the large
 #                             sizes need: --config.mesh.data=1 --config.mesh.fsdp=-1
@@ -14,7 +19,9 @@
 # brings it to the workers. One TPU_TYPE for all is simple, not cheap: `f2jax plan` says which slice and layout each
 # size wants; run the script for some --sizes at a time, the large ones first, with --output and checkout as before.
 . "$(dirname "$0")/lib.sh"
-stage1='' stage2='' output='' here='' sizes='14b 8b 4b 1.7b 0.6b 330m 160m 80m'
+stage1='' stage2='' output='' here='' plan='' merge='' sizes='14b 8b 4b 1.7b 0.6b 330m 160m 80m'
+benchmarks='multilingual english code medical european scandinavian indic german french korean polish chinese japanese'
+benchmarks+=' dutch russian persian vietnamese'
 overrides=(--config.mesh.data=1 --config.mesh.fsdp=-1) # later ones win
 value_of() { [ $# -gt 1 ] || die "$1 needs a value."; }
 while [ $# -gt 0 ]; do
@@ -26,6 +33,9 @@ while [ $# -gt 0 ]; do
         --stage2) value_of "$@" && stage2=$2 && shift ;;
         --output) value_of "$@" && output=${2%/} && shift ;;
         --sizes) value_of "$@" && sizes=$2 && shift ;;
+        --merge) value_of "$@" && merge=$2 && shift ;;
+        --benchmarks) value_of "$@" && benchmarks=$2 && shift ;;
+        --plan) plan=1 ;;
         --)
             overrides+=("${@:2}")
             break
@@ -40,6 +50,8 @@ done
 for size in $sizes; do
     case $size in 80m | 160m | 330m | 0.6b | 1.7b | 4b | 8b | 14b) ;; *) die "there is no size '$size'." ;; esac
 done
+[ -z "$merge" ] || is_number "$merge" || die "--merge should be a number of steps, such as 2500."
+[ -z "$plan" ] || [ -z "$here" ] || die "--plan is for a slice; leave it out with --local."
 wanted() { case " $sizes " in *" $1 "*) ;; *) return 1 ;; esac; }
 marks=$CHECKOUT/runs/family/$(printf '%s' "$output" | tr -c 'A-Za-z0-9.-' '-') # one empty file for each step that is done
 is_done() { [ -f "$marks/$1" ]; }
@@ -64,6 +76,7 @@ else
     done
     need f2jax "this checkout: pip install -e $CHECKOUT"
     need_gcloud
+    case $benchmarks:$EXTRAS in builtin:* | *mteb*) ;; *) die "benchmarks need mteb on the workers: add it to EXTRAS in launch/env.sh, as tpu,eval,mteb." ;; esac
     corpus=$CHECKOUT/runs/family/corpus configs=configs # a worker runs in its copy of the checkout
     train=("$LAUNCH/run.sh") once=("$LAUNCH/run.sh" --one)
 fi
@@ -121,7 +134,11 @@ done
 need_checks
 where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}")
 [ -z "$here" ] || where_to=(--devices 0 --folder "$output")
-check_runs "${where_to[@]}" --given "${given[@]}" --inputs "${input1[@]}" "${input2[@]}" -- ${trainings[@]+"${trainings[@]:1}"}
+[ -z "$plan" ] || where_to+=(--plan "$TPU_TYPE" ${PRICE:+--price "$PRICE"})
+check_runs "${where_to[@]}" --given "${given[@]}" --prepare "$corpus/1" "${input1[@]}" --prepare "$corpus/2" "${input2[@]}" \
+    -- ${trainings[@]+"${trainings[@]:1}"}
+with_f2jax -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("mteb") is None)' ||
+    die "the report at the end needs mteb here: pip install -e '${CHECKOUT}[mteb]'"
 
 # Recipe 2.1: stage 1 on raw pairs; stage 2 with instructions, 80,000 queries a data set at most. Qwen3's tokenizer.
 step tokenizer hf download Qwen/Qwen3-0.6B tokenizer.json --local-dir "$corpus/tokenizer"
@@ -147,7 +164,32 @@ for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
     wanted $size || continue
     second_stage $size
     step "train-$size-2" "${train[@]}" train "${words[@]}"
-    step "evaluate-$size" "${once[@]}" evaluate --model "$output/$size-2" --output "$output/results/$size"
-    step "export-$size" "${once[@]}" export --model "$output/$size-2" --output "$output/release/$size"
+    model=$output/$size-2
+    if [ -n "$merge" ]; then
+        model=$output/$size-merged
+        step "merge-$size" "${once[@]}" merge "$output/$size-2" --last "$merge" --output "$model"
+    fi
+    step "export-$size" "${once[@]}" export --model "$model" --output "$output/release/$size"
+    [ -z "$here" ] || step "verify-$size" f2jax verify "$output/release/$size"
 done
-say "Packages: $output/release"
+
+# Scores of the packages beside the published ones; texts are encoded once for all benchmarks.
+for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
+    wanted $size || continue
+    for benchmark in $benchmarks; do
+        tasks=(--benchmark "$benchmark" --dtype bfloat16)
+        [ "$benchmark" != builtin ] || tasks=()
+        step "evaluate-$size-$benchmark" "${once[@]}" evaluate --model "$output/release/$size" \
+            ${tasks[@]+"${tasks[@]}"} --output "$output/results/$size"
+    done
+done
+results=$output/results page=$output/report
+if [ -z "$here" ]; then
+    results=$CHECKOUT/runs/family/results page=$CHECKOUT/runs/family/report
+    mkdir -p "$results"
+    step "fetch-results" gcloud storage rsync --recursive "$output/results" "$results"
+fi
+scored=()
+for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do ! wanted $size || scored+=("$results/$size"); done
+step report f2jax report "${scored[@]}" --output "$page"
+say "Packages: $output/release. Scores: $page"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train once for each combination of values, each in a workdir of its own; the same command goes on and skips what is
 # done. Before anything is paid for, every combination is checked, listed and asked about.
-#     launch/sweep.sh [--dry_run] [--yes] [--slices N] --config FILE:OPTIONS --workdir gs://bucket/sweep \
+#     launch/sweep.sh [--dry_run] [--yes] [--plan] [--slices N] --config FILE:OPTIONS --workdir gs://bucket/sweep \
 #         --grid optim.peak_lr=2e-5,4e-5 --grid seed=0,1 [--grid_file FILE] [-- --config.steps=1000 …]
 #     --grid FIELD=V1,V2   a field of the config and its values; values with commas in them are parted by |.
 #                          :OPTION=V1,V2 is an option of the config, as in FILE:OPTION=V1
@@ -9,12 +9,14 @@
 #     --slices N           1, the default: one run after another on the slice TPU_NAME, which stays
 #                          N: slices TPU_NAME-1 … TPU_NAME-N, made for this, sharing the runs; each is deleted when its
 #                          runs have ended
+#     --plan               first also compile each training for the slice, those that are alike once: does it fit, how many
+#                          days. Minutes for each, with the TPU compiler (pip install -e .[tpu]) here
 #     --local              f2jax on this machine in the place of a slice, one run after another; --workdir is a folder,
 #                          which has the logs too
 # Logs lie in runs/<name of the workdir>/, one a run. Exit code 1 if a run has failed.
 # Then: f2jax compare --output page WORKDIR
 . "$(dirname "$0")/lib.sh"
-config='' workdir='' slices=1 yes='' here=''
+config='' workdir='' slices=1 yes='' here='' plan=''
 axes=() fixed=()
 value_of() { [ $# -gt 1 ] || die "$1 needs a value."; }
 while [ $# -gt 0 ]; do
@@ -23,6 +25,7 @@ while [ $# -gt 0 ]; do
         --dry_run) DRY_RUN=1 ;;
         --yes) yes=1 ;;
         --local) here=1 ;;
+        --plan) plan=1 ;;
         --config) value_of "$@" && config=$2 && shift ;;
         --workdir) value_of "$@" && workdir=${2%/} && shift ;;
         --slices) value_of "$@" && slices=$2 && shift ;;
@@ -49,6 +52,7 @@ done
 if [ -n "$here" ]; then
     case $workdir in '' | gs://*) die "--local trains in a folder: --workdir runs/sweep." ;; esac
     [ "$slices" = 1 ] || die "--local trains on this machine alone; leave --slices out."
+    [ -z "$plan" ] || die "--plan is for a slice; leave it out with --local."
 else
     case $workdir in gs://*/*) ;; *) die "--workdir should be a folder of a bucket: gs://bucket/sweep." ;; esac
 fi
@@ -110,6 +114,7 @@ done
 need_checks
 where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}")
 [ -z "$here" ] || where_to=(--devices 0 --folder "$workdir")
+[ -z "$plan" ] || where_to+=(--plan "$TPU_TYPE" ${PRICE:+--price "$PRICE"})
 check_runs "${where_to[@]}" -- ${checked[@]+"${checked[@]:1}"}
 for run in "${runs[@]}"; do
     mark=

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.parallel.chips import GIB, canonical_topology
+from f2jax.parallel.chips import GIB, canonical_topology, chip_of
 from f2jax.parallel.mesh import ROW_AXES
 from f2jax.plan.run import SlicePlan, plan_slice
 from f2jax.plan.search import layout_of, search_layouts
@@ -24,6 +24,7 @@ def plan_topologies(
     searches: bool = False,
     json_path: str | None = None,
     lengths: str | None = None,
+    price: float | None = None,
 ) -> str:
     """Plans a config for some topologies and returns a table of the plans.
 
@@ -34,6 +35,7 @@ def plan_topologies(
             config's.
         json_path: a file for all figures, a list of plans.
         lengths: see `plan_slice`.
+        price: US dollars of a chip-hour; None: that of the chip in `chips.CHIPS`.
 
     Raises:
         UserError: see `plan_slice`.
@@ -45,7 +47,7 @@ def plan_topologies(
         if json_path:  # after each plan: an interruption loses none
             files.write_atomically(json_path, json.dumps([dataclasses.asdict(plan) for plan in plans], indent=2) + "\n")
     commands = [f"{plan.topology}: f2jax train … {layout_options(plan)}" for plan in plans if searches and plan.fits]
-    return "\n".join([plan_table(plans, lengths, tokens_per_text), *larger_batches(config), *commands])
+    return "\n".join([plan_table(plans, lengths, tokens_per_text, price), *larger_batches(config), *commands])
 
 
 def larger_batches(config) -> list[str]:
@@ -66,7 +68,12 @@ def layout_options(plan: SlicePlan) -> str:
     return " ".join(f"--config.{name}={value}" for name, value in layout_of(plan).items())
 
 
-def plan_table(plans: Sequence[SlicePlan], lengths: str | None = None, tokens_per_text: int | None = None) -> str:
+def plan_table(
+    plans: Sequence[SlicePlan],
+    lengths: str | None = None,
+    tokens_per_text: int | None = None,
+    price: float | None = None,
+) -> str:
     """Returns the plans of one config side by side, and what to change in those that do not fit, or only just."""
     first = plans[0]
     origin = f"the mean of {lengths}" if lengths else "by --tokens-per-text" if tokens_per_text else "the worst case"
@@ -74,7 +81,7 @@ def plan_table(plans: Sequence[SlicePlan], lengths: str | None = None, tokens_pe
         f"{first.size}, {'teacher ' + first.teacher if first.teacher else 'no teacher'}; "
         f"texts of {first.tokens_per_text:,} tokens ({origin}) in rows of {first.row_length:,}; {first.steps:,} steps."
     ]
-    columns = [_column(plan) for plan in plans]
+    columns = [_column(plan, price) for plan in plans]
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [[name, *(column.get(name, "-") for column in columns)] for name in names]
     return "\n".join([*lines, text_table(rows, head=False), *filter(None, map(_warning, plans))])
@@ -91,7 +98,17 @@ def _warning(plan: SlicePlan) -> str:
     return ""
 
 
-def _column(plan: SlicePlan) -> dict[str, str]:
+def cost(plan: SlicePlan, price: float | None = None) -> str:
+    """Returns what the chip-hours of a plan cost, and at which price; "": the price is not known.
+
+    Args:
+        price: see `plan_topologies`.
+    """
+    price = price or chip_of(plan.topology).price
+    return f"${plan.chip_hours * price:,.0f} at ${price:,.2f}" if price else ""
+
+
+def _column(plan: SlicePlan, price: float | None = None) -> dict[str, str]:
     """Returns the cells of one plan by the name of their row."""
     mesh = " x ".join(f"{axis} {length}" for axis, length in plan.mesh.items() if length > 1) or "one device"
     row_devices = math.prod(plan.mesh.get(axis, 1) for axis in ROW_AXES)
@@ -122,4 +139,6 @@ def _column(plan: SlicePlan) -> dict[str, str]:
             "days": f"{plan.days:,.2f}",
             "chip-hours": f"{plan.chip_hours:,.0f}",
         }
+        if paid := cost(plan, price):
+            rows["cost, at the price of a chip-hour"] = paid
     return rows

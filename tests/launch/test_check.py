@@ -59,7 +59,50 @@ def test_runs_that_fit_pass_and_what_is_elsewhere_is_said(tmp_path, capsys):
 
 
 def test_raw_data_that_is_not_there_is_found(tmp_path, capsys):
-    assert "none.csv" in said(tmp_path, capsys, FINE, "--folder", str(tmp_path), "--inputs", f"{tmp_path}/none.csv")
+    corpus = ["--prepare", f"{tmp_path}/corpus", f"{tmp_path}/none.csv"]
+    assert "none.csv" in said(tmp_path, capsys, FINE, "--folder", str(tmp_path), *corpus)
+
+
+def test_a_disk_without_room_for_the_corpora(tmp_path, capsys, monkeypatch):
+    """A corpus that is there needs none again."""
+    for name, size in (("raw.jsonl", 3000), ("raw.jsonl.gz", 500)):
+        (tmp_path / name).write_bytes(bytes(size))
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "corpus.json").write_text("{}")
+    needed = check.CORPUS_SHARE[False] * 3000 + check.CORPUS_SHARE[True] * 500
+    corpora = ["--prepare", f"{tmp_path}/new/1", f"{tmp_path}/raw.jsonl", f"{tmp_path}/raw.jsonl.gz"]
+    corpora += ["--prepare", str(made), f"{tmp_path}/raw.jsonl"]
+    for free, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        found = said(tmp_path, capsys, FINE, *corpora)
+        assert ("The corpora take about" in found) and found.startswith("launch: ") != fits
+
+
+def test_runs_are_planned_once_for_all_that_are_alike(tmp_path, capsys, monkeypatch):
+    from f2jax.plan import run
+
+    planned = []
+
+    def plan_slice(config, topology):
+        planned.append((config.model.size, config.teacher.path, topology))
+        fits = config.model.size != "nano"
+        numbers = {"needed": 2**30, "hbm": 2**31, "days": 2.0, "chip_hours": 100.0, "advice": "take more chips"}
+        return SimpleNamespace(topology=topology, fits=fits, **numbers)
+
+    monkeypatch.setattr(run, "plan_slice", plan_slice)
+    others = ["--config.seed=3", "--config.teacher.path=out/4b-2"]
+    runs = [*TINY, "--config.seed=2", "++", *TINY, "++", *TINY, *others]
+    check.main(["--plan", "v5p-16", "--given", "out/4b-2", "--", *runs])
+    assert planned == [("tiny", "", "v5p:2x2x2"), ("tiny", "4b", "v5p:2x2x2")]
+    printed = capsys.readouterr().err
+    assert printed.count("1.0 of 2.0 GiB, 2.00 days at most, 100 chip-hours, $420 at $4.20\n") == 2
+    check.main(["--plan", "v5p-16", "--price", "1.5", "--", *TINY])
+    assert "$150 at $1.50" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"nano.py:stage=1 does not fit v5p:2x2x2; take more chips\."):
+        check.main(["--plan", "v5p-16", "--", "--config", str(ROOT / "configs/nano.py:stage=1")])
+    with pytest.raises(SystemExit, match="--plan compiles for one slice"):
+        check.main(["--plan", "v5p-16", "--slices", "2", "--", *TINY])
 
 
 def test_a_disk_without_room_for_the_checkpoints_of_all_runs(tmp_path, capsys, monkeypatch):

@@ -5,6 +5,7 @@ import shlex
 import pytest
 
 from f2jax import config
+from f2jax.evaluation.published import load_published
 from tests.launch.conftest import ROOT
 
 FAMILY = ["family.sh", "--local", "--stage1", "raw1/*.parquet", "--stage2", "raw2/*.parquet"]
@@ -41,7 +42,7 @@ def test_every_model_is_there_before_something_is_made_of_it(commands):
             needs += [part for part in given["--config"].split("teacher=")[1:] if part != "none"]
             made.add(given["--workdir"])
         assert set(needs) <= made
-        if command[0] == "prune":
+        if command[0] in ("prune", "export"):
             made.add(given["--output"])
 
 
@@ -95,7 +96,7 @@ def test_steps_that_are_done_are_skipped_and_a_failed_one_is_tried_again(launch)
         'echo "$1" >>"$CLOUD/ran"; [ "$1" != export ] || [ -e "$CLOUD/may-export" ] || exit 3',
     )
     launch.program(launch.cloud / "bin/hf", "true")
-    argv = [*FAMILY, "--output", str(launch.cloud / "out"), "--sizes", "0.6b"]
+    argv = [*FAMILY, "--output", str(launch.cloud / "out"), "--sizes", "0.6b", "--benchmarks", "english code"]
     first = launch(*argv)
     assert first.returncode == 1
     assert first.stderr.endswith(
@@ -103,13 +104,31 @@ def test_steps_that_are_done_are_skipped_and_a_failed_one_is_tried_again(launch)
     )
     launch.write("may-export")
     assert launch(*argv).returncode == 0
-    assert launch.read("ran") == ["prepare", "prepare", "train", "train", "evaluate", "export", "export"]
+    steps = ["prepare", "prepare", "train", "train", "export", "export", "verify", "evaluate", "evaluate", "report"]
+    assert launch.read("ran") == steps
+
+
+def test_packages_are_scored_on_the_17_benchmarks_and_reported_at_the_end(launch):
+    commands = planned(launch(*FAMILY, "--dry_run", "--output", "/out", "--sizes", "0.6b 80m"))
+    scored = [values(command) for command in commands if command[0] == "evaluate"]
+    assert [run["--model"] for run in scored] == 17 * ["/out/release/0.6b"] + 17 * ["/out/release/80m"]
+    assert len({run["--benchmark"] for run in scored}) == 17
+    assert {run["--benchmark"] for run in scored} == set(load_published()["benchmarks"])
+    assert commands[-1] == ["report", "/out/results/0.6b", "/out/results/80m", "--output", "/out/report"]
+
+
+def test_what_is_released_may_be_an_average(launch):
+    commands = planned(launch(*FAMILY, "--dry_run", "--output", "/out", "--sizes", "0.6b", "--merge", "2500"))
+    merged = [command for command in commands if command[0] == "merge"]
+    assert merged == [["merge", "/out/0.6b-2", "--last", "2500", "--output", "/out/0.6b-merged"]]
+    (exported,) = [values(command) for command in commands if command[0] == "export"]
+    assert exported["--model"] == "/out/0.6b-merged"
 
 
 def test_on_a_slice_trainings_run_on_all_workers_and_the_rest_on_one(launch):
     launch.program(launch.cloud / "bin/f2jax", "true")
     where = ["--output", "gs://b/family", "--sizes", "0.6b 80m"]
-    done = launch(*SLICE, "--dry_run", *where, DATA="gs://b/family/corpus")
+    done = launch(*SLICE, "--dry_run", *where, DATA="gs://b/family/corpus", EXTRAS="tpu,mteb")
     lines = [line.split("run.sh ")[1].split()[:2] for line in done.stderr.splitlines() if "run.sh " in line]
     assert [words[0] for words in lines].count("train") == 3
     assert {words[1] for words in lines if words[0] == "--one"} == {"prune", "evaluate", "export"}
@@ -134,6 +153,8 @@ def test_what_workers_read_lies_in_the_bucket(launch):
         ([*FAMILY, "--output", "gs://b/x"], "--local writes to a folder, not to gs://b/x."),
         ([*SLICE, "--output", "/out"], "a slice writes to a bucket: --output gs://bucket/family."),
         ([*SLICE, "--output", "gs://b/x"], "set DATA=gs://b/x/corpus in launch/env.sh"),
+        ([*FAMILY, "--output", "/out", "--merge", "all"], "--merge should be a number of steps, such as 2500."),
+        ([*FAMILY, "--output", "/out", "--plan"], "--plan is for a slice; leave it out with --local."),
     ],
 )
 def test_a_wrong_order_is_one_sentence(launch, argv, sentence):

@@ -1,0 +1,62 @@
+"""What `f2jax prepare` takes of a disk for each byte of raw data: `launch/check.py` asks for that much room.
+
+python -m benchmarks.corpus_disk --tokenizer TOKENIZER FILE …  # each file alone
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from f2jax.tables import text_table
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder that another process writes to."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def prepare(path: str, tokenizer: str, output: Path) -> tuple[int, int]:
+    """(bytes of the corpus, the most bytes that there were meanwhile)."""
+    most, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            most.append(size_of(output))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        command = [sys.executable, "-m", "f2jax", "prepare", "--input", path, "--tokenizer", tokenizer]
+        subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
+    finally:
+        ended.set()
+        thread.join()
+    final = size_of(output)
+    return final, max(final, *most)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--tokenizer", required=True)
+    args = parser.parse_args()
+    rows = [["file", "bytes", "corpus", "most while it is made"]]
+    for path in args.files:
+        with tempfile.TemporaryDirectory() as folder:
+            raw = Path(path).stat().st_size
+            final, most = prepare(path, args.tokenizer, Path(folder) / "corpus")
+            rows.append([Path(path).name, f"{raw:,}", f"{final / raw:.2f} x", f"{most / raw:.2f} x"])
+    print(text_table(rows))
+
+
+if __name__ == "__main__":
+    main()
