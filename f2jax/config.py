@@ -167,12 +167,13 @@ def parse_options(text: str | None, /, **defaults: Any) -> dict[str, Any]:
 DTYPES = ("float32", "bfloat16")
 TYPES = ("model.dtype", "model.param_dtype", "model.gradient_dtype", "teacher.dtype", "optim.state_dtype")
 BETAS = ("optim.b1", "optim.b2")
-POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature")
+POSITIVE = ("optim.peak_lr", "optim.eps", "loss.temperature", "loss.distill_temperature", "loss.score_temperature")
 CONTRASTIVE = (
     "loss.contrastive_weight",
     "loss.shared_negatives_weight",
     "loss.query_query_weight",
     "loss.document_document_weight",
+    "loss.score_weight",
 )
 NOT_NEGATIVE = (
     "steps", "data.programs", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr",
@@ -190,7 +191,8 @@ COUNTS = (
 )
 
 
-TRACED = "log.profile"
+TRACED, MEASURED_DIMS = "log.profile", "log.validation_dims"
+NUMBERS = TRACED, MEASURED_DIMS  # tuples of numbers; all others hold text
 
 
 def is_trace(value: tuple) -> bool:
@@ -202,10 +204,12 @@ def check(config: ConfigDict) -> None:
     """Raises UserError where a value of a field could only fail later, in the middle of other work."""
     values = fields(config)
     for name, value in values.items():
-        if isinstance(value, tuple) and name != TRACED and not all(isinstance(item, str) for item in value):
+        if isinstance(value, tuple) and name not in NUMBERS and not all(isinstance(item, str) for item in value):
             raise UserError(f"{name}={value} should hold text alone, such as ('a', 'b').")
     if (traced := values[TRACED]) and not is_trace(traced):
         raise UserError(f"{TRACED}={traced} should be (START, STEPS), such as (20, 5): 5 steps after the first 20.")
+    if any(type(size) is not int or size < 1 for size in values[MEASURED_DIMS]):
+        raise UserError(f"{MEASURED_DIMS}={values[MEASURED_DIMS]} should be numbers of dimensions, such as (64, 256).")
     for name in TYPES:
         if values[name] not in DTYPES:
             raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")

@@ -15,13 +15,23 @@ import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2  # the message alone: TensorFlow is not loaded
 
 from f2jax import errors, files
-from f2jax.data.corpus_index import INDEX, CorpusIndex, has_index, index_folder, padded, remake, text_key
-from f2jax.data.dataset import Row, RowTexts, texts_of
+from f2jax.data.corpus_index import (
+    INDEX,
+    CorpusIndex,
+    has_index,
+    has_scores,
+    index_folder,
+    padded,
+    remake,
+    text_key,
+)
+from f2jax.data.dataset import Row, RowTexts, padded_scores, texts_of
 from f2jax.data.local_copy import LocalCopy
 from f2jax.errors import Restart, UserError
 
 VERSION = "1.0.0"  # of the layout, and of the TFDS data sets inside
 CARD, TOKENIZER = "corpus.json", "tokenizer"
+SCORES = "document_scores"  # of a row; its name comes before that of the tokens, which are the last field
 OPEN_FILES = 256  # at most, of all data sets together
 READ_TOGETHER = 4_096  # records
 
@@ -152,6 +162,10 @@ class StoredDataset:
     def is_indexed(self) -> bool:
         return has_index(self._folder, self._card)
 
+    @property
+    def is_scored(self) -> bool:
+        return has_scores(self._card)
+
     def __len__(self) -> int:
         return sum(self._rows.lengths)
 
@@ -173,16 +187,23 @@ class StoredDataset:
         number_b = np.asarray(indices, np.int64)
         if self._index:
             row_b = self._index.rows[number_b]
-            document_bi = chosen_documents(self._index.documents_of(row_b), columns, negatives)
+            document_bi, score_bi = self._index.documents_of(row_b)
+            place_bi = chosen_places(document_bi, columns, negatives)
+            document_bi = np.take_along_axis(document_bi, place_bi, axis=1)
             key_bi, length_bi, id_bi = self._index.texts(row_b, document_bi)
             tokens = partial(self._tokens, number_b, document_bi, key_bi, length_bi)
             texts = RowTexts(key_bi, length_bi, id_bi, row_b["label"], tokens)
         else:
-            raw = [parse_row(raw) for raw in self._rows.read(number_b, self._reader)]
-            document_bi = chosen_documents(padded([documents for _, documents, _ in raw]), columns, negatives)
+            records = self._rows.read(number_b, self._reader)
+            raw = [parse_row(raw) for raw in records]
+            document_bi = padded([documents for _, documents, _ in raw])
+            score_bi = padded_scores(list(map(parse_scores, records)), document_bi.shape[1])
+            place_bi = chosen_places(document_bi, columns, negatives)
+            document_bi = np.take_along_axis(document_bi, place_bi, axis=1)
             texts = self._read_all(raw, document_bi)
         vectors = partial(self._teacher, number_b, document_bi) if self._vectors else None
-        return replace(texts, vectors=vectors)
+        score_bk = None if score_bi is None else np.take_along_axis(score_bi, place_bi, axis=1)
+        return replace(texts, vectors=vectors, score_bk=score_bk)
 
     def _read_all(self, raw: Sequence[tuple[np.ndarray, np.ndarray, int]], document_bi: np.ndarray) -> RowTexts:
         """The texts of rows whose records and documents these are."""
@@ -237,15 +258,13 @@ class StoredDataset:
         return vectors_se
 
 
-def chosen_documents(document_bi: np.ndarray, columns: Sequence[int], negatives: int) -> np.ndarray:
-    """The documents to take of each row, given all of them: the positive, then the first `negatives` of `columns`.
-
-    Where a row has fewer, the rest is -1.
+def chosen_places(document_bi: np.ndarray, columns: Sequence[int], negatives: int) -> np.ndarray:
+    """Where the documents to take of each row stand among all of them: the positive, then the first `negatives` of
+    `columns`. Where a row has fewer, the rest are places of no document.
     """
     places = np.append(0, np.asarray(columns, np.int64) + 1)
-    ordered_bi = document_bi[:, places[places < document_bi.shape[1]]]
-    order_bi = np.argsort(ordered_bi < 0, axis=1, kind="stable")[:, : 1 + negatives]
-    return np.take_along_axis(ordered_bi, order_bi, axis=1)
+    places = places[places < document_bi.shape[1]]
+    return places[np.argsort(document_bi[:, places] < 0, axis=1, kind="stable")[:, : 1 + negatives]]
 
 
 def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
@@ -254,6 +273,11 @@ def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
     query = np.frombuffer(feature["query"].bytes_list.value[0], np.int32)
     documents = np.frombuffer(feature["documents"].bytes_list.value[0], np.int64)
     return query, documents, feature["label"].int64_list.value[0]
+
+
+def parse_scores(raw: bytes) -> np.ndarray:
+    """The scores of the documents of a record in `rows/`, float32; none: the row has none."""
+    return np.array(_features(raw)[SCORES].float_list.value, np.float32)
 
 
 def parse_document(raw: bytes) -> tuple[int, np.ndarray]:

@@ -2,7 +2,7 @@
 
 With it every process of a run decides how a batch is packed, and reads the tokens of its own rows alone. `f2jax
 prepare` writes it after the records. It takes 20 bytes for each document, and 32 for each row and 4 for each of its
-documents; a run maps it, and reads no more of it than its batches need.
+documents, or 8 where they have scores; a run maps it, and reads no more of it than its batches need.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ SPLITS = ("train", "validation")
 INDEXED_DOCUMENT = np.dtype([("key", "<u8"), ("id", "<i8"), ("length", "<i4")])
 INDEXED_ROW = np.dtype([("key", "<u8"), ("label", "<i8"), ("start", "<i8"), ("length", "<i4"), ("count", "<i4")])
 NUMBER = np.dtype("<u4")  # of a document
+SCORE = np.dtype("<f4")  # a reranker's; NaN: none
 
 
 class CorpusIndex:
@@ -30,6 +31,7 @@ class CorpusIndex:
         documents: `INDEXED_DOCUMENT` of each document.
         rows: `INDEXED_ROW` of each row: of its query, its label, and the place of its documents in `numbers`.
         numbers: of the documents of all rows, of each the positive first.
+        scores: `SCORE` of each of `numbers`; None: the data set has none.
 
     Raises:
         UserError: it is damaged.
@@ -40,18 +42,25 @@ class CorpusIndex:
         self.documents = _opened(path / "documents.npy", INDEXED_DOCUMENT)
         self.rows = _opened(path / f"{split}.npy", INDEXED_ROW)
         self.numbers = _opened(path / f"{split}-documents.npy", NUMBER)
+        self.scores = _opened(path / f"{split}-scores.npy", SCORE) if has_scores(entry) else None
         counts = sum(entry["shards"]["documents"]), sum(entry["shards"]["rows"][split])
         numbers = int(self.rows[-1:]["start"].sum() + self.rows[-1:]["count"].sum())  # of the last row, if there is one
-        if (len(self.documents), len(self.rows), len(self.numbers)) != (*counts, numbers):
+        scores = numbers if self.scores is None else len(self.scores)
+        if (len(self.documents), len(self.rows), len(self.numbers), scores) != (*counts, numbers, numbers):
             raise UserError(f"{path} does not have all texts of its data set; {remake(path)}.")
 
-    def documents_of(self, row_b: np.ndarray) -> np.ndarray:
-        """The documents [B, I] of rows, the positive first; -1 where a row has no more."""
+    def documents_of(self, row_b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The documents [B, I] of rows, the positive first, and their scores; -1 and NaN where a row has no more."""
         column_i = np.arange(row_b["count"].max(initial=1))
         present_bi = column_i < row_b["count"][:, None]
+        place_i = (row_b["start"][:, None] + column_i)[present_bi]
         document_bi = np.full(present_bi.shape, -1, np.int64)
-        document_bi[present_bi] = self.numbers[(row_b["start"][:, None] + column_i)[present_bi]]
-        return document_bi
+        document_bi[present_bi] = self.numbers[place_i]
+        if self.scores is None:
+            return document_bi, None
+        score_bi = np.full(present_bi.shape, np.nan, np.float32)
+        score_bi[present_bi] = self.scores[place_i]
+        return document_bi, score_bi
 
     def texts(self, row_b: np.ndarray, document_bi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Keys, lengths and ids of the texts of rows, of which these documents were chosen; see `dataset.RowTexts`."""
@@ -83,6 +92,11 @@ def _opened(path: Path, dtype: np.dtype) -> np.ndarray:
 def index_folder(folder: str | Path, entry: dict) -> Path:
     """The folder of the index of a data set, named by its content."""
     return Path(folder) / INDEX / entry["folder"] / entry["content"]
+
+
+def has_scores(entry: dict) -> bool:
+    """Returns whether rows of a data set have scores of a reranker."""
+    return any(entry.get("scored", {}).values())  # a corpus of an earlier version does not say
 
 
 def has_index(folder: str | Path, entry: dict) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -23,8 +23,8 @@ TOKENIZED_TOGETHER = 10_000  # texts; what a backend returns takes many times th
 class RowTexts:
     """Some rows of a data set: what it takes to decide how they are packed, and a way to read the rest.
 
-    Letters: b rows; i the texts of a row, which are its query, its positive and its negatives; s any of these texts,
-    given by their rows and their places i; e dimensions.
+    Letters: b rows; i the texts of a row, which are its query, its positive and its negatives; k its documents; s any
+    of these texts, given by their rows and their places i; e dimensions.
     """
 
     key_bi: np.ndarray  # uint64; texts of the same tokens have the same
@@ -33,6 +33,7 @@ class RowTexts:
     label_b: np.ndarray  # int64 stable id of the label; -1: none
     tokens: Callable[[np.ndarray, np.ndarray], list[np.ndarray]]  # (b_s, i_s) → int32 ids of each text
     vectors: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # (b_s, i_s) → a cached teacher's [S, E]
+    score_bk: np.ndarray | None = None  # float32, a reranker's; NaN: not of that document; None: of no row
 
     def distinct(self) -> np.ndarray:
         """The lengths of the distinct texts."""
@@ -52,6 +53,7 @@ class Row:
     negative_ids: list[int]
     label_id: int = -1  # stable id of the label; -1: none
     vectors: np.ndarray | None = None  # a cached teacher's: of the query, then of the documents
+    scores: tuple[float, ...] = ()  # a reranker's, of the documents; (): none
 
     @property
     def texts(self) -> list[np.ndarray]:
@@ -80,7 +82,18 @@ def texts_of(rows: Sequence[Row]) -> RowTexts:
         np.array([row.label_id for row in rows], np.int64),
         lambda b_s, i_s: [rows[b].texts[i] for b, i in zip(b_s, i_s, strict=True)],
         vectors if rows[0].vectors is not None else None,
+        padded_scores([row.scores for row in rows], shape[1] - 1),
     )
+
+
+def padded_scores(scores: Sequence[Sequence[float]], width: int) -> np.ndarray | None:
+    """The scores of rows as float32 [B, K], NaN where there is none; None if no row has any."""
+    if not any(map(len, scores)):
+        return None
+    score_bk = np.full((len(scores), width), np.nan, np.float32)
+    for b, found in enumerate(scores):
+        score_bk[b, : len(found)] = found
+    return score_bk
 
 
 class AnyDataset(Protocol):
@@ -94,6 +107,10 @@ class AnyDataset(Protocol):
     @property
     def is_indexed(self) -> bool:
         """Whether the texts of a batch are known before their tokens are read."""
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether rows have scores of a reranker."""
 
     def __len__(self) -> int: ...
 
@@ -112,6 +129,7 @@ class Dataset:
         self._texts, self._rows = texts, rows
         self.max_negatives = max((len(row[2]) for row in rows), default=0)
         self.languages = dict(Counter(row[4] for row in rows))
+        self.is_scored = any(row[5] for row in rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -124,7 +142,8 @@ class Dataset:
             for query, positive, negatives, label, *_ in self._rows
             for number in (query, positive, len(negatives), *negatives, label)
         )
-        for array in (*self._texts.arrays(), np.fromiter(numbers, np.int64)):
+        scores = [np.array([score for row in self._rows for score in (len(row[5]), *row[5])])] if self.is_scored else []
+        for array in (*self._texts.arrays(), np.fromiter(numbers, np.int64), *scores):
             digest.update(array.size.to_bytes(8, "little"))
             digest.update(array.tobytes())
         return digest.hexdigest()
@@ -137,11 +156,13 @@ class Dataset:
             negatives: the number of negatives to take from each row, in that order, if it has so many.
         """
         rows = [self._rows[i] for i in indices]
-        number_bi = np.full((len(rows), 2 + negatives), -1)
-        for b, (query, positive, others, *_) in enumerate(rows):
-            chosen = [others[c] for c in columns if c < len(others)][:negatives]
-            number_bi[b, : 2 + len(chosen)] = query, positive, *chosen
-        return self._texts.of(number_bi, np.array([row[3] for row in rows], np.int64))
+        number_bi, scores = np.full((len(rows), 2 + negatives), -1), list[list[float]]()
+        for b, (query, positive, others, *_, of_row, _) in enumerate(rows):
+            chosen = [c for c in columns if c < len(others)][:negatives]
+            number_bi[b, : 2 + len(chosen)] = query, positive, *(others[c] for c in chosen)
+            scores.append([of_row[0], *(of_row[1 + c] for c in chosen)] if of_row else [])
+        texts = self._texts.of(number_bi, np.array([row[3] for row in rows], np.int64))
+        return replace(texts, score_bk=padded_scores(scores, 1 + negatives))
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
         """(training, held-out) rows: a hash of seed and `Record.split_id` holds out a `share` of the queries."""
@@ -222,7 +243,8 @@ def build_datasets(
         query = texts.add(instructions.query(record), record.query)
         documents = [texts.add(instructions.document(text, record), text) for text in record.documents]
         positive, negatives = (documents[0], tuple(documents[1:])) if documents else (-1, ())
-        rows.append((query, positive, negatives, label_id(record), record.language, record.split_id))
+        row = (query, positive, negatives, label_id(record), record.language, record.scores, record.split_id)
+        rows.append(row)
     if not groups:
         raise UserError("The data sources hold no rows; check data.sources.")
     for texts, _ in groups.values():

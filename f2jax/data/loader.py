@@ -142,11 +142,10 @@ def _keep_texts_apart(records: Iterable[Record], share: float, seed: int) -> Ite
     """
     for record in records:
         if record.kind == "clustering" and not is_held_out(record.split_id, share, seed):
-            held = [is_held_out(stable_id(text), share, seed) for text in record.documents]
-            negatives = tuple(text for text, out in zip(record.documents, held, strict=True) if not out)[1:]
-            if held[0] or not negatives:
+            positive, *others = (is_held_out(stable_id(text), share, seed) for text in record.documents)
+            if positive or all(others):
                 continue
-            record = replace(record, negatives=negatives)
+            record = record.with_negatives(place for place, is_out in enumerate(others) if not is_out)
         yield record
 
 
@@ -229,6 +228,7 @@ class Loader:
         if config.model.chunk_rows < 0:
             raise UserError(f"model.chunk_rows={config.model.chunk_rows} should be at least 1, or 0: all at once.")
         self.datasets, self.pad_id, self.share, self.batch_size = datasets, pad_id, share, data.batch_size
+        self.scored = bool(config.loss.score_weight)
         unindexed = sum(not dataset.is_indexed for dataset in datasets)
         if unindexed and 0 < len(share.own) < share.parts:
             say_once(
@@ -288,6 +288,7 @@ class Loader:
             rules=self.rules,
             pad_id=self.pad_id,
             share=self.share,
+            scored=self.scored,
         )
         return dataset.name, batch
 

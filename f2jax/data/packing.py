@@ -69,6 +69,7 @@ class Batch:
     negative_bj: np.ndarray  # int32 numbers of the negative documents, in the same numbering
     teacher_se: np.ndarray | None = None  # a cached teacher's vectors, float32 or bfloat16; 0 for an absent sequence,
     # and for some more at the end, so that each part has as many
+    score_bk: np.ndarray | None = None  # float32 [B, 1 + J], a reranker's of the positive and the negatives; NaN: none
     chunk_mask_c: np.ndarray | None = None  # bool; which chunks have rows; row r stands in chunk r % C; None: no chunks
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -173,6 +174,7 @@ def assemble(
     rules: RowRules,
     pad_id: int,
     share: RowShare = WHOLE,
+    scored: bool = False,
 ) -> Batch:
     """Packs rows of one data set into a batch; reads the tokens and vectors of this process's share alone.
 
@@ -181,6 +183,7 @@ def assemble(
         negatives: negative slots of a row, at least the most negatives that a row has.
         rules: choose the packed rows.
         share: the packed rows to fill.
+        scored: give a reranker's scores, NaN where there is none; rows of the kind `texts` have no documents to score.
 
     Raises:
         UserError: a sequence is longer than a row.
@@ -220,6 +223,12 @@ def assemble(
         share,
         lambda own_u: rows.tokens(b_s[first_u[own_u]], i_s[first_u[own_u]]),
     )
+    score_bk = None
+    if scored and kind != "texts":
+        score_bk = np.full((batch_size, 1 + negatives), np.nan, np.float32)
+        if rows.score_bk is not None:
+            width = min(rows.score_bk.shape[1], 1 + negatives)
+            score_bk[:count, :width] = rows.score_bk[:, :width]
     documents = np.concatenate([u_s if kind == "texts" else id_bi[:, 1], id_bi[:, 2:].ravel()])
     numbers = np.unique(documents, return_inverse=True)[1].astype(np.int32)  # devices have no 63-bit integers
     labels = np.full(1 + batch_size, -1, np.int64)
@@ -240,6 +249,7 @@ def assemble(
         positive_b=numbers[:batch_size],
         negative_bj=numbers[batch_size:].reshape(batch_size, negatives),
         teacher_se=_own_vectors(rows, lengths_s, b_s, i_s, share) if rows.vectors else None,
+        score_bk=score_bk,
         chunk_mask_c=np.arange(placement.shape.slots) < placement.chunks if placement.shape.slots > 1 else None,
     )
 

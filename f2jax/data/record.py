@@ -1,7 +1,8 @@
 """The one record that every source yields and every later stage understands."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 Kind = Literal["retrieval", "clustering", "classification", "texts"]
@@ -49,6 +50,7 @@ class Record:
     instruction: str | None = None  # task sentence of the query; None: the config decides by source and kind
     symmetric: bool = False  # STS, bitext, paraphrase: documents carry the instruction on a share of the rows
     positive_language: str = ""  # of the positive and the negatives; "": that of the query
+    scores: tuple[float, ...] = ()  # a reranker's of the positive, then of the negatives; NaN: not that one; (): none
 
     @property
     def query_id(self) -> int:
@@ -67,6 +69,12 @@ class Record:
     @property
     def positive_id(self) -> int:
         return stable_id(self.positive)
+
+    def with_negatives(self, places: Iterable[int]) -> "Record":
+        """The record with these of its negatives alone, and their scores."""
+        places = list(places)
+        scores = self.scores and (self.scores[0], *(self.scores[1 + place] for place in places))
+        return replace(self, negatives=tuple(self.negatives[place] for place in places), scores=scores)
 
     @property
     def negative_ids(self) -> tuple[int, ...]:

@@ -119,6 +119,11 @@ def table(card: dict) -> str:
         counts = (rows["train"], rows["validation"], d["documents"], negatives, len(d["languages"]))
         lines.append(f"{d['name']:<28} {d['kind']:<14}" + "".join(f" {count:>10,}" for count in counts))
     lines += [
+        f"{sum(scored.values()):,} rows of {d['name']} have scores of a reranker."
+        for d in card["datasets"]
+        if any((scored := d.get("scored", {})).values())
+    ]
+    lines += [
         f"{d['queries_in_both_splits']:,} held-out queries of {d['name']} are in training rows too, beside other texts."
         for d in card["datasets"]
         if d["queries_in_both_splits"]

@@ -20,10 +20,20 @@ from f2jax.data.corpus import (
     Shards,
     parse_document,
     parse_row,
+    parse_scores,
     row_details,
     shards_of,
 )
-from f2jax.data.corpus_index import INDEXED_DOCUMENT, INDEXED_ROW, NUMBER, SPLITS, has_index, index_folder, text_key
+from f2jax.data.corpus_index import (
+    INDEXED_DOCUMENT,
+    INDEXED_ROW,
+    NUMBER,
+    SCORE,
+    SPLITS,
+    has_index,
+    index_folder,
+    text_key,
+)
 from f2jax.errors import UserError
 from f2jax.prepare.data_card import shard_sizes
 from f2jax.prepare.workers import exclusive, run_in_processes
@@ -44,11 +54,14 @@ def describe(folder: str | Path, entry: dict) -> dict:
     held_out = {row_details(raw)[0] for raw in shards_of(folder, entry, "validation").read_all(reader)}
     in_both, languages = set[int](), Counter[str]()
     query_lengths, document_lengths = Counter[int](), Counter[int]()
-    max_negatives = dict.fromkeys(SPLITS, 0)
+    max_negatives, scored = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
         start = 0
-        path = part / f"{split}.npy"
-        with _npy(path, INDEXED_ROW) as add, _npy(path.with_stem(f"{split}-documents"), NUMBER) as add_numbers:
+        with (
+            _npy(part / f"{split}.npy", INDEXED_ROW) as add,
+            _npy(part / f"{split}-documents.npy", NUMBER) as add_numbers,
+            _npy(part / f"{split}-scores.npy", SCORE) as add_scores,
+        ):
             for some in _pieces(shards_of(folder, entry, split), reader, digest):
                 rows = list(map(parse_row, some))
                 counts = [len(documents) for _, documents, _ in rows]
@@ -60,6 +73,10 @@ def describe(folder: str | Path, entry: dict) -> dict:
                     ]
                 )
                 add_numbers(np.concatenate([documents for _, documents, _ in rows]))
+                scores = list(map(parse_scores, some))
+                scored[split] += sum(len(found) > 0 for found in scores)
+                absent = (np.full(count, np.nan) for count in counts)
+                add_scores(np.concatenate([a if len(a) else b for a, b in zip(scores, absent, strict=True)]))
                 start += sum(counts)
                 query_lengths.update(len(query) for query, *_ in rows)
                 max_negatives[split] = max(max_negatives[split], *(count - 1 for count in counts))
@@ -72,6 +89,8 @@ def describe(folder: str | Path, entry: dict) -> dict:
             documents = list(map(parse_document, some))
             add([(text_key(tokens.tobytes()), number, len(tokens)) for number, tokens in documents])
             document_lengths.update(len(tokens) for _, tokens in documents)
+    for path in part.glob("*-scores.npy") if not any(scored.values()) else ():
+        path.unlink()
     content = digest.hexdigest()
     part.rename(index_folder(folder, entry | {"content": content}))
     return {
@@ -79,6 +98,7 @@ def describe(folder: str | Path, entry: dict) -> dict:
         "queries_in_both_splits": len(in_both),
         "documents": sum(entry["shards"]["documents"]),
         "max_negatives": max_negatives,
+        "scored": scored,  # rows with scores of a reranker
         "languages": dict(sorted(languages.items())),  # of the training rows
         "tokens": {"query": percentiles(query_lengths), "document": percentiles(document_lengths)},
         "content": content,

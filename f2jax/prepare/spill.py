@@ -40,6 +40,7 @@ ROW_FIELDS = pa.schema(
         "id": pa.int64(),
         "language": pa.string(),
         "positive_language": pa.string(),
+        "scores": pa.list_(pa.float32()),  # of the documents; []: none
     }
 )
 
@@ -115,7 +116,7 @@ def texts_of_row(record: Record, options: PrepareOptions) -> tuple[str, tuple, l
     split = SPLITS[in_share(record.split_id, options.validation_share, "held out", options.seed)]
     languages = (_readable(record.language), _readable(record.positive_language or record.language))
     keys = [document.key for document in documents]
-    row = (*_text_and_start(query, record.query), keys, label_id(record), record.query_id, *languages)
+    row = (*_text_and_start(query, record.query), keys, label_id(record), record.query_id, *languages, record.scores)
     return split, row, documents
 
 

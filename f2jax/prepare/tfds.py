@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from f2jax import files
-from f2jax.data.corpus import TOKENIZER, VERSION
+from f2jax.data.corpus import SCORES, TOKENIZER, VERSION
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.spill import Document
@@ -28,6 +28,7 @@ SHARD_ROWS = 65_536
 CHUNK = 4_096  # texts that are tokenized at once
 NUMBERS = "numbers of the positive, then of the negatives, in the documents of the same name"
 TOKENS = "tokens, end token included"
+RERANKED = "a reranker's, of the positive, then of the negatives; a row that has none lacks the field"
 TEXT = "without instruction and not cut; UTF-8, lone surrogates as they are"
 
 
@@ -55,6 +56,8 @@ FEATURES = {
     },
     "texts": {"text": tfds.features.Text(doc=TEXT)},
 }
+# Of a data set with scores. Without an encoding TFDS takes the field for none in a row that lacks it.
+SCORED_ROWS = FEATURES["rows"] | {SCORES: tfds.features.Tensor(shape=(None,), dtype=np.float32, doc=RERANKED)}
 
 
 class Shard(NamedTuple):
@@ -65,6 +68,7 @@ class Shard(NamedTuple):
     number: int
     records: int
     size: int  # bytes of the records
+    scored: bool  # whether a record has scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,21 +121,25 @@ class ShardWriter:
 
         kinds = [kind for kind in splits if kind != "texts" or self.keep_texts]
         features = {kind: tfds.features.FeaturesDict(FEATURES[kind]) for kind in kinds}
-        written, sizes = 0, dict.fromkeys(kinds, 0)
+        scored_rows = tfds.features.FeaturesDict(SCORED_ROWS)
+        written, sizes, scored = 0, dict.fromkeys(kinds, 0), dict.fromkeys(kinds, False)
         with ExitStack() as stack:
             names = (f"{self.folder(kind)}/{_file_name(kind, splits[kind], number, count)}" for kind in kinds)
             paths = [str(stack.enter_context(files.atomic_path(name))) for name in names]
             writers = {kind: ArrayRecordWriter(path, "group_size:1") for kind, path in zip(kinds, paths, strict=True)}
             for record in records:
                 for kind, writer in writers.items():
-                    example = tf_example_pb2.Example.FromString(features[kind].serialize_example(record[kind]))
+                    has_scores = SCORES in record[kind]
+                    scored[kind] |= has_scores
+                    row_features = scored_rows if has_scores else features[kind]
+                    example = tf_example_pb2.Example.FromString(row_features.serialize_example(record[kind]))
                     raw = example.SerializeToString(deterministic=True)  # else fields are in the order of the process
                     writer.write(raw)
                     sizes[kind] += len(raw)
                 written += 1
             for writer in writers.values():
                 writer.close()
-        return [Shard(kind, splits[kind], number, written, sizes[kind]) for kind in kinds]
+        return [Shard(kind, splits[kind], number, written, sizes[kind], scored[kind]) for kind in kinds]
 
     def folder(self, kind: str) -> str:
         return f"{self.output}/{kind}/{self.name}/{VERSION}"
@@ -159,9 +167,10 @@ class ShardWriter:
             (folder / _file_name(kind, split, 0, len(shards))).touch()  # TFDS takes the names from there
             lengths, size = [shard.records for shard in shards], sum(shard.size for shard in shards)
             infos.append(tfds.core.SplitInfo(split, lengths, size, template))
+        scored = any(shard.scored for shards in splits.values() for shard in shards)
         tfds.folder_dataset.write_metadata(
             data_dir=folder,
-            features=FEATURES[kind],
+            features=SCORED_ROWS if scored else FEATURES[kind],
             split_infos=infos,
             version=VERSION,
             check_data=False,
@@ -179,7 +188,8 @@ def _chunks(items: Iterable) -> Iterator[list]:
 
 def _row(row: dict, tokens: np.ndarray, keys: np.ndarray) -> dict:
     numbers = np.searchsorted(keys, np.array(row["documents"], np.int64))
-    return {name: row[name] for name in FEATURES["rows"]} | {"query": tokens, "documents": numbers}
+    scores = {SCORES: np.array(row["scores"], np.float32)} if row["scores"] else {}
+    return {name: row[name] for name in FEATURES["rows"]} | {"query": tokens, "documents": numbers} | scores
 
 
 def _file_name(kind: str, split: str, number: int, count: int) -> str:

@@ -141,6 +141,22 @@ def in_batch_score_term(student, relations: Relations, config: LossConfig):
     return score_loss(*scores, mask_bc, relations.row_b, *temperatures(config))
 
 
+def given_score_term(student, relations: Relations, config: LossConfig):
+    """Returns `score_loss` to the scores that the rows bring, of any reranker, over their positive and own negatives.
+
+        softmax(score / score_temperature) against softmax(cosine / temperature), the temperature of InfoNCE
+
+    It is the mean over the rows with at least two scored candidates; 0 if there is none. Rerankers give logits, whose
+    softmax is that of temperature 1 (so distils RocketQAv2, https://arxiv.org/abs/2110.07367).
+    """
+    here_bk = jnp.concatenate([relations.row_b[:, None], relations.here_bj], axis=1)
+    mask_bk = here_bk & ~jnp.isnan(relations.score_bk)
+    score_bk = jnp.where(mask_bk, relations.score_bk, 0.0)
+    scored_b = jnp.sum(mask_bk, axis=1) > 1
+    divisors = relations.temperature, config.score_temperature
+    return score_loss(own_scores(*student), score_bk, mask_bk, scored_b, *divisors)
+
+
 def text_score_term(student, relations: Relations, config: LossConfig):
     """Returns `score_loss` of each text over all others of the batch, of any role; it needs no pairs (recipe 6.6).
 

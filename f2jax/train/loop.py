@@ -71,7 +71,8 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     training, validated = [rows for rows, _ in splits], [pair for pair in splits if len(pair[1])]
     held_out = [held for _, held in validated]
     check_held_out(config.checkpoint.best_metric, held_out)
-    terms.check_learned(config.loss, {rows.name: rows.kind for rows in training}, bool(teacher_folder.width))
+    kinds, scored = {rows.name: rows.kind for rows in training}, {rows.name for rows in training if rows.is_scored}
+    terms.check_learned(config.loss, kinds, bool(teacher_folder.width), scored)
     fingerprints = loader_lib.data_fingerprints(tokenizer, training) | teacher_folder.fingerprints()
     hosts.check_same_on_all_hosts(fingerprints, hosts.DATA_SECONDS)
     run.keep(config, fingerprints, tokenizer)

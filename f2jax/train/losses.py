@@ -42,6 +42,8 @@ class LossConfig:
     query_query_weight: float
     document_document_weight: float
     spread_weight: float
+    score_weight: float
+    score_temperature: float
     nested_ranks: bool
     distill: str
     distill_weight: float
@@ -80,6 +82,7 @@ class Relations:
     temperature: Any  # of the softmaxes over cosines
     teacher: Sequence[jax.Array] = ()  # the teacher's raw embeddings (q_br, p_br, n_bjr); (): there is none
     projection_er: jax.Array | None = None  # see `distill.embedding_loss`
+    score_bk: jax.Array | None = None  # a reranker's, of positive and negatives; NaN: none; None: of no row
 
     @classmethod
     def of(

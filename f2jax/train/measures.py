@@ -56,6 +56,7 @@ class Validation:
     def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
         """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop.
 
+        Of vectors cut to a size of `log.validation_dims` they are `loss/<size>` and `accuracy/<size>`.
         `validation/<metric>` is the mean over the data sets, each with the same weight, and
         `validation/kind/<kind>/<metric>` that over those of a kind. With several languages,
         `validation/language/<language>/<metric>` is the mean over the data sets with its share in each as the weight.

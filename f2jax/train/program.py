@@ -83,8 +83,11 @@ class Program:
             donate_argnums=0,
             out_shardings=(_shardings(self.state), NamedSharding(mesh, PartitionSpec())),
         )
+        dims = measured_dims(config, architecture.width)
         self.evaluate = jax.jit(
-            partial(eval_step, model=self.model, config=loss), compiler_options=options, static_argnames="kind"
+            partial(eval_step, model=self.model, config=loss, dims=dims),
+            compiler_options=options,
+            static_argnames="kind",
         )
 
     def _abstract_params(self) -> dict:
@@ -144,6 +147,8 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, kind: str, negatives: int, sh
         info = read_info(config.teacher.cache)
         shapes["teacher_se"] = ((-(-s // parts) * parts, info.width), jnp.dtype(info.dtype))
     shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
+    if config.loss.score_weight and kind in PAIRED:
+        shapes["score_bk"] = ((b, 1 + j), jnp.float32)
     if shape.slots > 1:
         shapes["chunk_mask_c"] = ((shape.slots,), jnp.bool_)
 
@@ -180,6 +185,11 @@ def check_compiler_options(options: dict[str, str | bool], mesh: Mesh) -> None:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"The compiler refuses model.compiler_options ({reason}); correct the option.") from error
+
+
+def measured_dims(config: ConfigDict, width: int) -> tuple[int, ...]:
+    """Returns the sizes of cut vectors at which held-out rows are measured too, where the loss trains them."""
+    return tuple(size for size in config.log.validation_dims if size < width) if config.loss.matryoshka else ()
 
 
 def loss_config(group: ConfigDict, architecture: Qwen3Config) -> LossConfig:

@@ -8,6 +8,7 @@ are encoded one after the other (chunks); the others as in `losses`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,7 @@ class DeviceBatch:
     positive_b: Any
     negative_bj: Any
     teacher_se: Any = None  # a cached teacher's vectors, and zeros at the end; None: there is no cache
+    score_bk: Any = None  # a reranker's scores; None: they are not learned from
     chunk_mask_c: Any = None  # which chunks have rows; None: all rows are encoded at once
 
     @classmethod
@@ -186,6 +188,7 @@ def loss_fn(
     config: LossConfig,
     rank=None,
     gradient_dtype=None,
+    dims: tuple[int, ...] = (),
 ):
     """Returns the loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation with a teacher or
     its cached vectors.
@@ -196,6 +199,7 @@ def loss_fn(
     Args:
         rank: of the token table, see `Qwen3`; None: all of it.
         gradient_dtype: see `encode_chunks`.
+        dims: the metrics also hold `loss/<size>` and `accuracy/<size>`, of the complete model's vectors cut to these.
     """
     by_exit = embed(model, params, batch, config.exits, rank, gradient_dtype)
     teacher_by_exit: list[tuple] = [()] * len(by_exit)
@@ -205,8 +209,9 @@ def loss_fn(
         exits = config.exits and (*config.exits[:-1], teacher.model.config.layers)
         teacher_by_exit = [*embed(teacher.model, teacher.params, batch, exits)]
     total: Any = 0.0
-    for student, target in zip(by_exit, teacher_by_exit, strict=True):
-        loss, metrics = batch_loss(
+
+    def loss_of(student, target, config: LossConfig):
+        return batch_loss(
             student,
             kind=kind,
             config=config,
@@ -219,8 +224,18 @@ def loss_fn(
             positive_b=batch.positive_b,
             negative_bj=batch.negative_bj,
             text_s=batch.text_s,
+            score_bk=batch.score_bk,
         )
+
+    for student, target in zip(by_exit, teacher_by_exit, strict=True):
+        loss, metrics = loss_of(student, target, config)
         total += loss / len(by_exit)
+    for dim in dims:
+        cut = tuple(x[..., :dim] for x in student)
+        loss, of_cut = loss_of(cut, target, replace(config, matryoshka_dims=()))
+        metrics[f"loss/{dim}"] = loss
+        if "accuracy" in of_cut:
+            metrics[f"accuracy/{dim}"] = of_cut["accuracy"]
     return total, metrics | {"loss": total}
 
 
@@ -259,7 +274,14 @@ def train_step(
 
 
 def eval_step(
-    params, batch: DeviceBatch, teacher: Teacher | None = None, *, model: Qwen3, kind: str, config: LossConfig
+    params,
+    batch: DeviceBatch,
+    teacher: Teacher | None = None,
+    *,
+    model: Qwen3,
+    kind: str,
+    config: LossConfig,
+    dims: tuple[int, ...] = (),
 ) -> dict[str, jax.Array]:
-    """Returns the metrics of a held-out batch."""
-    return loss_fn(params, batch, teacher, model=model, kind=kind, config=config)[1]
+    """Returns the metrics of a held-out batch; `dims` as in `loss_fn`."""
+    return loss_fn(params, batch, teacher, model=model, kind=kind, config=config, dims=dims)[1]

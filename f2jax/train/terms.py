@@ -4,7 +4,7 @@ A new term is one function with the arguments of `losses.hard_term`, and one lin
 are the Matryoshka sizes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Term:
     loss: Callable  # (student, relations, config) → scalar
     weight: str  # the field of `LossConfig` that holds it; 0: the term is not computed
     kinds: tuple[str, ...] = PAIRED  # of the rows that it is taken of
+    scored: bool = False  # it needs rows with scores of a reranker
     distills: bool = False  # it needs a teacher, and is taken at the full width alone unless `distill_matryoshka`
 
     def weight_of(self, kind: str, config: LossConfig) -> float:
@@ -40,6 +41,7 @@ TERMS = (
     Term("shared", losses.shared_term, "shared_negatives_weight", RETRIEVAL),
     Term("queries", losses.query_term, "query_query_weight", RETRIEVAL),
     Term("documents", losses.document_term, "document_document_weight", RETRIEVAL),
+    Term("scores", distill.given_score_term, "score_weight", scored=True),
     Term("spread", losses.spread_term, "spread_weight", KINDS),
     Term("distill", distill.embedding_term, "distill_weight", KINDS, distills=True),
     Term("distill_hard", distill.hard_score_term, "distill_hard_weight", distills=True),
@@ -68,7 +70,8 @@ def batch_loss(
         teacher: likewise (q_br, p_br, n_bjr); (): there is none. projection_er: see `distill.embedding_loss`.
         exponents: of temperatures that are trained, see `trained_temperature`.
         masks_and_numbers: n_mask_bj and row_mask_b, False where a slot or a row is absent; label_b, -1 for none;
-            positive_b and negative_bj, document numbers; text_s, numbers of all texts: equal ones have equal numbers.
+            positive_b and negative_bj, document numbers; text_s, numbers of all texts: equal ones have equal numbers;
+            score_bk, a reranker's scores, NaN for none, if `score_weight` is not 0.
     """
     embeddings = [x.astype(jnp.float32) for x in student]  # the gradients of all terms add up in it too
     width = embeddings[0].shape[-1]
@@ -101,15 +104,23 @@ def batch_loss(
     return loss, metrics
 
 
-def check_learned(group: Mapping[str, Any], kinds: Mapping[str, str], has_teacher: bool) -> None:
+def check_learned(
+    group: Mapping[str, Any], kinds: Mapping[str, str], has_teacher: bool, scored: Collection[str] = ()
+) -> None:
     """Raises UserError where no term learns from the rows of a data set; to be spread out alone is to learn nothing.
 
     Args:
         group: `loss` of a config.
         kinds: of the rows of each data set.
+        scored: the data sets that have scores of a reranker.
     """
+    if group["score_weight"] and not scored:
+        raise UserError(
+            "loss.score_weight is set and no row has scores; give the rows a column scores, or set it to 0."
+        )
     for name, kind in kinds.items():
         terms = [term for term in TERMS if kind in term.kinds and term.name != "spread"]
+        terms = [term for term in terms if name in scored or not term.scored]
         if any(group[term.weight] and (has_teacher or not term.distills) for term in terms):
             continue
         own, taught = (

@@ -21,7 +21,7 @@ LABELS = ("label_text", "label_name", "label", "intent", "category")
 # The names that `query=Frage` may give a column.
 NAMES = (
     *("query", "positive", "negative", "negatives", "text", "label", *SENTENCES, "score", "premise", "hypothesis"),
-    *("kind", "language", "source", "instruction", "title"),
+    *("kind", "language", "source", "instruction", "title", "scores"),
 )
 
 

@@ -2,13 +2,14 @@
 
 Released F2LLM files have `query, passage, negative_1 … negative_24`; files with lists have
 `query, positive, negatives` and may say `kind`, `language`, `source` and `label` (recipe 3.1); files of triplets have
-`query, positive, negative`; other names of these columns are known to `columns.py`. A field that is missing has its
-default; a field that cannot be read costs the row, which is counted. Which kind, language and symmetry the rows of a
-released file have follows from its name.
+`query, positive, negative`; all may have `scores`. Other names of these columns are known to `columns.py`. A field that
+is missing has its default; a field that cannot be read costs the row, which is counted. Which kind, language and
+symmetry the rows of a released file have follows from its name.
 """
 
 import dataclasses
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -29,7 +30,18 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 _PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
 _HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
 _OPTIONAL = (
-    *("negatives", "kind", "language", "lang", "positive_language", "source", "label", "instruction", "symmetric"),
+    *(
+        "negatives",
+        "scores",
+        "kind",
+        "language",
+        "lang",
+        "positive_language",
+        "source",
+        "label",
+        "instruction",
+        "symmetric",
+    ),
 )
 _TEXT_FIELDS = ("text", "passage", "content", "document")  # of a negative that is an object
 
@@ -159,7 +171,7 @@ def to_record(row: FileRow, defaults: Defaults, skipped: SkipList, bare: bool = 
         record = Record(
             query=query,
             positive="" if kind == "texts" else _text(row.get("positive", row.get("passage")), "positive"),
-            negatives=() if kind == "texts" else _negatives(row),
+            **_negatives_and_scores(row) if kind != "texts" else {},
             kind=kind,
             language=_name(row, "language") or _name(row, "lang") or defaults.language,
             source=_name(row, "source") or defaults.source,
@@ -180,12 +192,12 @@ def usable(record: Record, skipped: SkipList, bare: bool = False) -> Record | No
     Args:
         bare: accept rows of any kind without negatives.
     """
-    negatives = tuple(text for text in record.negatives if text.strip() != record.positive.strip())
-    if len(negatives) < len(record.negatives):
-        record = dataclasses.replace(record, negatives=negatives)
+    others = [place for place, text in enumerate(record.negatives) if text.strip() != record.positive.strip()]
+    if len(others) < len(record.negatives):
+        record = record.with_negatives(others)
     if not record.query.strip():
         skipped.skip("empty query")
-    elif record.kind in NEED_NEGATIVES and not negatives and not bare:
+    elif record.kind in NEED_NEGATIVES and not others and not bare:
         skipped.skip(f"{record.kind} without negatives")
     else:
         return record
@@ -200,21 +212,44 @@ def _text(value: object, name: str) -> str:
     return value
 
 
-def _negatives(row: FileRow) -> tuple[str, ...]:
-    """The texts of the list `negatives`, or of the columns `negative` and `negative_1` … in numerical order."""
-    listed = row.get("negatives")
+def _negatives_and_scores(row: FileRow) -> dict[str, tuple]:
+    """The texts of the list `negatives`, or of the columns `negative` and `negative_1` … in numerical order, and the
+    numbers of the list `scores`: of the positive, then of the negatives.
+    """
+    listed = _list(row, "negatives")
+    if listed is None:
+        numbers = {name: int(match[1] or 0) for name in row if (match := NUMBERED_NEGATIVE.match(name))}
+        listed = [row[name] for name in sorted(numbers, key=numbers.__getitem__)]
+    texts = ["" if is_missing(negative) else _text_of(negative) for negative in listed]
+    present = [place for place, text in enumerate(texts) if text.strip()]
+    scores = [_score(value) for value in _list(row, "scores") or ()]
+    if scores and len(scores) != 1 + len(texts):
+        raise BadField("scores are not one for the positive and one for each negative")
+    kept = scores and (scores[0], *(scores[1 + place] for place in present))
+    return {"negatives": tuple(texts[place] for place in present), "scores": tuple(kept)}
+
+
+def _list(row: FileRow, name: str) -> list | None:
+    listed = row.get(name)
     if isinstance(listed, str) and listed.lstrip().startswith("["):  # a list in a table of texts
         try:
             listed = json.loads(listed)
         except ValueError as error:
-            raise BadField("negatives are no list") from error
+            raise BadField(f"{name} are no list") from error
     if is_missing(listed):
-        numbers = {name: int(match[1] or 0) for name in row if (match := NUMBERED_NEGATIVE.match(name))}
-        listed = [row[name] for name in sorted(numbers, key=numbers.__getitem__)]
+        return None
     if not isinstance(listed, list):
-        raise BadField("negatives are no list")
-    texts = [_text_of(negative) for negative in listed if not is_missing(negative)]
-    return tuple(text for text in texts if text.strip())
+        raise BadField(f"{name} are no list")
+    return listed
+
+
+def _score(value: object) -> float:
+    """A number; NaN where it is missing."""
+    if is_missing(value):
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+        raise BadField("a score is no number")
+    return float(value)
 
 
 def _text_of(negative: object) -> str:

@@ -106,16 +106,19 @@ def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record 
         notes.append("text cut")
         texts = [cut_text(text, limit) for text in texts]
     query, positive, *negatives = texts
+    record = replace(record, query=query, positive=positive, negatives=tuple(negatives))
     for name, text in (("query", query), ("positive", positive)):
         if not text.strip() and (name == "query" or record.documents):
             return f"empty {name}"
     if options.drop_trivial:
         if query == positive:
             return "query is its own positive"
-        negatives = list(dict.fromkeys(x for x in negatives if x.strip() and x not in (query, positive)))
-        if len(negatives) < len(record.negatives):
+        others = [text for text in negatives if text.strip() and text not in (query, positive)]
+        kept = [negatives.index(text) for text in dict.fromkeys(others)]
+        if len(kept) < len(negatives):
             notes.append("empty, repeated or right negatives removed")
-    return _with_negatives(replace(record, query=query, positive=positive), negatives)
+        return _with_negatives(record, kept)
+    return _with_negatives(record, range(len(negatives)))
 
 
 def check_language(record: Record, options: CurationOptions, notes: list[str]) -> tuple[str | None, Record | str]:
@@ -141,15 +144,15 @@ def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | st
     for name, hit in (("query", query), ("positive", positive)):
         if hit:
             return f"{name} is in evaluation set {hit.evaluation_set} ({hit.how})"
-    negatives = [text for text, hit in zip(record.negatives, others, strict=True) if not hit]
-    if len(negatives) == len(record.negatives):
+    kept = [place for place, hit in enumerate(others) if not hit]
+    if len(kept) == len(record.negatives):
         return record
     notes.append("negatives in evaluation sets removed")
-    return _with_negatives(record, negatives)
+    return _with_negatives(record, kept)
 
 
-def _with_negatives(record: Record, negatives: Sequence[str]) -> Record | str:
-    """The record with other negatives, which all kinds but retrieval need."""
-    if record.kind in NEED_NEGATIVES and not negatives:
+def _with_negatives(record: Record, places: Sequence[int]) -> Record | str:
+    """The record with these of its negatives, which all kinds but retrieval need."""
+    if record.kind in NEED_NEGATIVES and not places:
         return f"{record.kind} without negatives"
-    return replace(record, negatives=tuple(negatives))
+    return record.with_negatives(places)
