@@ -8,7 +8,8 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
@@ -25,7 +27,7 @@ from f2jax import errors, files
 from f2jax.checkpoints.best import KeepBest
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
-from f2jax.parallel.sharding import with_copies, without_copies
+from f2jax.parallel.sharding import copy_axes, path_name, with_copies, without_copies
 
 
 @flax.struct.dataclass
@@ -188,7 +190,8 @@ class Checkpoints:
         """Returns the newest readable checkpoint in the shapes, types and shardings of `like`; None if there is none.
 
         A checkpoint that is damaged is skipped, with a warning, for the one before it. All processes call it; they take
-        the newest that each of them can read. Each byte is read by one device, and copied to the others from there.
+        the newest that each of them can read. Of what several devices hold copies of, each reads its own part and gets
+        the rest from the others, as far as these parts are stored by themselves.
 
         Args:
             step: restore this one and no other.
@@ -201,8 +204,9 @@ class Checkpoints:
         damaged, steps = False, self.steps() if step is None else [step]
         names = [name for name in ITEMS if getattr(like, name) is not None]
         wanted = {name: getattr(like, name) for name in names}
+        has_copies = any(map(copy_axes, jax.tree.leaves(wanted)))
         while (step := hosts.broadcast(steps.pop() if steps else -1)) >= 0:
-            items, error = self._read(step, without_copies(wanted))
+            items, error = self._read(step, without_copies(wanted, self._chunks(step, names)) if has_copies else wanted)
             outcome = _outcome(error)
             outcomes = hosts.allgather(outcome)
             worst = max(outcomes)
@@ -231,6 +235,24 @@ class Checkpoints:
                 "away to start from scratch."
             )
         return None
+
+    def _chunks(self, step: int, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of the pieces in which each array of a checkpoint is stored, see `without_copies`.
+
+        {} where a process cannot read them, or others: what is wrong shows when all is read.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        try:
+            for name in names:
+                folder = epath.Path(files.join(self.folder, f"{step}/{name}"))
+                tree = {name: ocp.PyTreeCheckpointHandler().metadata(folder).tree}
+                leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+                shapes = {path_name(path): getattr(leaf, "storage", None) for path, leaf in leaves}
+                found |= {path: tuple(storage.chunk_shape) for path, storage in shapes.items() if storage}
+        except Exception:  # Orbax, TensorStore and gcsfs have classes of their own, or none
+            found = {}
+        alike = len(set(hosts.allgather(zlib.crc32(repr(sorted(found.items())).encode()) >> 1))) == 1
+        return found if alike else {}
 
     def _read(self, step: int, like: dict) -> tuple[Any, Exception | None]:
         """Returns (the items of a checkpoint, None) or (None, why this process cannot read it).

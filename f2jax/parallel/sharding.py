@@ -6,7 +6,7 @@ or a complete token table, on each device.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -100,37 +100,54 @@ def optimizer_shardings(tree, params_shardings, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
-def without_copies(tree):
+def path_name(path) -> str:
+    """Returns the keys of a leaf of a tree as one text, those of dicts, tuples and named tuples alike."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def copy_axes(x) -> tuple[str, ...]:
+    """Returns the mesh axes whose devices hold copies of an array."""
+    sharding = getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return ()
+    used = jax.tree.leaves(tuple(sharding.spec))
+    return tuple(axis for axis, length in sharding.mesh.shape.items() if length > 1 and axis not in used)
+
+
+def without_copies(tree, chunks: Mapping[str, Sequence[int]]):
     """Returns the shapes of a tree, each split also over those mesh axes whose devices would hold copies of it.
 
-    Its first axis is split that they divide; an array without such an axis, as a small one, stays as it is.
+    The first axis is split of which each device then has whole chunks. Leaves without such an axis stay as they are.
+
+    Args:
+        chunks: of each array the shape of the pieces in which it is stored, by `path_name`.
     """
 
-    def split(x):
-        if not isinstance(x.sharding, NamedSharding):
+    def split(path, x):
+        axes, chunk = copy_axes(x), chunks.get(path_name(path))
+        if not axes or chunk is None:
             return x
         mesh, spec = x.sharding.mesh, [*x.sharding.spec, *[None] * (len(x.shape) - len(x.sharding.spec))]
-        copy_axes = tuple(axis for axis in mesh.axis_names if axis not in jax.tree.leaves(tuple(spec)))
-        copies = math.prod(mesh.shape[axis] for axis in copy_axes)
+        copies = math.prod(mesh.shape[axis] for axis in axes)
         for place, length in enumerate(x.sharding.shard_shape(x.shape)):
-            if copies > 1 and length and length % copies == 0:
-                spec[place] = (*jax.tree.leaves(spec[place]), *copy_axes)
+            if length and length % (copies * chunk[place]) == 0:
+                spec[place] = (*jax.tree.leaves(spec[place]), *axes)
                 return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
         return x
 
-    return jax.tree.map(split, tree)
+    return jax.tree_util.tree_map_with_path(split, tree)
 
 
 def with_copies(arrays, like):
     """Returns arrays in the shardings of another tree of their shapes; all processes call it, as devices exchange."""
     found, structure = jax.tree.flatten(arrays)
-    targets = [x.sharding for x in jax.tree.leaves(like)]
-    moved = [i for i, (x, target) in enumerate(zip(found, targets, strict=True)) if x.sharding != target]
+    targets = [getattr(x, "sharding", None) for x in jax.tree.leaves(like)]
+    moved = [i for i, target in enumerate(targets) if isinstance(target, NamedSharding) and found[i].sharding != target]
     if moved:
         copy = jax.jit(lambda xs: xs, out_shardings=[targets[i] for i in moved])
         for i, x in zip(moved, copy([found[i] for i in moved]), strict=True):
             found[i] = x
-    return structure.unflatten(found)
+    return jax.tree.unflatten(structure, found)
 
 
 def activation_spec(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec:
