@@ -105,10 +105,10 @@ class Launch:
     def __call__(self, *argv: str, answer: str = "", **settings: str) -> subprocess.CompletedProcess:
         return self.end(self.start(*argv, **settings), answer)
 
-    def end(self, process: subprocess.Popen, answer: str = "") -> subprocess.CompletedProcess:
+    def end(self, process: subprocess.Popen, answer: str = "", seconds: float = 600) -> subprocess.CompletedProcess:
         """Wait for a script that was started; one that does not end is killed, and the test fails."""
         try:
-            out, err = process.communicate(answer, timeout=600)
+            out, err = process.communicate(answer, timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
