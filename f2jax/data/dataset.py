@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -86,7 +86,7 @@ def texts_of(rows: Sequence[Row]) -> RowTexts:
     )
 
 
-def padded_scores(scores: Sequence[Sequence[float]], width: int) -> np.ndarray | None:
+def padded_scores(scores: Sequence[Any], width: int) -> np.ndarray | None:
     """The scores of rows as float32 [B, K], NaN where there is none; None if no row has any."""
     if not any(map(len, scores)):
         return None

@@ -82,7 +82,7 @@ class Relations:
     temperature: Any  # of the softmaxes over cosines
     teacher: Sequence[jax.Array] = ()  # the teacher's raw embeddings (q_br, p_br, n_bjr); (): there is none
     projection_er: jax.Array | None = None  # see `distill.embedding_loss`
-    score_bk: jax.Array | None = None  # a reranker's, of positive and negatives; NaN: none; None: of no row
+    score_bk: Any = None  # a reranker's, of positive and negatives; NaN: none; None: of no row
 
     @classmethod
     def of(
