@@ -133,7 +133,7 @@ def get_config(text: str | None = None) -> ConfigDict:
 
     c.teacher = te = ConfigDict()
     te.path = ""  # folder, hub id, gs:// or workdir of the teacher; "": no distillation
-    te.cache = ""  # instead of path: vectors that f2jax cache_teacher wrote for the corpus in data.sources
+    te.cache = ""  # instead of path: vectors that f2jax cache-teacher wrote for the corpus in data.sources
     te.dtype = "bfloat16"  # type of the teacher's weights and matmuls
 
     c.optim = o = ConfigDict()

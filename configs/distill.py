@@ -24,7 +24,7 @@ OBJECTIVES = {
 
 
 def get_config(text=None):
-    """Options: size; teacher (as in stage2.py) or cache (of f2jax cache_teacher); objective."""
+    """Options: size; teacher (as in stage2.py) or cache (of f2jax cache-teacher); objective."""
     options = common.options(text, size="330m", teacher="auto", cache="", objective="recipe")
     objective = options["objective"]
     if objective not in OBJECTIVES:

@@ -1,26 +1,39 @@
-"""What the site adds to a page when it is built; on GitHub the page stands without it."""
+"""What is made from the code: tables of options and fields in two pages, and what the site adds to others.
 
-import contextlib
-import io
-import os
+python docs/generate.py    # writes the tables into docs/reference/commands.md and config.md
+"""
+
+import argparse
 import re
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
-from f2jax import cli
-from f2jax import config as configs
-from f2jax.configs import common
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent)]
 
-COLUMNS = "88"  # of the help, whatever the terminal
+from f2jax import cli  # noqa: E402
+from f2jax import config as configs  # noqa: E402
+from f2jax.configs import common  # noqa: E402
+
+MARK = "<!-- `python docs/generate.py` makes the rest of this page. -->\n"
+
+
+def main() -> None:
+    for name in MADE:
+        page = HERE / f"{name}.md"
+        page.write_text(made(name, page.read_text()))
+
+
+def made(page: str, text: str) -> str:
+    """The text of a page of `MADE` with the tables that the code has now."""
+    return text.partition(MARK)[0] + MARK + MADE[page]()
 
 
 def addition(page: str, text: str) -> str:
-    """Markdown for the end of `page`, whose Markdown is `text`."""
+    """Markdown that the site adds to the end of `page`, whose Markdown is `text`."""
     if page == "index":
         return contents(text)
-    if page == "reference/commands":
-        return commands()
-    if page == "reference/config":
-        return config_fields()
     if page.startswith("reference/api/"):
         return modules(text)
     return ""
@@ -28,34 +41,67 @@ def addition(page: str, text: str) -> str:
 
 def contents(text: str) -> str:
     """The lists of links under each heading, as the site's table of contents: the order is said once."""
-    made = ""
+    lists = ""
     for section in text.split("\n## ")[1:]:
         pages = re.findall(r"^- \[.*?\]\((\S+)\.md\)", section, re.M)
         if pages:
             caption = section.splitlines()[0]
-            made += "\n```{toctree}\n" + "\n".join([":hidden:", f":caption: {caption}", "", *pages]) + "\n```\n"
-    return made
+            lists += "\n```{toctree}\n" + "\n".join([":hidden:", f":caption: {caption}", "", *pages]) + "\n```\n"
+    return lists
 
 
 def commands() -> str:
-    """The help of each command, as its parser prints it."""
-    os.environ |= {"COLUMNS": COLUMNS, "NO_COLOR": "1"}
-    made = ""
-    for name in cli.COMMANDS:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            cli.main([name, "--help"])
-        made += f"\n## f2jax {name}\n\n```\n{printed.getvalue()}```\n"
-    return made
+    """A section for each command, with a table for each group of its options."""
+    return "".join(command(name, parser(name)) for name in cli.COMMANDS)
 
 
-def config_fields() -> str:
+def parser(name: str) -> argparse.ArgumentParser:
+    """The parser of a command."""
+    found: list[argparse.ArgumentParser] = []
+    with patch.object(argparse.ArgumentParser, "print_help", lambda self, file=None: found.append(self)):
+        cli.main([name, "--help"])
+    return found[0]
+
+
+def command(name: str, given: argparse.ArgumentParser) -> str:
+    example = plain(given.epilog).removeprefix("example: ")
+    text = f"\n## f2jax {name}\n\n{plain(given.description)}\n\n```\n{example}\n```\n"
+    for group in given._action_groups:
+        actions = [action for action in group._group_actions if action.dest != "help"]
+        if actions:
+            about = f"\n{plain(group.description)}\n" if group.description else ""
+            rows = "".join(f"| `{usage(action)}` | {cell(plain(action.help))} |\n" for action in actions)
+            text += f"{about}\n| {cell(group.title)} | |\n|---|---|\n{rows}"
+    return text
+
+
+def usage(action: argparse.Action) -> str:
+    """An option with its value, as somebody types it."""
+    several = " …" if action.nargs in ("*", "+") else ""
+    value = (
+        ""
+        if isinstance(action, argparse.BooleanOptionalAction)
+        else f"{action.metavar or action.dest.upper()}{several}"
+    )
+    return " ".join(filter(None, ["`, `".join(action.option_strings), value]))
+
+
+def plain(text: str | None) -> str:
+    """What argparse prints of a text."""
+    return (text or "").replace("%%", "%")
+
+
+def cell(text: str | None) -> str:
+    return (text or "").replace("|", r"\|")
+
+
+def fields() -> str:
     """A table for each group of fields, from the comments of configs/common.py and its values for a 0.6b."""
     values = configs.fields(common.get_config())
     groups: dict[str, list[str]] = {}
     for name, comment in comments(Path(common.__file__).read_text()):
-        group = name.rpartition(".")[0]
         value = f"`{values[name]!r}`" if name in values else ""
-        groups.setdefault(group, []).append(f"| `{name}` | {value} | {comment} |\n")
+        groups.setdefault(name.rpartition(".")[0], []).append(f"| `{name}` | {value} | {cell(comment)} |\n")
     tables = (
         f"\n## {group or 'The run'}\n\n| field | default | |\n|---|---|---|\n{''.join(rows)}"
         for group, rows in groups.items()
@@ -73,7 +119,7 @@ def comments(source: str) -> list[tuple[str, str]]:
             if match[3].endswith("ConfigDict()"):  # a group, perhaps with a short name: c.model = m = ConfigDict()
                 prefixes[match[3].partition(" = ")[0] if " = " in match[3] else f"{match[1]}.{match[2]}"] = f"{name}."
             if match[4]:
-                found.append((name, match[4].replace("|", r"\|")))
+                found.append((name, match[4]))
     return found
 
 
@@ -81,3 +127,9 @@ def modules(text: str) -> str:
     """The public names of the modules that a page lists, from their docstrings."""
     names = re.findall(r"^- \[`(f2jax\.[\w.]+)`\]", text, re.M)
     return "".join(f"\n## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in names)
+
+
+MADE = {"reference/commands": commands, "reference/config": fields}
+
+if __name__ == "__main__":
+    main()

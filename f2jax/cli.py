@@ -13,22 +13,22 @@ from f2jax import __version__
 from f2jax.errors import UserError, did_you_mean, exit_code, is_transient_io_error
 
 COMMANDS = {
-    "prepare": "tokenize data into a corpus for training",
-    "mine": "give rows hard negatives",
-    "train": "train a model as a config says",
-    "compare": "training runs side by side, and a law of their loss in size and data",
-    "plan": "compile a training for a TPU slice, without one",
+    "prepare": "curate and tokenize data into a corpus for training",
+    "mine": "find hard negatives for rows",
+    "train": "train or fine-tune a model",
+    "compare": "compare training runs, and fit a scaling law to them",
+    "plan": "see whether a training fits a TPU slice, without one",
     "prune": "cut a model down in width, MLP and layers",
-    "cache_teacher": "embed a corpus with a teacher, once for all trainings",
-    "start": "make a student's first weights from a teacher's vectors",
-    "merge": "average checkpoints into one model",
+    "cache-teacher": "embed a corpus with a teacher, once for all trainings",
+    "start": "make the first weights of a student from a teacher's vectors",
+    "merge": "average several models or checkpoints",
     "encode": "embed the texts of a file",
-    "search": "find documents: many by few dimensions, then few by all",
-    "serve": "answer /v1/embeddings as OpenAI does",
-    "evaluate": "score a model on built-in tasks, on local ones, or on those of MTEB",
-    "report": "tables and curves of results",
-    "export": "write a folder that other embedding tools load",
-    "verify": "check such a folder against its golden vectors in every tool found here",
+    "search": "find documents, first by a few dimensions, then by all",
+    "serve": "answer /v1/embeddings like OpenAI's API",
+    "evaluate": "score a model on built-in tasks, on your files, or on MTEB",
+    "report": "make a page of tables and curves from results",
+    "export": "write a model as a folder that other tools load",
+    "verify": "check an exported folder in every tool on this machine",
 }
 
 
@@ -70,13 +70,17 @@ def _run(argv: list[str]) -> None:
         print(_usage())
     elif argv[0] == "--version":
         print(f"f2jax {__version__}")
-    elif (command := argv[0].replace("-", "_")) not in COMMANDS:
+    elif (command := argv[0].replace("_", "-")) not in COMMANDS:
         raise UserError(f"There is no command '{argv[0]}'{did_you_mean(argv[0], COMMANDS)}")
     else:
         with contextlib.suppress(SystemExit):  # argparse exits after --help
-            import_module(f"f2jax.commands.{command}").main(argv[1:])
+            import_module(f"f2jax.commands.{command.replace('-', '_')}").main(argv[1:])
 
 
 def _usage() -> str:
     lines = "\n".join(f"  {name:<13} {summary}" for name, summary in COMMANDS.items())
-    return f"usage: f2jax COMMAND [--help]\n\n{lines}"
+    example = '--folder notes --model mini --query "how do I renew a passport?"'
+    return (
+        f"usage: f2jax COMMAND [--help]\n\n{lines}\n\nf2jax COMMAND --help lists the options of a command.\n"
+        f"example: f2jax search {example}"
+    )

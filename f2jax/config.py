@@ -106,7 +106,9 @@ def find(name: str) -> Path:
         return packaged[name]
     if name.startswith("configs/") and Path(name).stem in packaged:  # the path in a checkout, given elsewhere
         raise UserError(f"There is no config file {name} here; give f2jax's own by name: {Path(name).stem}.")
-    raise UserError(f"There is no config file {name}, nor a config of f2jax by that name{did_you_mean(name, packaged)}")
+    raise UserError(
+        f"There is no config file {name}, and f2jax has no config of that name{did_you_mean(name, packaged)}"
+    )
 
 
 def nearest_field(name: str, names: Iterable[str]) -> str:
@@ -205,7 +207,7 @@ def check(config: ConfigDict) -> None:
     values = fields(config)
     for name, value in values.items():
         if isinstance(value, tuple) and name not in NUMBERS and not all(isinstance(item, str) for item in value):
-            raise UserError(f"{name}={value} should hold text alone, such as ('a', 'b').")
+            raise UserError(f"{name}={value} should contain only text, such as ('a', 'b').")
     if (traced := values[TRACED]) and not is_trace(traced):
         raise UserError(f"{TRACED}={traced} should be (START, STEPS), such as (20, 5): 5 steps after the first 20.")
     if any(type(size) is not int or size < 1 for size in values[MEASURED_DIMS]):

@@ -41,10 +41,10 @@ def filesystem(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     """Returns the file system of a path, and its name there.
 
     Raises:
-        UserError: the path's protocol is unknown, its library is not installed, or the path holds a NUL character.
+        UserError: the path's protocol is unknown, its library is not installed, or the path contains a NUL character.
     """
     if "\0" in str(path):
-        raise UserError(f"{str(path)!r} holds a NUL character; give another path.")
+        raise UserError(f"{str(path)!r} contains a NUL character; give another path.")
     try:
         return fsspec.core.url_to_fs(str(path))
     except (ValueError, ImportError) as error:
@@ -239,9 +239,7 @@ def append_to_object(path: str | Path, content: bytes, size: int) -> None:
         finally:
             store.rm_file(part)
         if (found := store.size(name)) != size + len(content):  # such as after an answer that was lost
-            raise Restart(
-                f"{path} has {found} bytes in the place of {size + len(content)}; run the same command again."
-            )
+            raise Restart(f"{path} has {found} bytes instead of {size + len(content)}; run the same command again.")
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ def output_folder(
     names = _names(folder) if existed else []
     record = _read(folder)
     if record.get("kind") not in (None, kind):
-        raise UserError(f"{folder} holds a {record['kind']} of f2jax and no {kind}; choose another folder.")
+        raise UserError(f"{folder} holds a {record['kind']} of f2jax, not a {kind}; choose another folder.")
     if names and "kind" not in record and not set(known_by) & set(names):
         shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-        raise UserError(f"{folder} holds what f2jax did not write ({shown}); choose a new or empty folder.")
+        raise UserError(f"{folder} contains files that f2jax did not write ({shown}); choose a new or empty folder.")
     _write(folder, record | {"kind": kind})
     try:
         yield
@@ -77,7 +77,9 @@ def output_file(path: str | Path, kind: str, local_only: bool = False) -> Iterat
     stamp = _stamp(path)
     entry = entries.get(name, {"stamp": None})
     if stamp and (name not in entries or entry["stamp"] not in (stamp, "unfinished")):
-        raise UserError(f"{path} is there and not written by f2jax, or changed since; delete it, or name another file.")
+        raise UserError(
+            f"{path} exists, and was not written by f2jax or has changed since; delete it, or name another file."
+        )
     _write(folder, record | {"files": entries | {name: {"kind": kind, "stamp": "unfinished"}}})
     try:
         yield

@@ -177,7 +177,7 @@ TRAIN = ["train", "--config", CONFIG, "--workdir", "w"]
     "argv,message",
     [
         (["trian"], "There is no command 'trian'; did you mean 'train'?"),
-        (["xyzzy"], f"There is no command 'xyzzy'; known are {', '.join(sorted(cli.COMMANDS))}"),
+        (["xyzzy"], f"There is no command 'xyzzy'; choose from {', '.join(sorted(cli.COMMANDS))}"),
         (["--modle"], "There is no command '--modle'"),
         (["encode"], "the following arguments are required: --model, --input, --output; see f2jax encode --help."),
         (["encode", *NEEDED, "--truncate=8"], "has no option '--truncate'; did you mean '--truncate-dim'?"),
@@ -269,7 +269,7 @@ def test_a_workdir_that_is_a_file(capsys, tmp_path):
         ({"--prompt-name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
         ({"--dtype": "float16"}, "dtype='float16' is not a choice; did you mean 'bfloat16'?"),
         ({"--input": "nothing.txt"}, "There is no file nothing.txt; check the path."),
-        ({"--input": "/"}, "/ is of no known kind; data files end in .parquet,"),
+        ({"--input": "/"}, "/ is not a known kind of file; data files end in .parquet,"),
         ({"--output": "out.csv"}, "out.csv should end in .npy or .parquet."),
         ({"--model": "nowhere"}, "There is no model folder nowhere; give a folder, a gs:// path, a hub id"),
         ({"--model": "/"}, "config.json; check the path."),
@@ -287,7 +287,7 @@ def test_encode_with_a_file_of_the_wrong_shape(capsys, model, tmp_path):
     pq.write_table(pa.table({"body": ["a"]}), tmp_path / "in.parquet")
     write_jsonl(tmp_path / "in.jsonl", [{"text": "a"}, {"body": "b"}])
     argv = ["encode", "--model", model, "--output", tmp_path / "out.npy", "--input"]
-    assert "has no column 'text' but body; choose one with --column." in complaint(
+    assert "has no column 'text'; it has body. Choose one with --column." in complaint(
         capsys, *argv, tmp_path / "in.parquet"
     )
     assert "in.jsonl: row 2 has no text in 'text'; fix it or choose another --column." in complaint(
@@ -320,8 +320,11 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
     "argv,expected",
     [
         (["evaluate"], "f2jax evaluate needs --model."),
-        (["evaluate", "--model", "m", "--dims", "8"], "--dims is for other tasks than the built-in ones; give --tasks"),
-        (["evaluate", "--model", "m", "--prompt", "query=Find it."], "--prompt is for other tasks than the built-in"),
+        (
+            ["evaluate", "--model", "m", "--dims", "8"],
+            "--dims does not apply to the built-in tasks; leave it out",
+        ),
+        (["evaluate", "--model", "m", "--prompt", "query=Find it."], "--prompt does not apply to the built-in tasks"),
         (
             ["evaluate", "--model", "m", "--benchmark", "english"],
             "f2jax evaluate on these tasks needs mteb; install with",

@@ -35,7 +35,7 @@ def test_a_config_of_f2jax_is_found_by_name_from_any_folder(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "name,message",
     [
-        ("stage3", "There is no config file stage3, nor a config of f2jax by that name; did you mean 'stage"),
+        ("stage3", "There is no config file stage3, and f2jax has no config of that name; did you mean 'stage"),
         ("configs/nano.py:stage=1", "There is no config file configs/nano.py here; give f2jax's own by name: nano."),
         ("__init__", "There is no config file __init__"),
     ],

@@ -31,7 +31,7 @@ def given(tmp_path_factory) -> Path:
 
 MODEL, ROWS, TEXTS = ["--model", "model"], ["--input", "rows.jsonl"], ["--input", "texts.txt"]
 FOLDERS = {  # command: its arguments without the one that names the output
-    "cache_teacher": ["--corpus", "corpus", *MODEL],
+    "cache-teacher": ["--corpus", "corpus", *MODEL],
     "compare": ["run"],
     "evaluate": [*MODEL, "--tasks", "cldr-names"],
     "export": MODEL,
@@ -44,7 +44,7 @@ FOLDERS = {  # command: its arguments without the one that names the output
     "train": ["--config", CONFIG],
 }
 FILES = {
-    "cache_teacher": (["--corpus", "corpus"], "--list-texts", "out.jsonl"),
+    "cache-teacher": (["--corpus", "corpus"], "--list-texts", "out.jsonl"),
     "encode": ([*MODEL, *TEXTS], "--output", "out.npy"),
     "mine queries": (ROWS, "--list-queries", "out.jsonl"),
     "mine documents": (ROWS, "--list-documents", "out.jsonl"),
@@ -126,7 +126,7 @@ def test_a_failure_in_the_middle_leaves_what_the_next_call_continues(tmp_path):
     with output_folder(tmp_path / "out", "thing"):
         assert (tmp_path / "out/part").exists()
     with (
-        pytest.raises(UserError, match="holds a thing of f2jax and no package"),
+        pytest.raises(UserError, match="holds a thing of f2jax, not a package"),
         output_folder(tmp_path / "out", "package"),
     ):
         pass

@@ -314,7 +314,9 @@ def _write(part: Path, path: str, entries: dict[str, Entry], tensors: Iterable[t
                 file.write(np.ascontiguousarray(array).view(np.uint8).data)
                 file.flush()
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}); check the path and the room on the disk.") from error
+        raise UserError(
+            f"{path} cannot be written ({error}); check the path and the free space on the disk."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -399,7 +401,7 @@ def _open_shard(path: str, dtypes: dict) -> Iterator[tuple[str, _Tensor]]:
     size = files.file_size(path)
     length = struct.unpack("<Q", files.read_range(path, 0, 8))[0] if size >= 8 else size
     if length + 8 > size:
-        raise UserError(f"{path} is cut short or no safetensors file; fetch it again.")
+        raise UserError(f"{path} is truncated, or not a safetensors file; fetch it again.")
     header = files.check_object(files.parse_json(files.read_range(path, 8, 8 + length), path), f"The header of {path}")
     header.pop("__metadata__", None)
     fields = {"dtype": str, "shape": list[int], "data_offsets": list[int]}
@@ -418,7 +420,7 @@ def _open_shard(path: str, dtypes: dict) -> Iterator[tuple[str, _Tensor]]:
             )
         yield name, _Tensor(name, path, 8 + length + begin, dtype, tuple(entry["shape"]))
     if 8 + length + end != size:
-        raise UserError(f"{path} is cut short or too long: it should have {8 + length + end:,} bytes; fetch it again.")
+        raise UserError(f"{path} is truncated or too long: it should have {8 + length + end:,} bytes; fetch it again.")
 
 
 def _check_weights(folder: str | Path, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> None:

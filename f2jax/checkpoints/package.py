@@ -81,8 +81,8 @@ def read_settings(path: str, architecture: Qwen3Config) -> ModelSettings:
         )
     if "document" not in prompts and (name := next((name for name in ("passage", "corpus") if name in prompts), None)):
         settings.log.warning(
-            "%s has no prompt named 'document', so encode_document puts none before texts, as in "
-            "sentence-transformers; for its prompt '%s' give prompt_name='%s'.",
+            "%s has no prompt named 'document', so encode_document adds none, like "
+            "sentence-transformers; to use its prompt '%s', pass prompt_name='%s'.",
             path,
             name,
             name,
@@ -90,7 +90,7 @@ def read_settings(path: str, architecture: Qwen3Config) -> ModelSettings:
     similarity = declared.get("similarity_fn_name") or "cosine"
     if similarity not in settings.SIMILARITIES:
         raise UserError(
-            f"{path} compares vectors by '{similarity}' (see config_sentence_transformers.json), which is not built"
+            f"{path} compares vectors by '{similarity}' (see config_sentence_transformers.json), which is not supported"
             f"{did_you_mean(similarity, settings.SIMILARITIES)}"
         )
     limits = (tokenizer.get("model_max_length"), architecture.max_length)

@@ -33,7 +33,7 @@ class FileKeys:
     """What f2jax does with the keys of one file."""
 
     obeyed: frozenset[str] = frozenset()
-    allowed: dict[str, tuple] = field(default_factory=dict)  # by key: the values that are built
+    allowed: dict[str, tuple] = field(default_factory=dict)  # by key: the values that are supported
     harmless: frozenset[str] = frozenset()  # cannot change a vector
 
     def check(self, content: dict, origin: str) -> dict:
@@ -49,8 +49,8 @@ class FileKeys:
         ]
         if refused:
             raise UserError(
-                f"{origin} sets {', '.join(refused)}, which f2jax does not build; it computes plain causal Qwen3 with "
-                "last-token pooling. Use another model, or correct the file if it is wrong."
+                f"{origin} sets {', '.join(refused)}, which f2jax does not support; it computes plain causal Qwen3 "
+                "with last-token pooling. Use another model, or correct the file if it is wrong."
             )
         known = self.obeyed | self.allowed.keys() | self.harmless
         if unknown := [key for key in content if key not in known]:
@@ -196,9 +196,9 @@ def config_from_hf(hf, origin: str = "config.json") -> Qwen3Config:
     }
     CONFIG.check(files.check_object(hf, origin, required, optional), origin)
     if others := [name for name in hf.get("architectures") or () if not name.startswith("Qwen3")]:
-        raise UserError(f"{origin} names the architecture {', '.join(others)}; only Qwen3 is built.")
+        raise UserError(f"{origin} names the architecture {', '.join(others)}; only Qwen3 is supported.")
     if set(hf.get("layer_types") or ["full_attention"]) != {"full_attention"}:
-        raise UserError(f"{origin} has other layer_types than 'full_attention'; only full attention is built.")
+        raise UserError(f"{origin} has other layer_types than 'full_attention'; only full attention is supported.")
     if wrong := [name for name in (*sizes, "max_position_embeddings") if hf[name] < 1]:
         raise UserError(f"{origin} has {', '.join(f'{name}={hf[name]}' for name in wrong)}; it should be at least 1.")
     theta = _rope_theta(hf, origin)
@@ -281,7 +281,7 @@ def _rope_theta(hf: dict, origin: str) -> float:
     """
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
     if any(isinstance(value, dict) for value in rope.values()):
-        raise UserError(f"{origin} has rotary embeddings that differ between layers; only equal ones are built.")
+        raise UserError(f"{origin} has rotary embeddings that differ between layers; only equal ones are supported.")
     ROPE.check(rope, f"The rotary embedding in {origin}")
     theta = rope.get("rope_theta", hf.get("rope_theta"))
     if not isinstance(theta, int | float) or not 0 < theta < math.inf:
@@ -309,7 +309,7 @@ def read_modules(folder: str) -> Modules | None:
     modules = files.read_json(path)
     fields = {"type": str, "path": str}
     if not isinstance(modules, list) or not modules:
-        raise UserError(f"{path} holds no list of modules; restore it from its origin.")
+        raise UserError(f"{path} is not a list of modules; restore it from its origin.")
     kinds = []
     for module in modules:
         name = files.check_object(module, f"A module of {path}", fields)["type"]
@@ -317,14 +317,13 @@ def read_modules(folder: str) -> Modules | None:
         if package.partition(".")[0] != "sentence_transformers" or kind not in MODULE_KINDS:
             built = ", ".join(MODULE_KINDS)
             raise UserError(
-                f"{folder} has a module {name} in modules.json; only {built} of sentence-transformers are built."
+                f"{folder} has a module {name} in modules.json; only {built} of sentence-transformers are supported."
             )
         kinds.append(kind)
     order = [kind for kind in kinds if kind != "Dropout"]
     if order[:2] != ["Transformer", "Pooling"] or set(order[2:]) - {"Normalize"}:
         raise UserError(
-            f"{path} has the modules {', '.join(kinds)}; only Transformer, Pooling and Normalize are built, in this "
-            "order."
+            f"{path} has the modules {', '.join(kinds)}; only Transformer, Pooling and Normalize work, in this order."
         )
     if modules[0]["path"].strip("./"):
         raise UserError(
@@ -352,7 +351,7 @@ def _check_pooling(folder: str, name: str) -> None:
     if modes is None:
         modes = [key for key, on in content.items() if key.startswith("pooling_mode_") and on] or "mean"
     if modes not in ("lasttoken", ["lasttoken"], ["pooling_mode_lasttoken"]):
-        raise UserError(f"{folder} pools by {modes} in {name}; only pooling of the last token is built.")
+        raise UserError(f"{folder} pools by {modes} in {name}; only pooling of the last token is supported.")
 
 
 # Files of other kinds of models, and what to do with such a folder.

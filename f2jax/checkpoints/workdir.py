@@ -125,7 +125,7 @@ def find_model(name: str | Path | StoredModel, revision: str | None = None) -> S
         return StoredModel(files.resolve_model(name, revision))
     path = files.resolve_model(run, revision)
     if not is_workdir(path):
-        raise UserError(f"{path} is no training workdir, and has no steps; name it alone.")
+        raise UserError(f"{path} is not a training workdir, so it has no steps; leave out the step.")
     return StoredModel(path, chosen_step(path, step))
 
 

@@ -1,4 +1,4 @@
-"""`f2jax cache_teacher`: embed a corpus with a teacher, once for all trainings."""
+"""`f2jax cache-teacher`: embed a corpus with a teacher, once for all trainings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,37 +10,37 @@ from f2jax.inference.options import Dtype
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """What is embedded, by what."""
+    """Corpus and teacher."""
 
     corpus: str  # folder that f2jax prepare wrote
-    output: str | None = None  # folder for the vectors: teacher.cache of a training config
-    model: str | None = None  # the teacher: folder, hub id, gs:// path or training workdir
-    dtype: Dtype = "float32"  # type of weights and matmuls
+    output: str | None = None  # folder for the vectors, for teacher.cache of a training config
+    model: str | None = None  # the teacher: a folder, hub id, gs:// path or workdir
+    dtype: Dtype = "float32"  # precision of the weights and the computation
     width: int = 0  # keep this many dimensions, as many as the student has; 0: all
-    store: Dtype = "bfloat16"  # type of the stored numbers
-    batch_size: int = 1024  # maximum number of texts in a device batch
+    store: Dtype = "bfloat16"  # precision of the stored vectors
+    batch_size: int = 1024  # largest number of texts in a batch
 
 
 @dataclass(frozen=True)
 class OutsideOptions:
-    """Vectors that another tool makes, instead of a model."""
+    """Vectors from another tool, instead of --model."""
 
-    list_texts: str | None = None  # .jsonl file for the texts to embed, each once; nothing else is done
-    vectors: str | None = None  # .npy file with a row for each of the --texts
-    texts: str | None = None  # file of the texts that were embedded, such as that of --list-texts
-    # how --width is reached: leading dimensions, if the teacher is Matryoshka's, or principal components
+    list_texts: str | None = None  # only write the texts to embed, each once, to this .jsonl file
+    vectors: str | None = None  # .npy file with a row for each text of --texts
+    texts: str | None = None  # file with the texts that were embedded, such as the one of --list-texts
+    # how to reach --width: by the first dimensions, for a Matryoshka teacher, or by principal components
     reduce: Literal["", "first", "pca"] = ""
-    center: bool = False  # subtract the mean over all texts; --reduce pca does
-    # power by which --reduce pca evens out the deviations of the components, from 0, as they are, to 1, all equal
+    center: bool = False  # subtract the mean over all texts, which --reduce pca always does
+    # how far --reduce pca evens out the variances of the components, from 0 (not at all) to 1 (all equal)
     whiten: float = 0.0
-    pivot: str = ""  # language whose side of bitext gives its vector to the other side
-    pivot_sources: tuple[str, ...] = ()  # data sets that are bitext, by name or pattern; (): all retrieval
+    pivot: str = ""  # language whose side of bitext rows gives its vector to the other side
+    pivot_sources: tuple[str, ...] = ()  # data sets of bitext, by name or pattern; (): all retrieval data sets
 
 
 def main(argv: list[str]) -> None:
     arguments = Arguments(
-        "cache_teacher",
-        "Embed a prepared corpus with a teacher, once; run again, the same command resumes.",
+        "cache-teacher",
+        "Embed a prepared corpus with a teacher, once for all trainings. The same command resumes.",
         "--corpus corpus --model runs/0.6b --output vectors --width 320",
         argv,
         CacheOptions,
@@ -48,9 +48,9 @@ def main(argv: list[str]) -> None:
     )
     options, outside = arguments.read(CacheOptions), arguments.read(OutsideOptions)
     if not outside.list_texts and (not options.output or bool(options.model) == bool(outside.vectors)):
-        raise UserError("f2jax cache_teacher needs --output and either --model or --vectors, or else --list-texts.")
+        raise UserError("f2jax cache-teacher needs --output and either --model or --vectors, or else --list-texts.")
     if bool(outside.vectors) != bool(outside.texts):
-        raise UserError("--vectors and --texts belong together: the rows of one are those of the other.")
+        raise UserError("--vectors and --texts go together: give both, with a row for each text.")
     if options.model and (given := changed(outside, "reduce", "center", "whiten", "pivot", "pivot_sources")):
         raise UserError(f"{given} is for --vectors; leave it out, or embed the texts of --list-texts.")
 
@@ -85,6 +85,6 @@ def main(argv: list[str]) -> None:
     with output_folder(options.output, "folder of teacher vectors", ("vectors.json",), local_only=True):
         info = lib.cache_teacher(corpus, options.output, source, options.width, options.store)
     print(
-        f"{options.output}: vectors of {info.width} x {info.dtype}, {info.describe()}; train with "
-        f"--config.teacher.cache={options.output} --config.data.sources=\"('corpus:{options.corpus}',)\"."
+        f"{options.output}: vectors of {info.width} x {info.dtype}, {info.describe()}.\nNext: f2jax train with "
+        f"--config.teacher.cache={options.output} --config.data.sources=\"('corpus:{options.corpus}',)\""
     )

@@ -8,8 +8,8 @@ from f2jax.errors import require_extra
 def main(argv: list[str]) -> None:
     options = Arguments(
         "compare",
-        "Write one page of training runs: a table of what differs, what they took and what came of it, curves, and "
-        "where they are a grid of sizes and tokens a law of their held-out loss, L(N, D) = E + A / N^a + B / D^b.",
+        "Write one page about training runs: a table of their settings, costs and results, curves, and for a grid of "
+        "sizes and tokens a scaling law of the held-out loss, L(N, D) = E + A / N^a + B / D^b.",
         "runs/sweep --output comparison --leave-out 1",
         argv,
         CompareOptions,

@@ -11,23 +11,23 @@ from f2jax.inference.options import ModelOptions, Precision, ReadOptions
 class EncodeOptions:
     """Texts and vectors."""
 
-    input: str  # .txt (a text per line), or rows as .jsonl, .json, .csv, .tsv, .arrow or .parquet; may be on gs://
-    output: str  # .npy, or .parquet with text and embedding; may be on gs://
-    column: str = "text"  # field of the text in .jsonl and .parquet
-    prompt: str | None = None  # put before every text
-    prompt_name: str | None = None  # a prompt of the model, such as query
+    input: str  # .txt (one text per line), or rows as .jsonl, .json, .csv, .tsv, .arrow or .parquet; may be on gs://
+    output: str  # .npy, or .parquet with texts and embeddings; may be on gs://
+    column: str = "text"  # column with the text, in files of rows
+    prompt: str | None = None  # text to put before every text
+    prompt_name: str | None = None  # prompt of the model to put before every text, such as query
     truncate_dim: int | None = None  # keep this many leading dimensions; None: all
     precision: Precision = "float32"  # type of the stored numbers
-    batch_size: int = 1024  # maximum number of texts in a device batch
-    fsdp: int = 1  # devices that share one copy of the weights; 1: each has all
+    batch_size: int = 1024  # largest number of texts in a batch
+    fsdp: int = 1  # spread the weights over this many devices; 1: every device holds all of them
 
 
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "encode",
-        "Embed the texts of a file on all devices; run again, the same command resumes. On several hosts, run it on "
-        "each: they share the pieces out, and the first one puts them together.",
-        "--model release --input texts.txt --output vectors.npy",
+        "Embed the texts of a file on all devices. The same command resumes. On several hosts, run it on "
+        "each of them: they share the pieces, and the first one puts them together.",
+        "--model mini --input texts.txt --output vectors.npy",
         argv,
         ModelOptions,
         ReadOptions,

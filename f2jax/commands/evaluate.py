@@ -17,9 +17,9 @@ def main(argv: list[str]) -> None:
 
     options = Arguments(
         "evaluate",
-        "Score a model at every Matryoshka dimension, on all devices; run again, the same command resumes. On several "
-        f"hosts, run it on each: all encode, and the first one scores. Built-in tasks: {', '.join(TASKS)}; with --data "
-        f"FOLDER: {', '.join(LOCAL_NAMES)}.",
+        "Score a model at several numbers of dimensions, on all devices. The same command resumes. "
+        "On several hosts, run it on each of them: all encode, and the first one scores. "
+        f"Built-in tasks: {', '.join(TASKS)}. Local tasks, with --data FOLDER: {', '.join(LOCAL_NAMES)}.",
         "--model release --benchmark english --output scores",
         argv,
         EvaluationOptions,
@@ -40,7 +40,9 @@ def main(argv: list[str]) -> None:
 
 def _evaluate_built_in(options: EvaluationOptions) -> None:
     if unused := changed(options, *MTEB_ONLY):
-        raise UserError(f"{unused} is for other tasks than the built-in ones; give --tasks, --benchmark or --data.")
+        raise UserError(
+            f"{unused} does not apply to the built-in tasks; leave it out, or give --tasks, --benchmark or --data."
+        )
     model, output = options.model, options.output
     if not model:
         raise UserError("f2jax evaluate needs --model.")
@@ -79,4 +81,4 @@ def _evaluate_with_mteb(options: EvaluationOptions) -> None:
         scores = run.evaluate(options)
     if scores is not None:
         print(runner.scores_table(scores))
-        print(f"Results: {options.output}/results")
+        print(f"Results: {options.output}/results\nNext: f2jax report {options.output} --output PAGE")

@@ -12,22 +12,22 @@ class ExportOptions:
     """What is written."""
 
     output: str  # folder to write
-    # further formats, next to the weights; (): none
+    # additional formats; (): none
     format: tuple[Literal["onnx", "onnx-int8", "gguf", "gguf-q8"], ...] = ()
-    scores: str | None = None  # for the model card: the --output of f2jax evaluate
-    license: str | None = None  # for the model card: an identifier of the hub, such as apache-2.0
-    about: str | None = None  # for the model card: JSON file with summary, teacher, licenses of the data, and limits
-    # int8: a quarter as large, for f2jax alone; None: as --dtype, for every tool
+    scores: str | None = None  # the --output of f2jax evaluate, for the model card
+    license: str | None = None  # an identifier of the Hugging Face hub, such as apache-2.0, for the model card
+    about: str | None = None  # JSON file with summary, teacher, licenses and limits, for the model card
+    # store the weights in int8, a quarter of the size, for f2jax only; None: store them in --dtype, for all tools
     weights: Literal["int8"] | None = None
-    truncate_layers: int | None = None  # keep this many leading layers of a model trained with loss.exits; None: all
+    truncate_layers: int | None = None  # keep this many layers of a model trained with loss.exits; None: all
     table_rank: int | None = None  # keep this many columns of a factorized token table; None: all
-    matryoshka_dims: tuple[int, ...] = ()  # dimensions that it was trained to be cut to, where its folder lacks them
+    matryoshka_dims: tuple[int, ...] = ()  # dimensions that the model can be cut to, if its folder does not state them
 
 
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "export",
-        "Write the folder that sentence-transformers and transformers load as it is.",
+        "Write a model as a folder that sentence-transformers and transformers load unchanged.",
         "--model runs/0.6b --output release --dtype bfloat16",
         argv,
         ModelOptions,

@@ -9,21 +9,21 @@ from f2jax.inference.options import Dtype
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Which checkpoints, and how they are averaged."""
+    """Models, and how they are averaged."""
 
     models: tuple[str, ...]  # folders, hub ids, gs:// paths, workdirs, RUN@STEP or RUN@best
-    output: str  # folder to write, as export does
-    last: int | None = None  # take all kept checkpoints of a workdir's last steps: 2500; None: the newest
-    method: Literal["average", "slerp"] = "average"  # slerp: along the arc between them
-    weights: tuple[float, ...] = ()  # weights of the models, in their order; (): equal
-    decay: float | None = None  # each model counts this times the one after it, such as 0.8; None: equal
-    dtype: Dtype = "float32"  # type of the result
+    output: str  # folder for the merged model, as export writes it
+    last: int | None = None  # take all checkpoints of a workdir's last steps, such as 2500; None: only the newest
+    method: Literal["average", "slerp"] = "average"  # average the weights, or follow the arc between them
+    weights: tuple[float, ...] = ()  # weights of the models, in the same order; (): equal
+    decay: float | None = None  # factor by which each model counts less than the next, such as 0.8; None: equal
+    dtype: Dtype = "float32"  # precision of the result
 
 
 def main(argv: list[str]) -> None:
     options = Arguments(
         "merge",
-        "Average checkpoints, weight by weight: of one run's tail, or of several runs.",
+        "Average the weights of several models, or of the last checkpoints of one run.",
         "runs/80m --last 2500 --output merged",
         argv,
         MergeOptions,
@@ -41,3 +41,4 @@ def main(argv: list[str]) -> None:
     for model, share in zip(models, shares, strict=True):
         print(f"{share:7.1%}  {model}")
     print(f"{options.output}: {merged.parameters:,} parameters, {options.method} of {len(models)}.")
+    print(f"Next: f2jax evaluate --model {options.output}")

@@ -10,17 +10,17 @@ from f2jax.mine.options import MiningInput, MiningOptions, MiningVectorOptions
 
 @dataclass(frozen=True)
 class MiningOutput:
-    """What is written."""
+    """Output."""
 
-    output: str | None = None  # folder: of each source a .parquet file of its rows with negatives, in their order
-    across_sources: bool = False  # documents of all sources of a kind, not only of the row's own
+    output: str | None = None  # folder for a .parquet file per source, with its rows and their negatives in order
+    across_sources: bool = False  # mine from the documents of all sources of the row's kind, not only its own
 
 
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "mine",
-        "Give rows hard negatives (recipe 3.2); run again, the same command resumes. On several hosts, run it on each, "
-        "with an output that all of them see.",
+        "Find hard negatives for rows (recipe 3.2). The same command resumes. On several hosts, run it on "
+        "each of them, with an output that all can see.",
         "--input pairs.jsonl --model release --output mined",
         argv,
         MiningInput,
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     rows, output = arguments.read(MiningInput), arguments.read(MiningOutput)
     vectors, options = arguments.read(MiningVectorOptions), arguments.read(MiningOptions)
     if vectors.query_embeddings and (unused := changed(vectors, "prompt_name", "dtype", "batch_size")):
-        raise UserError(f"{unused} would change nothing with --query-embeddings; leave out what is named.")
+        raise UserError(f"{unused} would change nothing with --query-embeddings; leave that out.")
 
     from f2jax.mine import run
     from f2jax.outputs import output_file, output_folder
@@ -50,4 +50,5 @@ def main(argv: list[str]) -> None:
         kind = "folder of mined rows"
         with output_folder(output.output, kind, local_only=True) if hosts.is_first() else nullcontext():
             summary = run.mine_folder(rows, source, output.output, options, output.across_sources)
-            hosts.print_once(str(summary or f"{output.output} is complete: it has the result of this command already."))
+            hosts.print_once(str(summary or f"{output.output} is complete: it already has the result of this command."))
+            hosts.print_once(f"Next: f2jax prepare --input {output.output} --tokenizer TOKENIZER --output CORPUS")

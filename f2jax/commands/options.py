@@ -62,9 +62,10 @@ class Arguments:
             allow_abbrev=False,
         )
         self._names: set[str] = set()
+        self._former: dict[str, str] = {}
         for kind in options:
             self._add(kind, positional)
-        self._values, unknown = self._parser.parse_known_args([_dashed(text) for text in argv])
+        self._values, unknown = self._parser.parse_known_args([self._current(_dashed(text)) for text in argv])
         self.overrides = [text for text in unknown if config and text.startswith("--config.")]
         self._refuse([text for text in unknown if text not in self.overrides], config)
 
@@ -100,10 +101,17 @@ class Arguments:
             if not _is_options(hint) and _name(field) not in self._names:
                 self._names.add(_name(field))
                 name = field.name if field.name == positional else _option(_name(field))
+                if "formerly" in field.metadata:
+                    self._former[_option(field.metadata["formerly"])] = name
                 group.add_argument(name, **_argument(field, hint, comments[field.name], name.startswith("-")))
         for _, hint in _fields(kind):
             if _is_options(hint):
                 self._add(hint, positional)
+
+    def _current(self, text: str) -> str:
+        """Options are taken by a name that they had before, too."""
+        name, equals, value = text.partition("=")
+        return self._former.get(name, name) + equals + value
 
     def _refuse(self, unknown: list[str], config: bool) -> None:
         if not unknown:

@@ -10,18 +10,19 @@ from f2jax.errors import UserError
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What is planned."""
+    """Plan."""
 
-    config: str  # name or file of a config, with options: stage2:size=8b
-    topology: tuple[str, ...]  # chips and shapes: v5e:16x16
-    tokens_per_text: int | None = None  # mean length of a text; None: the worst case, data.max_length
-    lengths: str | None = None  # instead: a file with the tokens of a text in each line, or a prepared corpus
-    rows: float | None = None  # training rows of the stage; None: the recipe's 27e6 or 18e6
-    # US dollars of a chip-hour in your zone and capacity; None: the list price on demand, in f2jax/parallel/chips.py
+    config: str  # name or file of a config, with its options after a colon: stage2:size=8b
+    topology: tuple[str, ...]  # slices to plan for, as chip and shape: v5e:16x16
+    tokens_per_text: int | None = None  # mean length of a text in tokens; None: the worst case, data.max_length
+    # file with the number of tokens of one text per line, or a prepared corpus, instead of a mean length
+    lengths: str | None = None
+    rows: float | None = None  # number of training rows; None: the recipe's 27e6 or 18e6
+    # US dollars per chip-hour in your zone and capacity; None: the list price on demand, in f2jax/parallel/chips.py
     price: float | None = None
-    search: bool = False  # choose mesh and remat: the fastest of the first that fit
-    compiler_option: tuple[str, ...] = ()  # NAME=VALUE of XLA, added to the chip's; NAME= removes one
-    json: str | None = None  # file for all figures
+    search: bool = False  # search for a mesh and a remat policy that fit and are fast
+    compiler_option: tuple[str, ...] = ()  # NAME=VALUE of XLA, in addition to those of the chip; NAME= removes one
+    json: str | None = None  # write all figures to this file
 
 
 def main(argv: list[str]) -> None:

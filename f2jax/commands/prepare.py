@@ -10,33 +10,34 @@ from f2jax.prepare.options import PrepareOptions
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """Inputs and outputs."""
+    """Input and output."""
 
-    output: str  # folder of the corpus
+    output: str  # folder for the corpus
     # files, folders, globs, hub:ORG/NAME, beir:FOLDER or built-in sets; clustering:PATH, classification:PATH, sts:PATH
-    # or nli:PATH make rows of labelled data, and #COLUMN,COLUMN after it names its columns
+    # or nli:PATH for labelled data, with #COLUMN,COLUMN to name its columns
     input: tuple[str, ...] = ()
-    tokenizer: str | None = None  # tokenizer.json or SentencePiece model, or a folder with one
-    train_vocab: int | None = None  # pieces of a SentencePiece model to train on these texts, instead of --tokenizer
-    licences: dict[str, str] = field(default_factory=dict)  # NAME=LICENCE for the data card; names may be patterns
-    # .jsonl file that lists each skipped row with its reason and place, but for those over the cap
+    tokenizer: str | None = None  # a tokenizer.json or SentencePiece model, or a folder with one
+    # train a SentencePiece model of this many pieces on the texts, instead of --tokenizer
+    train_vocab: int | None = None
+    licences: dict[str, str] = field(default_factory=dict)  # SOURCE=LICENCE for the data card; SOURCE may be a pattern
+    # .jsonl file for the skipped rows, each with its reason and place, except those over the cap
     skipped: str | None = None
-    curation: bool = True  # --no-curation: none of the steps of curation
-    # add the inputs to the corpus in --output, with its tokenizer and by its options; without --input only the index
-    # that data sets of an earlier version lack
+    curation: bool = True  # curate the rows with the steps below
+    # add the inputs to the corpus in --output, with its tokenizer and options; without --input, write the index that
+    # data sets of an earlier version lack
     add: bool = False
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Workers: the hashes are the same whoever works.
+    """Workers; the corpus is the same for any of them.
 
-    Behind -- stand options of Apache Beam as its own pipelines take them: -- --project=NAME --region=europe-west4.
+    Options of Apache Beam follow after --, as its own pipelines take them: -- --project=NAME --region=europe-west4.
     """
 
-    jobs: int = 1  # processes, where there are several inputs or data sets
-    # a runner of Apache Beam, such as DataflowRunner, FlinkRunner or SparkRunner, whose workers read inputs and write
-    # --output, on gs:// too
+    jobs: int = 1  # number of processes, if there are several inputs or data sets
+    # run on a cluster by Apache Beam, such as DataflowRunner, FlinkRunner or SparkRunner; the workers read the inputs
+    # and write --output, which may be on gs://
     beam_runner: str | None = None
 
 
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
     argv, beam = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = Arguments(
         "prepare",
-        "Curate and tokenize data into a corpus that training reads; run again, the same command resumes.",
+        "Curate and tokenize data into a corpus for training. The same command resumes after an interruption.",
         "--input pairs.jsonl --tokenizer Qwen3-0.6B --output corpus",
         argv,
         CorpusOptions,
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
     corpus, workers = arguments.read(CorpusOptions), arguments.read(WorkerOptions)
     tokenizer = corpus.tokenizer or corpus.train_vocab or ""
     if corpus.add and tokenizer:
-        raise UserError("With --add the tokenizer is that of the corpus; leave out --tokenizer and --train-vocab.")
+        raise UserError("With --add, the tokenizer of the corpus is used; leave out --tokenizer and --train-vocab.")
     if not corpus.add and (not tokenizer or (corpus.tokenizer and corpus.train_vocab)):
         raise UserError("f2jax prepare needs either --tokenizer or --train-vocab.")
     options = arguments.read(PrepareOptions)
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
     if corpus.add and not corpus.input:
         only = CorpusOptions(output=corpus.output, add=True), WorkerOptions(jobs=workers.jobs)
         if (corpus, workers) != only or beam or options != PrepareOptions(curate=CurationOptions()):
-            raise UserError("With --add and no --input there are only --output and --jobs; leave out other options.")
+            raise UserError("--add without --input takes only --output and --jobs; leave out other options.")
         print(table(add_index(corpus.output, workers.jobs)))
         return
     before = AddedTo.open(corpus.output) if corpus.add else None
@@ -80,14 +81,14 @@ def main(argv: list[str]) -> None:
     given = corpus.input, corpus.output, tokenizer, options, corpus.licences
     if workers.beam_runner:
         if corpus.add or corpus.skipped or workers.jobs != 1:
-            raise UserError("With --beam-runner there is no --add, --skipped or --jobs; leave them out.")
+            raise UserError("--beam-runner cannot be combined with --add, --skipped or --jobs; leave them out.")
         require_extra("beam", "--beam-runner", "apache_beam")
         from f2jax.prepare.beam_graph import prepare_on_beam
 
         card = prepare_on_beam(*given, workers.beam_runner, beam)
     elif beam:
-        raise UserError("Options behind -- are those of Apache Beam; name a --beam-runner too.")
+        raise UserError("Options after -- are for Apache Beam; give --beam-runner too.")
     else:
         card = prepare(*given, workers.jobs, corpus.skipped, before)
     print(table(card))
-    print(f"{corpus.output}: train from it with --config.data.sources=\"('corpus:{corpus.output}',)\".")
+    print(f"Next: f2jax train with --config.data.sources=\"('corpus:{corpus.output}',)\"")

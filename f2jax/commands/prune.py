@@ -9,16 +9,16 @@ from f2jax.prune.options import PruneOptions
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is written."""
+    """Output."""
 
-    output: str  # folder to write: what export writes, and train starts from
+    output: str  # folder for the pruned model, as export writes it
 
 
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "prune",
-        "Cut a model down in width, MLP and layers (recipe 1); distil it afterwards.",
-        "--model runs/0.6b-1 --output 330m-pruned --size 330m --data corpus/*.parquet",
+        "Cut a model down in width, MLP and layers (recipe 1). Distil it afterwards.",
+        "--model runs/0.6b-1 --size 330m --input 'corpus/*.parquet' --output 330m-pruned",
         argv,
         ModelOptions,
         OutputOptions,
@@ -34,5 +34,6 @@ def main(argv: list[str]) -> None:
         pruned = prune_model(model.model, output, options, model.dtype)
     print(
         f"{output}: {pruned.parameters:,} parameters, width {pruned.width}, MLP {pruned.mlp}, {pruned.layers} layers, "
-        f"{pruned.vocab_size:,} tokens."
+        f"{pruned.vocab_size:,} tokens.\n"
+        f"Next: f2jax train with --config.init_from={output} --config.model.size={output}"
     )

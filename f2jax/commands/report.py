@@ -8,16 +8,16 @@ from f2jax.errors import require_extra
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Results and the page."""
+    """Results and page."""
 
-    results: tuple[str, ...]  # folders: the --output of f2jax evaluate, or results of mteb
+    results: tuple[str, ...]  # --output folders of f2jax evaluate, or folders of mteb results
     output: str  # folder for index.html, the plots as PNG, and scores.csv
 
 
 def main(argv: list[str]) -> None:
     options = Arguments(
         "report",
-        "Write tables and curves of results as one HTML page, next to the published F2LLM-v2.",
+        "Write one HTML page with tables and curves of results, next to the published F2LLM-v2 scores.",
         "scores-80m scores-330m --output page",
         argv,
         ReportOptions,

@@ -10,9 +10,9 @@ from f2jax.search.options import DocumentOptions, QueryOptions, ResultOptions, S
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "search",
-        "Find documents in two passes, by few dimensions, then by all; run again, the same command resumes "
+        "Find documents in two passes: first by a few dimensions, then by all of them. The same command resumes "
         "interrupted embedding.",
-        '--model release --folder notes --query "how do I renew a passport?"',
+        '--model mini --folder notes --query "how do I renew a passport?"',
         argv,
         DocumentOptions,
         QueryOptions,
@@ -44,19 +44,19 @@ def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOpt
     if results.serve and results.store:
         raise UserError("Give either --serve or --store.")
     if results.exact and not results.store:
-        raise UserError("--exact is for --store; without one, both passes read all that they have to.")
+        raise UserError("--exact applies to --store; without it, both passes are exact already.")
     if results.serve and not (documents.folder or documents.documents):
-        raise UserError("--serve shows texts; give --folder or --documents.")
+        raise UserError("--serve needs texts to show; give --folder or --documents.")
     if not (has_queries or results.serve or results.store):
         raise UserError("f2jax search needs --query, --queries or --serve.")
     if not (has_queries or results.serve or has_documents):
         raise UserError("--store needs documents to fill it, or --query or --queries to search it.")
     if results.output and not (has_queries or results.serve):
-        raise UserError("--output is for what queries find; give --query or --queries.")
+        raise UserError("--output is for the results of queries; give --query or --queries.")
     texts = documents.folder or (documents.documents and not documents.vectors)  # vectors may be from elsewhere
     asked = queries.query or (queries.queries and not queries.queries.endswith(".npy"))
     if (texts or asked or results.serve) and not queries.model:
-        raise UserError("Texts are embedded by a model; give --model.")
+        raise UserError("A model is needed to embed the texts; give --model.")
     if results.output and not results.output.endswith(".jsonl"):
         raise UserError(f"{results.output} should end in .jsonl.")
 
@@ -76,9 +76,7 @@ def _check_unused(
     }
     for where, names in unused.items():
         if names and any(names):
-            raise UserError(
-                f"{' and '.join(filter(None, names))} would change nothing {where}; leave out what is named."
-            )
+            raise UserError(f"{' and '.join(filter(None, names))} would change nothing {where}; leave that out.")
     filled = documents.folder or documents.documents or documents.vectors
     if results.store and not filled and changed(passes, "precision"):
-        raise UserError("--precision is chosen when a store is filled; leave it out to search what is there.")
+        raise UserError("The precision of a store is fixed when it is filled; leave out --precision to search it.")

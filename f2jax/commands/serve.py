@@ -10,8 +10,8 @@ from f2jax.serve.options import ServeOptions
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "serve",
-        "Answer POST /v1/embeddings as OpenAI does; requests that come at once are embedded together.",
-        "--model release --port 8000",
+        "Answer POST /v1/embeddings like OpenAI's API. Requests that arrive together are embedded together.",
+        "--model mini --port 8000",
         argv,
         ModelOptions,
         ReadOptions,

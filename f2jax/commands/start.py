@@ -8,17 +8,17 @@ from f2jax.start.options import StartOptions
 
 @dataclass(frozen=True)
 class VectorOptions:
-    """What is read and written."""
+    """Input and output."""
 
     corpus: str  # folder that f2jax prepare wrote, with the tokenizer
-    teacher_vectors: str  # folder that f2jax cache_teacher wrote for the corpus
-    output: str  # folder to write: what export writes, and train starts from
+    teacher_vectors: str  # folder that f2jax cache-teacher wrote for the corpus
+    output: str  # folder for the new model, as export writes it
 
 
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "start",
-        "Make a student's first weights from a teacher's vectors; train from them afterwards.",
+        "Make the first weights of a student from the vectors of a teacher. Train from them afterwards.",
         "--corpus corpus --teacher-vectors vectors --output first",
         argv,
         VectorOptions,
@@ -36,5 +36,5 @@ def main(argv: list[str]) -> None:
         student, cosine = start_from_vectors(corpus, paths.teacher_vectors, paths.output, options)
     print(
         f"{paths.output}: {student.parameters:,} parameters, {student.vocab_size:,} tokens; mean cosine to the teacher "
-        f"{cosine:.3f}. Train with --config.init_from={paths.output} --config.model.size={paths.output}."
+        f"{cosine:.3f}.\nNext: f2jax train with --config.init_from={paths.output} --config.model.size={paths.output}"
     )

@@ -10,14 +10,14 @@ from f2jax.errors import UserError, require_extra
 class TrainOptions:
     """The run."""
 
-    config: str  # name or file of a config, with options: nano:stage=1
-    workdir: str  # folder of the run, local or gs://: checkpoints, metrics
+    config: str  # name or file of a config, with its options after a colon: nano:stage=1
+    workdir: str  # folder for checkpoints and metrics, local or gs://
 
 
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "train",
-        "Train a model; run again, the same command resumes.",
+        "Train a model. The same command resumes after an interruption.",
         "--config stage2:size=80m,teacher=0.6b --workdir runs/80m --config.init_from=80m-pruned",
         argv,
         TrainOptions,

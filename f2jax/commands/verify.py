@@ -8,7 +8,7 @@ from f2jax.errors import UserError
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What is verified."""
+    """Package."""
 
     folder: str  # a package that f2jax export wrote
 
@@ -17,9 +17,9 @@ def main(argv: list[str]) -> None:
     folder = (
         Arguments(
             "verify",
-            "Embed a package's golden set with every tool found here (f2jax, transformers, sentence-transformers on "
-            "PyTorch, ONNX and OpenVINO, optimum, fastembed, Transformers.js, ONNX Runtime, llama.cpp), and print the "
-            "worst cosine of each.",
+            "Embed the golden set of a package with every tool on this machine (f2jax, transformers, "
+            "sentence-transformers on PyTorch, ONNX and OpenVINO, optimum, fastembed, Transformers.js, ONNX Runtime, "
+            "llama.cpp), and print the worst cosine of each.",
             "release",
             argv,
             VerifyOptions,
@@ -36,12 +36,12 @@ def main(argv: list[str]) -> None:
     results = list(tqdm(verify.verify_package(folder), unit="tool", leave=False, dynamic_ncols=True))
     print(verify.results_table(results))
     if all(result.worst is None and not result.failed for result in results):
-        raise UserError(f"No tool could read {folder}, so nothing is verified; export the model again.")
+        raise UserError(f"No tool could read {folder}, so nothing was verified; export the model again.")
     failed = [
         f"{result.tool} ({result.form}, cosine {verify.bound(result.form)})" for result in results if result.failed
     ]
     if failed:
         raise UserError(
-            f"{folder} does not give its golden vectors in {', '.join(failed)}; export the model again, or report the "
-            "tool's version. Where weights in eight bits alone fall short, the model does not bear the rounding."
+            f"{folder} does not reproduce its golden vectors in {', '.join(failed)}; export the model again, or report "
+            "the tool's version. If only eight-bit weights fail, this model cannot be rounded that far."
         )

@@ -129,7 +129,9 @@ def find_runs(paths: Iterable[str]) -> list[str]:
             inside = [files.join(path, name) for name in sorted(names)]
             inside = [folder for folder in inside if is_workdir(folder)]
             if not inside:
-                raise UserError(f"{path} is no workdir of f2jax train, and holds none; name workdirs, or their folder.")
+                raise UserError(
+                    f"{path} is not a workdir of f2jax train, and contains none; name workdirs, or their folder."
+                )
         found |= dict.fromkeys(inside or [path])
     return list(found)
 
@@ -174,7 +176,7 @@ def _read_run(folder: str, name: str, before: dict[str, Any], plan: str | None) 
 def _read_plan(path: str, name: str, size: str) -> Mapping[str, Any]:
     plans = files.read_json(path)
     if not isinstance(plans, list) or not all(isinstance(plan, dict) and "seconds" in plan for plan in plans):
-        raise UserError(f"{path} is no file of plans; write one with f2jax plan --json.")
+        raise UserError(f"{path} is not a file of plans; write one with f2jax plan --json.")
     fitting = [plan for plan in plans if plan["seconds"]]
     if len(fitting) != 1 or fitting[0]["size"] != size:
         raise UserError(f"{path} should hold one plan that fits, of size {size}, as {name} has; plan that run alone.")

@@ -242,7 +242,7 @@ class StoredDataset:
             tokens = raw[-4 * length :]  # the last field, since a record has them in alphabetical order
             if text_key(tokens) != key:
                 path = index_folder(self._folder, self._card)
-                raise UserError(f"The index of {self.name} is of other texts; {remake(path)}.")
+                raise UserError(f"The index of {self.name} belongs to other texts; {remake(path)}.")
             found.append(np.frombuffer(tokens, np.int32))
         return found
 
@@ -351,7 +351,7 @@ class PreparedCorpus:
             self.copy.fetch([CARD, *self.copy.names(TOKENIZER)])
         self.card = files.read_json_object(path)
         if (version := self.card.get("version")) != VERSION:
-            raise UserError(f"{folder} is a corpus of version {version}, this is {VERSION}; prepare it again.")
+            raise UserError(f"{folder} has the corpus version {version}, but this is {VERSION}; prepare it again.")
         options = {"max_length": int, "instructions": dict}
         files.check_object(self.card, path, {"options": dict, "datasets": list[dict], "tokenizer": str})
         files.check_object(self.card["options"], f"{path}, options,", options | dict.fromkeys(ALIKE, object))

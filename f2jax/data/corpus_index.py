@@ -85,7 +85,7 @@ def _opened(path: Path, dtype: np.dtype) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is missing or damaged; {remake(path.parent)}.") from error
     if array.dtype != dtype or array.ndim != 1:
-        raise UserError(f"{path} holds something else; {remake(path.parent)}.")
+        raise UserError(f"{path} is not an index; {remake(path.parent)}.")
     return array
 
 

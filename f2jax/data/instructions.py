@@ -11,14 +11,14 @@ INSTRUCTED = re.compile(r"Instruct: (.*?)\n ?Query: ?", re.DOTALL)  # any templa
 
 @dataclass(frozen=True)
 class Instructions:
-    """Which texts carry a task's instruction (recipe 2.1): every query, and a share of symmetric tasks' documents."""
+    """Instructions: every query gets one, and so does a share of the documents of symmetric tasks (recipe 2.1)."""
 
-    enabled: bool = field(default=True, metadata={"option": "instructions"})  # put tasks before queries (stage 2)
-    # NAME=SENTENCE, of SOURCE-KIND, source, `symmetric` or kind, of which the first that fits counts; or a FILE.json of
-    # {name: sentence}
+    enabled: bool = field(default=True, metadata={"option": "instructions"})  # put instructions before texts (stage 2)
+    # NAME=INSTRUCTION, where NAME is SOURCE-KIND, a source, `symmetric` or a kind, and the first of these that fits is
+    # used; or a FILE.json of {name: instruction}
     by_name: dict[str, str] = field(default_factory=dict, metadata={"option": "tasks"})
-    symmetric_share: float = 0.3  # share of the documents of symmetric tasks that carry the task too
-    symmetric_sources: tuple[str, ...] = ()  # sources whose tasks are symmetric; clustering always is
+    symmetric_share: float = 0.3  # share of the documents of symmetric tasks that get the instruction too
+    symmetric_sources: tuple[str, ...] = ()  # sources with symmetric tasks, besides all of clustering
     seed: int = 0  # seed of that share
 
     def task(self, record: Record) -> str | None:

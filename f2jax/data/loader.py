@@ -52,9 +52,9 @@ def load_data(
     splits: Sequence[tuple[AnyDataset, AnyDataset]]
     if corpora := [spec.removeprefix(CORPUS) for spec in data.sources if spec.startswith(CORPUS)]:
         if len(data.sources) > len(corpora):
-            raise UserError("data.sources names a corpus and more; name only corpora, with all data in them.")
+            raise UserError("data.sources mixes corpora and files; name only corpora, which hold all data.")
         if data.columns:
-            raise UserError("A corpus has no columns to name; leave data.columns empty, and name them for files alone.")
+            raise UserError("data.columns is for files, not for a prepared corpus; leave it empty.")
         tokenizer, splits = _open_corpora(corpora, config, kept, init)
         tokenizer.check_vocab(vocab_size)
     else:
@@ -171,7 +171,7 @@ def make_tokenizer(config, kept: str | Path, init: str, records: Iterable[Record
     tokenizer = load_tokenizer(path or init)
     if path and _has_tokenizer(init) and not load_tokenizer(init).gives_same_ids(tokenizer):
         raise UserError(
-            f"tokenizer.path={path} reads texts as other tokens than the starting weights, whose tokenizer lies in "
+            f"tokenizer.path={path} splits texts into other tokens than the starting weights, whose tokenizer is in "
             f"{init}; leave it empty."
         )
     return tokenizer

@@ -93,7 +93,7 @@ class LocalCopy:
                 raise UserError(f"{self.source} lacks {name}; copy the complete folder there again.")
             if (found := self._objects[name]["size"]) != sizes.get(name, found):
                 raise UserError(
-                    f"{self.source}/{name} has {found:,} bytes in the place of {sizes[name]:,}; copy the complete "
+                    f"{self.source}/{name} has {found:,} bytes instead of {sizes[name]:,}; copy the complete "
                     "folder there again."
                 )
             if not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):

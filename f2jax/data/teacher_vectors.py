@@ -1,6 +1,6 @@
 """A teacher's vectors for the texts of a prepared corpus: one for each document, and for the query of each row.
 
-`f2jax cache_teacher` writes them, piece by piece; each piece is an ArrayRecord file whose records are bare numbers.
+`f2jax cache-teacher` writes them, piece by piece; each piece is an ArrayRecord file whose records are bare numbers.
 """
 
 import json
@@ -96,7 +96,7 @@ def pieces(folder: str | Path, corpus: PreparedCorpus) -> list[Piece]:
 
 
 class TeacherVectors:
-    """The vectors that `f2jax cache_teacher` wrote for a corpus, in a local folder or copied to gs://.
+    """The vectors that `f2jax cache-teacher` wrote for a corpus, in a local folder or copied to gs://.
 
     Raises:
         UserError: the folder does not hold those of all texts of this corpus.
@@ -109,7 +109,7 @@ class TeacherVectors:
         if missing:
             raise UserError(
                 f"{files.join(folder, missing)} is missing: {folder} does not hold the vectors of all texts of "
-                f"{corpus.copy.source} as it is now; run f2jax cache_teacher to the end."
+                f"{corpus.copy.source} as it is now; run f2jax cache-teacher to the end."
             )
         self._reader = Reader()
 
@@ -157,7 +157,7 @@ def read_info(folder: str | Path) -> TeacherVectorsInfo:
     """What the vectors of a folder are; raises UserError if it holds none."""
     path = files.join(folder, CARD)
     if not files.exists(path):
-        raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache_teacher wrote.")
+        raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache-teacher wrote.")
     known: dict[bool, dict] = {True: {}, False: {}}
     for field in fields(TeacherVectorsInfo):
         known[field.default is MISSING][field.name] = field.type
@@ -175,7 +175,7 @@ def begin(folder: str | Path, card: TeacherVectorsInfo) -> None:
     """
     if (Path(folder) / CARD).exists() and read_info(folder) != card:
         raise UserError(
-            f"{folder} holds vectors of another teacher, width or dtype, or reduced otherwise; delete it or name "
+            f"{folder} holds vectors of another teacher, width or dtype, or with another reduction; delete it or name "
             "another folder."
         )
     files.write_atomically(Path(folder) / CARD, json.dumps(asdict(card), indent=1) + "\n")

@@ -27,7 +27,7 @@ def iter_file_texts(path: str, column: str = "text") -> Iterator[str]:
 
     def choose(present: list[str]) -> list[str]:
         if column not in present and not lines:
-            raise UserError(f"{path} has no column '{column}' but {', '.join(present)}; choose one with --column.")
+            raise UserError(f"{path} has no column '{column}'; it has {', '.join(present)}. Choose one with --column.")
         return [name for name in present if name == column]
 
     for number, row in enumerate(read_rows(path, NoneSkipped(), choose), 1):

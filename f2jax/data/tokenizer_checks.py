@@ -43,7 +43,7 @@ def check_backend(backend, origin: str, config: dict) -> None:
     """Raises UserError where a `tokenizers.Tokenizer` cuts texts on the left or draws its tokens at random."""
     truncation = backend.truncation or {}
     if truncation.get("direction") == "left" and config.get("truncation_side") != "right":
-        raise UserError(f"{origin} cuts long texts on the left; only cutting on the right is built.")
+        raise UserError(f"{origin} cuts long texts on the left; only cutting on the right is supported.")
     if getattr(backend.model, "dropout", None):
         raise UserError(f"{origin} drops merges at random (dropout of its model); set its dropout to null.")
 

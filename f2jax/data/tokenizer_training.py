@@ -41,7 +41,7 @@ def train_sentencepiece(
     """
     distinct = [text for text in dict.fromkeys(texts) if text.strip() and "\0" not in text]
     if not distinct:
-        raise UserError("There is no text to train a tokenizer on; check the sources.")
+        raise UserError("There are no texts to train a tokenizer on; check the sources.")
     order = np.random.default_rng(seed).permutation(len(distinct))[:SAMPLE]
     sample = [SURROGATES.sub("\ufffd", distinct[i][:EXCERPT]).replace(" ", SPACE) for i in order]
     pieces = _pieces(sample, vocab_size, own_spaces)

@@ -95,8 +95,8 @@ def unknown_task(name: str, names: Iterable[str] = (*TASKS, *LOCAL_NAMES)) -> Us
     close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     hint = f"; did you mean '{folded[close[0]]}'?" if close else "."
     return UserError(
-        f"There is no task '{name}'{hint} Built in are {', '.join(TASKS)}; with --data, {', '.join(LOCAL_NAMES)}; all "
-        "others need pip install 'f2jax[mteb]'."
+        f"There is no task '{name}'{hint} Built-in tasks are {', '.join(TASKS)}; with --data there are also "
+        f"{', '.join(LOCAL_NAMES)}; all others need pip install 'f2jax[mteb]'."
     )
 
 

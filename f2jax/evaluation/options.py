@@ -8,34 +8,38 @@ from f2jax.inference.options import Dtype, Precision
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is scored, and on which tasks.
+    """Model and tasks.
 
-    By default the tasks are those of --data; without --data, the built-in ones, for which nothing is installed or
-    downloaded. All others run by mteb (pip install 'f2jax[mteb]').
+    By default, all tasks of --data are scored, or without --data the built-in ones, which need no download. All but the
+    built-in tasks are run by mteb (pip install 'f2jax[mteb]').
     """
 
-    output: str | None = None  # folder of the results, local or on gs://; tasks of mteb need it
-    model: str | None = None  # folder, hub id, gs:// path, workdir (RUN, RUN@STEP or RUN@best), or the built-in mini
-    dtype: Dtype = "float32"  # type of weights and matmuls
-    revision: str | None = None  # branch, tag or commit of a hub id
-    max_length: int | None = None  # tokens that are read of a text, end token included; None: the model's own limit
-    fsdp: int = 1  # devices that share one copy of the weights; 1: each has all
-    name: str | None = None  # name of the model in the results; None: f2jax/ and its folder's name
-    # also score TF-IDF, random vectors, or the model with fresh weights; (): the first two if all tasks are local; none
+    output: str | None = None  # folder for the results, local or gs://; required for all but the built-in tasks
+    model: str | None = None  # a folder, hub id, gs:// path or workdir (RUN, RUN@STEP, RUN@best), or mini
+    dtype: Dtype = "float32"  # precision of the weights and the computation
+    revision: str | None = None  # branch, tag or commit of a hub model
+    max_length: int | None = None  # tokens to read of each text, with the end token; None: as many as the model can
+    fsdp: int = 1  # spread the weights over this many devices; 1: every device holds all of them
+    name: str | None = None  # name of the model in the results; None: f2jax/ and the name of its folder
+    # also score TF-IDF, random vectors, or the model with fresh weights; none: nothing else; (): tfidf and random if
+    # all tasks are local
     baseline: tuple[Literal["tfidf", "random", "untrained", "none"], ...] = ()
-    tasks: tuple[str, ...] = ()  # names of built-in tasks, local ones, or mteb's
-    benchmark: str | None = None  # english, multilingual, german …, or mteb's name: 'MTEB(eng, v2)'
-    # folder of the local tasks' data, or your own: FILE of pairs, scored pairs or labelled texts, sts:FILE,
-    # classification:FILE, clustering:FILE, beir:FOLDER
+    tasks: tuple[str, ...] = ()  # names of built-in tasks, local tasks, or tasks of mteb
+    benchmark: str | None = None  # english, multilingual, german …, or a name that mteb knows, such as 'MTEB(eng, v2)'
+    # folder with the data of the local tasks, or your own data: a FILE of pairs, scored pairs or labelled texts,
+    # sts:FILE, classification:FILE, clustering:FILE or beir:FOLDER
     data: tuple[str, ...] = ()
-    # NAME=COLUMN where your own files call theirs otherwise: query=Frage positive=Antwort
+    # NAME=COLUMN if the columns of your files have other names: query=Frage positive=Antwort
     columns: dict[str, str] = field(default_factory=dict)
-    languages: tuple[str, ...] = ()  # only these, as ISO 639-3 codes: deu fra; (): all
-    # dimensions to score; (): every second Matryoshka dimension
+    languages: tuple[str, ...] = ()  # only these languages, as ISO 639-3 codes: deu fra; (): all
+    # numbers of dimensions to score; (): every second Matryoshka dimension
     dims: tuple[int | Literal["all"], ...] = ()
-    precisions: tuple[Precision, ...] = ("int8", "binary")  # at the largest dimension; may be none
-    # JSON file {task, type or query: instruction}, with 'template'; or none. None: the instructions of F2LLM-v2 in
-    # mteb, after the template 'Instruct: … \nQuery: '
+    precisions: tuple[Precision, ...] = (
+        "int8",
+        "binary",
+    )  # also score these, at the largest dimension; may be empty
+    # JSON file of {task, type of task or query: instruction}, which may have a 'template', or the word none. None: the
+    # instructions of F2LLM-v2 in mteb, in the template 'Instruct: … \nQuery: '
     prompts: str | None = None
-    prompt: dict[str, str] = field(default_factory=dict)  # instructions by name, instead of those of --prompts
-    cache: str | None = None  # local folder of the vectors, which may be deleted; None: OUTPUT/vectors if local
+    prompt: dict[str, str] = field(default_factory=dict)  # single instructions, which replace those of --prompts
+    cache: str | None = None  # local folder for vectors, which you may delete; None: OUTPUT/vectors if that is local

@@ -162,7 +162,7 @@ def _values(kind: str, path: str, listed: str, skipped: SkipList, named: Mapping
     rows = [values for rows in by_source.values() for _, values in rows]
     if len({values[-1] for values in rows}) < 2:
         what = "score" if kind == "sts" else "label"
-        raise UserError(f"{path} has fewer than two values of its {what}, so there is nothing to tell apart.")
+        raise UserError(f"{path} has fewer than two values of its {what}, so there is nothing to distinguish.")
     return rows
 
 
@@ -180,7 +180,7 @@ def _halves(path: str, rows: list[tuple], skipped: SkipList) -> DatasetDict:
         skipped["to classify, of labels that one half of the texts has alone"] += alone
         train, test = ([row for row in half if row[1] in labels] for half in (train, test))
     if len(labels) < 2:
-        raise UserError(f"{path} has too few texts: each label needs some to fit on and some to read.")
+        raise UserError(f"{path} has too few texts: each label needs some to train on and some to test on.")
     return DatasetDict(train=_labelled(train, "text", "label"), test=_labelled(test, "text", "label"))
 
 
@@ -192,7 +192,7 @@ def _pairs(path: str, columns: Mapping[str, str], skipped: SkipList) -> dict:
         queries.setdefault(record.query, set()).add(record.positive)
         documents.update(dict.fromkeys(record.documents))
     if len(documents) < 2:
-        raise UserError(f"{path} has a single document, so there is nothing to search in.")
+        raise UserError(f"{path} has a single document, so there is nothing to search.")
     number = {text: f"d{i}" for i, text in enumerate(documents)}
     texts = [(f"q{i}", query, right) for i, (query, right) in enumerate(queries.items())]
     return _retrieval(

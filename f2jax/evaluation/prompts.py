@@ -66,7 +66,7 @@ def read_instructions(path: str | None = None, given: dict[str, str] | None = No
     """
     if path == "none":
         if given:
-            raise UserError("--prompts none leaves no place for --prompt; give one of them.")
+            raise UserError("--prompts none cannot be combined with --prompt; give one of them.")
         return dataclasses.replace(NONE, mark="none")
     overrides = dict(given or {})
     template = TEMPLATE
@@ -94,7 +94,7 @@ def _check_names(names: Iterable[str]) -> None:
         if name not in known:
             close = did_you_mean(name, known)
             hint = close if close.startswith("; did") else "; give a task, its type, query or document."
-            raise UserError(f"An instruction is for '{name}', which is no task or type{hint}")
+            raise UserError(f"An instruction is for '{name}', which is not a task or type{hint}")
 
 
 def _mark(content: list) -> str:

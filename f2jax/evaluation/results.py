@@ -103,7 +103,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no result file ({error!r}); delete it and evaluate again.") from error
+        raise UserError(f"{path} is not a result file ({error!r}); delete it and evaluate again.") from error
 
 
 def _builtin_runs(path: Path, content: dict) -> Iterator[ScoredVariant]:

@@ -84,7 +84,7 @@ def check_baselines(names: Sequence[str]) -> None:
         if name not in (known := (*BASELINES, "untrained", "none")):
             raise UserError(f"There is no baseline '{name}'{did_you_mean(name, known)}")
     if "none" in names and len(names) > 1:
-        raise UserError("--baseline none leaves no place for another; give one of them.")
+        raise UserError("--baseline none cannot be combined with another; give one of them.")
 
 
 def _model_encoders(

@@ -79,7 +79,7 @@ def run_tasks(
             except _Unloadable as error:
                 failures.append(error)
     except KeyboardInterrupt as stop:
-        raise Interrupted(f"interrupted; the same command continues from what is in {output}.") from stop
+        raise Interrupted(f"interrupted; the same command continues from the results in {output}.") from stop
     if failures:
         missing = f"{len(failures)} of {len(tasks)} tasks have no data: {'; '.join(map(str, failures))}"
         missing += f"; the scores of the others are in {output}"
@@ -126,7 +126,7 @@ def _evaluate_task(
         result = results.load_task_result(task.metadata.name, meta)
         if result is None:
             raise UserError(
-                f"The results of {task.metadata.name} are gone from {results.cache_path}; evaluate it again."
+                f"The results of {task.metadata.name} are missing from {results.cache_path}; evaluate it again."
             )
         yield _score(encoder, task, result)
     task.dataset, task.data_loaded = None, False

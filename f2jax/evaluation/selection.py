@@ -74,7 +74,7 @@ def _task(name: str, data: str | None) -> AbsTask:
         return local.TASKS[name](data)
     if name in builtin.TASKS:
         alone = "without other tasks, --data, --benchmark and --baseline"
-        raise UserError(f"{name} is built in; give built-in tasks a command of their own, {alone}.")
+        raise UserError(f"{name} is built in; run built-in tasks in a separate command: {alone}.")
     try:
         return mteb.get_task(name)
     except KeyError as error:

@@ -235,7 +235,7 @@ class Embedder:
         """
         given = [value for value in (texts, sentences, inputs) if value is not None]
         if len(given) != 1:
-            raise UserError("Give the texts to encode: a string or a list of strings, once.")
+            raise UserError("Pass the texts to encode once, as a string or a list of strings.")
         dim = self._dims(truncate_dim)
         check_batch_size(batch_size)
         check_precision(precision)
@@ -243,7 +243,7 @@ class Embedder:
             raise UserError(f"There is no output_value '{output_value}'{did_you_mean(str(output_value), OUTPUTS)}")
         all_tokens = output_value == "token_embeddings"
         if all_tokens and (precision != "float32" or truncate_dim is not None):
-            raise UserError("The states of tokens are whole and float32; leave out precision and truncate_dim.")
+            raise UserError("Token embeddings cannot be truncated or quantized; leave out precision and truncate_dim.")
         as_tensors = convert_to_tensor or not convert_to_numpy
         if as_tensors and not importlib.util.find_spec("torch"):
             raise UserError("Tensors need PyTorch; install torch, or leave out convert_to_tensor and convert_to_numpy.")
@@ -370,7 +370,9 @@ class Embedder:
         """
         a, b, order = self._comparable(a, b)
         if a.shape != b.shape:
-            raise UserError(f"Pairs are of two lists of one shape, not of {list(a.shape)} and {list(b.shape)}.")
+            raise UserError(
+                f"Pairwise similarity needs two arrays of the same shape, not {list(a.shape)} and {list(b.shape)}."
+            )
         return -np.linalg.norm(a - b, order, axis=1) if order else np.einsum("ie,ie->i", a, b)
 
     def _comparable(self, a, b) -> tuple[np.ndarray, np.ndarray, int | None]:
@@ -434,7 +436,7 @@ class Embedder:
         self, texts: list[str], max_length: int | None, batch_size: int, progress: Callable[[int], None]
     ) -> list[np.ndarray]:
         if self.leads:
-            raise UserError("The states of tokens come from one process; run it on one host.")
+            raise UserError("Token embeddings are computed by a single process; run this on one host.")
         sequences, cut = self._tokenize(texts, max_length)
         self.truncation.add(cut)
         options = self.tokenizer.pad_id, batch_size, progress, self.mesh

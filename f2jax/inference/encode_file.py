@@ -74,7 +74,9 @@ def encode_file(
             pieces.begin(call)
         _wait("the beginning")
         if not files.exists(files.join(pieces.folder, CALL)):
-            raise UserError(f"{output} is in a folder of this host alone; give one that all hosts see, such as gs://….")
+            raise UserError(
+                f"{output} is in a folder that only this host can see; give one that all hosts can, such as gs://…."
+            )
         missing = pieces.missing()
         _wait(f"{len(missing)} pieces to encode")  # before the first is written, so that all hosts share out the same
         before = replace(embedder.truncation)

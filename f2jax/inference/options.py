@@ -11,13 +11,13 @@ Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 class ModelOptions:
     """The model."""
 
-    model: str  # folder, hub id, gs:// path, workdir (RUN, RUN@STEP or RUN@best), or the built-in mini
-    dtype: Dtype = "float32"  # type of weights and matmuls
+    model: str  # a folder, hub id, gs:// path or workdir (RUN, RUN@STEP, RUN@best), or mini
+    dtype: Dtype = "float32"  # precision of the weights and the computation
 
 
 @dataclass(frozen=True)
 class ReadOptions:
     """How it is read."""
 
-    revision: str | None = None  # branch, tag or commit of a hub id
-    max_length: int | None = None  # tokens that are read of a text, end token included; None: the model's own limit
+    revision: str | None = None  # branch, tag or commit of a hub model
+    max_length: int | None = None  # tokens to read of each text, with the end token; None: as many as the model can

@@ -17,7 +17,7 @@ def check_precision(precision: str, count: int | None = None) -> None:
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}'{did_you_mean(precision, PRECISIONS)}")
     if count == 1 and precision.endswith("int8"):
-        raise UserError(f"One text alone gives no ranges for {precision}; give several at once, or choose ubinary.")
+        raise UserError(f"A single text gives no range for {precision}; pass several at once, or choose ubinary.")
 
 
 def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The options of `f2jax mine`: which rows, which vectors, which documents are hard negatives."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from f2jax.data.record import KINDS
@@ -11,20 +11,21 @@ from f2jax.inference.options import Dtype
 
 @dataclass(frozen=True)
 class MiningInput:
-    """Which rows get negatives, from which documents.
+    """Rows, and the documents to mine from.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    input: tuple[str, ...]  # files, globs, folders or built-in sets of rows
-    corpus: str | None = None  # further documents for every set: .txt (a text per line), or rows with a field 'text'
-    kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not say their kind
-    only: tuple[str, ...] = KINDS  # the kinds of rows to mine for; other rows stay as they are
-    ratings: str | None = None  # file of query, document and score, by a reranker or a teacher
-    max_rating: float = 0.5  # a pair with this score or more there is no negative, whether mined or brought
-    # of the negatives that rows bring, so many come first, before mined ones: half of --keep gives a second round, by a
-    # newer model, the other half; 0: none; off: all
+    input: tuple[str, ...]  # files, globs, folders or built-in sets with rows
+    # more documents for every set: .txt (one text per line), or rows with a column 'text'
+    corpus: str | None = field(default=None, metadata={"option": "documents", "formerly": "corpus"})
+    kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not state their kind
+    only: tuple[str, ...] = KINDS  # kinds of rows to mine for; other rows stay as they are
+    ratings: str | None = None  # file with query, document and score, from a reranker or a teacher
+    max_rating: float = 0.5  # a pair with this score or more in --ratings is never a negative
+    # keep this many of the negatives that a row brings, and mine the rest, for a second round with a newer model; 0:
+    # mine all of them; None: keep all that a row brings
     own: int | None = None
 
     def __post_init__(self):
@@ -36,37 +37,36 @@ class MiningInput:
 
 @dataclass(frozen=True)
 class MiningVectorOptions:
-    """Vectors, by a model or from .npy files of floats with a row for each text.
+    """Vectors: from a model, or from .npy files of floats with a row for each text.
 
-    Queries are each distinct query of the input once, in order of first appearance, with the row's own instruction
-    before it. Documents are each distinct positive likewise, then the texts of --corpus. The --list options write these
-    and mine nothing.
+    The queries are the distinct queries of the input in the order of their first appearance, each with its row's own
+    instruction before it. The documents are the distinct positives in the same order, then the texts of --documents.
     """
 
-    model: str | None = None  # folder, hub id, gs:// path, workdir (RUN, RUN@STEP or RUN@best), or the built-in mini
-    dtype: Dtype = "float32"  # type of weights and matmuls
-    prompt_name: str | None = None  # the model's prompt for queries; None: query, where it has that
-    batch_size: int = 1024  # maximum number of texts in a device batch
-    query_embeddings: str | None = None  # .npy, instead of --model
-    document_embeddings: str | None = None  # .npy, instead of --model
-    list_queries: str | None = None  # .jsonl file for the queries to embed, in order
-    list_documents: str | None = None  # .jsonl file for the documents to embed, in order
+    model: str | None = None  # a folder, hub id, gs:// path or workdir (RUN, RUN@STEP, RUN@best), or mini
+    dtype: Dtype = "float32"  # precision of the weights and the computation
+    prompt_name: str | None = None  # prompt of the model for queries; None: the prompt query, if it has one
+    batch_size: int = 1024  # largest number of texts in a batch
+    query_embeddings: str | None = None  # .npy file with the vectors of the queries, instead of --model
+    document_embeddings: str | None = None  # .npy file with those of the documents, instead of --model
+    list_queries: str | None = None  # only write the queries to embed to this .jsonl file, in order
+    list_documents: str | None = None  # only write the documents to embed to this .jsonl file, in order
 
 
 @dataclass(frozen=True)
 class MiningOptions:
-    """What a hard negative is; scores are cosines.
+    """Hard negatives; scores are cosines.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    top: int = 100  # number of nearest documents considered, right answers not counted
-    skip: int = 5  # of those that pass, leave out this many of the nearest: often right answers that nobody marked
-    max_score: float | None = 0.8  # a negative scores below this; None: no such limit
+    top: int = 100  # number of nearest documents to consider, besides the right answers
+    skip: int = 5  # leave out this many of the nearest that pass, often unlabelled right answers
+    max_score: float | None = 0.8  # a negative must score below this; None: no limit
     relative: float | None = 0.95  # and below this share of the score of the query's worst right answer; None: no limit
-    keep: int = 24  # negatives of a row
-    fewer: Literal["drop", "random"] = "drop"  # a row with fewer: drop it, or draw the rest at random
+    keep: int = 24  # number of negatives for each row
+    fewer: Literal["drop", "random"] = "drop"  # drop a row that finds fewer, or draw the rest at random
     seed: int = 0  # seed of the random draw
 
     def __post_init__(self):
@@ -79,4 +79,4 @@ class MiningOptions:
         for name in ("max_score", "relative"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name}={value} should be a number from 0 on.")
+                raise UserError(f"{name}={value} should be 0 or more.")

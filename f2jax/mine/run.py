@@ -73,7 +73,7 @@ def mine_folder(
                 read_mining_rows(given, work / "rows", across_sources)
             _wait("the rows")
             if not work.exists():
-                raise UserError(f"{output} is not the folder of the first host; give one that all hosts see.")
+                raise UserError(f"{output} is not the folder of the first host; give one that all hosts can see.")
             summary = _mine(given, vectors, output, options, blocks, false_pairs)  # which leaves no file of `work` open
             if hosts.is_first():
                 _remove(work)
@@ -123,7 +123,9 @@ def _check_apart(given: MiningInput, output: Path) -> None:
     """Raises UserError where a file of the input lies in the output, whose files are replaced."""
     for path in [path for spec in given.input for path in source_files(spec)]:
         if not files.is_remote(path) and Path(path).resolve().is_relative_to(output.resolve()):
-            raise UserError(f"The input {path} lies in the output {output}, which replaces it; choose another output.")
+            raise UserError(
+                f"The input {path} is inside the output {output}, which would replace it; choose another output."
+            )
 
 
 def _wait(reached: str) -> None:
@@ -208,7 +210,7 @@ def list_mining_texts(given: MiningInput, queries: str | None, documents: str | 
     paths = {kind: path for kind, path in targets.items() if path}
     for path in paths.values():
         if Path(path).suffix != ".jsonl":
-            raise UserError(f"{path} should end in .jsonl; a text may hold line ends.")
+            raise UserError(f"{path} should end in .jsonl; because a text may contain line breaks.")
     lines = []
     with TemporaryDirectory() as folder:
         rows = read_mining_rows(given, Path(folder) / "rows")

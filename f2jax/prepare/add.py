@@ -33,7 +33,9 @@ class AddedTo:
         """
         corpus = PreparedCorpus(folder)
         if "inputs" not in corpus.card:
-            raise UserError(f"{folder} is of an earlier version or of a cluster; prepare it here once more, then add.")
+            raise UserError(
+                f"{folder} comes from an earlier version or from a cluster; prepare it here again, then add."
+            )
         return cls(corpus.folder, corpus.card)
 
     @property
@@ -70,8 +72,8 @@ class AddedTo:
         have = {entry["source"] for entry in self.datasets}
         if known := next((source for source in sources if source in have), None):
             raise UserError(
-                f"{self.folder} has rows of the source {known} already; give the added ones another source, or prepare "
-                "all inputs anew."
+                f"{self.folder} already has rows of the source {known}; give the new ones another source, or prepare "
+                "all inputs again."
             )
 
     def joined(self, card: dict) -> dict:

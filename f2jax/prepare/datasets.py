@@ -88,7 +88,7 @@ def distinct_names(keys: Iterable[Key]) -> dict[Key, str]:
     """A name for each data set; raises UserError where two would have the same."""
     names = dataset_names(keys)
     if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
-        raise UserError(f"Two data sets would have the name {twice[0]}; give one of them another source.")
+        raise UserError(f"Two data sets would be called {twice[0]}; give one of them another source.")
     return names
 
 

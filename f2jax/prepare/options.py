@@ -12,23 +12,23 @@ STAGE_2_CAP = 80_000  # rows of a data set in the second stage of the reference
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What a row of a corpus is, and which rows stay.
+    """Rows of the corpus.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    # 1 or 2: what the reference trains on in that stage. 1: of the sources of the released corpus the seven of stage 1,
-    # as --no-instructions; 2: all of them, as --cap 80000; both as --identify-language. 0: neither
+    # select what the reference trains on in a stage, from the released corpus. 1: the seven sources of stage 1, with
+    # --no-instructions; 2: all sources, with --cap 80000; both with --identify-language. 0: no selection
     stage: int = 0
-    max_length: int = 1024  # tokens of a text, end token included
+    max_length: int = 1024  # longest text, in tokens, with the end token
     instructions: Instructions = field(default_factory=Instructions)
-    own_spaces: bool = False  # with --train-vocab: spaces are pieces of their own, which leaves more to words
-    validation_share: float = 0.01  # share of each data set's queries that is held out
-    seed: int = 0  # seed of the cap, the held-out share and the instructions
-    cap: int = 0  # maximum number of rows of a data set, sampled with the seed; 0: all
-    keep_texts: bool = True  # store the original texts too, which f2jax cache_teacher lists for other tools
-    kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not say it
+    own_spaces: bool = False  # with --train-vocab, make spaces pieces of their own, which leaves more room for words
+    validation_share: float = 0.01  # share of the queries of each data set to hold out
+    seed: int = 0  # seed for the cap, the held-out share and the instructions
+    cap: int = 0  # largest number of rows in a data set, chosen by the seed; 0: all
+    keep_texts: bool = True  # store the original texts too, which f2jax cache-teacher needs for other tools
+    kinds: tuple[str, ...] = ()  # SOURCE=KIND for files whose rows do not state their kind
     curate: Curation | None = None  # None: rows stay as they are
 
     def __post_init__(self):

@@ -217,7 +217,9 @@ def _check_output(output: Path) -> None:
     """Raises UserError where the folder holds files and none of an earlier `prepare`."""
     visible = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
     if visible and not (output / SURVEYS).is_dir():
-        raise UserError(f"--output {output} holds files that f2jax prepare did not write; name a new or empty folder.")
+        raise UserError(
+            f"--output {output} contains files that f2jax prepare did not write; name a new or empty folder."
+        )
 
 
 def _begin_listing(path: str | Path) -> None:

@@ -53,7 +53,7 @@ def check_measured(old: Qwen3Config, new: Qwen3Config, choice: ChannelChoice, re
     }
     if any(needs_texts.values()):
         without = " ".join(option for option, needed in needs_texts.items() if needed)
-        raise UserError(f"This pruning is measured on texts; name some with --data, or do without: {without}.")
+        raise UserError(f"This pruning needs texts to measure; name some with --input, or do without: {without}.")
 
 
 def choose_channels(

@@ -73,7 +73,7 @@ def calibrate(
         UserError: there are no texts.
     """
     if not sequences:
-        raise UserError("There are no calibration texts; name other sources with --data.")
+        raise UserError("There are no calibration texts; name other sources with --input.")
 
     @jax.jit
     def observe(params, tokens_bt, segments_bt, positions_bt):

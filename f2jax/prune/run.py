@@ -33,7 +33,7 @@ def pruned_architecture(old: Qwen3Config, options: PruneOptions) -> Qwen3Config:
         if named and getattr(named, name) != getattr(old, name):
             raise UserError(
                 f"A {options.size} has {name}={getattr(named, name)} and this model {getattr(old, name)}, which "
-                "pruning leaves as it is; give --width, --mlp and --layers instead of --size."
+                "pruning cannot change; give --width, --mlp and --layers instead of --size."
             )
     if named and (options.width or options.mlp or options.layers):
         raise UserError("Give either --size, or --width, --mlp and --layers.")

@@ -46,7 +46,7 @@ def export_package(
         if name not in FORMATS:
             raise UserError(f"There is no format '{name}'{did_you_mean(name, FORMATS)}")
     if formats and as_int8:
-        raise UserError(f"A package in int8 has no further formats; export it without {' and '.join(formats)}.")
+        raise UserError(f"A package with int8 weights has no other formats; export it without {' and '.join(formats)}.")
     for name in formats:
         _check_format(name, embedder)
     hf.check_finite(embedder.params, "The model")
@@ -87,7 +87,7 @@ def read_background(path: str | Path) -> Background:
     fields = {"summary": str, "teacher": str, "licenses": dict[str, str], "limits": list[str]}
     content = files.read_json_object(path, fields)
     if unknown := sorted(content.keys() - fields.keys()):
-        raise UserError(f"{path} has the field {', '.join(unknown)}; a card has {', '.join(fields)}.")
+        raise UserError(f"{path} has the field {', '.join(unknown)}; a model card has {', '.join(fields)}.")
     return Background(**content | {"limits": tuple(content["limits"])})
 
 
@@ -136,7 +136,7 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     if builtin.exists():
         results = files.read_json_object(builtin)
         if results.get("revision") != fingerprint:
-            raise UserError(f"{builtin} has scores, but not of this model as it is; {ADVICE}")
+            raise UserError(f"{builtin} has scores, but not of exactly this model; {ADVICE}")
         files.check_object(results, builtin, {"tasks": dict[str, dict]})
         for task, content in results["tasks"].items():
             files.check_object(content, f"The task {task} in {builtin}", {"dims": dict[str, float]})
@@ -150,7 +150,7 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     model_runs = [run for run in runs if run.revision == fingerprint]
     if not model_runs:
         others = ", ".join(sorted({run.model for run in runs}))
-        raise UserError(f"{folder} has scores of {others}, not of this model as it is; {ADVICE}")
+        raise UserError(f"{folder} has scores of {others}, not of exactly this model; {ADVICE}")
     if len(names := sorted({run.model for run in model_runs})) > 1:
         raise UserError(f"{folder} has scores of {' and '.join(names)}; evaluate one of them into a folder of its own.")
     scores: dict[str, dict] = {}

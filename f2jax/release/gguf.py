@@ -94,8 +94,8 @@ def _kind(spec: dict) -> str:
     if model["type"] == "BPE" and qwen:
         return "gpt2"
     raise UserError(
-        "The model's tokenizer has no form in GGUF; only Qwen's byte-level one and SentencePiece models that f2jax "
-        "trained have. Leave the GGUF formats out."
+        "The model's tokenizer cannot be written to GGUF; only Qwen's byte-level one and SentencePiece models "
+        "trained by f2jax can. Leave the GGUF formats out."
     )
 
 

@@ -41,7 +41,7 @@ def sources(names: Sequence[str], last: int | None = None) -> list[StoredModel]:
         model = workdir.find_model(name)
         if not workdir.is_workdir(model.path):
             if last is not None:
-                raise UserError(f"{model.path} is no training workdir, and has no steps; name it alone.")
+                raise UserError(f"{model.path} is not a training workdir, so it has no steps; leave out the step.")
             models.append(model)
         elif model.step is not None:
             if last is not None:
@@ -137,7 +137,7 @@ def merge_models(
     architecture = _common_shape(models, [shape for shape, _ in opened])
     tokenizers = [load_tokenizer(tokenizer_folder(path)) for path in dict.fromkeys(model.path for model in models)]
     if not all(tokenizer.gives_same_ids(tokenizers[-1]) for tokenizer in tokenizers):
-        raise UserError("The models have different tokenizers; only models with one tokenizer can be merged.")
+        raise UserError("The models have different tokenizers; only models with the same tokenizer can be merged.")
 
     readers = [weights for _, weights in opened]
     bar = tqdm(total=len(readers[0]), unit="weight", dynamic_ncols=True)

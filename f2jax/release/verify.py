@@ -58,7 +58,7 @@ def verify_package(folder: str | Path) -> Iterator[Result]:
         UserError: it does not exist, is remote, or has no golden set.
     """
     if files.is_remote(folder):
-        raise UserError(f"{folder} is remote, and other tools read local folders; copy it here first.")
+        raise UserError(f"{folder} is remote, but other tools read only local folders; copy it here first.")
     if not Path(folder).is_dir():
         raise UserError(f"There is no folder {folder}; give one that f2jax export wrote.")
     expected = golden.read_golden(folder)

@@ -11,38 +11,38 @@ DIMS = 64  # of the first pass, where there are as many
 
 @dataclass(frozen=True)
 class DocumentOptions:
-    """Documents: vectors, texts, both in the same order, or a folder of texts."""
+    """Documents: a file of vectors, of texts, or both in the same order; or a folder of texts."""
 
-    vectors: str | None = None  # .npy of floats, a row per document; made from --documents if it is missing
-    documents: str | None = None  # .txt (a text per line), or rows as .jsonl, .csv, .parquet …; see --column
-    folder: str | None = None  # folder of text files (.txt, .md, .rst, .org, .tex), searched by passage
+    vectors: str | None = None  # .npy file of floats with a row for each document; made from --documents if missing
+    documents: str | None = None  # .txt (one text per line), or rows as .jsonl, .csv, .parquet … (see --column)
+    folder: str | None = None  # folder of text files (.txt, .md, .rst, .org, .tex), searched passage by passage
 
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """Queries, and how texts are read and embedded."""
+    """Queries, and the model."""
 
-    queries: str | None = None  # .npy of vectors, or texts like --documents
-    query: tuple[str, ...] = ()  # texts, instead of --queries
-    column: str = "text"  # field of the text in .jsonl and .parquet
-    model: str | None = None  # folder, hub id, gs:// path, workdir (RUN, RUN@STEP or RUN@best), or the built-in mini
-    dtype: Dtype = "float32"  # type of weights and matmuls
-    batch_size: int = 1024  # maximum number of texts in a device batch
+    queries: str | None = None  # .npy file of vectors, or a file of texts like --documents
+    query: tuple[str, ...] = ()  # queries themselves, instead of --queries
+    column: str = "text"  # column with the text, in files of rows
+    model: str | None = None  # a folder, hub id, gs:// path or workdir (RUN, RUN@STEP, RUN@best), or mini
+    dtype: Dtype = "float32"  # precision of the weights and the computation
+    batch_size: int = 1024  # largest number of texts in a batch
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How documents are found: the first pass by a few dimensions, the second by all.
+    """Search: the first pass compares a few dimensions, the second all of them.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    k: int = 10  # documents to find for a query
-    dims: int | None = None  # dimensions of the first pass; None: 64, or all if there are fewer
-    candidates: int = 200  # documents that the first pass leaves to the second
+    k: int = 10  # number of documents to find for each query
+    dims: int | None = None  # number of dimensions in the first pass; None: 64, or all if there are fewer
+    candidates: int = 200  # number of documents that the first pass passes on to the second
     precision: Literal["float32", "int8", "binary"] = "float32"  # precision of the first pass
-    approximate: float | None = None  # share of the candidates that a TPU's approx_max_k is to find; None: all
+    approximate: float | None = None  # share of the candidates that approx_max_k should find, for TPUs; None: all
 
     def __post_init__(self):
         check_choices(self)
@@ -64,9 +64,9 @@ class SearchOptions:
 class ResultOptions:
     """Results."""
 
-    output: str | None = None  # .jsonl file with an object for each query; None: print them
-    recall_queries: int = 100  # queries to compare with an exact search by all dimensions
-    serve: bool = False  # serve a page to search in, on this machine only
-    port: int = 8000  # port of the page; 0: any free one
-    store: str | None = None  # Postgres: a folder, or the postgresql:// address of a server; filled and searched
-    exact: bool = False  # search all of the store's documents in the first pass, without its index
+    output: str | None = None  # .jsonl file with an object for each query; None: print the results
+    recall_queries: int = 100  # number of queries to compare with an exact search by all dimensions
+    serve: bool = False  # serve a search page on this machine
+    port: int = 8000  # port of the page; 0: any free port
+    store: str | None = None  # fill and search Postgres, in a folder or at a postgresql:// address
+    exact: bool = False  # do not use the index of the store, so that the first pass is exact

@@ -42,7 +42,7 @@ def read_folder(folder: str | Path, count_tokens: CountTokens, max_tokens: int =
     """
     root = Path(folder)
     if not root.is_dir():
-        raise UserError(f"{folder} is no folder; give one that holds {', '.join(SUFFIXES)} files.")
+        raise UserError(f"{folder} is not a folder; give one that contains {', '.join(SUFFIXES)} files.")
     passages: list[Passage] = []
     try:
         for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):

@@ -46,7 +46,7 @@ def open_store(place: str) -> Iterator:
     import psycopg
 
     if is_server and scheme not in ("postgresql", "postgres"):
-        raise UserError(f"The store {scheme}://… is no folder and no postgresql:// address; give one of them.")
+        raise UserError(f"The store {scheme}://… is neither a folder nor a postgresql:// address; give one of them.")
     shown = shown_place(place)
     with ExitStack() as stack:
         try:
@@ -157,7 +157,7 @@ def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "
             _replace_tables(connection, documents, dims, precision)
         connection.execute("analyze f2jax_documents")
     except psycopg.Error as error:
-        raise UserError(f"The store cannot be filled ({_reason(error)}); mend that, or use another place.") from error
+        raise UserError(f"The store cannot be filled ({_reason(error)}); fix that, or use another place.") from error
     return total
 
 

@@ -64,7 +64,7 @@ class Page:
             UserError: the slider has no such place, or k is out of range.
         """
         if dims not in self.dims:
-            raise UserError(f"dims={dims} is none of {', '.join(map(str, self.dims))}.")
+            raise UserError(f"dims={dims} is not one of {', '.join(map(str, self.dims))}.")
         if not 1 <= k <= self.most:
             raise UserError(f"k={k} should be from 1 to {self.most}.")
         with self._lock:
@@ -117,7 +117,7 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
             try:
                 host, url = urlsplit(f"//{self.headers.get('Host', '')}").hostname, urlsplit(self.path)
             except ValueError:
-                return self._answer(400, "text/plain", b"This is no address.")
+                return self._answer(400, "text/plain", b"This is not an address.")
             if host not in HOSTS:  # a page from elsewhere asks
                 return self._answer(403, "text/plain", b"Only for this machine.")
             if url.path == "/":

@@ -141,8 +141,8 @@ def _texts(given: Any) -> list[str]:
         return texts
     if isinstance(texts, list) and texts and all(isinstance(text, int | list) for text in texts):
         raise UserError(
-            "'input' holds token ids, which are of another tokenizer; send texts (in LangChain's OpenAIEmbeddings, set "
-            "check_embedding_ctx_length=False)."
+            "'input' contains token ids, which belong to another tokenizer; send texts (in LangChain's "
+            "OpenAIEmbeddings, set check_embedding_ctx_length=False)."
         )
     raise UserError("'input' should be a text, or a list of texts that is not empty.")
 

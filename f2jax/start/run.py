@@ -25,7 +25,7 @@ def start_from_vectors(
     """Distils a token table from cached vectors, puts it under layers that average, and writes a package.
 
     Args:
-        vectors: what `f2jax cache_teacher` wrote for the corpus, as wide as the student or one coordinate less.
+        vectors: what `f2jax cache-teacher` wrote for the corpus, as wide as the student or one coordinate less.
 
     Returns:
         The architecture, and the mean cosine of its texts to the teacher's vectors.
@@ -39,7 +39,7 @@ def start_from_vectors(
     if stored not in (kept, architecture.width):
         raise UserError(
             f"{vectors} has {stored} dimensions and a {options.size} has {architecture.width}; write the cache with "
-            f"f2jax cache_teacher --width {architecture.width}, of --vectors with --reduce pca, or choose another "
+            f"f2jax cache-teacher --width {architecture.width}, of --vectors with --reduce pca, or choose another "
             "--size."
         )
     package.check_output(output, [])

@@ -56,6 +56,13 @@ class Goodput:
         """Returns the seconds spent on steps, with their compilation and input."""
         return time.perf_counter() - self.began - sum(self.seconds[part] for part in OTHER_WORK)
 
+    def left(self, done: int, steps: int) -> float:
+        """Returns the seconds that `steps` steps will take if they go on like the `done` ones of this start.
+
+        What happens once, the start and compilation, does not count; validation and checkpoints do.
+        """
+        return (time.perf_counter() - self.began - self.seconds["start"] - self.seconds["compile"]) / done * steps
+
     def line(self) -> str:
         """Returns one line: the share of steps, and the seconds of everything else."""
         total = time.perf_counter() - self.began

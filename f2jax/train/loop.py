@@ -38,6 +38,8 @@ from f2jax.train.resume import Run
 from f2jax.train.step_trace import StepTrace
 from f2jax.train.teacher import open_teacher
 
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} steps [{elapsed}{postfix}]"  # tqdm's own estimate jumps with each compilation
+
 
 def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = None) -> dict[str, float]:
     """Trains a model as `config` says, in `workdir`, and returns the last metrics.
@@ -103,7 +105,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
             MetricsWriter(workdir, start, config.log.tensorboard) as writer,
             StepTrace(workdir, *config.log.profile) as trace,
             CompiledProgram(program, teacher) as compiled,
-            tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not hosts.is_first()) as bar,
+            tqdm(total=steps, initial=start, bar_format=BAR, dynamic_ncols=True, disable=not hosts.is_first()) as bar,
         ):
             report = Report(
                 writer,
@@ -148,7 +150,7 @@ def start_state(program: Program, run: Run, seed: int, checkpoints: Checkpoints)
     if run.step is not None:
         state = checkpoints.restore(program.state)
         if state is None:
-            raise UserError(f"The checkpoint of step {run.step} in {checkpoints.folder} has gone; restore it.")
+            raise UserError(f"The checkpoint of step {run.step} in {checkpoints.folder} is gone; restore it.")
         checkpoints.set_aside_after(int(state.step))
         return state
     if run.branch:
@@ -156,7 +158,7 @@ def start_state(program: Program, run: Run, seed: int, checkpoints: Checkpoints)
         with Checkpoints(folder) as source:
             state = source.restore(program.state, step=step)
         if state is None:
-            raise UserError(f"The checkpoint of step {step} in {source.folder} has gone; restore it.")
+            raise UserError(f"The checkpoint of step {step} in {source.folder} is gone; restore it.")
         return state
     if not run.init:
         return program.start(program.fresh_params(seed))
@@ -264,7 +266,9 @@ class Loop:
         """Writes the metrics since the last time, if there are any, and waits for the step that they end with."""
         if values := self.report.flush():
             self.values = values
-            self.bar.set_postfix_str(progress(values))
+            if not self.bar.disable:
+                left = self.clock.left(self.bar.n - self.bar.initial, self.bar.total - self.bar.n)
+                self.bar.set_postfix_str(progress(values, tqdm.format_interval(left)))
 
     def save(self) -> None:
         """Starts to write a checkpoint."""
@@ -298,4 +302,4 @@ class Loop:
         self.save()
         with self.clock.during("checkpoint"):
             self.checkpoints.wait()
-        return Interrupted(f"Stopped and saved after step {done} of {steps}; the same command goes on.")
+        return Interrupted(f"Stopped and saved after step {done} of {steps}; run the same command to continue.")

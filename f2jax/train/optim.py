@@ -43,7 +43,7 @@ class WeightRules:
             for key in ("freeze", "no_decay")
         )
         if frozen == set(names):
-            raise UserError("optim.freeze leaves no weight to train; freeze fewer.")
+            raise UserError("optim.freeze leaves no weights to train; freeze fewer.")
         factors: dict[str, float] = {}
         for item in config.rate_factors:
             pattern, factor = parse_factor(item)
@@ -89,8 +89,8 @@ def parse_factor(item: str) -> tuple[str, float]:
     pattern, factor = named_number(item)
     if not pattern or not factor:
         raise UserError(
-            f"'{item}' in optim.rate_factors should be PATTERN=FACTOR, with a factor above 0; optim.freeze is for "
-            "weights that stay."
+            f"'{item}' in optim.rate_factors should be PATTERN=FACTOR, with a factor above 0; use "
+            "optim.freeze for weights that should not change."
         )
     return pattern, factor
 

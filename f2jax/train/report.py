@@ -156,10 +156,11 @@ def text_lengths(batch: Batch) -> np.ndarray:
     return ends + 1 - starts
 
 
-def progress(values: dict[str, float]) -> str:
-    """Returns the metrics that a progress bar shows."""
+def progress(values: dict[str, float], left: str) -> str:
+    """Returns the metrics that a progress bar shows, and the time that is left."""
     return (
-        f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, {values['useful_share']:.1%} useful"
+        f"{left} left, loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
+        f"{values['useful_share']:.1%} useful"
     )
 
 

@@ -223,7 +223,7 @@ def _check_size(config: ConfigDict, architecture: Qwen3Config, origin: str) -> N
     pairs = [(name, getattr(architecture, name), getattr(wanted, name)) for name in names]
     wrong = [f"{name} {value}, not {other}" for name, value, other in pairs if value != other]
     if wrong:
-        raise UserError(f"{origin} is no {config.model.size}: it has {'; '.join(wrong)}.")
+        raise UserError(f"{origin} is not a {config.model.size}: it has {'; '.join(wrong)}.")
 
 
 def check_shared(workdir: str | Path) -> None:

@@ -35,14 +35,14 @@ class TeacherFolder:
         """Returns the model, sharded like a student; None where there is none.
 
         Raises:
-            UserError: it cannot be loaded, or reads texts as other tokens than the student.
+            UserError: it cannot be loaded, or splits texts into other tokens than the student.
         """
         if not self.model:
             return None
         if not load_tokenizer(tokenizer_folder(self.model.path)).gives_same_ids(tokenizer):
             raise UserError(
-                f"The teacher {self.name} reads texts as other tokens than the student; take one with the student's "
-                "tokenizer, or cache its vectors (f2jax cache_teacher --list-texts) and set teacher.cache."
+                f"The teacher {self.name} splits texts into other tokens than the student; take one with the student's "
+                "tokenizer, or cache its vectors (f2jax cache-teacher --list-texts) and set teacher.cache."
             )
         dtype = jnp.dtype(config.teacher.dtype)
         architecture, params = workdir.load_weights(
@@ -59,11 +59,11 @@ def open_teacher(config: ConfigDict, student: Qwen3Config) -> TeacherFolder:
         UserError: it cannot be found, two are named, or it does not fit the student and the losses.
     """
     if config.teacher.cache and config.teacher.path:
-        raise UserError("Give either teacher.path or teacher.cache; the cache takes the place of the model.")
+        raise UserError("Give either teacher.path or teacher.cache; the cache replaces the model.")
     if config.teacher.cache:
         if config.loss.exits:
             raise UserError(
-                "loss.exits needs the teacher's own exits and a cache has its last layer alone; set teacher.path."
+                "loss.exits needs the teacher's own exits and a cache has only its last layer; set teacher.path."
             )
         info = read_info(config.teacher.cache)
         if info.unit and config.loss.distill == "mse" and config.loss.distill_weight:
@@ -79,7 +79,7 @@ def open_teacher(config: ConfigDict, student: Qwen3Config) -> TeacherFolder:
         if config.loss.exits and architecture.layers < student.layers:
             raise UserError(
                 f"The teacher {config.teacher.path} has {architecture.layers} layers and the student {student.layers}; "
-                "with loss.exits take one that is at least as deep."
+                "with loss.exits, use one that is at least as deep."
             )
         teacher = TeacherFolder(config.teacher.path, model, architecture.width)
     elif config.loss.distill_projection:
@@ -89,6 +89,6 @@ def open_teacher(config: ConfigDict, student: Qwen3Config) -> TeacherFolder:
     if teacher.width < student.width and not config.loss.distill_projection:
         raise UserError(
             f"The teacher {teacher.name} has {teacher.width} dimensions, fewer than the student's {student.width}; "
-            "take one at least as wide, or set loss.distill_projection."
+            "use one that is at least as wide, or set loss.distill_projection."
         )
     return teacher

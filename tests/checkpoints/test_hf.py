@@ -103,7 +103,7 @@ def test_a_file_cut_short_is_refused_wherever_it_is_cut(tmp_path):
     whole = (tmp_path / "model.safetensors").read_bytes()
     for kept in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         (tmp_path / "model.safetensors").write_bytes(whole[:kept])
-        with pytest.raises(UserError, match=r"model\.safetensors is cut short"):
+        with pytest.raises(UserError, match=r"model\.safetensors is truncated"):
             hf.load_hf(tmp_path)
 
 

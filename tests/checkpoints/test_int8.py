@@ -240,7 +240,7 @@ def test_export_writes_one_and_verify_reads_it_by_f2jax_alone(embedder, tmp_path
 
 
 def test_further_formats_are_refused_before_anything_is_written(embedder, tmp_path):
-    with pytest.raises(UserError, match=r"in int8 has no further formats; export it without onnx and gguf\."):
+    with pytest.raises(UserError, match=r"with int8 weights has no other formats; export it without onnx and gguf\."):
         export.export_package(embedder, tmp_path / "out", ["onnx", "gguf"], as_int8=True)
     assert not (tmp_path / "out").exists()
 

@@ -88,7 +88,7 @@ def test_scores_of_f2jax_evaluate_are_a_table_by_dimension(tmp_path):
 @pytest.mark.parametrize("content", [{"revision": "r2", "tasks": {}}, {"cldr-names": {"dims": {"8": 0.25}}}])
 def test_scores_of_another_model_are_an_error(tmp_path, content):
     (tmp_path / "results.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="has scores, but not of this model as it is; evaluate what is exported"):
+    with pytest.raises(UserError, match="has scores, but not of exactly this model; evaluate what is exported"):
         read_scores(tmp_path, "r1")
 
 
@@ -156,7 +156,7 @@ def test_the_card_of_mini_has_a_licence_for_each_set_of_its_data(shared_data):
     [
         ({"summary": "A"}, "lacks 'teacher', 'licenses', 'limits'"),
         (BACKGROUND | {"limits": "Short."}, "has a 'limits' that is not a list of strings"),
-        (BACKGROUND | {"licences": {}}, "has the field licences; a card has summary, teacher, licenses, limits"),
+        (BACKGROUND | {"licences": {}}, "has the field licences; a model card has summary, teacher, licenses, limits"),
     ],
 )
 def test_such_a_file_of_another_shape_is_an_error(tmp_path, content, message):

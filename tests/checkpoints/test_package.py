@@ -249,7 +249,7 @@ def test_a_training_workdir_is_not_overwritten(embedder, tmp_path):
 def test_a_folder_that_pools_in_another_way_is_refused(embedder, tmp_path, pooling):
     embedder.save_pretrained(tmp_path)
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": 64} | pooling))
-    with pytest.raises(UserError, match="only pooling of the last token is built"):
+    with pytest.raises(UserError, match="only pooling of the last token is supported"):
         read_settings(str(tmp_path), embedder.architecture)
 
 

@@ -207,7 +207,7 @@ def test_a_prompt_for_passages_that_sentence_transformers_does_not_put_before_do
     change(folder, "config_sentence_transformers.json", prompts={"query": "Q: ", "passage": "P: "})
     with caplog.at_level(logging.WARNING):
         read_settings(str(folder), embedder.architecture)
-    assert "for its prompt 'passage' give prompt_name='passage'" in caplog.text
+    assert "to use its prompt 'passage', pass prompt_name='passage'" in caplog.text
 
 
 # Other kinds of folders

@@ -40,12 +40,21 @@ class Options:
     prompt: str | None = None  # None: that of the model
     tasks: dict[str, str] = field(default_factory=dict)  # NAME=TASK
     enabled: bool = field(default=False, metadata={"option": "instructions"})  # with instructions
+    notes: str | None = field(default=None, metadata={"option": "remarks", "formerly": "comments"})  # more to say
     inner: Inner = field(default_factory=Inner)
     later: Inner | None = None  # set by the command
 
 
 def read(*argv: str) -> Options:
     return Arguments("do", "Do it.", "a", argv, Options, positional="names").read(Options)
+
+
+@pytest.mark.parametrize("given", [["--remarks", "x"], ["--comments", "x"], ["--comments=x"]], ids=str)
+def test_an_option_is_taken_by_a_name_that_it_had_before(given, capsys):
+    assert read("a", "--output", "o", *given).notes == "x"
+    with pytest.raises(SystemExit):
+        read("--help")
+    assert "--comments" not in capsys.readouterr().out
 
 
 def test_without_options_the_fields_have_their_defaults():

@@ -170,8 +170,8 @@ def test_what_is_no_grid_has_no_law_and_says_why(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["empty"], "is no workdir of f2jax train, and holds none"),
-        (["none"], "is no workdir of f2jax train, and holds none"),
+        (["empty"], "is not a workdir of f2jax train, and contains none"),
+        (["none"], "is not a workdir of f2jax train, and contains none"),
         (["sweep", "--leave-out", "-1"], "--leave-out -1 should be at least 0."),
         (
             ["sweep", "--plan", "other=plan.json"],

@@ -234,7 +234,7 @@ def test_a_beir_data_set_of_the_hub_reads_as_a_folder(hub_with):
 @pytest.mark.parametrize(
     "spec,word",
     [
-        ("hub:org", "hub:org names no data set of the hub; write hub:org/name"),
+        ("hub:org", "hub:org does not name a data set of the hub; write hub:org/name"),
         (
             "hub:org/name/nothing",
             r"holds no data file; they end in \.parquet, \.arrow, \.jsonl, .* \.csv, \.tsv or \.txt",

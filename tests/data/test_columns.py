@@ -60,7 +60,7 @@ def test_a_score_that_only_later_rows_of_json_have_is_refused(tmp_path):
     rows = [{"sentence1": "a", "sentence2": "b"}]
     rows += [{"sentence1": text, "sentence2": text * 2, "score": score} for text, score in [("c", 0), ("d", 5)]]
     corpora.write(tmp_path / "faq.jsonl", rows)
-    with pytest.raises(UserError, match=r"faq\.jsonl has rows with a score or label that the first has not"):
+    with pytest.raises(UserError, match=r"faq\.jsonl has rows with a score or label, but its first row has none"):
         read(tmp_path / "faq.jsonl")
     corpora.write(tmp_path / "faq.jsonl", [rows[0] | {"score": None}, *rows[1:]])
     skipped = SkipList()
@@ -93,7 +93,7 @@ def test_a_folder_with_a_file_for_each_label_is_one_set(tmp_path, prefix):
 
 @pytest.mark.parametrize("spec", ["cldr:translation", "stdlib:code", "beir:books"])
 def test_columns_are_refused_where_they_have_their_names(spec):
-    with pytest.raises(UserError, match=f"{spec} has columns of its own"):
+    with pytest.raises(UserError, match=f"{spec} names its own columns"):
         read(spec, "query=Frage")
 
 

@@ -254,7 +254,7 @@ def test_an_index_of_other_texts_is_written_anew_as_its_message_says(folder, tmp
     whole, content = path.read_bytes(), np.load(path)
     content["key"] += 1
     np.save(path, content)
-    with pytest.raises(UserError, match=f"The index of pairs is of other texts; {ADVICE}") as error:
+    with pytest.raises(UserError, match=f"The index of pairs belongs to other texts; {ADVICE}") as error:
         plain(PreparedCorpus(tmp_path / "corpus").splits()[0][0].rows([0], [], 0))
     damaged = re.search(ADVICE, str(error.value))[1]
     add_index(tmp_path / "corpus")
@@ -331,7 +331,7 @@ def test_a_folder_without_a_whole_corpus_is_refused(tmp_path):
 
 def test_a_corpus_of_another_version_is_refused(tmp_path):
     (tmp_path / "corpus.json").write_text('{"version": "0.1"}')
-    with pytest.raises(UserError, match=r"of version 0.1"):
+    with pytest.raises(UserError, match=r"corpus version 0.1"):
         PreparedCorpus(tmp_path)
 
 
@@ -406,7 +406,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(folder, tmp_path, where):
     [
         ({"data.use_instructions": False}, "prepared with instructions and data.use_instructions=False"),
         ({"data.max_length": 16}, "texts of up to 32 tokens, above data.max_length=16"),
-        ({"data.columns": "('query=Frage',)"}, "A corpus has no columns to name; leave data.columns empty"),
+        ({"data.columns": "('query=Frage',)"}, "data.columns is for files, not for a prepared corpus; leave it empty"),
         ({"data.include": "('pears',)"}, r"No data set is named 'pears' \(data.include\); did you mean 'pairs'"),
     ],
 )
@@ -416,7 +416,7 @@ def test_a_run_that_does_not_fit_its_corpus_is_refused(folder, tmp_path, changes
 
 
 def test_a_corpus_stands_alone(folder, tmp_path):
-    with pytest.raises(UserError, match="names a corpus and more"):
+    with pytest.raises(UserError, match="mixes corpora and files"):
         load(folder, tmp_path, **{"data.sources": f"('cldr:labels', 'corpus:{folder / 'corpus'}')"})
 
 
@@ -485,5 +485,5 @@ def test_a_run_trains_on_what_it_selects_as_often_as_it_weighs(folder, tmp_path)
 def test_a_card_of_another_shape_is_one_clear_error(folder, tmp_path, changes):
     card = json.loads((folder / "corpus/corpus.json").read_text())
     (tmp_path / "corpus.json").write_text(json.dumps([card] if changes is None else card | changes))
-    with pytest.raises(UserError, match=r"corpus\.json|is a corpus of version 1"):
+    with pytest.raises(UserError, match=r"corpus\.json|has the corpus version 1"):
         PreparedCorpus(tmp_path)

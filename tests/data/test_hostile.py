@@ -137,7 +137,7 @@ def test_json_that_is_nested_too_deep_is_counted(tmp_path):
 
 def test_a_file_of_no_known_kind_is_an_error(tmp_path):
     with pytest.raises(
-        UserError, match=r"notes\.md is of no known kind; data files end in \.parquet, \.arrow, \.jsonl"
+        UserError, match=r"notes\.md is not a known kind of file; data files end in \.parquet, \.arrow, \.jsonl"
     ):
         read_rows(str(tmp_path / "notes.md"), SkipList(), lambda present: present)
 

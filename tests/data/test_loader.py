@@ -227,7 +227,7 @@ def test_a_configured_tokenizer_comes_before_the_one_beside_the_weights(tmp_path
 @pytest.mark.parametrize(
     "path,train_vocab,beside,message",
     [
-        ("other", 0, "ready", "reads texts as other tokens than the starting weights, whose .*; leave it"),
+        ("other", 0, "ready", "splits texts into other tokens than the starting weights, whose .*; leave it"),
         (
             "",
             400,

@@ -121,5 +121,5 @@ def test_only_the_named_data_sets_are_bitext(pairs):
 def test_what_no_text_has_is_refused(pairs):
     with pytest.raises(UserError, match="has the language 'en'"):
         mapped(pairs, "en")
-    with pytest.raises(UserError, match="has no data set 'word'; known are"):
+    with pytest.raises(UserError, match="has no data set 'word'; choose from"):
         mapped(pairs, "eng", ["word"])

@@ -274,7 +274,7 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, ending):
         ("nowhere.jsonl", r"There is no data file .*nowhere\.jsonl; check the path"),
         ("*.jsonl", r"There is no data file .*\*\.jsonl"),
         ("empty", "There is no data file .*empty"),
-        ("notes.md", r"notes\.md is of no known kind; data files end in \.parquet, \.arrow, \.jsonl"),
+        ("notes.md", r"notes\.md is not a known kind of file; data files end in \.parquet, \.arrow, \.jsonl"),
     ],
 )
 def test_a_source_without_data_files_is_an_error(tmp_path, spec, word):
@@ -299,7 +299,7 @@ def test_an_unknown_set_or_protocol_is_an_error(spec, word):
 
 
 def test_files_have_no_test_split(tmp_path):
-    with pytest.raises(UserError, match="has no split 'test'; files have train alone"):
+    with pytest.raises(UserError, match="has no split 'test'; files only have train"):
         list(open_source(write(tmp_path / "x.jsonl", [PAIR]), "test", SkipList()))
 
 

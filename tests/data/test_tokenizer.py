@@ -349,8 +349,8 @@ def test_a_model_without_an_end_token_is_refused():
         (TEXTS[:5], 5000, "5 texts give at most [0-9]+ pieces, not 5,000; lower train_vocab"),
         (TEXTS, 200, "200 pieces are too few.* take 3[0-9]{2}; raise train_vocab"),
         (TEXTS, -1, "-1 pieces are too few"),
-        ([], 400, "There is no text to train"),
-        (["", " ", "\0"], 400, "There is no text to train"),
+        ([], 400, "There are no texts to train"),
+        (["", " ", "\0"], 400, "There are no texts to train"),
     ],
 )
 def test_a_vocabulary_that_the_texts_cannot_fill_is_refused(tmp_path, texts, vocab_size, word):

@@ -5,6 +5,9 @@ import contextlib
 import io
 import re
 
+import pytest
+
+from docs import generate
 from f2jax import cli
 from f2jax.config import FREE, fields
 from f2jax.configs import common
@@ -20,7 +23,7 @@ def shown() -> list[tuple[str, str, str]]:
     for page in PAGES:
         blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
         lines = "".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
-        calls = [re.match(r"f2jax (\w+) ([^#]*)", line) for line in lines]
+        calls = [re.match(r"f2jax ([\w-]+) ([^#]*)", line) for line in lines]
         found += [(page.name, call[1], call[2].partition(" -- ")[0]) for call in calls if call]  # others' stand behind
     return found
 
@@ -39,8 +42,14 @@ def test_commands_have_the_options_that_are_shown():
 
 
 def test_the_reference_lists_each_command_with_its_purpose():
-    page = (tiny.ROOT / "docs/reference/commands.md").read_text()
-    assert re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.M) == list(cli.COMMANDS.items())
+    page = (tiny.ROOT / "docs/reference/commands.md").read_text().partition(generate.MARK)[0]
+    assert re.findall(r"^\| `([\w-]+)` \| (.*?) \|", page, re.M) == list(cli.COMMANDS.items())
+
+
+@pytest.mark.parametrize("name", generate.MADE)
+def test_the_tables_of_the_reference_are_those_of_the_code(name):
+    page = (tiny.ROOT / f"docs/{name}.md").read_text()
+    assert page == generate.made(name, page), "options or fields have changed: run `python docs/generate.py`"
 
 
 def test_configs_have_the_fields_that_are_set():

@@ -134,7 +134,9 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_wrong_name_finds_the_local_task_in_any_case(name, hint):
     with pytest.raises(UserError) as error:
         selection.select_tasks([name])
-    assert str(error.value).startswith(f"There is no task '{name}'; did you mean '{hint}'? Built in are cldr-names, ")
+    assert str(error.value).startswith(
+        f"There is no task '{name}'; did you mean '{hint}'? Built-in tasks are cldr-names, "
+    )
     assert all(known in str(error.value) for known in LOCAL_NAMES)
 
 

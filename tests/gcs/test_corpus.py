@@ -186,7 +186,7 @@ def damaged(*_) -> str:
     [
         ("card", r"data/corpus holds no corpus\.json; copy there what f2jax prepare wrote"),
         ("missing", r"data/corpus lacks rows/.*; copy the complete folder there again"),
-        ("size", r"data/corpus/rows/.* has 5 bytes in the place of [\d,]+; copy the complete folder there again"),
+        ("size", r"data/corpus/rows/.* has 5 bytes instead of [\d,]+; copy the complete folder there again"),
         ("vectors", r"data/vectors/pairs/.* is missing: gs://.*/vectors does not hold the vectors of all texts"),
         ("room", r"needs 0\.0 GiB in .*/cache/.*, which has 0\.0 GiB free; make room there, or .* F2JAX_CACHE"),
         ("arrival", r"arrived damaged; run the same command again"),

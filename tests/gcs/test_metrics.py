@@ -197,6 +197,6 @@ def test_an_object_of_another_length_than_it_should_have_is_written_whole_again(
         files.write_atomically(f"{bucket}/run/metrics.jsonl", 2 * read(f"{bucket}/run/metrics.jsonl"))
         writer.write(2, {})
         writer.publish()
-        assert "metrics.jsonl has 36 bytes in the place of 24" in capsys.readouterr().out
+        assert "metrics.jsonl has 36 bytes instead of 24" in capsys.readouterr().out
         writer.publish()
         assert steps(f"{bucket}/run") == [1, 2]

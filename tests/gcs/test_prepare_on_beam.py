@@ -183,9 +183,9 @@ def test_an_output_that_holds_files_and_options_without_a_runner_are_refused(tmp
     assert f"--output {tmp_path}/in holds " in capsys.readouterr().err and Path(path).exists()
     needed = ["prepare", "--input", path, "--output", str(tmp_path / "c"), "--tokenizer", str(tmp_path / "tokenizer")]
     assert main([*needed, "--", "--project=x"]) == 1
-    assert "name a --beam-runner too" in capsys.readouterr().err
+    assert "give --beam-runner too" in capsys.readouterr().err
     assert main([*needed, "--beam-runner", "DirectRunner", "--jobs", "2"]) == 1
-    assert "there is no --add, --skipped or --jobs" in capsys.readouterr().err
+    assert "cannot be combined with --add, --skipped or --jobs" in capsys.readouterr().err
 
 
 def test_a_data_set_has_shards_of_whole_blocks_and_documents_by_size(monkeypatch):

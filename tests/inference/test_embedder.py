@@ -228,7 +228,7 @@ def test_pairwise_similarity_is_the_diagonal_of_all_pairs(embedder, name):
     other.card = replace(embedder.card, similarity=name)
     a, b = np.random.default_rng(0).normal(size=(2, 5, 8))
     np.testing.assert_allclose(other.similarity_pairwise(a, b), np.diag(other.similarity(a, b)), atol=1e-5)
-    with pytest.raises(UserError, match="Pairs are of two lists of one shape"):
+    with pytest.raises(UserError, match="Pairwise similarity needs two arrays of the same shape"):
         other.similarity_pairwise(a, b[:4])
 
 
@@ -353,8 +353,8 @@ def test_documents_take_the_prompt_named_document_alone_as_in_sentence_transform
         (["a", "b", 3], {}, "Text number 2 is of type int; give strings."),
         ([["a"]], {}, "Text number 0 is of type list; give strings."),
         ([b"a"], {}, "Text number 0 is of type bytes; give strings."),
-        (None, {}, "Give the texts to encode: a string or a list of strings, once."),
-        (["a"], {"sentences": ["b"]}, "Give the texts to encode: a string or a list of strings, once."),
+        (None, {}, "Pass the texts to encode once, as a string or a list of strings."),
+        (["a"], {"sentences": ["b"]}, "Pass the texts to encode once, as a string or a list of strings."),
         ({"a": 1}, {}, "The texts are of type dict; give a string or a list of strings."),
         ({"a", "b"}, {}, "The texts are of type set; give a string or a list of strings."),
         (b"ab", {}, "The texts are of type bytes; give a string or a list of strings."),
@@ -367,7 +367,7 @@ def test_documents_take_the_prompt_named_document_alone_as_in_sentence_transform
         (
             ["a"],
             {"precision": "int8"},
-            "One text alone gives no ranges for int8; give several at once, or choose ubinary.",
+            "A single text gives no range for int8; pass several at once, or choose ubinary.",
         ),
         (["a"], {"batch_size": 0}, "batch_size=0 should be at least 1."),
         (
@@ -378,7 +378,7 @@ def test_documents_take_the_prompt_named_document_alone_as_in_sentence_transform
         (
             ["a"],
             {"output_value": "token_embeddings", "truncate_dim": 8},
-            "The states of tokens are whole and float32; leave out precision and truncate_dim.",
+            "Token embeddings cannot be truncated or quantized; leave out precision and truncate_dim.",
         ),
     ],
 )

@@ -364,7 +364,7 @@ def test_a_file_of_vectors_that_was_cut_short_is_named(tmp_path, source, monkeyp
             "row 2 has no text in 'text'; fix it or choose another --column.",
         ),
         ("in.jsonl", '{"text": "a"}\n["b"]\n', "in.jsonl:2: line is no JSON object; fix or remove it."),
-        ("in.jsonl", '{"body": "c"}\n', "has no column 'text' but body; choose one with --column."),
+        ("in.jsonl", '{"body": "c"}\n', "has no column 'text'; it has body. Choose one with --column."),
         (
             "in.jsonl",
             '{"text": "a"}\n{"text": 5}\n',
@@ -372,7 +372,7 @@ def test_a_file_of_vectors_that_was_cut_short_is_named(tmp_path, source, monkeyp
         ),
         ("in.jsonl", "", "holds no texts."),
         ("in.txt", "", "holds no texts."),
-        ("in.docx", "text\na\n", "is of no known kind; data files end in .parquet, .arrow,"),
+        ("in.docx", "text\na\n", "is not a known kind of file; data files end in .parquet, .arrow,"),
         ("in.parquet", "no parquet", "is damaged, cut short or no parquet file"),
         ("in.txt", b"good\nb\xffd\n", "in.txt:2: line is not UTF-8; fix or remove it."),
     ],
@@ -389,7 +389,7 @@ def test_bad_input_is_named_in_one_line(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     "table,message",
     [
-        ({"body": ["a"], "id": [1]}, "has no column 'text' but body, id; choose one with --column."),
+        ({"body": ["a"], "id": [1]}, "has no column 'text'; it has body, id. Choose one with --column."),
         ({"text": ["a", None]}, "row 2 has no text in 'text'; fix it or choose another --column."),
         ({"text": [1, 2]}, "row 1 has no text in 'text'; fix it or choose another --column."),
         ({"text": pa.array([], pa.string())}, "holds no texts."),
@@ -452,6 +452,6 @@ def test_an_unknown_precision_is_refused_before_any_work(tmp_path, source):
 
 def test_one_text_is_not_embedded_for_ranges_that_it_cannot_give(tmp_path):
     model = FakeEmbedder()
-    with pytest.raises(UserError, match="One text alone gives no ranges for uint8; give several at once"):
+    with pytest.raises(UserError, match="A single text gives no range for uint8; pass several at once"):
         encode_file(model, write(tmp_path / "in.txt", ["one"]), str(tmp_path / "out.npy"), precision="uint8")
     assert model.seen == [] and left_over(tmp_path) == []

@@ -23,5 +23,5 @@ def test_binary_is_the_sign_of_each_dimension():
 def test_unknown_precision_and_a_single_vector_are_refused():
     with pytest.raises(UserError, match="did you mean 'ubinary'"):
         quantize(np.ones((2, 8)), "ubinray")
-    with pytest.raises(UserError, match="gives no ranges for int8; give several at once"):
+    with pytest.raises(UserError, match="gives no range for int8; pass several at once"):
         quantize(np.ones((1, 8)), "int8")

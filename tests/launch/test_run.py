@@ -139,7 +139,7 @@ def test_stop_saves_and_ends_the_run_without_a_restart(launch):
     assert launch("stop.sh").returncode == 0
     done = launch.end(process)
     assert done.returncode == 130
-    assert done.stderr.endswith("stopped and saved; the same command goes on.\n")
+    assert done.stderr.endswith("stopped and saved; run the same command to continue.\n")
     for number in "01":
         assert (launch.cloud / f"machines/{number}/f2jax-run/log").read_text().endswith("saved\n")
 

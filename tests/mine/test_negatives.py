@@ -297,9 +297,9 @@ def test_the_draw_is_spread_over_all_documents():
         ({"keep": 0}, "keep=0 should be at least 1."),
         ({"skip": -1}, "skip=-1 should be at least 0."),
         ({"top": 28}, "top=28 should be at least skip + keep = 29."),
-        ({"max_score": float("nan")}, "max_score=nan should be a number from 0 on."),
-        ({"max_score": -0.5}, "max_score=-0.5 should be a number from 0 on."),
-        ({"relative": float("inf")}, "relative=inf should be a number from 0 on."),
+        ({"max_score": float("nan")}, "max_score=nan should be 0 or more."),
+        ({"max_score": -0.5}, "max_score=-0.5 should be 0 or more."),
+        ({"relative": float("inf")}, "relative=inf should be 0 or more."),
         ({"fewer": "randm"}, "fewer='randm' is not a choice; did you mean 'random'?"),
     ],
 )

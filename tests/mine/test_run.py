@@ -322,7 +322,7 @@ def test_an_input_in_the_output_is_refused(inputs, tmp_path, spec):
     mined(inputs, tmp_path / "out")
     before = files_of(tmp_path / "out")
     spec = spec.replace("out", f"{tmp_path}/out", 1)
-    with pytest.raises(UserError, match=r"The input .*/out/one\.parquet lies in the output .*/out, which replaces it"):
+    with pytest.raises(UserError, match=r"The input .*/out/one\.parquet is inside the output .*/out, which would"):
         mined([inputs[0], spec], tmp_path / "out", own=2)
     assert files_of(tmp_path / "out") == before
 
@@ -603,7 +603,7 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--output": None}, "f2jax mine needs --output, or a --list option."),
         ({"--output": "out.jsonl"}, "out.jsonl should be a local or mounted folder, in which each"),
         ({"--output": "gs://bucket/out"}, "should be a local or mounted folder"),
-        ({"--list-queries": "q.txt"}, "q.txt should end in .jsonl; a text may hold line ends."),
+        ({"--list-queries": "q.txt"}, "q.txt should end in .jsonl; because a text may contain line breaks."),
         ({"--model": "runs/nano"}, "Give either --model, or both --query-embeddings and --document-embeddings."),
         ({"--query-embeddings": None}, "Give either --model, or both --query-embeddings and --document-embeddings."),
         ({"--query-embeddings": None, "--document-embeddings": None}, "Give either --model, or both"),
@@ -611,14 +611,14 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--prompt-name": "query"}, "--prompt-name would change nothing with --query-embeddings"),
         ({"--dtype": "bfloat16", "--batch-size": "8"}, "--dtype and --batch-size would change nothing with --query"),
         ({"--input": "nothing.jsonl"}, "There is no data file nothing.jsonl"),
-        ({"--corpus": "nothing.txt"}, "There is no file nothing.txt; check the path."),
+        ({"--documents": "nothing.txt"}, "There is no file nothing.txt; check the path."),
         ({"--kinds": "one=retreival"}, "'one=retreival' among the kinds should be SOURCE=KIND"),
         ({"--only": "retreival"}, "There is no kind 'retreival'; did you mean 'retrieval'?"),
         ({"--max-score": "high"}, "argument --max-score: invalid float or off value: 'high'"),
-        ({"--relative": "-1"}, "relative=-1.0 should be a number from 0 on."),
+        ({"--relative": "-1"}, "relative=-1.0 should be 0 or more."),
         ({"--keep": "many"}, "argument --keep: invalid int value: 'many'"),
         ({"--top": "10"}, "top=10 should be at least skip + keep = 29."),
-        ({"--fewer": "keep"}, "fewer='keep' is not a choice; known are drop, random"),
+        ({"--fewer": "keep"}, "fewer='keep' is not a choice; choose from drop, random"),
     ],
     ids=str,
 )  # fmt: skip
@@ -651,7 +651,7 @@ def test_the_command_mines_with_files_of_vectors(capsys, inputs, tmp_path):
     assert main(["mine", "--input", *inputs, "--output", f"{tmp_path}/out", *vectors, *rules]) == 0
     assert f"{tmp_path}/out: 60 of 60 rows, 3.0 negatives each" in capsys.readouterr().out
     assert main(["mine", "--input", *inputs, "--output", f"{tmp_path}/out", *vectors, *rules]) == 0
-    assert f"{tmp_path}/out is complete: it has the result of this command already." in capsys.readouterr().out
+    assert f"{tmp_path}/out is complete: it already has the result of this command." in capsys.readouterr().out
     options = MiningOptions(top=20, skip=2, keep=3, max_score=0.4, relative=None, fewer="random", seed=7)
     mined(inputs, tmp_path / "expected", options)
     assert read(tmp_path / "out") == read(tmp_path / "expected")

@@ -98,7 +98,7 @@ def test_a_folder_of_one_host_alone_is_refused(monkeypatch, folder):
     arguments = command(folder, "none")
     arguments[arguments.index("--output") + 1] = "here.npy"
     (first, _, _), (second, _, errors) = run(monkeypatch, ["-c", script, "encode", *arguments], 2, 1)
-    assert second == 1 and "here.npy is in a folder of this host alone; give one that all hosts see" in errors
+    assert second == 1 and "here.npy is in a folder that only this host can see; give one that all hosts can" in errors
     assert first != 0
 
 

@@ -73,7 +73,7 @@ def test_from_one_process_to_two_to_four(tmp_path, monkeypatch):
 
     (first, text), (last, other) = run(tmp_path, "run", 2, signal.SIGTERM, 6, fsdp=2)
     assert (first, last) == (130, 130), text + other
-    assert all("Stopped and saved after step 7 of 12; the same command goes on." in said for said in (text, other))
+    assert all("Stopped and saved after step 7 of 12; run the same command to" in said for said in (text, other))
     assert "Resuming after step 4 of 12" in text and "Resuming" not in other, "one process prints"
 
     results = run(tmp_path, "run", 4, fsdp=2)

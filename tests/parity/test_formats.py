@@ -79,12 +79,12 @@ def test_other_tokenizers_have_no_form_in_gguf(trained, tmp_path, capsys):
     backend = Tokenizer(models.WordLevel({"<|im_end|>": 0, "<|endoftext|>": 1, "red": 2}, unk_token="red"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = HFTokenizer(backend.to_str(), "words")
-    with pytest.raises(UserError, match="no form in GGUF"):
+    with pytest.raises(UserError, match="cannot be written to GGUF"):
         gguf.vocabulary(tokenizer, 512)
     Embedder(trained.architecture, trained.params, tokenizer, trained.card).save_pretrained(tmp_path / "words")
     options = ["--output", str(tmp_path / "out"), "--format", "gguf"]
     assert main(["export", "--model", str(tmp_path / "words"), *options]) == 1
-    assert "no form in GGUF" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "cannot be written to GGUF" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_shape_that_q8_0_cannot_cut_is_refused(trained, tmp_path):

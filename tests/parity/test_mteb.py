@@ -323,10 +323,10 @@ def test_the_benchmarks_of_the_paper_have_short_names():
         (["--benchmark", "germna"], "There is no benchmark 'germna'; did you mean 'german'?"),
         (["--data", "nowhere"], "nowhere/eval-tatoeba/bitext.parquet cannot be read"),
         (["--data", ".", "--baseline", "tfdf"], "There is no baseline 'tfdf'; did you mean 'tfidf'?"),
-        (["--data", ".", "--baseline", "none", "random"], "--baseline none leaves no place for another"),
+        (["--data", ".", "--baseline", "none", "random"], "--baseline none cannot be combined with another"),
         (["--data", ".", "--cache", "gs://bucket/vectors"], "--cache gs://bucket/vectors should be a local folder."),
         (["--data", ".", "--dims", "half"], "invalid int or all value: 'half'"),
-        (["--tasks", "STSBenchmark", "--prompts", "none", "--prompt", "query=x"], "--prompts none leaves no place"),
+        (["--tasks", "STSBenchmark", "--prompts", "none", "--prompt", "query=x"], "--prompts none cannot be combined"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_sentence(capsys, tmp_path, argv, complaint):
@@ -347,7 +347,7 @@ def test_prompts_that_cannot_be_used_are_refused(tmp_path):
 )
 def test_an_instruction_for_an_unknown_name_is_refused(tmp_path, name, hint):
     (tmp_path / "p.json").write_text(json.dumps({name: "Find it."}))
-    complaint = re.escape(f"An instruction is for '{name}', which is no task or type; {hint}")
+    complaint = re.escape(f"An instruction is for '{name}', which is not a task or type; {hint}")
     for arguments in ({"given": {name: "Find it."}}, {"path": str(tmp_path / "p.json")}):
         with pytest.raises(UserError, match=complaint):
             prompts.read_instructions(**arguments)
@@ -381,4 +381,4 @@ def test_ctrl_c_says_how_to_go_on(release, data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run.mteb, "evaluate", stop)
     argv = ["evaluate", "--model", release, "--data", data, "--output", str(tmp_path)]
     assert cli.main(argv) == 130
-    assert "the same command continues from what is in" in capsys.readouterr().err
+    assert "the same command continues from the results in" in capsys.readouterr().err

@@ -207,7 +207,7 @@ def test_built_in_results_are_reported_beside_those_of_mteb(folder, tmp_path, ca
 )
 def test_a_damaged_file_of_built_in_results_is_named(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(UserError, match=r"results\.json is no result file .*; delete it and evaluate again\.$"):
+    with pytest.raises(UserError, match=r"results\.json is not a result file .*; delete it and evaluate again\.$"):
         results.read_results([tmp_path])
 
 
@@ -232,7 +232,7 @@ def test_the_model_card_takes_the_scores_of_its_model_alone(folder):
     write(folder, "f2jax/a-untrained", "STSBenchmark", {"default": 0.01}, revision="untrained")
     write(folder, "f2jax/a", "SIB200.local", {"deu_Latn": 0.4}, revision="mine")
     assert read_scores(folder, "mine") == {"SIB200.local": {"64": pytest.approx(0.4)}}
-    with pytest.raises(UserError, match=r"f2jax/a-untrained, .*f2jax/tfidf, not of this model as it is"):
+    with pytest.raises(UserError, match=r"f2jax/a-untrained, .*f2jax/tfidf, not of exactly this model"):
         read_scores(folder, "of no run")
 
 

@@ -91,7 +91,7 @@ def test_without_inputs_only_the_index_is_added(folder, capsys):
     shutil.rmtree(corpus / "index")
     command = ["prepare", "--add", "--output", str(corpus)]
     assert main([*command, "--cap", "7"]) == 1
-    assert "With --add and no --input there are only --output and --jobs" in capsys.readouterr().err
+    assert "--add without --input takes only --output and --jobs" in capsys.readouterr().err
     assert main(command) == 0
     assert {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()} == before
     assert main(["prepare", *command[2:], "--tokenizer", "any"]) == 1
@@ -140,7 +140,7 @@ def test_the_command_adds(folder, capsys):
     for options, message in (
         (["--max-length", "64"], "corpus was prepared with another max_length; leave that option out with --add."),
         (["--no-curation"], "corpus was prepared with another curate; leave that option out with --add."),
-        (["--tokenizer", "any"], "With --add the tokenizer is that of the corpus; leave out --tokenizer"),
+        (["--tokenizer", "any"], "With --add, the tokenizer of the corpus is used; leave out --tokenizer"),
     ):
         assert main([*command, *options]) == 1
         assert message in capsys.readouterr().err
@@ -149,7 +149,7 @@ def test_the_command_adds(folder, capsys):
 
 
 def test_what_cannot_be_added(folder):
-    with pytest.raises(UserError, match="has rows of the source pairs already; give the added ones another source"):
+    with pytest.raises(UserError, match="already has rows of the source pairs; give the new ones another source"):
         add(folder, corpora.write(folder / "pairs.jsonl", corpora.rows(30, 9)))
     with pytest.raises(UserError, match="No row is left"):
         add(folder, corpora.write(folder / "same.jsonl", corpora.rows(80, 1)))
@@ -157,5 +157,5 @@ def test_what_cannot_be_added(folder):
         AddedTo.open(folder / "nothing")
     path = folder / "corpus/corpus.json"
     path.write_text(json.dumps({name: x for name, x in json.loads(path.read_text()).items() if name != "inputs"}))
-    with pytest.raises(UserError, match="is of an earlier version or of a cluster; prepare it here once more"):
+    with pytest.raises(UserError, match="comes from an earlier version or from a cluster; prepare it here again"):
         AddedTo.open(folder / "corpus")

@@ -116,7 +116,7 @@ def test_a_folder_that_holds_other_files_is_not_written_to(tmp_path):
     mine = tmp_path / "corpus/documents/thesis.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("years of work")
-    with pytest.raises(UserError, match="holds files that f2jax prepare did not write; name a new or empty folder"):
+    with pytest.raises(UserError, match="contains files that f2jax prepare did not write; name a new or empty folder"):
         corpora.make(tmp_path, inputs)
     assert mine.read_text() == "years of work"
 

@@ -192,7 +192,7 @@ def test_a_cap_keeps_the_same_rows_in_whatever_order_they_come(tmp_path):
 def test_data_sets_with_one_name_are_refused(tmp_path):
     names = [("a", "retrieval"), ("a", "clustering"), ("a-clustering", "retrieval")]
     given = [row for source, kind in names for row in corpora.rows(3, source=source, kind=kind)]
-    with pytest.raises(UserError, match="Two data sets would have the name a-clustering"):
+    with pytest.raises(UserError, match="Two data sets would be called a-clustering"):
         corpora.make(tmp_path, [corpora.write(tmp_path / "x.jsonl", given)])
 
 

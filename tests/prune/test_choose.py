@@ -239,13 +239,13 @@ def test_every_axis_is_sliced_where_it_belongs():
         ),
         (
             lambda: choose_channels(OLD, target_architecture(OLD, width=2), ChannelChoice(), None),
-            "name some with --data",
+            "name some with --input",
         ),
         (
             lambda: choose_channels(
                 OLD, target_architecture(OLD, layers=2), ChannelChoice(layers_by="norm_change"), None
             ),
-            "name some with --data",
+            "name some with --input",
         ),
         (lambda: calibrate(Qwen3(OLD), {}, [], Scoring()), "no calibration texts"),
     ],

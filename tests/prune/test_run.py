@@ -37,7 +37,7 @@ def prune(capsys, model, output, *options) -> tuple[int, str]:
 
 def test_a_pruned_package_is_one_to_use(model, data, tmp_path, capsys):
     shape = ["--width", 40, "--mlp", 96, "--layers", 1]
-    code, said = prune(capsys, model, tmp_path / "out", *shape, "--data", data)
+    code, said = prune(capsys, model, tmp_path / "out", *shape, "--input", data)
     small = Embedder.from_pretrained(tmp_path / "out")
     assert code == 0 and f"{small.architecture.parameters:,} parameters, width 40, MLP 96, 1 layers, 512 tokens" in said
     assert (small.dim, small.matryoshka_dims, small.prompts) == (40, (40, 32, 16, 8), tiny_model.PROMPTS)
@@ -63,19 +63,19 @@ def test_a_trimmed_vocabulary_changes_no_vector_of_the_corpus(model, data, tmp_p
 @pytest.mark.parametrize(
     "options,message",
     [
-        (["--size", "330m"], "A 330m has heads=16 and this model 4, which pruning leaves as it is"),
+        (["--size", "330m"], "A 330m has heads=16 and this model 4, which pruning cannot change"),
         (["--size", "tiny", "--width", "32"], "either --size, or --width"),
-        (["--width", "32"], "name some with --data, or do without: --channels first --no-rescale."),
-        (["--width", "32", "--no-rescale"], "name some with --data, or do without: --channels first."),
+        (["--width", "32"], "name some with --input, or do without: --channels first --no-rescale."),
+        (["--width", "32", "--no-rescale"], "name some with --input, or do without: --channels first."),
         (["--mlp", "32", "--order", "importance"], "or do without: --neurons first --order original."),
         (["--layers", "1", "--layers-by", "norm_change"], "or do without: --layers-by first."),
         (["--keep-layers", "0,x"], "invalid int value: '0,x'"),
         (["--keep-layers", "1,0"], "2 rising numbers from 0 to 1"),
         (["--mlp", "32", "--neurons", "frist"], "did you mean 'first'"),
-        (["--dtype", "int8"], "dtype='int8' is not a choice; known are bfloat16, float32"),
+        (["--dtype", "int8"], "dtype='int8' is not a choice; choose from bfloat16, float32"),
         (["--dtype", "float16"], "dtype='float16' is not a choice; did you mean 'bfloat16'?"),
         (["--size", "330n"], "did you mean '330m'"),
-        (["--width", "32", "--data", "nothing.jsonl"], "no data file nothing.jsonl"),
+        (["--width", "32", "--input", "nothing.jsonl"], "no data file nothing.jsonl"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(model, tmp_path, capsys, options, message):

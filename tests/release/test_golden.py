@@ -75,7 +75,9 @@ def test_weights_that_changed_after_the_export_fail(embedder, folder, ours_alone
     hf.save_hf(folder, jax.tree.map(lambda x: x + 0.1, embedder.params))
     assert main(["verify", str(folder)]) == 1
     said = capsys.readouterr()
-    assert "FAILED" in said.out and "does not give its golden vectors" in said.err and said.err.count("f2jax: ") == 1
+    assert (
+        "FAILED" in said.out and "does not reproduce its golden vectors" in said.err and said.err.count("f2jax: ") == 1
+    )
 
 
 def broken(*args):

@@ -178,7 +178,7 @@ def test_models_that_do_not_fit_are_refused(embedder, folders, run, tmp_path):
         ([folders[0], str(tmp_path / "mlp")], "it has mlp 160, not 80"),
         ([folders[0], str(tmp_path / "words")], "different tokenizers"),
         ([f"{run}@9"], "no checkpoint of step 9; it has those of 1, 1000, 7500, 8000, 10000"),
-        ([f"{folders[0]}@9"], "no training workdir"),
+        ([f"{folders[0]}@9"], "not a training workdir"),
     ):
         with pytest.raises(UserError, match=message):
             merge_models(sources(names), tmp_path / "out")

@@ -182,12 +182,12 @@ def test_a_table_of_others_is_left_alone(connection):
 
 
 def test_what_postgres_refuses_is_said_in_a_sentence_and_leaves_what_was_there(connection):
-    with pytest.raises(UserError, match=r"The store cannot be filled \(.*16000.*\); mend that"):
+    with pytest.raises(UserError, match=r"The store cannot be filled \(.*16000.*\); fix that"):
         postgres.fill_store(connection, SearchTexts(vectors(2, 1, dim=16_001)), OPTIONS.dims)
     postgres.fill_store(connection, SearchTexts(vectors(7, 1)), OPTIONS.dims)
     connection.execute("create view mine as select number from f2jax_documents")
     try:
-        with pytest.raises(UserError, match=r"The store cannot be filled \(cannot drop .*\); mend that"):
+        with pytest.raises(UserError, match=r"The store cannot be filled \(cannot drop .*\); fix that"):
             postgres.fill_store(connection, SearchTexts(vectors(3, 1)), OPTIONS.dims)
         assert connection.execute("select count(*) from mine").fetchone() == (7,)
     finally:
@@ -283,7 +283,7 @@ def test_the_command_fills_a_store_and_searches_it_later_also_by_its_address(cap
         (("--recall-queries", "5"), "--recall-queries would change nothing with --store"),
         (
             ("--k", "5", "--candidates", "20", "--exact"),
-            "--k and --candidates and --exact would change nothing without queries; leave out what is named.",
+            "--k and --candidates and --exact would change nothing without queries; leave that out.",
         ),
     ],
     ids=str,
@@ -298,7 +298,7 @@ def test_an_option_out_of_range_is_refused_and_leaves_no_table(capsys, tmp_path,
 def test_the_index_is_of_a_store_alone(capsys, tmp_path):
     np.save(tmp_path / "d.npy", vectors(5, 1))
     argv = ["search", "--vectors", str(tmp_path / "d.npy"), "--queries", str(tmp_path / "d.npy"), "--exact"]
-    assert cli.main(argv) == 1 and "--exact is for --store" in capsys.readouterr().err
+    assert cli.main(argv) == 1 and "--exact applies to --store" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_opened_is_refused_and_left_alone(tmp_path):
@@ -312,7 +312,7 @@ def test_a_place_that_cannot_be_opened_is_refused_and_left_alone(tmp_path):
         ("postgresql://me:secret@127.0.0.1:9/x?password=secret", r"postgresql://127.0.0.1:9/x cannot be opened"),
         ("postgresql://me:se%cret@127.0.0.1:9/x", "The address of the store is not valid"),
         ("postgresql://me:se/cret@127.0.0.1:9/x", "The address of the store is not valid"),
-        ("http://me:secret@127.0.0.1:9", "is no folder and no postgresql:// address"),
+        ("http://me:secret@127.0.0.1:9", "is neither a folder nor a postgresql:// address"),
     ):
         with pytest.raises(UserError, match=message) as raised, postgres.open_store(str(place)):
             pass

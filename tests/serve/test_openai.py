@@ -106,10 +106,10 @@ def test_the_model_is_listed(address):
 @pytest.mark.parametrize("content,message", [
     ({"input": []}, "'input' should be a text, or a list of texts that is not empty."),
     ({"model": "tiny"}, "'input' should be a text, or a list of texts that is not empty."),
-    ({"input": [[1, 2]]}, "'input' holds token ids, which are of another tokenizer"),
+    ({"input": [[1, 2]]}, "'input' contains token ids, which belong to another tokenizer"),
     ({"input": "a", "dimensions": 65}, "dimensions=65 should be a whole number from 1 to 64."),
     ({"input": "a", "dimensions": True}, "dimensions=True should be a whole number from 1 to 64."),
-    ({"input": "a", "encoding_format": "int8"}, "There is no encoding_format 'int8'; known are base64, float"),
+    ({"input": "a", "encoding_format": "int8"}, "There is no encoding_format 'int8'; choose from base64, float"),
     ({"input": "a", "dimension": 8}, "There is no field 'dimension'; did you mean 'dimensions'?"),
     ({"input": "a", "prompt_name": "qurey"}, "The model has no prompt named 'qurey'; did you mean 'query'?"),
     ({"input": "a", "prompt_name": ["query"]}, "The model has no prompt named '['query']'"),

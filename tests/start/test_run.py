@@ -69,7 +69,7 @@ def test_texts_that_are_drawn_come_with_their_own_vectors(folder):
 @pytest.mark.parametrize(
     "options,vectors,message",
     [
-        ([], "v32", "has 32 dimensions and a tiny has 64; write the cache with f2jax cache_teacher --width 64"),
+        ([], "v32", "has 32 dimensions and a tiny has 64; write the cache with f2jax cache-teacher --width 64"),
         (["--steps", "0"], "v64", "steps=0 should be at least 1"),
         (["--size", "tinny"], "v64", "did you mean 'tiny'"),
         ([], "none", "holds no vectors.json"),

@@ -107,7 +107,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(cached, corpus, tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         cache_teacher(corpus, tmp_path, replace(source, vectors=interrupted), dtype="float32")
-    with pytest.raises(UserError, match="run f2jax cache_teacher to the end"):
+    with pytest.raises(UserError, match="run f2jax cache-teacher to the end"):
         TeacherVectors(tmp_path, corpus)
     made.clear()
     made.append(None)  # so that three more would be one too many, were any made again

@@ -170,7 +170,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, number)
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on" in errors.splitlines()[-1] and "Traceback" not in errors
+    assert "run the same command to continue" in errors.splitlines()[-1] and "Traceback" not in errors
     train(tiny.config(folder), tmp_path / "run")
     assert same_bits(weights(folder / "run"), weights(tmp_path / "run"))
 
@@ -195,7 +195,7 @@ def test_a_signal_inside_a_validation_saves_and_the_next_run_begins_with_it(copi
         os.kill(os.getpid(), signal.SIGTERM)
         return measure(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved after step 12 of 12; the same"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved after step 12 of 12; run the same"):
         patch.setattr(loop.Validation, "measure", signalled)
         train(config, run)
     assert len(lines(run)) == len(training)
@@ -427,7 +427,7 @@ def test_a_model_distilled_from_itself_has_no_distillation_loss(finished, tmp_pa
 
 def test_a_teacher_of_another_tokenizer_is_refused_though_its_table_is_as_large(finished, tmp_path):
     changes = {"teacher.path": str(finished[0] / "run"), "tokenizer.train_vocab": 420}
-    with pytest.raises(UserError, match="reads texts as other tokens than the student; take one"):
+    with pytest.raises(UserError, match="splits texts into other tokens than the student; take one"):
         train(tiny.config(tmp_path, **changes), tmp_path / "run")
 
 

@@ -85,7 +85,7 @@ def test_what_does_not_go_together_is_one_sentence(runs, tmp_path, changes, sent
 
 def test_exits_are_not_distilled_from_a_cache(runs):
     config = tiny.config(runs, **{"loss.exits": True, "teacher.cache": "cache"})
-    with pytest.raises(UserError, match=r"a cache has its last layer alone; set teacher\.path"):
+    with pytest.raises(UserError, match=r"a cache has only its last layer; set teacher\.path"):
         open_teacher(config, size("tiny"))
 
 

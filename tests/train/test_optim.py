@@ -119,7 +119,7 @@ PARAMS = {"token_table": jnp.zeros((3, 2)), "layers": {"query": jnp.zeros(2)}, "
         ({"rate_factors": ("head=2",)}, r"No weight is named 'head' \(optim.rate_factors\)"),
         ({"rate_factors": ("layers/*=0",)}, "'layers/.=0' in optim.rate_factors should be PATTERN=FACTOR"),
         ({"rate_factors": ("layers/*",)}, "'layers/.' in optim.rate_factors should be PATTERN=FACTOR"),
-        ({"freeze": ("*",)}, "leaves no weight to train"),
+        ({"freeze": ("*",)}, "leaves no weights to train"),
     ],
 )
 def test_rules_that_mean_nothing_are_refused(changes, message):

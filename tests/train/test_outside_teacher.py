@@ -195,7 +195,7 @@ def test_a_text_without_a_vector_is_named(folder, tmp_path, capsys):
 def test_vectors_come_with_their_texts_and_a_model_with_none_of_these_options(folder, capsys):
     start = ["cache_teacher", "--corpus", str(folder / "corpus"), "--output", "out"]
     assert main([*start, "--vectors", "v.npy"]) == 1
-    assert "--vectors and --texts belong together" in capsys.readouterr().err
+    assert "--vectors and --texts go together" in capsys.readouterr().err
     assert main([*start, "--model", "m", "--reduce", "pca", "--center"]) == 1
     assert "--reduce and --center is for --vectors" in capsys.readouterr().err
 

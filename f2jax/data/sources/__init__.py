@@ -41,14 +41,14 @@ def open_source(
     origin, rest = _split(spec)
     named = parse_columns(columns)
     if named and origin in ("cldr", "stdlib", "beir"):
-        raise UserError(f"{spec} has columns of its own: leave out those that are given, or read it by itself.")
+        raise UserError(f"{spec} names its own columns; leave out the ones that you gave, or read it by itself.")
     if origin in ("cldr", "stdlib"):
         task = _built_in(spec)
         return stdlib.read_stdlib(split) if origin == "stdlib" else cldr.read_cldr(task, split)
     if origin == "beir":
         return beir.read_beir(rest, split, skipped)
     if split != "train":
-        raise UserError(f"The source {spec} has no split '{split}'; files have train alone.")
+        raise UserError(f"The source {spec} has no split '{split}'; files only have train.")
     if origin in labelled.TASKS:
         return labelled.read_labelled(origin, find_files(_path(rest)), _columns(rest), skipped, named)
     return _read_files(expand(spec), skipped, kinds, bare, named)

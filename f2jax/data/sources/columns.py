@@ -93,7 +93,7 @@ def recognise(path: str, columns: Mapping[str, str]) -> tuple[str, dict[str, str
     every = list(dict.fromkeys(name for row in rows for name in row))
     task, names = _recognise(path, first, columns)
     if set(every) > set(first) and _recognise(path, every, columns)[0] != task:
-        raise UserError(f"{path} has rows with a score or label that the first has not; give it one, or null.")
+        raise UserError(f"{path} has rows with a score or label, but its first row has none; give it one, or null.")
     return task, names
 
 

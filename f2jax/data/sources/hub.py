@@ -26,7 +26,9 @@ def fetch_dataset(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = 
     """
     parts = _SPEC.match(spec)
     if not parts:
-        raise UserError(f"{spec} names no data set of the hub; write hub:org/name or hub:org/name@revision/PATTERN.")
+        raise UserError(
+            f"{spec} does not name a data set of the hub; write hub:org/name or hub:org/name@revision/PATTERN."
+        )
     from huggingface_hub import snapshot_download
 
     patterns = _patterns((parts["pattern"] or "").rstrip("/"), endings)

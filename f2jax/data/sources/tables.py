@@ -49,7 +49,7 @@ def read_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[
         UserError: the file cannot be read, is cut short, or has an unknown ending.
     """
     if not path.endswith(ENDINGS):
-        raise UserError(f"{path} is of no known kind; data files end in {KNOWN}.")
+        raise UserError(f"{path} is not a known kind of file; data files end in {KNOWN}.")
     ending = PurePosixPath(without_compression(path)).suffix
     if ending in (".parquet", ".arrow"):
         return _arrow_rows(path, skipped, columns)

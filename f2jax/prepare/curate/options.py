@@ -9,44 +9,44 @@ from f2jax.errors import UserError, check_choices, require_extra
 
 @dataclass(frozen=True)
 class CurationOptions:
-    """The steps of curation, in this order, and their thresholds.
+    """Curation: the steps, in this order.
 
-    Each is counted in the data card. An option that takes several values is off without any. --identify-language and
-    --near-duplicates need pip install 'f2jax[curate]'.
+    The data card counts what each step removes. An option with several values is switched off by giving it none.
+    --identify-language and --near-duplicates need pip install 'f2jax[curate]'.
 
     Raises:
         UserError: a value has no meaning, or a step's library is not installed.
     """
 
-    unicode_form: Literal["NFC", "NFKC", ""] = "NFC"  # Unicode form of all texts; "": as they are
-    max_characters: int = 100_000  # maximum length of one text; 0: no limit
-    too_long: Literal["cut", "drop"] = "cut"  # what happens to a longer text; the tokenizer cuts texts anyway
-    drop_trivial: bool = True  # drop rows whose query is its own positive, and negatives that repeat or are right
-    # patterns of sources to leave out, since MTEB's tasks are made of them (recipe 3.2)
+    unicode_form: Literal["NFC", "NFKC", ""] = "NFC"  # Unicode form of all texts; "": leave them as they are
+    max_characters: int = 100_000  # longest text, in characters; 0: no limit
+    too_long: Literal["cut", "drop"] = "cut"  # what to do with a longer text, which the tokenizer would cut anyway
+    drop_trivial: bool = True  # drop rows whose query equals the positive, and repeated or right negatives
+    # patterns of sources to leave out, because tasks of MTEB are made from them (recipe 3.2)
     excluded_sources: tuple[str, ...] = field(default_factory=sources_that_overlap)
-    # drop rows that hold texts of these: built-in names, mteb (the tests of its data sets that are in the hub's cache),
-    # PATH or NAME=PATH#COLUMN,COLUMN
+    # drop rows that contain texts of these evaluation sets: built-in names, mteb (its test sets in the hub's cache),
+    # PATH, or NAME=PATH#COLUMN,COLUMN
     evaluation_sets: tuple[str, ...] = ("cldr-names", "stdlib-code", "mteb")
-    ngram: int = 13  # consecutive words in common that make a row contaminated; 0: only complete texts are compared
-    # letters of a complete text that is looked for, at least; shorter ones are names, labels and "Yes, please."
+    ngram: int = 13  # drop a row that shares this many consecutive words; 0: compare only complete texts
+    # look only for complete texts with this many letters; shorter ones are names, labels, or "Yes, please."
     fewest_letters: int = 12
-    identify_language: bool = False  # count the languages of queries, and set those that are not declared
-    language_confidence: float = 0.9  # below this confidence a language is und
-    drop_other_language: bool = False  # drop rows whose query is in another language than they declare
-    exact_duplicates: bool = True  # keep one of the rows with the same query, positive and kind
-    # keep one of the rows whose queries and positives are this alike (Jaccard of letter n-grams); 0: off. Duplicates
-    # are found in all inputs together, on disk: 24 bytes a row for exact, 1.5 kB for near ones
+    identify_language: bool = False  # identify the language of queries, and set it where a row does not state it
+    language_confidence: float = 0.9  # below this confidence, the language is und
+    drop_other_language: bool = False  # drop rows whose query is not in the language that they state
+    exact_duplicates: bool = True  # keep one of several rows with the same query, positive and kind
+    # keep one of several rows whose queries and positives are this similar (Jaccard of letter n-grams); 0: off.
+    # Duplicates are found over all inputs, on disk: 24 bytes per row for exact, 1.5 kB for near ones
     near_duplicates: float = 0.0
-    shingle: int = 5  # letters of the n-grams
-    permutations: int = 128  # values of a MinHash: more of them estimate the likeness better
-    # values of a band, by which rows meet: 4 finds 99.7 % of those at 0.8, 2 finds 98 % of those at 0.5
+    shingle: int = 5  # letters in an n-gram
+    permutations: int = 128  # values in a MinHash; more of them estimate the similarity better
+    # values in a band, by which candidates are found: 4 finds 99.7 % of those at 0.8, 2 finds 98 % of those at 0.5
     band: int = 4
 
     def __post_init__(self):
         check_choices(self)
         for name in ("language_confidence", "near_duplicates"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)} is no share; give a number from 0 to 1.")
+                raise UserError(f"{name}={getattr(self, name)} should be from 0 to 1.")
         least = {"max_characters": 0, "ngram": 0, "fewest_letters": 1, "shingle": 1, "permutations": 1, "band": 1}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
@@ -55,7 +55,7 @@ class CurationOptions:
             if getattr(self, name):
                 require_extra("curate", name, library)
         if self.permutations % self.band:
-            raise UserError(f"permutations={self.permutations} is no multiple of band={self.band}; make it one.")
+            raise UserError(f"permutations={self.permutations} is not a multiple of band={self.band}; choose one.")
         if self.near_duplicates and not self.exact_duplicates:
             raise UserError("near_duplicates needs exact_duplicates; set both.")
         if self.drop_other_language and not self.identify_language:
