@@ -10,8 +10,6 @@ import tempfile
 import threading
 from pathlib import Path
 
-from f2jax.tables import text_table
-
 
 def size_of(folder: Path) -> int:
     """Bytes of the files below a folder that another process writes to."""
@@ -49,13 +47,12 @@ def main() -> None:
     parser.add_argument("files", nargs="+")
     parser.add_argument("--tokenizer", required=True)
     args = parser.parse_args()
-    rows = [["file", "bytes", "corpus", "most while it is made"]]
+    print(f"{'file':<28} {'bytes':>14} {'corpus':>8} {'most while it is made':>22}")
     for path in args.files:
         with tempfile.TemporaryDirectory() as folder:
             raw = Path(path).stat().st_size
             final, most = prepare(path, args.tokenizer, Path(folder) / "corpus")
-            rows.append([Path(path).name, f"{raw:,}", f"{final / raw:.2f} x", f"{most / raw:.2f} x"])
-    print(text_table(rows))
+            print(f"{Path(path).name:<28} {raw:>14,} {final / raw:>6.2f} x {most / raw:>20.2f} x", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Held-out rows are measured with vectors cut to some sizes too, and each number is what NumPy makes of them."""
 
-from collections import Counter
-
 import jax
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from f2jax import config as configs
 from f2jax.data.loader import Loader, load_data
 from f2jax.data.packing import Batch
+from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.parallel.mesh import make_mesh
@@ -39,7 +38,7 @@ def expected(batch: Batch, vectors, dim: int) -> tuple[float, float]:
 
 def test_losses_and_accuracies_of_cut_vectors(trained, tmp_path):
     config = tiny.config(tmp_path, **{"log.validation_dims": (8, 16, 64, 128)})
-    tokenizer, splits = load_data(config, trained / "run/tokenizer", "", 512, Counter())
+    tokenizer, splits = load_data(config, trained / "run/tokenizer", "", 512, SkipList())
     loader, mesh = Loader([rows for rows, _ in splits], config, tokenizer.pad_id), make_mesh(**config.mesh)
     program = Program(config, size("tiny"), mesh, steps=12)
     with jax.set_mesh(mesh):
