@@ -30,6 +30,8 @@ COMMANDS = {
     "export": "write a model as a folder that other tools load",
     "verify": "check an exported folder in every tool on this machine",
 }
+# What has no command of its own.
+TASKS = {"finetune": "; use f2jax train --config finetune:data=FILE --workdir FOLDER."}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,7 +73,8 @@ def _run(argv: list[str]) -> None:
     elif argv[0] == "--version":
         print(f"f2jax {__version__}")
     elif (command := argv[0].replace("_", "-")) not in COMMANDS:
-        raise UserError(f"There is no command '{argv[0]}'{did_you_mean(argv[0], COMMANDS)}")
+        hint = TASKS.get(command.replace("-", "")) or did_you_mean(argv[0], COMMANDS)
+        raise UserError(f"There is no command '{argv[0]}'{hint}")
     else:
         with contextlib.suppress(SystemExit):  # argparse exits after --help
             import_module(f"f2jax.commands.{command.replace('-', '_')}").main(argv[1:])

@@ -43,7 +43,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; choose from {', '.join(known)}" if known else ""
+    return f"; choose from {', '.join(known)}." if known else ""
 
 
 def check_choices(options: Any) -> None:

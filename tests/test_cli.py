@@ -185,9 +185,15 @@ TRAIN = ["train", "--config", CONFIG, "--workdir", "w"]
         (["export", "--model", "m", "--output", "o", "--prec", "x"], "f2jax export has no option '--prec'"),
         (["encode", *NEEDED, "--truncate-dim", "8x"], "invalid int value: '8x'; see f2jax encode --help."),
         (["train", "--config", CONFIG], "the following arguments are required: --workdir; see f2jax train --help."),
-        ([*TRAIN, "--batch-size=8"], "no option '--batch-size'; fields of the config are set by --config.NAME=VALUE."),
+        ([*TRAIN, "--batch-size=8"], "'--batch-size'; fields of the config are set by --config.data.batch_size=VALUE."),
+        ([*TRAIN, "--xyzzy=8"], "no option '--xyzzy'; fields of the config are set by --config.NAME=VALUE."),
+        (
+            ["plan", "--config", "stage2", "--topology", "v5e:2x2", "--serch"],
+            "f2jax plan has no option '--serch'; did you mean '--search'?",
+        ),
+        (["fine-tune"], "There is no command 'fine-tune'; use f2jax train --config finetune:data=FILE"),
         ([*TRAIN, "--learning_rate", "1"], "fields of the config are set by --config.optim.peak_lr=VALUE."),
-        ([*TRAIN, "--seed=1"], "no option '--seed'; fields of the config are set by --config.NAME=VALUE."),
+        ([*TRAIN, "--seed=1"], "no option '--seed'; fields of the config are set by --config.seed=VALUE."),
     ],
 )
 def test_a_mistyped_command_line(capsys, argv, message):

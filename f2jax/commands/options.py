@@ -117,17 +117,23 @@ class Arguments:
         if not unknown:
             return
         name = unknown[0].split("=", 1)[0]
-        if config:
-            from f2jax.config import SYNONYMS
-
-            field = SYNONYMS.get(name.lstrip("-").replace("-", "_"), "NAME")
+        hint = did_you_mean(name, map(_option, self._names - {self._positional}))
+        if config and "did you mean" not in hint:
+            field = _config_field(name.lstrip("-").replace("-", "_")) or "NAME"
             raise UserError(
                 f"{self._parser.prog} has no option '{name}'; fields of the config are set by --config.{field}=VALUE."
             )
-        hint = did_you_mean(name, map(_option, self._names - {self._positional}))
         if self._positional and (name == _option(self._positional) or "did you mean" not in hint):
             hint = f"; give the {self._positional} without an option's name, as in `{self._example}`."
         raise UserError(f"{self._parser.prog} has no option '{name}'{hint}")
+
+
+def _config_field(name: str) -> str | None:
+    """Returns the field of the config that has this name, or that another trainer calls so; None: there is none."""
+    from f2jax import config
+
+    same = [field for field in config.fields(config.load("common")) if field.rpartition(".")[2] == name]
+    return same[0] if len(same) == 1 else config.SYNONYMS.get(name)
 
 
 def changed(options: Any, *names: str) -> str:
