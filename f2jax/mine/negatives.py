@@ -198,12 +198,17 @@ def _choose(
     return MinedBlock(first, documents_qj, scores_qj, counts)
 
 
+def places_in(ascending: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The places of values in an ascending array; -1 where they are not in it."""
+    if not len(ascending):
+        return np.full(x.shape, -1)
+    places = np.minimum(np.searchsorted(ascending, x), len(ascending) - 1)
+    return np.where(ascending[places] == x, places, -1)
+
+
 def is_member(x: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     """`np.isin` for values that are sorted already."""
-    if not len(ascending):
-        return np.zeros(x.shape, bool)
-    places = np.minimum(np.searchsorted(ascending, x), len(ascending) - 1)
-    return ascending[places] == x
+    return places_in(ascending, x) >= 0
 
 
 def _limit(worst_q: np.ndarray, relative: float | None) -> np.ndarray:

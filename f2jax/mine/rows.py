@@ -27,7 +27,7 @@ from f2jax.data.sources import list_inputs, open_source
 from f2jax.data.texts import iter_file_texts
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError, did_you_mean
-from f2jax.mine.negatives import Answers
+from f2jax.mine.negatives import Answers, places_in
 from f2jax.mine.options import MiningInput
 from f2jax.mine.text_file import (
     TextFile,
@@ -243,13 +243,13 @@ def make_group(rows: MiningRows, number: int, false_pairs: np.ndarray | None = N
     counts = end - begin
     query_r = np.repeat(np.arange(len(queries)), counts)
     place_r = np.arange(len(query_r)) - np.repeat(np.cumsum(counts) - counts, counts)
-    right_r = _find(documents, codes[np.repeat(begin, counts) + place_r] % total)
+    right_r = places_in(documents, codes[np.repeat(begin, counts) + place_r] % total)
 
     bare_q = np.empty(len(queries), np.int64)
     bare_q[numbers] = details["query"]
     keys_c = rows.documents.keys(documents)
     by_key = np.argsort(keys_c)
-    same_text_q = _find(keys_c[by_key], bare_q)
+    same_text_q = places_in(keys_c[by_key], bare_q)
     labelled = details["label"] >= 0
     labels = np.unique(details["label"], return_inverse=True)[1][labelled]
     query_labels, document_labels = (
@@ -268,9 +268,3 @@ def make_group(rows: MiningRows, number: int, false_pairs: np.ndarray | None = N
         false_pairs,
     )
     return MiningGroup(row_of_each, queries, documents, answers, rows.queries.keys(queries))
-
-
-def _find(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The places of values in an ascending array; -1 where they are not in it."""
-    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    return np.where(ascending[places] == values, places, -1)

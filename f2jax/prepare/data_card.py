@@ -8,12 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from f2jax import __version__, files
-from f2jax.data.corpus import VERSION, has_texts, shards_of, text_shards_of
+from f2jax.data.corpus import VERSION, files_of
 from f2jax.data.corpus_index import SPLITS
 from f2jax.errors import UserError
 from f2jax.prepare.options import Key, PrepareOptions
 
-PARTS = ("documents", *SPLITS)
 LANGUAGES = 10  # that are printed
 
 
@@ -28,11 +27,8 @@ def is_finished(corpus: Path, folder: Path, key: str, fingerprint: str) -> bool:
 
 def shard_sizes(corpus: str | Path, entry: dict) -> dict[str, list[int]]:
     """Bytes of each file of a data set; 0 for a missing one."""
-    shards = {part: shards_of(corpus, entry, part) for part in PARTS}
-    if has_texts(entry):
-        shards |= {f"texts of {part}": text_shards_of(corpus, entry, part) for part in PARTS}
-    paths = {name: map(Path, found.paths()) for name, found in shards.items()}
-    return {name: [path.stat().st_size if path.exists() else 0 for path in files_] for name, files_ in paths.items()}
+    paths = {part: [Path(corpus, name) for name in names] for part, names in files_of(entry, texts=True).items()}
+    return {part: [path.stat().st_size if path.exists() else 0 for path in found] for part, found in paths.items()}
 
 
 def read_data_card(folder: Path, key: str) -> dict:
