@@ -6,7 +6,8 @@ python -m benchmarks.engines --whole 20000  # from raw rows to the corpus, here 
 
 The numbers of rows lie on disk, a tenth of them duplicates, in twenty data sets of which each keeps half: for `prepare`
 as it writes them, for the engines in Parquet. Each run is a process of its own; all have to find the same rows, by
-which the last column is a hash. `peak` is the memory of the process at its highest, less what its imports take.
+which the last column is a hash. `anonymous` is the memory of the process at its highest without files that it maps,
+`peak` with them, both less what its imports take.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 SETS, DUPLICATES = 20, 0.1
+EVERY = 0.02  # seconds between two looks at the memory
 COLUMNS = ("key", "rank", "hash", "part")
 
 
@@ -142,12 +145,22 @@ def memory_mb(name: str) -> float:
 def measure(engine: str, folder: Path, count: int, memory: str) -> str:
     steps = (ENGINES | WHOLE)[engine](folder, count // SETS // 2, memory)
     next(steps)  # imports
-    before, began, cpu = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
+    before, anonymous, ended = memory_mb("VmRSS"), [memory_mb("RssAnon")], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(EVERY):
+            anonymous.append(memory_mb("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began, cpu = time.perf_counter(), time.process_time()
     found = next(steps)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    ended.set()
+    watcher.join()
     digest = hashlib.sha256(found if isinstance(found, bytes) else found.astype(np.uint8).tobytes()).hexdigest()[:8]
-    peak = memory_mb("VmHWM") - before
-    return f"{engine:8} {count:11,} rows  {seconds:6.1f} s  {cpu:6.1f} CPU s  peak {peak:6,.0f} MB  {digest}"
+    memory = f"{max(anonymous) - anonymous[0]:6,.0f} MB anonymous  {memory_mb('VmHWM') - before:6,.0f} MB peak"
+    return f"{engine:8} {count:11,} rows  {seconds:6.1f} s  {cpu:6.1f} CPU s  {memory}  {digest}"
 
 
 def main() -> None:
