@@ -57,7 +57,8 @@ def check(case: str, one_device, arrays) -> None:
     expected = {key: one_device[f"{case.split(',')[0]}/{key}"] for key in ("loss", "gradient", "tokens")}
     np.testing.assert_allclose(arrays[f"{case}/loss"], expected["loss"], rtol=1e-5)
     largest = np.abs(expected["gradient"]).max()
-    assert np.abs(arrays[f"{case}/gradient"] - expected["gradient"]).max() <= 1e-4 * largest
+    bar = 2e-4 if case.startswith("nested") else 1e-4  # exits round more: 8e-5, which is 2e-13 if all is float64
+    assert np.abs(arrays[f"{case}/gradient"] - expected["gradient"]).max() <= bar * largest
     rows, wanted = (sorted(x[x.any(axis=1)].tolist()) for x in (arrays[f"{case}/tokens"], expected["tokens"]))
     assert rows == wanted, "the same rows, and padding"
 
