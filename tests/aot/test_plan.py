@@ -33,6 +33,15 @@ TINY = [
 ]
 
 
+BESIDE = (  # options of the compiler, see docs/plans.md
+    "xla_tpu_prefer_async_allgather_to_allreduce=true",
+    "xla_enable_async_all_gather=true",
+    "xla_enable_async_all_reduce=true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",
+)
+
+
 @functools.cache
 def make_plan(topology: str, *overrides: str) -> dict:
     """What the command writes with --json; each is compiled once."""
@@ -55,6 +64,30 @@ def test_weights_shared_by_four_chips_lie_there_in_quarters_and_are_gathered_lay
     gathered = sum(one["bytes"] for one in gathers)
     assert 0.95 * twice_in_bfloat16 <= gathered < 1.05 * (twice_in_bfloat16 + tokens)  # without the table
     assert 0 < found["mfu"] < 1 and found["seconds"]["step"] > 0
+
+
+@pytest.mark.parametrize("options", [(), BESIDE], ids=["as it is", "with options"])
+def test_a_whole_torus_that_shares_the_weights_exchanges_them_beside_the_computation_with_options(options):
+    """Without them the compiler gathers by sums of pieces that are padded with zeros, and the computation waits."""
+    changes = ("mesh.fsdp=64", "model.width=512", "model.mlp=128", "data.batch_size=64")
+    changes += (f"model.compiler_options={options!r}",)
+    found = make_plan("v5p:4x4x4", *(f"--config.{change}" for change in changes))
+    kinds = ("all-gather", "all-reduce", "reduce-scatter")
+    beside, waiting = (
+        {
+            kind: sum(x["bytes"] for x in found["collectives"] if (x["kind"], x["overlaps"]) == (kind, overlaps))
+            for kind in kinds
+        }
+        for overlaps in (True, False)
+    )
+    layers = size("tiny", width=512, mlp=128).parameters - 512 * 513
+    gathered, summed = 2 * 2 * layers, 2 * layers  # in two bytes, the weights forward and backward
+    if not options:
+        assert not beside["all-gather"] and waiting["all-reduce"] >= 0.95 * (gathered + summed)
+    else:
+        assert beside["all-gather"] >= 0.95 * gathered
+        assert beside["all-reduce"] + beside["reduce-scatter"] >= 0.95 * summed
+        assert sum(waiting.values()) < 0.01 * sum(beside.values())
 
 
 @pytest.mark.parametrize("layout", [["fsdp=4"], ["fsdp=2", "tensor=2"]], ids=" ".join)
