@@ -8,10 +8,10 @@ Of each run it checks the fields, the model's shape, the schedule, and the mesh 
 machine) with what it divides. With --folder, where runs on this machine lie, it looks for the data and the models that
 they start from, but for those in --given, which earlier steps make, and asks for room for their checkpoints, less what
 lies in the --workdir of a run already. Each --prepare is a corpus to be made on this machine and the raw data that must
-be there for it; its disk needs room for the corpora too, by what they took of the raw data elsewhere. With --data_dir,
-where workers get a copy of --data, a corpus has to be in there, or on gs://. With --plan each training is compiled for
-that slice, once for all that are alike: one that does not fit is refused, of others days and cost are said; that takes
-minutes for each, and the TPU compiler on this machine (--price: of a chip-hour). What cannot be checked is said.
+be there for it; the disk needs room for the least that corpora take of it. With --data_dir, where workers get a copy
+of --data, a corpus has to be in there, or on gs://. With --plan each training is compiled for that slice, once for all
+that are alike: one that does not fit is refused, of others days and cost are said (--price: of a chip-hour). That takes
+minutes for each, and the TPU compiler on this machine. What cannot be checked is said.
 """
 
 import argparse
@@ -22,11 +22,9 @@ from pathlib import Path
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
-CORPUS_SHARE = {
-    True: 6.0,
-    False: 2.5,
-}  # bytes of a corpus and of what prepare needs beside it, for each byte of raw data
-# that is compressed, or not: `python -m benchmarks.corpus_disk`
+# The least that a corpus took while it was made, for each byte of raw data that is compressed, or not; short texts took
+# up to 24 times their Parquet file (`python -m benchmarks.corpus_disk`).
+CORPUS_SHARE = {True: 1.3, False: 0.5}
 
 
 def main(argv: list[str]) -> None:
@@ -234,10 +232,12 @@ def check_room_for_corpora(corpora: list[list[str]], notes: set[str]) -> None:
         free = shutil.disk_usage(existing(corpora[0][0])).free
         if needed > free:
             raise UserError(
-                f"The corpora take about {needed / GIB:,.1f} GiB and {corpora[0][0]} has {free / GIB:,.1f} free; make "
-                "room, or give another folder."
+                f"The corpora take at least {needed / GIB:,.1f} GiB and {corpora[0][0]} has {free / GIB:,.1f} free; "
+                "make room, or give another folder."
             )
-        notes.add(f"The corpora take about {needed / GIB:,.1f} GiB; {free / GIB:,.1f} are free.")
+        notes.add(
+            f"The corpora take at least {needed / GIB:,.1f} GiB, maybe many times that; {free / GIB:,.1f} are free."
+        )
 
 
 def bytes_of(folder: Path) -> int:
