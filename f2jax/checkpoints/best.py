@@ -41,12 +41,12 @@ def scores_of(lines: Iterable[Mapping[str, float]], metric: str) -> dict[int, fl
 def best_step(scores: Mapping[int, float], metric: str, steps: Iterable[int]) -> int | None:
     """Returns the best of the steps, the last of several; None if none of them has a finite score.
 
-    The highest score is the best; where the last part of the metric's name begins with `loss`, the lowest.
+    The highest score is the best; of a loss the lowest, which is a metric with a part that begins with `loss`.
 
     >>> best_step({10: 0.5, 20: 0.7, 30: 0.6}, "validation/accuracy", (10, 30))
     30
     """
-    sign = -1 if metric.rpartition("/")[2].startswith("loss") else 1
+    sign = -1 if any(part.startswith("loss") for part in metric.split("/")[-2:]) else 1  # validation/loss/64 is one
     scored = (step for step in steps if math.isfinite(scores.get(step, math.nan)))
     return max(scored, key=lambda step: (sign * scores[step], step), default=None)
 

@@ -19,7 +19,6 @@ from f2jax.data.corpus_index import (
     INDEX,
     CorpusIndex,
     has_index,
-    has_scores,
     index_folder,
     padded,
     remake,
@@ -164,7 +163,7 @@ class StoredDataset:
 
     @property
     def is_scored(self) -> bool:
-        return has_scores(self._card)
+        return bool(self._card.get("scored", {}).get(self._split))
 
     def __len__(self) -> int:
         return sum(self._rows.lengths)

@@ -53,7 +53,6 @@ class Row:
     negative_ids: list[int]
     label_id: int = -1  # stable id of the label; -1: none
     vectors: np.ndarray | None = None  # a cached teacher's: of the query, then of the documents
-    scores: tuple[float, ...] = ()  # a reranker's, of the documents; (): none
 
     @property
     def texts(self) -> list[np.ndarray]:
@@ -82,7 +81,6 @@ def texts_of(rows: Sequence[Row]) -> RowTexts:
         np.array([row.label_id for row in rows], np.int64),
         lambda b_s, i_s: [rows[b].texts[i] for b, i in zip(b_s, i_s, strict=True)],
         vectors if rows[0].vectors is not None else None,
-        padded_scores([row.scores for row in rows], shape[1] - 1),
     )
 
 

@@ -100,11 +100,13 @@ class LocalCopy:
                 raise UserError(f"{self.source} names the file {name}, outside of the folder; use another one.")
         with files.clear_errors(self.folder, "written"):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock_file(self.folder.parent, fcntl.LOCK_EX), ThreadPoolExecutor(TOGETHER) as threads:
+            lock = _lock_file(self.folder.parent, fcntl.LOCK_EX)
+        with lock, ThreadPoolExecutor(TOGETHER) as threads:
             if self.folder not in _in_use:
-                self.folder.mkdir(exist_ok=True)
-                _in_use[self.folder] = _lock_file(self.folder, fcntl.LOCK_SH)
-                self._follow_earlier_versions()
+                with files.clear_errors(self.folder, "written"):
+                    self.folder.mkdir(exist_ok=True)
+                    _in_use[self.folder] = _lock_file(self.folder, fcntl.LOCK_SH)
+                    self._follow_earlier_versions()
             missing = [name for name in names if not self._is_there(name, self.folder)]
             total = sum(self._objects[name]["size"] for name in missing)
             if total > (free := shutil.disk_usage(self.folder).free):
@@ -133,7 +135,7 @@ class LocalCopy:
                     with suppress(OSError):  # on a disk without hard links it is copied from the bucket
                         os.link(earlier / name, path)
             with suppress(BlockingIOError), _lock_file(earlier, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                shutil.rmtree(earlier)
+                shutil.rmtree(earlier, ignore_errors=True)  # a lock that is open stays on NFS
 
     def _is_there(self, name: str, folder: Path) -> bool:
         path, found = folder / name, self._objects[name]

@@ -34,10 +34,8 @@ class EvaluationOptions:
     languages: tuple[str, ...] = ()  # only these languages, as ISO 639-3 codes: deu fra; (): all
     # numbers of dimensions to score; (): every second Matryoshka dimension
     dims: tuple[int | Literal["all"], ...] = ()
-    precisions: tuple[Precision, ...] = (
-        "int8",
-        "binary",
-    )  # also score these, at the largest dimension; may be empty
+    # also score these, at the largest dimension; may be empty
+    precisions: tuple[Precision, ...] = ("int8", "binary")
     # JSON file of {task, type of task or query: instruction}, which may have a 'template', or the word none. None: the
     # instructions of F2LLM-v2 in mteb, in the template 'Instruct: … \nQuery: '
     prompts: str | None = None

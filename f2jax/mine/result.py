@@ -32,7 +32,8 @@ REASONS = {
 BATCH = 1_024  # rows whose negatives are looked up together
 ROW_GROUP, WAITING = 16 << 20, 64 << 20  # bytes of text of one source that are written together; of all that wait
 TYPES = {str(bool): pa.bool_(), str(tuple[str, ...]): pa.list_(pa.string())}
-SCHEMA = pa.schema([(f.name, TYPES.get(str(f.type), pa.string())) for f in dataclasses.fields(Record)])
+_COLUMNS = [f for f in dataclasses.fields(Record) if f.name != "scores"]  # a reranker's: not of the new negatives
+SCHEMA = pa.schema([(f.name, TYPES.get(str(f.type), pa.string())) for f in _COLUMNS])
 
 
 @dataclass(frozen=True)

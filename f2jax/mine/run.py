@@ -210,7 +210,7 @@ def list_mining_texts(given: MiningInput, queries: str | None, documents: str | 
     paths = {kind: path for kind, path in targets.items() if path}
     for path in paths.values():
         if Path(path).suffix != ".jsonl":
-            raise UserError(f"{path} should end in .jsonl; because a text may contain line breaks.")
+            raise UserError(f"{path} should end in .jsonl, because a text may contain line breaks.")
     lines = []
     with TemporaryDirectory() as folder:
         rows = read_mining_rows(given, Path(folder) / "rows")

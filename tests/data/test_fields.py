@@ -56,11 +56,11 @@ def test_a_label_is_a_text_or_a_number_that_pandas_may_have_turned_into_a_float(
 @pytest.mark.parametrize("column", ["label", "language", "lang", "source"])
 @pytest.mark.parametrize("value", [["l"], {"a": 1}, []])
 def test_what_names_nothing_costs_the_row_and_is_counted(tmp_path, column, value):
-    assert read_row(tmp_path, **{column: value}) == (None, {f"{column} is no text or number": 1})
+    assert read_row(tmp_path, **{column: value}) == (None, {f"{column} is neither a text nor a number": 1})
 
 
 def test_an_instruction_is_a_text(tmp_path):
-    assert read_row(tmp_path, instruction={"a": 1}) == (None, {"instruction is no text": 1})
+    assert read_row(tmp_path, instruction={"a": 1}) == (None, {"instruction is not a text": 1})
 
 
 # Flags
@@ -100,7 +100,7 @@ def test_negatives_may_be_objects_with_a_text(tmp_path, ending):
 
 @pytest.mark.parametrize("negatives", [[1, 2], [["n"]], [{"id": 5}], ["n", 7], [True]])
 def test_negatives_that_are_no_texts_cost_the_row_and_are_counted(tmp_path, negatives):
-    assert read_row(tmp_path, negatives=negatives) == (None, {"a negative is no text": 1})
+    assert read_row(tmp_path, negatives=negatives) == (None, {"a negative is not a text": 1})
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
@@ -110,7 +110,7 @@ def test_a_table_may_hold_lists_as_json(tmp_path, ending):
 
 
 def test_a_list_that_numpy_printed_is_counted(tmp_path):
-    assert read_row(tmp_path, negatives="['a' 'b']") == (None, {"negatives are no list": 1})
+    assert read_row(tmp_path, negatives="['a' 'b']") == (None, {"negatives are not a list": 1})
 
 
 def test_a_negative_that_is_the_positive_is_none(tmp_path):

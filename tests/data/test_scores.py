@@ -66,10 +66,12 @@ def test_a_score_that_is_null_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
-        ([1.0], "scores are not one for the positive and one for each negative"),
-        ([1.0, "high"], "a score is no number"),
-        ([1.0, True], "a score is no number"),
-        (0.7, "scores are no list"),
+        ([1.0], "scores are not one for the positive and one for each negative; rename a column with another meaning"),
+        ([1.0, "high"], "a score is not a number that float32 holds"),
+        ([1.0, True], "a score is not a number that float32 holds"),
+        ([1.0, 1e39], "a score is not a number that float32 holds"),
+        ([1.0, 10**400], "a score is not a number that float32 holds"),
+        (0.7, "scores are not a list"),
     ],
 )
 def test_rows_with_other_scores_are_counted(tmp_path, scores, reason):

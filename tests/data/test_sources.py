@@ -182,9 +182,9 @@ def test_bad_rows_are_left_out_and_counted_by_reason(tmp_path, ending, reason):
 @pytest.mark.parametrize(
     "line,reason",
     [
-        (b'{"query": 5, "positive": "p"}', "query is no text"),
-        (b'{"query": "q", "positive": ["p"]}', "positive is no text"),
-        (b'{"query": "q", "positive": "p", "negatives": "n"}', "negatives are no list"),
+        (b'{"query": 5, "positive": "p"}', "query is not a text"),
+        (b'{"query": "q", "positive": ["p"]}', "positive is not a text"),
+        (b'{"query": "q", "positive": "p", "negatives": "n"}', "negatives are not a list"),
         (b'{"query": "q"}', "empty positive"),
         (b'{"query": "q", "posi', "line is no JSON"),
         (b'["q", "p"]', "line is no JSON object"),

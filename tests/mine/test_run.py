@@ -254,6 +254,18 @@ def test_a_classification_row_that_brings_negatives_needs_one_mined_one_in_their
     assert [len(record.negatives) for record in read(tmp_path / "out")] == [2] * 9
 
 
+def test_a_rerankers_scores_are_not_of_the_new_negatives(tmp_path):
+    rows = [
+        {"query": f"q{i}", "positive": f"p{i}", "negatives": [f"n{i}"], "scores": [2.0, 1.0], "source": "s"}
+        for i in range(6)
+    ]
+    options = MiningOptions(top=20, skip=0, keep=2, max_score=None, relative=None)
+    mined([write(tmp_path / "in.jsonl", rows)], tmp_path / "out", options)
+    records = read(tmp_path / "out")
+    assert len(records) == 6 and {record.scores for record in records} == {()}
+    assert all(len(record.negatives) > 1 for record in records)
+
+
 @pytest.mark.parametrize("row_group,waiting,rows", [(60, 10_000, 3), (10_000, 200, 3), (10_000, 10_000, 12)])
 def test_few_rows_wait_in_memory_however_many_sources_come_mixed(tmp_path, monkeypatch, row_group, waiting, rows):
     """A row has 28 characters: query, positive and two negatives."""
@@ -603,7 +615,7 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--output": None}, "f2jax mine needs --output, or a --list option."),
         ({"--output": "out.jsonl"}, "out.jsonl should be a local or mounted folder, in which each"),
         ({"--output": "gs://bucket/out"}, "should be a local or mounted folder"),
-        ({"--list-queries": "q.txt"}, "q.txt should end in .jsonl; because a text may contain line breaks."),
+        ({"--list-queries": "q.txt"}, "q.txt should end in .jsonl, because a text may contain line breaks."),
         ({"--model": "runs/nano"}, "Give either --model, or both --query-embeddings and --document-embeddings."),
         ({"--query-embeddings": None}, "Give either --model, or both --query-embeddings and --document-embeddings."),
         ({"--query-embeddings": None, "--document-embeddings": None}, "Give either --model, or both"),

@@ -1,6 +1,7 @@
 """`prepare`: what it writes is TFDS's, is the same whoever writes it, and is made once."""
 
 import json
+import math
 import random
 from dataclasses import replace
 from itertools import islice, pairwise
@@ -169,7 +170,7 @@ def test_the_disk_that_texts_take_is_said_before_freed_by_each_data_set_and_belo
     monkeypatch.setattr(run, "write_dataset", measured)
     corpora.make(tmp_path, inputs)
     assert all(0.5 * most < size <= most for size, most, _ in found) and len(found) == 2
-    assert f"takes up to {max(most for _, most, _ in found) / 1e6:.0f} MB" in found[0][2]
+    assert f"takes up to {math.ceil(max(most for _, most, _ in found) / 1e6)} MB" in found[0][2]
     assert not (tmp_path / "corpus" / spill.WORK).exists()
     assert max(size for size, *_ in found) < 3 * size_of(tmp_path / "corpus")
 

@@ -8,6 +8,7 @@ import pytest
 
 from f2jax import cli
 from f2jax.checkpoints import workdir
+from f2jax.checkpoints.best import best_step
 from f2jax.checkpoints.orbax import finished_steps
 from f2jax.errors import UserError
 from f2jax.evaluation.during_training import open_tasks
@@ -117,6 +118,14 @@ def test_of_a_loss_the_lowest_is_best_and_held_out_rows_choose_too(tmp_path):
     assert sorted(losses) == [4, 8, 12]
     assert finished_steps(tmp_path / "run") == [before, 12], "the last is measured after it was saved"
     assert workdir.find_model(f"{tmp_path / 'run'}@best").step == lowest
+
+
+@pytest.mark.parametrize(
+    "metric,best",
+    [("validation/loss", 10), ("validation/loss/64", 10), ("loss-held-out", 10), ("validation/accuracy/64", 20)],
+)
+def test_of_a_loss_at_any_dimension_the_lowest_is_best(metric, best):
+    assert best_step({10: 0.5, 20: 0.7}, metric, (10, 20)) == best
 
 
 @pytest.mark.parametrize(

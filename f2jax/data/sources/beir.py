@@ -178,12 +178,12 @@ def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipLi
         elif not parts:
             skipped.skip(f"empty {kind}")
         elif not all(isinstance(part, str) for part in parts):
-            skipped.skip(f"{kind} is no text")
+            skipped.skip(f"{kind} is not a text")
         else:
             try:
                 language = as_name(row.get("language")) or "und"
             except ValueError:
-                skipped.skip("language is no text or number")
+                skipped.skip("language is neither a text nor a number")
                 continue
             texts[number] = (" ".join(parts).strip(), language)
     return texts

@@ -158,7 +158,7 @@ def _rows(
             skipped.skip("empty text")
             continue
         if not all(isinstance(text, str) for text in texts):
-            skipped.skip("text is no text")
+            skipped.skip("text is not a text")
             continue
         try:
             value = None if is_missing(last) else task.read(last)
@@ -170,7 +170,7 @@ def _rows(
         try:
             language = next(filter(None, (as_name(row.get(name)) for name in _LANGUAGE)), "und")
         except ValueError:
-            skipped.skip("language is no text or number")
+            skipped.skip("language is neither a text nor a number")
             continue
         yield language, (*texts, value)
 

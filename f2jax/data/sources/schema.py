@@ -17,6 +17,8 @@ from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from f2jax.data.instructions import split_instruction
 from f2jax.data.record import KINDS, NEED_NEGATIVES, Kind, Record, as_kind
 from f2jax.data.released import find_released
@@ -29,20 +31,9 @@ SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default"
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
 _HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
-_OPTIONAL = (
-    *(
-        "negatives",
-        "scores",
-        "kind",
-        "language",
-        "lang",
-        "positive_language",
-        "source",
-        "label",
-        "instruction",
-        "symmetric",
-    ),
-)
+_OPTIONAL = {"negatives", "scores", "kind", "language", "lang", "positive_language"}
+_OPTIONAL |= {"source", "label", "instruction", "symmetric"}
+_LARGEST_SCORE = float(np.finfo(np.float32).max)
 _TEXT_FIELDS = ("text", "passage", "content", "document")  # of a negative that is an object
 
 
@@ -208,7 +199,7 @@ def _text(value: object, name: str) -> str:
     if is_missing(value):
         raise BadField(f"empty {name}")
     if not isinstance(value, str):
-        raise BadField(f"{name} is no text")
+        raise BadField(f"{name} is not a text")
     return value
 
 
@@ -224,7 +215,9 @@ def _negatives_and_scores(row: FileRow) -> dict[str, tuple]:
     present = [place for place, text in enumerate(texts) if text.strip()]
     scores = [_score(value) for value in _list(row, "scores") or ()]
     if scores and len(scores) != 1 + len(texts):
-        raise BadField("scores are not one for the positive and one for each negative")
+        raise BadField(
+            "scores are not one for the positive and one for each negative; rename a column with another meaning"
+        )
     kept = scores and (scores[0], *(scores[1 + place] for place in present))
     return {"negatives": tuple(texts[place] for place in present), "scores": tuple(kept)}
 
@@ -235,11 +228,11 @@ def _list(row: FileRow, name: str) -> list | None:
         try:
             listed = json.loads(listed)
         except ValueError as error:
-            raise BadField(f"{name} are no list") from error
+            raise BadField(f"{name} are not a list") from error
     if is_missing(listed):
         return None
     if not isinstance(listed, list):
-        raise BadField(f"{name} are no list")
+        raise BadField(f"{name} are not a list")
     return listed
 
 
@@ -247,8 +240,8 @@ def _score(value: object) -> float:
     """A number; NaN where it is missing."""
     if is_missing(value):
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
-        raise BadField("a score is no number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_SCORE:
+        raise BadField("a score is not a number that float32 holds")
     return float(value)
 
 
@@ -259,7 +252,7 @@ def _text_of(negative: object) -> str:
         title = negative.get("title")
         negative = f"{title} {text}" if text and isinstance(title, str) and title.strip() else text
     if not isinstance(negative, str):
-        raise BadField("a negative is no text")
+        raise BadField("a negative is not a text")
     return negative
 
 
@@ -282,7 +275,7 @@ def _name(row: FileRow, column: str) -> str | None:
     try:
         return as_name(row.get(column))
     except ValueError as error:
-        raise BadField(f"{column} is no text or number") from error
+        raise BadField(f"{column} is neither a text nor a number") from error
 
 
 def _instruction(value: object) -> str | None:

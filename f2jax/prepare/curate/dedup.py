@@ -25,7 +25,7 @@ _SEED = 1  # of MinHash: sketches of one corpus must share it
 MAX_NEGATIVES = (1 << 16) - 1  # that a rank tells apart
 LARGEST_GROUP = 1024  # rows that are compared pair by pair
 _BLOCK = 256  # rows of smaller rank that a row is compared with at once
-_FIELDS = tuple(field.name for field in fields(Record))
+_FIELDS = tuple(field.name for field in fields(Record) if field.name != "scores")
 
 
 class Sketch(NamedTuple):
@@ -38,7 +38,8 @@ class Sketch(NamedTuple):
 
 def record_id(record: Record) -> int:
     """A 63-bit hash of a complete row."""
-    return stable_id(json.dumps([getattr(record, name) for name in _FIELDS]))
+    scores = [record.scores] if record.scores else []  # rows without have the hash that they had before there were any
+    return stable_id(json.dumps([*(getattr(record, name) for name in _FIELDS), *scores]))
 
 
 def rank(record: Record) -> int:

@@ -250,6 +250,12 @@ def test_curate_reports_duplicates_by_reason():
     assert report.skipped == {"exact duplicate": 1, "near duplicate": 1}
 
 
+def test_a_row_without_scores_has_the_hash_of_corpora_that_knew_none():
+    row = Record("q", "p", ("n",))
+    assert record_id(row) == 4601814717779566321
+    assert record_id(replace(row, scores=(1.0, 0.5))) != record_id(row)
+
+
 def test_real_rows_have_few_near_duplicates(shared_data):
     """MedQuAD asks one question about hundreds of illnesses: alike in words, yet other rows."""
     rows = list(open_source(str(shared_data / "medquad/train.parquet"), "train", SkipList()))[:600]
