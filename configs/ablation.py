@@ -1,62 +1,114 @@
-"""The runs of launch/ablations/run.sh: a student a quarter the size of its teacher, minutes each on two cores.
+"""The runs of benchmarks/ablations.py: a student of a million parameters and the vectors of a far larger teacher, about
+a minute each on one core.
 
-f2jax train --config configs/ablation.py:row=distilled,start=STUDENT,teacher=TEACHER,seed=1 --workdir DIR \\
-    --config.data.sources='("corpus:corpus-2",)'
+f2jax train --config configs/ablation.py:row=alone,data=FOLDER,seed=1 --workdir DIR
 
-The script makes the students and runs the rows; `python -m benchmarks.ablations` makes the table and plots of them.
+FOLDER has a corpus and the teacher's vectors of it; docs/ablations.md says how they are made.
 """
 
-from f2jax.configs import common, mini
+from dataclasses import dataclass, field
+from typing import Any
+
+from f2jax.configs import common
 from f2jax.errors import UserError, did_you_mean
 
-ALONE = {"teacher.path": ""}
-SCRATCH = {"init_from": ""}
-ROWS = {  # what each row changes in the first; rows that start from another model (random_channels …) change the folder
-    "distilled": {},
-    "alone": ALONE,
-    "random_start": SCRATCH,
-    "random_start_alone": ALONE | SCRATCH,
-    "random_channels": {},
-    "first_channels": {},
-    "first_channels_alone": ALONE,
-    "ordered_channels": {},
-    "first_layer": {},
-    "last_layer": {},
-    "no_matryoshka": {"loss.matryoshka": False},
-    "uniform_matryoshka": {"loss.matryoshka_weights": "uniform"},
-    "stop_gradient": {"loss.passage_gradient": False},
-    "cached": ALONE,
-    "cosine": {"loss.distill": "cosine"},
-    "projected": {"loss.distill": "cosine", "loss.distill_projection": True},
-    "nested": {"loss.distill_matryoshka": True},
-    "scores": {"loss.distill_in_batch_weight": 1.0},
-    "strong": {"loss.distill_weight": 10.0},
-    "not_spread": {"loss.spread_weight": 0.0},
-    "masked": {"loss.mask_duplicates": True, "loss.mask_margin": 0.1},
+SCALE = {  # how all rows are trained, besides the recipe
+    "steps": 50,
+    "model.vocab": 16_000,
+    "model.dtype": "float32",
+    "model.remat": "none",
+    "data.batch_size": 128,
+    "data.max_length": 48,
+    "data.row_length": 128,
+    "data.programs": 1,
+    "data.include": ("pairs",),
+    "data.use_instructions": False,
+    "data.negatives.retrieval": 1,
+    "data.negatives.clustering": 1,
+    "loss.distill": "cosine",  # the recipe's squared error needs raw states, and the teacher gives unit vectors
+    "optim.peak_lr": 1e-3,
+    "optim.warmup_share": 0.1,
+    "checkpoint.keep_every": 0,
+    "checkpoint.tail_steps": 20,
+    "checkpoint.tail_every": 5,
+    "log.validate_every": 0,
+    "log.tensorboard": False,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run, by what it does differently from the recipe."""
+
+    changes: dict[str, Any] = field(default_factory=dict)  # {field of the config: value}
+    start: str = "table"  # first weights: a row, or a start of benchmarks/ablations.py; "": fresh ones
+    width: int = 64
+    corpus: str = "corpus"  # folders in FOLDER
+    vectors: str = "vectors-128"  # "": no teacher
+
+
+GRADIENT = {"loss.passage_gradient": True}
+MASKED = {"loss.mask_duplicates": True, "loss.mask_margin": 0.1, "loss.label_mask": True}
+SPREAD = {"loss.spread_weight": 1.0}
+IN_BATCH = {"loss.distill_in_batch_weight": 1.0}
+TEXTS = {"loss.distill_texts_weight": 1.0}
+SHARED = {"loss.shared_negatives_weight": 1.0}
+FLAT = {"loss.matryoshka": False}
+ALL_KINDS = {"data.include": (), "data.programs": 3}
+ROWS = {
+    "recipe": Row(),
+    "alone": Row(vectors=""),
+    "recipe_32": Row(width=32),
+    "alone_32": Row(width=32, vectors=""),
+    "recipe_128": Row(width=128),
+    "alone_128": Row(width=128, vectors=""),
+    # where a student starts
+    "fresh": Row(start=""),
+    "fresh_alone": Row(start="", vectors=""),
+    "pruned": Row(start="cut"),
+    # Matryoshka, from coordinates without order
+    "nested": Row(start="unordered", vectors="vectors-first"),
+    "flat": Row(FLAT, start="unordered", vectors="vectors-first"),
+    # one option each, then several
+    "gradient": Row(GRADIENT),
+    "masked": Row(MASKED),
+    "spread": Row(SPREAD),
+    "projected": Row({"loss.distill_projection": True}),
+    "in_batch": Row(IN_BATCH),
+    "texts": Row(TEXTS),
+    "shared": Row(SHARED),
+    "strong": Row({"loss.distill_weight": 10.0}),
+    "taught_alone": Row({"loss.contrastive_weight": 0.0} | TEXTS),
+    "together": Row(GRADIENT | MASKED | SPREAD | IN_BATCH | TEXTS | SHARED),
+    # stages, instructions, hard negatives
+    "one_stage": Row(ALL_KINDS),
+    "stage_1": Row({"steps": 37, "data.negatives.retrieval": 0}, vectors=""),
+    "two_stages": Row(ALL_KINDS | {"steps": 25}, start="stage_1"),
+    "instructions": Row({"data.use_instructions": True}, corpus="instructions", vectors="instructions-vectors"),
+    "no_negatives": Row({"data.negatives.retrieval": 0, "steps": 75}),
+    "mined": Row(corpus="mined", vectors="mined-vectors"),
 }
 
 
 def get_config(text=None):
-    """Options: row, a name in ROWS; start, the pruned student; teacher; cache, for the row `cached`; seed; stage, of
-    configs/mini.py, in which students train."""
-    options = common.options(text, row="distilled", start="", teacher="", cache="", seed=0, stage=2)
-    row = options["row"]
-    if row not in ROWS:
-        raise UserError(f"There is no row '{row}'{did_you_mean(row, ROWS)}")
-    missing = [name for name in ("start", "teacher") if not options[name]]
-    if missing:
-        raise UserError(f"configs/ablation.py needs {' and '.join(missing)}: configs/ablation.py:row={row},start=…")
-    config = mini.get_config(f"stage={options['stage']}")
+    """Options: row, a name in ROWS; data, the folder; start, the row's first weights, where it has any; seed."""
+    options = common.options(text, row="recipe", data="", start="", seed=0)
+    name, data, start = options["row"], options["data"], options["start"]
+    if name not in ROWS:
+        raise UserError(f"There is no row '{name}'{did_you_mean(name, ROWS)}")
+    row = ROWS[name]
+    if not data or bool(start) != bool(row.start):
+        needed = f"configs/ablation.py:row={name},data=FOLDER{',start=MODEL' * bool(row.start)}"
+        raise UserError(f"The row {name} is {needed}.")
+    config = common.get_config("size=tiny")
+    config.update_from_flattened_dict(SCALE | row.changes)
     config.seed = options["seed"]
-    config.init_from = config.model.size = config.tokenizer.path = options["start"]
-    config.teacher.path = options["teacher"]
-    config.teacher.dtype = "float32"
-    config.steps = 120
-    config.data.batch_size = 64
-    config.data.programs = 3
-    config.optim.peak_lr = 1e-3
-    config.optim.warmup_steps = 20
-    config.update_from_flattened_dict(ROWS[row])
-    if row == "cached":
-        config.teacher.cache = options["cache"]
+    config.model.width = row.width
+    config.data.sources = (f"corpus:{data}/{row.corpus}",)
+    if row.vectors:
+        config.teacher.cache = f"{data}/{row.vectors}"
+    if start:
+        config.init_from, config.model.size = start, ""
+        config.model.vocab = config.model.width = 0
+    config.checkpoint.every = config.steps
     return config

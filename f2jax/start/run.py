@@ -34,13 +34,14 @@ def start_from_vectors(
         UserError: the vectors do not fit the corpus or the size, or the output cannot be written.
     """
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
-    architecture = replace(size(options.size), vocab_size=tokenizer.vocab_size)
+    named = size(options.size)
+    architecture = replace(named, width=options.width or named.width, vocab_size=tokenizer.vocab_size)
     kept, stored = architecture.width - 1, read_info(vectors).width
     if stored not in (kept, architecture.width):
         raise UserError(
-            f"{vectors} has {stored} dimensions and a {options.size} has {architecture.width}; write the cache with "
+            f"{vectors} has {stored} dimensions and the student has {architecture.width}; write the cache with "
             f"f2jax cache-teacher --width {architecture.width}, of --vectors with --reduce pca, or choose another "
-            "--size."
+            "--size or --width."
         )
     package.check_output(output, [])
     sequences, raw_ie = sample_texts_and_vectors(vectors, corpus, options.max_texts, options.bag.seed)

@@ -55,6 +55,12 @@ def test_training_begins_from_it(folder, tmp_path):
     assert np.isfinite(train(config, tmp_path / "run")["loss"])
 
 
+def test_a_student_may_be_narrower_than_its_size(folder, tmp_path):
+    assert start(folder, tmp_path / "narrow", "--width", "32", "--steps", "2", vectors="v32") == 0
+    found = Embedder.from_pretrained(tmp_path / "narrow").architecture
+    assert found == size("tiny", width=32, vocab_size=found.vocab_size)
+
+
 def test_texts_that_are_drawn_come_with_their_own_vectors(folder):
     corpus = PreparedCorpus(folder / "corpus")
     every = [tuple(ids) for piece in pieces("", corpus) for ids in piece.tokens(Reader())]
@@ -69,7 +75,9 @@ def test_texts_that_are_drawn_come_with_their_own_vectors(folder):
 @pytest.mark.parametrize(
     "options,vectors,message",
     [
-        ([], "v32", "has 32 dimensions and a tiny has 64; write the cache with f2jax cache-teacher --width 64"),
+        ([], "v32", "has 32 dimensions and the student has 64; write the cache with f2jax cache-teacher --width 64"),
+        (["--width", "300"], "v64", "write the cache with f2jax cache-teacher --width 300"),
+        (["--width", "-4"], "v64", "width=-4 is out of range"),
         (["--steps", "0"], "v64", "steps=0 should be at least 1"),
         (["--size", "tinny"], "v64", "did you mean 'tiny'"),
         ([], "none", "holds no vectors.json"),
