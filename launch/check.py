@@ -224,10 +224,12 @@ def check_room_for_corpora(corpora: list[list[str]], notes: set[str]) -> None:
     for folder, *sources in corpora:
         if (Path(folder) / CARD).exists():
             continue
+        whole = 0.0
         for path in [path for source in sources if not source.startswith("hub:") for path in source_files(source)]:
             compressed = path.endswith((".parquet", ".gz", ".bz2", ".zst"))
             store, name = files.filesystem(path)
-            needed += CORPUS_SHARE[compressed] * store.size(name)
+            whole += CORPUS_SHARE[compressed] * store.size(name)
+        needed += max(whole - bytes_of(Path(folder)), 0)  # of one that was cut off, some lies there
     if needed:
         free = shutil.disk_usage(existing(corpora[0][0])).free
         if needed > free:

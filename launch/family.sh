@@ -82,21 +82,24 @@ else
 fi
 need hf "PyPI: pip install huggingface-hub"
 
-step() { # NAME COMMAND…
-    local name=$1
-    shift
-    if is_done "$name"; then
-        say "$name: done"
+step() { # NAME COMMAND…: run it, unless it is done
+    if is_done "$1"; then
+        say "$1: done"
         return
     fi
+    always "$@"
+    [ -n "$DRY_RUN" ] || { mkdir -p "$marks" && touch "$marks/$1"; }
+}
+
+always() { # NAME COMMAND…: run it, as what it is made of grows from call to call
+    local name=$1
+    shift
     say "$name"
     if [ -n "$DRY_RUN" ]; then
         printf '+%s\n' "$(quoted "$@")" >&3
         return
     fi
     "$@" || die "$name has not ended well (exit code $?); the same command goes on from here."
-    mkdir -p "$marks"
-    touch "$marks/$name"
 }
 
 sources() { # STAGE: where the workers, or this machine, read the corpus
@@ -156,21 +159,24 @@ done
 # The small sizes are cut from the 0.6B as stage 1 left it, by its activations on texts of that stage (recipe 1).
 for size in 330m 160m 80m; do
     ! wanted $size || step "prune-$size" "${once[@]}" prune --model "$output/0.6b-1" --size $size \
-        --data "${input1[@]}" --output "$output/$size-1"
+        --input "${input1[@]}" --output "$output/$size-1"
 done
 
 # Stage 2, teachers before students: 4B -> 1.7B -> 0.6B -> 330M, 160M, 80M (recipe 2.2).
+of=${merge:+-merged-$merge} # in the names of what is made of one release
 for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
     wanted $size || continue
     second_stage $size
     step "train-$size-2" "${train[@]}" train "${words[@]}"
     model=$output/$size-2
     if [ -n "$merge" ]; then
-        model=$output/$size-merged
-        step "merge-$size" "${once[@]}" merge "$output/$size-2" --last "$merge" --output "$model"
+        model=$output/$size$of
+        step "merge-$size$of" "${once[@]}" merge "$output/$size-2" --last "$merge" --output "$model"
     fi
-    step "export-$size" "${once[@]}" export --model "$model" --output "$output/release/$size"
-    [ -z "$here" ] || step "verify-$size" f2jax verify "$output/release/$size"
+    # A release takes the place of one with other STEPS, which is then no longer done.
+    [ -n "$DRY_RUN" ] || is_done "export-$size$of" || rm -f "$marks"/{export,verify,evaluate}-"$size"*
+    step "export-$size$of" "${once[@]}" export --model "$model" --output "$output/release/$size"
+    [ -z "$here" ] || step "verify-$size$of" f2jax verify "$output/release/$size"
 done
 
 # Scores of the packages beside the published ones; texts are encoded once for all benchmarks.
@@ -179,17 +185,19 @@ for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
     for benchmark in $benchmarks; do
         tasks=(--benchmark "$benchmark" --dtype bfloat16)
         [ "$benchmark" != builtin ] || tasks=()
-        step "evaluate-$size-$benchmark" "${once[@]}" evaluate --model "$output/release/$size" \
+        step "evaluate-$size$of-$benchmark" "${once[@]}" evaluate --model "$output/release/$size" \
             ${tasks[@]+"${tasks[@]}"} --output "$output/results/$size"
     done
 done
 results=$output/results page=$output/report
 if [ -z "$here" ]; then
     results=$CHECKOUT/runs/family/results page=$CHECKOUT/runs/family/report
-    mkdir -p "$results"
-    step "fetch-results" gcloud storage rsync --recursive "$output/results" "$results"
+    [ -n "$DRY_RUN" ] || mkdir -p "$results"
+    always fetch-results gcloud storage rsync --recursive "$output/results" "$results"
 fi
 scored=()
-for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do ! wanted $size || scored+=("$results/$size"); done
-step report f2jax report "${scored[@]}" --output "$page"
+for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do # also those of earlier calls
+    ! wanted $size && [ ! -d "$results/$size" ] || scored+=("$results/$size")
+done
+always report f2jax report "${scored[@]}" --output "$page"
 say "Packages: $output/release. Scores: $page"

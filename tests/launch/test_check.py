@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from f2jax.errors import UserError
 from tests import tiny
 from tests.launch.conftest import ROOT
 
@@ -77,6 +78,21 @@ def test_a_disk_without_room_for_the_corpora(tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         found = said(tmp_path, capsys, FINE, *corpora)
         assert ("The corpora take at least" in found) and found.startswith("launch: ") != fits
+
+
+def test_what_a_corpus_that_was_cut_off_has_on_disk_needs_no_room_again(tmp_path, monkeypatch):
+    """1,000 bytes of the first lie there, of the second more than it is to take, of the third nothing."""
+    (tmp_path / "raw.jsonl").write_bytes(bytes(4000))
+    for name, lying in (("1", 1000), ("2", 100_000)):
+        (tmp_path / name / "work").mkdir(parents=True)
+        (tmp_path / name / "work/part").write_bytes(bytes(lying))
+    corpora = [[str(tmp_path / name), str(tmp_path / "raw.jsonl")] for name in "123"]
+    needed = 2 * check.CORPUS_SHARE[False] * 4000 - 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
+    check.check_room_for_corpora(corpora, set())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    with pytest.raises(UserError, match="room, or give another folder"):
+        check.check_room_for_corpora(corpora, set())
 
 
 def test_runs_are_planned_once_for_all_that_are_alike(tmp_path, capsys, monkeypatch):

@@ -56,7 +56,7 @@ def test_models_start_and_are_taught_as_in_the_paper(commands):
         assert second["--config.init_from"] == f"/out/{size}-1"
         assert (f"/out/{size}-1" in trained) == (size not in PRUNED)
     pruned = [values(command) for command in commands if command[0] == "prune"]
-    assert [(p["--model"], p["--size"], p["--data"], p["--output"]) for p in pruned] == [
+    assert [(p["--model"], p["--size"], p["--input"], p["--output"]) for p in pruned] == [
         ("/out/0.6b-1", size, "raw1/*.parquet", f"/out/{size}-1") for size in PRUNED
     ]
 
@@ -120,9 +120,34 @@ def test_packages_are_scored_on_the_17_benchmarks_and_reported_at_the_end(launch
 def test_what_is_released_may_be_an_average(launch):
     commands = planned(launch(*FAMILY, "--dry_run", "--output", "/out", "--sizes", "0.6b", "--merge", "2500"))
     merged = [command for command in commands if command[0] == "merge"]
-    assert merged == [["merge", "/out/0.6b-2", "--last", "2500", "--output", "/out/0.6b-merged"]]
+    assert merged == [["merge", "/out/0.6b-2", "--last", "2500", "--output", "/out/0.6b-merged-2500"]]
     (exported,) = [values(command) for command in commands if command[0] == "export"]
-    assert exported["--model"] == "/out/0.6b-merged"
+    assert exported["--model"] == "/out/0.6b-merged-2500"
+
+
+def test_a_release_takes_the_place_of_another_one_and_a_report_has_all_sizes_with_results(launch):
+    launch.program(launch.cloud / "bin/f2jax", 'echo "$@" >>"$CLOUD/ran"')
+    launch.program(launch.cloud / "bin/hf", "true")
+    out = launch.cloud / "out"
+
+    def ran(sizes, *options) -> list[list[str]]:
+        (launch.cloud / "ran").unlink(missing_ok=True)
+        done = launch(*FAMILY, "--output", str(out), "--sizes", sizes, "--benchmarks", "english", *options)
+        assert done.returncode == 0, done.stderr
+        return [line.split() for line in launch.read("ran")]
+
+    ran("0.6b")
+    (out / "results/0.6b").mkdir(parents=True)
+    release = ["export", "verify", "evaluate", "report"]
+    for options, steps in (
+        ([], ["report"]),
+        (["--merge", "2"], ["merge", *release]),
+        (["--merge", "4"], ["merge", *release]),
+        (["--merge", "2"], release),  # its average is still there
+        ([], release),
+    ):
+        assert [command[0] for command in ran("0.6b", *options)] == steps
+    assert ran("80m")[-1] == ["report", f"{out}/results/0.6b", f"{out}/results/80m", "--output", f"{out}/report"]
 
 
 def test_on_a_slice_trainings_run_on_all_workers_and_the_rest_on_one(launch):
@@ -133,6 +158,7 @@ def test_on_a_slice_trainings_run_on_all_workers_and_the_rest_on_one(launch):
     assert [words[0] for words in lines].count("train") == 3
     assert {words[1] for words in lines if words[0] == "--one"} == {"prune", "evaluate", "export"}
     assert "('\\''corpus:/tmp/f2jax-data/1'\\'',)" in done.stderr
+    assert not (launch.checkout / "runs/family").exists(), "a dry run writes nothing"
 
 
 def test_what_workers_read_lies_in_the_bucket(launch):
