@@ -56,6 +56,7 @@ def table(paths: Sequence[Path]) -> str:
     """Markdown of all lines of the files."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---|---:|---:|---|---|"]
     for line in [line for path in paths for line in path.read_text().splitlines()]:
-        *cells, ratio, conditions, unit = json.loads(line)
+        row = json.loads(line)
+        *cells, ratio, conditions, unit = row if len(row) == len(COLUMNS) else [*row, "unknown"]  # of earlier versions
         lines.append(f"| {' | '.join(cells)} | {ratio:.2f} | {conditions} | {unit} |")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The table that the comparisons of benchmarks/ are gathered in."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,13 @@ def test_a_ratio_says_how_many_times_better_ours_is_whichever_way_is_better_and_
         ("step", "a", "1.50"),
     ]
     assert cells[0][2] == "300 texts/s" and cells[0][-2:] == ["nano", "2 x AVX2"]
+
+
+def test_lines_of_versions_that_did_not_name_the_processor_are_shown(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(["encode", "f2jax", "300 texts/s", "a", "100 texts/s", 3.0, "nano"]) + "\n")
+    line = report.table([path]).splitlines()[-1]
+    assert line == "| encode | f2jax | 300 texts/s | a | 100 texts/s | 3.00 | nano | unknown |"
 
 
 def test_without_a_file_nothing_is_reported(tmp_path, monkeypatch):
