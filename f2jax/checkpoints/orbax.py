@@ -206,7 +206,9 @@ class Checkpoints:
         wanted = {name: getattr(like, name) for name in names}
         has_copies = any(map(copy_axes, jax.tree.leaves(wanted)))
         while (step := hosts.broadcast(steps.pop() if steps else -1)) >= 0:
-            items, error = self._read(step, without_copies(wanted, self._chunks(step, names)) if has_copies else wanted)
+            items, error = self._read(
+                step, without_copies(wanted, self._chunks(step, names, warn)) if has_copies else wanted
+            )
             outcome = _outcome(error)
             outcomes = hosts.allgather(outcome)
             worst = max(outcomes)
@@ -236,10 +238,10 @@ class Checkpoints:
             )
         return None
 
-    def _chunks(self, step: int, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    def _chunks(self, step: int, names: Sequence[str], warn) -> dict[str, tuple[int, ...]]:
         """Returns the shape of the pieces in which each array of a checkpoint is stored, see `without_copies`.
 
-        {} where a process cannot read them, or others: what is wrong shows when all is read.
+        {} where a process cannot read them, which warns, or reads others than this one.
         """
         found: dict[str, tuple[int, ...]] = {}
         try:
@@ -249,8 +251,9 @@ class Checkpoints:
                 leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
                 shapes = {path_name(path): getattr(leaf, "storage", None) for path, leaf in leaves}
                 found |= {path: tuple(storage.chunk_shape) for path, storage in shapes.items() if storage}
-        except Exception:  # Orbax, TensorStore and gcsfs have classes of their own, or none
+        except Exception as error:  # of any class, see `_read_once`; the other processes wait for this one below
             found = {}
+            warn(f"How step {step} is stored cannot be read ({_short(error)}), so each device reads all that it holds.")
         alike = len(set(hosts.allgather(zlib.crc32(repr(sorted(found.items())).encode()) >> 1))) == 1
         return found if alike else {}
 

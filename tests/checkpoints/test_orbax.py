@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from f2jax.checkpoints import orbax
 from f2jax.checkpoints.orbax import DAMAGED, NOT_NOW, READ, Checkpoints, SaveTimer, TrainState, is_checkpoint_step
 from f2jax.errors import Restart, UserError
 from f2jax.parallel import hosts
+from f2jax.parallel.mesh import make_mesh
 
 KEEP = {"every": 5, "keep_last": 2, "keep_every": 10, "tail_steps": 7, "tail_every": 2, "best_metric": ""}
 STEPS = 25
@@ -187,6 +189,23 @@ def test_one_checkpoint_is_restored_where_its_step_is_given(tmp_path):
     run_to(tmp_path, 15)
     with Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(state_at(0), step=10).params["weight"][0, 0]) == 10
+
+
+def test_where_how_it_is_stored_cannot_be_read_each_device_reads_all_and_that_is_said_once(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    run_to(tmp_path, 5)
+    monkeypatch.setattr(orbax, "copy_axes", lambda x: ("data",))  # as on several devices
+    here = NamedSharding(make_mesh(), PartitionSpec())
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state_at(0))
+    for said in ([], ["How step 5 is stored cannot be read ([Errno 13] Permission denied), so each device reads all"]):
+        warnings: list[str] = []
+        with Checkpoints(tmp_path) as checkpoints:
+            state = checkpoints.restore(like, warn=warnings.append)
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state, state_at(5)))
+        assert len(warnings) == len(said) and all(map(str.startswith, warnings, said))
+        monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "metadata", fail)
 
 
 def test_an_error_on_its_way_waits_for_the_write_and_is_not_replaced(tmp_path):
