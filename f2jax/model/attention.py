@@ -47,6 +47,17 @@ def check_kernel(kernel: str) -> None:
         raise UserError(f"There is no attention kernel '{kernel}'{did_you_mean(kernel, ['auto', *KERNELS])}")
 
 
+def check_kernel_fits(kernel: str, head_dim: int, platform: str | None = None) -> None:
+    """Raises UserError where a kernel is for another platform than the one compiled for, or not for such heads."""
+    platform = platform or sharding.platform()
+    if (needed := PLATFORMS.get(kernel, platform)) != platform:
+        raise UserError(
+            f"The attention kernel '{kernel}' is for a {needed.upper()}, not for a {platform.upper()}; choose auto."
+        )
+    if kernel == "triton" and head_dim & (head_dim - 1):
+        raise UserError(f"The attention kernel 'triton' needs a power of two as head_dim, not {head_dim}; choose auto.")
+
+
 def choose_kernel(kernel: str, q_btnh, platform: str | None = None) -> str:
     """Returns the name of the kernel, with `auto` replaced by the fastest one that supports this platform and shape.
 
@@ -178,6 +189,7 @@ TPU_KERNELS: dict[str, Callable] = {
     "splash": _splash,  # of JAX, all tiles below the diagonal, rows of any length
 }
 PALLAS_KERNELS = TPU_KERNELS | {"triton": attention_on_gpu}  # NVIDIA GPU; the tiles that texts lie in
+PLATFORMS = dict.fromkeys(TPU_KERNELS, "tpu") | {"triton": "gpu"}  # the only ones that these are compiled for
 KERNELS: dict[str, Callable] = {
     "xla": _xla,  # any platform, any shape
     "blocks": attention_in_blocks,  # likewise, in memory linear in the length of a row

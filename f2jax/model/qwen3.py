@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model import rotary_kernel
-from f2jax.model.attention import TPU_KERNELS, attention, check_kernel, choose_kernel
+from f2jax.model.attention import TPU_KERNELS, attention, check_kernel, check_kernel_fits, choose_kernel
 from f2jax.model.matmul import project, swap_halves
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.sharding import shard_activation
@@ -194,10 +194,12 @@ class Qwen3(nn.Module):
             [B, T, D], or [L, S, D] with `ends`.
 
         Raises:
-            UserError: the attention kernel or the remat policy is unknown, or the kernel does not support the shapes.
+            UserError: the attention kernel or the remat policy is unknown, or the kernel does not support the platform
+                or the shapes.
         """
         config = self.config
         check_execution(self.kernel, self.remat)
+        check_kernel_fits(self.kernel, config.head_dim)
         x_btd = self.token_states(tokens_bt, rank)
         cos, sin = rotary_angles(positions_bt, config.head_dim, config.rope_theta)
 

@@ -16,6 +16,7 @@ from f2jax import config as configs
 from f2jax.checkpoints import workdir
 from f2jax.data.teacher_vectors import read_info
 from f2jax.errors import UserError, require_extra
+from f2jax.model.attention import check_kernel_fits
 from f2jax.model.operations import step_operations
 from f2jax.model.qwen3 import Qwen3, abstract_params, check_execution
 from f2jax.model.sizes import SIZES, Qwen3Config, size
@@ -101,6 +102,7 @@ def plan_slice(
     topology = canonical_topology(topology)
     devices, chip = topology_devices(topology), chip_of(topology)
     architecture = workdir.architecture_of(config.model)
+    check_kernel_fits(config.model.kernel, architecture.head_dim, "tpu")
     mesh = make_mesh(**config.mesh, devices=devices)
     planned = planned_rows(config, mesh, tokens_per_text, lengths)
     stage_rows = rows or STAGE_ROWS[2 if config.data.use_instructions else 1]

@@ -22,6 +22,7 @@ from f2jax.data.packing import Batch, RowShare
 from f2jax.data.prompts import write_prompts
 from f2jax.data.skip_list import SkipList
 from f2jax.errors import Interrupted, UserError
+from f2jax.model.attention import check_kernel_fits
 from f2jax.model.nested import factorize_table
 from f2jax.model.qwen3 import abstract_params, check_execution
 from f2jax.parallel import hosts, layout_report
@@ -64,6 +65,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
         check_best_metric(config.checkpoint.best_metric, config)
     hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
     run = resume.open_run(config, workdir)
+    check_kernel_fits(config.model.kernel, run.architecture.head_dim)
     keep_compiled(workdir)
     teacher_folder = open_teacher(config, run.architecture)
 

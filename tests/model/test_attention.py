@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from f2jax.errors import UserError
-from f2jax.model.attention import attention, choose_kernel
+from f2jax.model.attention import attention, check_kernel_fits, choose_kernel
+from f2jax.model.qwen3 import Qwen3
+from f2jax.model.sizes import SIZES
 
 
 def brute_force(q, k, v, segments):
@@ -136,6 +138,39 @@ def test_the_kernel_for_a_gpu_becomes_programs_of_triton_and_passes_over_the_til
     assert text.count("custom_call @__gpu$xla.gpu.triton") == 3  # forward, queries, keys and values
     k, v = (x.at[:, :128].set(jnp.nan) for x in (k, v))
     assert np.isfinite(attention(q, k, v, segments, "triton_interpret")[:, 128:]).all()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "platform", "head_dim", "message"),
+    [
+        ("triton", "cpu", 64, "The attention kernel 'triton' is for a GPU, not for a CPU; choose auto."),
+        ("triton", "tpu", 64, "The attention kernel 'triton' is for a GPU, not for a TPU; choose auto."),
+        ("segments", "cpu", 128, "The attention kernel 'segments' is for a TPU, not for a CPU; choose auto."),
+        ("splash", "gpu", 128, "The attention kernel 'splash' is for a TPU, not for a GPU; choose auto."),
+        ("triton", "gpu", 96, "The attention kernel 'triton' needs a power of two as head_dim, not 96; choose auto."),
+        ("triton", "gpu", 64, ""),
+        ("segments", "tpu", 64, ""),
+        ("splash", "tpu", 96, ""),
+        ("auto", "cpu", 96, ""),
+        ("xla", "tpu", 96, ""),
+        ("triton_interpret", "cpu", 96, ""),
+        ("segments_interpret", "cpu", 128, ""),
+    ],
+)
+def test_a_kernel_that_does_not_fit_is_refused_before_it_is_compiled(kernel, platform, head_dim, message):
+    if not message:
+        return check_kernel_fits(kernel, head_dim, platform)
+    with pytest.raises(UserError) as refused:
+        check_kernel_fits(kernel, head_dim, platform)
+    assert str(refused.value) == message
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about a CPU")
+@pytest.mark.parametrize("kernel", ["segments", "splash", "triton"])
+def test_a_model_refuses_a_kernel_of_another_platform(kernel):
+    row = np.ones((1, 128), np.int32)
+    with pytest.raises(UserError, match=f"'{kernel}' is for a"):
+        jax.eval_shape(Qwen3(SIZES["tiny"], kernel=kernel).init, jax.random.key(0), row, row, row)
 
 
 def test_segments_never_see_each_other_and_padding_reaches_nothing():

@@ -477,6 +477,10 @@ def test_a_plan_says_which_batches_have_more_texts_than_those_it_compiles():
             ["--topology", "v5e:2x2", "--config", f"{STAGE2}:size=80m", "--config.model.kernel=flash"],
             "There is no attention kernel 'flash'; did you mean 'splash'?",
         ),
+        (
+            ["--topology", "v5e:2x2", "--config", f"{STAGE2}:size=80m", "--config.model.kernel=triton"],
+            "The attention kernel 'triton' is for a GPU, not for a TPU; choose auto.",
+        ),
         (["--topology", "v5e:2x2", "--config", f"{STAGE2}:size=80m", "--tokens=3"], "plan has no option '--tokens'"),
         (["--topology", "v5e:2x2", "--config", "nothing.py"], "There is no config file nothing.py"),
     ],
