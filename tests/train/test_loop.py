@@ -291,7 +291,7 @@ def test_a_branch_that_would_have_nothing_to_do_or_does_not_fit_is_refused(finis
     folder, _ = finished
     for changes, message in [
         ({}, r"run@12 (is at step 12|has taken 12 steps), and this run ends after 12; raise steps"),
-        ({"model.size": "nano"}, "resume_from=.* is no nano: it has width 64, not 192"),
+        ({"model.size": "nano"}, "resume_from=.* is not a nano: it has width 64, not 192"),
         ({"optim.name": "sgd", "steps": 14}, r"The checkpoint of step 12 in .* cannot be used"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -406,7 +406,7 @@ def test_a_second_stage_starts_from_the_first(finished, tmp_path):
     assert train(tiny.config(tmp_path, **changes | {"init_from": "gone"}), tmp_path / "run") == {}, (
         "not needed any more"
     )
-    with pytest.raises(UserError, match="is no nano: it has width 64, not 192"):
+    with pytest.raises(UserError, match="is not a nano: it has width 64, not 192"):
         train(tiny.config(tmp_path, **changes, **{"model.size": "nano"}), tmp_path / "other")
 
 
