@@ -206,13 +206,16 @@ class Checkpoints:
         wanted = {name: getattr(like, name) for name in names}
         has_copies = any(map(copy_axes, jax.tree.leaves(wanted)))
         while (step := hosts.broadcast(steps.pop() if steps else -1)) >= 0:
-            items, error = self._read(
-                step, without_copies(wanted, self._chunks(step, names, warn)) if has_copies else wanted
-            )
+            chunks, unknown = self._chunks(step, names) if has_copies else ({}, None)
+            items, error = self._read(step, without_copies(wanted, chunks) if has_copies else wanted)
             outcome = _outcome(error)
             outcomes = hosts.allgather(outcome)
             worst = max(outcomes)
             if items is not None and worst == READ:
+                if unknown:
+                    warn(
+                        f"How step {step} is stored cannot be read ({unknown}), so each device reads all that it holds."
+                    )
                 items = with_copies({name: items[name] for name in names}, wanted)
                 at = jax.make_array_from_process_local_data(like.step.sharding, np.asarray(step, like.step.dtype))
                 return TrainState(at, items["params"], items.get("opt_state"))
@@ -238,12 +241,13 @@ class Checkpoints:
             )
         return None
 
-    def _chunks(self, step: int, names: Sequence[str], warn) -> dict[str, tuple[int, ...]]:
+    def _chunks(self, step: int, names: Sequence[str]) -> tuple[dict[str, tuple[int, ...]], str | None]:
         """Returns the shape of the pieces in which each array of a checkpoint is stored, see `without_copies`.
 
-        {} where a process cannot read them, which warns, or reads others than this one.
+        {} where a process cannot read them, or reads others than this one; with the reason if it is this one.
         """
         found: dict[str, tuple[int, ...]] = {}
+        unknown = None
         try:
             for name in names:
                 folder = epath.Path(files.join(self.folder, f"{step}/{name}"))
@@ -252,10 +256,9 @@ class Checkpoints:
                 shapes = {path_name(path): getattr(leaf, "storage", None) for path, leaf in leaves}
                 found |= {path: tuple(storage.chunk_shape) for path, storage in shapes.items() if storage}
         except Exception as error:  # of any class, see `_read_once`; the other processes wait for this one below
-            found = {}
-            warn(f"How step {step} is stored cannot be read ({_short(error)}), so each device reads all that it holds.")
+            found, unknown = {}, _short(error)
         alike = len(set(hosts.allgather(zlib.crc32(repr(sorted(found.items())).encode()) >> 1))) == 1
-        return found if alike else {}
+        return found if alike else {}, unknown
 
     def _read(self, step: int, like: dict) -> tuple[Any, Exception | None]:
         """Returns (the items of a checkpoint, None) or (None, why this process cannot read it).
