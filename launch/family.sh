@@ -99,7 +99,7 @@ always() { # NAME COMMAND…: run it, as what it is made of grows from call to c
         printf '+%s\n' "$(quoted "$@")" >&3
         return
     fi
-    "$@" || die "$name has not ended well (exit code $?); the same command goes on from here."
+    "$@" || die "$name failed with exit code $?; run the same command to continue from here."
 }
 
 sources() { # STAGE: where the workers, or this machine, read the corpus

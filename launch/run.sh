@@ -170,7 +170,7 @@ while :; do
             finish 1
             ;;
         stopped)
-            say "$(date '+%F %T') stopped and saved; the same command goes on."
+            say "$(date '+%F %T') stopped and saved; run the same command to continue."
             finish 130
             ;;
         *answer)

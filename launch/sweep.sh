@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train once for each combination of values, each in a workdir of its own; the same command goes on and skips what is
+# Train once for each combination of values, each in a workdir of its own; the same command continues and skips what is
 # done. Before anything is paid for, every combination is checked, listed and asked about.
 #     launch/sweep.sh [--dry_run] [--yes] [--plan] [--slices N] --config FILE:OPTIONS --workdir gs://bucket/sweep \
 #         --grid optim.peak_lr=2e-5,4e-5 --grid seed=0,1 [--grid_file FILE] [-- --config.steps=1000 …]
@@ -156,7 +156,7 @@ work() { # NUMBER OF THE SLICE, from 0
 }
 
 farewell='Not followed any more: what runs goes on by itself, and slices stay. The same command follows it.'
-[ -z "$here" ] || farewell='Stopped, once the run has saved; the same command goes on.'
+[ -z "$here" ] || farewell='Stopped once the run has saved; run the same command to continue.'
 trap 'say "$farewell"; kill $(jobs -p) 2>/dev/null; [ -z "$here" ] || wait; exit 130' INT TERM
 if [ "$slices" -eq 1 ]; then
     work 0

@@ -89,7 +89,7 @@ def test_a_file_cut_short_and_a_missing_one_are_named(local, bucket):
     content = (local / "model.safetensors").read_bytes()
     for kept in (0, 5, 100, len(content) - 1):
         files.write_atomically(f"{bucket}/model.safetensors", content[:kept])
-        with pytest.raises(UserError, match=rf"^{bucket}/model\.safetensors is cut short"):
+        with pytest.raises(UserError, match=rf"^{bucket}/model\.safetensors is truncated"):
             hf.load_hf(bucket)
 
 

@@ -100,7 +100,7 @@ def test_steps_that_are_done_are_skipped_and_a_failed_one_is_tried_again(launch)
     first = launch(*argv)
     assert first.returncode == 1
     assert first.stderr.endswith(
-        "launch: export-0.6b has not ended well (exit code 3); the same command goes on from here.\n"
+        "launch: export-0.6b failed with exit code 3; run the same command to continue from here.\n"
     )
     launch.write("may-export")
     assert launch(*argv).returncode == 0

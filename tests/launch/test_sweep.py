@@ -122,7 +122,7 @@ def test_a_local_sweep_that_is_stopped_lets_the_run_save(launch):
     wait_for(lambda: launch.read("local"), process)
     process.terminate()
     done = launch.end(process)
-    assert done.returncode == 130 and "the same command goes on" in done.stderr
+    assert done.returncode == 130 and "run the same command to continue" in done.stderr
     assert launch.read("local")[1:] == ["saved"]
 
 

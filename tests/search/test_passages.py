@@ -83,7 +83,7 @@ def test_text_files_of_all_folders_are_read_and_hidden_or_other_files_are_not(tm
 
 
 def test_a_folder_that_is_none_or_empty_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         read_folder(tmp_path / "nothing", count_words)
     with pytest.raises(UserError, match=r"holds no text in \.txt"):
         read_folder(tmp_path, count_words)
