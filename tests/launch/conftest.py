@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub_cloud.py")
 
-# What a worker finds on its PATH. f2jax ends as the plan of its machine says, one word for each start:
-# a number is the exit code; `hang` runs until SIGTERM, saves and ends with 130; `preempt` takes the slice away.
+# What a worker finds on its PATH. f2jax ends as the plan of its machine says, one word for each start, the last one for
+# all later starts: a number is the exit code; `hang` runs until SIGTERM, saves and ends with 130; `preempt` takes the slice away.
 WORKER = {
     "hostname": 'basename "$HOME"',
     "uv": """
@@ -28,7 +28,7 @@ esac""",
 echo x >>"$CLOUD/starts-$(hostname)"
 ps -o pgid= -p $$ >>"$CLOUD/groups"
 { printf '%s' "$(hostname)" && printf '\\t%s' "$@" && echo; } >>"$CLOUD/f2jax-calls"
-word=$(sed -n "$(wc -l <"$CLOUD/starts-$(hostname)")p" "$CLOUD/plan-$(hostname)")
+word=$(head -n "$(wc -l <"$CLOUD/starts-$(hostname)")" "$CLOUD/plan-$(hostname)" | tail -n 1)
 echo "f2jax: the message of $word"
 trap 'echo saved; exit 130' TERM
 [ "$word" != preempt ] || echo SUSPENDED >"$CLOUD/states"
