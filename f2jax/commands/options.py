@@ -73,7 +73,7 @@ class Arguments:
         """Returns the instance of one of the dataclasses.
 
         Raises:
-            UserError: a value is none of the field's choices.
+            UserError: a value is not one of the field's choices.
         """
         values = {}
         for field, hint in _fields(kind):

@@ -166,7 +166,7 @@ BAD_ROWS = {
     "empty positive": [{"positive": ""}, {"positive": None}],
     "clustering without negatives": [{"kind": "clustering", "negatives": []}],
     "classification without negatives": [{"kind": "classification", "negatives": ["", " "]}],
-    "kind is none of retrieval, clustering, classification, texts": [{"kind": "clusterin"}, {"kind": "Retrieval"}],
+    "kind is not one of retrieval, clustering, classification, texts": [{"kind": "clusterin"}, {"kind": "Retrieval"}],
 }
 
 

@@ -105,7 +105,7 @@ def test_the_page_is_one_file_that_asks_for_nothing_from_elsewhere(address):
 @pytest.mark.parametrize(
     "path, status, message",
     [
-        ("/find?q=x&dims=17", 400, "dims=17 is none of 16, 32, 64"),
+        ("/find?q=x&dims=17", 400, "dims=17 is not one of 16, 32, 64"),
         ("/find?q=x&k=0", 400, "k=0 should be from 1 to 6"),
         ("/find?q=x&k=many", 400, "many"),
         ("/etc/passwd", 404, "no such page"),

@@ -267,7 +267,7 @@ def _kind(value: object, defaults: Defaults) -> Kind:
         return defaults.kind
     kind = as_kind(value)
     if kind is None:
-        raise BadField(f"kind is none of {', '.join(KINDS)}")
+        raise BadField(f"kind is not one of {', '.join(KINDS)}")
     return kind
 
 
