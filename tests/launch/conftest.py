@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub_cloud.py")
 
 # What a worker finds on its PATH. f2jax ends as the plan of its machine says, one word for each start, the last one for
-# all later starts: a number is the exit code; `hang` runs until SIGTERM, saves and ends with 130; `preempt` takes the slice away.
+# all later starts: a number is the exit code; `hang` runs until SIGTERM, saves and ends with 130; `preempt` takes the
+# slice away.
 WORKER = {
     "hostname": 'basename "$HOME"',
     "uv": """
