@@ -20,7 +20,7 @@ def loss(model, rows, kind: str, dims, weights, temperature: float = 0.05) -> to
 
     As in the reference, gathered passages get no gradient.
     """
-    queries, positives = embed(model, [r.query for r in rows]), embed(model, [r.documents[0] for r in rows])
+    queries, positives = embed(model, [r.query for r in rows]), embed(model, [r.positive for r in rows])
     negatives = embed(model, [t for r in rows for t in r.negatives]).unflatten(0, (len(rows), -1))
     total = torch.zeros((), device=model.device)
     for dim, weight in zip(dims, weights, strict=True):

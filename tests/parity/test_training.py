@@ -100,8 +100,8 @@ def our_losses(params, settings) -> list[float]:
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
     found = []
     for step in range(STEPS):
-        rows, options = texts_of(rows_of(step)), {"batch_size": BATCH, "rules": RowRules(32), "pad_id": 0}
-        batch = assemble(rows, NEGATIVES, kind=kind_of(step), **options)
+        rows, shapes = texts_of(rows_of(step)), {"batch_size": BATCH, "rules": RowRules(32), "pad_id": 0}
+        batch = assemble(rows, NEGATIVES, kind=kind_of(step), **shapes)
         state, metrics = step_fn(state, DeviceBatch.of(batch.arrays()), kind=batch.kind)
         found.append(float(metrics["loss"]))
     return found
