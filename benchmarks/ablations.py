@@ -284,6 +284,8 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, help="scores.jsonl to read; default: that of OUTPUT")
     parser.add_argument("--plots", type=Path, help="folder for a plot of each question")
     args = parser.parse_args()
+    if bool(args.data) != bool(args.sets):
+        parser.error("--data and --sets go together: one has what is trained on, the other what it is scored on.")
     if args.data:
         runs = Runs(args.data, args.sets, args.output)
         for seed in args.seeds:

@@ -7,39 +7,17 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
-
-def size_of(folder: Path) -> int:
-    """Bytes of the files below a folder that another process writes to."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
+from benchmarks.peaks import bytes_below, highest
 
 
 def prepare(path: str, tokenizer: str, output: Path) -> tuple[int, int]:
     """(bytes of the corpus, the most bytes that there were meanwhile)."""
-    most, ended = [0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.1):
-            most.append(size_of(output))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        command = [sys.executable, "-m", "f2jax", "prepare", "--input", path, "--tokenizer", tokenizer]
+    command = [sys.executable, "-m", "f2jax", "prepare", "--input", path, "--tokenizer", tokenizer]
+    with highest(lambda: bytes_below(output)) as most:
         subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
-    finally:
-        ended.set()
-        thread.join()
-    final = size_of(output)
-    return final, max(final, *most)
+    return bytes_below(output), int(most[0])
 
 
 def main() -> None:

@@ -14,16 +14,16 @@ import argparse
 import hashlib
 import json
 import random
-import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.peaks import highest, memory_kib
 
 SETS, DUPLICATES = 20, 0.1
 EVERY = 0.02  # seconds between two looks at the memory
@@ -138,28 +138,17 @@ ENGINES = {"prepare": by_prepare, "duckdb": by_duckdb, "polars": by_polars}
 WHOLE = {"local": whole_local, "beam": whole_on_beam}
 
 
-def memory_mb(name: str) -> float:
-    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-
 def measure(engine: str, folder: Path, count: int, memory: str) -> str:
     steps = (ENGINES | WHOLE)[engine](folder, count // SETS // 2, memory)
     next(steps)  # imports
-    before, anonymous, ended = memory_mb("VmRSS"), [memory_mb("RssAnon")], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(EVERY):
-            anonymous.append(memory_mb("RssAnon"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    began, cpu = time.perf_counter(), time.process_time()
-    found = next(steps)
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    ended.set()
-    watcher.join()
+    before, anonymous = memory_kib("VmRSS"), memory_kib("RssAnon")
+    with highest(lambda: memory_kib("RssAnon"), EVERY) as most:
+        began, cpu = time.perf_counter(), time.process_time()
+        found = next(steps)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     digest = hashlib.sha256(found if isinstance(found, bytes) else found.astype(np.uint8).tobytes()).hexdigest()[:8]
-    memory = f"{max(anonymous) - anonymous[0]:6,.0f} MB anonymous  {memory_mb('VmHWM') - before:6,.0f} MB peak"
+    more, peak = ((x - y) / 1024 for x, y in ((most[0], anonymous), (memory_kib("VmHWM"), before)))
+    memory = f"{more:6,.0f} MB anonymous  {peak:6,.0f} MB peak"
     return f"{engine:8} {count:11,} rows  {seconds:6.1f} s  {cpu:6.1f} CPU s  {memory}  {digest}"
 
 

@@ -12,15 +12,12 @@ Times are CPU seconds of this process, so that other work on the machine does no
 """
 
 import argparse
-import contextlib
 import cProfile
 import json
 import pstats
-import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -29,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peaks import bytes_below, highest, memory_kib
 from f2jax import config as configs
 from f2jax.data.corpus import CARD, VERSION, PreparedCorpus
 from f2jax.data.instructions import Instructions
@@ -50,11 +48,12 @@ from f2jax.prepare.run import prepare
 OPTIONS = asdict(PrepareOptions())
 LANGUAGES = 282
 CURATIONS = {"off": None, "on": Curation(excluded_sources=())}  # normalization, trivial rows, exact duplicates
+SELF = sys.executable, "-m", "benchmarks.input_pipeline"
 CONFIG = Path(__file__).parents[1] / "configs/stage2.py"
 
 
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return memory_kib("VmHWM") / 1024
 
 
 def entry(name: str, rows: int, documents: int, row_shards: list[int], document_shards: list[int]) -> dict:
@@ -81,7 +80,7 @@ def start(folder: Path) -> None:
     """A process of its own opens the index, so that its memory is that of the pipeline alone."""
     entries = [entry(f"d{i:03d}", 120_000, 180_000, [60_000] * 2, [60_000] * 3) for i in range(500)]
     write_card(folder, entries)
-    subprocess.run([sys.executable, __file__, "open", "--folder", str(folder)], check=True)
+    subprocess.run([*SELF, "open", "--folder", str(folder)], check=True)
 
 
 def open_index(folder: Path) -> None:
@@ -185,40 +184,25 @@ def million(folder: Path, count: int) -> None:
             file.write(line + "\n")
     train_sentencepiece((" ".join(rng.choice(words, 9)) for _ in range(9999)), 2000, folder / "tokenizer")
     for curation in CURATIONS:
-        command = [sys.executable, __file__, "prepared", "--folder", str(folder), "--curation", curation]
-        subprocess.run(command, check=True)
+        subprocess.run([*SELF, "prepared", "--folder", str(folder), "--curation", curation], check=True)
 
 
-def size_mib(folder: Path, parts: tuple[str, ...]) -> float:
-    """MiB of all files in some folders, while others may be deleting them."""
-    total = 0
-    for part in parts:
-        for path in (folder / part).rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                total += path.stat().st_size
-    return total / 2**20
+def size_mib(folder: Path, *parts: str) -> float:
+    """MiB of all files in some folders."""
+    return sum(bytes_below(folder / part) for part in parts) / 2**20
 
 
 def prepare_once(folder: Path, curation: str) -> None:
     before, began, clock = peak_mib(), time.process_time(), time.perf_counter()
     options = PrepareOptions(instructions=Instructions(enabled=False), curate=CURATIONS[curation])
-    highest, ended = [0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.2):
-            highest[0] = max(highest[0], size_mib(folder / curation, ("work", "survey")))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    card = prepare([str(folder / "million.jsonl")], folder / curation, folder / "tokenizer", options)
-    ended.set()
-    watcher.join()
+    with highest(lambda: size_mib(folder / curation, "work", "survey"), seconds=0.2) as most:
+        card = prepare([str(folder / "million.jsonl")], folder / curation, folder / "tokenizer", options)
     seconds, wall = time.process_time() - began, time.perf_counter() - clock
     rows = sum(sum(found["rows"].values()) for found in card["datasets"])
     print(
         f"curation {curation}: {rows:,} rows, {card['datasets'][0]['documents']:,} documents, {card['skipped']}: "
         f"{seconds:,.0f} CPU s ({wall:,.0f} s), peak {peak_mib():,.0f} MiB ({before:,.0f} before), on disk "
-        f"{highest[0]:,.0f} MiB at most besides {size_mib(folder / curation, ('documents', 'rows', 'texts')):,.0f} MiB"
+        f"{most[0]:,.0f} MiB at most besides {size_mib(folder / curation, 'documents', 'rows', 'texts'):,.0f} MiB"
     )
 
 

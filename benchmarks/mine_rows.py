@@ -7,16 +7,15 @@ Rows are short, `--source` of them in each source, and bring no negatives. Each 
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peaks import highest, memory_kib
 from f2jax.mine.options import MiningInput, MiningOptions
 from f2jax.mine.run import FileVectors, mine_folder
 
@@ -45,29 +44,15 @@ def write_rows(folder: Path, rows: int, of_source: int, dim: int) -> None:
         np.save(folder / f"{name}.npy", x_ie)
 
 
-def peak(name: str = "VmHWM") -> int:
-    """KB that this process had at its highest. (`ru_maxrss` counts the process that started it, too.)"""
-    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-
-
 def measure(folder: Path, negatives: int) -> str:
     """Mines, and returns what it took."""
-    highest, ended = [0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(EVERY):
-            highest[0] = max(highest[0], peak("RssAnon"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
     options = MiningOptions(top=negatives * 2, skip=5, keep=negatives, max_score=None, relative=None)
     given = MiningInput((f"{folder}/rows",))
-    summary = mine_folder(given, FileVectors(f"{folder}/q.npy", f"{folder}/d.npy"), f"{folder}/mined", options)
-    seconds = time.perf_counter() - start
-    ended.set()
-    watcher.join()
-    memory = f"{highest[0] // 1024:6,} MB anonymous  {peak() // 1024:6,} MB peak"
+    with highest(lambda: memory_kib("RssAnon"), EVERY) as most:
+        start = time.perf_counter()
+        summary = mine_folder(given, FileVectors(f"{folder}/q.npy", f"{folder}/d.npy"), f"{folder}/mined", options)
+        seconds = time.perf_counter() - start
+    memory = f"{most[0] // 1024:6,} MB anonymous  {memory_kib('VmHWM') // 1024:6,} MB peak"
     files = len(list((folder / "mined").glob("*.parquet")))
     return f"{summary.written:9,} rows in {files} files  {seconds:6.1f} s  {memory}"
 

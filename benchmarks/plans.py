@@ -104,7 +104,7 @@ def table(done: dict[str, dict]) -> str:
 
 def costs(done: dict[str, dict]) -> str:
     """Markdown: what all stages of each size cost on each kind of slice, at the list prices in `chips`."""
-    priced = {name: chips.CHIPS[name].price for name in TOPOLOGIES}
+    priced = {name: chips.PRICES[name] for name in TOPOLOGIES}
     lines = [
         f"| size | {' | '.join(f'{name}, ${price:.2f}' for name, price in priced.items())} |",
         "|---|---:|---:|---:|",

@@ -37,7 +37,7 @@ SCALE = {  # how all rows are trained, besides the recipe
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """A run, by what it does differently from the recipe."""
 
     changes: dict[str, Any] = field(default_factory=dict)  # {field of the config: value}
@@ -56,37 +56,37 @@ SHARED = {"loss.shared_negatives_weight": 1.0}
 FLAT = {"loss.matryoshka": False}
 ALL_KINDS = {"data.include": (), "data.programs": 3}
 ROWS = {
-    "recipe": Row(),
-    "alone": Row(vectors=""),
-    "recipe_32": Row(width=32),
-    "alone_32": Row(width=32, vectors=""),
-    "recipe_128": Row(width=128),
-    "alone_128": Row(width=128, vectors=""),
+    "recipe": AblationRow(),
+    "alone": AblationRow(vectors=""),
+    "recipe_32": AblationRow(width=32),
+    "alone_32": AblationRow(width=32, vectors=""),
+    "recipe_128": AblationRow(width=128),
+    "alone_128": AblationRow(width=128, vectors=""),
     # where a student starts
-    "fresh": Row(start=""),
-    "fresh_alone": Row(start="", vectors=""),
-    "pruned": Row(start="cut"),
+    "fresh": AblationRow(start=""),
+    "fresh_alone": AblationRow(start="", vectors=""),
+    "pruned": AblationRow(start="cut"),
     # Matryoshka, from coordinates without order
-    "nested": Row(start="unordered", vectors="vectors-first"),
-    "flat": Row(FLAT, start="unordered", vectors="vectors-first"),
+    "nested": AblationRow(start="unordered", vectors="vectors-first"),
+    "flat": AblationRow(FLAT, start="unordered", vectors="vectors-first"),
     # one option each, then several
-    "gradient": Row(GRADIENT),
-    "masked": Row(MASKED),
-    "spread": Row(SPREAD),
-    "projected": Row({"loss.distill_projection": True}),
-    "in_batch": Row(IN_BATCH),
-    "texts": Row(TEXTS),
-    "shared": Row(SHARED),
-    "strong": Row({"loss.distill_weight": 10.0}),
-    "taught_alone": Row({"loss.contrastive_weight": 0.0} | TEXTS),
-    "together": Row(GRADIENT | MASKED | SPREAD | IN_BATCH | TEXTS | SHARED),
+    "gradient": AblationRow(GRADIENT),
+    "masked": AblationRow(MASKED),
+    "spread": AblationRow(SPREAD),
+    "projected": AblationRow({"loss.distill_projection": True}),
+    "in_batch": AblationRow(IN_BATCH),
+    "texts": AblationRow(TEXTS),
+    "shared": AblationRow(SHARED),
+    "strong": AblationRow({"loss.distill_weight": 10.0}),
+    "taught_alone": AblationRow({"loss.contrastive_weight": 0.0} | TEXTS),
+    "together": AblationRow(GRADIENT | MASKED | SPREAD | IN_BATCH | TEXTS | SHARED),
     # stages, instructions, hard negatives
-    "one_stage": Row(ALL_KINDS),
-    "stage_1": Row({"steps": 37, "data.negatives.retrieval": 0}, vectors=""),
-    "two_stages": Row(ALL_KINDS | {"steps": 25}, start="stage_1"),
-    "instructions": Row({"data.use_instructions": True}, corpus="instructions", vectors="instructions-vectors"),
-    "no_negatives": Row({"data.negatives.retrieval": 0, "steps": 75}),
-    "mined": Row(corpus="mined", vectors="mined-vectors"),
+    "one_stage": AblationRow(ALL_KINDS),
+    "stage_1": AblationRow({"steps": 37, "data.negatives.retrieval": 0}, vectors=""),
+    "two_stages": AblationRow(ALL_KINDS | {"steps": 25}, start="stage_1"),
+    "instructions": AblationRow({"data.use_instructions": True}, corpus="instructions", vectors="instructions-vectors"),
+    "no_negatives": AblationRow({"data.negatives.retrieval": 0, "steps": 75}),
+    "mined": AblationRow(corpus="mined", vectors="mined-vectors"),
 }
 
 

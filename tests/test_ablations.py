@@ -109,6 +109,13 @@ def test_tables_and_plots_are_made_of_scores_alone(tmp_path, monkeypatch, capsys
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["sizes.png"]  # no other question has two rows
 
 
+def test_data_without_evaluation_sets_is_refused_before_anything_is_trained(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["ablations", "--data", "d", "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        ablations.main()
+    assert "--data and --sets go together" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_what_is_missing_is_one_sentence():
     with pytest.raises(UserError, match=r"^The row fresh is configs/ablation.py:row=fresh,data=FOLDER\.$"):
         config.load(f"{PATH}:row=fresh")

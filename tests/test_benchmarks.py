@@ -1,14 +1,16 @@
-"""The table that the comparisons of benchmarks/ are gathered in."""
+"""What the comparisons of benchmarks/ share: the table of all of them, and the highest value during a block."""
 
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as bench
 from benchmarks import report
+from benchmarks.peaks import highest
 
 
 def test_a_ratio_says_how_many_times_better_ours_is_whichever_way_is_better_and_on_what(tmp_path, monkeypatch):
@@ -23,6 +25,21 @@ def test_a_ratio_says_how_many_times_better_ours_is_whichever_way_is_better_and_
         ("step", "a", "1.50"),
     ]
     assert cells[0][2] == "300 texts/s" and cells[0][-2:] == ["nano", "2 x AVX2"]
+
+
+def test_the_highest_value_of_a_block_is_kept_wherever_in_it_it_was():
+    value, seen = [1], threading.Event()
+
+    def read() -> int:
+        if value[0] == 9:
+            seen.set()
+        return value[0]
+
+    with highest(read, seconds=0.001) as most:
+        value[0] = 9
+        assert seen.wait(60)
+        value[0] = 2
+    assert most[0] == 9
 
 
 def test_lines_of_versions_that_did_not_name_the_processor_are_shown(tmp_path):

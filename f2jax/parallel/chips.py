@@ -29,7 +29,6 @@ class Chip:
     unit: int = 128  # side of a matrix unit
     cores: int = 1  # devices of a chip
     dims: int = 3  # axes of a slice
-    price: float = 0.0  # US dollars of a chip-hour, see `CHIPS`; 0: not known
     xla_options: Mapping[str, str] = field(default_factory=dict)  # of the compiler, for train steps
 
     @property
@@ -59,28 +58,16 @@ BESIDE = dict.fromkeys(
     ),
     "true",
 )
-# Prices: on demand in the USA, of https://cloud.google.com/tpu/pricing as public sources cite it in 2025.
+# US dollars of a chip-hour on demand in the USA, by https://cloud.google.com/tpu/pricing as others cite it in 2025.
+PRICES = {"v4": 3.22, "v5e": 1.2, "v5p": 4.2, "v6e": 2.7}
 CHIPS = {
     chip.name: chip
     for chip in (
         # 4 matrix units each, but 8 of a v5p
-        Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, cores=2, price=3.22),
-        Chip(
-            "v5e",
-            "v5litepod",
-            "TPU v5 lite",
-            197e12,
-            1.5e9,
-            15.75,
-            8.1e11,
-            4.5e10,
-            16,
-            dims=2,
-            price=1.2,
-            xla_options=VMEM,
-        ),
-        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, price=4.2, xla_options=VMEM | BESIDE),
-        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, unit=256, dims=2, price=2.7),
+        Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, cores=2),
+        Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, 16, dims=2, xla_options=VMEM),
+        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, xla_options=VMEM | BESIDE),
+        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, unit=256, dims=2),
         Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, 4, unit=256, cores=2),
     )
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from f2jax import files
-from f2jax.parallel.chips import GIB, canonical_topology, chip_of
+from f2jax.parallel.chips import GIB, PRICES, canonical_topology, chip_of
 from f2jax.parallel.mesh import ROW_AXES
 from f2jax.plan.run import SlicePlan, plan_slice
 from f2jax.plan.search import layout_of, search_layouts
@@ -35,7 +35,7 @@ def plan_topologies(
             config's.
         json_path: a file for all figures, a list of plans.
         lengths: see `plan_slice`.
-        price: US dollars of a chip-hour; None: that of the chip in `chips.CHIPS`.
+        price: US dollars of a chip-hour; None: that of the chip in `chips.PRICES`.
 
     Raises:
         UserError: see `plan_slice`.
@@ -104,7 +104,7 @@ def cost(plan: SlicePlan, price: float | None = None) -> str:
     Args:
         price: see `plan_topologies`.
     """
-    price = price or chip_of(plan.topology).price
+    price = price or PRICES.get(chip_of(plan.topology).name)
     return f"${plan.chip_hours * price:,.0f} at ${price:,.2f}" if price else ""
 
 
