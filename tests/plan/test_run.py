@@ -329,6 +329,18 @@ def test_the_table_has_a_column_for_each_topology_and_says_what_to_change():
     assert lines[-1] == "v6e:2x2 does not fit; take more chips."
 
 
+@pytest.mark.parametrize(
+    "topology,price,cost",
+    [("v5e:2x2", None, "$12 at $1.20"), ("v5e:2x2", 0.5, "$5 at $0.50"), ("tpu7x:2x2x1", 0.5, "$5 at $0.50")],
+)
+def test_the_table_has_what_the_chip_hours_cost_at_the_list_price_or_your_own(topology, price, cost):
+    assert cost in plan_report.plan_table([replace(FITS, topology=topology)], price=price)
+
+
+def test_no_cost_is_made_up_where_the_price_is_not_known():
+    assert "cost" not in plan_report.plan_table([replace(FITS, topology="tpu7x:2x2x1")])
+
+
 @pytest.mark.parametrize("share,word", [(0.95, "yes"), (0.951, "TIGHT"), (0.994, "TIGHT")])
 def test_a_plan_that_takes_nearly_all_of_the_memory_is_called_tight_and_says_what_to_change(share, word):
     plan = replace(FITS, needed=int(share * 16 * GIB), advice="encode fewer rows at once: model.chunk_rows=6")
