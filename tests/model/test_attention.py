@@ -136,8 +136,13 @@ def test_the_kernel_for_a_gpu_becomes_programs_of_triton_and_passes_over_the_til
     arrays = [x.astype("bfloat16") for x in (q, k, v)]
     text = gradient.trace(*arrays, kernel="triton").lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("custom_call @__gpu$xla.gpu.triton") == 3  # forward, queries, keys and values
-    k, v = (x.at[:, :128].set(jnp.nan) for x in (k, v))
-    assert np.isfinite(attention(q, k, v, segments, "triton_interpret")[:, 128:]).all()
+    first, second = slice(None, 128), slice(128, None)
+    unread = (q, *(x.at[:, first].set(jnp.nan) for x in (k, v)))
+    assert np.isfinite(attention(*unread, segments, "triton_interpret")[:, second]).all()
+    dq, _, _ = gradient(*unread, kernel="triton_interpret")
+    assert np.isfinite(dq[:, second]).all()
+    _, dk, dv = gradient(q.at[:, second].set(jnp.nan), k, v, kernel="triton_interpret")
+    assert np.isfinite(dk[:, first]).all() and np.isfinite(dv[:, first]).all(), "keys are seen by no query behind them"
 
 
 @pytest.mark.parametrize(

@@ -370,6 +370,12 @@ def test_a_run_goes_on_where_its_data_was_moved_and_not_where_it_was_changed(cop
     assert (run / "config.json").read_text() == kept
 
 
+def test_a_kernel_of_another_platform_is_refused_before_data_are_read(tmp_path):
+    config = tiny.config(tmp_path, **{"model.kernel": "triton", "data.sources": ("nowhere.jsonl",)})
+    with pytest.raises(UserError, match="The attention kernel 'triton' is for a GPU, not for a CPU"):
+        train(config, tmp_path / "run")
+
+
 def test_a_run_of_a_version_that_did_not_know_its_data_goes_on_and_keeps_it(copied, tmp_path):
     config, run = copied
     kept = (run / "data.json").read_text()
