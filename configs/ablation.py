@@ -1,9 +1,9 @@
-"""The runs of benchmarks/ablations.py: a student of a million parameters and the vectors of a far larger teacher, about
-a minute each on one core.
+"""The runs of benchmarks/ablations.py: a student with a million parameters learns from cached vectors of a far larger
+teacher. A run takes about a minute on one core.
 
 f2jax train --config configs/ablation.py:row=alone,data=FOLDER,seed=1 --workdir DIR
 
-FOLDER has a corpus and the teacher's vectors of it; docs/ablations.md says how they are made.
+FOLDER holds a corpus and the teacher's vectors for it; docs/ablations.md explains how to make them.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from typing import Any
 from f2jax.configs import common
 from f2jax.errors import UserError, did_you_mean
 
-SCALE = {  # how all rows are trained, besides the recipe
+SCALE = {  # what all runs change in the recipe
     "steps": 50,
     "model.vocab": 16_000,
     "model.dtype": "float32",
@@ -25,7 +25,7 @@ SCALE = {  # how all rows are trained, besides the recipe
     "data.use_instructions": False,
     "data.negatives.retrieval": 1,
     "data.negatives.clustering": 1,
-    "loss.distill": "cosine",  # the recipe's squared error needs raw states, and the teacher gives unit vectors
+    "loss.distill": "cosine",  # the recipe's squared error needs vectors that are not normalized
     "optim.peak_lr": 1e-3,
     "optim.warmup_share": 0.1,
     "checkpoint.keep_every": 0,
@@ -38,10 +38,10 @@ SCALE = {  # how all rows are trained, besides the recipe
 
 @dataclass(frozen=True)
 class AblationRow:
-    """A run, by what it does differently from the recipe."""
+    """A run, described by how it differs from the recipe."""
 
     changes: dict[str, Any] = field(default_factory=dict)  # {field of the config: value}
-    start: str = "table"  # first weights: a row, or a start of benchmarks/ablations.py; "": fresh ones
+    start: str = "table"  # initial weights: another row, or a start in benchmarks/ablations.py; "": random ones
     width: int = 64
     corpus: str = "corpus"  # folders in FOLDER
     vectors: str = "vectors-128"  # "": no teacher
@@ -62,14 +62,14 @@ ROWS = {
     "alone_32": AblationRow(width=32, vectors=""),
     "recipe_128": AblationRow(width=128),
     "alone_128": AblationRow(width=128, vectors=""),
-    # where a student starts
+    # initial weights
     "fresh": AblationRow(start=""),
     "fresh_alone": AblationRow(start="", vectors=""),
     "pruned": AblationRow(start="cut"),
-    # Matryoshka, from coordinates without order
+    # Matryoshka, starting from dimensions in random order
     "nested": AblationRow(start="unordered", vectors="vectors-first"),
     "flat": AblationRow(FLAT, start="unordered", vectors="vectors-first"),
-    # one option each, then several
+    # single options, then several at once
     "gradient": AblationRow(GRADIENT),
     "masked": AblationRow(MASKED),
     "spread": AblationRow(SPREAD),
@@ -91,7 +91,7 @@ ROWS = {
 
 
 def get_config(text=None):
-    """Options: row, a name in ROWS; data, the folder; start, the row's first weights, where it has any; seed."""
+    """Options: row (a name in ROWS), data (the folder), start (the row's initial weights, if it needs any), seed."""
     options = common.options(text, row="recipe", data="", start="", seed=0)
     name, data, start = options["row"], options["data"], options["start"]
     if name not in ROWS:

@@ -1,7 +1,7 @@
-"""Stage 2 with another distillation objective than the recipe's, or with a cached teacher.
+"""Stage 2 with a distillation objective other than the recipe's, or with cached teacher vectors.
 
-The chain is 4b → 1.7b → 0.6b → 330m, 160m, 80m: each finished model is the next one's teacher, and the three small
-students start as a pruned 0.6b of stage 1 (`f2jax prune --size 330m`).
+Each finished model teaches the next: 4b → 1.7b → 0.6b → 330m, 160m, 80m. The three small students start from the 0.6b
+of stage 1, pruned (`f2jax prune --size 330m`).
 
 f2jax train --config configs/distill.py:size=330m,teacher=runs/0.6b-2,objective=cosine --workdir DIR \\
     --config.init_from=330m-pruned --config.data.sources='("corpus:prepared",)'
@@ -11,8 +11,8 @@ from f2jax.configs import common, stage2
 from f2jax.errors import UserError, did_you_mean
 
 OBJECTIVES = {
-    "recipe": {},  # mean squared error of raw states
-    "none": {"distill_weight": 0.0},  # the same run without distillation
+    "recipe": {},  # mean squared error of embeddings that are not normalized
+    "none": {"distill_weight": 0.0},  # no distillation
     "cosine": {"distill": "cosine"},
     "projected": {"distill": "cosine", "distill_projection": True},  # jina-embeddings-v5's (recipe 6.4)
     "nested": {"distill_matryoshka": True},
@@ -24,7 +24,7 @@ OBJECTIVES = {
 
 
 def get_config(text=None):
-    """Options: size; teacher (as in stage2.py) or cache (of f2jax cache-teacher); objective."""
+    """Options: size, objective, and teacher (as in stage2.py) or cache (from f2jax cache-teacher)."""
     options = common.options(text, size="330m", teacher="auto", cache="", objective="recipe")
     objective = options["objective"]
     if objective not in OBJECTIVES:

@@ -1,23 +1,24 @@
-"""A finished model trained on rows of your own: some hundred are enough, a laptop too.
+"""Fine-tune a finished model on your own data. A few hundred rows and a laptop are enough.
 
 f2jax train --config finetune:data=faq.csv --workdir tuned
 f2jax train --config finetune:data=faq.csv,query=Frage,positive=Antwort,model=Qwen/Qwen3-Embedding-0.6B --workdir tuned
 
-The rate follows the size of the model, a tenth of the steps warm up, and the queries carry the instruction that the
-model knows. A tenth of the rows is held out; the run ends with what the model found of them before and after.
+The learning rate depends on the size of the model, the first tenth of the steps is warm-up, and queries get the
+instruction that the model was trained with. A tenth of the rows is held out, and the run ends by comparing the scores
+of the model on these rows before and after.
 """
 
 from f2jax.configs import common
 from f2jax.data.instructions import split_instruction
 
 COLUMNS = ("query", "positive", "negative", "text", "label", "sentence1", "sentence2", "score")
-RATE, PARAMETERS = 2e-5, 600e6  # of a large model; smaller ones take larger steps
+RATE, PARAMETERS = 2e-5, 600e6  # learning rate for a model of this size; smaller models take larger steps
 LARGEST_RATE = 3e-4
-LONGEST = 512  # tokens of a text
+LONGEST = 512  # maximum tokens of a text
 
 
 def get_config(text=None):
-    """Options: data; the model to start from; epochs; teacher; and the columns of the data whose names are not known.
+    """Options: data, model (to start from), epochs, teacher, and the names of columns that have unusual ones.
 
     Raises:
         UserError: the model cannot be read.
@@ -43,10 +44,10 @@ def get_config(text=None):
     config.data.sources = (options["data"],) if options["data"] else ()
     config.data.columns = tuple(f"{name}={options[name]}" for name in COLUMNS if options[name])
     config.data.instructions.retrieval = task or ""
-    config.data.instructions.symmetric = ""  # neither of two sentences is a question
+    config.data.instructions.symmetric = ""  # in a pair of sentences, neither is a question
     config.data.batch_size = 32
     config.data.max_length = config.data.row_length = min(settings.max_length, LONGEST)
-    config.data.programs = 3  # each takes seconds to compile
+    config.data.programs = 3  # each program takes seconds to compile
     config.data.validation_share = 0.1
     config.data.hold_out_texts = True
     config.data.negatives.retrieval = 4

@@ -1,4 +1,4 @@
-"""A small multilingual model, trained from scratch on prepared corpora in two stages within an hour on two CPU cores.
+"""A small multilingual model, trained from scratch on prepared corpora in two stages; an hour on two CPU cores.
 
 f2jax train --config configs/mini.py:stage=1 --workdir runs/mini-1 --config.data.sources='("corpus:corpus-1",)'
 f2jax train --config configs/mini.py:stage=2 --workdir runs/mini-2 --config.data.sources='("corpus:corpus-2",)' \\
@@ -12,7 +12,7 @@ QUERY_TASK = "Given a question, retrieve passages that can help answer the quest
 
 
 def get_config(text=None):
-    """Option: stage, 1 (retrieval without instructions) or 2 (all kinds, with instructions and hard negatives)."""
+    """Option: stage, which is 1 (retrieval, no instructions) or 2 (all kinds, instructions, hard negatives)."""
     stage = common.options(text, stage=1)["stage"]
     config = common.get_config("size=mini")
     config.model.dtype = "float32"
@@ -20,7 +20,7 @@ def get_config(text=None):
     config.model.unroll = 2
     config.data.max_length = 128
     config.data.row_length = 128
-    config.data.programs = 12  # each takes seconds to compile
+    config.data.programs = 12  # each program takes seconds to compile
     config.data.use_instructions = stage == 2
     config.data.batch_size = 256 if stage == 1 else 128
     config.data.negatives.retrieval = 0 if stage == 1 else 1
@@ -32,7 +32,7 @@ def get_config(text=None):
     config.optim.peak_lr = 1e-3 if stage == 1 else 5e-4
     config.optim.warmup_steps = 50 if stage == 1 else 30
     config.loss.passage_gradient = True
-    config.loss.spread_weight = 10.0  # without it, all texts fall into one direction at first
+    config.loss.spread_weight = 10.0  # without it, all embeddings collapse to one direction at first
     config.checkpoint.every = 100
     config.checkpoint.keep_every = 0
     config.checkpoint.tail_steps = 0

@@ -1,7 +1,6 @@
-"""The demo: a nano model from scratch on built-in data, in two stages; minutes on two CPU cores.
+"""The demo: a nano model, trained from scratch on built-in data in two stages; minutes on two CPU cores.
 
-Stage 1 learns from raw translation pairs of names. Stage 2 adds instructions, hard negatives, clustering and
-classification.
+Stage 1 learns from translated names. Stage 2 adds instructions, hard negatives, clustering and classification.
 """
 
 from f2jax.configs import common
@@ -25,13 +24,13 @@ def get_config(text=None):
 
     config.data.max_length = 48
     config.data.row_length = 48
-    config.data.programs = 16  # each takes seconds to compile
+    config.data.programs = 16  # each program takes seconds to compile
     config.data.use_instructions = stage == 2
     config.data.instructions.update(INSTRUCTIONS)
     if stage == 2:
         config.prompts.update({name: add_instruction("", task) for name, task in INSTRUCTIONS.items()})
         config.prompts.query = config.prompts["cldr-names"]
-        config.prompts["cldr-across"] = ""  # both sides alike
+        config.prompts["cldr-across"] = ""  # queries and documents look alike
     config.data.negatives.retrieval = 0 if stage == 1 else 1
     config.data.negatives.clustering = 2
     config.data.sources = ("cldr:translation",)

@@ -1,4 +1,4 @@
-"""A law of held-out loss in size and data, on two CPU cores: very small models on names of the Unicode CLDR.
+"""Runs for a scaling law of the held-out loss on two CPU cores: tiny models on names from the Unicode CLDR.
 
 f2jax prepare --input cldr:translation --output runs/names --train-vocab 4096 --no-instructions --max-length 48 \\
     --validation-share 0.03
@@ -14,7 +14,7 @@ HEAD_DIM = 8
 
 
 def get_config(text=None):
-    """Option: width, a multiple of 8; everything else of the shape follows from it."""
+    """Option: width, a multiple of 8, which determines the rest of the model's shape."""
     width = common.options(text, width=32)["width"]
     if width < HEAD_DIM or width % HEAD_DIM:
         raise UserError(f"width={width} should be a multiple of {HEAD_DIM}.")
@@ -29,10 +29,10 @@ def get_config(text=None):
 
     config.data.batch_size = 128
     config.data.max_length = config.data.row_length = 48
-    config.data.programs = 1  # each takes seconds to compile, as long as a hundred steps
+    config.data.programs = 1  # compiling one takes as long as a hundred steps
     config.data.use_instructions = False
     config.data.negatives.retrieval = 0
-    config.loss.matryoshka = False  # with it, the loss of another width has other terms
+    config.loss.matryoshka = False  # its terms depend on the width, so losses could not be compared
     config.loss.passage_gradient = True
     config.steps = 300
     config.optim.peak_lr = 0.01 * (32 / width) ** 0.5
@@ -42,7 +42,7 @@ def get_config(text=None):
     config.checkpoint.tail_steps = 0
     config.checkpoint.keep_last = 1
     config.log.every = 25
-    config.log.validate_every = 1_000  # after the last step alone
+    config.log.validate_every = 1_000  # only after the last step
     config.log.validation_batches = 0
     config.log.tensorboard = False
     return config

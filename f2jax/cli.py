@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         if code == 70:
             traceback.print_exc()
         else:
-            print(f"f2jax: {_sentence(error)}", file=sys.stderr)
+            print(f"f2jax: {_sentence(error).removeprefix('f2jax ')}", file=sys.stderr)
         return code
     return 0
 

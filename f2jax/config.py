@@ -5,6 +5,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,15 +113,21 @@ def find(name: str) -> Path:
 
 
 def nearest_field(name: str, names: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the field that is meant: in another group, of another trainer, or mistyped.
+    """Returns `"; did you mean 'x'?"` for a name of another group or trainer or a mistyped one, or else the choices.
 
     >>> nearest_field("optim.lr", ["optim.peak_lr", "optim.end_lr"])
     "; did you mean 'optim.peak_lr'?"
+    >>> nearest_field("foo", ["seed", "optim.peak_lr", "optim.end_lr"])
+    '; choose from optim.…, seed.'
     """
     leaf = name.rpartition(".")[2].replace("-", "_").lower()
     same = [field for field in names if field.rpartition(".")[2] == leaf]
     field = same[0] if len(same) == 1 else SYNONYMS.get(leaf)
-    return f"; did you mean '{field}'?" if field else did_you_mean(name, names)
+    if field:
+        return f"; did you mean '{field}'?"
+    names = list(names)
+    group = [field for field in names if field.startswith(f"{name.partition('.')[0]}.")]
+    return did_you_mean(name, names, group or {re.sub(r"\..*", ".…", field) for field in names})
 
 
 def _parse(path: str, overrides: Sequence[str]) -> ConfigDict:

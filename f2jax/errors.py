@@ -33,17 +33,21 @@ class UserError(Exception):
     """Bad input. The message says what is wrong and what to change; `f2jax` prints it and exits 1."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` with the known name closest to `name`, or else a list of the known names.
+def did_you_mean(name: str, known: Iterable[str], choices: Iterable[str] = ()) -> str:
+    """Returns `"; did you mean 'x'?"` with the known name closest to `name`, or else a list of choices.
 
     >>> did_you_mean("szie", ["size", "teacher"])
     "; did you mean 'size'?"
+
+    Args:
+        choices: what to list; by default all known names.
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; choose from {', '.join(known)}." if known else ""
+    choices = sorted(choices) or known
+    return f"; choose from {', '.join(choices)}." if choices else ""
 
 
 def check_choices(options: Any) -> None:

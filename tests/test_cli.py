@@ -179,17 +179,17 @@ TRAIN = ["train", "--config", CONFIG, "--workdir", "w"]
         (["trian"], "There is no command 'trian'; did you mean 'train'?"),
         (["xyzzy"], f"There is no command 'xyzzy'; choose from {', '.join(sorted(cli.COMMANDS))}"),
         (["--modle"], "There is no command '--modle'"),
-        (["encode"], "the following arguments are required: --model, --input, --output; see f2jax encode --help."),
+        (["encode"], "f2jax: encode needs --model, --input, --output; see f2jax encode --help."),
         (["encode", *NEEDED, "--truncate=8"], "has no option '--truncate'; did you mean '--truncate-dim'?"),
-        (["encode", *NEEDED, "--promt", "x"], "f2jax encode has no option '--promt'; did you mean '--prompt'?"),
-        (["export", "--model", "m", "--output", "o", "--prec", "x"], "f2jax export has no option '--prec'"),
+        (["encode", *NEEDED, "--promt", "x"], "f2jax: encode has no option '--promt'; did you mean '--prompt'?"),
+        (["export", "--model", "m", "--output", "o", "--prec", "x"], "f2jax: export has no option '--prec'"),
         (["encode", *NEEDED, "--truncate-dim", "8x"], "invalid int value: '8x'; see f2jax encode --help."),
-        (["train", "--config", CONFIG], "the following arguments are required: --workdir; see f2jax train --help."),
+        (["train", "--config", CONFIG], "f2jax: train needs --workdir; see f2jax train --help."),
         ([*TRAIN, "--batch-size=8"], "'--batch-size'; fields of the config are set by --config.data.batch_size=VALUE."),
         ([*TRAIN, "--xyzzy=8"], "no option '--xyzzy'; fields of the config are set by --config.NAME=VALUE."),
         (
             ["plan", "--config", "stage2", "--topology", "v5e:2x2", "--serch"],
-            "f2jax plan has no option '--serch'; did you mean '--search'?",
+            "f2jax: plan has no option '--serch'; did you mean '--search'?",
         ),
         (["fine-tune"], "There is no command 'fine-tune'; use f2jax train --config finetune:data=FILE"),
         ([*TRAIN, "--learning_rate", "1"], "fields of the config are set by --config.optim.peak_lr=VALUE."),
@@ -200,10 +200,24 @@ def test_a_mistyped_command_line(capsys, argv, message):
     assert message in complaint(capsys, *argv)
 
 
+@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("argv,said", [([], "needs "), (["--nonsense", "x"], "has no option '--nonsense'")], ids=str)
+def test_a_mistake_is_prefixed_once_and_names_the_command(capsys, command, argv, said):
+    """An unknown option is named before those that are missing: it may be one of them, mistyped."""
+    found = complaint(capsys, command, *argv)
+    assert found.startswith(f"f2jax: {command}") and said in found and found.count("f2jax: ") == 1
+
+
 @pytest.mark.parametrize(
     "config,override,message",
     [
         (CONFIG, "--config.optim.peek_lr=1", "The config has no field 'optim.peek_lr'; did you mean 'optim.peak_lr'?"),
+        (
+            CONFIG,
+            "--config.optim.qqqqqqqqqqq=1",
+            "no field 'optim.qqqqqqqqqqq'; choose from optim.b1, optim.b2, optim.clip_norm, ",
+        ),
+        (CONFIG, "--config.q=1", "no field 'q'; choose from checkpoint.…, data.…, epochs, "),
         (CONFIG, "--config.steps=many", "steps"),
         (CONFIG.replace("stage", "stagee"), "--config.seed=1", "no option 'stagee'; did you mean 'stage'?"),
         ("nothing.py", "--config.seed=1", "There is no config file nothing.py"),
@@ -325,7 +339,7 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
 @pytest.mark.parametrize(
     "argv,expected",
     [
-        (["evaluate"], "f2jax evaluate needs --model."),
+        (["evaluate"], "f2jax: evaluate needs --model."),
         (
             ["evaluate", "--model", "m", "--dims", "8"],
             "--dims does not apply to the built-in tasks; leave it out",
@@ -333,7 +347,7 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
         (["evaluate", "--model", "m", "--prompt", "query=Find it."], "--prompt does not apply to the built-in tasks"),
         (
             ["evaluate", "--model", "m", "--benchmark", "english"],
-            "f2jax evaluate on these tasks needs mteb; install with",
+            "f2jax: evaluate on these tasks needs mteb; install with",
         ),
         (
             ["evaluate", "--model", "m", "--tasks", "STS12", "--output", "o"],
@@ -341,7 +355,7 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
         ),
         (
             ["report", "scores", "--output", "page"],
-            "f2jax report needs mteb; install with pip install 'f2jax[mteb]'",
+            "f2jax: report needs mteb; install with pip install 'f2jax[mteb]'",
         ),
     ],
 )

@@ -65,9 +65,12 @@ class Arguments:
         self._former: dict[str, str] = {}
         for kind in options:
             self._add(kind, positional)
-        self._values, unknown = self._parser.parse_known_args([self._current(_dashed(text)) for text in argv])
-        self.overrides = [text for text in unknown if config and text.startswith("--config.")]
-        self._refuse([text for text in unknown if text not in self.overrides], config)
+        argv = [self._current(_dashed(text)) for text in argv]
+        self.overrides = [text for text in argv if config and text.startswith("--config.")]
+        rest = [text for text in argv if text not in self.overrides]
+        self._refuse(self._unknown(rest), config)  # first, because an option that seems to be missing may be mistyped
+        self._values, unknown = self._parser.parse_known_args(rest)
+        self._refuse(unknown, config)
 
     def read(self, kind: type[T]) -> T:
         """Returns the instance of one of the dataclasses.
@@ -112,6 +115,12 @@ class Arguments:
         """Options are taken by a name that they had before, too."""
         name, equals, value = text.partition("=")
         return self._former.get(name, name) + equals + value
+
+    def _unknown(self, argv: Sequence[str]) -> list[str]:
+        """Returns the arguments that look like options and are none."""
+        known = {_option(name) for name in self._names - {self._positional}} | {"--help"}
+        looks = {text: re.fullmatch(r"(--)(?:no-)?([a-z][\w-]*)(?:=.*)?", text, re.DOTALL) for text in argv}
+        return [text for text, parts in looks.items() if parts and "".join(parts.groups()) not in known]
 
     def _refuse(self, unknown: list[str], config: bool) -> None:
         if not unknown:
@@ -165,7 +174,8 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help.")
+        message = message.replace("the following arguments are required: ", "needs ").removeprefix("argument ")
+        raise UserError(f"{self.prog} {message}; see {self.prog} --help.")
 
 
 def _dashed(text: str) -> str:

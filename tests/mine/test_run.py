@@ -612,7 +612,7 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"--output": None}, "f2jax mine needs --output, or a --list option."),
+        ({"--output": None}, "f2jax: mine needs --output, or a --list option."),
         ({"--output": "out.jsonl"}, "out.jsonl should be a local or mounted folder, in which each"),
         ({"--output": "gs://bucket/out"}, "should be a local or mounted folder"),
         ({"--list-queries": "q.txt"}, "q.txt should end in .jsonl, because a text may contain line breaks."),
@@ -626,9 +626,9 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--documents": "nothing.txt"}, "There is no file nothing.txt; check the path."),
         ({"--kinds": "one=retreival"}, "'one=retreival' among the kinds should be SOURCE=KIND"),
         ({"--only": "retreival"}, "There is no kind 'retreival'; did you mean 'retrieval'?"),
-        ({"--max-score": "high"}, "argument --max-score: invalid float or off value: 'high'"),
+        ({"--max-score": "high"}, "f2jax: mine --max-score: invalid float or off value: 'high'"),
         ({"--relative": "-1"}, "relative=-1.0 should be 0 or more."),
-        ({"--keep": "many"}, "argument --keep: invalid int value: 'many'"),
+        ({"--keep": "many"}, "f2jax: mine --keep: invalid int value: 'many'"),
         ({"--top": "10"}, "top=10 should be at least skip + keep = 29."),
         ({"--fewer": "keep"}, "fewer='keep' is not a choice; choose from drop, random"),
     ],

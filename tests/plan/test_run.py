@@ -478,7 +478,7 @@ def test_a_plan_says_which_batches_have_more_texts_than_those_it_compiles():
 @pytest.mark.parametrize(
     "argv,message",
     [
-        (["--config", f"{STAGE2}:size=80m"], "the following arguments are required: --topology"),
+        (["--config", f"{STAGE2}:size=80m"], "plan needs --topology"),
         (["--topology", "v9:2x2", "--config", f"{STAGE2}:size=80m"], "There is no chip 'v9' to plan for"),
         (["--topology", "v5e:3x", "--config", f"{STAGE2}:size=80m"], "such as v5e:4x4, or a number of chips that is"),
         (

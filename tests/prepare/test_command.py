@@ -187,7 +187,7 @@ def test_a_tokenizer_trained_on_the_texts_is_that_of_a_sentencepiece_run_on_them
     assert cli.main([*command, "--train-vocab", "400"]) == 0
     capsys.readouterr()
     assert cli.main(command) == 1
-    assert "f2jax prepare needs either --tokenizer or --train-vocab." in capsys.readouterr().err
+    assert "f2jax: prepare needs either --tokenizer or --train-vocab." in capsys.readouterr().err
 
 
 def test_a_tokenizer_is_trained_on_texts_alone(tmp_path):
