@@ -145,7 +145,8 @@ def main() -> None:
                 sizes = (1024,) if one else BATCH_SIZES
                 found = np.asarray(encode(texts, batch_size=sizes[-1]), np.float32)  # compiles
                 worst[tool] = np.min(np.sum(found * golden, axis=1) / np.linalg.norm(found, axis=1))
-                chosen[tool] = min(sizes, key=lambda n: seconds(encode, texts, n, clock))
+                several = len(sizes) > 1
+                chosen[tool] = min(sizes, key=lambda n: seconds(encode, texts, n, clock)) if several else sizes[0]
             for _ in tqdm(range(args.rounds), desc=f"{name}: rounds", leave=False):
                 for tool, encode in encoders.items():
                     times[tool].append(seconds(encode, texts, chosen[tool], clock))
