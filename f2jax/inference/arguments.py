@@ -1,4 +1,4 @@
-"""What `Embedder` is given, checked, and what it gives to PyTorch."""
+"""Checks of the arguments of `Embedder`, and conversion of its results to PyTorch tensors."""
 
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -8,6 +8,11 @@ from f2jax.model.sizes import Qwen3Config
 
 
 def check_length(max_length: int, architecture: Qwen3Config) -> int:
+    """Returns `max_length`.
+
+    Raises:
+        UserError: the model has fewer positions.
+    """
     if not 1 <= max_length <= architecture.max_length:
         raise UserError(
             f"max_length={max_length} is out of range; this model has 1 to {architecture.max_length} positions."
@@ -16,24 +21,28 @@ def check_length(max_length: int, architecture: Qwen3Config) -> int:
 
 
 def check_dims(dims: Sequence[int], width: int) -> tuple[int, ...]:
-    """Returns the dimensions largest first, the whole width among them."""
+    """Returns Matryoshka dimensions in descending order, starting with the full width.
+
+    Raises:
+        UserError: one is not in 1 … width.
+    """
     if wrong := [dim for dim in dims if not 1 <= dim <= width]:
         raise UserError(f"matryoshka_dims={wrong[0]} is out of range; this model has 1 to {width} dimensions.")
     return tuple(sorted({*dims, width}, reverse=True))
 
 
 def to_tensors(found: Any, stacked: bool) -> Any:
-    """Returns PyTorch tensors of the memory of arrays: one of an array, or a list with one for each row or array."""
+    """Returns PyTorch tensors that share the memory of arrays: one if `stacked`, else a list with one per item."""
     import torch
 
     return torch.from_numpy(found) if stacked else [torch.from_numpy(one) for one in found]
 
 
 def check_texts(texts) -> list[str]:
-    """Returns the strings of a string or an ordered collection of strings.
+    """Returns a string, or an ordered collection of strings, as a list.
 
     Raises:
-        UserError: it is something else, such as a dict, a set, a table, or a list with an item that is no string.
+        UserError: the argument is anything else, such as a dict, a set, a table, or a list with other items.
     """
     if isinstance(texts, str):
         return [texts]
@@ -41,7 +50,7 @@ def check_texts(texts) -> list[str]:
         items = list(texts)
     except TypeError:
         items = None
-    if items is None or isinstance(texts, (Mapping, Set, bytes)) or hasattr(texts, "columns"):  # a table gives columns
+    if items is None or isinstance(texts, (Mapping, Set, bytes)) or hasattr(texts, "columns"):  # a table
         raise UserError(f"The texts are of type {type(texts).__name__}; give a string or a list of strings.")
     invalid = next((i for i, text in enumerate(items) if not isinstance(text, str)), None)
     if invalid is not None:

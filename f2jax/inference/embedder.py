@@ -1,4 +1,4 @@
-"""`Embedder`: texts in, vectors out. Argument names are those of sentence-transformers."""
+"""`Embedder` turns texts into vectors. Its methods and arguments are named as in sentence-transformers."""
 
 import copy
 import hashlib
@@ -42,7 +42,7 @@ OUTPUTS = ("sentence_embedding", "token_embeddings")
 
 
 class Embedder:
-    """An embedding model ready for use.
+    """An embedding model with its weights, tokenizer and prompts.
 
     >>> model = Embedder.from_pretrained("runs/nano")
     >>> model.similarity(model.encode_query(["Kenia"]), model.encode_document(["Kenya", "Keynes"]))
@@ -61,12 +61,12 @@ class Embedder:
     ):
         """Args:
             mesh: devices that hold `params` and share the rows of a batch; None: one device.
-            origin: the folder that the model was loaded from; `save_pretrained` does not write there.
-            truncate_dim: number of first dimensions that `encode` keeps where it is not told otherwise; None: all.
+            origin: folder that the model was loaded from, where `save_pretrained` refuses to write.
+            truncate_dim: default number of leading dimensions that `encode` keeps; None: all.
 
         Raises:
-            UserError: tokenizer and architecture do not fit each other, the dtype is unknown, or `truncate_dim` is not
-                in 1 … dim.
+            UserError: the tokenizer has more tokens than the model, the dtype is unknown, or `truncate_dim` is not in
+                1 … dim.
         """
         check_dtype(dtype)
         tokenizer.check_vocab(architecture.vocab_size)
@@ -74,7 +74,7 @@ class Embedder:
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         self.mesh, self.origin = mesh, origin
         self.truncation = Truncation()  # of all texts encoded so far
-        self.leads = False  # whether the other processes of the job encode their part of what this one is given
+        self.leads = False  # whether the other processes of the job encode their share of this one's texts
         self.truncate_dim = self._dims(truncate_dim) if truncate_dim is not None else None
         self._embed = make_embed(self.model, mesh)
 
@@ -92,22 +92,23 @@ class Embedder:
         truncate_dim: int | None = None,
         matryoshka_dims: Sequence[int] | None = None,
     ) -> "Embedder":
-        """Loads a folder, a hub id, a gs:// path, a workdir (its newest readable checkpoint, or that of RUN@STEP or
-        RUN@best) or the built-in `mini` onto all devices of this host, or of all hosts where it has fewer than `fsdp`.
+        """Loads a model onto all devices of this host, or of all hosts if this one has fewer than `fsdp`.
 
         Args:
-            truncate_layers: number of first layers to keep, for a model that was trained with `loss.exits`.
-            table_rank: number of columns to keep of a factorized token table.
-            fsdp: number of devices that share one copy of the weights; 1: each has its own.
+            name: a folder, a hub id, a gs:// path, a training workdir (its newest readable checkpoint, RUN@STEP or
+                RUN@best), or the built-in `mini`.
+            truncate_layers: keep only this many layers of a model that was trained with `loss.exits`.
+            table_rank: keep only this many columns of a factorized token table.
+            fsdp: number of devices that share one copy of the weights; 1: each device has its own copy.
             revision: branch, tag or commit of a hub id.
-            max_length: tokens that are read of a text, end token included, in place of the model's own limit.
-            truncate_dim: number of first dimensions that `encode` keeps where it is not told otherwise.
-            matryoshka_dims: numbers of dimensions that the model was trained to be truncated to, where its folder does
-                not say so.
+            max_length: maximum tokens of a text, including the end token; default: the model's own limit.
+            truncate_dim: default number of leading dimensions that `encode` keeps.
+            matryoshka_dims: dimensions that the model was trained to be truncated to, if its folder does not state
+                them.
 
         Raises:
-            UserError: there is no such model, it cannot be read, the devices are no multiple of `fsdp`, or a number is
-                out of range.
+            UserError: there is no such model, it cannot be read, the number of devices is not a multiple of `fsdp`, or
+                a number is out of range.
         """
         check_dtype(dtype)
         found = workdir.find_model(name, revision)
@@ -127,7 +128,7 @@ class Embedder:
         return cls(architecture, params, tokenizer, card, dtype, mesh, origin, truncate_dim)
 
     def with_weights(self, params) -> "Embedder":
-        """Returns this model with other weights of the same shapes; what is compiled serves both."""
+        """Returns this model with other weights of the same shapes. Both share the compiled programs."""
         other = copy.copy(self)
         for cached in ("fingerprint", "_weights"):
             other.__dict__.pop(cached, None)
@@ -140,48 +141,48 @@ class Embedder:
         return self.architecture.width
 
     def get_embedding_dimension(self) -> int:
-        """Returns the number of dimensions that `encode` gives where it is not told otherwise."""
+        """Returns the number of dimensions that `encode` returns by default."""
         return self.truncate_dim or self.dim
 
-    get_sentence_embedding_dimension = get_embedding_dimension  # as older versions of sentence-transformers name it
+    get_sentence_embedding_dimension = get_embedding_dimension  # the name in older versions of sentence-transformers
 
     @property
     def spans_hosts(self) -> bool:
-        """Whether the weights lie on devices of several processes, which then encode the same texts together."""
+        """Whether the weights are spread over several processes, which then encode the same texts together."""
         return self.mesh is not None and len({device.process_index for device in self.mesh.devices.flat}) > 1
 
     @property
     def max_length(self) -> int:
-        """Number of tokens that are read of a text, end token included; longer texts are cut."""
+        """Maximum number of tokens of a text, including the end token; longer texts are truncated."""
         return self.card.max_length
 
     @property
     def matryoshka_dims(self) -> tuple[int, ...]:
-        """Numbers of dimensions that the model was trained to be truncated to, largest first."""
+        """Dimensions that the model was trained to be truncated to, in descending order."""
         return self.card.matryoshka_dims
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Strings to prepend to a text, by name."""
+        """The model's prompts by name: strings that are prepended to a text."""
         return self.card.prompts
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of architecture, tokenizer, settings, dtype and all bytes of the weights.
+        """A hash of architecture, tokenizer, settings, dtype and all weights.
 
-        A workdir and the package exported from it have the same one.
+        It is the same for a workdir and for the package exported from it.
         """
         parts = (self.architecture, self.tokenizer.fingerprint(), self.card, self.model.dtype)
         return hashlib.sha256(f"{parts!r} {weights_hash(self.params)}".encode()).hexdigest()
 
     @property
     def vectors_key(self) -> str:
-        """What the vectors of `encode` depend on besides texts and options: the key of stored ones."""
+        """The key under which vectors of `encode` are stored: it identifies the model and its default truncation."""
         return self.fingerprint if self.truncate_dim is None else f"{self.truncate_dim}-{self.fingerprint}"
 
     @cached_property
     def _weights(self):
-        """`params`; on a CPU with float32 layers, since XLA would convert them at each call."""
+        """`params`; on a CPU with layers in float32, because XLA would otherwise convert them in every call."""
         if jax.default_backend() != "cpu":
             return self.params
         wide = jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), self.params["layers"])
@@ -209,29 +210,29 @@ class Embedder:
         sentences: str | Iterable[str] | None = None,
         inputs: str | Iterable[str] | None = None,
     ) -> Any:
-        """Returns embeddings [i, dim] in the order of `texts`, or [dim] for a single string, as NumPy's float32.
+        """Returns embeddings, float32 [i, dim], in the order of `texts`; for a single string, [dim].
 
-        They are truncated first, then normalized, then quantized. sentence-transformers differs in two ways. Its
-        default is `normalize_embeddings=False`. And if the model has a Normalize module, as packages of f2jax have, it
-        normalizes first, so that False gives a part of a unit vector there and of a raw one here; True gives the same.
+        They are truncated first, then normalized, then quantized. This differs from sentence-transformers in two ways:
+        its default is `normalize_embeddings=False`, and if the model has a Normalize module, as packages of f2jax do,
+        it normalizes before it truncates. With `normalize_embeddings=True`, both return the same vectors.
 
         Args:
-            prompt: prepended to every text as it is; default: the model's default prompt, if it has one.
+            prompt: string to prepend to every text; default: the model's default prompt, if it has one.
             prompt_name: a name in `prompts`, as an alternative to `prompt`.
-            batch_size: maximum number of texts in a device batch.
-            truncate_dim: number of first dimensions to keep; default: what the model was loaded with, or all.
-            max_length: tokens that are read of a text, end token included; default: that of the model.
-            precision: float32, or int8, uint8, binary, ubinary in the layouts of sentence-transformers.
-            output_value: token_embeddings gives a list with the final states [t, dim] of each text instead, not
-                normalized, prompt and end token included.
-            convert_to_numpy: False: a list with a PyTorch tensor for each text.
-            convert_to_tensor: give PyTorch tensors.
-            show_progress_bar: default: for a thousand texts and more.
-            sentences, inputs: other names of `texts`, as in versions of sentence-transformers.
+            batch_size: maximum number of texts in a batch on each device.
+            truncate_dim: number of leading dimensions to keep; default: as set when loading, or all.
+            max_length: maximum tokens of a text, including the end token; default: that of the model.
+            precision: float32, or int8, uint8, binary or ubinary in the layouts of sentence-transformers.
+            output_value: with token_embeddings, returns a list with the final hidden states [t, dim] of each text,
+                including prompt and end token, not normalized.
+            convert_to_numpy: if False, returns a list with a PyTorch tensor for each text.
+            convert_to_tensor: returns PyTorch tensors.
+            show_progress_bar: default: for 1,000 texts or more.
+            sentences, inputs: alternative names for `texts`, as in versions of sentence-transformers.
 
         Raises:
             UserError: `texts` is not a string or a sequence of strings, a number is out of range, a name is unknown, a
-                vector is not finite, or tensors are asked for and PyTorch is not installed.
+                vector is not finite, or tensors are requested and PyTorch is not installed.
         """
         given = [value for value in (texts, sentences, inputs) if value is not None]
         if len(given) != 1:
@@ -275,10 +276,10 @@ class Embedder:
         truncate_dim: int | None = None,
         max_length: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """Yields `encode` of each list of texts; the next one is read and tokenized while the devices work on this one.
+        """Yields the embeddings of each list of texts; the next list is tokenized while the devices encode this one.
 
         Raises:
-            UserError: as `encode`; of the options before anything is read.
+            UserError: as for `encode`; options are checked before anything is read.
         """
         dim, prompt = self._dims(truncate_dim), self._prompt(prompt, prompt_name)
         check_batch_size(batch_size)
@@ -300,7 +301,7 @@ class Embedder:
         batch_size: int = 1_024,
         progress: Callable[[int], None] = lambda _: None,
     ) -> np.ndarray:
-        """Returns raw states, float32 [i, dim], of texts as they are, without a prompt.
+        """Returns embeddings, float32 [i, dim], that are not normalized, of texts without a prompt.
 
         Raises:
             NotFiniteError: a vector is not finite.
@@ -312,10 +313,10 @@ class Embedder:
     def encode_tokens(
         self, sequences: Sequence[np.ndarray], batch_size: int = 1_024, progress: Callable[[int], None] = lambda _: None
     ) -> np.ndarray:
-        """Returns raw states, float32 [i, dim], of int32 token sequences that end with the end token.
+        """Returns embeddings, float32 [i, dim], that are not normalized, of int32 token sequences with the end token.
 
         Args:
-            progress: is called after each batch with the number of its texts.
+            progress: called after each batch with the number of its texts.
 
         Raises:
             NotFiniteError: a vector is not finite.
@@ -324,26 +325,26 @@ class Embedder:
         return encode_texts(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
 
     def encode_query(self, texts: str | Iterable[str] | None = None, **options) -> Any:
-        """`encode` with the prompt named `query`, or none; `prompt` and `prompt_name` override it."""
+        """Encodes with the model's prompt `query`, if it has one; `prompt` and `prompt_name` override it."""
         return self.encode(texts, **self._with_prompt("query", options))
 
     def encode_document(self, texts: str | Iterable[str] | None = None, **options) -> Any:
-        """`encode` with the prompt named `document`, or none; `prompt` and `prompt_name` override it.
+        """Encodes with the model's prompt `document`, if it has one; `prompt` and `prompt_name` override it.
 
-        As in sentence-transformers, a prompt named `passage` or `corpus` is used only by that name.
+        Unlike sentence-transformers, this does not look for prompts named `passage` or `corpus`.
         """
         return self.encode(texts, **self._with_prompt("document", options))
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a query, as LangChain asks for it."""
+        """Returns the vector of a query as a list; part of LangChain's `Embeddings` interface."""
         return self.encode_query(text, show_progress_bar=False).tolist()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """The vectors of documents, as LangChain asks for them."""
+        """Returns the vectors of documents as lists; part of LangChain's `Embeddings` interface."""
         return self.encode_document(texts).tolist()
 
     def tokenize(self, texts: str | Iterable[str]) -> dict[str, np.ndarray]:
-        """Returns `input_ids` and `attention_mask`, int64 [i, t]: what the model reads, padded on the left."""
+        """Returns `input_ids` and `attention_mask`, int64 [i, t], truncated to `max_length` and padded on the left."""
         sequences = self._cut(self.tokenizer.encode(check_texts(texts), UNLIMITED), self.max_length)
         longest = max(map(len, sequences), default=0)
         ids_it = np.full((len(sequences), longest), self.tokenizer.pad_id, np.int64)
@@ -353,9 +354,9 @@ class Embedder:
         return {"input_ids": ids_it, "attention_mask": mask_it}
 
     def similarity(self, a, b) -> np.ndarray:
-        """Returns similarities [q, c] of embeddings [q, dim] and [c, dim], by the function of the model's settings.
+        """Returns similarities [q, c] of embeddings [q, dim] and [c, dim].
 
-        This is the cosine, the dot product, or the negative Euclidean or Manhattan distance.
+        The model's settings choose the function: cosine, dot product, or negative Euclidean or Manhattan distance.
         """
         a, b, order = self._comparable(a, b)
         if order:
@@ -363,7 +364,7 @@ class Embedder:
         return a @ b.T
 
     def similarity_pairwise(self, a, b) -> np.ndarray:
-        """Returns similarities [i] of the pairs of two equally long lists of embeddings, [i, dim] each.
+        """Returns the similarity of each pair, float32 [i], for two arrays of embeddings [i, dim].
 
         Raises:
             UserError: the shapes differ.
@@ -376,18 +377,18 @@ class Embedder:
         return -np.linalg.norm(a - b, order, axis=1) if order else np.einsum("ie,ie->i", a, b)
 
     def _comparable(self, a, b) -> tuple[np.ndarray, np.ndarray, int | None]:
-        """Returns two lists of vectors, normalized for the cosine, and the order of the norm for distances."""
+        """Returns both arrays, normalized for the cosine, and the order of the norm if the function is a distance."""
         a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
         if self.card.similarity == "cosine":
             a, b = scale_to_unit(a), scale_to_unit(b)
         return a, b, {"euclidean": 2, "manhattan": 1}.get(self.card.similarity)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes a folder that sentence-transformers, transformers and this class load as it is.
+        """Writes a folder that sentence-transformers, transformers and this class can load.
 
         Raises:
             UserError: the folder cannot be written, is a training workdir, or is the one that the model was loaded
-                from, which an interrupted write would destroy.
+                from, because an interrupted write would destroy the model.
         """
         package.check_output(folder, [self.origin] if self.origin else [])
         package.write_package(folder, self.architecture, self.params, self.tokenizer, self.card)
@@ -403,18 +404,18 @@ class Embedder:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Uploads what `save_pretrained` writes to a repository of the Hugging Face hub; returns the commit's address.
+        """Uploads the model, as `save_pretrained` writes it, to the Hugging Face hub and returns the commit's URL.
 
         Args:
-            token: of an account that may write there; default: the one of `hf auth login`.
-            private: whether a new repository is private.
-            exist_ok: whether the repository may be there already, as it must for `create_pr`.
+            token: access token with write permission; default: the one of `hf auth login`.
+            private: whether to make a new repository private.
+            exist_ok: whether the repository may already exist, as it must with `create_pr`.
             revision: branch to write to.
-            create_pr: ask for the change instead of making it.
+            create_pr: open a pull request instead of committing.
 
         Raises:
-            Restart: a transient failure of the hub.
-            UserError: the repository exists, or the hub refuses.
+            Restart: the hub failed temporarily.
+            UserError: the repository already exists, or the hub refuses the upload.
         """
         from huggingface_hub import HfApi
 
@@ -443,7 +444,7 @@ class Embedder:
         return encode_all_tokens(self._embed_all, self._weights, sequences, *options)
 
     def _tokenize(self, texts: list[str], max_length: int | None) -> tuple[list[np.ndarray], Truncation]:
-        """Token ids of the texts, cut to `max_length` with their end token kept, and how much was cut."""
+        """Returns the token ids of the texts, truncated to `max_length` with the end token, and how much was cut."""
         limit = self.max_length if max_length is None else check_length(max_length, self.architecture)
         sequences = self.tokenizer.encode(texts, UNLIMITED)
         lost = [len(ids) - limit for ids in sequences if len(ids) > limit]
@@ -453,7 +454,7 @@ class Embedder:
         return [ids if len(ids) <= limit else np.append(ids[: limit - 1], ids[-1:]) for ids in sequences]
 
     def _dims(self, truncate_dim: int | None) -> int:
-        """Returns the number of dimensions to keep; raises UserError where the model has fewer."""
+        """Returns the number of dimensions to keep; raises UserError if the model has fewer."""
         if truncate_dim is None:
             return self.get_embedding_dimension()
         if not 1 <= truncate_dim <= self.dim:
@@ -473,7 +474,7 @@ class Embedder:
 
 @contextmanager
 def _named(texts: list[str]) -> Iterator[None]:
-    """Puts the start of the text into the error of one without a finite vector."""
+    """Adds the beginning of the text to the error for a vector that is not finite."""
     try:
         yield
     except NotFiniteError as error:

@@ -1,4 +1,4 @@
-"""Token sequences → embeddings: sorted by length, packed into few static shapes, returned in the given order."""
+"""Encodes token sequences: sorts them by length, packs them into few static shapes, and restores their order."""
 
 from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from contextlib import nullcontext
@@ -19,27 +19,27 @@ from f2jax.parallel.sharding import shard_batch
 
 SHORTEST_ROW = 64  # tokens of a row with many texts
 LONGEST_ROW = 1_024  # tokens of a row with several texts; a longer text has a row to itself
-MIN_FILL = 0.8  # minimum fraction of a row that texts of the longest length must fill
+MIN_FILL = 0.8  # share of a row that texts of the greatest length have to fill
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Batch shapes that suit a kind of device."""
+    """The batch shapes that suit a platform."""
 
-    tokens: int  # of a batch, on each device
-    lengths: int  # row lengths in each doubling
-    shortest: int = SHORTEST_ROW  # tokens of a row with a single text, such as a query
+    tokens: int  # tokens of a batch on each device
+    lengths: int  # number of row lengths between a power of two and the next
+    shortest: int = SHORTEST_ROW  # tokens of the shortest row, for a single short text such as a query
 
 
 BATCH_SHAPES = {
     "cpu": BatchShape(tokens=2_048, lengths=4, shortest=16),  # fits the cache; attention sees complete rows
-    "gpu": BatchShape(tokens=32_768, lengths=1),  # with fewer, a small model would wait for the next batch
-    "tpu": BatchShape(tokens=8_192, lengths=1),  # kernels prefer powers of two, and compiling takes long
+    "gpu": BatchShape(tokens=32_768, lengths=1),  # smaller batches would leave the GPU idle between them
+    "tpu": BatchShape(tokens=8_192, lengths=1),  # kernels prefer powers of two, and compiling is slow
 }
 
 
 class NotFiniteError(UserError):
-    """The model gives NaN or infinite values for the text of this number."""
+    """The vector of text `number` has NaN or infinite values."""
 
     def __init__(self, number: int, name: str = ""):
         self.number = number
@@ -53,8 +53,8 @@ def make_embed(model: Qwen3, mesh: Mesh | None = None, all_tokens: bool = False)
     """Returns a jitted function (params, tokens, segments, positions, row_s, col_s) → float32 [s, d], not normalized.
 
     Args:
-        mesh: devices that all get the vectors of all texts; None: one device.
-        all_tokens: return the states of all tokens of all rows, float32 [b, t, d], instead.
+        mesh: devices that encode together; each gets the vectors of all texts. None: one device.
+        all_tokens: return the hidden states of all tokens, float32 [b, t, d], instead.
     """
 
     @partial(jax.jit, out_shardings=mesh and NamedSharding(mesh, PartitionSpec()))
@@ -75,13 +75,13 @@ def encode_texts(
     progress: Callable[[int], None] = lambda done: None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
-    """Returns raw embeddings, float32 [s, d], of token sequences that end with the end token.
+    """Returns embeddings, float32 [s, d], that are not normalized, of token sequences that end with the end token.
 
     Args:
         embed: from `make_embed`, with the same mesh.
-        max_sequences: maximum number of texts in a batch, for each device that shares the rows.
-        progress: is called after each batch with the number of its texts.
-        mesh: devices that share the rows; all its processes call this with the same sequences. None: one device.
+        max_sequences: maximum number of texts in a batch on each device.
+        progress: called after each batch with the number of its texts.
+        mesh: devices that share the rows; all of their processes call this with the same sequences. None: one device.
 
     Raises:
         NotFiniteError: a vector is not finite.
@@ -110,7 +110,7 @@ def encode_all_tokens(
     progress: Callable[[int], None] = lambda done: None,
     mesh: Mesh | None = None,
 ) -> list[np.ndarray]:
-    """Returns the final states of all tokens of each sequence, float32 [t, d]; arguments are those of `encode_texts`.
+    """Returns the final hidden states, float32 [t, d], of each sequence; arguments as for `encode_texts`.
 
     Args:
         embed: from `make_embed` with `all_tokens`.
@@ -135,7 +135,7 @@ def encode_all_tokens(
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raises UserError for a maximum number of texts in a batch that no batch meets."""
+    """Raises UserError if the maximum number of texts in a batch is below 1."""
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} should be at least 1.")
 
@@ -149,7 +149,7 @@ def _run_batches(
     mesh: Mesh | None,
     collect: Callable[[np.ndarray, Packed, np.ndarray], None],
 ) -> None:
-    """Calls `collect` with the numbers of the texts, the batch and its result, for each batch."""
+    """Encodes all batches, and calls `collect` for each with the indices of its texts, the batch and the result."""
     check_batch_size(max_sequences)
     share = RowShare(*process_share(mesh)) if mesh else WHOLE
     waiting: list[tuple[np.ndarray, Packed, jax.Array]] = []
@@ -170,7 +170,7 @@ def _run_batches(
             if mesh:
                 arrays = shard_batch(arrays, mesh)
             waiting.append((chunk, packed, embed(params, *arrays.values())))
-            if len(waiting) > 1:  # one batch is packed while the one before it runs
+            if len(waiting) > 1:  # a batch is packed while the previous one runs
                 collect_first()
         while waiting:
             collect_first()
@@ -179,10 +179,10 @@ def _run_batches(
 def _encode_alone(
     numbers: Iterable[int], out: MutableSequence | np.ndarray, encode: Callable[[int], np.ndarray]
 ) -> None:
-    """Encodes by itself each text whose result is not finite, since a NaN spreads over its row.
+    """Encodes these texts again, each by itself: a NaN in one text spreads to the others in its row.
 
     Raises:
-        NotFiniteError: the result is not finite then either.
+        NotFiniteError: a result is still not finite.
     """
     for i in numbers:
         if len(out) == 1:
@@ -194,20 +194,20 @@ def _encode_alone(
 
 
 def plan_batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields (indices, row length) of the batches, longest texts first, for `parts` devices that share their rows."""
+    """Yields (text indices, row length) of each batch, longest texts first, for `parts` devices that share the rows."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     shape = BATCH_SHAPES.get(jax.default_backend(), BATCH_SHAPES["tpu"])
     start, left = 0, sum(lengths)
     while start < len(order):
         row_length = _row_length(lengths[order[start]], left // parts, shape)
         fit = shape.tokens // row_length
-        if row_length > LONGEST_ROW:  # attention takes time in its square
+        if row_length > LONGEST_ROW:  # the time of attention grows with the square of the length
             fit = fit * LONGEST_ROW // row_length
         rows = parts * (_power_of_two(fit + 1) // 2 or 1)  # the largest power of two that fits
         space, stop = 0, start
         while stop < len(order) and stop - start < parts * max_sequences:
             length = lengths[order[stop]]
-            if length > space:  # packing also looks back at earlier rows, so it never needs more
+            if length > space:  # packing also fills gaps in earlier rows, so it never needs more rows than this
                 rows, space = rows - 1, row_length
                 if rows < 0:
                     break
@@ -217,9 +217,10 @@ def plan_batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iter
 
 
 def _row_length(longest: int, left: int, shape: BatchShape) -> int:
-    """Returns the tokens of a row for texts of at most `longest` tokens, with `left` tokens to come on each device.
+    """Returns the row length for texts of at most `longest` tokens, if `left` tokens remain for each device.
 
-    It is the shortest row that such texts fill, since attention pays for long rows, and shorter for the last texts.
+    It is the shortest length that such texts fill well, because attention is slower in longer rows; the last texts get
+    still shorter rows.
     """
     floor = min(SHORTEST_ROW, max(_power_of_two(left), shape.shortest))
     shortest = round_up(max(longest, floor), shape.lengths)

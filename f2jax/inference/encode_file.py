@@ -1,8 +1,8 @@
-"""A file of texts → a file of vectors, in pieces that survive an interruption, by one host or several.
+"""Encodes a file of texts into a file of vectors, on one host or several, in pieces that survive an interruption.
 
-A piece is a .npy file of float32 vectors in the folder `OUTPUT.partial`, and a .json file beside it that says that it
-is complete. Each host reads the file to its end, keeps the texts of one piece at a time, and encodes every n-th piece;
-the first one puts them together.
+A piece is a .npy file of float32 vectors in the folder `OUTPUT.partial`; a .json file next to it marks it as complete.
+Each host reads the whole file, holds the texts of one piece in memory at a time, and encodes every n-th piece. The
+first host puts the pieces together.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ from f2jax.inference.truncation import Truncation
 from f2jax.inference.vectors import create_array
 from f2jax.parallel import hosts
 
-WAIT_SECONDS = 7 * 24 * 3_600  # for the slowest host; one that dies ends the others at once
-CALL = "call.json"  # in the folder of pieces: what all of them depend on
+WAIT_SECONDS = 7 * 24 * 3_600  # to wait for the slowest host; if one dies, the others stop at once
+CALL = "call.json"  # file in the folder of pieces: model, texts and options that they were made with
 
 
 def encode_file(
@@ -39,16 +39,18 @@ def encode_file(
 ) -> tuple[int, ...]:
     """Embeds the texts of `source` into `output` (.npy, or .parquet with the columns text and embedding).
 
-    Both may be on gs://. The same call after an interruption continues after the pieces that are complete, on however
-    many hosts. int8 ranges are those of the complete file. Returns the shape of the result, on all hosts; what was cut
-    is counted in `embedder.truncation` on the first.
+    Both may be on gs://. After an interruption, the same call continues with the missing pieces, on any number of
+    hosts. int8 is scaled by the ranges of all vectors. On the first host, `embedder.truncation` counts what was cut.
 
     Args:
-        options: of `Embedder.encode_each`.
+        options: options of `Embedder.encode_each`.
+
+    Returns:
+        The shape of the result, on all hosts.
 
     Raises:
-        UserError: input or output cannot be used, the pieces belong to a call with another model, other texts or other
-            options, the hosts differ, or a vector is not finite.
+        UserError: the input or output cannot be used, the existing pieces were made with another model, other texts or
+            other options, the hosts were given different inputs, or a vector is not finite.
     """
     if Path(output).suffix not in (".npy", ".parquet"):
         raise UserError(f"{output} should end in .npy or .parquet.")
@@ -78,7 +80,7 @@ def encode_file(
                 f"{output} is in a folder that only this host can see; give one that all hosts can, such as gs://…."
             )
         missing = pieces.missing()
-        _wait(f"{len(missing)} pieces to encode")  # before the first is written, so that all hosts share out the same
+        _wait(f"{len(missing)} pieces to encode")  # before one is written, so that all hosts divide the same list
         before = replace(embedder.truncation)
         own = missing if embedder.spans_hosts else missing[jax.process_index() :: jax.process_count()]
         _encode_own(embedder, texts(), pieces, own, options)
@@ -100,7 +102,7 @@ def _wait(reached: str) -> None:
 
 
 def _survey(texts: Iterator[str]) -> tuple[int, str]:
-    """Returns the number of the texts and a hash of them; reads all, so that a bad row is found before any work."""
+    """Returns the number and a hash of the texts; this reads all of them, so a bad row is found before any work."""
     count, digest = 0, hashlib.sha256()
     for text in texts:
         digest.update(f"{len(text)}:".encode() + text.encode("utf-8", "surrogatepass"))
@@ -109,9 +111,9 @@ def _survey(texts: Iterator[str]) -> tuple[int, str]:
 
 
 def _encode_own(embedder, texts: Iterator[str], pieces: "_Pieces", own: list[int], options: dict) -> None:
-    """Encodes the pieces of the numbers in `own`; where the hosts encode them together, the first one writes."""
+    """Encodes the pieces numbered `own`; if the hosts encode together, only the first one writes."""
     shown = {"unit": "text", "unit_scale": True, "dynamic_ncols": True, "delay": 1, "disable": not hosts.is_first()}
-    wanted, last = set(own), max(own, default=-1)  # nothing is read after it
+    wanted, last = set(own), max(own, default=-1)  # reading stops after the last
     numbered = itertools.islice(enumerate(batches(texts, store.PIECE)), last + 1)
     counted = replace(embedder.truncation)
     with tqdm(total=sum(map(pieces.size, own)), **shown) as bar:
@@ -124,14 +126,14 @@ def _encode_own(embedder, texts: Iterator[str], pieces: "_Pieces", own: list[int
 
 
 def batches(texts: Iterator[str], size: int) -> Iterator[list[str]]:
-    """Yields lists of `size` texts; the last may have fewer."""
+    """Yields lists of `size` texts; the last one may be shorter."""
     while piece := list(itertools.islice(texts, size)):
         yield piece
 
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The folder of the pieces of `texts` texts."""
+    """The folder of pieces for a file with this many texts."""
 
     folder: str
     texts: int
@@ -144,7 +146,7 @@ class _Pieces:
         return min(store.PIECE, self.texts - number * store.PIECE)
 
     def begin(self, call: dict) -> None:
-        """Records the call; raises UserError where pieces of another one are there."""
+        """Records the call; raises UserError if the folder has pieces of another one."""
         path = files.join(self.folder, CALL)
         if files.exists(path) and files.read_json_object(path) != call:
             raise UserError(
@@ -177,12 +179,12 @@ class _Pieces:
         return self.texts, quantize(self.read(0)[:1], precision, np.zeros((2, 1))).shape[1]
 
     def remove(self) -> None:
-        """Deletes the folder, the record of the call at last."""
+        """Deletes the folder; the record of the call goes last."""
         names = [name for name in files.list_names(self.folder) if name.endswith((".npy", ".json"))]
         for name in sorted(names, key=lambda name: name == CALL):
             files.remove_file(files.join(self.folder, name))
         if not files.is_remote(self.folder):
-            with suppress(OSError):  # it holds what others put there
+            with suppress(OSError):  # somebody else has put files there
                 Path(self.folder).rmdir()
 
 
@@ -191,7 +193,7 @@ def _name(number: int, kind: str) -> str:
 
 
 def _write_result(output: str, pieces: _Pieces, texts: Callable[[], Iterator[str]], precision: str) -> None:
-    """Quantizes the pieces and writes them one after the other; the file gets its name when it is complete."""
+    """Quantizes the pieces and writes them one after another; the file gets its name once it is complete."""
     ranges = None
     if precision.endswith("int8"):
         ranges = int8_ranges(np.concatenate([int8_ranges(pieces.read(n)) for n in range(pieces.count)]))
@@ -207,7 +209,7 @@ def _write_result(output: str, pieces: _Pieces, texts: Callable[[], Iterator[str
         vector_type = pa.list_(pa.from_numpy_dtype(first.dtype), first.shape[1])
         with pq.ParquetWriter(part, pa.schema({"text": pa.string(), "embedding": vector_type})) as writer:
             for piece, x_ie in zip(batches(texts(), store.PIECE), quantized, strict=True):
-                # parquet takes no half of a UTF-16 pair
+                # Parquet does not accept unpaired surrogates.
                 clean = pa.array([SURROGATES.sub("\ufffd", text) for text in piece], pa.string())
                 embedding = pa.FixedSizeListArray.from_arrays(pa.array(x_ie.reshape(-1)), type=vector_type)
                 writer.write_table(pa.table([clean, embedding], schema=writer.schema))

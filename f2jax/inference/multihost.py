@@ -1,7 +1,7 @@
-"""Several processes that encode as one: the first runs the program, and all encode a part of what it encodes.
+"""Lets all processes of a job encode for a program that runs only in the first one.
 
-Code that uses an `Embedder` thus runs on all hosts of a pod without knowing about them. Where each host has the weights
-on its own devices, it tokenizes and encodes its part of the texts by itself; where they share them, all encode all.
+Code that uses an `Embedder` can thus use all hosts of a pod without knowing about them. If each host holds all weights,
+it tokenizes and encodes its share of the texts by itself; if the weights are spread over hosts, all encode all texts.
 """
 
 import json
@@ -16,17 +16,17 @@ from f2jax.inference.encode import NotFiniteError
 from f2jax.inference.truncation import Truncation
 from f2jax.parallel import hosts
 
-ROUND = 4_096  # texts for each host between two exchanges
-DIGITS = 2**30  # of a length, which may exceed an int32
+ROUND = 4_096  # texts per host between two exchanges
+DIGITS = 2**30  # base in which a message's length is sent, because it may exceed an int32
 
 
 def follow_first(embedder, job: Callable[[], Any]) -> Any:
-    """Returns the result of `job` in the first process; the others help it encode until it is done, and get None.
+    """Runs `job` in the first process and returns its result; the others help it encode, and return None.
 
     All processes call this with the same model.
 
     Raises:
-        Restart: another process has ended.
+        Restart: another process has died.
     """
     if jax.process_count() == 1:
         return job()
@@ -46,7 +46,7 @@ def follow_first(embedder, job: Callable[[], Any]) -> Any:
 
 
 def share_text(text: str) -> str:
-    """Returns the text of the first process, on all of them."""
+    """Returns the first process's text in all processes."""
     if hosts.is_first():
         _send(text)
         return text
@@ -56,10 +56,10 @@ def share_text(text: str) -> str:
 def encode_on_all(
     embedder, texts: list[str], max_length: int | None, batch_size: int, progress: Callable[[int], None]
 ) -> np.ndarray:
-    """Returns what `embedder.encode_whole` does, by all processes of `follow_first`; the first one calls it.
+    """Does what `embedder.encode_whole` does, on all processes in `follow_first`; only the first one calls this.
 
     Raises:
-        NotFiniteError: a vector is not finite, in any process.
+        NotFiniteError: a vector is not finite in any process.
     """
     out_sd = np.empty((len(texts), embedder.dim), np.float32)
     for start in range(0, len(texts), ROUND * jax.process_count()):
@@ -74,7 +74,7 @@ def encode_on_all(
 
 
 def _encode_round(embedder, texts: list[str], max_length: int | None, batch_size: int) -> np.ndarray:
-    """Encodes this process's part of the texts; returns the vectors of all, float32 [s, d], and counts what all cut."""
+    """Encodes this process's share of the texts; returns all vectors, float32 [s, d], and counts all truncations."""
     if embedder.spans_hosts:
         return embedder.encode_whole(texts, max_length, batch_size)
     by_length = np.argsort([-len(text) for text in texts], kind="stable")
@@ -85,7 +85,7 @@ def _encode_round(embedder, texts: list[str], max_length: int | None, batch_size
     try:
         vectors_sd[: len(own)] = embedder.encode_whole([texts[i] for i in own], max_length, batch_size)
     except NotFiniteError as error:
-        wrong = int(own[error.number])  # the others have to hear of it before this process ends
+        wrong = int(own[error.number])  # raised below, once the other processes know about it
     finally:
         embedder.truncation = before
     facts = process_allgather(np.array([wrong, cut.texts, cut.tokens, cut.cut_texts, cut.lost_tokens], np.int32))
@@ -100,7 +100,7 @@ def _encode_round(embedder, texts: list[str], max_length: int | None, batch_size
 
 
 def _send(call: list | str | None) -> None:
-    """Gives the other processes what `_receive` returns there."""
+    """Sends a message that `_receive` returns in the other processes."""
     content = np.frombuffer(json.dumps(call).encode(), np.uint8)
     broadcast_one_to_all(np.array(divmod(len(content), DIGITS), np.int32))
     broadcast_one_to_all(content)

@@ -1,4 +1,4 @@
-"""Options that every command with a model has."""
+"""Options of all commands that take a model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How it is read."""
+    """How the model is loaded."""
 
     revision: str | None = None  # branch, tag or commit of a hub model
-    max_length: int | None = None  # tokens to read of each text, with the end token; None: as many as the model can
+    max_length: int | None = None  # maximum tokens of a text, including the end token; None: the model's own limit

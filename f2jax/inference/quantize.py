@@ -1,4 +1,4 @@
-"""Quantized vectors, in the names and layouts of sentence-transformers, which vector stores understand."""
+"""Quantization of vectors, with the names and layouts of sentence-transformers, which vector stores understand."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
 def int8_ranges(embeddings: np.ndarray) -> np.ndarray:
-    """Returns the minimum and maximum of each dimension, float32 [2, dim], which int8 and uint8 are scaled by."""
+    """Returns the minimum and maximum of each dimension, float32 [2, dim], by which int8 and uint8 are scaled."""
     return np.stack([embeddings.min(axis=0), embeddings.max(axis=0)]).astype(np.float32)
 
 
 def check_precision(precision: str, count: int | None = None) -> None:
-    """Raises UserError for a name that is not in PRECISIONS, or if `count` vectors give no ranges for it."""
+    """Raises UserError if the name is not in PRECISIONS, or if `count` vectors are too few to scale by."""
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}'{did_you_mean(precision, PRECISIONS)}")
     if count == 1 and precision.endswith("int8"):
@@ -23,14 +23,15 @@ def check_precision(precision: str, count: int | None = None) -> None:
 def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
     """Returns embeddings [i, dim] in another precision.
 
-    int8, uint8: 256 equal steps between the `ranges` of each dimension. binary, ubinary: one bit per dimension (is it
-    positive?), eight to a byte, first dimension highest; binary is shifted by 128 into int8.
+    int8 and uint8 have 256 equal steps between the minimum and maximum of each dimension. binary and ubinary have one
+    bit per dimension, 1 for positive values, packed into bytes with the first dimension in the highest bit; binary is
+    ubinary minus 128, as int8.
 
     Args:
-        ranges: [2, dim] from `int8_ranges` of calibration vectors; default: of `embeddings` themselves.
+        ranges: [2, dim], from `int8_ranges` of calibration vectors; default: of `embeddings` themselves.
 
     Raises:
-        UserError: unknown precision, or int8 of a single vector without ranges.
+        UserError: the precision is unknown, or is int8 for a single vector without ranges.
     """
     check_precision(precision, len(embeddings) if ranges is None else None)
     if precision == "float32":

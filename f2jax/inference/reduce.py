@@ -1,4 +1,4 @@
-"""Fewer dimensions of vectors that are not Matryoshka's: principal components, in one pass over them."""
+"""Principal components: fewer dimensions for vectors that were not trained to be truncated."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 from f2jax.errors import UserError
 
-NO_VARIANCE = 1e-9  # of that along the first axis; rounding leaves less
+NO_VARIANCE = 1e-9  # of the first axis's variance; below it, there is only rounding error
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Moments:
 
 
 def moments(blocks: Iterable[np.ndarray]) -> Moments:
-    """Adds up blocks of vectors [I, E] of any float type, in float64 and one pass.
+    """Returns the moments of blocks of vectors [i, e], of any float type, in float64 and in one pass.
 
-    Sums are taken around the first block's mean: vectors that lie close together far from 0 lose no digits. There is
-    at least one vector.
+    Sums are taken around the first block's mean, so that vectors close together and far from 0 lose no digits. There
+    must be at least one vector.
     """
     count, shift_e, sum_e, sum_ee = 0, np.zeros(0), np.zeros(0), np.zeros((0, 0))
     for block in blocks:
@@ -39,14 +39,14 @@ def moments(blocks: Iterable[np.ndarray]) -> Moments:
 
 
 def components(covariance_ee: np.ndarray, width: int, whiten: float = 0.0) -> tuple[np.ndarray, float]:
-    """(the axes of largest variance, best first: float32 [E, width]; the share of the variance that they explain).
+    """Returns the axes of largest variance, float32 [e, width], and the share of the variance that they explain.
 
-    The axes are eigenvectors of the covariance, and the largest entry of each is positive. They have length 1, or with
-    `whiten` the standard deviation along them to the power of -`whiten`, in units of the first one's: at 1 all
-    components of the vectors vary alike.
+    The axes are eigenvectors of the covariance in descending order of variance, with signs that make the largest entry
+    of each positive. Their length is 1; with `whiten`, it is (standard deviation / that of the first axis) ** -whiten,
+    so that at 1 all components have the same variance.
 
     Raises:
-        UserError: vectors are to be whitened along axes on which they do not vary.
+        UserError: vectors do not vary along an axis that is to be whitened.
     """
     value_e, axes_ee = np.linalg.eigh(covariance_ee)
     value_e, axes_ee = value_e[::-1], axes_ee[:, ::-1][:, :width]

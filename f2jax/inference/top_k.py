@@ -1,11 +1,10 @@
-"""Exact search: the documents nearest to queries by the cosine of their first dimensions, on all devices.
+"""Exact search on all devices: the documents nearest to each query by the cosine of their first dimensions.
 
-Documents are kept small: cut, then normalized, then quantized. Queries stay float32, so that a score is the exact
-product of a query and of what the quantized document stands for: nothing is rounded twice. The devices share the
-documents of a chunk; each multiplies block by block and keeps only the highest score of each group of documents. A
-query's k nearest documents are in its k best groups, since k better groups would hold k better documents, so only those
-are then scored one by one. Sorting, which is slow on a CPU, sees a sixteenth of the scores, and no device holds them
-all.
+Documents are truncated, normalized and quantized; queries stay in float32, so that scores have no rounding errors
+besides those of the documents. The devices share the documents of a chunk. Each multiplies them block by block, and
+keeps only the highest score of each group of 16 documents. A query's k nearest documents must be in its k best groups,
+because each better group holds a better document, so only these groups are scored again, document by document. That
+way sorting, which is slow on a CPU, sees a sixteenth of the scores, and no device holds all of them.
 """
 
 import math
@@ -24,10 +23,10 @@ from f2jax.inference.quantize import int8_ranges, quantize
 from f2jax.inference.vectors import Vectors, unit_vectors
 
 PRECISIONS = ("float32", "int8", "binary")
-STORED = {"float32": "float32", "int8": "uint8", "binary": "ubinary"}  # the same bits, easier to unpack
-GROUP = 16  # documents that the first round represents by their highest score
-SAMPLE = 65_536  # documents that determine what a step of int8, or a bit, is worth
-QUERIES_AT_ONCE = 16  # in the second round, on accelerators: a CPU takes them one by one
+STORED = {"float32": "float32", "int8": "uint8", "binary": "ubinary"}  # unsigned, which is easier to unpack
+GROUP = 16  # documents in a group, of which the first round keeps the highest score
+SAMPLE = 65_536  # documents from which the scale of int8 steps, or of bits, is estimated
+QUERIES_AT_ONCE = 16  # in the second round, on accelerators; a CPU takes them one by one
 
 SHARED = PartitionSpec("documents")  # the first axis is divided among the devices
 REPLICATED = PartitionSpec()
@@ -35,12 +34,12 @@ REPLICATED = PartitionSpec()
 
 @dataclass(frozen=True)
 class SearchBlocks:
-    """How much is worked on at once."""
+    """Sizes of the blocks in which a search works."""
 
     queries: int = 256
-    documents: int = 4_096  # that a device multiplies at once: their scores stay in the cache of a CPU
-    chunk: int = 2**28  # bytes of documents that a device is sent at once
-    resident: int = 2**31  # bytes of documents that stay on a device, not to be read again for the next queries
+    documents: int = 4_096  # documents that a device multiplies at once; their scores fit the cache of a CPU
+    chunk: int = 2**28  # bytes of documents that are sent to a device at once
+    resident: int = 2**31  # bytes of documents that stay on a device for the next queries
 
 
 BLOCKS = SearchBlocks()
@@ -63,11 +62,11 @@ class TopK:
     >>> scores_qk, numbers_qk = TopK(documents_ce)(queries_qe, k=10)
 
     Args:
-        documents: vectors [c, e]; of a `np.memmap` no more than a chunk is read at once.
-        dims: number of first dimensions that are compared; default: all.
+        documents: vectors [c, e]; an `np.memmap` is read a chunk at a time.
+        dims: number of leading dimensions to compare; default: all.
         precision: a name in PRECISIONS.
-        approximate: share of the nearest that `jax.lax.approx_max_k` is to find, for TPUs; default: all.
-        labels_cl: int32 labels from 0 of each document, filled up with -2.
+        approximate: recall that `jax.lax.approx_max_k` should reach, for TPUs; default: search exactly.
+        labels_cl: int32 labels of each document, from 0 and padded with -2.
 
     Raises:
         UserError: an option is out of range, or a vector is not finite.
@@ -105,7 +104,7 @@ class TopK:
         self._ranges, self._worth_e = None, np.float32(1)
         if precision != "float32":
             sample_ce = self._cut(documents, slice(None, None, math.ceil(total / SAMPLE)), "documents")
-            self._ranges = int8_ranges(sample_ce)  # a value outside becomes the nearest inside
+            self._ranges = int8_ranges(sample_ce)  # values outside are clipped
             steps_e = (self._ranges[1] - self._ranges[0]) / 255
             self._worth_e = steps_e if precision == "int8" else np.abs(sample_ce).mean(axis=0)
 
@@ -116,15 +115,15 @@ class TopK:
         progress: Callable[[int], None] = lambda documents: None,
         labels_ql: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns scores, float32 [q, k], and document numbers, int32 [q, k], highest first, equal scores by number.
+        """Returns scores, float32 [q, k], and document numbers, int32 [q, k], by descending score, then by number.
 
-        If there are fewer than k documents, the score is -inf and the number -1. Scores of int8 and binary only order
-        the documents: each is a query's cosine times a number, plus a number. Threads may call this at the same time.
+        If there are fewer than k documents, the rest has score -inf and number -1. With int8 and binary, scores only
+        rank the documents: they are a linear function of the cosine. Several threads may call this at the same time.
 
         Args:
-            queries: float vectors [q, e], of as many dimensions as the documents or at least of `dims`.
-            progress: is called for each block of queries with the number of documents compared.
-            labels_ql: int32 labels of each query, filled up with -1; a document that shares one is left out.
+            queries: float vectors [q, e] with at least `dims` dimensions.
+            progress: called for each block of queries with the number of documents compared.
+            labels_ql: int32 labels of each query, padded with -1; documents that share a label are left out.
 
         Raises:
             UserError: k is not positive, the vectors are too short, or one is not finite.
@@ -141,10 +140,10 @@ class TopK:
         return scores_qk, numbers_qk
 
     def _nearest(self, q_qe: np.ndarray, labels_ql: np.ndarray, k: int, progress: Callable[[int], None]):
-        """Searches for one block of queries."""
+        """Searches for a block of queries."""
         count = len(q_qe)
         padding = -self.dims % 8 if self._precision == "binary" else 0
-        rows = min(self.block, 2 ** math.ceil(math.log2(count)))  # few different sizes, hence few programs
+        rows = min(self.block, 2 ** math.ceil(math.log2(count)))  # few sizes need few programs
         q_qe = np.pad(q_qe * self._worth_e, ((0, rows - count), (0, padding)))
         labels_ql = np.pad(labels_ql, ((0, rows - count), (0, 0)), constant_values=-1)
         nothing = np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1, np.int32)
@@ -153,16 +152,16 @@ class TopK:
         for offset in range(0, total, self._chunk):
             with self._loading:
                 chunk = self._load(offset)
-            jax.block_until_ready(best)  # one chunk in work and one waiting, no more
+            jax.block_until_ready(best)  # so that at most one chunk waits while another is searched
             best = self._merge(*best, q_qe, labels_ql, *chunk, offset, total)
             progress(min(self._chunk, total - offset))
         scores_qk, numbers_qk = best
         return np.asarray(scores_qk)[:count], np.asarray(numbers_qk)[:count]
 
     def _load(self, offset: int) -> tuple[jax.Array, jax.Array]:
-        """Puts a chunk of documents on the devices: [blocks, block, bytes or dims], and labels [blocks, block, l].
+        """Loads a chunk of documents, [blocks, block, bytes or dims], and labels, [blocks, block, l], onto the devices.
 
-        The last document fills the chunk up.
+        The last chunk is padded with copies of the last document.
         """
         if offset not in self._kept:
             stop = min(offset + self._chunk, self._documents.shape[0])
@@ -179,7 +178,7 @@ class TopK:
         return self._kept[offset]
 
     def _cut(self, vectors: Vectors, index: slice, kind: str) -> np.ndarray:
-        """float32 [i, dims] of length 1."""
+        """Returns these vectors truncated and normalized, float32 [i, dims]."""
         if vectors.shape[1] < self.dims:
             raise UserError(f"The {kind} have {vectors.shape[1]} dimensions, but the search needs {self.dims}.")
         return unit_vectors(vectors, index, kind, self.dims)
@@ -190,17 +189,14 @@ class TopK:
 
 @lru_cache
 def _compile(mesh: Mesh, precision: str, approximate: float | None) -> Callable:
-    """Returns `_merge` for devices that share the documents and exchange only the nearest."""
+    """Returns `_merge`, compiled for devices that share the documents and exchange only the nearest ones."""
     specs = (*[REPLICATED] * 4, *[SHARED] * 2, *[REPLICATED] * 2)
     merge = partial(_merge, precision=precision, approximate=approximate)
     return jax.jit(jax.shard_map(merge, mesh=mesh, in_specs=specs, out_specs=(REPLICATED, REPLICATED), check_vma=False))
 
 
 def _merge(best_qk, numbers_qk, q_qe, labels_ql, stored_nbe, labels_nbl, first, total, precision, approximate):
-    """Returns the k nearest of the best documents so far and one more chunk, by score, then by number.
-
-    The chunk has n blocks of b documents.
-    """
+    """Merges a chunk of n blocks of b documents into the k nearest so far, by descending score, then by number."""
     (queries, k), (blocks, block, width) = best_qk.shape, stored_nbe.shape
     groups = blocks * block // GROUP
     first += jax.lax.axis_index("documents") * blocks * block
@@ -212,10 +208,10 @@ def _merge(best_qk, numbers_qk, q_qe, labels_ql, stored_nbe, labels_nbl, first, 
         return None, scores_bq.reshape(block // GROUP, GROUP, queries).max(axis=1)
 
     highest_qg = jax.lax.scan(highest, None, (stored_nbe, labels_nbl))[1].reshape(groups, queries).T
-    starts_g = first + jnp.arange(groups) * GROUP  # a group that is partly filled up repeats its own last document
+    starts_g = first + jnp.arange(groups) * GROUP  # padding repeats the last document, in its own group
     highest_qg = jnp.where(starts_g < total, highest_qg, -jnp.inf)
     near_qg = _top(highest_qg, min(k, groups), approximate)
-    near_qg = jnp.sort(near_qg, axis=1)  # top_k takes the first of equals: they must be in the order of their numbers
+    near_qg = jnp.sort(near_qg, axis=1)  # top_k prefers the first of equal scores, so keep the order
     members_gce = stored_nbe.reshape(groups, GROUP, width)
     labels_gcl = labels_nbl.reshape(groups, GROUP, labels_nbl.shape[2])
 
@@ -230,7 +226,7 @@ def _merge(best_qk, numbers_qk, q_qe, labels_ql, stored_nbe, labels_nbl, first, 
         scores_k, chosen_k = jax.lax.top_k(scores_c, min(k, len(scores_c)))
         return scores_k, jnp.where(jnp.isneginf(scores_k), -1, numbers_c[chosen_k])
 
-    # Few queries at once: there is no memory for the documents of all.
+    # A few queries at a time, because the documents of all would not fit into memory.
     at_once = None if jax.default_backend() == "cpu" else QUERIES_AT_ONCE
     nearest = jax.lax.map(nearest_members, (q_qe, labels_ql, near_qg), batch_size=at_once)
     scores_qc, numbers_qc = (jax.lax.all_gather(x, "documents", axis=1, tiled=True) for x in nearest)
@@ -246,14 +242,14 @@ def _exclude(scores_qc, labels_ql, labels_cl):
 
 
 def _top(x_qg, k: int, approximate: float | None):
-    """Returns the places of the k highest."""
+    """Returns the indices of the k highest values."""
     if approximate is None:
         return jax.lax.top_k(x_qg, k)[1]
     return jax.lax.approx_max_k(x_qg, k, recall_target=approximate)[1]
 
 
 def _decode(stored_ce, precision: str):
-    """Returns float32 [c, e] of stored documents: the steps of uint8, and the signs of bits."""
+    """Returns stored documents as float32 [c, e]: uint8 as numbers of steps, bits as 1 and -1."""
     if precision == "binary":
         bits_ce8 = stored_ce[:, :, None] >> jnp.arange(7, -1, -1, dtype=stored_ce.dtype) & 1
         return (bits_ce8.astype(jnp.float32) * 2 - 1).reshape(len(stored_ce), -1)

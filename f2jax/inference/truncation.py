@@ -1,11 +1,11 @@
-"""Counts of the texts that were cut because they are longer than the model reads."""
+"""Counts texts that were truncated because they are longer than the model's limit."""
 
 from dataclasses import astuple, dataclass
 
 
 @dataclass
 class Truncation:
-    """How much of the texts that were encoded exceeds the model's `max_length`."""
+    """How many of the encoded texts were longer than `max_length`, and by how many tokens."""
 
     texts: int = 0
     tokens: int = 0
@@ -17,7 +17,7 @@ class Truncation:
         self.cut_texts, self.lost_tokens = self.cut_texts + other.cut_texts, self.lost_tokens + other.lost_tokens
 
     def since(self, before: "Truncation") -> "Truncation":
-        """Returns what was added after a copy was made."""
+        """Returns what was added since the copy `before` was made."""
         return Truncation(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
     def __str__(self) -> str:

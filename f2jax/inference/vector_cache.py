@@ -1,4 +1,4 @@
-"""Vectors on disk by prompt and text, so that a model encodes no text twice."""
+"""A cache of vectors on disk, by prompt and text, so that a model encodes no text twice."""
 
 import hashlib
 import sqlite3
@@ -11,8 +11,8 @@ import numpy as np
 from f2jax import files
 from f2jax.errors import UserError
 
-PIECE = 4_096  # texts encoded between two writes: the most that an interruption loses
-SELECTED = 900  # keys of one SELECT; old builds of SQLite take 999 variables
+PIECE = 4_096  # texts encoded between two writes, which is the most that an interruption loses
+SELECTED = 900  # keys in one SELECT; old builds of SQLite take at most 999 variables
 
 
 class VectorCache:
@@ -43,8 +43,8 @@ class VectorCache:
         """Returns float32 [i, dim] in the order of `texts`.
 
         Args:
-            encode: makes float32 vectors of the texts that are not in the file yet, given prompt + text.
-            progress: is called after each piece with the number of texts encoded.
+            encode: returns float32 vectors for a list of strings, prompt + text, that are not in the file yet.
+            progress: called after each piece with the number of texts encoded.
 
         Raises:
             UserError: the file can no longer be read or written.
@@ -60,7 +60,7 @@ class VectorCache:
         encode: Callable[[list[str]], np.ndarray],
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Encodes what is not in the file yet, as `vectors` does, and reads nothing."""
+        """Encodes and stores missing texts as `vectors` does, but returns nothing."""
         with self._clear_errors():
             self._fill({_key(prompt, text): prompt + text for text in texts}, encode, progress)
 

@@ -1,4 +1,4 @@
-"""Arrays of vectors: their type, their length, files that hold them, and files that are filled in resumable pieces."""
+"""Arrays of vectors: normalization, .npy files, and .npy files that are filled piece by piece and can be resumed."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ from f2jax import files
 from f2jax.errors import UserError
 from f2jax.inference.truncation import Truncation
 
-PIECE = 8_192  # texts between two points from which an interrupted run continues
+PIECE = 8_192  # texts that are encoded and written together; an interrupted run continues after the last piece
 
 
 class Vectors(Protocol):
-    """Vectors by number, [i, e] of any float type: an array, a `np.memmap`, or a view of some of its rows."""
+    """Vectors [i, e] of any float type: an array, an `np.memmap`, or a view of some of its rows."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -33,7 +33,7 @@ def scale_to_unit(x_ie: np.ndarray) -> np.ndarray:
 
 
 def unit_vectors(vectors: Vectors, index: slice | np.ndarray, kind: str, dims: int | None = None) -> np.ndarray:
-    """Returns some of the vectors, float32 [i, e], cut to `dims` and scaled to length 1; a zero vector stays zero.
+    """Returns some of the vectors, float32 [i, e], truncated to `dims` and normalized; a zero vector stays zero.
 
     Raises:
         UserError: one is not finite.
@@ -41,7 +41,7 @@ def unit_vectors(vectors: Vectors, index: slice | np.ndarray, kind: str, dims: i
     x_ie = np.asarray(vectors[index][:, :dims], np.float32)
     length_i = np.sqrt(np.einsum("ie,ie->i", x_ie, x_ie))
     odd = np.flatnonzero(~((length_i > 1e-12) & np.isfinite(length_i)))
-    if len(odd):  # zero, not finite, or so large or small that the squares are
+    if len(odd):  # zero, not finite, or so large or small that their squares overflow or underflow
         largest_o1 = np.abs(x_ie[odd]).max(axis=1, keepdims=True)
         if len(invalid := odd[~np.isfinite(largest_o1[:, 0])]):
             rows = np.arange(vectors.shape[0])[index] if isinstance(index, slice) else index
@@ -57,7 +57,7 @@ def open_vectors(path: str | Path) -> np.ndarray:
     """Returns the vectors [i, e] of a .npy file, which stays on disk.
 
     Raises:
-        UserError: it cannot be read, is no array of floats with a row for each text, or `embed_into` has not finished.
+        UserError: it cannot be read, is not a two-dimensional array of floats, or `embed_into` has not finished it.
     """
     try:
         vectors = np.load(path, mmap_mode="r")
@@ -67,8 +67,8 @@ def open_vectors(path: str | Path) -> np.ndarray:
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.shape[1]:
         raise UserError(f"{path} should be a .npy file of floats, with a row for each text.")
     state = files.read_json(progress_path(path)) if progress_path(path).exists() else {}
-    done = state.get("done") if isinstance(state, dict) else None  # a file of that name may be another tool's
-    if isinstance(done, int) and done < len(vectors):  # the rest is zeros
+    done = state.get("done") if isinstance(state, dict) else None  # another tool may have written such a file
+    if isinstance(done, int) and done < len(vectors):  # the remaining rows are zeros
         part = f"{done:,} of {len(vectors):,}"
         raise UserError(f"{path} is only embedded up to text {part}; run the command that makes it to the end.")
     return vectors
@@ -78,7 +78,7 @@ def load_vectors(path: str, count: int, kind: str) -> np.ndarray:
     """Returns the array of a .npy file, which stays on disk.
 
     Raises:
-        UserError: it cannot be read, or is no array of floats with `count` rows.
+        UserError: it cannot be read, or is not an array of floats with `count` rows.
     """
     vectors = open_vectors(path)
     if len(vectors) != count:
@@ -94,12 +94,12 @@ def texts_digest(texts: list[str]) -> str:
 
 
 def progress_path(path: str | Path) -> Path:
-    """Returns the file that records which call a `ResumableArray` belongs to, and how much of it is done."""
+    """Returns the path of the file that records the call of a `ResumableArray` and the number of finished rows."""
     return Path(f"{path}.json")
 
 
 def create_array(path: Path, dtype, shape: tuple[int, ...]) -> np.memmap:
-    """Returns a new .npy file as an array, with its space reserved: a disk that fills up later kills the process."""
+    """Creates a .npy file as an array, with its space reserved, because a full disk would later kill the process."""
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -108,11 +108,11 @@ def create_array(path: Path, dtype, shape: tuple[int, ...]) -> np.memmap:
 
 
 class ResumableArray:
-    """A .npy file that is filled row by row; the same call continues after the rows that are done.
+    """A .npy file that is filled piece by piece; after an interruption, the same call continues where it stopped.
 
     Args:
-        call: all that the content depends on.
-        renew: overwrite the complete content of another call.
+        call: everything that the content depends on.
+        renew: overwrite the finished content of another call.
 
     Raises:
         UserError: the file belongs to another call.
@@ -121,10 +121,10 @@ class ResumableArray:
     def __init__(self, path: Path, call: dict, renew: bool = False):
         self.path, self.call = path, call
         self.done = 0  # rows
-        self.facts: dict[str, Any] = {}  # what was last recorded with the rows
+        self.facts: dict[str, Any] = {}  # recorded with the last rows
         progress = progress_path(path)
         if not (path.exists() and progress.exists()):
-            progress.unlink(missing_ok=True)  # it may describe an earlier file
+            progress.unlink(missing_ok=True)  # it may belong to an earlier file
             return
         state = files.read_json_object(progress, {"call": dict, "done": int})
         if state["done"] and state["call"] != call:
@@ -138,17 +138,17 @@ class ResumableArray:
         """Returns the array, created if no row is done; raises UserError if it is damaged."""
         if self.done:
             try:
-                np.load(self.path, mmap_mode="r")  # refuses a file that was cut short, which r+ would fill with zeros
+                np.load(self.path, mmap_mode="r")  # refuses a truncated file, which r+ would fill with zeros
                 self._array = np.lib.format.open_memmap(self.path, "r+")
             except (ValueError, EOFError) as error:
                 raise UserError(f"{self.path} is damaged; delete it to start over.") from error
         else:
-            self._record()  # before the array of zeros exists, which would pass for vectors made elsewhere
+            self._record()  # first: without a record, an array of zeros would pass for another tool's vectors
             self._array = create_array(self.path, dtype, shape)
         return self._array
 
     def append(self, rows: np.ndarray, **facts) -> None:
-        """Writes the next rows, and records with them any facts that are needed to continue."""
+        """Writes the next rows, and records any facts that are needed to continue."""
         self._array[self.done : self.done + len(rows)] = rows
         self._array.flush()
         self.done += len(rows)
@@ -170,15 +170,15 @@ def embed_into(
     renew: bool = False,
     truncation: Truncation | None = None,
 ) -> np.ndarray:
-    """Returns vectors of texts, float32 [i, e], in the .npy file `path`, which is filled piece by piece.
+    """Embeds texts into the .npy file `path` piece by piece, and returns the vectors, float32 [i, e].
 
-    The same call after an interruption continues after the last complete piece.
+    After an interruption, the same call continues after the last complete piece.
 
     Args:
-        call: all that the vectors depend on.
-        name: of the texts, for the progress bar.
-        renew: overwrite the complete vectors of another call.
-        truncation: what `embed` counts in; the counts of earlier runs are added.
+        call: everything that the vectors depend on.
+        name: label of the progress bar.
+        renew: overwrite the finished vectors of another call.
+        truncation: the counts that `embed` updates; those of earlier runs are added.
 
     Raises:
         UserError: `path` belongs to another call, or a vector is not finite.

@@ -1,4 +1,4 @@
-"""Search on files: vectors or texts in, the nearest documents out."""
+"""Search in files: reads texts or vectors, and reports the nearest documents."""
 
 import json
 import math
@@ -19,47 +19,47 @@ from f2jax.inference.vectors import Vectors, embed_into, open_vectors, progress_
 from f2jax.search.options import SearchOptions
 from f2jax.search.two_pass import Search, SearchResult, exact_search, join_blocks, recall
 
-SHOWN = 160  # characters of a text on the screen
+SHOWN = 160  # characters of a text to print
 
 TextsByNumber = Sequence[str] | Mapping[int, str] | None
 
 
 @dataclass(frozen=True)
 class SearchTexts:
-    """Documents or queries, by number."""
+    """Documents or queries with their vectors, in the same order."""
 
     vectors: Vectors  # [i, e]
     texts: Sequence[str] | None = None
-    places: Sequence[str] | None = None  # where each text is from, as FILE:LINE
+    places: Sequence[str] | None = None  # where each text comes from, as FILE:LINE
     model: str = ""  # fingerprint of the model that made the vectors; empty: unknown
-    prompt: str = ""  # that the model was given before each text
+    prompt: str = ""  # prepended to each text
 
 
 @dataclass(frozen=True)
 class EmbedTexts:
-    """How texts become vectors."""
+    """How to embed texts."""
 
     encode: Callable[[list[str]], np.ndarray]  # texts → float32 [i, e]
     model: str  # fingerprint
-    prompt: str  # before each text
-    truncation: Truncation | None = None  # that `encode` counts in
+    prompt: str  # prepended to each text
+    truncation: Truncation | None = None  # counts that `encode` updates
 
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What a search found, and how."""
+    """The results of a search, and how they were found."""
 
     result: SearchResult
     options: SearchOptions
-    queries: Sequence[str] | None  # None: they are shown by number
+    queries: Sequence[str] | None  # None: they are reported by number
     texts: TextsByNumber = None  # of the documents
     places: TextsByNumber = None
     shape: tuple[int, ...] = (0, 0)  # number and dimensions of the documents
-    sample: int = 0  # queries that were also searched for exactly
-    recall: float | None = None  # of the sample
+    sample: int = 0  # number of queries that were also searched exactly
+    recall: float | None = None  # on that sample
 
     def rows(self) -> Iterator[dict]:
-        """Yields a JSON object for each query: its text or number, and the documents, nearest first."""
+        """Yields a JSON object for each query, with its text or number and its documents, nearest first."""
         for i, (scores, numbers) in enumerate(zip(self.result.scores_qk, self.result.numbers_qk, strict=True)):
             documents = [
                 {"document": int(number), "score": round(float(score), 6)} | self._describe(int(number))
@@ -73,7 +73,7 @@ class SearchReport:
         return {name: replace_surrogates(values[number]) for name, values in fields.items() if values}
 
     def lines(self) -> str:
-        """Returns the rows as text for a screen."""
+        """Returns the rows as text to print."""
         lines = []
         for row in self.rows():
             lines.append(f"{row['query']}")
@@ -101,17 +101,20 @@ class SearchReport:
 
 
 def replace_surrogates(text: str) -> str:
-    """Returns the text without halves of UTF-16 pairs, which no output accepts."""
+    """Returns the text with unpaired surrogates replaced, because no output format accepts them."""
     return SURROGATES.sub("\ufffd", text)
 
 
 def search_corpus(
     documents: SearchTexts, queries: SearchTexts, options: SearchOptions, sample: int = 100
 ) -> SearchReport:
-    """Searches for all queries, with a progress bar; measures recall on `sample` of them, evenly spread, unless 0.
+    """Searches for all queries, with a progress bar.
+
+    Args:
+        sample: number of queries, evenly spread, on which to measure recall; 0: do not measure it.
 
     Raises:
-        UserError: queries and documents do not fit each other, or an option does not fit them.
+        UserError: queries and documents have different widths, or an option does not fit them.
     """
     search, total = Search(documents.vectors, options), queries.vectors.shape[0]
     if not total:
@@ -153,16 +156,16 @@ def write_report(report: SearchReport, output: str) -> None:
 def read_corpus(texts: str | None, vectors: str | None, embed: EmbedTexts | None, column: str = "text") -> SearchTexts:
     """Returns documents or queries from a file of texts, a .npy file of vectors, or both.
 
-    Texts without vectors are embedded into the file `vectors`, by default the texts' file name and `.vectors.npy`. The
-    same call after an interruption continues there, and finds all done the next time. In the file of the default name,
-    other texts or another model replace what was done.
+    Texts without vectors are embedded into the file `vectors`, by default the name of the texts' file plus
+    `.vectors.npy`. The same call continues after an interruption, and reuses a finished file. If the texts or the model
+    have changed, the file with the default name is overwritten.
 
     Args:
-        embed: how the texts are embedded; None: the vectors were made elsewhere.
+        embed: how to embed the texts; None: another tool made the vectors.
 
     Raises:
-        UserError: a file cannot be used, there are no texts, the vectors are those of another model or other texts, or
-            they must be made and `embed` is None.
+        UserError: a file cannot be used, there are no texts, the vectors belong to another model or other texts, or
+            there are none and `embed` is None.
     """
     if texts is None:
         return SearchTexts(open_vectors(vectors or ""))
@@ -176,7 +179,7 @@ def read_corpus(texts: str | None, vectors: str | None, embed: EmbedTexts | None
     lines = read_texts(texts, column)
     if not lines:
         raise UserError(f"{texts} holds no texts.")
-    if path.exists() and not progress_path(path).exists():  # made elsewhere
+    if path.exists() and not progress_path(path).exists():  # another tool made it
         given = open_vectors(path)
         if len(given) != len(lines):
             raise UserError(f"{path} has {len(given):,} vectors, but {texts} has {len(lines):,} texts; embed it again.")

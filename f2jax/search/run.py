@@ -1,4 +1,4 @@
-"""What `f2jax search` does with its options: where documents, queries and results go."""
+"""Runs `f2jax search`: loads documents and queries, and searches, serves a page or fills a store."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,17 +11,17 @@ from f2jax.search.files import EmbedTexts, SearchTexts, read_corpus, search_corp
 from f2jax.search.options import DocumentOptions, QueryOptions, ResultOptions, SearchOptions
 from f2jax.search.passages import MAX_TOKENS, read_folder
 
-VECTORS = ".f2jax-vectors"  # in a searched folder: the vectors of its passages, by model and text
+VECTORS = ".f2jax-vectors"  # folder inside a searched folder that caches the vectors of its passages
 
 
 def run(given: DocumentOptions, asked: QueryOptions, options: SearchOptions, results: ResultOptions) -> None:
-    """Searches, serves a page or fills a store, as the options of `f2jax search` say.
+    """Searches, serves a page or fills a store, as the options say.
 
     Raises:
         UserError: an option or a file cannot be used.
     """
     embedder = Embedder.from_pretrained(asked.model, asked.dtype) if asked.model else None
-    texts_alone = embedder and not given.vectors  # else the file's width counts
+    texts_alone = embedder and not given.vectors  # otherwise, the width is that of the file
     if embedder and texts_alone and options.dims is not None and not 1 <= options.dims <= embedder.dim:
         raise UserError(f"dims={options.dims} is out of range; the vectors have 1 to {embedder.dim} dimensions.")
     documents = _documents(given, asked, embedder)
@@ -46,7 +46,7 @@ def run(given: DocumentOptions, asked: QueryOptions, options: SearchOptions, res
 
 
 def _documents(given: DocumentOptions, asked: QueryOptions, embedder: Embedder | None) -> SearchTexts | None:
-    """Returns the documents; None if only the store has them."""
+    """Returns the documents, or None if they are already in the store."""
     if given.folder and embedder:
         return folder_corpus(given.folder, embedder, asked.batch_size)
     if not (given.documents or given.vectors):
@@ -55,7 +55,7 @@ def _documents(given: DocumentOptions, asked: QueryOptions, embedder: Embedder |
 
 
 def _queries(asked: QueryOptions, embedder: Embedder | None, width: int | None) -> SearchTexts | None:
-    """Returns the queries; those of a model are cut to the documents' width, if it is one of the model's."""
+    """Returns the queries, truncated to the documents' width if that is a Matryoshka dimension of the model."""
     if not (asked.query or asked.queries):
         return None
     embed = _embed(asked, embedder, "query")
@@ -72,7 +72,7 @@ def _queries(asked: QueryOptions, embedder: Embedder | None, width: int | None) 
 
 
 def _embed(asked: QueryOptions, embedder: Embedder | None, kind: str) -> EmbedTexts | None:
-    """Returns how texts become vectors, with the model's prompt of the name `kind`; None: there is no model."""
+    """Returns how to embed texts with the model's prompt named `kind`, or None without a model."""
     if embedder is None:
         return None
     prompt = embedder.prompts.get(kind, "")
@@ -81,9 +81,9 @@ def _embed(asked: QueryOptions, embedder: Embedder | None, kind: str) -> EmbedTe
 
 
 def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> SearchTexts:
-    """Returns the passages of a folder, each as long as the model reads and at most `MAX_TOKENS`.
+    """Returns the passages of a folder with their vectors; passages fit the model and have up to `MAX_TOKENS` tokens.
 
-    Their vectors stay in the folder, so that only new texts are embedded the next time.
+    The vectors are cached in the folder, so that only new texts are embedded the next time.
 
     Raises:
         UserError: the folder cannot be used, or holds no text.
@@ -93,7 +93,7 @@ def folder_corpus(folder: str, embedder: Embedder, batch_size: int = 1_024) -> S
     def count_tokens(texts: list[str]) -> list[int]:
         return [len(ids) - around for ids in embedder.tokenizer.encode([prompt + text for text in texts], UNLIMITED)]
 
-    around = 0  # tokens of the prompt and of what the tokenizer adds
+    around = 0  # number of tokens of the prompt and of those that the tokenizer adds
     (around,) = count_tokens([""])
     passages = read_folder(folder, count_tokens, max(1, min(MAX_TOKENS, embedder.max_length - around)))
     texts = [passage.text for passage in passages]

@@ -1,4 +1,4 @@
-"""A page that searches documents, for people on this machine: one HTML file, no other resources, no network."""
+"""A search page for this machine: one HTML file that loads nothing else."""
 
 import json
 import sys
@@ -18,18 +18,18 @@ from f2jax.search.two_pass import Search, SearchOptions
 
 PAGE = Path(__file__).with_name("search.html")
 HOSTS = ("localhost", "127.0.0.1")
-MAX_FOUND = 100  # documents of an answer
-EXAMPLES, EXAMPLE_TEXTS, EXAMPLE_WORDS, EXAMPLE_CHARACTERS = 4, 200, 6, 40  # queries that the page offers
+MAX_FOUND = 100  # most documents in an answer
+EXAMPLES, EXAMPLE_TEXTS, EXAMPLE_WORDS, EXAMPLE_CHARACTERS = 4, 200, 6, 40  # limits for the example queries
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
 class Page:
-    """Answers what the page asks for: `about` the documents, and `find`.
+    """Answers the requests of the page.
 
     Args:
-        documents: with texts.
-        embedder: of the queries.
-        options: the slider starts at its `dims`.
+        documents: documents with texts.
+        embedder: embeds the queries.
+        options: options of the search; the slider starts at `dims`.
 
     Raises:
         UserError: an option does not fit the documents.
@@ -40,28 +40,29 @@ class Page:
         dims, self._texts = options.first_dims(width), documents.texts or []
         self.documents, self._embedder, self._options = documents, embedder, replace(options, dims=dims)
         self.most = min(MAX_FOUND, options.candidates)
-        self._width = width if width in embedder.matryoshka_dims else None  # to which queries are cut, if at all
+        self._width = width if width in embedder.matryoshka_dims else None  # to which queries are truncated
         self.dims = sorted({*(dim for dim in embedder.matryoshka_dims if dim < width), dims, width})
-        self._search = lru_cache(2)(self._make_search)  # each keeps its documents on the devices
-        self._lock = threading.Lock()  # the devices serve one query at a time
-        self.find("", dims, options.k)  # compiles, so that the first query is not slow
+        self._search = lru_cache(2)(self._make_search)  # only two, because each keeps the documents on the devices
+        self._lock = threading.Lock()  # one query at a time
+        self.find("", dims, options.k)  # compiles, so that the first query is fast
 
     def about(self) -> dict:
+        """Returns the number of documents, the choices of the slider, example queries and the options."""
         names = ("k", "dims", "candidates", "precision")
         given = {name: getattr(self._options, name) for name in names}
         return {"documents": len(self._texts), "choices": self.dims, "examples": self.examples()} | given
 
     def examples(self) -> list[str]:
-        """Returns the first words of some texts, from all over the documents; none of markup, code or numbers."""
+        """Returns the first words of a few texts, evenly spread; texts with markup, code or numbers are left out."""
         texts = _spread(self._texts, EXAMPLE_TEXTS)
         starts = (" ".join(text.split()[:EXAMPLE_WORDS])[:EXAMPLE_CHARACTERS] for text in texts)
         return _spread(list(dict.fromkeys(start for start in starts if _is_plain(start))), EXAMPLES)
 
     def find(self, query: str, dims: int, k: int) -> dict:
-        """Returns the documents nearest to a query, with milliseconds of its embedding and of both passes.
+        """Returns the documents nearest to a query, and the milliseconds of its embedding and of both passes.
 
         Raises:
-            UserError: the slider has no such place, or k is out of range.
+            UserError: `dims` is not a choice of the slider, or k is out of range.
         """
         if dims not in self.dims:
             raise UserError(f"dims={dims} is not one of {', '.join(map(str, self.dims))}.")
@@ -94,19 +95,19 @@ def _spread(items: Sequence[str], most: int) -> list[str]:
 
 
 def _is_plain(text: str) -> bool:
-    """Returns whether a text begins with a letter and has only letters, their marks, spaces and punctuation."""
+    """Returns whether a text starts with a letter and consists of letters, marks, spaces and punctuation."""
     return text[:1].isalpha() and all(unicodedata.category(c)[0] in "LMZ" or c in ".,;:!?'’-–()" for c in text)
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        """Ignores browsers that leave before they have their answer, as while somebody types."""
+        """Ignores browsers that cancel a request, as they do while somebody types."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 def make_server(page: Page, port: int) -> ThreadingHTTPServer:
-    """Returns a server that only this machine reaches; port 0: any free one.
+    """Returns a server that only this machine can reach; port 0 means any free port.
 
     Raises:
         UserError: the port cannot be used.
@@ -118,7 +119,7 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
                 host, url = urlsplit(f"//{self.headers.get('Host', '')}").hostname, urlsplit(self.path)
             except ValueError:
                 return self._answer(400, "text/plain", b"This is not an address.")
-            if host not in HOSTS:  # a page from elsewhere asks
+            if host not in HOSTS:  # a request from another site, by DNS rebinding
                 return self._answer(403, "text/plain", b"Only for this machine.")
             if url.path == "/":
                 return self._answer(200, "text/html", PAGE.read_bytes())
@@ -149,7 +150,7 @@ def make_server(page: Page, port: int) -> ThreadingHTTPServer:
             self.wfile.write(content)
 
         def log_message(self, *_):
-            """Logs nothing: what people search for is theirs."""
+            """Logs nothing, because queries are private."""
 
     try:
         return _Server(("127.0.0.1", port), Handler)

@@ -1,8 +1,8 @@
-"""Search in two passes, the paper's dynamic retrieval: many documents by few dimensions, then few by all.
+"""Search in two passes (the paper's dynamic retrieval): all documents by a few dimensions, then a few by all.
 
-The first pass takes the `candidates` nearest documents by the first `dims` dimensions, optionally in fewer bits; the
-second orders these by the cosine of all dimensions. Each pass is exact: only a document that the few dimensions rank
-too low can be missed, and `recall` measures how often that happens.
+The first pass finds the `candidates` nearest documents by the first `dims` dimensions, optionally quantized. The second
+ranks these by the cosine of all dimensions. Each pass is exact, so a document can be missed only if the first `dims`
+dimensions rank it too low; `recall` measures how often that happens.
 """
 
 import os
@@ -18,7 +18,7 @@ from f2jax.inference.top_k import BLOCKS, SearchBlocks, TopK
 from f2jax.inference.vectors import Vectors, unit_vectors
 from f2jax.search.options import SearchOptions
 
-EQUAL = 1e-6  # scores that differ by less are equal: the passes add up in different orders
+EQUAL = 1e-6  # scores that differ by less count as equal, because the passes sum in different orders
 
 
 OPTIONS = SearchOptions()
@@ -26,7 +26,7 @@ OPTIONS = SearchOptions()
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The documents of a block of queries, nearest first, equal ones by number."""
+    """The documents found for a block of queries, nearest first; ties are in the order of their numbers."""
 
     scores_qk: np.ndarray  # float32, cosines; -inf if there are no more documents
     numbers_qk: np.ndarray  # int32; -1 if there are no more documents
@@ -35,7 +35,7 @@ class SearchResult:
 
 
 class Search:
-    """A search over documents [c, e], of any float type and length; of a `np.memmap` only what is needed is read.
+    """A search in documents [c, e] of any float type, not necessarily normalized; an `np.memmap` stays on disk.
 
     >>> search = Search(np.load("documents.npy", mmap_mode="r"), SearchOptions(k=5))
     >>> search(model.encode_query(["where is Kenya?"])).numbers_qk
@@ -49,7 +49,7 @@ class Search:
         self._first = TopK(documents, self.options.dims, options.precision, options.approximate, blocks)
 
     def blocks(self, queries: Vectors) -> Iterator[SearchResult]:
-        """Yields what is found for queries [q, e], block by block.
+        """Yields the results for queries [q, e], block by block.
 
         Raises:
             UserError: the widths differ, or a vector is not finite.
@@ -61,13 +61,13 @@ class Search:
                 start = time.perf_counter()
                 _, candidates_qc = self._first(q_qe, min(self.options.candidates, self.documents.shape[0]))
                 middle = time.perf_counter()
-                # On the host, where the vectors are: to send them to a device takes longer than to multiply them.
+                # On the host: sending the vectors to a device would take longer than multiplying them.
                 ranked = list(pool.map(self._rank, q_qe, candidates_qc))
                 scores_qk, numbers_qk = (np.stack(values) for values in zip(*ranked, strict=True))
                 yield SearchResult(scores_qk, numbers_qk, middle - start, time.perf_counter() - middle)
 
     def __call__(self, queries: Vectors) -> SearchResult:
-        """Returns what is found for all queries [q, e].
+        """Returns the result for queries [q, e].
 
         Raises:
             UserError: the widths differ, or a vector is not finite.
@@ -75,9 +75,9 @@ class Search:
         return join_blocks(self.blocks(queries), self.options.k)
 
     def _rank(self, q_e: np.ndarray, candidates_c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns cosines [k] and numbers [k] of the nearest of a query's candidates."""
+        """Returns the cosines [k] and numbers [k] of the candidates nearest to a query."""
         numbers_c = np.sort(candidates_c[candidates_c >= 0])
-        # No BLAS: above some 450 documents it starts threads of its own, which wait for those of the pool.
+        # Not BLAS, which starts its own threads above some 450 documents; they compete with those of the pool.
         scores_c = np.einsum("ce,e->c", unit_vectors(self.documents, numbers_c, "documents"), q_e)
         order_k = np.argsort(-scores_c, kind="stable")[: self.options.k]
         rest = self.options.k - len(order_k)
@@ -86,7 +86,7 @@ class Search:
 
 
 def join_blocks(blocks: Iterable[SearchResult], k: int) -> SearchResult:
-    """Returns what was found for the queries of all blocks."""
+    """Returns the results of all blocks as one."""
     results = [SearchResult(np.empty((0, k), np.float32), np.empty((0, k), np.int32)), *blocks]
     return SearchResult(
         np.concatenate([block.scores_qk for block in results]),
@@ -102,10 +102,10 @@ def exact_search(
     k: int,
     progress: Callable[[int], None] = lambda documents: None,
 ) -> SearchResult:
-    """Returns what a search by all dimensions in one pass finds, the reference of `recall`.
+    """Searches by all dimensions in one pass, as the reference for `recall`.
 
     Args:
-        progress: is called for each block of queries with the number of documents compared.
+        progress: called for each block of queries with the number of documents compared.
 
     Raises:
         UserError: k is not positive, the widths differ, or a vector is not finite.
@@ -117,7 +117,7 @@ def exact_search(
 
 
 def recall(result: SearchResult, exact: SearchResult) -> float:
-    """Returns the share of the nearest documents that was found; equal scores to the last of them count."""
+    """Returns the share of the nearest documents that were found; ties with the last of them count as found."""
     last_q1 = np.where(np.isneginf(exact.scores_qk), np.inf, exact.scores_qk).min(axis=1, keepdims=True)
     hits = (result.scores_qk >= last_q1 - EQUAL).sum()
     return float(hits / np.isfinite(exact.scores_qk).sum())

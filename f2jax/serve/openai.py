@@ -1,4 +1,4 @@
-"""Embeddings over HTTP, in the shape of OpenAI's API: `POST /v1/embeddings` and `GET /v1/models`.
+"""Embeddings over HTTP, compatible with OpenAI's API: `POST /v1/embeddings` and `GET /v1/models`.
 
 https://platform.openai.com/docs/api-reference/embeddings
 """
@@ -20,14 +20,14 @@ from f2jax.inference.embedder import UNLIMITED, Embedder
 from f2jax.inference.vectors import scale_to_unit
 from f2jax.serve.options import ServeOptions
 
-MOST_TEXTS = 2_048  # of a request, as there
-MOST_BYTES = 2**23  # of a request: each text is tokenized whole, to be counted
+MOST_TEXTS = 2_048  # in a request, as in OpenAI's API
+MOST_BYTES = 2**23  # of a request, because all of its texts are tokenized before long ones are refused
 FORMATS = ("float", "base64")
 FIELDS = ("input", "model", "dimensions", "encoding_format", "prompt_name", "user")
 
 
 class Batcher:
-    """Encodes texts for several threads: those that arrive while the devices work make up the next batch."""
+    """Encodes texts for several threads; requests that arrive while a batch runs form the next batch."""
 
     def __init__(self, embedder: Embedder, batch_size: int):
         self._embedder, self._batch_size = embedder, batch_size
@@ -35,10 +35,10 @@ class Batcher:
         threading.Thread(target=self._work, daemon=True).start()
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """Returns raw vectors, float32 [i, dim].
+        """Returns vectors, float32 [i, dim], that are not normalized.
 
         Raises:
-            UserError: one is not finite.
+            UserError: a vector is not finite.
         """
         future: Future = Future()
         self._waiting.put((texts, future))
@@ -51,7 +51,7 @@ class Batcher:
                 jobs.append(self._waiting.get())
             try:
                 x_ie = self._encode([text for texts, _ in jobs for text in texts])
-            except Exception:  # of one of them
+            except Exception:  # caused by one of the requests, so encode each by itself
                 for texts, future in jobs:
                     self._finish(texts, future)
             else:
@@ -62,7 +62,7 @@ class Batcher:
     def _finish(self, texts: list[str], future: Future) -> None:
         try:
             future.set_result(self._encode(texts))
-        except Exception as error:  # its thread raises it
+        except Exception as error:  # raised again in the thread of the request
             future.set_exception(error)
 
     def _encode(self, texts: list[str]) -> np.ndarray:
@@ -77,10 +77,10 @@ class Batcher:
 
 
 class Service:
-    """Answers requests as Python objects.
+    """Answers requests, which are Python objects from JSON.
 
     Raises:
-        UserError: the model has no prompt of the options' name.
+        UserError: the model has no prompt named `options.prompt_name`.
     """
 
     def __init__(self, embedder: Embedder, name: str, options: ServeOptions):
@@ -89,13 +89,14 @@ class Service:
         self._prompt(options.prompt_name)
 
     def models(self) -> dict:
+        """Returns the answer to `GET /v1/models`."""
         return {"object": "list", "data": [{"id": self.name, "object": "model", "owned_by": "f2jax"}]}
 
     def embeddings(self, request: Any) -> dict:
-        """Returns the answer to a request.
+        """Returns the answer to `POST /v1/embeddings`.
 
         Raises:
-            UserError: a field is unknown or has a wrong value, a text is longer than the model reads, or its vector is
+            UserError: a field is unknown or has a wrong value, a text is longer than the model's limit, or a vector is
                 not finite.
         """
         if not isinstance(request, dict):
@@ -156,13 +157,13 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 1_024  # connections that wait to be accepted; the kernel may allow fewer
 
     def handle_error(self, request, client_address):
-        """Ignores clients that leave before they have their answer."""
+        """Ignores clients that disconnect early."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServer:
-    """Returns the server; port 0: any free one.
+    """Returns a server; port 0 means any free port.
 
     Raises:
         UserError: the address cannot be used.
@@ -170,8 +171,8 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else the body of an answer waits until its header is acknowledged: 40 ms
-        timeout = 60  # seconds that a silent client keeps a thread
+        disable_nagle_algorithm = True  # otherwise the body waits 40 ms for the acknowledgement of the header
+        timeout = 60  # seconds after which a silent client is disconnected
 
         def do_GET(self):
             if self.path.rstrip("/") == "/v1/models":
@@ -213,7 +214,7 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
             self.wfile.write(text)
 
         def log_message(self, *_):
-            """Logs nothing: the texts are the users'."""
+            """Logs nothing, because the texts are private."""
 
     try:
         return _Server((host, port), Handler)
@@ -225,7 +226,7 @@ def serve_api(embedder: Embedder, name: str, options: ServeOptions) -> None:
     """Serves until Ctrl-C.
 
     Raises:
-        UserError: the address cannot be used, or the model has no prompt of that name.
+        UserError: the address cannot be used, or the model has no prompt named `options.prompt_name`.
     """
     service = Service(embedder, name, options)
     with make_api_server(service, options.host, options.port) as server:
