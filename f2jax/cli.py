@@ -1,6 +1,6 @@
-"""The `f2jax` command: its commands, their errors and their exit codes.
+"""The `f2jax` command: runs its commands, and turns their errors into one line and an exit code.
 
-Each command is a module of `f2jax.commands`, imported when it runs, so that `--help` is quick.
+Each command is a module of `f2jax.commands`, imported only when it runs, so that `--help` is quick.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ COMMANDS = {
     "plan": "see whether a training fits a TPU slice, without one",
     "prune": "cut a model down in width, MLP and layers",
     "cache-teacher": "embed a corpus with a teacher, once for all trainings",
-    "start": "make the first weights of a student from a teacher's vectors",
+    "start": "make the initial weights of a student from a teacher's vectors",
     "merge": "average several models or checkpoints",
     "encode": "embed the texts of a file",
     "search": "find documents, first by a few dimensions, then by all",
@@ -30,19 +30,19 @@ COMMANDS = {
     "export": "write a model as a folder that other tools load",
     "verify": "check an exported folder in every tool on this machine",
 }
-# What has no command of its own.
+# Tasks that users may look for, but that have no command of their own.
 TASKS = {"finetune": "; use f2jax train --config finetune:data=FILE --workdir FOLDER."}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, or the `exit_code` of its error.
+    """Runs a command and returns its exit code: 0, or the `exit_code` of the error.
 
-    An error prints one line that says what to change; a crash prints its traceback.
+    For an error, it prints one line that says what to change; for a crash, the traceback.
     """
     try:
         _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output has gone, as after `| head -1`
+    except BrokenPipeError:  # the reader of the output has exited, as after `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:

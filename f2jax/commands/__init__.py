@@ -1,1 +1,1 @@
-"""The commands of `f2jax`: a module each with `main(argv)`, which imports what it needs when it runs."""
+"""The commands of `f2jax`. Each is a module with `main(argv)`, which imports what it needs only when it runs."""

@@ -1,4 +1,4 @@
-"""`f2jax compare`: training runs side by side, and a law of their loss."""
+"""`f2jax compare`: compare training runs, and fit a scaling law to their loss."""
 
 from f2jax.commands.options import Arguments
 from f2jax.compare.options import CompareOptions

@@ -14,8 +14,8 @@ class EncodeOptions:
     input: str  # .txt (one text per line), or rows as .jsonl, .json, .csv, .tsv, .arrow or .parquet; may be on gs://
     output: str  # .npy, or .parquet with texts and embeddings; may be on gs://
     column: str = "text"  # column with the text, in files of rows
-    prompt: str | None = None  # text to put before every text
-    prompt_name: str | None = None  # prompt of the model to put before every text, such as query
+    prompt: str | None = None  # string to prepend to every text
+    prompt_name: str | None = None  # prompt of the model to prepend to every text, such as query
     truncate_dim: int | None = None  # keep this many leading dimensions; None: all
     precision: Precision = "float32"  # type of the stored numbers
     batch_size: int = 1024  # largest number of texts in a batch
@@ -25,8 +25,8 @@ class EncodeOptions:
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "encode",
-        "Embed the texts of a file on all devices. The same command resumes. On several hosts, run it on "
-        "each of them: they share the pieces, and the first one puts them together.",
+        "Embed the texts of a file on all devices. The same command resumes after an interruption. On several hosts, "
+        "run it on each of them: they share the work, and the first one writes the output.",
         "--model mini --input texts.txt --output vectors.npy",
         argv,
         ModelOptions,

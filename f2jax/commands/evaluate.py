@@ -1,4 +1,4 @@
-"""`f2jax evaluate`: score a model on built-in tasks, on local ones, or on those of MTEB."""
+"""`f2jax evaluate`: score a model on built-in tasks, on your own files, or on MTEB."""
 
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from f2jax.errors import UserError, require_extra
 from f2jax.evaluation.options import EvaluationOptions
 
 SCORES = "folder of scores"
-SCORE_FILES = ("results.json", "vectors")  # by which one of an older version is recognised
+SCORE_FILES = ("results.json", "vectors")  # by which a folder of an older version is recognised
 MTEB_ONLY = ("columns", "languages", "dims", "precisions", "cache", "prompts", "prompt", "name")
 
 
@@ -17,18 +17,18 @@ def main(argv: list[str]) -> None:
 
     options = Arguments(
         "evaluate",
-        "Score a model at several numbers of dimensions, on all devices. The same command resumes. "
-        "On several hosts, run it on each of them: all encode, and the first one scores. "
+        "Score a model at several numbers of dimensions, on all devices. The same command resumes after an "
+        "interruption. On several hosts, run it on each of them: all encode, and the first one scores. "
         f"Built-in tasks: {', '.join(TASKS)}. Local tasks, with --data FOLDER: {', '.join(LOCAL_NAMES)}.",
         "--model release --benchmark english --output scores",
         argv,
         EvaluationOptions,
     ).read(EvaluationOptions)
 
-    from f2jax.parallel import hosts  # brings JAX, which --help does without
+    from f2jax.parallel import hosts  # imports JAX, which --help does not need
 
     hosts.start()
-    others = options.data or options.benchmark or options.baseline  # built-in tasks have TF-IDF beside them anyway
+    others = options.data or options.benchmark or options.baseline  # built-in tasks always show TF-IDF
     for name in options.tasks:
         if name not in (*TASKS, *LOCAL_NAMES) and not find_spec("mteb"):
             raise unknown_task(name)
@@ -77,7 +77,7 @@ def _evaluate_with_mteb(options: EvaluationOptions) -> None:
     from f2jax.outputs import output_folder
 
     folder = output_folder(options.output, SCORES, SCORE_FILES) if options.output else nullcontext()
-    with folder:  # without one, evaluate says what is missing
+    with folder:  # if there is none, `evaluate` explains what is missing
         scores = run.evaluate(options)
     if scores is not None:
         print(runner.scores_table(scores))

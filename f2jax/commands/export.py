@@ -1,4 +1,4 @@
-"""`f2jax export`: write a folder that other embedding tools load."""
+"""`f2jax export`: write a model as a folder that other tools load."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from f2jax.inference.options import ModelOptions, ReadOptions
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is written."""
+    """The output."""
 
     output: str  # folder to write
     # additional formats; (): none
@@ -17,11 +17,11 @@ class ExportOptions:
     scores: str | None = None  # the --output of f2jax evaluate, for the model card
     license: str | None = None  # an identifier of the Hugging Face hub, such as apache-2.0, for the model card
     about: str | None = None  # JSON file with summary, teacher, licenses and limits, for the model card
-    # store the weights in int8, a quarter of the size, for f2jax only; None: store them in --dtype, for all tools
+    # store the weights in int8, a quarter of the size, which only f2jax reads; None: store them in --dtype
     weights: Literal["int8"] | None = None
     truncate_layers: int | None = None  # keep this many layers of a model trained with loss.exits; None: all
     table_rank: int | None = None  # keep this many columns of a factorized token table; None: all
-    matryoshka_dims: tuple[int, ...] = ()  # dimensions that the model can be cut to, if its folder does not state them
+    matryoshka_dims: tuple[int, ...] = ()  # dimensions to truncate vectors to, if the folder does not state them
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`f2jax mine`: give rows hard negatives."""
+"""`f2jax mine`: find hard negatives for rows."""
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class MiningOutput:
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "mine",
-        "Find hard negatives for rows (recipe 3.2). The same command resumes. On several hosts, run it on "
-        "each of them, with an output that all can see.",
+        "Find hard negatives for rows (recipe 3.2). The same command resumes after an interruption. On several hosts, "
+        "run it on each of them, with an output that all of them can see.",
         "--input pairs.jsonl --model release --output mined",
         argv,
         MiningInput,

@@ -1,4 +1,4 @@
-"""Command lines from dataclasses: an option is said once, as a field with its type, default and comment.
+"""Parses command lines into dataclasses: an option is defined once, as a field with type, default and comment.
 
 >>> class Greeting:
 ...     name: str  # whom to greet
@@ -26,7 +26,7 @@ METAVARS = {int: "N", float: "NUMBER"}
 
 
 class Arguments:
-    """The arguments of a command, as instances of the dataclasses that declare them."""
+    """The parsed arguments of a command."""
 
     def __init__(
         self,
@@ -38,18 +38,18 @@ class Arguments:
         positional: str = "",
         config: bool = False,
     ):
-        """Parses `argv`.
+        """Parses `argv` into the dataclasses `options`.
 
-        A field is an option of its name: required without a default, a flag where it is a bool, with several values
-        where it is a tuple, NAME=VALUE pairs where it is a dict; `off` stands for None and "". Options of the same name
-        are one. Each dataclass is a group in `--help`, headed by its docstring.
+        Each field is an option with its name. It is required if it has no default; a bool is a flag, a tuple takes
+        several values, and a dict takes NAME=VALUE pairs. The word `off` stands for None and "". Fields with the same
+        name are one option. In `--help`, each dataclass is a group with its docstring as heading.
 
         Args:
-            positional: the field that is given without its name.
-            config: whether fields of the config are taken too, as `overrides`.
+            positional: a field that is given by position, without its name.
+            config: whether to accept fields of the config (`--config.NAME=VALUE`), as `overrides`.
 
         Raises:
-            UserError: an option is unknown, missing or has no value of its type.
+            UserError: an option is unknown, missing, or has a value of the wrong type.
         """
         self.overrides: list[str] = []
         self._positional, self._example = positional, f"f2jax {command} {example}"
@@ -73,10 +73,10 @@ class Arguments:
         self._refuse(unknown, config)
 
     def read(self, kind: type[T]) -> T:
-        """Returns the instance of one of the dataclasses.
+        """Returns one of the dataclasses, filled with the arguments.
 
         Raises:
-            UserError: a value is not one of the field's choices.
+            UserError: a value is not among the field's choices.
         """
         values = {}
         for field, hint in _fields(kind):
@@ -86,7 +86,7 @@ class Arguments:
             value = getattr(self._values, _name(field))
             if get_origin(hint) is dict:
                 value = pairs(value, _option(_name(field)))
-            elif isinstance(value, list):  # an item is a list where it was numbers with commas
+            elif isinstance(value, list):  # "1,2" was read as a list
                 value = tuple(part for item in value for part in (item if isinstance(item, list) else [item]))
             values[field.name] = value
         made = kind(**values)
@@ -112,12 +112,12 @@ class Arguments:
                 self._add(hint, positional)
 
     def _current(self, text: str) -> str:
-        """Options are taken by a name that they had before, too."""
+        """Replaces an option's former name by its current one."""
         name, equals, value = text.partition("=")
         return self._former.get(name, name) + equals + value
 
     def _unknown(self, argv: Sequence[str]) -> list[str]:
-        """Returns the arguments that look like options and are none."""
+        """Returns the arguments that look like options but are not."""
         known = {_option(name) for name in self._names - {self._positional}} | {"--help"}
         looks = {text: re.fullmatch(r"(--)(?:no-)?([a-z][\w-]*)(?:=.*)?", text, re.DOTALL) for text in argv}
         return [text for text, parts in looks.items() if parts and "".join(parts.groups()) not in known]
@@ -138,7 +138,7 @@ class Arguments:
 
 
 def _config_field(name: str) -> str | None:
-    """Returns the field of the config that has this name, or that another trainer calls so; None: there is none."""
+    """Returns the config field with this name, or the one that other trainers call by this name, or None."""
     from f2jax import config
 
     same = [field for field in config.fields(config.load("common")) if field.rpartition(".")[2] == name]
@@ -146,16 +146,16 @@ def _config_field(name: str) -> str | None:
 
 
 def changed(options: Any, *names: str) -> str:
-    """Returns those of the fields that differ from their defaults, as options to read; empty where none does."""
+    """Returns the options among `names` that differ from their defaults, joined by "and"; may be empty."""
     defaults = {field.name: _default(field) for field in fields(options)}
     return " and ".join(_option(name) for name in names if getattr(options, name) != defaults[name])
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
-    """Returns the pairs of `NAME=VALUE` texts, and of JSON files that hold an object of texts.
+    """Returns a dict from `NAME=VALUE` strings, and from JSON files that contain an object of strings.
 
     Raises:
-        UserError: a text or a file is neither.
+        UserError: a string or a file has another form.
     """
     result: dict[str, str] = {}
     for text in texts:
@@ -179,7 +179,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _dashed(text: str) -> str:
-    """Options are taken with `_` for `-` too."""
+    """Replaces `_` by `-` in the name of an option."""
     name, equals, value = text.partition("=")
     return text if not name.startswith("--") or "." in name else name.replace("_", "-") + equals + value
 
@@ -193,12 +193,12 @@ def _is_options(hint: Any) -> bool:
 
 
 def _name(field: Field) -> str:
-    """Returns the name of the option, which is the field's unless its metadata has another one."""
+    """Returns the option's name: the one in the field's metadata, or else the field's own."""
     return field.metadata.get("option", field.name)
 
 
 def _fields(kind: type) -> list[tuple[Field, Any]]:
-    """Returns the fields with their types, without those of which the command makes a dataclass or None."""
+    """Returns the fields with their types, except optional dataclasses, which the command fills in itself."""
     hints = get_type_hints(kind)
     nested = {name for name, hint in hints.items() if any(map(_is_options, get_args(hint)))}
     return [(field, hints[field.name]) for field in fields(kind) if field.name not in nested]
@@ -227,14 +227,14 @@ def _argument(field: Field, hint: Any, comment: str, optional: bool) -> dict[str
     items = tuple(item for item in get_args(hint) if item is not Ellipsis)
     if several:
         result["nargs"] = "+" if default is MISSING else "*"
-        result |= {} if default and default is not MISSING else {"action": "extend"}  # given twice, values add up
+        result |= {} if default and default is not MISSING else {"action": "extend"}  # a repeated option adds values
         hint = items[0]
     metavar = "NAME=VALUE" if len(items) == 2 and several else _metavar(_name(field), hint)
     return result | {"type": _reader(hint, commas=several), "metavar": metavar}
 
 
 def _without_none(hint: Any) -> Any:
-    """Returns X of `X | None`: where None is the default, nothing has to say it."""
+    """Returns X for `X | None`: if None is the default, no word is needed for it."""
     (hint,) = [item for item in get_args(hint) if item is not NoneType] or [hint]
     return hint
 
@@ -246,21 +246,21 @@ def _shown(default: Any) -> str:
 
 
 def _options_of(hint: Any) -> list[Any]:
-    """Returns the types and words that a hint allows: those of a union, of a Literal."""
+    """Returns the types in a union and the words in a Literal."""
     if get_origin(hint) in (Union, UnionType):
         return [option for item in get_args(hint) for option in _options_of(item)]
     return list(get_args(hint)) if get_origin(hint) is Literal else [hint]
 
 
 def _words(options: list[Any]) -> dict[str, Any]:
-    """Returns the words that stand for values: `off` for None and the empty text."""
+    """Returns {word: value}, with `off` for None and for the empty string."""
     return {option or "off": option for option in options if isinstance(option, str)} | (
         {"off": None} if NoneType in options else {}
     )
 
 
 def _reader(hint: Any, commas: bool) -> Callable[[str], Any]:
-    """Returns the function from text to a value of the type, or to a list of numbers with `commas` between them."""
+    """Returns a function that parses a value of this type; with `commas`, also a list of numbers between commas."""
     options = _options_of(hint)
     words = _words(options)
     number = next((option for option in options if option in METAVARS), None)
@@ -285,7 +285,7 @@ def _metavar(name: str, hint: Any) -> str:
 
 
 def _comments(kind: type) -> dict[str, str]:
-    """Returns the comment of each field: at the end of its line, or in the lines above it."""
+    """Returns the comment of each field, from the end of its line or from the lines above it."""
     lines = textwrap.dedent(inspect.getsource(kind)).splitlines()
     (definition,) = ast.parse("\n".join(lines)).body
     assert isinstance(definition, ast.ClassDef)

@@ -1,4 +1,4 @@
-"""`f2jax plan`: compile a training for a TPU slice, without one."""
+"""`f2jax plan`: compile a training for a TPU slice, without having one."""
 
 import os
 from contextlib import nullcontext
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     )
     options = arguments.read(PlanOptions)
 
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: nothing runs here
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs on this machine's accelerators
     from f2jax import config
     from f2jax.outputs import output_file
     from f2jax.plan.report import plan_topologies

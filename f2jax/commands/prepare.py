@@ -1,4 +1,4 @@
-"""`f2jax prepare`: tokenize data into a corpus for training."""
+"""`f2jax prepare`: curate and tokenize data into a corpus for training."""
 
 from dataclasses import dataclass, field, replace
 

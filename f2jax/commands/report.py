@@ -1,4 +1,4 @@
-"""`f2jax report`: tables and curves of results."""
+"""`f2jax report`: make a page of tables and curves from results."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""`f2jax search`: find documents in two passes, print them, write them, serve a page, or fill a store."""
+"""`f2jax search`: find documents in two passes, and print or write them, serve a page, or fill a store."""
 
 from contextlib import nullcontext
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
 
 def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOptions) -> None:
-    """Raises UserError where options contradict each other, or one is missing."""
+    """Raises UserError if options contradict each other, or if one is missing."""
     has_documents = documents.folder or documents.documents or documents.vectors
     has_queries = queries.query or queries.queries
     if documents.folder and (documents.documents or documents.vectors):
@@ -53,7 +53,7 @@ def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOpt
         raise UserError("--store needs documents to fill it, or --query or --queries to search it.")
     if results.output and not (has_queries or results.serve):
         raise UserError("--output is for the results of queries; give --query or --queries.")
-    texts = documents.folder or (documents.documents and not documents.vectors)  # vectors may be from elsewhere
+    texts = documents.folder or (documents.documents and not documents.vectors)  # vectors of another tool
     asked = queries.query or (queries.queries and not queries.queries.endswith(".npy"))
     if (texts or asked or results.serve) and not queries.model:
         raise UserError("A model is needed to embed the texts; give --model.")
@@ -64,7 +64,7 @@ def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOpt
 def _check_unused(
     documents: DocumentOptions, queries: QueryOptions, passes: SearchOptions, results: ResultOptions
 ) -> None:
-    """Raises UserError where an option would change nothing."""
+    """Raises UserError if an option would have no effect."""
     asked = queries.query or queries.queries
     unused = {
         "with --serve": results.serve

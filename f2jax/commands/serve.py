@@ -1,4 +1,4 @@
-"""`f2jax serve`: embeddings over HTTP, in the shape of OpenAI's API."""
+"""`f2jax serve`: serve embeddings over HTTP, compatible with OpenAI's API."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""`f2jax start`: a student's first weights from a teacher's vectors."""
+"""`f2jax start`: make a student's initial weights from a teacher's vectors."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class VectorOptions:
 def main(argv: list[str]) -> None:
     arguments = Arguments(
         "start",
-        "Make the first weights of a student from the vectors of a teacher. Train from them afterwards.",
+        "Make the initial weights of a student from the vectors of a teacher. Train from them afterwards.",
         "--corpus corpus --teacher-vectors vectors --output first",
         argv,
         VectorOptions,

@@ -1,4 +1,4 @@
-"""`f2jax train`: train a model as a config says."""
+"""`f2jax train`: train a model from a config."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
 
 
 def _tasks(config):
-    """Returns what scores the model during the run; None: nothing does."""
+    """Returns a function that scores the model during the run, or None."""
     if not config.log.evaluate_every:
         return None
     from f2jax.evaluation.during_training import open_tasks
@@ -52,7 +52,7 @@ def _tasks(config):
 
 
 def _check_comparable(config) -> None:
-    """Raises UserError where there would be nothing to compare at the end."""
+    """Raises UserError if there would be nothing to compare at the end."""
     import jax
 
     require_extra("eval", "log.compare", "sklearn")
@@ -63,7 +63,7 @@ def _check_comparable(config) -> None:
 
 
 def _compare(config, workdir: str) -> None:
-    """Prints what the model found of the held-out rows before and after, and what TF-IDF finds."""
+    """Prints the scores on the held-out rows of TF-IDF and of the model before and after training."""
     from f2jax.data.loader import read_records
     from f2jax.data.skip_list import SkipList
     from f2jax.evaluation import held_out

@@ -1,4 +1,4 @@
-"""`f2jax verify`: compare a released package with its golden set in every tool that is installed."""
+"""`f2jax verify`: check that every installed tool reproduces a package's vectors."""
 
 from dataclasses import dataclass
 

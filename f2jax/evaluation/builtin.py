@@ -1,4 +1,4 @@
-"""Evaluation on the built-in held-out sets: accuracy@1 at every dimension, next to character n-gram TF-IDF."""
+"""Evaluation on the built-in tasks: accuracy@1 at every Matryoshka dimension, next to character n-gram TF-IDF."""
 
 import difflib
 import json
@@ -20,7 +20,7 @@ from f2jax.tables import text_table
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Queries, candidate documents, and for each query the numbers of the right documents."""
+    """Queries, candidate documents, and the numbers of each query's relevant documents."""
 
     name: str
     queries: list[str]
@@ -30,14 +30,14 @@ class RetrievalTask:
 
 
 def cldr_names() -> RetrievalTask:
-    """Each test name once: which English name is it? A name of several things has several right answers."""
+    """Finds the English name for each test name. A name of several things has several right answers."""
     return _names_task("cldr-names", cldr.english())
 
 
 def cldr_across() -> RetrievalTask:
-    """Each test name once: which text of a list in all languages but English, one for each thing, names the same?
+    """Finds the name of the same thing in a list that has one name per thing, in any language but English.
 
-    The language of a text in the list is drawn by a hash; no test name is in the list.
+    A hash chooses the language of each name in the list; no test name is in it.
     """
     texts: dict[str, str] = {}
     drawn: dict[str, int] = {}
@@ -49,7 +49,7 @@ def cldr_across() -> RetrievalTask:
 
 
 def _names_task(task: str, texts: Mapping[str, str]) -> RetrievalTask:
-    """The test names as queries; the documents are the texts of all entities."""
+    """Returns a task with the test names as queries and the names of all things, `texts`, as documents."""
     documents = sorted(set(texts.values()))
     number = {text: i for i, text in enumerate(documents)}
     answers: dict[str, set[int]] = {}
@@ -62,7 +62,7 @@ def _names_task(task: str, texts: Mapping[str, str]) -> RetrievalTask:
 
 
 def stdlib_code() -> RetrievalTask:
-    """Each held-out docstring once: which of the held-out functions does it describe?"""
+    """Finds the function that each held-out docstring describes, among all held-out functions."""
     functions = [function for function in stdlib.functions() if stdlib.is_test_function(function)]
     return RetrievalTask(
         "stdlib-code",
@@ -75,7 +75,7 @@ def stdlib_code() -> RetrievalTask:
 
 TASKS = {"cldr-names": cldr_names, "cldr-across": cldr_across, "stdlib-code": stdlib_code}
 
-# The names in `f2jax.evaluation.local`, which needs mteb: help and error messages name them without it.
+# The tasks in `f2jax.evaluation.local`, listed here so that help and error messages do not need mteb.
 LOCAL_NAMES = (
     "Tatoeba.local", "STSB.local", "Banking77.local", "SIB200.local", "SIB200Clustering.local", "XQuAD.local",
     "HumanEvalX.local",
@@ -83,14 +83,14 @@ LOCAL_NAMES = (
 
 
 def load_task(name: str) -> RetrievalTask:
-    """Returns a built-in task; raises UserError if there is none of that name."""
+    """Returns a built-in task; raises UserError if the name is unknown."""
     if name not in TASKS:
         raise UserError(f"There is no built-in task '{name}'{did_you_mean(name, TASKS)}")
     return TASKS[name]()
 
 
 def unknown_task(name: str, names: Iterable[str] = (*TASKS, *LOCAL_NAMES)) -> UserError:
-    """Returns the error for a task that does not exist, with the nearest of `names` and the tasks that f2jax has."""
+    """Returns the error for an unknown task, with the most similar of `names` and the tasks of f2jax."""
     folded = {known.lower(): known for known in names} | {known.split(".")[0].lower(): known for known in LOCAL_NAMES}
     close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     hint = f"; did you mean '{folded[close[0]]}'?" if close else "."
@@ -104,7 +104,7 @@ def unknown_task(name: str, names: Iterable[str] = (*TASKS, *LOCAL_NAMES)) -> Us
 
 
 def accuracy_at_1(similarity_qc: np.ndarray, answers: Iterable[set[int]]) -> float:
-    """Returns the share of queries whose most similar document is a right answer."""
+    """Returns the share of queries whose most similar document is relevant."""
     best_q = similarity_qc.argmax(axis=1)
     return float(np.mean([int(best) in right for best, right in zip(best_q, answers, strict=True)]))
 
@@ -112,7 +112,7 @@ def accuracy_at_1(similarity_qc: np.ndarray, answers: Iterable[set[int]]) -> flo
 def score_dimensions(embedder, task: RetrievalTask) -> dict[int, float]:
     """Returns accuracy@1 at each Matryoshka dimension, from one encoding of queries and documents.
 
-    Queries carry the prompt that has the task's name, else the one named `query`, if the model has one.
+    Queries get the prompt with the task's name, or else the one named `query`, if the model has one.
     """
     prompt = task.name if task.name in embedder.prompts else None
     whole = {"truncate_dim": embedder.dim, "normalize_embeddings": False}
@@ -125,11 +125,11 @@ def score_dimensions(embedder, task: RetrievalTask) -> dict[int, float]:
 
 
 def tfidf_vectors(texts: Sequence[str], corpus: Sequence[str], features: int = 2**20):
-    """Returns sparse TF-IDF vectors [i, features] of the character 1- to 4-grams inside words, of length 1.
+    """Returns sparse TF-IDF vectors [i, features] of the character 1- to 4-grams inside words, normalized.
 
     Args:
-        corpus: texts that give the document frequencies; n-grams that occur in none of them count nothing.
-        features: the n-grams are hashed to this many places.
+        corpus: texts for the document frequencies; n-grams that occur in none of them are ignored.
+        features: number of buckets that n-grams are hashed to.
     """
     from scipy.sparse import diags_array
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
@@ -150,10 +150,10 @@ def tfidf_score(task: RetrievalTask) -> float:
 
 
 def evaluate_builtin(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:
-    """Returns results by task: `dims` {dimension: accuracy}, `tfidf`, and the numbers of queries and documents.
+    """Returns {task: {`dims`: {dimension: accuracy}, `tfidf`, `queries`, `documents`}}, the last two as numbers.
 
     Raises:
-        UserError: there is no such task, or the `eval` extra is not installed.
+        UserError: a task is unknown, or the `eval` extra is not installed.
     """
     require_extra("eval", "f2jax evaluate", "sklearn", "matplotlib")
     return {
@@ -171,7 +171,7 @@ def evaluate_builtin(embedder, names: Iterable[str] = TASKS) -> dict[str, dict]:
 
 
 def accuracy_table(results: dict[str, dict]) -> str:
-    """Returns the results as text: a line for each task, a column for each dimension."""
+    """Returns the results as a text table with a row for each task and a column for each dimension."""
     dims = sorted({dim for result in results.values() for dim in result["dims"]})
     rows = [("accuracy@1", "queries", "docs", "TF-IDF", *map(str, dims))]
     for name, result in results.items():
@@ -181,7 +181,7 @@ def accuracy_table(results: dict[str, dict]) -> str:
 
 
 def plot_results(results: dict[str, dict]) -> bytes:
-    """Returns score against dimension as a PNG, with TF-IDF as dashed lines."""
+    """Returns a plot of score against dimension as PNG, with TF-IDF as dashed lines."""
     from f2jax.evaluation.plots import Curve, plot_dimensions
 
     curves = []
@@ -211,10 +211,10 @@ def write_results(
 
 
 def model_name(model: str, name: str | None = None) -> str:
-    """Returns ORG/NAME as mteb requires it: the given name, the hub id, or f2jax/ and the name of the folder."""
+    """Returns a name ORG/NAME, as mteb requires: the given name, the hub id, or f2jax/ and the folder's name."""
     if name:
         return name if "/" in name else f"f2jax/{name}"
-    here = [name for name in (model, model.rpartition("@")[0]) if name]  # of RUN@STEP the run, too
+    here = [name for name in (model, model.rpartition("@")[0]) if name]  # also the run of RUN@STEP
     is_folder = any(Path(name).expanduser().is_dir() for name in here)
     if files.is_remote(model) or is_folder or model in files.built_in_models():
         return f"f2jax/{model.rstrip('/').rpartition('/')[2]}"

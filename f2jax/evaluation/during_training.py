@@ -1,4 +1,4 @@
-"""Built-in and local tasks of `f2jax evaluate` for a model that is being trained: a few numbers, and no files."""
+"""Scores a model on tasks of `f2jax evaluate` while it is being trained, without writing files."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,26 +14,26 @@ from f2jax.inference import multihost
 from f2jax.inference.embedder import Embedder
 
 Scores = dict[str, float]
-NAME = "f2jax/in-training"  # of the model, in results that are not kept
+NAME = "f2jax/in-training"  # name of the model in temporary results
 
 
 def open_tasks(names: Sequence[str] = (), data: Sequence[str] = ()) -> Callable[[Embedder], Iterator[Scores]]:
-    """Returns a function that scores a model: it yields the scores of one task after the other, and then the mean.
+    """Returns a function that scores a model: it yields the scores of each task, and finally their mean.
 
-    The main score of a task at the full width has the task's name, those at every second Matryoshka dimension are
-    NAME/DIM; `mean` is that over the tasks, at the full width. Of several processes all call it with a model that is on
-    the devices of all of them, and get the same scores.
+    TASK is the main score at the full width, TASK/DIM that at every second Matryoshka dimension, and `mean` the mean
+    over the tasks at the full width. If there are several processes, all of them call the function with a model that
+    is on all their devices, and get the same scores.
 
     >>> for scores in open_tasks(["cldr-names"])(embedder): print(scores)
     {'cldr-names': 0.62, 'cldr-names/16': 0.4}
     {'mean': 0.62}
 
     Args:
-        names: of built-in tasks, and of local ones, whose files are in `data`; (): as `f2jax evaluate`.
-        data: folder of the local tasks, and your own files.
+        names: built-in tasks, and local tasks with files in `data`; (): as for `f2jax evaluate`.
+        data: the folder of the local tasks, and your own files.
 
     Raises:
-        UserError: a task is unknown or would be downloaded, its data cannot be read, or mteb is not installed.
+        UserError: a task is unknown or would need a download, its data cannot be read, or mteb is not installed.
     """
     names = names or ([] if data else [*builtin.TASKS])
     own = [builtin.load_task(name) for name in names if name in builtin.TASKS]
@@ -64,7 +64,7 @@ def _variants(embedder: Embedder) -> list[Variant]:
 
 
 def _named(task: str, by_dim: Mapping[int, float]) -> Scores:
-    """Returns the scores by name, that of the full width first."""
+    """Returns the scores by name, starting with that of the full width."""
     width = max(by_dim)
     return {task if dim == width else f"{task}/{dim}": by_dim[dim] for dim in sorted(by_dim, reverse=True)}
 

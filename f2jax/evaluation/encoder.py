@@ -1,4 +1,4 @@
-"""An `Embedder`, and the baselines next to it, as encoders of the mteb package (the encoder protocol of mteb 2)."""
+"""Adapts `Embedder` and the baselines to the encoder protocol of mteb 2."""
 
 import dataclasses
 import hashlib
@@ -23,30 +23,32 @@ from f2jax.inference.vector_cache import VectorCache
 from f2jax.model.qwen3 import init_params
 
 EncodeTexts = Callable[[str, list[str]], np.ndarray]  # (prompt, texts) → float32 [i, width], not normalized
-TFIDF_FEATURES = 4_096  # n-grams are hashed to dense vectors of this width
+TFIDF_FEATURES = 4_096  # width of the dense vectors that n-grams are hashed to
 RANDOM_WIDTH = 64
 
 
 class Encoder(AbsEncoder):
-    """The vectors of one variant; all variants of a model read the same cache.
+    """An mteb encoder for one variant (dimension and precision); all variants of a model share a cache.
 
-    A prompt goes before every text except the documents of retrieval (recipe 4.1). `AbsEncoder` looks up the
-    instruction, and its similarities are cosines.
+    Every text gets a prompt, except documents in retrieval (recipe 4.1). `AbsEncoder` looks up the instruction and
+    computes similarities, which are cosines.
     """
 
     prompts_dict: dict[str, str]
     mteb_model_meta: ModelMeta
 
     def __init__(self, encode_texts: EncodeTexts, meta: ModelMeta, variant: Variant, prompts: Prompts):
-        """Takes the metadata `meta` of the model at full width in float32."""
+        """Args:
+        meta: metadata of the model at full width in float32.
+        """
         self.encode_texts, self.variant = encode_texts, variant
         self.prompts_dict, self.instruction_template = prompts.instructions, prompts.template
         self.whole_prompts = prompts.whole
         self.mteb_model_meta = variant_meta(meta, variant, prompts)
-        self.used_prompts: dict[str, str] = {}  # by `query`, `document`, or `text` if a task makes no difference
+        self.used_prompts: dict[str, str] = {}  # by `query` and `document`, or `text`
 
     def prompt(self, task_metadata, prompt_type: PromptType | None) -> str:
-        """Returns what goes before each text of a task."""
+        """Returns the string to prepend to each text of a task."""
         if (whole := self.whole_prompts.get(task_metadata.name)) is not None:
             return whole[prompt_type.value if prompt_type else "text"]
         if prompt_type == PromptType.document or not self.instruction_template:
@@ -54,21 +56,21 @@ class Encoder(AbsEncoder):
         return self.get_task_instruction(task_metadata, prompt_type)
 
     def get_instruction(self, task_metadata, prompt_type: PromptType | None) -> str:
-        """Returns the instruction as `AbsEncoder` does, except that an empty one of ours means none."""
+        """Returns the instruction as `AbsEncoder` does, except that our empty instructions mean none."""
         names = (task_metadata.name, task_metadata.type, prompt_type.value if prompt_type else "")
         ours = next((self.prompts_dict[name] for name in names if name in self.prompts_dict), None)
         return super().get_instruction(task_metadata, prompt_type) if ours is None else ours
 
     def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs) -> np.ndarray:
-        """Returns float32 [i, dim] of all texts of a `DataLoader`, in their order; for clustering [i, at most i]."""
+        """Returns vectors of all texts in a `DataLoader`, float32 [i, dim]; for clustering, [i, at most i]."""
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = self.prompt(task_metadata, prompt_type)
         self.used_prompts[prompt_type.value if prompt_type else "text"] = prompt
         x_ie = self.variant.of(self.encode_texts(prompt, texts))
-        return narrow(x_ie) if task_metadata.type == "Clustering" else x_ie  # k-means knows distances alone
+        return narrow(x_ie) if task_metadata.type == "Clustering" else x_ie  # k-means needs only distances
 
     def encode_ahead(self, task: LocalTask) -> None:
-        """Fills the cache with all texts of a task at once: sorted by length, they make few, full batches."""
+        """Encodes all texts of a task into the cache at once, because few large batches are faster."""
         if isinstance(self.encode_texts, CachedEncode):
             by_prompt: dict[str, list[str]] = {}
             for prompt_type, texts in task.texts():
@@ -79,11 +81,11 @@ class Encoder(AbsEncoder):
 
 @dataclasses.dataclass(frozen=True)
 class CachedEncode:
-    """The `encode_texts` of a model, through the cache."""
+    """The `encode_texts` of a model with a cache."""
 
     embedder: Embedder
     cache: VectorCache
-    progress: Callable[[int], None]  # gets the number of texts encoded after each piece
+    progress: Callable[[int], None]  # called after each piece with the number of texts encoded
 
     def __call__(self, prompt: str, texts: list[str]) -> np.ndarray:
         return self.cache.vectors(prompt, texts, self._encode, self.progress)
@@ -99,12 +101,12 @@ class CachedEncode:
 
 
 def tfidf_encode(prompt: str, texts: list[str]) -> np.ndarray:
-    """TF-IDF as an `encode_texts`: document frequencies are those of the texts of one call; prompts are not read."""
+    """Returns TF-IDF vectors, with document frequencies from the texts of this call; the prompt is ignored."""
     return tfidf_vectors(texts, texts, TFIDF_FEATURES).toarray()
 
 
 def random_encode(prompt: str, texts: list[str]) -> np.ndarray:
-    """Gaussian vectors as an `encode_texts`, drawn anew for each distinct text: what a task gives for nothing."""
+    """Returns a random Gaussian vector for each distinct text, which shows the score of a task without any model."""
     digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
     rows = [
         np.random.default_rng(int.from_bytes(digest)).standard_normal(RANDOM_WIDTH, np.float32) for digest in digests
@@ -119,14 +121,14 @@ BASELINES: dict[str, tuple[EncodeTexts, str, int]] = {  # (encode_texts, revisio
 
 
 def baseline(name: str) -> Encoder:
-    """Returns the encoder of one of `BASELINES`, the model f2jax/NAME in the results."""
+    """Returns the encoder of one of `BASELINES`, which is called f2jax/NAME in the results."""
     encode, revision, width = BASELINES[name]
     changes = {"revision": revision, "embed_dim": width, "n_parameters": 0}
     return Encoder(encode, empty_meta(f"f2jax/{name}").model_copy(update=changes), Variant(width), NONE)
 
 
 def untrained(embedder: Embedder, seed: int = 0) -> Embedder:
-    """Returns a model of the same architecture, tokenizer and prompts with fresh weights."""
+    """Returns a model with the same architecture, tokenizer and prompts, but random weights."""
     model = embedder.model
     return Embedder(
         embedder.architecture, init_params(model, seed), embedder.tokenizer, embedder.card, str(model.dtype)
@@ -134,7 +136,7 @@ def untrained(embedder: Embedder, seed: int = 0) -> Embedder:
 
 
 def model_meta(embedder: Embedder, name: str) -> ModelMeta:
-    """Returns what mteb records of a model; its revision is the fingerprint of weights, prompts, length and dtype."""
+    """Returns mteb's metadata of a model, whose revision is the fingerprint of weights, prompts, length and dtype."""
     architecture = embedder.architecture
     return empty_meta(name).model_copy(
         update={
@@ -150,13 +152,13 @@ def model_meta(embedder: Embedder, name: str) -> ModelMeta:
 
 
 def empty_meta(name: str) -> ModelMeta:
-    """Returns the metadata of a model of which only the name is known."""
+    """Returns the metadata of a model about which only the name is known."""
     fields: dict[str, Any] = {field: None for field, info in ModelMeta.model_fields.items() if info.is_required()}
     return ModelMeta(**fields | {"name": name, "framework": [], "similarity_fn_name": "cosine"})
 
 
 def variant_meta(meta: ModelMeta, variant: Variant, prompts: Prompts) -> ModelMeta:
-    """Adds what sets the variant apart as mteb's `experiment_kwargs`, which name its folder of results."""
+    """Adds the differences of the variant as mteb's `experiment_kwargs`, from which its results folder is named."""
     experiment: dict[str, int | str] = {}
     if variant.dim != meta.embed_dim:
         experiment["embed_dim"] = variant.dim
@@ -168,14 +170,14 @@ def variant_meta(meta: ModelMeta, variant: Variant, prompts: Prompts) -> ModelMe
 
 
 def task_settings(encoder: Encoder, task: str) -> dict:
-    """Returns what it takes to reproduce the scores of a task, besides mteb's own records."""
+    """Returns what is needed to reproduce the scores of a task, besides mteb's own records."""
     meta = encoder.mteb_model_meta
     variant = dataclasses.asdict(encoder.variant)
     return {"task": task, "revision": meta.revision, **meta.loader_kwargs, **variant, "prompts": encoder.used_prompts}
 
 
 def write_settings(path: Path, record: dict) -> None:
-    """Puts the record of a task into a file of JSON lines, replacing an older one."""
+    """Adds the record of a task to a JSON lines file, or replaces its older one."""
     lines_before = path.read_text().splitlines() if path.exists() else []
     old = [files.check_object(files.parse_json(line, path), path, {"task": str}) for line in lines_before]
     kept = [line for line in old if line["task"] != record["task"]]

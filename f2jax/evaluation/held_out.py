@@ -1,7 +1,7 @@
-"""What a model finds of the rows that its run held out: before, after, and beside TF-IDF.
+"""Scores on the held-out rows of a run: TF-IDF, and the model before and after training.
 
-A query looks for its right document among all documents of its set, those of training rows too. A text of clustering
-looks for another text with its label, a text to classify for its label.
+A query has to find its positive among all documents of its data set, including those of training rows. In clustering, a
+text has to find another one with its label; in classification, its label.
 """
 
 from collections import defaultdict
@@ -16,24 +16,24 @@ from f2jax.data.record import Record, stable_id
 from f2jax.evaluation.builtin import tfidf_vectors
 from f2jax.tables import text_table
 
-FIRST = 10  # documents of a query that MRR looks at
-QUERIES, DOCUMENTS = 1_000, 20_000  # at most, by hashes of the texts
+FIRST = 10  # documents per query that MRR considers
+QUERIES, DOCUMENTS = 1_000, 20_000  # at most; a hash of the text decides which
 
 Scorer = Callable[["HeldOut"], np.ndarray]  # similarities [q, c] of the queries to the documents
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out queries of a set, its documents, and for each query the numbers of those that are right."""
+    """The held-out queries of a data set, its documents, and the numbers of each query's right documents."""
 
     name: str
     queries: list[str]
     documents: list[str]
     answers: list[set[int]]
-    alike: bool  # both sides are texts of one sort: neither is a query, and a text is no answer to itself
+    alike: bool  # symmetric: neither side is a query, and a text is not an answer to itself
 
     def metrics(self, similarity_qc: np.ndarray) -> tuple[float, float]:
-        """Returns the share of queries whose nearest document is right, and the mean of 1 / rank of the first right."""
+        """Returns accuracy@1 and the mean reciprocal rank."""
         number = {text: i for i, text in enumerate(self.documents)}
         reciprocal = []
         for query, scores_c, right in zip(self.queries, similarity_qc, self.answers, strict=True):
@@ -42,7 +42,7 @@ class HeldOut:
                 scores_c[number[query]] = -np.inf
             right_i = sorted(right)
             best = scores_c[right_i].max()
-            rank = 1 + int((np.delete(scores_c, right_i) >= best).sum())  # a tie is no find
+            rank = 1 + int((np.delete(scores_c, right_i) >= best).sum())  # a tie counts as a miss
             reciprocal.append(1 / rank if rank <= FIRST else 0.0)
         return float(np.mean([value == 1 for value in reciprocal])), float(np.mean(reciprocal))
 
@@ -50,11 +50,11 @@ class HeldOut:
 def held_out_sets(
     records: Iterable[Record], share: float, seed: int, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[list[HeldOut], list[str]]:
-    """Returns the sets of held-out rows of a run's records, and the names of those without a row that has an answer.
+    """Returns the held-out rows by data set, and the names of data sets that have no held-out row with an answer.
 
     Args:
-        share, seed: of the run, which decide the rows that are held out.
-        include, exclude: of the run, which decide the sets (`mixture.select`).
+        share, seed: as in the config of the run; they decide which rows are held out.
+        include, exclude: as in the config of the run; they select the data sets (`mixture.select`).
     """
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -95,20 +95,20 @@ def _held_out(name: str, rows: Sequence[Record], queries: list[str]) -> HeldOut:
 
 
 def _some(texts: Iterable[str], count: int, kept: Iterable[str] = ()) -> list[str]:
-    """At most `count` of the texts, chosen by a hash and in its order; those `kept` come first."""
+    """Returns at most `count` of the texts, chosen and ordered by a hash, and before them all those in `kept`."""
     first = set(kept)
     order = sorted(texts, key=lambda text: (text not in first, stable_id(text), text))
     return order[: max(count, len(first))]
 
 
 def tfidf(held: HeldOut) -> np.ndarray:
-    """Returns the similarities of character n-grams."""
+    """Scores by TF-IDF of character n-grams."""
     queries_qf, documents_cf = (tfidf_vectors(texts, held.documents) for texts in (held.queries, held.documents))
     return (queries_qf @ documents_cf.T).toarray()
 
 
 def model_scorer(embedder) -> Scorer:
-    """Returns what a model says, with its prompts for queries and documents unless both sides are alike."""
+    """Returns a scorer for a model, which uses its prompts for queries and documents unless the set is symmetric."""
 
     def similarity(held: HeldOut) -> np.ndarray:
         if held.alike:
@@ -119,7 +119,7 @@ def model_scorer(embedder) -> Scorer:
 
 
 def comparison(sets: Sequence[HeldOut], scorers: Mapping[str, Scorer]) -> str:
-    """Returns a table of each scorer's metrics on each set, and by how much they may differ by chance."""
+    """Returns a table of each scorer's metrics on each set, and how large a difference may be chance."""
     rows = [("held-out rows", "queries", "documents", "", "accuracy@1", f"MRR@{FIRST}")]
     for held in sets:
         for count, (name, scorer) in enumerate(scorers.items()):

@@ -1,6 +1,6 @@
-"""Evaluation tasks on real data in a local folder, scored by mteb's own task types.
+"""Evaluation tasks on data in a local folder, scored by mteb's own task types.
 
-Each task reads parquet files below the data folder. To add one, write its class and name it in `TASKS`.
+Each task reads parquet files in the data folder. To add a task, write its class and list it in `TASKS`.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ from f2jax.errors import UserError
 from f2jax.evaluation.rows import Classification, to_dataset
 
 TEXT_COLUMNS = ("sentence1", "sentence2", "sentences")
-Subsets = dict[str, tuple[list[str], Any]]  # {subset: (language tags, what the task type keeps for a subset)}
+Subsets = dict[str, tuple[list[str], Any]]  # {subset: (language tags, data in the task type's form)}
 
-# ISO 15924 scripts of languages not in Latin script, where the data names the language alone.
+# ISO 15924 scripts of languages that are not written in Latin script, for data that state only the language.
 SCRIPTS = {
     "ara": "Arab", "ell": "Grek", "hin": "Deva", "jpn": "Jpan",
     "kor": "Hang", "rus": "Cyrl", "tha": "Thai", "zho": "Hans",
@@ -40,29 +40,29 @@ SCRIPTS = {
 
 
 def language_tag(language: str) -> str:
-    """Returns mteb's tag of an ISO 639-3 language: zho → zho-Hans, deu → deu-Latn."""
+    """Returns mteb's tag for an ISO 639-3 language: zho → zho-Hans, deu → deu-Latn."""
     return f"{language}-{SCRIPTS.get(language, 'Latn')}"
 
 
 def adapt_metadata(original: str, name: str, description: str) -> TaskMetadata:
-    """Returns the metadata of one of mteb's tasks for another selection of its data; its prompt stays valid."""
+    """Returns the metadata of an mteb task for another selection of its data; its prompt stays valid."""
     metadata = mteb.get_task(original).metadata
     changes = {"name": name, "description": description, "adapted_from": [original], "superseded_by": None}
     return metadata.model_copy(update=changes | {"eval_splits": ["test"]})
 
 
 class LocalTask(AbsTask):
-    """Base of the local tasks; the task type of mteb comes second among the bases.
+    """Base class of the local tasks; a subclass has one of mteb's task types as its second base.
 
-    A subclass names its `paths` and returns its data from `subsets`. The revision of the data set is a hash of the
-    protocol and the files, so that results of others are not taken for those of this one.
+    A subclass sets `paths` and returns its data from `subsets`. The revision of the data set is a hash of the protocol
+    and the files, so that results on different data are not confused.
 
     Raises:
         UserError: a file is missing or cannot be read.
     """
 
     paths: Sequence[str]  # parquet files below the data folder
-    protocol = ""  # another one where the same files are scored in a new way
+    protocol = ""  # changes if the same files are scored in a new way
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -80,18 +80,18 @@ class LocalTask(AbsTask):
         """Returns the language tags and the data of each subset."""
 
     def load_data(self, num_proc=None, **kwargs) -> None:
-        """Called by mteb before it reads `dataset`."""
+        """Sets `dataset`; mteb calls this before it reads it."""
         if not self.data_loaded:
             self.dataset = {name: data for name, (_, data) in self._subsets.items()}
             self.data_loaded = True
 
     def evaluate(self, *args, **kwargs):
-        """Scores as mteb does, but in one thread: for thousands of tiny fits, threads cost more than they save."""
+        """Scores as mteb does, but in one thread, which is faster for thousands of tiny fits."""
         with threadpool_limits(1):
             return super().evaluate(*args, **kwargs)
 
     def texts(self) -> Iterator[tuple[PromptType | None, list[str]]]:
-        """Yields the texts that a model encodes for the chosen subsets, and what they are in retrieval."""
+        """Yields the texts to encode for the chosen subsets, with their role in retrieval."""
         for _, data in (self._subsets[name] for name in self.hf_subsets):
             if not isinstance(data, DatasetDict):  # retrieval
                 corpus, queries = data["test"]["corpus"], data["test"]["queries"]
@@ -133,7 +133,7 @@ def split_by(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
 
 
 def to_retrieval(corpus: pa.Table, queries: pa.Table, qrels: pa.Table) -> dict:
-    """Returns the data of a retrieval subset; relevance judgements of other documents or queries are left out."""
+    """Returns the data of a retrieval subset, without relevance judgements of other documents or queries."""
     document_ids, query_ids = set(corpus["_id"].to_pylist()), set(queries["_id"].to_pylist())
     relevant: dict[str, dict[str, int]] = {}
     for row in qrels.to_pylist():
@@ -148,7 +148,7 @@ def to_retrieval(corpus: pa.Table, queries: pa.Table, qrels: pa.Table) -> dict:
 
 
 class Tatoeba(LocalTask, AbsTaskBitextMining):
-    """Finds the English translation of a sentence among those of all sentences of its language."""
+    """Finds the English translation of a sentence among the translations of all sentences in its language."""
 
     metadata = adapt_metadata(
         "Tatoeba", "Tatoeba.local", "Up to 1,000 sentences with their English translation, 112 languages."
@@ -167,7 +167,7 @@ class Tatoeba(LocalTask, AbsTaskBitextMining):
 
 
 class STSB(LocalTask, AbsTaskSTS):
-    """The STS benchmark in 14 languages: does the cosine of two sentences rank pairs as people do?"""
+    """The STS benchmark in 14 languages: correlation of cosines with human scores of sentence pairs."""
 
     metadata = adapt_metadata(
         "STSBenchmarkMultilingualSTS",
@@ -186,7 +186,7 @@ class STSB(LocalTask, AbsTaskSTS):
 
 
 class Banking77(LocalTask, Classification):
-    """Which of 77 intents does a customer's question have? mteb fits ten classifiers on eight questions an intent."""
+    """Classifies a customer's question into 77 intents, with ten classifiers on eight questions per intent."""
 
     metadata = adapt_metadata(
         "Banking77Classification", "Banking77.local", "Questions to a bank in 77 intents, as published."
@@ -212,7 +212,7 @@ def sib200_variants(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def topics(table: pa.Table) -> pa.Table:
-    """Returns each train sentence of a variant once, with its topic: of a clustering row, both sides have the topic."""
+    """Returns each training sentence of a variant once, with its topic, which both texts of a clustering row have."""
     pairs = table.filter(pc.field("kind") == "clustering")
     sides = [table.select(["query", "subset", "label"]), pairs.select(["positive", "subset", "label"])]
     merged = pa.concat_tables([side.rename_columns(["text", "subset", "label"]) for side in sides])
@@ -224,9 +224,9 @@ def topics(table: pa.Table) -> pa.Table:
 
 
 class SIB200(LocalTask, Classification):
-    """Topic of a sentence in 205 language variants: ten classifiers on eight sentences a topic, as mteb fits them.
+    """Classifies the topic of a sentence in 205 language variants, with ten classifiers on eight sentences per topic.
 
-    They are drawn from all train sentences whose topic the rows tell; a topic that has fewer than eight gives all.
+    The sentences are drawn from all training sentences with a known topic; a topic with fewer than eight uses all.
     """
 
     metadata = adapt_metadata(
@@ -250,7 +250,7 @@ class SIB200(LocalTask, Classification):
 
 
 class SIB200Clustering(LocalTask, AbsTaskClustering):
-    """k-means with k = 7 on samples of a language's 99 sentences, drawn with replacement as mteb does."""
+    """k-means with k = 7 on samples of the 99 sentences of a language, drawn with replacement as in mteb."""
 
     metadata = adapt_metadata(
         "SIB200ClusteringS2S", "SIB200Clustering.local", "Topics of the dev sentences as clusters."
@@ -268,7 +268,7 @@ class SIB200Clustering(LocalTask, AbsTaskClustering):
 
 
 class XQuAD(LocalTask, AbsTaskRetrieval):
-    """Finds the paragraph that answers a question among all paragraphs of the same language."""
+    """Finds the paragraph that answers a question, among all paragraphs in the same language."""
 
     metadata = adapt_metadata(
         "XQuADRetrieval", "XQuAD.local", "1,190 questions on 240 paragraphs, in each of 12 languages."
@@ -287,7 +287,7 @@ class XQuAD(LocalTask, AbsTaskRetrieval):
 
 
 class HumanEvalX(LocalTask, AbsTaskRetrieval):
-    """Finds the solution of a problem in English among all solutions in one programming language."""
+    """Finds the solution of a problem stated in English, among all solutions in one programming language."""
 
     metadata = adapt_metadata(
         "HumanEvalRetrieval", "HumanEvalX.local", "164 problems and their solutions in six languages."

@@ -18,10 +18,10 @@ class EvaluationOptions:
     model: str | None = None  # a folder, hub id, gs:// path or workdir (RUN, RUN@STEP, RUN@best), or mini
     dtype: Dtype = "float32"  # precision of the weights and the computation
     revision: str | None = None  # branch, tag or commit of a hub model
-    max_length: int | None = None  # tokens to read of each text, with the end token; None: as many as the model can
+    max_length: int | None = None  # maximum tokens of a text, including the end token; None: the model's own limit
     fsdp: int = 1  # spread the weights over this many devices; 1: every device holds all of them
     name: str | None = None  # name of the model in the results; None: f2jax/ and the name of its folder
-    # also score TF-IDF, random vectors, or the model with fresh weights; none: nothing else; (): tfidf and random if
+    # also score TF-IDF, random vectors, or the model with random weights; none: no baseline; (): tfidf and random if
     # all tasks are local
     baseline: tuple[Literal["tfidf", "random", "untrained", "none"], ...] = ()
     tasks: tuple[str, ...] = ()  # names of built-in tasks, local tasks, or tasks of mteb

@@ -2,11 +2,11 @@
 
 | data | task |
 |---|---|
-| `beir:FOLDER` | retrieval: the judgements of its split `test`, among all documents of its corpus |
-| FILE of pairs or triplets | retrieval: each query's positives among all documents of the file |
-| FILE of scored pairs, `sts:FILE` | similarity: do cosines rank the pairs as the scores do? |
+| `beir:FOLDER` | retrieval among all documents, with the relevance judgements of the split `test` |
+| FILE of pairs or triplets | retrieval of each query's positives among all documents in the file |
+| FILE of scored pairs, `sts:FILE` | similarity: correlation of cosines with the scores |
 | FILE of labelled texts | both of the next |
-| `classification:FILE` | classifiers, on eight texts of a label from one half, are scored on the other half |
+| `classification:FILE` | classifiers on eight texts per label from one half, scored on the other half |
 | `clustering:FILE` | k-means with as many clusters as labels |
 """
 
@@ -31,22 +31,24 @@ from f2jax.evaluation.local import LocalTask, Subsets, adapt_metadata, to_retrie
 from f2jax.evaluation.rows import Classification, to_dataset
 
 PREFIXES = ("beir", "sts", "classification", "clustering")
-UNKNOWN = ["und-Zyyy"]  # language and script of texts that do not say theirs
+UNKNOWN = ["und-Zyyy"]  # tag of unknown language and script
 
 
 def is_own(spec: str) -> bool:
-    """Returns whether `--data` names your own file or folder, rather than the folder of the local tasks."""
+    """Returns whether a value of `--data` is your own file or folder, and not the folder of the local tasks."""
     prefix, rest = _split(spec)
     return bool(prefix) or rest.partition("#")[0].endswith(TABLES)
 
 
 class OwnTask(LocalTask):
-    """Base of the tasks on your own files; the task type of mteb comes second among the bases."""
+    """Base class of the tasks on your own files; a subclass has one of mteb's task types as its second base."""
 
-    kind = ""  # ends the name of the task
+    kind = ""  # suffix of the task's name
 
     def __init__(self, spec: str, data: Any, revision: str):
-        """Takes what the task type keeps for its only subset."""
+        """Args:
+        data: data of the only subset, in the task type's form.
+        """
         self._subsets: Subsets = {"default": (UNKNOWN, data)}
         self.metadata = type(self).metadata.model_copy(
             update={
@@ -63,30 +65,30 @@ class OwnTask(LocalTask):
 
 
 def _metadata(original: str) -> TaskMetadata:
-    """Returns the metadata of one of mteb's tasks without what is particular to its data."""
+    """Returns the metadata of an mteb task without what describes its data."""
     return adapt_metadata(original, "own", "").model_copy(update={"adapted_from": None, "prompt": None})
 
 
 class OwnRetrieval(OwnTask, AbsTaskRetrieval):
-    """Finds the right documents of a query."""
+    """Finds the relevant documents of a query."""
 
     kind, metadata = "retrieval", _metadata("XQuADRetrieval")
 
 
 class OwnSTS(OwnTask, AbsTaskSTS):
-    """Does the cosine of two texts rank pairs as their scores do?"""
+    """Correlates the cosines of pairs with their scores."""
 
     kind, metadata = "similarity", _metadata("STSBenchmarkMultilingualSTS")
 
 
 class OwnClassification(OwnTask, Classification):
-    """Ten classifiers, each on eight texts of a label."""
+    """Fits ten classifiers, each on eight texts per label."""
 
     kind, metadata = "classification", _metadata("Banking77Classification")
 
 
 class OwnClustering(OwnTask, AbsTaskClustering):
-    """k-means on ten samples, with as many clusters as labels."""
+    """Clusters ten samples by k-means, with as many clusters as labels."""
 
     kind, metadata = "clustering", _metadata("SIB200ClusteringS2S")
     max_fraction_of_documents_to_embed = None
@@ -98,13 +100,13 @@ TYPES = {task.kind: task.metadata.type for task in (OwnRetrieval, OwnSTS, OwnCla
 
 
 def own_tasks(spec: str, columns: Mapping[str, str]) -> list[OwnTask]:
-    """Returns the tasks of a file or folder, see the table above.
+    """Returns the tasks for a file or folder, as in the table above.
 
     Args:
-        columns: {name: column} where they have other names than f2jax knows.
+        columns: {name: column} for columns whose names f2jax does not recognise.
 
     Raises:
-        UserError: it cannot be read, or has no rows that such a task could be made of.
+        UserError: the data cannot be read, or have no rows for such a task.
     """
     prefix, rest = _split(spec)
     path, _, listed = rest.partition("#")
@@ -138,7 +140,7 @@ def own_tasks(spec: str, columns: Mapping[str, str]) -> list[OwnTask]:
 
 
 def _split(spec: str) -> tuple[str, str]:
-    """("sts", PATH) of `sts:PATH`; ("", PATH) of a path, be it a folder called sts."""
+    """Splits `sts:PATH` into ("sts", PATH); returns ("", PATH) if there is no known prefix."""
     prefix, colon, rest = spec.partition(":")
     return (prefix, rest) if colon and prefix in PREFIXES else ("", spec)
 
@@ -172,7 +174,7 @@ def _labelled(rows: Iterable[tuple], text: str, label: str):
 
 
 def _halves(path: str, rows: list[tuple], skipped: SkipList) -> DatasetDict:
-    """The texts to fit on and those to read, each text in one of them by its hash; labels are those of both."""
+    """Splits texts by their hash into halves to train and test on, and keeps only labels that occur in both."""
     tests = [in_share(stable_id(text), 0.5, "test", 0) for text, _ in rows]
     train, test = ([row for row, is_test in zip(rows, tests, strict=True) if is_test == half] for half in (False, True))
     labels = {label for _, label in train} & {label for _, label in test}
@@ -185,7 +187,7 @@ def _halves(path: str, rows: list[tuple], skipped: SkipList) -> DatasetDict:
 
 
 def _pairs(path: str, columns: Mapping[str, str], skipped: SkipList) -> dict:
-    """Retrieval among all documents of a file, each distinct text once."""
+    """Returns the data for retrieval among the distinct documents of a file."""
     queries: dict[str, set[str]] = {}
     documents: dict[str, None] = {}
     for record in open_source(path, "train", skipped, columns=[f"{name}={column}" for name, column in columns.items()]):
@@ -215,7 +217,7 @@ def _collection(folder: str, skipped: SkipList) -> dict:
 
 
 def _retrieval(documents: Mapping[str, str], queries: Mapping[str, str], scores: Mapping[str, dict]) -> dict:
-    """The data of a retrieval task: texts by id, and the scores of the documents of each query."""
+    """Returns the data of a retrieval task from texts by id and the scores of each query's documents."""
     judged = [(query, document, score) for query, by_id in scores.items() for document, score in by_id.items()]
     query_ids, document_ids, values = zip(*judged, strict=True) if judged else ((), (), ())
     corpus = {"_id": list(documents), "title": [""] * len(documents), "text": list(documents.values())}

@@ -1,4 +1,4 @@
-"""Curves of score against dimension and against model size, as PNG."""
+"""Plots of scores against dimension and against model size, as PNG."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Curve:
 
     label: str
     color: int
-    points: Sequence[tuple[Variant, float]]  # a single one is drawn as a dashed line
+    points: Sequence[tuple[Variant, float]]  # a single point is drawn as a dashed line
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SizePanel:
 
 
 def plot_dimensions(panels: Mapping[str, Sequence[Curve]], measure: str = "main score, %") -> bytes:
-    """Returns a panel of curves for each title: lines of float32 scores, and marks for the other precisions."""
+    """Returns a plot with a panel for each title: lines for scores in float32, and marks for other precisions."""
     figure, axes = new_figure(len(panels), (4.2, 3.2), measure)
     curves = [curve for drawn in panels.values() for curve in drawn if len(curve.points) > 1]
     dims = sorted({variant.dim for curve in curves for variant, _ in curve.points})
@@ -61,7 +61,7 @@ def _draw(panel, curve: Curve) -> None:
 
 
 def plot_sizes(panels: Sequence[SizePanel]) -> bytes:
-    """Returns a panel for each benchmark: the published family as a line, the other models as stars."""
+    """Returns a plot with a panel for each benchmark: the published models as a line, other models as stars."""
     figure, axes = new_figure(len(panels), (5.2, 3.6), "main score, %")
     for panel, content in zip(axes, panels, strict=True):
         if content.family:

@@ -1,4 +1,4 @@
-"""The instruction before the texts of a task: from mteb's table for F2LLM-v2, or the user's own."""
+"""The instructions of evaluation tasks: those of F2LLM-v2 in mteb, or the user's own."""
 
 import dataclasses
 import hashlib
@@ -24,16 +24,16 @@ TEMPLATE = REFERENCE["instruction_template"]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Instructions by task name, task type or `query`, looked up in this order; an empty one means none."""
+    """Instructions by task name, task type or `query`, looked up in this order. An empty instruction means none."""
 
     instructions: dict[str, str]
-    template: str = TEMPLATE  # with {instruction}; empty: no instructions
-    mark: str = ""  # distinguishes the user's own; the reference's have none
-    # Whole prompts of tasks on your own files, by task: of a `query`, a `document`, or a `text` of other tasks.
+    template: str = TEMPLATE  # contains {instruction}; empty: no instructions
+    mark: str = ""  # identifies the user's own instructions in results; empty for the reference's
+    # Complete prompts of tasks on your own files: {task: {`query`, `document` or `text`: prompt}}.
     whole: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def for_tasks(self, tasks: Iterable[AbsTask]) -> "Prompts":
-        """Adds for each local task the instruction of the task that it is adapted from."""
+        """Adds to each local task the instruction of the mteb task that it is adapted from."""
         adapted = {
             task.metadata.name: self.instructions[original]
             for task in tasks
@@ -44,7 +44,7 @@ class Prompts:
         return dataclasses.replace(self, instructions=adapted | self.instructions)
 
     def for_own(self, tasks: Iterable[AbsTask], embedder: Embedder) -> "Prompts":
-        """Adds for each task on one's own files the prompts that the model itself puts before texts."""
+        """Adds the model's own prompts for tasks on the user's files."""
         by_role = {name: embedder.prompts.get(name, "") for name in ("query", "document")}
         by_role["text"] = embedder.prompts.get(embedder.card.default_prompt_name or "", "")
         return dataclasses.replace(
@@ -58,11 +58,11 @@ NONE = Prompts({}, template="")
 def read_instructions(path: str | None = None, given: dict[str, str] | None = None) -> Prompts:
     """Returns the reference's instructions, overridden by a JSON file {name: instruction} and then by `given`.
 
-    The name `template` in the file stands for the text around the instruction. The path `none` means no instructions.
+    In the file, `template` is the text around the instruction. The path `none` means no instructions.
 
     Raises:
-        UserError: the file cannot be read or is no such JSON object, its template lacks {instruction}, `given` comes
-            with `none`, or a name is no task, type, `query` or `document`.
+        UserError: the file cannot be read or has another form, its template lacks {instruction}, `given` is combined
+            with `none`, or a name is not a task, a type, `query` or `document`.
     """
     if path == "none":
         if given:

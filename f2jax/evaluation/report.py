@@ -1,4 +1,4 @@
-"""`f2jax report`: one page with tables and curves of result files, next to the published scores of F2LLM-v2."""
+"""`f2jax report`: a page with tables and curves of results, next to the published scores of F2LLM-v2."""
 
 import csv
 import io
@@ -36,9 +36,9 @@ def report(folders: Iterable[str], output: str) -> list[str]:
 
 
 def dimension_curves(runs: Sequence[ScoredVariant]) -> dict[str, list[Curve]]:
-    """Returns the curves of each task type and of all tasks, on the tasks that every model with several dimensions has.
+    """Returns curves for each task type and for all tasks, on the tasks that all models with several dimensions share.
 
-    Models with one dimension are drawn if they have these tasks too. Empty if there is nothing to draw.
+    Models with one dimension are included if they have these tasks too. The result may be empty.
     """
     several = results.with_dimensions(runs)
     shared = results.shared_tasks(several)
@@ -54,10 +54,10 @@ def dimension_curves(runs: Sequence[ScoredVariant]) -> dict[str, list[Curve]]:
 
 
 def size_panels(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[SizePanel]:
-    """Returns a panel for each benchmark of which one of our models has all tasks.
+    """Returns a panel for each benchmark that one of our models covers completely.
 
-    Without such a benchmark, one panel has the mean of the tasks that all our models share. A panel of a single point
-    is left out.
+    If there is none, a single panel shows the mean of the tasks that all our models share. Panels with a single point
+    are left out.
     """
     ours = {run.model: run for run in runs if run.full and run.parameters}
     complete = {
@@ -86,7 +86,7 @@ def size_panels(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) 
 
 
 def score_tables(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[PageTable]:
-    """Returns all tables that have rows, scores in percent."""
+    """Returns all tables that are not empty, with scores in percent."""
     full = {run.model: run for run in runs if run.full}
     tables = [
         by_benchmark(benchmarks),
@@ -100,13 +100,13 @@ def score_tables(runs: Sequence[ScoredVariant], benchmarks: Sequence[Benchmark])
 
 
 def by_benchmark(benchmarks: Sequence[Benchmark]) -> PageTable:
-    """Models x benchmarks, ours first. A mean of some of the tasks states their number: it compares to no other."""
+    """Returns models × benchmarks, ours first. Means of incomplete benchmarks state their number of tasks."""
     ours = dict.fromkeys(model for benchmark in benchmarks for model in benchmark.means)
     rows = [(model, [_coverage(benchmark, model) for benchmark in benchmarks]) for model in ours]
     if benchmarks:
         for model, scores in published.benchmark_scores().items():
             rows.append((f"{model} (paper)", [scores[benchmark.name] for benchmark in benchmarks]))
-    note = "Mean of tasks. Where tasks are missing, the number present follows the mean; only complete ones compare."
+    note = "Mean of tasks. If some are missing, their number follows; compare only complete benchmarks."
     return PageTable("Benchmarks", note, [benchmark.name for benchmark in benchmarks], rows)
 
 
@@ -124,7 +124,7 @@ def _partial(scores: Sequence[float], tasks: int) -> float | str | None:
 
 
 def by_published_type(full: dict[str, ScoredVariant], benchmarks: Sequence[Benchmark]) -> list[PageTable]:
-    """Task types of English and multilingual MTEB, next to the published ones."""
+    """Returns scores by task type of English and multilingual MTEB, next to the published ones."""
     tables = []
     for benchmark in benchmarks:
         types = published.load_published()["types"].get(benchmark.short)
@@ -139,13 +139,13 @@ def by_published_type(full: dict[str, ScoredVariant], benchmarks: Sequence[Bench
             if any(scores):
                 rows.append((model, [_partial(*pair) for pair in zip(scores, map(len, groups), strict=True)]))
         rows += [(f"{model} (paper)", values) for model, values in types.items() if model != "columns"]
-        note = "Mean of the tasks of a type. Where tasks are missing, the number present follows the mean."
+        note = "Mean of the tasks of a type. If some are missing, the number present follows."
         tables.append(PageTable(f"{benchmark.name} by task type", note, types["columns"], rows))
     return tables
 
 
 def by_task(full: dict[str, ScoredVariant]) -> PageTable:
-    """Tasks x models, with the published scores of tasks that have them."""
+    """Returns tasks × models, with published scores where there are any."""
     paper = published.load_published()["tasks"]
     scores = {model: run.tasks() for model, run in full.items()}
     names = {task for by_name in scores.values() for task in by_name}
@@ -159,7 +159,7 @@ def by_task(full: dict[str, ScoredVariant]) -> PageTable:
 
 
 def by_dimension(runs: Sequence[ScoredVariant]) -> PageTable:
-    """Models at each dimension and precision, by task type."""
+    """Returns the scores of models at each dimension and precision, by task type."""
     several = results.with_dimensions(runs)
     shared = results.shared_tasks(several)
     scores = {f"{run.model}, {run.variant}": run.types(shared) for run in several} if shared else {}
@@ -186,7 +186,7 @@ def language_name(tag: str) -> str:
 
 
 def to_csv(runs: Sequence[ScoredVariant]) -> str:
-    """Returns every score as a line of CSV."""
+    """Returns all scores as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -205,6 +205,6 @@ CSV_COLUMNS = (
 
 
 def page(tables: Sequence[PageTable], pictures: dict[str, bytes]) -> str:
-    """Returns one HTML page with everything inside."""
+    """Returns a self-contained HTML page."""
     note = f"In percent. Published: {published.load_published()['source']}."
     return html_page("Scores", note, tables, pictures)

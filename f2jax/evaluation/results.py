@@ -1,4 +1,4 @@
-"""Result files, mteb's and those of the built-in tasks → scores by model, task, language and dimension."""
+"""Reads result files, of mteb and of the built-in tasks, into scores by model, task, language and dimension."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ ALL = "mean of tasks"
 
 @dataclass(frozen=True)
 class ScoreEntry:
-    """The main score of one subset, 0 to 1."""
+    """The main score of a subset, from 0 to 1."""
 
     task: str
     split: str
@@ -31,7 +31,7 @@ class ScoreEntry:
 
 @dataclass(frozen=True)
 class ScoredVariant:
-    """All scores of a model at one dimension and precision."""
+    """The scores of a model at one dimension and precision."""
 
     model: str
     revision: str
@@ -41,11 +41,11 @@ class ScoredVariant:
     entries: tuple[ScoreEntry, ...]
 
     def tasks(self) -> dict[str, float]:
-        """Returns the mean over subsets and splits for each task; only splits that mteb evaluates on count."""
+        """Returns each task's mean over its subsets and the splits that mteb evaluates on."""
         return _means((entry.task, entry.score) for entry in self.entries if is_evaluated(entry))
 
     def languages(self) -> dict[str, float]:
-        """Returns the mean over tasks for each language tag; a subset in English and another one is the other's."""
+        """Returns each language's mean over tasks; a subset in English and another language counts for the other."""
         scores = defaultdict(list)
         for entry in self.entries:
             others = [tag for tag in entry.languages if tag != "eng-Latn"]
@@ -54,7 +54,7 @@ class ScoredVariant:
         return _means((tag, float(np.mean(values))) for (tag, _), values in scores.items())
 
     def types(self, tasks: Iterable[str] | None = None) -> dict[str, float]:
-        """Returns the mean over tasks for each task type, and under `ALL` that of all; default: over all tasks."""
+        """Returns the mean over `tasks` (by default, all) for each task type, and over all types as `ALL`."""
         scores = self.tasks()
         kept = {task: scores[task] for task in (scores if tasks is None else tasks) if task in scores}
         everything = ((ALL, score) for score in kept.values())
@@ -107,7 +107,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _builtin_runs(path: Path, content: dict) -> Iterator[ScoredVariant]:
-    """Yields the dimensions of the results that `f2jax evaluate` writes of built-in tasks, then their TF-IDF."""
+    """Yields the scores on built-in tasks at each dimension, then those of TF-IDF."""
     model = content.get("model") or path.resolve().parent.name
     revision, parameters, tasks = content["revision"], content.get("parameters"), content["tasks"]
     dims = sorted({int(dim) for task in tasks.values() for dim in task["dims"]}, reverse=True)
@@ -123,7 +123,7 @@ def _builtin_entries(scores: dict[str, float]) -> tuple[ScoreEntry, ...]:
 
 
 def _meta(path: Path) -> dict:
-    """Returns what mteb wrote next to the results, else what the folders' names say."""
+    """Returns mteb's metadata next to the results, or else what the names of the folders tell."""
     model, revision = path.parts[-3:-1] if len(path.parts) > 2 else ("unknown", "unknown")
     meta: dict = dict.fromkeys(("n_parameters", "embed_dim", "experiment_kwargs"))
     meta |= {"name": model.replace("__", "/"), "revision": revision}
@@ -151,7 +151,7 @@ def _run(meta: dict, entries: Sequence[ScoreEntry]) -> ScoredVariant:
 
 
 def _distinct(runs: list[ScoredVariant]) -> list[ScoredVariant]:
-    """Tells revisions of one name apart by their first digits, and drops a run that was read twice."""
+    """Adds the first digits of the revision to names that have several, and drops runs that were read twice."""
     revisions = defaultdict(set)
     for run in runs:
         revisions[run.model].add(run.revision)
@@ -163,7 +163,7 @@ def _distinct(runs: list[ScoredVariant]) -> list[ScoredVariant]:
 
 
 def shared_tasks(runs: Sequence[ScoredVariant]) -> set[str]:
-    """Returns the tasks that every run has, so that means over them compare."""
+    """Returns the tasks that all runs have, so that means over them can be compared."""
     return set.intersection(*(set(run.tasks()) for run in runs)) if runs else set()
 
 
@@ -198,13 +198,13 @@ def task_type(name: str) -> str:
 
 
 def is_evaluated(entry: ScoreEntry) -> bool:
-    """Returns whether the entry's split counts: one that mteb evaluates on, or any split of an unknown task."""
+    """Returns whether mteb evaluates on the entry's split; true for unknown tasks."""
     task = _task(entry.task)
     return not task or entry.split in task.metadata.eval_splits
 
 
 def benchmark_mean(run: ScoredVariant, tasks: Sequence) -> tuple[float, int]:
-    """Returns the mean over the benchmark's tasks that the run has, and their number.
+    """Returns the mean over those tasks of a benchmark that the run has, and their number.
 
     Only the subsets and splits of the benchmark count.
     """
@@ -224,7 +224,7 @@ def benchmark_mean(run: ScoredVariant, tasks: Sequence) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark of which at least one task has a score."""
+    """A benchmark with scores for at least one of its tasks."""
 
     short: str
     name: str
@@ -233,7 +233,7 @@ class Benchmark:
 
 
 def covered_benchmarks(runs: Sequence[ScoredVariant]) -> list[Benchmark]:
-    """Returns the paper's benchmarks that the runs have tasks of."""
+    """Returns the paper's benchmarks from which the runs have tasks."""
     scored = {entry.task for run in runs for entry in run.entries}
     benchmarks = []
     for short, name in published.load_published()["benchmarks"].items():

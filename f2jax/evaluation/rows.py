@@ -1,4 +1,4 @@
-"""Local data as mteb reads it, and mteb's classification without what it spends on single values and labels."""
+"""Local data in the form that mteb reads, and mteb's classification without its overhead per value and label."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mteb.abstasks import AbsTaskClassification
 
 
 class Rows(Dataset):
-    """A data set whose columns are lists; mteb reads them value by value, and a lazy one takes 40 µs for each."""
+    """A data set with lists as columns: mteb reads single values, which take 40 µs each from a lazy column."""
 
     def __getitem__(self, key):
         if isinstance(key, str) and self._indices is None:
@@ -20,14 +20,14 @@ class Rows(Dataset):
 
 
 def to_dataset(table: pa.Table, **columns: str) -> Rows:
-    """Returns rows as mteb reads them; `columns` maps each new name to its column."""
+    """Returns a data set for mteb; `columns` maps each new name to a column of the table."""
     return Rows.from_dict({new: table[old].to_pylist() for new, old in columns.items()})
 
 
 def balanced_draws(labels: Sequence, per_label: int, draws: int, seed: int) -> list[list[int]]:
-    """Returns the numbers of the rows of each draw, at most `per_label` of each label, in the order of mteb's.
+    """Returns the row numbers of each draw, with at most `per_label` rows per label, in the same order as mteb.
 
-    Each draw shuffles what the one before it left, by the same random numbers.
+    Each draw shuffles the previous order again with the same random numbers.
     """
     order, drawn = list(range(len(labels))), []
     for _ in range(draws):
@@ -43,9 +43,9 @@ def balanced_draws(labels: Sequence, per_label: int, draws: int, seed: int) -> l
 
 
 def classification_metrics(true_i: np.ndarray, predicted_i: np.ndarray) -> dict[str, float | None]:
-    """Returns mteb's metrics of labels numbered from 0; 0/0 counts as 0.
+    """Returns mteb's classification metrics for labels numbered from 0; 0/0 counts as 0.
 
-    Means are over the labels that occur, among the right or the predicted ones.
+    Means are over the labels that occur among the true or the predicted ones.
     """
     labels = 1 + max(true_i.max(), predicted_i.max())
     table_vv = np.bincount(true_i * labels + predicted_i, minlength=labels**2).reshape(labels, labels)
@@ -64,19 +64,19 @@ def classification_metrics(true_i: np.ndarray, predicted_i: np.ndarray) -> dict[
 
 
 def narrow(x_ie: np.ndarray) -> np.ndarray:
-    """Returns the vectors, [i, at most i], by coordinates in the space that they span: all products are the same."""
+    """Returns the vectors in coordinates of the space that they span, [i, at most i], with the same dot products."""
     return np.ascontiguousarray(np.transpose(np.linalg.qr(x_ie.T, mode="r"))) if x_ie.shape[1] > len(x_ie) else x_ie
 
 
 class Classification(AbsTaskClassification):
-    """mteb's classification of texts: its draws, its classifier, its metrics but `ap`, which is of two labels alone.
+    """mteb's text classification, with its draws, classifier and metrics except `ap`, which needs two labels.
 
-    A label that has fewer rows than `samples_per_label` gives all of them. Beside the metrics, `majority` is the
-    accuracy of the best constant answer.
+    A label with fewer rows than `samples_per_label` uses all of them. `majority` is the accuracy of the best constant
+    prediction.
     """
 
     def _evaluate_subset(self, model, data_split, *, encode_kwargs, hf_split, hf_subset, **kwargs):
-        from torch.utils.data import DataLoader  # takes long, and reports do without
+        from torch.utils.data import DataLoader  # slow to import, and reports do not need it
 
         train, test = data_split[self.train_split], data_split[hf_split]
         numbers = {label: number for number, label in enumerate(sorted({*train["label"], *test["label"]}))}
@@ -100,5 +100,5 @@ class Classification(AbsTaskClassification):
         return {**self._calculate_avg_scores(scores), "majority": majority}
 
     def draws(self, train: Dataset) -> list[list[int]]:
-        """Returns the numbers of the rows that each classifier is fitted on."""
+        """Returns the row numbers that each classifier is fitted on."""
         return balanced_draws(train["label"], self.samples_per_label, self.n_experiments, self.seed)
