@@ -1,6 +1,6 @@
-"""Configs: a Python file with `get_config(options)`, overridden leaf by leaf, locked so that a typo fails.
+"""Training configs: Python files with `get_config(options)`, whose fields can be overridden and checked.
 
-`stage2:size=80m,teacher=0.6b` sets typed options on the name or path; `--config.optim.peak_lr=4e-5` sets a leaf.
+`stage2:size=80m,teacher=0.6b` passes options to `get_config`; `--config.optim.peak_lr=4e-5` overrides a field.
 """
 
 import json
@@ -17,7 +17,7 @@ from f2jax.errors import UserError, did_you_mean
 
 PACKAGED = Path(__file__).with_name("configs")  # the same folder as configs/ at the top of a checkout
 
-# Fields by the names that other trainers give them: transformers, sentence-transformers, FlagEmbedding, torchtune.
+# Names of fields in other trainers: transformers, sentence-transformers, FlagEmbedding, torchtune.
 SYNONYMS = {
     name: field
     for field, names in {
@@ -70,16 +70,17 @@ SYNONYMS = {
 
 
 def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Returns the locked config of `spec` with the overrides `--config.x=y` applied.
+    """Returns the config for `spec` with the overrides `--config.x=y`; its set of fields is locked.
 
     >>> load("nano:stage=1", ["--config.optim.peak_lr=1e-3"]).optim.peak_lr
     0.001
 
     Args:
-        spec: a config of f2jax by name (`nano`) or a file (`my/config.py`), then its options (`:stage=1,…`).
+        spec: name (`nano`) or file (`my/config.py`) of a config, followed by its options (`:stage=1,…`).
 
     Raises:
-        UserError: no such file, option or field (the nearest known one is named), or a value of the wrong type.
+        UserError: a file, option or field does not exist (the message names the most similar one), or a value has the
+            wrong type.
     """
     name, colon, options = spec.partition(":")
     path = f"{find(name)}{colon}{options}"
@@ -95,10 +96,10 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def find(name: str) -> Path:
-    """Returns the config file of a path, or of a name such as `stage2` among the configs of f2jax.
+    """Returns the file of a config, given as a path or as the name of one of f2jax's own, such as `stage2`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such config.
     """
     packaged = {path.stem: path for path in PACKAGED.glob("*.py") if path.stem != "__init__"}
     if Path(name).is_file():
@@ -113,7 +114,7 @@ def find(name: str) -> Path:
 
 
 def nearest_field(name: str, names: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for a name of another group or trainer or a mistyped one, or else the choices.
+    """Returns `"; did you mean 'x'?"` for a mistyped name or one from another group or trainer, or else the choices.
 
     >>> nearest_field("optim.lr", ["optim.peak_lr", "optim.end_lr"])
     "; did you mean 'optim.peak_lr'?"
@@ -139,7 +140,7 @@ def _parse(path: str, overrides: Sequence[str]) -> ConfigDict:
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Returns all leaves of a config: {"optim.peak_lr": 1e-5, …}."""
+    """Returns all fields of a config by their full names: {"optim.peak_lr": 1e-5, …}."""
     leaves: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -150,13 +151,13 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def parse_options(text: str | None, /, **defaults: Any) -> dict[str, Any]:
-    """Returns the options of a config path, `size=80m,teacher=0.6b`, typed like their defaults.
+    """Parses the options of a config, such as `size=80m,teacher=0.6b`, with the types of their defaults.
 
     >>> parse_options("size=80m", size="0.6b", stage=1)
     {'size': '80m', 'stage': 1}
 
     Raises:
-        UserError: an option that is not among the defaults, or a value of another type.
+        UserError: an option is not among the defaults, or a value has the wrong type.
     """
     options = dict(defaults)
     for part in filter(None, (text or "").split(",")):
@@ -189,7 +190,7 @@ NOT_NEGATIVE = (
     "optim.weight_decay", "optim.clip_norm", *CONTRASTIVE, "loss.distill_teacher_temperature",
     "log.validate_every", "log.validation_batches", "log.evaluate_every",
 )  # fmt: skip
-LARGEST_BETA = 0.99  # for moments in bfloat16: above it, a step changes them by less than half of their last digit
+LARGEST_BETA = 0.99  # for moments in bfloat16; above it, most updates are rounded away
 COUNTS = (
     "data.batch_size",
     "data.row_length",
@@ -201,16 +202,16 @@ COUNTS = (
 
 
 TRACED, MEASURED_DIMS = "log.profile", "log.validation_dims"
-NUMBERS = TRACED, MEASURED_DIMS  # tuples of numbers; all others hold text
+NUMBERS = TRACED, MEASURED_DIMS  # tuples of numbers; all other tuples contain strings
 
 
 def is_trace(value: tuple) -> bool:
-    """Returns whether a value says which steps are to be traced."""
+    """Returns whether a value of `log.profile` is valid: (START, STEPS)."""
     return len(value) == 2 and all(type(item) is int for item in value) and value[0] >= 0 and value[1] >= 1
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError where a value of a field could only fail later, in the middle of other work."""
+    """Raises UserError for values of fields that would otherwise fail later, in the middle of a run."""
     values = fields(config)
     for name, value in values.items():
         if isinstance(value, tuple) and name not in NUMBERS and not all(isinstance(item, str) for item in value):
@@ -259,24 +260,24 @@ def check(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> str:
-    """Returns the config as `config.json` of a workdir keeps it."""
+    """Returns the config as JSON, for `config.json` of a workdir."""
     return json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-FORMER = {"loss.label_mask": True}  # what was done before a field came, where its default is something else
-FREE = ("prompts.", "data.instructions.")  # groups whose names are the user's
+FORMER = {"loss.label_mask": True}  # behaviour before a field existed, if its default is different
+FREE = ("prompts.", "data.instructions.")  # groups in which users choose the names
 
 
 def values_before() -> dict[str, Any]:
-    """Returns what each field is in a config.json of a version that did not have it."""
+    """Returns the value that each field has if it is missing from the config.json of an older version."""
     return fields(load("common")) | FORMER
 
 
 def differences(old: dict, new: dict, ignored: Sequence[str] = ()) -> list[str]:
-    """Returns the names of the leaves in which two configs differ, without the groups and leaves `ignored`.
+    """Returns the names of the fields in which two configs differ, except the groups and fields in `ignored`.
 
-    A field that came or went with a version of f2jax is no difference: one that only `old` has is read no more, and one
-    that only `new` has counts where it is not what was done before it came (`values_before`).
+    Configs of different versions may have different fields. One that only `old` has is not used any more; one that only
+    `new` has counts as a difference if its value changes the behaviour of older versions (`values_before`).
     """
     a, b = (fields(ConfigDict(json.loads(to_json(ConfigDict(config))))) for config in (old, new))
     before = json.loads(json.dumps(values_before()))

@@ -1,4 +1,4 @@
-"""Errors and what they mean: one clear sentence for the user, and an exit code for the script that ran the command."""
+"""Errors: one clear sentence for the user, and an exit code for the script that ran the command."""
 
 import difflib
 import errno
@@ -8,8 +8,8 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-# How `is_transient` recognises errors that are likely to pass: system calls, HTTP, classes of libraries that got no
-# answer, words of TensorStore. PERMANENT ones look alike, but last until the user or a server changes something.
+# How `is_transient` recognises errors that are likely to pass: by errno, HTTP status, exception class, or words in
+# TensorStore's messages. Those in PERMANENT look similar, but last until the user or a server changes something.
 TRANSIENT_ERRNOS = (
     errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH,
     errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
@@ -30,7 +30,7 @@ DISK_FULL_WORDS = "No space left", "Disk quota exceeded"
 
 
 class UserError(Exception):
-    """Bad input. The message says what is wrong and what to change; `f2jax` prints it and exits 1."""
+    """Bad input. The message says what is wrong and what to change; `f2jax` prints it and exits with 1."""
 
 
 def did_you_mean(name: str, known: Iterable[str], choices: Iterable[str] = ()) -> str:
@@ -51,7 +51,7 @@ def did_you_mean(name: str, known: Iterable[str], choices: Iterable[str] = ()) -
 
 
 def check_choices(options: Any) -> None:
-    """Raises UserError where a field of a dataclass, typed as a Literal, has none of its values."""
+    """Raises UserError if a field of a dataclass with a Literal type has none of its values."""
     for name, hint in get_type_hints(type(options)).items():
         value, choices = getattr(options, name), [choice for choice in get_args(hint) if choice]
         if get_origin(hint) is Literal and value not in get_args(hint):
@@ -59,18 +59,18 @@ def check_choices(options: Any) -> None:
 
 
 class Interrupted(Exception):
-    """The user or the system asked to stop; the work so far is saved. The message says how to continue."""
+    """The user or the system asked to stop. The work so far is saved, and the message says how to continue."""
 
 
 class Restart(Exception):
-    """The network, a disk or another process failed, not the user; the same command, run again, continues."""
+    """The network, a disk or another process failed. The same command, run again, continues."""
 
 
 def exit_code(error: BaseException) -> int:
     """Returns the exit code of `f2jax` after an error.
 
     1: the user has to change something. 130: interrupted, with all work saved. 75: the network, a disk or another
-    process failed. 70: a crash. Scripts that restart commands (launch/run.sh) do so after the last three.
+    process failed. 70: a crash. Scripts that restart commands (launch/run.sh) do so after the last three codes.
     """
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return 130
@@ -85,12 +85,12 @@ def is_transient_io_error(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Returns whether an error is likely to pass while the files and settings stay as they are.
+    """Returns whether an error is likely to pass without any change of files or settings.
 
     >>> is_transient(OSError(errno.EIO, "Input/output error"))
     True
     """
-    if is_disk_full(error) or _is_a(PERMANENT, _chain(error)):  # TensorStore calls a full disk RESOURCE_EXHAUSTED
+    if is_disk_full(error) or _is_a(PERMANENT, _chain(error)):  # TensorStore reports a full disk as RESOURCE_EXHAUSTED
         return False
     if isinstance(error, (ConnectionError, TimeoutError, MemoryError)):
         return True
@@ -107,42 +107,42 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _http_status(error: BaseException) -> str:
-    """Returns the HTTP status that an error of a library carries, or ""."""
+    """Returns the HTTP status in an error of a library, or ""."""
     answer = getattr(error, "response", None)
     statuses = getattr(error, "code", None), getattr(error, "status", None), getattr(answer, "status_code", None)
     return next((str(status) for status in statuses if status and not callable(status)), "")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error, what caused it, and so on; some libraries raise their own without naming the cause."""
+    """Yields an error, its cause, the cause's cause and so on; some libraries set no cause, only the context."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _is_a(names: set[str], errors: Iterable[BaseException]) -> bool:
-    """Returns whether one of the errors is of a class LIBRARY.CLASS in `names`, or derived from one."""
+    """Returns whether one of the errors is an instance of a class LIBRARY.CLASS in `names`."""
     classes = (kind for error in errors for kind in type(error).__mro__)
     return any(f"{kind.__module__.partition('.')[0]}.{kind.__name__}" in names for kind in classes)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Returns whether an error says that the disk is full; TensorStore does so inside a long message."""
+    """Returns whether an error reports a full disk, which TensorStore does inside a long message."""
     return any(words in str(error) for words in DISK_FULL_WORDS)
 
 
 def short_reason(error: BaseException) -> str:
-    """Returns what an error of a library says, in a few words."""
+    """Returns a short reason for an error of a library."""
     return getattr(error, "strerror", None) or next(iter(str(error).splitlines()[-1:]), type(error).__name__)
 
 
 def require_extra(extra: str, what: str, *libraries: str) -> None:
-    """Raises UserError if `what` needs libraries of an extra of f2jax that are not installed.
+    """Raises UserError if libraries of an extra of f2jax, which `what` needs, are not installed.
 
     >>> require_extra("store", "--store", "psycopg")
 
     Args:
-        libraries: the modules to look for; by default the one that has the name of the extra.
+        libraries: modules to look for; by default, the module named like the extra.
     """
     missing = [library for library in libraries or (extra,) if not importlib.util.find_spec(library)]
     if missing:

@@ -1,4 +1,4 @@
-"""What all plots share: panels side by side, their style, PNG."""
+"""Helpers for all plots: panels side by side, their style, and output as PNG."""
 
 import io
 
@@ -14,7 +14,7 @@ def new_figure(number: int, size: tuple[float, float], measure: str = "") -> tup
     """Returns a figure and its panels, up to `COLUMNS` in a row, each of `size` inches.
 
     Args:
-        measure: what all panels have on their vertical axis.
+        measure: label of the vertical axis of all panels.
     """
     columns = min(COLUMNS, number)
     rows = -(-number // columns)
@@ -29,14 +29,14 @@ def new_figure(number: int, size: tuple[float, float], measure: str = "") -> tup
 
 
 def tidy_panel(panel) -> None:
-    """Leaves of the frame of a panel what is read."""
+    """Removes the top and right of a panel's frame and its minor ticks, and adds a light grid."""
     panel.minorticks_off()
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", alpha=0.3)
 
 
 def to_png(figure) -> bytes:
-    """Returns the figure as PNG, and closes it."""
+    """Returns the figure as PNG and closes it."""
     data = io.BytesIO()
     figure.savefig(data, format="png")
     plt.close(figure)

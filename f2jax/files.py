@@ -1,7 +1,7 @@
-"""Files in a local folder, on `gs://…`, or in a repository of the Hugging Face hub.
+"""Access to files in local folders, on `gs://…`, and in repositories of the Hugging Face hub.
 
-Remote paths are opened with fsspec, gs:// ones with gcsfs. Besides the errors that they name, all functions here raise
-`Restart` after a transient failure of the network, a server or a disk.
+Remote paths are opened with fsspec, and gs:// with gcsfs. Besides the errors that they document, all functions here
+raise `Restart` after a transient failure of the network, a server or a disk.
 """
 
 import errno
@@ -19,11 +19,11 @@ import fsspec
 
 from f2jax.errors import Restart, UserError, is_transient, short_reason
 
-BUILT_IN_MODELS = Path(__file__).parent / "models"  # of models that come with f2jax, a folder each
+BUILT_IN_MODELS = Path(__file__).parent / "models"  # the models that come with f2jax, each in its folder
 HUB_PATTERNS = ["*.json", "*.json.gz", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
 
 
-# No listing of a bucket is cached: other processes write there too, and TensorStore does so without gcsfs.
+# Listings of buckets are not cached, because other processes write there, and TensorStore does not go through gcsfs.
 fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
 
 
@@ -33,7 +33,7 @@ def is_remote(path: str | Path) -> bool:
 
 
 def join(folder: str | Path, name: str) -> str:
-    """Returns the path of `name` in a local or remote folder."""
+    """Returns the path of the file `name` in a local or remote folder."""
     return f"{str(folder).rstrip('/')}/{name}"
 
 
@@ -53,7 +53,7 @@ def filesystem(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
 
 @contextmanager
 def quiet_logger(library: str, level: int = logging.CRITICAL) -> Iterator[None]:
-    """Drops what a library logs below `level` inside the block; its logger keeps its own level and handlers."""
+    """Hides what a library logs below `level` inside the block, without changing its logger's level and handlers."""
 
     def is_severe(record: logging.LogRecord) -> bool:
         return record.levelno >= level
@@ -68,7 +68,7 @@ def quiet_logger(library: str, level: int = logging.CRITICAL) -> Iterator[None]:
 
 @contextmanager
 def clear_errors(path: str | Path, verb: str = "opened") -> Iterator[None]:
-    """Turns the errors that `path` causes inside the block into a sentence that says what to change.
+    """Turns errors about `path` inside the block into one sentence that says what to change.
 
     >>> with clear_errors("runs/vectors.npy", "written"):
     ...     np.save("runs/vectors.npy", vectors_ie)
@@ -78,7 +78,7 @@ def clear_errors(path: str | Path, verb: str = "opened") -> Iterator[None]:
         UserError: the path does not exist, or cannot be used.
     """
     try:
-        with quiet_logger("gcsfs"):  # it logs a traceback of each error that it raises
+        with quiet_logger("gcsfs"):  # gcsfs logs a traceback for every error that it raises
             yield
     except (Restart, UserError):
         raise
@@ -118,7 +118,7 @@ def exists(path: str | Path) -> bool:
     """Returns whether there is a file or a folder at `path`.
 
     Raises:
-        UserError: it cannot be told, e.g. without the permission to read the bucket.
+        UserError: this cannot be determined, for example without permission to read the bucket.
     """
     store, name = filesystem(path)
     with clear_errors(path):
@@ -162,7 +162,7 @@ def file_size(path: str | Path) -> int:
 
 
 def read_range(path: str | Path, start: int, stop: int) -> bytes:
-    """Returns the bytes `start` to `stop` of a file; transfers no others.
+    """Returns the bytes from `start` to `stop` of a file, without transferring others.
 
     Raises:
         UserError: it is missing or not readable.
@@ -185,9 +185,9 @@ def list_names(folder: str | Path) -> list[str]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a local path to write to; after the block the file appears at `path` atomically.
+    """Yields a local path to write to; after the block, the file appears at `path` atomically.
 
-    An error or a kill inside the block leaves `path` as it was.
+    If the block fails or the process is killed, `path` stays as it was.
 
     Raises:
         UserError: `path` cannot be written.
@@ -214,7 +214,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Writes a file atomically: a kill leaves either the old file or the complete new one.
+    """Writes a file atomically: a killed process leaves either the old file or the complete new one.
 
     Raises:
         UserError: it cannot be written.
@@ -224,11 +224,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 def append_to_object(path: str | Path, content: bytes, size: int) -> None:
-    """Appends to an object of `size` bytes on gs:// without sending these again: it is composed of itself and the rest.
+    """Appends to an object of `size` bytes on gs:// by composition, without sending the old content again.
 
     Raises:
         UserError: it cannot be written.
-        Restart: besides failures that pass, the object is not as long as it should be after that.
+        Restart: a transient failure, or the object does not have the expected size afterwards.
     """
     store, name = filesystem(path)
     part = f"{name}.part"
@@ -238,20 +238,20 @@ def append_to_object(path: str | Path, content: bytes, size: int) -> None:
             store.merge(name, [name, part])
         finally:
             store.rm_file(part)
-        if (found := store.size(name)) != size + len(content):  # such as after an answer that was lost
+        if (found := store.size(name)) != size + len(content):  # for example after a lost response
             raise Restart(f"{path} has {found} bytes instead of {size + len(content)}; run the same command again.")
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """A local folder that stands for a remote one, for libraries that write to local folders alone."""
+    """A local copy of a remote folder, for libraries that only write to local folders."""
 
     folder: Path
-    remote: str | None  # None: `folder` is the one that is meant
-    saved: dict[str, int] = field(default_factory=dict)  # name → nanoseconds of its last change
+    remote: str | None  # None: `folder` is not a copy
+    saved: dict[str, int] = field(default_factory=dict)  # name → time of the last change, in nanoseconds
 
     def save(self, part: str) -> None:
-        """Copies what is new or has changed below `part` of the folder to the remote one.
+        """Copies new and changed files in the subfolder `part` to the remote folder.
 
         Raises:
             UserError: it cannot be written.
@@ -266,7 +266,7 @@ class Mirror:
 
 @contextmanager
 def mirrored(folder: str | Path, part: str) -> Iterator[Mirror]:
-    """Yields a mirror of a folder: of a remote one a temporary folder with a copy of `part`, a local one itself.
+    """Yields the mirror of a folder: for a remote one, a temporary folder with a copy of its subfolder `part`.
 
     Raises:
         UserError: it cannot be read.
@@ -299,7 +299,7 @@ def remove_file(path: str | Path) -> None:
 
 
 def move_folder(folder: str | Path, target: str | Path) -> None:
-    """Moves a folder to a new path on the same disk or bucket; on gs:// every file is copied before any is deleted.
+    """Moves a folder on the same disk or in the same bucket; on gs://, all files are copied before any is deleted.
 
     Raises:
         UserError: it cannot be read, written or deleted.
@@ -327,7 +327,7 @@ def read_json(path: str | Path):
 
 
 def parse_json(content: bytes | str, origin: str | Path):
-    """Returns what JSON text says; `origin` is its file in the error message.
+    """Parses JSON; the error message names `origin` as its file.
 
     Raises:
         UserError: it is not JSON.
@@ -354,13 +354,13 @@ def check_object(value, origin: str | Path, required: Mapping = {}, optional: Ma
     {'width': 64}
 
     Args:
-        origin: what the error message calls the object, such as its file.
-        required: the type of each field that must be there: `int`, `float`, `str`, `bool`, `list`, `dict`, `object`,
-            `list[...]`, `dict[str, ...]` or a union of them.
-        optional: the same for fields that may be missing.
+        origin: name of the object in error messages, such as its file.
+        required: types of the required fields: `int`, `float`, `str`, `bool`, `list`, `dict`, `object`, `list[...]`,
+            `dict[str, ...]` or a union of them.
+        optional: types of the optional fields.
 
     Raises:
-        UserError: it is not an object, a required field is missing, or a field has another type.
+        UserError: it is not an object, a required field is missing, or a field has the wrong type.
     """
     if not isinstance(value, dict):
         raise UserError(f"{origin} holds {_json_name(type(value))} instead of an object; restore it from its origin.")
@@ -409,17 +409,16 @@ def built_in_models() -> list[str]:
 
 
 def resolve_model(name: str | Path, revision: str | None = None) -> str:
-    """Returns the folder of a model: `name` if it is a local or gs:// folder, a model that comes with f2jax, or the
-    download of a hub repository.
+    """Returns the folder of a model: a local or gs:// folder, a model that comes with f2jax, or a downloaded hub model.
 
-    A local folder comes before a built-in model or a repository of its name.
+    A local folder takes precedence over a built-in model or a hub repository with the same name.
 
     Args:
         revision: branch, tag or commit of the repository; None: its main branch.
 
     Raises:
-        Restart: a transient failure of the hub.
-        UserError: there is no model of that name, or a folder is given with a revision.
+        Restart: the hub failed temporarily.
+        UserError: there is no model with that name, or a folder is given with a revision.
     """
     text = str(name)
     path = Path(text).expanduser()
@@ -445,7 +444,7 @@ def resolve_model(name: str | Path, revision: str | None = None) -> str:
 
 
 def _snapshot(folder: Path) -> Path:
-    """Returns the snapshot in a repository's folder of the hub's cache (`models--org--name`), else the folder itself.
+    """Returns the snapshot inside a folder of the hub's cache (`models--org--name`), or else the folder itself.
 
     Raises:
         UserError: there are several snapshots, and none is called main.
@@ -464,14 +463,14 @@ def _snapshot(folder: Path) -> Path:
 
 @contextmanager
 def clear_hub_errors(what: str, doing: str = "fetched from") -> Iterator[None]:
-    """Turns the errors of the Hugging Face hub's client inside the block into a sentence that says what to change.
+    """Turns errors of the Hugging Face hub's client inside the block into one sentence that says what to change.
 
     Args:
-        what: what is fetched, as the subject of the sentence.
-        doing: what is done with it and the hub.
+        what: the subject of the sentence, which is fetched.
+        doing: what is done with it, as a participle and a preposition for the hub.
 
     Raises:
-        Restart: a transient failure of the hub.
+        Restart: the hub failed temporarily.
         UserError: the hub does not have it, or cannot be reached.
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

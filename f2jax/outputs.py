@@ -1,7 +1,7 @@
-"""What f2jax did not write is not overwritten.
+"""Makes sure that f2jax overwrites only its own outputs.
 
-`.f2jax.json`, in the folder of an output, says what f2jax wrote there: its `kind` where the folder is the output, and
-the `files` of commands that write single files, each with its kind, size and time of change.
+`.f2jax.json`, in the folder of an output, records what f2jax wrote there: the folder's `kind` if the whole folder is an
+output, and `files` for single files, with their kind, size and modification time.
 """
 
 import json
@@ -22,17 +22,17 @@ PACKAGE_FILES = ("golden",)
 def output_folder(
     folder: str | Path, kind: str, known_by: tuple[str, ...] = (), local_only: bool = False
 ) -> Iterator[None]:
-    """Inside the block, `folder` may be written as an output of the kind, which it is recognised as from then on.
+    """Allows the block to write to `folder`, and records that the folder is an output of this kind.
 
-    Where the block fails and has written nothing, the folder is as it was.
+    If the block fails before it has written anything, the folder is left as it was.
 
     Args:
-        kind: what the folder holds, in words, such as `model package`.
-        known_by: names of files or folders in it that only f2jax writes, for outputs of versions without a record.
-        local_only: the block itself refuses remote folders, before it writes.
+        kind: description of the content, such as `model package`.
+        known_by: names of files or folders that only f2jax writes, to recognise outputs of versions without a record.
+        local_only: the block itself refuses remote folders before it writes.
 
     Raises:
-        UserError: the folder holds something else, or cannot be written.
+        UserError: the folder contains something else, or cannot be written.
     """
     if local_only and files.is_remote(folder):
         yield
@@ -58,13 +58,13 @@ def output_folder(
 
 @contextmanager
 def output_file(path: str | Path, kind: str, local_only: bool = False) -> Iterator[None]:
-    """Inside the block, `path` may be written, and f2jax may overwrite it from then on while nobody else changes it.
+    """Allows the block to write `path`, and records it, so that f2jax may overwrite it unless somebody changes it.
 
     Args:
-        local_only: the block itself refuses remote files, before it writes.
+        local_only: the block itself refuses remote files before it writes.
 
     Raises:
-        UserError: it is a folder or a file that f2jax did not write or that has changed since, or it cannot be written.
+        UserError: `path` is a folder, a file that f2jax did not write or that has changed since, or cannot be written.
     """
     if local_only and files.is_remote(path):
         yield
@@ -95,7 +95,7 @@ def output_file(path: str | Path, kind: str, local_only: bool = False) -> Iterat
 
 
 def _names(folder: str | Path) -> list[str]:
-    """Returns what a folder holds besides the record; an empty one on gs:// lists itself."""
+    """Returns the names in a folder, except the record; on gs://, an empty folder lists itself, which is left out."""
     own = str(folder).rstrip("/").rpartition("/")[2] if files.is_remote(folder) else ""
     return [name for name in files.list_names(folder) if name not in (RECORD, own)]
 
@@ -111,7 +111,7 @@ def _write(folder: str | Path, record: dict[str, Any]) -> None:
 
 
 def _restore(folder: str | Path, record: dict[str, Any], remove: bool) -> None:
-    """Leaves the folder with this record, or without one where it is empty."""
+    """Writes the record, or removes it if it is empty, and then removes the folder if `remove`."""
     if record:
         _write(folder, record)
         return
@@ -122,7 +122,7 @@ def _restore(folder: str | Path, record: dict[str, Any], remove: bool) -> None:
 
 
 def _stamp(path: str | Path) -> str | None:
-    """Returns what tells one content of a file from another without reading it; None where there is no file.
+    """Returns size and modification time of a file, or None if there is no file.
 
     Raises:
         UserError: it is a folder.

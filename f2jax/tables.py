@@ -1,4 +1,4 @@
-"""Tables as plain text, for the terminal and for text files, and as one HTML page with plots."""
+"""Tables as plain text, and as an HTML page with plots."""
 
 import base64
 import html
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 def text_table(rows: Sequence[Sequence[str]], *, left: int = 1, head: bool = True) -> str:
-    """Returns rows of cells as lines with aligned columns; an empty table is an empty string.
+    """Returns a table as text with aligned columns; empty if there are no rows.
 
     >>> print(text_table([("task", "score"), ("STSB", "71.50")]))
     task  score
@@ -16,8 +16,8 @@ def text_table(rows: Sequence[Sequence[str]], *, left: int = 1, head: bool = Tru
     STSB  71.50
 
     Args:
-        left: number of left-aligned columns; the ones after them are right-aligned.
-        head: underline the first row.
+        left: number of left-aligned columns; the others are right-aligned.
+        head: whether to underline the first row.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -34,7 +34,7 @@ def text_table(rows: Sequence[Sequence[str]], *, left: int = 1, head: bool = Tru
 
 @dataclass(frozen=True)
 class PageTable:
-    """Rows of a name and cells; None is an empty cell."""
+    """A table with a title and a note. Rows have a name and cells; None is an empty cell."""
 
     title: str
     note: str
@@ -53,9 +53,9 @@ tr:hover td { background: #f5f8fc } tr.paper td { color: #777 }
 
 
 def html_page(title: str, note: str, tables: Sequence[PageTable], pictures: Mapping[str, bytes]) -> str:
-    """Returns one HTML page with everything inside: a heading and its note, PNG pictures by name, then tables.
+    """Returns a self-contained HTML page with a heading, a note, PNG pictures by name, and tables.
 
-    Addresses in notes become links.
+    URLs in notes become links.
     """
     body = [f"<h1>{html.escape(title)}</h1><p>{_linked(note)}</p>"]
     for name, picture in pictures.items():
@@ -79,7 +79,7 @@ def _html_table(table: PageTable) -> str:
 
 
 def _linked(text: str) -> str:
-    """Returns text as HTML, with its addresses as links; punctuation behind one is not part of it."""
+    """Returns text as HTML with its URLs as links, without punctuation that follows them."""
     return re.sub(r"https?://\S*[^\s.,;:)]", r'<a href="\g<0>">\g<0></a>', html.escape(text))
 
 

@@ -1,8 +1,8 @@
-"""The index of a prepared corpus: of each text its length and a key that equal texts share, of each row its texts.
+"""The index of a prepared corpus: the length and a key of each text, and the texts of each row.
 
-With it every process of a run decides how a batch is packed, and reads the tokens of its own rows alone. `f2jax
-prepare` writes it after the records. It takes 20 bytes for each document, and 32 for each row and 4 for each of its
-documents, or 8 where they have scores; a run maps it, and reads no more of it than its batches need.
+With it, every process of a run can decide how to pack a batch while it reads only the tokens of its own rows. `f2jax
+prepare` writes it after the records. It takes 20 bytes per document, 32 per row, and 4 per document of a row, or 8 with
+scores. A run maps it into memory, and reads only what its batches need.
 """
 
 import hashlib
@@ -17,21 +17,21 @@ INDEX = "index"
 SPLITS = ("train", "validation")
 INDEXED_DOCUMENT = np.dtype([("key", "<u8"), ("id", "<i8"), ("length", "<i4")])
 INDEXED_ROW = np.dtype([("key", "<u8"), ("label", "<i8"), ("start", "<i8"), ("length", "<i4"), ("count", "<i4")])
-NUMBER = np.dtype("<u4")  # of a document
-SCORE = np.dtype("<f4")  # a reranker's; NaN: none
+NUMBER = np.dtype("<u4")  # number of a document
+SCORE = np.dtype("<f4")  # score of a reranker; NaN: none
 
 
 class CorpusIndex:
-    """The index of one split of a data set.
+    """The index of a split of a data set.
 
     Args:
-        entry: of the data set, in corpus.json.
+        entry: entry of the data set in corpus.json.
 
     Attributes:
-        documents: `INDEXED_DOCUMENT` of each document.
-        rows: `INDEXED_ROW` of each row: of its query, its label, and the place of its documents in `numbers`.
-        numbers: of the documents of all rows, of each the positive first.
-        scores: `SCORE` of each of `numbers`; None: the data set has none.
+        documents: an `INDEXED_DOCUMENT` for each document.
+        rows: an `INDEXED_ROW` for each row, with its query, its label, and the place of its documents in `numbers`.
+        numbers: numbers of the documents of all rows; in each row, the positive comes first.
+        scores: a `SCORE` for each of `numbers`, or None if the data set has no scores.
 
     Raises:
         UserError: it is damaged.
@@ -44,13 +44,13 @@ class CorpusIndex:
         self.numbers = _opened(path / f"{split}-documents.npy", NUMBER)
         self.scores = _opened(path / f"{split}-scores.npy", SCORE) if has_scores(entry) else None
         counts = sum(entry["shards"]["documents"]), sum(entry["shards"]["rows"][split])
-        numbers = int(self.rows[-1:]["start"].sum() + self.rows[-1:]["count"].sum())  # of the last row, if there is one
+        numbers = int(self.rows[-1:]["start"].sum() + self.rows[-1:]["count"].sum())  # from the last row, if any
         scores = numbers if self.scores is None else len(self.scores)
         if (len(self.documents), len(self.rows), len(self.numbers), scores) != (*counts, numbers, numbers):
             raise UserError(f"{path} does not have all texts of its data set; {remake(path)}.")
 
     def documents_of(self, row_b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """The documents [B, I] of rows, the positive first, and their scores; -1 and NaN where a row has no more."""
+        """Returns the documents [b, i] of rows, the positive first, and their scores, padded with -1 and NaN."""
         column_i = np.arange(row_b["count"].max(initial=1))
         present_bi = column_i < row_b["count"][:, None]
         place_i = (row_b["start"][:, None] + column_i)[present_bi]
@@ -63,7 +63,7 @@ class CorpusIndex:
         return document_bi, score_bi
 
     def texts(self, row_b: np.ndarray, document_bi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keys, lengths and ids of the texts of rows, of which these documents were chosen; see `dataset.RowTexts`."""
+        """Returns keys, lengths and ids of the texts of rows with these documents, as in `dataset.RowTexts`."""
         found_bi = np.zeros(document_bi.shape, INDEXED_DOCUMENT)
         found_bi[document_bi >= 0] = self.documents[document_bi[document_bi >= 0]]
         key_bi, length_bi = (np.column_stack([row_b[name], found_bi[name]]) for name in ("key", "length"))
@@ -72,7 +72,7 @@ class CorpusIndex:
 
 
 def padded(numbers: Sequence[np.ndarray]) -> np.ndarray:
-    """The documents [B, I] of rows, filled up with -1, at least one."""
+    """Returns the documents [b, i] of rows, padded with -1 to at least one."""
     count_b = np.array([len(found) for found in numbers])
     document_bi = np.full((len(numbers), count_b.max(initial=1)), -1, np.int64)
     document_bi[np.arange(document_bi.shape[1]) < count_b[:, None]] = np.concatenate(numbers)
@@ -90,24 +90,25 @@ def _opened(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 def index_folder(folder: str | Path, entry: dict) -> Path:
-    """The folder of the index of a data set, named by its content."""
+    """Returns the folder of a data set's index, whose name contains the hash of the content."""
     return Path(folder) / INDEX / entry["folder"] / entry["content"]
 
 
 def has_scores(entry: dict) -> bool:
-    """Returns whether rows of a data set have scores of a reranker."""
-    return any(entry.get("scored", {}).values())  # a corpus of an earlier version does not say
+    """Returns whether rows of a data set have a reranker's scores."""
+    return any(entry.get("scored", {}).values())  # missing in corpora of earlier versions
 
 
 def has_index(folder: str | Path, entry: dict) -> bool:
+    """Returns whether a data set has an index."""
     return index_folder(folder, entry).exists()
 
 
 def remake(path: Path) -> str:
-    """What to do about the damaged index in a folder: `f2jax prepare` leaves one that is there."""
+    """Returns what to do about a damaged index: `f2jax prepare` does not replace an existing one."""
     return f"delete {path} and run `f2jax prepare --add --output CORPUS`, which writes it anew"
 
 
 def text_key(tokens: bytes) -> int:
-    """64 bits that equal texts share, and two different ones of a batch with a probability of about 10⁻¹²."""
+    """Returns a 64-bit hash of a text; the probability of a collision within a batch is about 10⁻¹²."""
     return int.from_bytes(hashlib.blake2b(tokens, digest_size=8).digest(), "little")

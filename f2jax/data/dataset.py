@@ -1,4 +1,4 @@
-"""A tokenized data set in memory, with random access: each distinct text is stored once."""
+"""A tokenized data set in memory with random access, in which each distinct text is stored once."""
 
 import hashlib
 import json
@@ -16,27 +16,27 @@ from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
 
 K = TypeVar("K", bound=str)
-TOKENIZED_TOGETHER = 10_000  # texts; what a backend returns takes many times the memory of the ids
+TOKENIZED_TOGETHER = 10_000  # texts; the results of a backend take many times the memory of the ids
 
 
 @dataclass(frozen=True)
 class RowTexts:
-    """Some rows of a data set: what it takes to decide how they are packed, and a way to read the rest.
+    """Some rows of a data set: what is needed to decide how to pack them, and functions that read the rest.
 
-    Letters: b rows; i the texts of a row, which are its query, its positive and its negatives; k its documents; s any
-    of these texts, given by their rows and their places i; e dimensions.
+    Letters: b rows; i texts of a row (query, positive, negatives); k documents of a row; s texts, each given by its row
+    b and its position i; e dimensions.
     """
 
-    key_bi: np.ndarray  # uint64; texts of the same tokens have the same
+    key_bi: np.ndarray  # uint64; equal for texts with the same tokens
     length_bi: np.ndarray  # int64, in tokens; 0: the row has no such text
     id_bi: np.ndarray  # int64, of documents
     label_b: np.ndarray  # int64 stable id of the label; -1: none
     tokens: Callable[[np.ndarray, np.ndarray], list[np.ndarray]]  # (b_s, i_s) → int32 ids of each text
-    vectors: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # (b_s, i_s) → a cached teacher's [S, E]
-    score_bk: np.ndarray | None = None  # float32, a reranker's; NaN: not of that document; None: of no row
+    vectors: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # (b_s, i_s) → cached teacher vectors [s, e]
+    score_bk: np.ndarray | None = None  # a reranker's float32 scores; NaN: none for a document; None: none at all
 
     def distinct(self) -> np.ndarray:
-        """The lengths of the distinct texts."""
+        """Returns the lengths of the distinct texts."""
         present_bi = self.length_bi > 0
         first_u = np.unique(self.key_bi[present_bi], return_index=True)[1]
         return self.length_bi[present_bi][first_u]
@@ -44,7 +44,7 @@ class RowTexts:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row with its tokens: int32 ids, end token included."""
+    """A row with its tokens, as int32 ids that include the end token."""
 
     query: np.ndarray
     positive: np.ndarray | None  # None: a row of the kind `texts`
@@ -52,7 +52,7 @@ class Row:
     positive_id: int  # -1: none
     negative_ids: list[int]
     label_id: int = -1  # stable id of the label; -1: none
-    vectors: np.ndarray | None = None  # a cached teacher's: of the query, then of the documents
+    vectors: np.ndarray | None = None  # cached teacher vectors of the query, then of the documents
 
     @property
     def texts(self) -> list[np.ndarray]:
@@ -61,7 +61,7 @@ class Row:
 
 
 def texts_of(rows: Sequence[Row]) -> RowTexts:
-    """The texts of rows whose tokens are there."""
+    """Returns `RowTexts` for rows whose tokens are in memory."""
     shape = len(rows), max(len(row.texts) for row in rows)
     key_bi, length_bi, id_bi = np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     numbers: dict[bytes, int] = {}
@@ -85,7 +85,7 @@ def texts_of(rows: Sequence[Row]) -> RowTexts:
 
 
 def padded_scores(scores: Sequence[Any], width: int) -> np.ndarray | None:
-    """The scores of rows as float32 [B, K], NaN where there is none; None if no row has any."""
+    """Returns the scores of rows, float32 [b, k], padded with NaN; None if no row has scores."""
     if not any(map(len, scores)):
         return None
     score_bk = np.full((len(scores), width), np.nan, np.float32)
@@ -95,7 +95,7 @@ def padded_scores(scores: Sequence[Any], width: int) -> np.ndarray | None:
 
 
 class AnyDataset(Protocol):
-    """Tokenized rows of one source and kind, in memory (`Dataset`) or in a corpus (`corpus.StoredDataset`)."""
+    """Tokenized rows of a source and kind, in memory (`Dataset`) or in a corpus (`corpus.StoredDataset`)."""
 
     name: str
     kind: Kind
@@ -104,11 +104,11 @@ class AnyDataset(Protocol):
 
     @property
     def is_indexed(self) -> bool:
-        """Whether the texts of a batch are known before their tokens are read."""
+        """Whether lengths and keys of texts are known without reading their tokens."""
 
     @property
     def is_scored(self) -> bool:
-        """Whether rows have scores of a reranker."""
+        """Whether rows have a reranker's scores."""
 
     def __len__(self) -> int: ...
 
@@ -133,7 +133,7 @@ class Dataset:
         return len(self._rows)
 
     def fingerprint(self) -> str:
-        """A hash of the rows in their order (tokens, documents, labels) and of their languages."""
+        """Returns a hash of the rows in order (tokens, documents, labels) and of their languages."""
         digest = hashlib.blake2b(json.dumps(self.languages).encode(), digest_size=16)
         numbers = (
             number
@@ -147,11 +147,11 @@ class Dataset:
         return digest.hexdigest()
 
     def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> RowTexts:
-        """The rows of the given numbers.
+        """Returns the rows with these numbers.
 
         Args:
-            columns: an order of all negative columns.
-            negatives: the number of negatives to take from each row, in that order, if it has so many.
+            columns: an order of all columns of negatives.
+            negatives: number of negatives to take from each row, in that order, if the row has as many.
         """
         rows = [self._rows[i] for i in indices]
         number_bi, scores = np.full((len(rows), 2 + negatives), -1), list[list[float]]()
@@ -163,7 +163,7 @@ class Dataset:
         return replace(texts, score_bk=padded_scores(scores, 1 + negatives))
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
-        """(training, held-out) rows: a hash of seed and `Record.split_id` holds out a `share` of the queries."""
+        """Returns training and held-out rows; a hash of the seed and `Record.split_id` holds out a `share` of them."""
         held = np.array([is_held_out(split_id, share, seed) for *_, split_id in self._rows], bool)
         return self._take(np.flatnonzero(~held)), self._take(np.flatnonzero(held))
 
@@ -172,7 +172,7 @@ class Dataset:
 
 
 class TokenizedTexts:
-    """Distinct texts: their tokens in one flat array, and the stable id of each text without its instruction."""
+    """Distinct texts: their tokens in a flat array, and the stable id of each text without its instruction."""
 
     def __init__(self):
         self.index: dict[str, int] = {}
@@ -205,14 +205,14 @@ class TokenizedTexts:
         self._keys = np.array([first.setdefault(ids, number) for number, ids in enumerate(tokens)], np.uint64)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(tokens of all texts, where each text ends, ids)."""
+        """Returns the tokens of all texts, the end of each text, and the ids."""
         return self._flat, self._ends, self._ids
 
     def tokens(self, number: int) -> np.ndarray:
         return self._flat[self._ends[number] : self._ends[number + 1]]
 
     def of(self, number_bi: np.ndarray, label_b: np.ndarray) -> RowTexts:
-        """The rows that have the texts of these numbers; -1: none."""
+        """Returns the rows with the texts of these numbers; -1 stands for no text."""
         return RowTexts(
             self._keys[number_bi],
             np.where(number_bi >= 0, self._ends[number_bi + 1] - self._ends[number_bi], 0),
@@ -223,14 +223,14 @@ class TokenizedTexts:
 
 
 def is_held_out(split_id: int, share: float, seed: int) -> bool:
-    """Returns whether a row of this `Record.split_id` is held out of a run that holds out a `share` by this seed."""
+    """Returns whether a run with this share and seed holds out the rows with this `Record.split_id`."""
     return in_share(split_id, share, "held out", seed)
 
 
 def build_datasets(
     records: Iterable[Record], tokenizer: Tokenizer, max_length: int, instructions: Instructions
 ) -> list[Dataset]:
-    """Tokenizes records into one `Dataset` for each (source, kind), in the order in which they first come.
+    """Tokenizes records into a `Dataset` for each source and kind, in the order of their first records.
 
     Raises:
         UserError: there are no records.
@@ -252,12 +252,12 @@ def build_datasets(
 
 
 def label_id(record: Record) -> int:
-    """The stable id of a record's label; -1 if it has none."""
+    """Returns the stable id of a record's label, or -1 if it has none."""
     return -1 if record.label is None else stable_id(record.label)
 
 
 def dataset_names(groups: Iterable[tuple[str, K]]) -> dict[tuple[str, K], str]:
-    """A name for each (source, kind): the source, with the kind if the source has several.
+    """Returns a name for each (source, kind): the source, followed by the kind if the source has several.
 
     >>> dataset_names([("a", "retrieval"), ("b", "retrieval"), ("b", "clustering")])
     {('a', 'retrieval'): 'a', ('b', 'retrieval'): 'b-retrieval', ('b', 'clustering'): 'b-clustering'}

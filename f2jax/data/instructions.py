@@ -1,4 +1,4 @@
-"""Task instructions before texts (recipe 2.6), and which documents carry one."""
+"""Task instructions before texts (recipe 2.6)."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from f2jax.data.record import Record, in_share, stable_id
 
 TEMPLATE = "Instruct: {task}\nQuery: {text}"  # with a space after "Query:", unlike Qwen3-Embedding
-INSTRUCTED = re.compile(r"Instruct: (.*?)\n ?Query: ?", re.DOTALL)  # any template that released rows may come with
+INSTRUCTED = re.compile(r"Instruct: (.*?)\n ?Query: ?", re.DOTALL)  # matches all templates in the released data
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,19 @@ class Instructions:
     by_name: dict[str, str] = field(default_factory=dict, metadata={"option": "tasks"})
     symmetric_share: float = 0.3  # share of the documents of symmetric tasks that get the instruction too
     symmetric_sources: tuple[str, ...] = ()  # sources with symmetric tasks, besides all of clustering
-    seed: int = 0  # seed of that share
+    seed: int = 0  # seed for that share
 
     def task(self, record: Record) -> str | None:
-        """The task sentence of a record: its own, or that of its source and kind, source, symmetry, or kind."""
+        """Returns a record's instruction: its own, or the one for its source and kind, source, symmetry or kind."""
         closest = (f"{record.source}-{record.kind}", record.source, *["symmetric"] * record.symmetric, record.kind)
         return record.instruction or next((self.by_name[name] for name in closest if name in self.by_name), None)
 
     def query(self, record: Record) -> str:
-        """The query as the model sees it."""
+        """Returns the query with its instruction, if there is one."""
         return add_instruction(record.query, self.task(record)) if self.enabled else record.query
 
     def document(self, text: str, record: Record) -> str:
-        """A document of the record as the model sees it."""
+        """Returns a document of the record, with an instruction if it gets one."""
         symmetric = record.symmetric or record.kind == "clustering" or record.source in self.symmetric_sources
         if self.enabled and symmetric and in_share(stable_id(text), self.symmetric_share, "instruction", self.seed):
             return add_instruction(text, self.task(record))
@@ -39,7 +39,7 @@ class Instructions:
 
 
 def add_instruction(text: str, task: str | None) -> str:
-    """The text with its task before it; unchanged where there is no task or the text has an instruction already.
+    """Returns the text with an instruction; unchanged if there is none, or if the text already has one.
 
     >>> add_instruction("Kenia", "Find the English name.")
     'Instruct: Find the English name.\\nQuery: Kenia'
@@ -50,7 +50,7 @@ def add_instruction(text: str, task: str | None) -> str:
 
 
 def split_instruction(text: str) -> tuple[str | None, str]:
-    """(task sentence, text) of a text that may have an instruction before it; the sentence is None where it has none.
+    """Splits a text into its instruction, or None, and the rest.
 
     >>> split_instruction("Instruct: Find the English name.\\nQuery: Kenia")
     ('Find the English name.', 'Kenia')

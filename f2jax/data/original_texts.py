@@ -1,9 +1,9 @@
-"""The original texts of a prepared corpus, each once: what a teacher of any kind embeds.
+"""The distinct original texts of a prepared corpus, for teachers with other tokenizers.
 
-A text is known by its `stable_id`, whatever tokens, instruction, data set or role it comes with. Memory: some 50 bytes
-for each text and each row of the corpus.
+A text is identified by its `stable_id`, whatever its tokens, instruction, data set or role. This takes about 50 bytes
+of memory for each text and each row of the corpus.
 
-Letters: `i` texts of the corpus in the order of `teacher_vectors.pieces`, `r` its rows.
+Letters: i texts of the corpus in the order of `teacher_vectors.pieces`, r rows.
 """
 
 from array import array
@@ -28,41 +28,41 @@ from f2jax.data.teacher_vectors import PARTS, pieces
 from f2jax.errors import UserError, did_you_mean
 
 ROLES = ("query", "positive", "negative")
-CHUNK = 4_096  # texts in memory
-CODE = "code:"  # begins the names of programming languages
+CHUNK = 4_096  # texts in memory at a time
+CODE = "code:"  # prefix of the names of programming languages
 
 
 @dataclass(frozen=True)
 class OriginalText:
-    """A distinct text of a corpus, as it was before it was tokenized and without its instruction."""
+    """A distinct text of a corpus as it was before tokenization, without its instruction."""
 
     id: str  # `stable_id` of the text in hexadecimal
     text: str
-    role: str  # the first one of ROLES that it has anywhere in the corpus
-    source: str  # these three where it first occurs
+    role: str  # the first of ROLES that it has anywhere in the corpus
+    source: str  # source, kind and language where it first occurs
     kind: str
     language: str
 
 
 @dataclass(frozen=True)
 class TextSurvey:
-    """What a corpus says of its texts, by number."""
+    """Facts about the texts of a corpus, by their numbers."""
 
     id_i: np.ndarray  # stable_id, int64
-    role_i: np.ndarray  # place in ROLES of the first role that the text has anywhere
-    language_i: np.ndarray  # place in `languages`
-    query_r: np.ndarray  # number of the query's text; of rows that have a positive
+    role_i: np.ndarray  # index in ROLES of the first role that the text has anywhere
+    language_i: np.ndarray  # index in `languages`
+    query_r: np.ndarray  # number of the query's text, for rows with a positive
     positive_r: np.ndarray
     positive_language_r: np.ndarray
-    dataset_r: np.ndarray  # place in `datasets` of corpus.json
+    dataset_r: np.ndarray  # index in `datasets` of corpus.json
     languages: tuple[str, ...]
 
 
 def survey_texts(corpus: PreparedCorpus) -> TextSurvey:
-    """Reads all records of a corpus, without their texts.
+    """Reads all records of a corpus without their texts.
 
     Raises:
-        UserError: the corpus does not hold its original texts, or a file is damaged.
+        UserError: the corpus does not contain its original texts, or a file is damaged.
     """
     if not all(map(has_texts, corpus.card["datasets"])):
         raise UserError(
@@ -70,7 +70,7 @@ def survey_texts(corpus: PreparedCorpus) -> TextSurvey:
             "version; prepare it again."
         )
     reader, numbers = Reader(), dict[str, int]()
-    ids, roles, languages, rows = [], [], [], array("q")  # of rows four numbers each
+    ids, roles, languages, rows = [], [], [], array("q")  # four numbers per row
     first = 0
     for dataset, entry in enumerate(corpus.card["datasets"]):
         count = entry["documents"]
@@ -83,7 +83,7 @@ def survey_texts(corpus: PreparedCorpus) -> TextSurvey:
                 language_c[documents[role_c[documents] == len(ROLES)]] = theirs
                 role_c[documents[1:]] = np.minimum(role_c[documents[1:]], 2)
                 role_c[documents[:1]] = 1
-                for positive in documents[:1]:  # none where the row is a text alone
+                for positive in documents[:1]:  # a row of a single text has none
                     rows.extend((first + count + len(query_ids), first + positive, theirs, dataset))
                 query_ids.append(query_id)
                 query_languages.append(own)
@@ -102,16 +102,16 @@ def survey_texts(corpus: PreparedCorpus) -> TextSurvey:
 
 
 def pivot_ids(survey: TextSurvey, corpus: PreparedCorpus, language: str, sources: Sequence[str] = ()) -> np.ndarray:
-    """The id of the text whose vector each text takes, int64 [i]: in bitext that of the side in `language`.
+    """Returns the id of the text whose vector each text takes, int64 [i]: in bitext, its translation in `language`.
 
-    Bitext is a retrieval row whose query and positive have different languages, none of them a programming language. A
-    text with several sides in `language` takes the first one; a text that occurs in `language` itself keeps its own.
+    Bitext means retrieval rows whose query and positive have different languages that are not programming languages. A
+    text with several translations takes the first; a text that itself occurs in `language` keeps its own vector.
 
     Args:
-        sources: patterns of names of the data sets that count; none: all.
+        sources: names or patterns of the data sets to consider; default: all.
 
     Raises:
-        UserError: no text has this language, or no data set such a name.
+        UserError: no text has this language, or no data set has such a name.
     """
     if language not in survey.languages:
         raise UserError(
@@ -147,7 +147,7 @@ def pivot_ids(survey: TextSurvey, corpus: PreparedCorpus, language: str, sources
 
 
 def iter_original_texts(corpus: PreparedCorpus, survey: TextSurvey, wanted_i: np.ndarray) -> Iterator[OriginalText]:
-    """Yields those texts for which `wanted_i` is true, each distinct one once, where it first occurs.
+    """Yields the distinct texts for which `wanted_i` is true, in the order of their first occurrence.
 
     Raises:
         UserError: a file is damaged.

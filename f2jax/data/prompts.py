@@ -1,4 +1,4 @@
-"""Which prompts stand before the queries of a run's data: a model is released with those that it was trained with."""
+"""Finds the prompts in a run's data, because a model is released with the prompts that it was trained with."""
 
 import json
 from collections import Counter
@@ -14,15 +14,15 @@ from f2jax.data.instructions import add_instruction, split_instruction
 from f2jax.data.skip_list import say_once
 from f2jax.data.tokenizer import Tokenizer
 
-PROMPTS_FILE = "prompts.json"  # in a workdir: {name: text}
-SAMPLED_ROWS = 64  # of each data set
+PROMPTS_FILE = "prompts.json"  # file in a workdir: {name: text}
+SAMPLED_ROWS = 64  # rows of each data set to look at
 T = TypeVar("T")
 
 
 def write_prompts(
     workdir: str | Path, configured: Mapping[str, str], datasets: Sequence[AnyDataset], tokenizer: Tokenizer
 ) -> None:
-    """Writes `released_prompts` of a run to its workdir, and names the configured ones that are not released."""
+    """Writes the `released_prompts` of a run to its workdir, and warns about configured ones that are left out."""
     prompts = released_prompts(configured, datasets, tokenizer)
     if dropped := sorted(name for name, text in configured.items() if text and prompts.get(name) != text):
         say_once(
@@ -32,7 +32,7 @@ def write_prompts(
 
 
 def read_prompts(workdir: str | Path) -> dict[str, str] | None:
-    """The prompts of a run's workdir; None if an earlier version of f2jax made it."""
+    """Returns the prompts in a run's workdir, or None if an earlier version of f2jax wrote it."""
     path = files.join(workdir, PROMPTS_FILE)
     if not files.exists(path):
         return None
@@ -42,11 +42,11 @@ def read_prompts(workdir: str | Path) -> dict[str, str] | None:
 def released_prompts(
     configured: Mapping[str, str], datasets: Sequence[AnyDataset], tokenizer: Tokenizer
 ) -> dict[str, str]:
-    """The prompts to release: those of `configured` that the data has, and one more for each that only the data has.
+    """Returns the prompts to release: the configured ones that occur in the data, and others that occur there.
 
-    `query` is the configured prompt if a data set has it, else the prompt of most rows, or "" if there is none; after
-    several instructions a configured one stays, since the model has learned to follow them. `document` stays if the
-    documents of a data set begin with it.
+    `query` is the configured prompt if a data set has it, or else the prompt of most rows, which may be "". If the data
+    have several instructions, a configured one is kept, because the model has learned to follow instructions.
+    `document` is kept if the documents of a data set begin with it.
 
     Args:
         configured: {name: text}, with `query` and `document`.
@@ -74,7 +74,7 @@ def released_prompts(
 
 
 def _sample(dataset: AnyDataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The tokens of the queries and of the positives of some rows of a data set, evenly spread."""
+    """Returns the tokens of the queries and of the positives of some evenly spread rows of a data set."""
     numbers = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLED_ROWS, len(dataset))).astype(np.int64))
     rows = dataset.rows(numbers.tolist(), (), 0)
     b_s, i_s = np.nonzero(rows.length_bi)
@@ -82,7 +82,7 @@ def _sample(dataset: AnyDataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def _prompt_of(text: str, configured: Mapping[str, str]) -> str:
-    """What stands before a query: an instruction, or the longest configured prompt that the text begins with."""
+    """Returns the prompt of a query: its instruction, or the longest configured prompt that the text begins with."""
     task, _ = split_instruction(text)
     if task:
         return add_instruction("", task)

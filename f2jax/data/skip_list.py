@@ -1,4 +1,4 @@
-"""What is left out of the data: rows are counted by reason and listed on demand, files and columns are named once."""
+"""Keeps track of rows that are left out of the data, by reason, and logs each warning once."""
 
 import json
 import logging
@@ -7,15 +7,15 @@ from typing import Any, NoReturn, TextIO
 
 from f2jax.errors import UserError
 
-LISTED_CHARACTERS = 200  # of a text in the list
+LISTED_CHARACTERS = 200  # characters of a text in the listing
 _LOG = logging.getLogger("f2jax.data")
 _SAID: set[object] = set()
 
 
 class SkipList(Counter[str]):
-    """Counts the rows that are left out, by reason; where there is a listing, it has a line of JSON for each.
+    """Counts the rows that are left out, by reason, and writes a line of JSON for each if there is a listing.
 
-    A reader tells where it is (`at`) before it leaves a row out (`skip`).
+    A reader calls `at` for each row, and `skip` to leave it out.
     """
 
     def __init__(self, listing: TextIO | None = None):
@@ -23,7 +23,7 @@ class SkipList(Counter[str]):
         self.where, self._content, self._listing = "", dict[str, Any](), listing
 
     def at(self, where: str, content: dict[str, Any]) -> None:
-        """Tells the place and the content of the current row, in case it is left out."""
+        """Sets the place and the content of the current row."""
         self.where, self._content = where, content
 
     def skip(self, reason: str) -> None:
@@ -35,14 +35,14 @@ class SkipList(Counter[str]):
 
 
 class NoneSkipped(SkipList):
-    """Raises UserError for the first row that a reader would leave out."""
+    """A skip list that raises UserError for the first row to be left out."""
 
     def skip(self, reason: str) -> NoReturn:
         raise UserError(f"{self.where}: {reason}; fix or remove it.")
 
 
 def say_once(message: str, key: object = None) -> None:
-    """Logs a warning, which Python prints to stderr; the same `key` (default: the message) is logged once."""
+    """Logs a warning, which Python prints to stderr, once per `key` (default: the message)."""
     if (key := key or message) not in _SAID:
         _SAID.add(key)
         _LOG.warning(message)

@@ -1,6 +1,6 @@
-"""A teacher's vectors for the texts of a prepared corpus: one for each document, and for the query of each row.
+"""A teacher's cached vectors for a prepared corpus: one for each document and for the query of each row.
 
-`f2jax cache-teacher` writes them, piece by piece; each piece is an ArrayRecord file whose records are bare numbers.
+`f2jax cache-teacher` writes them in pieces; each piece is an ArrayRecord file whose records are the bytes of a vector.
 """
 
 import json
@@ -19,26 +19,26 @@ from f2jax.errors import UserError
 CARD = "vectors.json"
 PARTS = ("documents", "train", "validation")  # documents, and the queries of both splits
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-PIECE = 65_536  # vectors of a file
+PIECE = 65_536  # vectors in a file
 
 
 @dataclass(frozen=True)
 class TeacherVectorsInfo:
-    """Describes the vectors of a folder."""
+    """Describes the vectors in a folder."""
 
-    teacher: str  # hash of the model, or of where the vectors came from
-    width: int  # numbers of a vector: the first ones of the teacher's
+    teacher: str  # hash of the model, or of the origin of the vectors
+    width: int  # number of dimensions
     dtype: str  # a name in DTYPES
-    unit: bool = False  # the teacher gave vectors of length 1, so lengths say nothing; those stored may be shorter
-    centered: bool = False  # less the mean over all distinct texts
-    reduced: str = ""  # how their number of dimensions was lowered: `first`, `pca`, or not at all
-    explained: float = 1.0  # share of the variance that was left by a PCA
-    whitened: float = 0.0  # power by which the deviations of its components were evened out
+    unit: bool = False  # whether the teacher's vectors were normalized, so that lengths have no meaning
+    centered: bool = False  # whether the mean over all distinct texts was subtracted
+    reduced: str = ""  # how the number of dimensions was reduced: `first`, `pca`, or not at all
+    explained: float = 1.0  # share of the variance that the PCA kept
+    whitened: float = 0.0  # exponent of whitening
     pivot: str = ""  # language whose texts gave their vectors to their translations
-    pivoted: int = 0  # distinct texts that took one
+    pivoted: int = 0  # number of distinct texts that took such a vector
 
     def describe(self) -> str:
-        """What was made of the teacher's vectors, in words."""
+        """Returns a description of how the vectors were made."""
         parts = ["made of unit ones" if self.unit else "made of raw ones"]
         parts += ["less their mean"] if self.centered else []
         parts += [f"principal components with {self.explained:.1%} of the variance"] if self.reduced == "pca" else []
@@ -49,18 +49,18 @@ class TeacherVectorsInfo:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some texts of a corpus, and the file of their vectors."""
+    """Some texts of a corpus, and the file with their vectors."""
 
     path: str
-    entry: dict  # of the data set, in corpus.json
-    source: Shards  # of the corpus
+    entry: dict  # entry of the data set in corpus.json
+    source: Shards  # shards of the corpus
     part: str  # a name in PARTS
-    start: int  # number of the first text in the part
+    start: int  # number of the first text within the part
     stop: int
-    first: int  # its number among all texts of the corpus
+    first: int  # number of the first text within the corpus
 
     def tokens(self, reader: Reader, numbers: np.ndarray | None = None) -> list[np.ndarray]:
-        """The token ids of all texts, or of those with these numbers, from 0. Raises UserError for a damaged corpus."""
+        """Returns the token ids of the texts, or of those with these numbers; raises UserError if they are damaged."""
         numbers = np.arange(self.stop - self.start) if numbers is None else numbers
         raw = self.source.read(numbers + self.start, reader)
         return [parse_document(record)[1] if self.part == "documents" else parse_row(record)[0] for record in raw]
@@ -69,7 +69,7 @@ class Piece:
         return Path(self.path).exists()
 
     def write(self, vectors: np.ndarray, dtype: str) -> None:
-        """Writes the file, atomically."""
+        """Writes the file atomically."""
         from array_record.python.array_record_module import ArrayRecordWriter
 
         with files.atomic_path(self.path) as part:
@@ -82,7 +82,7 @@ class Piece:
 
 
 def pieces(folder: str | Path, corpus: PreparedCorpus) -> list[Piece]:
-    """All pieces, in the order of the texts: each data set's documents, then the queries of its rows."""
+    """Returns all pieces in the order of the texts: for each data set, its documents and then its rows' queries."""
     result, first = [], 0
     for entry in corpus.card["datasets"]:
         for part in PARTS:
@@ -99,7 +99,7 @@ class TeacherVectors:
     """The vectors that `f2jax cache-teacher` wrote for a corpus, in a local folder or copied to gs://.
 
     Raises:
-        UserError: the folder does not hold those of all texts of this corpus.
+        UserError: the folder does not have the vectors of all texts of this corpus.
     """
 
     def __init__(self, folder: str | Path, corpus: PreparedCorpus):
@@ -114,16 +114,16 @@ class TeacherVectors:
         self._reader = Reader()
 
     def _names(self, datasets: Collection[str] | None = None) -> list[str]:
-        """The files of data sets, or of all, inside the folder."""
+        """Returns the names of the files of these data sets, or of all."""
         found = pieces("", self._corpus)
         return [piece.path.lstrip("/") for piece in found if datasets is None or piece.entry["name"] in datasets]
 
     def fetch(self, datasets: Collection[str] | None = None) -> None:
-        """Copies the vectors of data sets, or of all, from gs:// to this host; see `LocalCopy.fetch`."""
+        """Copies the vectors of these data sets, or of all, from gs:// to this host; see `LocalCopy.fetch`."""
         self.copy.fetch(self._names(datasets))
 
     def read(self, entry: dict, part: str, numbers: np.ndarray) -> np.ndarray:
-        """[n, width] of the texts of these numbers in one part of a data set, whose entry in corpus.json is `entry`."""
+        """Returns the vectors [n, width] of the texts with these numbers in a part of a data set."""
         raw = _shards(self.folder, entry, part).read(numbers, self._reader)
         return np.frombuffer(b"".join(raw), DTYPES[self.card.dtype]).reshape(len(numbers), self.card.width)
 
@@ -131,10 +131,10 @@ class TeacherVectors:
 def sample_texts_and_vectors(
     folder: str | Path, corpus: PreparedCorpus, count: int, seed: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """(token ids, vectors float32 [I, E]) of texts that are drawn evenly from a corpus; of all where it has no more.
+    """Returns token ids and vectors, float32 [i, e], of at most `count` random texts of a corpus.
 
     Raises:
-        UserError: the folder does not hold the vectors of all texts, or a file is damaged.
+        UserError: the folder does not have the vectors of all texts, or a file is damaged.
     """
     stored, reader = TeacherVectors(folder, corpus), Reader()
     stored.fetch()
@@ -154,7 +154,7 @@ def sample_texts_and_vectors(
 
 
 def read_info(folder: str | Path) -> TeacherVectorsInfo:
-    """What the vectors of a folder are; raises UserError if it holds none."""
+    """Returns the description of the vectors in a folder; raises UserError if there are none."""
     path = files.join(folder, CARD)
     if not files.exists(path):
         raise UserError(f"{folder} holds no {CARD}; give a folder that f2jax cache-teacher wrote.")
@@ -168,10 +168,10 @@ def read_info(folder: str | Path) -> TeacherVectorsInfo:
 
 
 def begin(folder: str | Path, card: TeacherVectorsInfo) -> None:
-    """Writes the card to the folder.
+    """Writes the description to the folder.
 
     Raises:
-        UserError: the folder holds vectors of another kind.
+        UserError: the folder contains other vectors.
     """
     if (Path(folder) / CARD).exists() and read_info(folder) != card:
         raise UserError(
@@ -182,7 +182,7 @@ def begin(folder: str | Path, card: TeacherVectorsInfo) -> None:
 
 
 def _shards(folder: str | Path, entry: dict, part: str) -> Shards:
-    """The files of one part. Their folder is named by the content of the data set, so that a new one gets new files."""
+    """Returns the files of a part. Their folder is named after the hash of the data set, so new data get new files."""
     count = entry["documents"] if part == "documents" else entry["rows"][part]
     return Shards(f"{folder}/{entry['folder']}/{entry['content']}/{part}", tuple(_lengths(count)))
 

@@ -1,4 +1,4 @@
-"""The texts of a file, and random texts of data sources."""
+"""Reads the texts in files, and samples texts from data sources."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,7 +13,7 @@ from f2jax.errors import UserError
 
 
 def read_texts(path: str, column: str = "text") -> list[str]:
-    """The texts of a file in any format of `sources.tables`: its lines (.txt), or the field `column` of each row.
+    """Returns the texts in a file of any format in `sources.tables`: its lines (.txt), or a column of its rows.
 
     Raises:
         UserError: the file cannot be read, or a row has no such field.
@@ -22,7 +22,7 @@ def read_texts(path: str, column: str = "text") -> list[str]:
 
 
 def iter_file_texts(path: str, column: str = "text") -> Iterator[str]:
-    """Yields what `read_texts` returns."""
+    """Yields the texts that `read_texts` returns."""
     lines = is_text_file(path)
 
     def choose(present: list[str]) -> list[str]:
@@ -38,17 +38,17 @@ def iter_file_texts(path: str, column: str = "text") -> Iterator[str]:
 
 
 def texts_of(records: Iterable[Record]) -> Iterator[str]:
-    """Yields all texts of records: query (after the record's own instruction), positive, negatives."""
+    """Yields all texts of records: the query with the record's own instruction, the positive and the negatives."""
     for record in records:
         yield add_instruction(record.query, record.instruction)
         yield from record.documents
 
 
 def source_texts(sources: Sequence[str], kinds: Sequence[str] = ()) -> Iterator[str]:
-    """Yields the texts of all sources (see `f2jax.data.sources`), of whatever kind they are.
+    """Yields the texts of all sources (see `f2jax.data.sources`), whatever their kinds.
 
     Args:
-        kinds: SOURCE=KIND, as `--kinds`: files of texts alone have to say that they are.
+        kinds: SOURCE=KIND, as for `--kinds`; required for files of single texts.
 
     Raises:
         UserError: a source cannot be read.
@@ -58,7 +58,7 @@ def source_texts(sources: Sequence[str], kinds: Sequence[str] = ()) -> Iterator[
 
 
 def sample_texts(sources: Sequence[str], count: int, seed: int = 0) -> list[str]:
-    """`count` random texts, equally many from each source if it has so many. Reads each source once, to its end.
+    """Returns `count` random texts, the same number from each source if possible; reads each source completely.
 
     Raises:
         UserError: a source cannot be read.
@@ -71,7 +71,7 @@ def sample_texts(sources: Sequence[str], count: int, seed: int = 0) -> list[str]
 
 
 def reservoir_sample(texts: Iterable[str], count: int, rng: np.random.Generator) -> list[str]:
-    """`count` random texts, all equally likely, in memory for `count` (Vitter's algorithm R)."""
+    """Returns `count` random texts in one pass (Vitter's algorithm R)."""
     kept: list[str] = []
     for seen, text in enumerate(texts):
         if len(kept) < count:

@@ -1,10 +1,10 @@
-"""Text → token ids that end with the end token: Hugging Face `tokenizer.json`, or a SentencePiece model.
+"""Tokenizers, from Hugging Face's `tokenizer.json` or a SentencePiece model.
 
-The end token is appended here and nowhere else, exactly once, and truncation keeps it (recipe 0.5, 2.3). The name of a
-special token in a text is read as that token, as in transformers.
+The end token is appended here and nowhere else, exactly once, and truncation keeps it (recipe 0.5, 2.3). As in
+transformers, the name of a special token inside a text becomes that token.
 
-Two tokenizers may be the same in two ways: they give the same ids for the same text (`gives_same_ids`), which is all
-that weights and data need, or they are the same file (`fingerprint`), by which caches and runs know them.
+Two tokenizers can be equal in two ways: they give the same ids for the same text (`gives_same_ids`), which is what
+weights and data need, or they are the same file (`fingerprint`), which identifies them in caches and runs.
 """
 
 import gzip
@@ -25,25 +25,25 @@ from f2jax.errors import UserError
 END, PAD = "<|im_end|>", "<|endoftext|>"  # Qwen3's names (ids 151645 and 151643); trained models use them too
 UNKNOWN = "<unk>"
 SPACE = "▁"  # SentencePiece's mark of a space
-SURROGATES = re.compile("[\ud800-\udfff]")  # halves of UTF-16 pairs: no backend takes them
-PROBE = (  # tokenizers that agree on these count as giving the same ids
+SURROGATES = re.compile("[\ud800-\udfff]")  # unpaired ones, which no backend accepts
+PROBE = (  # tokenizers that agree on these texts are taken to give the same ids
     "Kenya's 47 counties: a naïve façade",
     "Привет, мир! مرحبا नमस्ते สวัสดี γειά",
     "北京の天気 한국어 ﬁne",
     "def square(x):\n    return x ** 2  # 1,234.5\t€",
 )
-NAMES = ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model")  # in a folder, the first that exists counts
+NAMES = ("tokenizer.json", "tokenizer.json.gz", "tokenizer.model")  # the first one that exists in a folder is used
 
 
 class Tokenizer(ABC):
-    """A tokenizer of either kind. `eos_id` ends each sequence, `pad_id` fills rows; all ids are below `vocab_size`."""
+    """A tokenizer. `eos_id` ends each sequence, `pad_id` fills rows, and all ids are below `vocab_size`."""
 
     vocab_size: int
     eos_id: int
     pad_id: int
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
-        """The int32 ids of each text, 1 to `max_length` of them; the last one is always the end token.
+        """Returns the int32 ids of each text, truncated to `max_length`; the last one is always the end token.
 
         Raises:
             UserError: `max_length` leaves no room for the end token.
@@ -54,7 +54,7 @@ class Tokenizer(ABC):
         return [np.array([*ids[: max_length - 1], self.eos_id], np.int32) for ids in self._encode(clean)]
 
     def check_vocab(self, rows: int) -> None:
-        """Raises UserError where a token table of `rows` rows lacks ids of this tokenizer."""
+        """Raises UserError if a token table with this number of rows is too small for this tokenizer."""
         if self.vocab_size > rows:
             raise UserError(
                 f"The tokenizer has ids up to {self.vocab_size - 1:,}, but the model's token table has {rows:,} rows; "
@@ -62,7 +62,7 @@ class Tokenizer(ABC):
             )
 
     def fingerprint(self) -> str:
-        """A hash of the `tokenizer.json` that a package holds: equal for the same file, before and after release."""
+        """Returns a hash of the `tokenizer.json` in a package, which is the same before and after export."""
         try:
             content = self.to_hf_json().encode("utf-8")
         except UserError:  # a SentencePiece model without such a form
@@ -70,38 +70,38 @@ class Tokenizer(ABC):
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def gives_same_ids(self, other: "Tokenizer") -> bool:
-        """Returns whether both give the same ids for texts of many scripts, whatever else their files say."""
+        """Returns whether both tokenizers give the same ids for texts in many scripts."""
         ids, other_ids = ([x.tolist() for x in tokenizer.encode(PROBE, max_length=512)] for tokenizer in (self, other))
         return ids == other_ids
 
     @abstractmethod
     def _content(self) -> bytes:
-        """The model as it is saved."""
+        """Returns the model as it is saved."""
 
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids without the end token, not truncated."""
+        """Returns the ids of each text without the end token, not truncated."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
+        """Returns the text for token ids, without special tokens."""
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:
-        """Writes what `load_tokenizer(folder)` reads."""
+        """Writes the files that `load_tokenizer(folder)` reads."""
 
     @abstractmethod
     def smallest_file(self) -> tuple[str, bytes]:
-        """Name and content of the smallest file that `load_tokenizer` reads, next to a `tokenizer_config.json`."""
+        """Returns the name and content of the smallest file from which `load_tokenizer` restores this tokenizer."""
 
     @abstractmethod
     def _hf(self):
-        """The same tokenizer as a `tokenizers.Tokenizer`, without a post-processor."""
+        """Returns the same tokenizer as a `tokenizers.Tokenizer` without a post-processor."""
 
     def to_hf_json(self) -> str:
-        """A `tokenizer.json` with the same ids, whose post-processor appends the end token.
+        """Returns a `tokenizer.json` with the same ids and a post-processor that appends the end token.
 
-        transformers 5 takes the end token from this file alone (recipe 5).
+        transformers 5 takes the end token only from this file (recipe 5).
         """
         from tokenizers.processors import TemplateProcessing
 
@@ -114,14 +114,14 @@ class Tokenizer(ABC):
         return hf.to_str(pretty=False)
 
     def hf_config(self, max_length: int) -> dict:
-        """The content of `tokenizer_config.json`."""
+        """Returns the content of `tokenizer_config.json`."""
         hf = self._hf()
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": hf.id_to_token(self.eos_id),
             "pad_token": hf.id_to_token(self.pad_id),
             "model_max_length": max_length,
-            "padding_side": "left",  # whoever takes the last state of a padded row then takes that of the end token
+            "padding_side": "left",  # so that the last state of a padded row is that of the end token
             "clean_up_tokenization_spaces": False,
         }
 
@@ -227,7 +227,7 @@ class SentencePieceTokenizer(Tokenizer):
         return "tokenizer.model", self._model
 
     def _hf(self):
-        """Rebuilds byte-pair merges from the pieces: a pair merges if both halves and the result are pieces."""
+        """Rebuilds BPE merges from the pieces: a pair is merged if both halves and the result are pieces."""
         from tokenizers import AddedToken, decoders, models, normalizers
         from tokenizers import Tokenizer as Backend
 
@@ -248,7 +248,7 @@ class SentencePieceTokenizer(Tokenizer):
         return backend
 
     def _convertible(self) -> list:
-        """The pieces of the model, if it has no feature that byte-pair merges in a `tokenizer.json` lack."""
+        """Returns the pieces of the model; raises UserError if BPE merges in a `tokenizer.json` cannot express it."""
         from sentencepiece import sentencepiece_model_pb2
 
         spec = sentencepiece_model_pb2.ModelProto.FromString(self._model)
@@ -273,7 +273,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a folder or file: `tokenizer.json`, `tokenizer.json.gz`, or a SentencePiece `*.model`.
+    """Loads the tokenizer in a folder or file: `tokenizer.json`, `tokenizer.json.gz`, or a SentencePiece `*.model`.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -307,7 +307,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def _token_text(config: dict, key: str, origin: str) -> str | None:
-    """Returns the token under `key` of a `tokenizer_config.json`, given as a text or an object with a `content`."""
+    """Returns the token at `key` in a `tokenizer_config.json`, which is a string or an object with a `content`."""
     token = tokenizer_checks.token_text(config.get(key))
     if not isinstance(token, str | None):
         raise UserError(

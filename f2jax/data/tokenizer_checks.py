@@ -1,6 +1,6 @@
-"""Checks what a `tokenizer.json` and the `tokenizer_config.json` next to it ask for.
+"""Checks that a `tokenizer.json` and the `tokenizer_config.json` next to it agree.
 
-f2jax reads texts by `tokenizer.json` alone. What would make transformers read them as other tokens is refused here.
+f2jax uses only `tokenizer.json`. Settings with which transformers would give other tokens are refused here.
 """
 
 import json
@@ -11,8 +11,8 @@ from f2jax.errors import UserError
 QWEN_SPLIT = (  # how Qwen2 and later models split a text before merging; llama.cpp knows it as `qwen2`
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-QWEN_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast")  # transformers 5 rebuilds their splitting
-PLAIN_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")  # these take tokenizer.json as it is
+QWEN_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast")  # transformers 5 replaces their splitting
+PLAIN_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")  # these use tokenizer.json as it is
 PROBE = "a b"
 TYPES = {  # of fields of tokenizer_config.json
     "added_tokens_decoder": dict | None,
@@ -23,10 +23,10 @@ TYPES = {  # of fields of tokenizer_config.json
 
 
 def appended_token(backend, origin: str) -> int | None:
-    """Returns the id that the post-processor of a `tokenizers.Tokenizer` appends to a text, or None if it adds nothing.
+    """Returns the id that the post-processor of a `tokenizers.Tokenizer` appends to a text, or None.
 
     Raises:
-        UserError: it adds a token before the text, or several.
+        UserError: it adds several tokens, or one before the text.
     """
     plain, full = (backend.encode(PROBE, add_special_tokens=special).ids for special in (False, True))
     if len(full) == len(plain):
@@ -40,7 +40,7 @@ def appended_token(backend, origin: str) -> int | None:
 
 
 def check_backend(backend, origin: str, config: dict) -> None:
-    """Raises UserError where a `tokenizers.Tokenizer` cuts texts on the left or draws its tokens at random."""
+    """Raises UserError if a `tokenizers.Tokenizer` truncates on the left or uses dropout."""
     truncation = backend.truncation or {}
     if truncation.get("direction") == "left" and config.get("truncation_side") != "right":
         raise UserError(f"{origin} cuts long texts on the left; only cutting on the right is supported.")
@@ -49,7 +49,7 @@ def check_backend(backend, origin: str, config: dict) -> None:
 
 
 def check_tokenizer_config(backend, config: dict, folder: str) -> None:
-    """Raises UserError where `tokenizer_config.json` asks for other tokens than `tokenizer.json` gives."""
+    """Raises UserError if `tokenizer_config.json` contradicts `tokenizer.json`."""
     path = files.join(folder, "tokenizer_config.json")
     ends = [token_text(config.get(key)) for key in ("eos_token", "pad_token")]
     added = {token.content: (number, token) for number, token in backend.get_added_tokens_decoder().items()}
@@ -78,12 +78,12 @@ def check_tokenizer_config(backend, config: dict, folder: str) -> None:
 
 
 def token_text(token: object) -> object:
-    """Returns the text of a token that is given as a text or as an object with a `content`."""
+    """Returns the text of a token, which is a string or an object with a `content`."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _named_tokens(config: dict, path: str) -> list[tuple[int | None, dict]]:
-    """Returns (id or None, token) of each token that a `tokenizer_config.json` names, by its text or as an object."""
+    """Returns (id or None, token) for each token named in a `tokenizer_config.json`."""
     decoder = config.get("added_tokens_decoder") or {}
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     single = [token for key, token in config.items() if key.endswith("_token") and isinstance(token, str | dict)]
@@ -99,7 +99,7 @@ def _named_tokens(config: dict, path: str) -> list[tuple[int | None, dict]]:
 
 
 def _splits_like_qwen(backend, config: dict) -> bool:
-    """Returns whether a `tokenizers.Tokenizer` normalizes and splits texts as transformers' class for Qwen does."""
+    """Returns whether a `tokenizers.Tokenizer` normalizes and splits texts like transformers' class for Qwen."""
     normalizer, splitter = (
         json.loads(step.__getstate__()) if step else {} for step in (backend.normalizer, backend.pre_tokenizer)
     )

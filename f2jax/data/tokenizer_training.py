@@ -1,4 +1,4 @@
-"""A SentencePiece model trained on texts: the `tokenizers` library finds the merges, many times as fast as
+"""Trains SentencePiece models. The `tokenizers` library finds the merges, which is many times faster than
 SentencePiece's own trainer, and they are written as a SentencePiece model.
 """
 
@@ -12,12 +12,12 @@ import numpy as np
 from f2jax.data.tokenizer import END, PAD, SPACE, SURROGATES, UNKNOWN, SentencePieceTokenizer
 from f2jax.errors import UserError
 
-SAMPLE = 200_000  # most texts that a new model sees
-EXCERPT = 1_000  # characters of each
-COVERAGE = 0.9995  # share of all characters that become pieces; bytes spell the rest
-LONGEST = 16  # characters of a piece
+SAMPLE = 200_000  # maximum number of texts to train on
+EXCERPT = 1_000  # characters of each text to train on
+COVERAGE = 0.9995  # share of the characters in the texts that become pieces; the rest is spelled in bytes
+LONGEST = 16  # maximum characters of a piece
 SPECIAL = [UNKNOWN, PAD, END, *(f"<0x{byte:02X}>" for byte in range(256))]
-# No piece crosses the end of a word. Scripts without spaces have words of one kind of character.
+# Pieces do not cross the ends of words. In scripts without spaces, a word is a run of one kind of character.
 WORD = r"\p{Han}+|\p{Hiragana}+|\p{Katakana}+|[\p{L}\p{M}]+|\p{N}+|[^\p{L}\p{M}\p{N}" + SPACE + r"\x00]+"
 
 
@@ -26,18 +26,16 @@ def train_sentencepiece(
 ) -> SentencePieceTokenizer:
     """Trains a SentencePiece model on texts, and saves it to `folder`, local or gs://, if one is given.
 
-    The model has byte-pair pieces of raw text, and bytes for what is rare: no text is unknown, nothing is normalized
-    away, and the model can be written as `tokenizer.json` with the same ids. White space ends a piece rather than
-    beginning one, so that a text has the same pieces after an instruction as without one. Same texts and seed, same
-    bytes.
+    The model has BPE pieces without normalization, and falls back to bytes for rare characters, so no text is unknown
+    and the model can be written as `tokenizer.json` with the same ids. Spaces end a piece rather than begin one, so a
+    text has the same pieces with and without an instruction before it. The result is deterministic.
 
     Args:
-        own_spaces: spaces are pieces of their own. A word then has one piece, and not one more for its form before a
-            space: more words fit into the vocabulary, and a text has more tokens.
+        own_spaces: make spaces pieces of their own. Words then need no second piece for their form before a space: more
+            words fit into the vocabulary, but texts have more tokens.
 
     Raises:
-        UserError: there are no texts, or `vocab_size` pieces are more than they give or fewer than their bytes and
-            characters take.
+        UserError: there are no texts, or `vocab_size` is more than they yield, or too small for their characters.
     """
     distinct = [text for text in dict.fromkeys(texts) if text.strip() and "\0" not in text]
     if not distinct:
@@ -52,7 +50,7 @@ def train_sentencepiece(
 
 
 def _pieces(sample: list[str], vocab_size: int, own_spaces: bool) -> list[str]:
-    """The pieces that merges make, in the order of the merges, then single characters, the most frequent first."""
+    """Returns the pieces in the order of their merges, and then single characters by descending frequency."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     alphabet = _alphabet(sample)
@@ -61,7 +59,7 @@ def _pieces(sample: list[str], vocab_size: int, own_spaces: bool) -> list[str]:
             f"{vocab_size:,} pieces are too few: the bytes and characters of the texts take {least:,}; raise "
             "train_vocab."
         )
-    rare = dict.fromkeys(map(ord, set().union(*sample) - set(alphabet)), "\0")  # ends a word, and is not learnt
+    rare = dict.fromkeys(map(ord, set().union(*sample) - set(alphabet)), "\0")  # ends a word and is not learned
     word = f"{WORD}|{SPACE}+" if own_spaces else f"(?:{WORD}){SPACE}*|{SPACE}+"
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(word), "isolated")
@@ -84,7 +82,7 @@ def _pieces(sample: list[str], vocab_size: int, own_spaces: bool) -> list[str]:
 
 
 def _alphabet(sample: list[str]) -> list[str]:
-    """The most frequent characters, as many as make up COVERAGE of the texts."""
+    """Returns the most frequent characters, which together cover the share COVERAGE of the texts."""
     counts: Counter = Counter()
     for text in sample:
         counts.update(text)
@@ -94,7 +92,7 @@ def _alphabet(sample: list[str]) -> list[str]:
 
 
 def _model(pieces: list[str]) -> bytes:
-    """A serialized SentencePiece model that merges to the earliest of the pieces first."""
+    """Returns a serialized SentencePiece model in which earlier pieces are merged first."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()

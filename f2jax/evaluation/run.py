@@ -79,7 +79,7 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
 
 
 def check_baselines(names: Sequence[str]) -> None:
-    """Raises UserError for a baseline that does not exist, and for `none` among others."""
+    """Raises UserError if a baseline is unknown, or if `none` is combined with others."""
     for name in names:
         if name not in (known := (*BASELINES, "untrained", "none")):
             raise UserError(f"There is no baseline '{name}'{did_you_mean(name, known)}")
@@ -95,7 +95,7 @@ def _model_encoders(
     instructions: prompts.Prompts,
     bar: tqdm,
 ) -> list[Encoder]:
-    """Returns an encoder for each variant of the model, and one for its architecture without training."""
+    """Returns an encoder for each variant of the model, and one for the untrained model if it is a baseline."""
     places = instructions, cache_folder, runner.count_texts(bar)
     trained = variants(embedder.dim, embedder.matryoshka_dims, options.dims, options.precisions)
     found = variant_encoders(embedder, name, trained, *places)
@@ -112,10 +112,11 @@ def variant_encoders(
     folder: str | Path,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> list[Encoder]:
-    """Returns an encoder for each of some variants of a model, all with the same cache of vectors.
+    """Returns an encoder for each of these variants of a model, with a shared cache of vectors.
 
     Args:
-        folder: of the cache. progress: gets the number of texts encoded after each piece.
+        folder: folder of the cache.
+        progress: called after each piece with the number of texts encoded.
     """
     cache = VectorCache(Path(folder) / f"{embedder.fingerprint}.sqlite")
     encode, meta = CachedEncode(embedder, cache, progress), model_meta(embedder, name)

@@ -1,4 +1,4 @@
-"""Models x tasks x dimensions and precisions → result files in mteb's own layout."""
+"""Runs models on tasks, at several dimensions and precisions, and writes result files in mteb's own layout."""
 
 import contextlib
 import copy
@@ -23,13 +23,13 @@ from f2jax.evaluation.local import LocalTask
 from f2jax.files import Mirror
 from f2jax.tables import text_table
 
-TEXTS = 1_024  # texts that mteb's loader hands over at a time
-RESULTS = "results"  # mteb's name of the folder of results
-UNTRAINED = "-untrained"  # ends the name of a model with fresh weights
+TEXTS = 1_024  # texts in a batch of mteb's data loader
+RESULTS = "results"  # mteb's name for the folder of results
+UNTRAINED = "-untrained"  # suffix for the name of a model with random weights
 
 
 class ResultFolder(mteb.ResultCache):
-    """mteb's folder of results; a file that a killed process left half written counts as missing."""
+    """mteb's folder of results, in which files that a killed process left incomplete count as missing."""
 
     def load_task_result(self, *args, **kwargs) -> TaskResult | None:
         with contextlib.suppress(ValueError):
@@ -39,32 +39,33 @@ class ResultFolder(mteb.ResultCache):
 
 @dataclass(frozen=True)
 class TaskScore:
-    """The mean main score over a task's splits and subsets, 0 to 1, as in mteb."""
+    """The main score of a task, as mteb's mean over its splits and subsets, from 0 to 1."""
 
     model: str
     variant: str
     task: str
     metric: str
     value: float
-    majority: float | None = None  # of classification: the score of the best constant answer
+    majority: float | None = None  # in classification, the accuracy of the best constant prediction
 
 
 def run_tasks(
     encoders: Sequence[Encoder], tasks: Sequence[AbsTask], output: str | Path | Mirror, bar: tqdm | None = None
 ) -> list[TaskScore]:
-    """Scores every encoder on every task; what is in `output` already is not scored again.
+    """Scores every encoder on every task, except where `output` already has the result.
 
-    Results go to `output/results/MODEL/REVISION/TASK.json`, those of smaller vectors to `experiments/NAME/TASK.json`
-    in the same folder; `settings.jsonl` next to them has dtype, length, dimension, precision, revision and prompts.
+    Results are written to `output/results/MODEL/REVISION/TASK.json`, and those of smaller vectors to
+    `experiments/NAME/TASK.json` in the same folder. Next to them, `settings.jsonl` records dtype, length, dimension,
+    precision, revision and prompts.
 
     Args:
-        output: a local folder, or the mirror of a remote one, which has the results of each task when it is done.
+        output: a local folder, or the mirror of a remote one, which is updated after each task.
         bar: advances by one for each encoder and task.
 
     Raises:
-        UserError: `output` cannot be written, or, after all other tasks, the data of some could not be loaded.
-        Restart: the data of one of them is unavailable at the moment.
-        Interrupted: by Ctrl-C; the same call continues.
+        UserError: `output` cannot be written; or, after all other tasks are done, the data of some could not be loaded.
+        Restart: the data of a task are temporarily unavailable.
+        Interrupted: Ctrl-C was pressed; the same call continues.
     """
     mirror = output if isinstance(output, Mirror) else Mirror(Path(output), None)
     output = mirror.remote or mirror.folder
@@ -90,7 +91,7 @@ def run_tasks(
 
 
 class _Unloadable(Exception):
-    """The data of a task cannot be loaded: no network, or a private or moved data set."""
+    """The data of a task cannot be loaded: there is no network, or the data set is private or has moved."""
 
 
 def _evaluate_task(
@@ -102,7 +103,7 @@ def _evaluate_task(
             bar.set_description(f"{task.metadata.name} {encoder.variant}")
         meta = encoder.mteb_model_meta
         old = results.load_task_result(task.metadata.name, meta)
-        fits = old is None or old.is_mergeable(task)  # if not, the data has changed since
+        fits = old is None or old.is_mergeable(task)  # if not, the data have changed since
         if old is None or not fits or old.get_missing_evaluations(task):
             with _quiet():
                 _load(task)
@@ -160,7 +161,7 @@ def _score(encoder: Encoder, task: AbsTask, result: TaskResult) -> TaskScore:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides the bars and warnings of mteb and datasets; our own bar keeps the stream it was made with."""
+    """Hides the progress bars and warnings of mteb and datasets; our own bar keeps its stream."""
     datasets.disable_progress_bars()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
@@ -175,9 +176,9 @@ def _make_folder(output: str | Path) -> Path:
 
 
 def scores_table(scores: Sequence[TaskScore]) -> str:
-    """Returns a line for each task, in percent: the model's variants, then the baselines, the majority rate at last.
+    """Returns a table with a row for each task, in percent: the model's variants, baselines, and the majority rate.
 
-    Behind the score of each variant but the first stands in brackets what it keeps of the first one's.
+    Each variant but the first also shows, in brackets, its share of the first one's score.
     """
     value = {(score.model, score.variant, score.task): score.value for score in scores}
     columns = list(dict.fromkeys((score.model, score.variant) for score in scores))
@@ -203,7 +204,7 @@ def scores_table(scores: Sequence[TaskScore]) -> str:
 
 
 def _title(model: str) -> str:
-    """Returns what stands over the column of a baseline; empty for the model itself."""
+    """Returns the column title of a baseline; empty for the model itself."""
     return {"f2jax/tfidf": "TF-IDF", "f2jax/random": "random"}.get(model, "untrained" * model.endswith(UNTRAINED))
 
 

@@ -1,4 +1,4 @@
-"""Names of tasks and benchmarks → tasks of mteb."""
+"""Selects mteb tasks by the names of tasks and benchmarks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,18 +18,19 @@ def select_tasks(
     languages: Sequence[str] = (),
     columns: Mapping[str, str] = NO_NAMES,
 ) -> list[AbsTask]:
-    """Returns the tasks of a benchmark, the named ones, then those of your own files, each once.
+    """Returns the tasks of a benchmark, the named tasks, and then those on your own files, each task once.
 
     Args:
-        names: of local tasks or of mteb's; with `data` and neither names nor a benchmark: all local tasks.
-        benchmark: a short name such as `english` (recipe 4.1), or mteb's own.
+        names: local tasks or mteb's; if there are neither names nor a benchmark, `data` selects all local tasks.
+        benchmark: a short name such as `english` (recipe 4.1), or mteb's own name.
         data: folder of the local tasks, and your own files and folders (`own.own_tasks`).
-        languages: keep only these ISO 639-3 languages, and only tasks that have one of them; your own files stay.
-        columns: {name: column} of your own files.
+        languages: keep only these ISO 639-3 languages, and only tasks that have one of them; tasks on your own files
+            are always kept.
+        columns: {name: column} in your own files.
 
     Raises:
-        UserError: a name is unknown, a local task has no `data`, two of your own files have one name, or no task is
-            left.
+        UserError: a name is unknown, a local task has no `data`, two of your own files have the same name, or no task
+            is left.
     """
     folders = [spec for spec in data if not own.is_own(spec)]
     if len(folders) > 1:

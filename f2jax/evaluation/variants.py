@@ -1,4 +1,4 @@
-"""Vectors of one encoding, cut to fewer dimensions or stored in a lower precision."""
+"""Variants of a model's vectors: truncated to fewer dimensions, or stored in a lower precision."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from f2jax.inference.quantize import check_precision, int8_ranges, quantize
 
 @dataclass(frozen=True)
 class Variant:
-    """How many dimensions are kept, and how each is stored."""
+    """A number of dimensions and a precision."""
 
     dim: int
     precision: str = "float32"  # float32, int8, uint8, binary or ubinary
@@ -20,10 +20,10 @@ class Variant:
         return f"{self.dim}" if self.precision == "float32" else f"{self.dim} {self.precision}"
 
     def of(self, x_ie: np.ndarray) -> np.ndarray:
-        """Returns float32 [i, dim] of raw embeddings [i, width]: truncated, normalized, quantized, and back to floats.
+        """Truncates, normalizes and quantizes embeddings [i, width], and returns them as float32 [i, dim].
 
-        int8 and uint8 become the lowest value of their step, which makes vectors with different ranges comparable.
-        Bits become -1 and 1: their cosine is 1 - 2 x Hamming distance / dim.
+        int8 and uint8 become the lowest value of their step, so that vectors with different ranges can be compared.
+        Bits become -1 and 1, with cosines of 1 - 2 × Hamming distance / dim.
         """
         x_ie = x_ie[:, : self.dim]
         x_ie = x_ie / np.maximum(np.linalg.norm(x_ie, axis=1, keepdims=True), 1e-12)
@@ -41,16 +41,16 @@ def variants(
     dims: Sequence[int | str] = (),
     precisions: Sequence[str] = ("int8", "binary"),
 ) -> list[Variant]:
-    """Returns float32 at each of `dims`, then each of `precisions` at the largest of them.
+    """Returns float32 at each of `dims`, and then each of `precisions` at the largest of them.
 
     Args:
-        width: of the model's embeddings.
+        width: width of the model's embeddings.
         trained: the model's Matryoshka dimensions.
-        dims: numbers, or "all" of `trained`; default: every second of these from the width down, since scoring each
+        dims: numbers, or "all" for `trained`; default: every second one of these, from the width down, because scoring
             takes longer than encoding with a small model.
 
     Raises:
-        UserError: a dimension is out of range, or there is no such precision.
+        UserError: a dimension is out of range, or a precision is unknown.
     """
     matryoshka = sorted({width, *trained}, reverse=True)
     numbers = [dim for dim in dims if isinstance(dim, int)] + (matryoshka if "all" in dims else [])

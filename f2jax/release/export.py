@@ -1,4 +1,4 @@
-"""`f2jax export`: a package with its golden set, and the model in the formats of other runtimes."""
+"""`f2jax export`: writes a package with its golden set, and the model in formats for other runtimes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from f2jax.release import gguf, golden, onnx
 
 FORMATS = ("onnx", "onnx-int8", "gguf", "gguf-q8")
 ADVICE = "evaluate what is exported, with this --dtype and --max-length."
-# What the model card tells of a run's config.
+# Fields of a run's config that the model card shows.
 CONFIG_FIELDS: dict = {"data": dict, "loss": dict, "optim": dict, "teacher": dict, "init_from": str, "seed": int}
 CONFIG_FIELDS |= {"steps": int, "epochs": float}
 CONFIG_SECTIONS: dict[str, dict] = {
@@ -32,15 +32,15 @@ def export_package(
     about: RunHistory = NOTHING,
     as_int8: bool = False,
 ) -> None:
-    """Writes the package, its golden set, then each of the formats.
+    """Writes the package, its golden set, and then each of the formats.
 
     Args:
-        about: for the model card; the formats are added to it.
-        as_int8: matrices in int8, for f2jax alone; the golden vectors are those of the rounded weights.
+        about: content of the model card, to which the formats are added.
+        as_int8: store matrices in int8, which only f2jax reads; the golden vectors are those of the rounded weights.
 
     Raises:
-        UserError: a format is unknown, lacks its library or does not fit the model, or the model gives vectors that are
-            not finite, and nothing is written; or the folder cannot be written.
+        UserError: a format is unknown, lacks its library or does not fit the model, the model's vectors are not finite
+            (in these cases nothing is written), or the folder cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
@@ -64,7 +64,7 @@ def export_package(
 
 
 def _check_format(name: str, embedder: Embedder) -> None:
-    """Raises UserError where a format lacks its library or does not fit the model."""
+    """Raises UserError if a format lacks its library or does not fit the model."""
     if name.startswith("onnx"):
         require_extra("onnx", "An ONNX format")
     else:
@@ -73,16 +73,16 @@ def _check_format(name: str, embedder: Embedder) -> None:
 
 
 def rounded(embedder: Embedder) -> Embedder:
-    """Returns the model that a package of this one in int8 gives, with the fingerprint that its scores have."""
+    """Returns the model with its weights rounded to int8, as its int8 package loads it, with the same fingerprint."""
     params = hf.round_to_int8(embedder.params)
     return Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
 
 
 def read_background(path: str | Path) -> Background:
-    """Reads what a model card should say that no config does.
+    """Reads the parts of a model card that are not in any config.
 
     Raises:
-        UserError: there is no such file, or it has another shape.
+        UserError: the file is missing or has another form.
     """
     fields = {"summary": str, "teacher": str, "licenses": dict[str, str], "limits": list[str]}
     content = files.read_json_object(path, fields)
@@ -92,13 +92,13 @@ def read_background(path: str | Path) -> Background:
 
 
 def read_stages(path: str, step: int | str | None = None) -> tuple[TrainingStage, ...]:
-    """Returns the runs that led to a workdir, as far back as they still exist; none where `path` is not a workdir.
+    """Returns the runs that led to a workdir, as far as they still exist; empty if `path` is not a workdir.
 
     Args:
-        step: of its checkpoint; None: the newest.
+        step: step of the checkpoint; None: the newest.
 
     Raises:
-        UserError: a config or a data card has another shape, as other versions of f2jax may write it.
+        UserError: a config or a data card has another form, for example from another version of f2jax.
     """
     stages: list[TrainingStage] = []
     seen: set[str] = set()
@@ -114,7 +114,7 @@ def read_stages(path: str, step: int | str | None = None) -> tuple[TrainingStage
 
 
 def _datasets(sources: Sequence[str]) -> tuple[dict, ...]:
-    """Returns what the data cards of prepared corpora say of their data sets."""
+    """Returns the entries on data sets in the data cards of prepared corpora."""
     prepared = [source.removeprefix("corpus:") for source in sources if source.startswith("corpus:")]
     cards = [card for folder in prepared if files.exists(card := files.join(folder, CARD))]
     entries = [entry for card in cards for entry in files.read_json_object(card, {"datasets": list[dict]})["datasets"]]
@@ -123,14 +123,14 @@ def _datasets(sources: Sequence[str]) -> tuple[dict, ...]:
 
 
 def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
-    """Returns the scores by task and dimension that `f2jax evaluate --output FOLDER` wrote, built-in or of MTEB.
+    """Returns {task: {dimension: score}} from a folder that `f2jax evaluate --output FOLDER` wrote.
 
     Args:
-        fingerprint: of the model; among MTEB's results may be those of baselines and of other models.
+        fingerprint: fingerprint of the model; MTEB's results may include baselines and other models.
 
     Raises:
-        UserError: there are none of this model, they were made with several sets of prompts, or the file has another
-            shape.
+        UserError: there are no scores of this model, they were made with several sets of prompts, or a file has
+            another form.
     """
     builtin = Path(folder, "results.json")
     if builtin.exists():

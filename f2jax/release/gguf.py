@@ -1,7 +1,7 @@
-"""Writes the model as a GGUF file for llama.cpp and the tools around it: weights, tokenizer, pooling, end token.
+"""Writes a model as a GGUF file for llama.cpp and related tools: weights, tokenizer, pooling and end token.
 
-Two kinds of tokenizers have a form there: Qwen's byte-level pairs, and the pieces of a SentencePiece model as f2jax
-trains it. llama.cpp does not compose Unicode characters (NFC) as Qwen's tokenizer does, and does not truncate.
+Two kinds of tokenizers can be written: Qwen's byte-level BPE, and SentencePiece models as f2jax trains them. Unlike
+Qwen's tokenizer, llama.cpp does not compose Unicode characters (NFC), and it does not truncate.
 """
 
 import json
@@ -20,7 +20,7 @@ from f2jax.data.tokenizer_checks import QWEN_SPLIT
 from f2jax.errors import UserError, require_extra
 from f2jax.model.sizes import Qwen3Config
 
-# The Hugging Face name without `.weight`: GGUF's. Layers are `blk.N.` there.
+# {Hugging Face's name without `.weight`: GGUF's name}. GGUF puts `blk.N.` before the names of a layer.
 TOP_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm"}
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",
@@ -40,20 +40,20 @@ BLOCK = 32  # values that share a scale in Q8_0
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer in GGUF's terms, ids in order."""
+    """A tokenizer in GGUF's terms, in the order of its ids."""
 
     model: str  # llama: pieces with scores; gpt2: byte-level tokens with merges
     tokens: list[str]
     types: Sequence[int]
-    scores: list[float]  # of `llama`
-    merges: list[str]  # of `gpt2`
+    scores: list[float]  # for `llama`
+    merges: list[str]  # for `gpt2`
 
 
 def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
-    """Returns the tokenizer in GGUF's terms, filled up to the `rows` of the token table.
+    """Returns the tokenizer in GGUF's terms, padded to the number of rows of the token table.
 
     Raises:
-        UserError: `gguf` is not installed, or llama.cpp knows no such tokenizer.
+        UserError: `gguf` is not installed, or llama.cpp has no such tokenizer.
     """
     require_extra("gguf", "A GGUF format")
     from gguf import TokenType
@@ -83,7 +83,7 @@ def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
 
 
 def _kind(spec: dict) -> str:
-    """Returns the name of llama.cpp's algorithm for a `tokenizer.json`."""
+    """Returns the name of llama.cpp's tokenizer model for a `tokenizer.json`."""
     split, model = spec["pre_tokenizer"], spec["model"]
     steps = split["pretokenizers"] if split and split["type"] == "Sequence" else []
     if model["type"] == "BPE" and model["byte_fallback"] and not split:
@@ -108,15 +108,15 @@ def write_gguf(
     kind: str = "whole",
     license: str | None = None,
 ) -> str:
-    """Writes the file into a package, one weight in memory at a time; returns its name there.
+    """Writes the file into a package, holding one weight in memory at a time, and returns its name there.
 
     Args:
-        max_length: tokens of a text, end token included.
-        kind: `whole`, matrices in the type of the parameters; `q8_0`, in 8 bits, 32 values a scale.
-        license: an identifier of the hub.
+        max_length: maximum tokens of a text, including the end token.
+        kind: `whole` keeps the dtype of the weights; `q8_0` stores matrices in 8 bits, with a scale per 32 values.
+        license: a license identifier of the hub.
 
     Raises:
-        UserError: as `vocabulary`; a width is no multiple of 32 for `q8_0`; or the folder cannot be written.
+        UserError: as for `vocabulary`, a width is not a multiple of 32 for `q8_0`, or the folder cannot be written.
     """
     words = vocabulary(tokenizer, config.vocab_size)
     check_blocks(config, kind)
@@ -147,7 +147,7 @@ def write_gguf(
 
 
 def check_blocks(config: Qwen3Config, kind: str) -> None:
-    """Raises UserError where the rows of a matrix cannot be cut into the blocks of `q8_0`."""
+    """Raises UserError if the rows of a matrix cannot be divided into the blocks of `q8_0`."""
     rows = {"width": config.width, "mlp": config.mlp, "heads x head_dim": config.heads * config.head_dim}
     wrong = [f"{name} {length}" for name, length in rows.items() if length % BLOCK]
     if kind == "q8_0" and wrong:
@@ -158,14 +158,14 @@ def _type(entry: hf.Entry, kind: str):
     from gguf import GGMLQuantizationType as Type
 
     if len(entry.shape) == 1:
-        return Type.F32  # llama.cpp multiplies by norms in float32 alone
+        return Type.F32  # llama.cpp needs norms in float32
     if kind == "q8_0":
         return Type.Q8_0
     return Type.BF16 if entry.dtype == ml_dtypes.bfloat16 else Type.F32
 
 
 def _file_type(types: dict):
-    """Returns llama.cpp's word for the type of most weights."""
+    """Returns llama.cpp's file type, which is the type of most weights."""
     from gguf import GGMLQuantizationType as Type
     from gguf import LlamaFileType
 
@@ -175,7 +175,7 @@ def _file_type(types: dict):
 
 
 def _name(key: str) -> str:
-    """Returns GGUF's name of a weight: `layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight`."""
+    """Returns GGUF's name for a weight: `layers.3.mlp.up_proj.weight` → `blk.3.ffn_up.weight`."""
     stem = key.removesuffix(".weight")
     if stem in TOP_NAMES:
         return f"{TOP_NAMES[stem]}.weight"

@@ -1,4 +1,4 @@
-"""The golden set: a few texts and their vectors in a released package, with which any tool can be compared."""
+"""The golden set of a package: a few texts and their vectors, against which any tool can be checked."""
 
 import io
 import json
@@ -31,16 +31,16 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class GoldenVectors:
-    """Texts, some of them after a prompt, and their vectors."""
+    """Texts, some of them with a prompt, and their vectors."""
 
     texts: list[str]
     vectors: np.ndarray  # float32 [i, e], normalized
 
 
 def embed_golden(embedder: Embedder) -> GoldenVectors:
-    """Embeds the golden texts, alone and after the model's prompts.
+    """Embeds the golden texts, with and without the model's prompts.
 
-    Matmuls are float32 whatever the type of the weights, so that a difference is that of the other tool.
+    Matrix products are in float32 whatever the dtype of the weights, so that differences are due to the other tool.
 
     Raises:
         UserError: a vector is not finite, or zero.
@@ -75,7 +75,7 @@ def read_golden(folder: str | Path) -> GoldenVectors:
     """Reads the golden set of a package.
 
     Raises:
-        UserError: it has none, or a damaged one.
+        UserError: it has none, or it is damaged.
     """
     names = [files.join(folder, name) for name in package.GOLDEN]
     for name in names:

@@ -1,6 +1,6 @@
-"""`f2jax merge`: several checkpoints of one shape → one, written as a released package.
+"""`f2jax merge`: merges checkpoints of the same shape, and writes the result as a package.
 
-A weight is read, merged and written before the next one is read: memory holds two weights, not two models.
+Each weight is read, merged and written before the next one, so memory holds two weights and not two models.
 """
 
 import math
@@ -22,17 +22,17 @@ from f2jax.errors import UserError, did_you_mean
 from f2jax.model.sizes import Qwen3Config
 
 METHODS = ("average", "slerp")
-MAY_DIFFER = ("max_length", "tie_word_embeddings")  # fields of the architecture that do not concern the weights
+MAY_DIFFER = ("max_length", "tie_word_embeddings")  # fields of the architecture that do not affect the weights
 
 
 def sources(names: Sequence[str], last: int | None = None) -> list[StoredModel]:
-    """Returns the checkpoints that the names stand for: folders, hub ids, workdirs, `WORKDIR@STEP`, `WORKDIR@best`.
+    """Returns the checkpoints for these names: folders, hub ids, workdirs, `WORKDIR@STEP` or `WORKDIR@best`.
 
     Args:
-        last: take all kept checkpoints of each workdir's last `last` steps, oldest first.
+        last: take all existing checkpoints from the last `last` steps of each workdir, oldest first.
 
     Raises:
-        UserError: one does not exist, or `last` is negative, or given for a single step or for no workdir.
+        UserError: a model does not exist, or `last` is negative, or is given for a single step or without a workdir.
     """
     if last is not None and last < 0:
         raise UserError(f"--last {last} should be a number of steps, 0 or more.")
@@ -54,15 +54,14 @@ def sources(names: Sequence[str], last: int | None = None) -> list[StoredModel]:
 
 
 def shares(count: int, weights: Sequence[float] | None = None, decay: float | None = None) -> list[float]:
-    """Returns the share of each of `count` models, which sum to 1: equal, in proportion to `weights`, or falling by the
-    factor `decay` from the last one to the first.
+    """Returns the share of each of `count` models: equal, proportional to `weights`, or decaying from the last model.
 
     >>> shares(3, decay=0.5)
     [0.14285714285714285, 0.2857142857142857, 0.5714285714285714]
 
     Raises:
-        UserError: the number of weights is not that of the models, one is negative or not a number, all are 0, or
-            `decay` is not in 0 … 1.
+        UserError: the numbers of weights and models differ, a weight is negative or NaN, all are 0, or `decay` is not
+            above 0 and at most 1.
     """
     if weights and decay is not None:
         raise UserError("Give either --weights or --decay.")
@@ -73,7 +72,7 @@ def shares(count: int, weights: Sequence[float] | None = None, decay: float | No
     weights = list(weights or [1.0] * count)
     if len(weights) != count:
         raise UserError(f"There are {len(weights)} weights for {count} models; give one for each.")
-    if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):  # false of nan, too
+    if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):  # also refuses NaN
         raise UserError("The weights should be positive numbers, or 0 for some.")
     return [weight / sum(weights) for weight in weights]
 
@@ -87,9 +86,9 @@ def average(tensors: Iterable[np.ndarray], shares: Sequence[float]) -> np.ndarra
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
-    """Returns the point at `t` on the arc from the vector `a` (t=0) to `b` (t=1), in float64 (Shoemake 1985).
+    """Interpolates on the arc from the vector `a` (t=0) to `b` (t=1), in float64 (Shoemake 1985).
 
-    sin((1 - t) θ) / sin θ · a + sin(t θ) / sin θ · b, with the angle θ between them; a line where they are parallel.
+    sin((1 - t) θ) / sin θ · a + sin(t θ) / sin θ · b, with the angle θ between them; linear if they are parallel.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
@@ -100,10 +99,10 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 
 
 def slerp_all(tensors: Iterable[np.ndarray], shares: Sequence[float], stacked: bool) -> np.ndarray:
-    """Returns the point reached from one model to the next, each as far as its share of those so far.
+    """Interpolates from one model to the next, each time by the model's share of all models so far.
 
     Args:
-        stacked: whether the first axis runs over layers, which are interpolated one by one.
+        stacked: whether the first axis runs over layers, which are then interpolated one by one.
     """
     iterator = iter(tensors)
     total, share_so_far = next(iterator), shares[0]
@@ -122,7 +121,7 @@ def merge_models(
     decay: float | None = None,
     dtype: str = "float32",
 ) -> tuple[Qwen3Config, list[float]]:
-    """Merges models into a package with the settings of the last one; returns its architecture and the shares.
+    """Merges models into a package with the settings of the last model; returns its architecture and the shares.
 
     Raises:
         UserError: the models differ in shape or tokenizer, `output` is one of them, a weight is NaN or infinite, or an
@@ -167,7 +166,7 @@ def merge_models(
 
 
 def _common_shape(models: Sequence[StoredModel], shapes: Sequence[Qwen3Config]) -> Qwen3Config:
-    """Returns the architecture of the last model; raises UserError where another one differs."""
+    """Returns the architecture of the last model; raises UserError if another model's differs."""
     last = shapes[-1]
     for model, shape in zip(models, shapes, strict=True):
         differences = [

@@ -1,19 +1,18 @@
-"""Writes the model as an ONNX graph in float32 or int8, straight from the weights.
+"""Writes a model as an ONNX graph in float32 or int8, directly from the weights.
 
-Inputs: `input_ids` and `attention_mask`, int64 [b, t], with texts padded on either side. Outputs: `last_hidden_state`
-[b, t, d] and `sentence_embedding` [b, d] (that of the last token, normalized), float32, under the names that optimum,
-sentence-transformers and Transformers.js look for. Only standard operators of opset 17 are used.
+Inputs are `input_ids` and `attention_mask`, int64 [b, t], padded on either side. Outputs are `last_hidden_state`
+[b, t, d] and `sentence_embedding` [b, d] (the last token's, normalized), float32, with the names that optimum,
+sentence-transformers and Transformers.js expect. The graph uses only standard operators of opset 17.
 
-Letters: b texts, t query positions, s key positions, d width, n query heads, k key/value heads, g query heads of one
-key/value head, h head dimension, f mlp, u parts of a token, p numbers of a part.
+Letters: b texts, t query positions, s key positions, d width, n query heads, k key/value heads, g query heads per
+key/value head, h head dimension, f mlp, u groups of a token's numbers, p numbers in a group.
 
-In int8 the matrices and the token table are signed bytes, with one scale for each output channel and for each 32
-numbers of a token: a few of these are far larger than the rest, and one scale would leave few steps to those. A matrix
-of which that would make most weights zero, such as one that is close to the identity, stays in float32. Activations
-are rounded on the way to unsigned ones, with one scale for each token: a single one for the batch would leave few steps
-for the many small values, next to the few very large ones that a decoder has. This pair of types is the one that
-processors multiply fastest. Without instructions for it (VNNI) they add two products in 16 bits, which is exact because
-weights have 63 steps on each side of zero.
+In int8, matrices and the token table are signed bytes. There is a scale for each output channel, and for each group of
+32 numbers of a token, because a few numbers are far larger than the rest and would leave few steps for these. A matrix
+in which most weights would become zero, such as one close to the identity, stays in float32. Activations are quantized
+to unsigned bytes at run time, with a scale per token, because a decoder has a few very large activations that would
+leave few steps for the many small ones. Processors multiply this pair of types fastest. Those without VNNI add two
+products in 16 bits, which is exact because weights have at most 63 steps on each side of zero.
 """
 
 import math
@@ -27,10 +26,10 @@ from f2jax.errors import require_extra
 from f2jax.model.sizes import Qwen3Config
 
 OPSET, IR_VERSION = 17, 8
-INLINE = 2**30  # bytes of weights that still lie in the graph's own file; protobuf ends at twice that
-CENTER, STEPS = 128, 127  # zero of an activation, and its steps on each side
+INLINE = 2**30  # most bytes of weights to store in the graph's file; protobuf's limit is twice that
+CENTER, STEPS = 128, 127  # zero point of activations, and their steps on each side of it
 PART = 32  # numbers of a token that share a scale
-LOST = 0.5  # share of a matrix that may become zero
+LOST = 0.5  # largest share of a matrix that may become zero
 WEIGHT_STEPS = 63  # 2 x 255 x 63 fits into 16 bits
 LOWEST = np.finfo(np.float32).min
 
@@ -38,10 +37,11 @@ LOWEST = np.finfo(np.float32).min
 def write_onnx(
     folder: str | Path, config: Qwen3Config, params, precision: str = "float32", inline: int = INLINE
 ) -> str:
-    """Writes the graph into a package; returns its name there. Above `inline` bytes one weight is in memory at a time.
+    """Writes the graph into a package and returns its name there.
 
     Args:
         precision: float32 or int8.
+        inline: with more bytes of weights, these go to a file of their own, one at a time.
 
     Raises:
         UserError: `onnx` is not installed, or the folder cannot be written.
@@ -52,7 +52,7 @@ def write_onnx(
     name = package.ONNX[precision]
     path, external = files.join(folder, name), files.join(folder, f"{name}_data")
     weights = _stored(hf.hf_tensors(params), precision)
-    files.remove_file(path)  # first, so that no graph of an earlier model lies next to new weights
+    files.remove_file(path)  # first, so that an old graph never lies next to new weights
     if config.parameters * (1 if precision == "int8" else 4) > inline:
         with files.atomic_path(external) as part, files.clear_errors(external, "written"), part.open("wb") as file:
             stored = [_external(key, array, file, Path(external).name) for key, array in weights]
@@ -80,7 +80,7 @@ def write_onnx(
 
 
 def _stored(tensors, precision: str):
-    """Yields name and array of each weight in the graph: matrices [in, out], in float32 or as bytes and scales."""
+    """Yields the name and array of each weight in the graph; matrices are [in, out], in float32 or int8 with scales."""
     for name, matrix in tensors:
         matrix = np.asarray(matrix, np.float32)
         table = name == hf.TOP_NAMES["token_table"]
@@ -103,7 +103,7 @@ def _stored(tensors, precision: str):
 
 
 def _round(x: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns bytes and scales [..., 1]: one scale for each row along the last axis."""
+    """Quantizes each row along the last axis to int8, and returns the bytes and their scales [..., 1]."""
     scale = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-12) / steps
     return np.rint(x / scale).astype(np.int8), scale
 
@@ -121,10 +121,10 @@ def _inline(name: str, array: np.ndarray):
 
 
 def _external(name: str, array: np.ndarray, file, location: str):
-    """Appends the tensor's bytes to the open file; returns its entry in the graph."""
+    """Appends the tensor's bytes to the open file, and returns its entry for the graph."""
     import onnx
 
-    file.write(b"\0" * (-file.tell() % 4096))  # so that a runtime can map it
+    file.write(b"\0" * (-file.tell() % 4096))  # aligned, so that runtimes can map it
     place = {"location": location, "offset": file.tell(), "length": array.nbytes}
     file.write(array.tobytes())
     tensor = _tensor(name, array)
@@ -162,7 +162,7 @@ class _Graph:
         return outputs
 
     def constant(self, value) -> str:
-        """Whole numbers become int64, others float32, arrays stay."""
+        """Adds a constant and returns its name; integers become int64 and floats float32."""
         if not isinstance(value, np.ndarray | np.generic):
             value = np.asarray(value)
             value = value.astype(np.float32 if value.dtype.kind == "f" else np.int64)
@@ -172,7 +172,7 @@ class _Graph:
 
 
 def _graph(config: Qwen3Config, scaled: set[str]) -> _Graph:
-    """Builds Qwen3 as in `model/qwen3.py`, operator by operator; `scaled` has the names of scales of int8 weights."""
+    """Builds Qwen3 operator by operator, as in `model/qwen3.py`; `scaled` holds the names of the scales in int8."""
     import onnx
 
     g = _Graph()
@@ -185,7 +185,7 @@ def _graph(config: Qwen3Config, scaled: set[str]) -> _Graph:
     causal_ts = g.LessOrEqual(g.Unsqueeze(steps_t, [0]), g.Unsqueeze(steps_t, [1]))
     seen_bkgts = g.And(causal_ts, g.Unsqueeze(mask_bt, [1, 2, 3]))
 
-    positions_bt = g.Sub(g.CumSum("attention_mask", 1), 1)  # in the text, whichever side is padded
+    positions_bt = g.Sub(g.CumSum("attention_mask", 1), 1)  # within the text, for padding on either side
     half = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
     frequency_h = np.float32(config.rope_theta) ** -half
     positions = g.Cast(g.Unsqueeze(positions_bt, [2, 3]), to=onnx.TensorProto.FLOAT)
@@ -217,7 +217,7 @@ def _graph(config: Qwen3Config, scaled: set[str]) -> _Graph:
 
 
 def _attention(g: _Graph, h_btd, seen_bkgts, angles, names: dict[str, str], config: Qwen3Config, linear) -> str:
-    """Returns [b, t, n·h]; query heads that share keys have an axis of their own (g), along which keys broadcast."""
+    """Returns [b, t, n·h]. Query heads that share keys are on the axis g, along which keys are broadcast."""
     kv_heads, head_dim = config.kv_heads, config.head_dim
     q_btnh = g.Reshape(linear(g, h_btd, names["query"]), [0, 0, config.heads, head_dim])
     k_btkh = g.Reshape(linear(g, h_btd, names["key"]), [0, 0, kv_heads, head_dim])
@@ -249,7 +249,7 @@ def _linear(g: _Graph, x, name: str) -> str:
 
 
 def _linear_int8(g: _Graph, x, name: str) -> str:
-    """Multiplies both sides as bytes, with exact sums in int32."""
+    """Multiplies int8 weights by quantized activations, with exact sums in int32."""
     import onnx
 
     scale = g.Div(g.Max(g.ReduceMax(g.Abs(x), axes=[-1]), 1e-12), float(STEPS))

@@ -1,6 +1,6 @@
 """`f2jax verify`: embeds the golden set of a package with every tool on this machine that can read the package.
 
-Each tool does everything as its users do: it reads the folder, tokenizes, pads, pools and normalizes.
+Each tool is used as its users do: it loads the folder, tokenizes, pads, pools and normalizes by itself.
 """
 
 import importlib.metadata
@@ -20,32 +20,32 @@ from f2jax.errors import UserError
 from f2jax.release import golden
 from f2jax.tables import text_table
 
-BOUND, ROUNDED_BOUND = 0.999, 0.99  # the lowest cosine to a golden vector that passes; of weights in eight bits
+BOUND, ROUNDED_BOUND = 0.999, 0.99  # lowest cosine to a golden vector that passes, also for eight-bit weights
 ROUNDED = (package.ONNX["int8"], package.GGUF["q8_0"])
-DISTRIBUTIONS = {"optimum.onnxruntime": "optimum-onnx", "optimum.intel": "optimum-intel"}  # of modules of other names
-TRANSFORMERS_JS = "@huggingface/transformers"  # its package of npm
-BATCH = 4  # texts of very different lengths in one batch, so that padding is verified too
+DISTRIBUTIONS = {"optimum.onnxruntime": "optimum-onnx", "optimum.intel": "optimum-intel"}  # of modules with other names
+TRANSFORMERS_JS = "@huggingface/transformers"  # the npm package
+BATCH = 4  # small batches of texts with very different lengths verify the padding too
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one tool with one form of the model."""
+    """The result of a tool with one form of the model."""
 
     tool: str
-    form: str  # the file or files that it read
-    worst: float | None = None  # cosine of the text that differs most; None: the tool did not run
+    form: str  # a file that identifies the form
+    worst: float | None = None  # lowest cosine to a golden vector; None: the tool did not run
     note: str = ""  # the tool's version, or why it did not run
-    failed: bool = False  # whether it stopped with an error or gave vectors below the bound
+    failed: bool = False  # whether it raised an error or a cosine is too low
 
 
 @dataclass(frozen=True)
 class Tool:
     name: str
-    modules: tuple[str, ...]  # required modules; the version of the first one's distribution is named
-    forms: tuple[str, ...]  # files of a package, each read separately
+    modules: tuple[str, ...]  # required modules; the version of the first one is reported
+    forms: tuple[str, ...]  # files of a package that are tried one by one
     embed: Callable[[str, str, list[str]], np.ndarray]  # (folder, form, texts) -> [i, e]
-    truncates: bool = True  # else it refuses a text that is longer than the model's context, or cuts off its end token
-    reads_int8: bool = False  # f2jax's own weights
+    truncates: bool = True  # if not, it refuses texts beyond the context, or cuts off their end token
+    reads_int8: bool = False  # whether it reads f2jax's int8 weights
 
 
 def verify_package(folder: str | Path) -> Iterator[Result]:
@@ -81,7 +81,7 @@ def _run(tool: Tool, form: str, folder: str, expected: golden.GoldenVectors) -> 
         expected = golden.GoldenVectors(texts, expected.vectors[fits])
     try:
         vectors = np.asarray(tool.embed(folder, form, expected.texts), np.float32)
-    except Exception as error:  # another tool may raise anything, which is its result
+    except Exception as error:  # whatever another tool raises is its result
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Result(tool.name, form, note=f"{note}: {reason}", failed=True)
     if vectors.shape != expected.vectors.shape:
@@ -93,7 +93,7 @@ def _run(tool: Tool, form: str, folder: str, expected: golden.GoldenVectors) -> 
 
 
 def bound(form: str) -> float:
-    """Returns the lowest cosine that passes."""
+    """Returns the lowest cosine that passes for a form."""
     return ROUNDED_BOUND if form in ROUNDED else BOUND
 
 
@@ -114,7 +114,7 @@ def _version(module: str) -> str:
 
 
 def results_table(results: list[Result]) -> str:
-    """Returns the results in aligned lines."""
+    """Returns the results as a text table."""
     rows = [("tool", "form", "worst cosine", "")]
     for result in results:
         worst = "-" if result.worst is None else f"{result.worst:.6f}"
@@ -141,7 +141,7 @@ def _transformers(folder: str, form: str, texts: list[str]) -> np.ndarray:
         with torch.no_grad():
             hidden_btd = model(**batch).last_hidden_state
         length = torch.arange(1, hidden_btd.shape[1] + 1)
-        last = (batch["attention_mask"] * length).argmax(dim=1)  # with padding on either side
+        last = (batch["attention_mask"] * length).argmax(dim=1)  # for padding on either side
         batches.append(hidden_btd[torch.arange(len(last)), last].numpy())
     return np.concatenate(batches)
 
@@ -155,7 +155,7 @@ def _sentence_transformers_onnx(folder: str, form: str, texts: list[str]) -> np.
 
 
 def _sentence_transformers_openvino(folder: str, form: str, texts: list[str]) -> np.ndarray:
-    """Converts the weights in memory; the package stays as it is."""
+    """Converts the model in memory, so the package does not change."""
     return _encode_with(folder, texts, backend="openvino")
 
 
@@ -167,7 +167,7 @@ def _encode_with(folder: str, texts: list[str], **options) -> np.ndarray:
 
 
 def _optimum(folder: str, form: str, texts: list[str]) -> np.ndarray:
-    """Returns the last hidden state at the end of each text, which its tokenizer pads on the left."""
+    """Returns the last hidden state at the end of each text; the tokenizer pads on the left."""
     import transformers
     from optimum.onnxruntime import ORTModelForFeatureExtraction
 
@@ -185,7 +185,7 @@ def _fastembed(folder: str, form: str, texts: list[str]) -> np.ndarray:
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
-    name = f"{folder}/{form}"  # of the model in fastembed's list, which takes each once
+    name = f"{folder}/{form}"  # unique, because fastembed refuses a name that it knows
     TextEmbedding.add_custom_model(
         model=name,
         pooling=PoolingType.LAST_TOKEN,
@@ -223,7 +223,7 @@ process.stdout.write(JSON.stringify(rows));
 
 
 def _node(script: str, content: str = "") -> str:
-    """Runs a module of JavaScript in the current folder; returns what it prints."""
+    """Runs a JavaScript module in the current folder and returns what it prints."""
     command = ["node", "--input-type=module", "-e", script]
     ended = subprocess.run(command, input=content, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -233,7 +233,7 @@ def _node(script: str, content: str = "") -> str:
 
 
 def _tokenizer(folder: str):
-    """Returns the package's tokenizer from the `tokenizers` library, and the maximum tokens of a text."""
+    """Returns the package's tokenizer, from the `tokenizers` library, and the maximum tokens of a text."""
     from tokenizers import Tokenizer
 
     limit = files.read_json(f"{folder}/tokenizer_config.json")["model_max_length"]
@@ -264,14 +264,14 @@ def _onnx_runtime(folder: str, form: str, texts: list[str]) -> np.ndarray:
 
 
 def _llama_cpp(folder: str, form: str, texts: list[str]) -> np.ndarray:
-    """Embeds with llama.cpp's server inside this process."""
+    """Embeds with llama.cpp's server in this process."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = f"{folder}/{form}"
     params.embedding, params.warmup, params.verbosity = True, False, -1
     params.n_ctx = params.n_batch = params.n_ubatch = _tokenizer(folder)[1]  # a text must fit into one batch
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # several would wait for each other
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # more would only contend
     answer = xllamacpp.Server(params).handle_embeddings({"input": texts, "model": form})
     if "data" not in answer:
         raise RuntimeError(answer["error"]["message"])
@@ -281,7 +281,7 @@ def _llama_cpp(folder: str, form: str, texts: list[str]) -> np.ndarray:
 ST = ("sentence_transformers", "torch")
 ONNX_FORMS = tuple(package.ONNX.values())
 TOOLS = (
-    Tool("f2jax", ("f2jax",), ("config.json",), _f2jax, reads_int8=True),  # large models have several files of weights
+    Tool("f2jax", ("f2jax",), ("config.json",), _f2jax, reads_int8=True),  # always there
     Tool("transformers", ("transformers", "torch"), ("config.json",), _transformers),
     Tool("sentence-transformers", ST, ("modules.json",), _sentence_transformers),
     Tool("sentence-transformers, onnx", ("optimum.onnxruntime", *ST), ONNX_FORMS, _sentence_transformers_onnx),
