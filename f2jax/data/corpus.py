@@ -22,9 +22,8 @@ from f2jax.data.corpus_index import (
     index_folder,
     padded,
     remake,
-    text_key,
 )
-from f2jax.data.dataset import Row, RowTexts, padded_scores, texts_of
+from f2jax.data.dataset import Row, RowTexts, padded_scores, text_key, texts_of
 from f2jax.data.local_copy import LocalCopy
 from f2jax.errors import Restart, UserError
 

@@ -5,7 +5,6 @@ prepare` writes it after the records. It takes 20 bytes per document, 32 per row
 scores. A run maps it into memory, and reads only what its batches need.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,8 +106,3 @@ def has_index(folder: str | Path, entry: dict) -> bool:
 def remake(path: Path) -> str:
     """Returns what to do about a damaged index: `f2jax prepare` does not replace an existing one."""
     return f"delete {path} and run `f2jax prepare --add --output CORPUS`, which writes it anew"
-
-
-def text_key(tokens: bytes) -> int:
-    """Returns a 64-bit hash of a text; the probability of a collision within a batch is about 10⁻¹²."""
-    return int.from_bytes(hashlib.blake2b(tokens, digest_size=8).digest(), "little")

@@ -60,14 +60,18 @@ class Row:
         return [self.query, *([] if self.positive is None else [self.positive]), *self.negatives]
 
 
+def text_key(tokens: bytes) -> int:
+    """Returns a 64-bit hash of a text; the probability of a collision within a batch is about 10⁻¹²."""
+    return int.from_bytes(hashlib.blake2b(tokens, digest_size=8).digest(), "little")
+
+
 def texts_of(rows: Sequence[Row]) -> RowTexts:
     """Returns `RowTexts` for rows whose tokens are in memory."""
     shape = len(rows), max(len(row.texts) for row in rows)
     key_bi, length_bi, id_bi = np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    numbers: dict[bytes, int] = {}
     for b, row in enumerate(rows):
         texts = row.texts
-        key_bi[b, : len(texts)] = [numbers.setdefault(ids.tobytes(), len(numbers)) for ids in texts]
+        key_bi[b, : len(texts)] = [text_key(ids.tobytes()) for ids in texts]
         length_bi[b, : len(texts)] = [len(ids) for ids in texts]
         id_bi[b, 1 : len(texts)] = [row.positive_id, *row.negative_ids][: len(texts) - 1]
 
@@ -180,7 +184,7 @@ class TokenizedTexts:
         self._flat = np.zeros(0, np.int32)
         self._ends = np.zeros(1, np.int64)
         self._ids = np.zeros(0, np.int64)
-        self._keys = np.zeros(0, np.uint64)  # the number of the first text with the same tokens
+        self._keys = np.zeros(0, np.uint64)  # see `text_key`
 
     def add(self, text: str, original: str) -> int:
         if text not in self.index:
@@ -200,9 +204,7 @@ class TokenizedTexts:
         self._flat = np.concatenate(flat)
         self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self._ids = np.array(self.ids, np.int64)
-        first: dict[bytes, int] = {}
-        tokens = (self.tokens(number).tobytes() for number in range(len(texts)))
-        self._keys = np.array([first.setdefault(ids, number) for number, ids in enumerate(tokens)], np.uint64)
+        self._keys = np.array([text_key(self.tokens(number).tobytes()) for number in range(len(texts))], np.uint64)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the tokens of all texts, the end of each text, and the ids."""

@@ -32,8 +32,8 @@ from f2jax.data.corpus_index import (
     SPLITS,
     has_index,
     index_folder,
-    text_key,
 )
+from f2jax.data.dataset import text_key
 from f2jax.errors import UserError
 from f2jax.prepare.data_card import shard_sizes
 from f2jax.prepare.workers import exclusive, run_in_processes

@@ -18,6 +18,7 @@ from f2jax.checkpoints.best import read_metrics, scores_of
 from f2jax.checkpoints.orbax import Checkpoints, SaveTimer, TrainState, is_checkpoint_step
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
+from f2jax.data.mixed import mix
 from f2jax.data.packing import Batch, RowShare
 from f2jax.data.prompts import write_prompts
 from f2jax.data.skip_list import SkipList
@@ -84,8 +85,9 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
         write_prompts(workdir, config.prompts.to_dict(), training, tokenizer)
 
     mesh = make_mesh(**config.mesh)
-    share, weights = RowShare(*process_share(mesh)), loader_lib.mixture_weights(training, config)
-    loader = Loader(training, config, tokenizer.pad_id, share, weights)
+    share = RowShare(*process_share(mesh))
+    drawn = mix(training) if config.data.mixed_batches else training
+    loader = Loader(drawn, config, tokenizer.pad_id, share, loader_lib.mixture_weights(drawn, config))
     hosts.check_same_on_all_hosts({"shapes of packed rows": repr(loader.rules.programs)}, hosts.DATA_SECONDS)
     steps = run.check_steps(config.steps or config.epochs * loader.steps_per_epoch)
     program = Program(config, run.architecture, mesh, steps, teacher_folder.width)
