@@ -72,7 +72,7 @@ def _join(found: Sequence[tuple[np.ndarray, RowTexts]], count: int) -> RowTexts:
         all_b = np.full((count, *shape), absent, dtype)
         for place_b, rows in found:
             if (own := getattr(rows, name)) is not None:
-                all_b[(place_b, *(slice(size) for size in own.shape[1:]))] = own
+                all_b[np.ix_(place_b, *map(np.arange, own.shape[1:]))] = own
         return all_b
 
     def read(name: str, b_s: np.ndarray, i_s: np.ndarray) -> list[np.ndarray]:

@@ -71,8 +71,8 @@ def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
         datasets = [training for training, _ in corpus.splits()]
         datasets = [datasets[i] for i in select([d.name for d in datasets], config.data.include, config.data.exclude)]
         corpus.fetch({dataset.name for dataset in datasets})
-        datasets = mix(datasets) if config.data.mixed_batches else datasets
-        loader = Loader(datasets, config, 0, RowShare(parts, ()), mixture_weights(datasets, config))
+        drawn = mix(datasets) if config.data.mixed_batches else datasets
+        loader = Loader(drawn, config, 0, RowShare(parts, ()), mixture_weights(drawn, config))
         return summary(loader.samples, loader.rules, parts)
     lengths = read_lengths(path, config.data.max_length)
     rng = np.random.default_rng(0)
