@@ -163,7 +163,7 @@ def parse_options(text: str | None, /, **defaults: Any) -> dict[str, Any]:
     for part in filter(None, (text or "").split(",")):
         name, sign, value = part.partition("=")
         if not sign:
-            raise UserError(f"The config option '{part}' has no value; write {name}=VALUE.")
+            raise UserError(f"The config option '{part}' has no value; write NAME=VALUE, of {', '.join(defaults)}.")
         if name not in defaults:
             raise UserError(f"The config has no option '{name}'{did_you_mean(name, defaults)}")
         try:

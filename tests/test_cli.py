@@ -220,6 +220,7 @@ def test_a_mistake_is_prefixed_once_and_names_the_command(capsys, command, argv,
         (CONFIG, "--config.q=1", "no field 'q'; choose from checkpoint.…, data.…, epochs, "),
         (CONFIG, "--config.steps=many", "steps"),
         (CONFIG.replace("stage", "stagee"), "--config.seed=1", "no option 'stagee'; did you mean 'stage'?"),
+        ("finetune:faq.csv", "--config.seed=1", "option 'faq.csv' has no value; write NAME=VALUE, of data, model, "),
         ("nothing.py", "--config.seed=1", "There is no config file nothing.py"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The best checkpoint of a run by a metric of its `metrics.jsonl`: which it is, and how it is kept."""
+"""Finds and keeps the best checkpoint of a run by a metric in its `metrics.jsonl`."""
 
 import json
 import math
@@ -14,7 +14,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(workdir: str | Path) -> list[dict]:
-    """Returns the lines of a workdir's metrics by step, without one that a kill has cut off; [] if there are none."""
+    """Returns the lines of a workdir's metrics in order of steps, except an incomplete last one; may be empty."""
     path = files.join(workdir, METRICS_FILE)
     if not files.exists(path):
         return []
@@ -30,7 +30,7 @@ def read_metrics(workdir: str | Path) -> list[dict]:
 
 
 def scores_of(lines: Iterable[Mapping[str, float]], metric: str) -> dict[int, float]:
-    """Returns a metric by step, as far as lines have it and it is finite.
+    """Returns {step: value} of a metric, for lines in which it is present and finite.
 
     >>> scores_of([{"step": 10, "loss": 2.0}, {"step": 20, "validation/loss": 1.5}], "validation/loss")
     {20: 1.5}
@@ -39,9 +39,9 @@ def scores_of(lines: Iterable[Mapping[str, float]], metric: str) -> dict[int, fl
 
 
 def best_step(scores: Mapping[int, float], metric: str, steps: Iterable[int]) -> int | None:
-    """Returns the best of the steps, the last of several; None if none of them has a finite score.
+    """Returns the best of the steps, and of equal ones the last; None if none of them has a score.
 
-    The highest score is the best; of a loss the lowest, which is a metric with a part that begins with `loss`.
+    The highest score is best, except for a loss, which is a metric with `loss` at the start of one of its parts.
 
     >>> best_step({10: 0.5, 20: 0.7, 30: 0.6}, "validation/accuracy", (10, 30))
     30
@@ -56,7 +56,7 @@ class KeepBest(preservation_policy.PreservationPolicy):
     """Keeps the checkpoint with the best score.
 
     Args:
-        scores: by step; whoever measures adds to it.
+        scores: {step: score}, to which validation and evaluation add.
     """
 
     metric: str

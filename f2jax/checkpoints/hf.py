@@ -1,8 +1,8 @@
-"""Hugging Face checkpoints ⇄ our parameters: safetensors in and out, streamed weight by weight.
+"""Reads and writes Hugging Face checkpoints in safetensors, one weight at a time.
 
-Reading never holds more than one weight besides the result: files are memory-mapped, or read by range on gs://, where
-each process fetches the rows that its devices need, once. Writing also goes weight by weight. Values pass through bit
-for bit, and one that is not finite is refused on either way.
+Files are memory-mapped, or read by range on gs://, where each process fetches only the rows that its devices need, so
+reading holds at most one weight besides the result. Values are preserved bit for bit, and values that are not finite
+are refused in both directions.
 """
 
 import json
@@ -27,7 +27,7 @@ from f2jax.errors import UserError
 from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import Qwen3Config
 
-# Our name: the Hugging Face name. A matrix is stored there as [out, in], here as [in axes, out axes].
+# {our name: Hugging Face's name}. Matrices are [out, in] there, and [input axes, output axes] here.
 TOP_NAMES = {"token_table": "embed_tokens.weight", "final_norm": "norm.weight"}
 LAYER_NAMES = {
     "attention_norm": "input_layernorm.weight",
@@ -46,15 +46,15 @@ LAYER_NAMES = {
 PREFIXES = re.compile(r"(?:model\.|_orig_mod\.|module\.|0\.|auto_model\.)+")
 IGNORED = {"lm_head.weight"}  # an encoder has no language-model head
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-INT8 = {"I8": np.int8}  # of a folder whose config.json declares it
+INT8 = {"I8": np.int8}  # only in a folder whose config.json declares it
 DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in (DTYPES | INT8).items()}
-FEW = 5  # names that an error message lists
+FEW = 5  # most names in an error message
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class LazyWeight:
-    """Stands for an array in a tree of parameters; it is read or made when it is asked for, and takes no memory."""
+    """A placeholder for an array in a tree of parameters, which is read or computed only when it is needed."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -92,10 +92,10 @@ def load_hf(folder: str | Path, param_dtype=np.float32, shardings=None) -> tuple
 
 
 def open_hf_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
-    """Returns the architecture of a checkpoint folder, and its weights by path in float32, each read when asked for.
+    """Returns the architecture of a checkpoint folder, and its weights by path in float32, which are read on demand.
 
     Raises:
-        UserError: as `load_hf`.
+        UserError: as for `load_hf`.
     """
     config, tensors, boxes = _open_folder(folder, np.float32)
 
@@ -112,7 +112,7 @@ def open_hf_weights(folder: str | Path) -> tuple[Qwen3Config, dict[tuple[str, ..
 def _open_folder(
     folder: str | Path, dtype
 ) -> tuple[Qwen3Config, dict[str, "_Tensor"], dict[tuple[str, ...], nn.Partitioned]]:
-    """Returns the architecture, the weights in their files, and what they should be, after checking all of them."""
+    """Returns the architecture, the stored weights, and the expected parameters, after checking that they match."""
     config = settings.read_config(folder)
     tensors = _open_int8(folder) if settings.stores_int8(folder) else _open_tensors(folder, DTYPES)
     boxes = flax.traverse_util.flatten_dict(abstract_params(config, dtype))
@@ -121,7 +121,7 @@ def _open_folder(
 
 
 def check_finite(params, origin: str | Path) -> None:
-    """Raises UserError where a parameter is NaN or infinite; `save_hf` checks each `LazyWeight` when it is made.
+    """Raises UserError if a parameter is NaN or infinite; `save_hf` checks a `LazyWeight` when it computes it.
 
     >>> check_finite({"final_norm": jnp.array([1.0, jnp.nan])}, "runs/a")
     UserError: runs/a has values that are NaN or infinite in norm.weight; …
@@ -143,7 +143,7 @@ def _refuse_values(origin: str | Path, names: Sequence[str]) -> None:
 
 
 def _list(names: Sequence[str]) -> str:
-    """Returns the first few names, and how many more there are."""
+    """Returns the first few names and the number of the others."""
     more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more
 
@@ -155,15 +155,15 @@ def save_hf(
     before_replacing: Callable[[], None] = lambda: None,
     as_int8: bool = False,
 ) -> None:
-    """Writes parameters as safetensors under Hugging Face names, in their own type or with matrices in int8.
+    """Writes parameters as safetensors with Hugging Face names, in their own dtype or with matrices in int8.
 
-    Weights, arrays or `LazyWeight`, are fetched one at a time; a shard is complete before its final name appears.
+    Weights (arrays or `LazyWeight`) are fetched one at a time. A shard gets its final name once it is complete.
 
     Args:
         folder: local or gs://.
         shard_bytes: maximum size of one file.
-        before_replacing: is called when the first file is written, before its final name appears.
-        as_int8: the folder's config.json has to declare it (`settings.INT8_TYPE`).
+        before_replacing: called when the first file is complete, before it gets its final name.
+        as_int8: store matrices in int8; the folder's config.json has to declare this (`settings.INT8_TYPE`).
 
     Raises:
         UserError: the folder cannot be written, or a weight is NaN or infinite.
@@ -206,20 +206,20 @@ def _from_hf_matrix(path, matrix, shape):
 
 
 def _inputs(path: tuple[str, ...], axes: int) -> int:
-    """Returns how many leading axes of one layer's weight are summed over; 0 where Hugging Face stores it as it is."""
+    """Returns the number of input axes of a layer's weight; 0 if Hugging Face stores it with the same shape."""
     if axes == 1 or path[-1] == "token_table":
         return 0
     return 2 if path[-1] == "output" else 1
 
 
 def _hf_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape that `to_hf_matrix` gives one layer's weight of this shape."""
+    """Returns the shape of `to_hf_matrix` for a layer's weight of this shape."""
     inputs = _inputs(path, len(shape))
     return (math.prod(shape[inputs:]), math.prod(shape[:inputs])) if inputs else tuple(shape)
 
 
 def _hf_names(path: tuple[str, ...], layers: int) -> list[str]:
-    """Returns the Hugging Face names of one of our weights: one, or one per layer."""
+    """Returns the Hugging Face names for one of our weights: one, or one per layer."""
     if path[0] != "layers":
         return [TOP_NAMES[path[0]]]
     return [f"layers.{i}.{LAYER_NAMES[path[1]]}" for i in range(layers)]
@@ -238,7 +238,7 @@ class Entry:
 
 
 def hf_entries(params) -> dict[str, Entry]:
-    """Returns what `hf_tensors` will yield, in its order, without reading the weights."""
+    """Returns name, dtype and shape of what `hf_tensors` yields, in the same order, without reading the weights."""
     entries = {}
     for path, value in flax.traverse_util.flatten_dict(params).items():
         shape = _hf_shape(path, value.shape[1:] if path[0] == "layers" else value.shape)
@@ -247,7 +247,7 @@ def hf_entries(params) -> dict[str, Entry]:
 
 
 def hf_tensors(params) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the Hugging Face name and array of every weight; one of ours is on the host at a time."""
+    """Yields the Hugging Face name and array of every weight, with one of our weights in host memory at a time."""
     for path, value in flax.traverse_util.flatten_dict(params).items():
         host = np.asarray(value)
         layers = host if path[0] == "layers" else host[None]
@@ -256,7 +256,7 @@ def hf_tensors(params) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _finite(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the tensors again, and raises UserError at one with a value that is NaN or infinite."""
+    """Yields the tensors unchanged, and raises UserError for one with NaN or infinite values."""
     for name, array in tensors:
         if not np.isfinite(array).all():
             _refuse_values("The model", [name])
@@ -264,7 +264,7 @@ def _finite(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np
 
 
 def _int8_entries(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """Returns what `int8.quantized_tensors` makes of such tensors."""
+    """Returns name, dtype and shape of what `int8.quantized_tensors` yields for such tensors."""
     result = {}
     for name, entry in entries.items():
         if len(entry.shape) == 2:
@@ -276,7 +276,7 @@ def _int8_entries(entries: dict[str, Entry]) -> dict[str, Entry]:
 
 
 def round_to_int8(params) -> dict:
-    """Returns the parameters, float32 on the first device, that a folder with these ones in int8 holds."""
+    """Returns the parameters rounded to int8, as float32 on the first device."""
     rounded = {}
     for path, value in flax.traverse_util.flatten_dict(params).items():
         host = np.asarray(value, np.float32)
@@ -299,7 +299,7 @@ def _assign_shards(sizes: dict[str, int], shard_bytes: int) -> dict[str, int]:
 
 
 def _write(part: Path, path: str, entries: dict[str, Entry], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Writes the layout that `_open_shard` reads; each tensor is written before the next one is made."""
+    """Writes a file in the layout that `_open_shard` reads, one tensor after another."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, entry in entries.items():
@@ -321,7 +321,7 @@ def _write(part: Path, path: str, entries: dict[str, Entry], tensors: Iterable[t
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A weight that has not been read from its file yet."""
+    """A weight in a file, read on demand."""
 
     name: str  # in the file
     path: str
@@ -331,10 +331,10 @@ class _Tensor:
     scale: "_Tensor | None" = None  # of int8 rows
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Returns the rows `start` to `stop`: mapped where the file is local, else fetched.
+        """Returns the rows from `start` to `stop`: mapped into memory from a local file, or fetched.
 
         Raises:
-            UserError: one of their values is NaN or infinite.
+            UserError: a value is NaN or infinite.
         """
         shape = (stop - start, *self.shape[1:])
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -352,7 +352,7 @@ class _Tensor:
 
 
 def _open_tensors(folder: str | Path, dtypes: dict) -> dict[str, _Tensor]:
-    """Returns all weights in `folder` by their name without known prefixes."""
+    """Returns all weights in `folder` by their names without known prefixes."""
     index, single = files.join(folder, INDEX), files.join(folder, SINGLE)
     has_single = files.exists(single)
     if files.exists(index):
@@ -381,7 +381,7 @@ def _open_int8(folder: str | Path) -> dict[str, _Tensor]:
     """Returns all weights of a folder with matrices in int8, each with its scales.
 
     Raises:
-        UserError: a matrix has no scales, or not one for each row.
+        UserError: a matrix does not have a scale for each row.
     """
     tensors = _open_tensors(folder, DTYPES | INT8)
     for name in [name for name, tensor in tensors.items() if tensor.dtype == np.int8]:
@@ -393,10 +393,10 @@ def _open_int8(folder: str | Path) -> dict[str, _Tensor]:
 
 
 def _open_shard(path: str, dtypes: dict) -> Iterator[tuple[str, _Tensor]]:
-    """Yields names and weights of a safetensors file: 8 bytes of header length, a JSON header, then the raw arrays.
+    """Yields the names and weights of a safetensors file: 8 bytes of header length, a JSON header and the raw arrays.
 
     Raises:
-        UserError: the arrays do not lie one behind the other up to the end of the file, each as long as its shape.
+        UserError: the arrays do not fill the file without gaps, or do not have the sizes of their shapes.
     """
     size = files.file_size(path)
     length = struct.unpack("<Q", files.read_range(path, 0, 8))[0] if size >= 8 else size
@@ -424,7 +424,7 @@ def _open_shard(path: str, dtypes: dict) -> Iterator[tuple[str, _Tensor]]:
 
 
 def _check_weights(folder: str | Path, config: Qwen3Config, tensors: dict[str, _Tensor], boxes) -> None:
-    """Raises one error that names the weights that are missing, surplus or of the wrong shape."""
+    """Raises UserError if weights are missing, unexpected or of the wrong shape; the message names them."""
     expected: dict[str, tuple[int, ...]] = {}
     for path, box in boxes.items():
         shape = _hf_shape(path, box.value.shape[1:] if path[0] == "layers" else box.value.shape)
@@ -444,7 +444,7 @@ def _check_weights(folder: str | Path, config: Qwen3Config, tensors: dict[str, _
 
 
 def _reader(path: tuple[str, ...], box: nn.Partitioned, tensors: dict[str, _Tensor], dtype) -> Callable:
-    """Returns a callback for `jax.make_array_from_callback`: it reads the slice of our weight that a device needs."""
+    """Returns a callback for `jax.make_array_from_callback` that reads the slice of a weight that a device needs."""
     layers = path[0] == "layers"
     names = _hf_names(path, box.value.shape[0])
     shape = box.value.shape[1:] if layers else box.value.shape

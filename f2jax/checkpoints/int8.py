@@ -1,7 +1,7 @@
-"""Matrices in 8 bits: each row as whole numbers from -127 to 127, times a scale of the row.
+"""Matrices in int8: each row consists of whole numbers from -127 to 127 and a scale.
 
-A scale is a bfloat16, and its product with such a number an exact float32. So a file gives the same weights on every
-machine, and these give the same file again.
+The scale is a bfloat16, so its product with such a number is exact in float32. A file therefore gives the same weights
+on every machine, and these weights give the same file again.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 
 LARGEST = 127
-SCALE = ".scale"  # after the name of a matrix: the name of its scales
+SCALE = ".scale"  # suffix for the name of a matrix's scales
 
 
 def quantize_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the whole numbers int8 [rows, columns] and the scales bfloat16 [rows] of a matrix."""
+    """Returns the numbers, int8 [rows, columns], and the scales, bfloat16 [rows], of a matrix."""
     wide = np.asarray(matrix, np.float32)
     scale = (np.abs(wide).max(axis=1) / LARGEST).astype(ml_dtypes.bfloat16)
     scale[scale == 0] = 1
@@ -31,7 +31,7 @@ def dequantize_rows(numbers: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def quantized_tensors(tensors: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each matrix as whole numbers and its scales, and each vector as it is."""
+    """Yields each matrix as numbers and scales, and each vector unchanged."""
     for name, array in tensors:
         if array.ndim == 2:
             numbers, scale = quantize_rows(array)

@@ -1,4 +1,4 @@
-"""The model card, README.md of a package: what the model is, how it was trained, what it scores, how to use it."""
+"""The model card, README.md of a package: what the model is, how it was trained, its scores, and how to use it."""
 
 import json
 import re
@@ -12,12 +12,12 @@ import ml_dtypes
 
 from f2jax.model.sizes import Qwen3Config
 
-LANGUAGES = 30  # how many are named
+LANGUAGES = 30  # number of languages to list
 
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One training run: its config, and the data card of its corpus."""
+    """A training run: its config, and the data card of its corpus."""
 
     config: dict
     datasets: tuple[dict, ...] = ()  # entries of the data card; none where rows were read directly
@@ -26,7 +26,7 @@ class TrainingStage:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """What a model card says besides the facts of the model itself."""
+    """The content of a model card besides what the model itself tells."""
 
     stages: tuple[TrainingStage, ...] = ()  # in the order of training
     scores: dict[str, dict] = field(default_factory=dict)  # {task: {dimensions: score, 0 to 1}}
@@ -37,12 +37,12 @@ class RunHistory:
 
 @dataclass(frozen=True)
 class Background:
-    """What no config says: where a model's data and teacher come from, and what the model cannot do."""
+    """Information that is in no config: the origin of a model's data and teacher, and the model's limits."""
 
-    summary: str  # one sentence: what the model is and for what
+    summary: str  # a sentence on what the model is and what it is for
     teacher: str  # name and licence
-    licenses: dict[str, str]  # of each data set by its name
-    limits: tuple[str, ...]  # a sentence each
+    licenses: dict[str, str]  # {data set: licence}
+    limits: tuple[str, ...]  # a sentence for each
 
 
 NOTHING = RunHistory()
@@ -56,10 +56,10 @@ def render_model_card(
     about: RunHistory,
     as_int8: bool = False,
 ) -> str:
-    """Returns the card as Markdown, headed by the metadata that the hub reads.
+    """Returns the card as Markdown, which starts with the metadata for the hub.
 
     Args:
-        as_int8: the folder is for f2jax alone, and holds no other formats.
+        as_int8: whether the weights are in int8, which only f2jax reads.
     """
     languages = _languages(about.stages)
     codes = [code for code in languages if re.fullmatch("[a-z]{2,3}", code)]
@@ -100,10 +100,10 @@ def render_model_card(
 def model_meta(
     architecture: Qwen3Config, dtype: str, max_length: int, similarity: str, about: RunHistory
 ) -> dict[str, Any]:
-    """Returns what mteb's `ModelMeta` says of a model; null is what a package does not know.
+    """Returns the fields of mteb's `ModelMeta`; null stands for what a package does not know.
 
     Args:
-        dtype: of the weights.
+        dtype: dtype of the weights.
     """
     names = [entry["name"] for stage in about.stages for entry in stage.datasets]
     codes = [code.replace("_", "-") for code in _languages(about.stages) if code != "und"]
@@ -152,7 +152,7 @@ def _percent(score: float | None) -> str:
 
 
 def _stage(number: int, stage: TrainingStage) -> str:
-    """Returns data and hyper-parameters of one run; of local paths only the last part."""
+    """Returns the data and hyperparameters of a run; local paths are reduced to their last part."""
     c = stage.config
     teacher = c["teacher"]["path"] or c["teacher"].get("cache", "")
     total = c["steps"] or f"{c['epochs']} epochs"
@@ -176,14 +176,14 @@ def _stage(number: int, stage: TrainingStage) -> str:
 
 
 def _background(background: Background) -> list[str]:
-    """Returns the sections on the limits of a model, its teacher, and the licences of its data."""
+    """Returns the sections on a model's limits, its teacher, and the licences of its data."""
     limits = "\n".join(f"- {limit}" for limit in background.limits)
     licenses = _table(("data set", "licence"), sorted(background.licenses.items()))
     return [f"## Limits\n\n{limits}", f"## Data and licences\n\nTeacher: {background.teacher}.\n\n{licenses}"]
 
 
 def _last(path: str) -> str:
-    """Returns the last part of a path; a hub id or a kind of source as it is."""
+    """Returns the last part of a path; hub ids and prefixed sources stay unchanged."""
     is_path = "://" in path or path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists()
     return path.rstrip("/").rsplit("/", 1)[-1] if is_path else path
 

@@ -1,7 +1,7 @@
-"""Checkpoints with Orbax: written in the background, visible only when finished, restored into the target sharding.
+"""Checkpoints with Orbax: written in the background, visible once complete, restored into the target sharding.
 
-A local checkpoint is renamed to its step once it is finished. On gs://, where nothing can be renamed, it counts once it
-holds the marker `commit_success.txt`, which is written last.
+A local checkpoint gets its final name once it is complete. On gs://, where nothing can be renamed, it is complete once
+it contains the marker `commit_success.txt`, which is written last.
 """
 
 import itertools
@@ -32,7 +32,7 @@ from f2jax.parallel.sharding import copy_axes, path_name, with_copies, without_c
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a resume needs: the step alone decides the batches. Leaves are arrays, or their shapes and shardings."""
+    """The state of a training, of which the step decides the batches. Leaves are arrays, or shapes and shardings."""
 
     step: Any  # int32 scalar: optimizer steps taken
     params: dict
@@ -42,7 +42,7 @@ class TrainState:
 ITEMS = "params", "opt_state"  # of a checkpoint, and of a `TrainState`
 READ, DAMAGED, NOT_NOW, REFUSED = range(4)  # the outcomes of reading a checkpoint, from best to worst
 RETRY_SECONDS = 1, 5  # pauses before a checkpoint that seems damaged is read again
-# What TensorStore says of files that are damaged, cut short or missing.
+# Words in TensorStore's messages about files that are damaged, truncated or missing.
 DAMAGE = "DATA_LOSS", "OUT_OF_RANGE", "NOT_FOUND", "Truncated Zstd", "ZSTD_decompress"
 
 
@@ -59,7 +59,7 @@ def averaged_steps(steps: int, config) -> set[int]:
 
 
 class SaveTimer:
-    """Asks for a checkpoint once `minutes` have passed since the last one; 0 minutes: never.
+    """Decides when `minutes` have passed since the last checkpoint; 0 minutes: never.
 
     >>> timer = SaveTimer(minutes=30)
     >>> timer.due()
@@ -71,11 +71,11 @@ class SaveTimer:
         self.saved()
 
     def saved(self) -> None:
-        """Starts to count again."""
+        """Restarts the timer."""
         self.since, self.asked = time.monotonic(), False
 
     def due(self) -> bool:
-        """Returns whether to ask now; once asked, it waits for `saved`."""
+        """Returns whether a checkpoint is due; true only once until `saved` is called."""
         due = not self.asked and self.seconds > 0 and time.monotonic() - self.since >= self.seconds
         self.asked |= due
         return due
@@ -88,11 +88,11 @@ class Checkpoints:
     ...     state = checkpoints.restore(like)
 
     Args:
-        config: the group `checkpoint` of a run's config; None: read only, nothing is created.
-        steps: the steps of the complete run; the tail is counted from there.
+        config: the group `checkpoint` of a run's config; None: only read, and create nothing.
+        steps: number of steps of the complete run, from whose end the tail is counted.
 
     Attributes:
-        scores: `checkpoint.best_metric` by step, for whoever measures to add to; the best checkpoint is kept.
+        scores: {step: `checkpoint.best_metric`}, to which validation and evaluation add; the best checkpoint is kept.
     """
 
     def __init__(self, workdir: str | Path, config=None, steps: int = 0):
@@ -125,10 +125,10 @@ class Checkpoints:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Waits for the last checkpoint at the end of the block, also when an error ends it, which then goes on.
+        """Waits for the last checkpoint at the end of the block, even after an error, which is then raised.
 
         Raises:
-            Restart, UserError: as `save`.
+            Restart, UserError: as for `save`.
         """
         try:
             yield
@@ -139,11 +139,12 @@ class Checkpoints:
         self.wait()
 
     def save(self, state: TrainState) -> None:
-        """Starts to write a checkpoint; training goes on meanwhile.
+        """Starts to write a checkpoint in the background.
 
         Raises:
-            Restart: disk, network or memory failed for a moment.
-            UserError: it or the previous one could not be written, e.g. on a full disk; earlier ones are untouched.
+            Restart: disk, network or memory failed temporarily.
+            UserError: this or the previous checkpoint cannot be written, e.g. because the disk is full; earlier ones
+                are not affected.
         """
         step = int(state.step)
         if step in self.manager.all_steps():
@@ -154,17 +155,17 @@ class Checkpoints:
             self.manager.save(step, args=args, force=True)
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is finished.
+        """Waits until the last checkpoint is complete.
 
         Raises:
-            Restart, UserError: as `save`.
+            Restart, UserError: as for `save`.
         """
         with self._clear_write_errors():
             self.manager.wait_until_finished()
 
     @contextmanager
     def _clear_write_errors(self, quiet: bool = False) -> Iterator[None]:
-        """quiet: another error is on its way already, which says what went wrong first."""
+        """Turns write errors into one sentence; `quiet` hides them after an earlier error, which explains more."""
         try:
             yield
         except Exception as error:
@@ -187,19 +188,18 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def restore(self, like: TrainState, warn=print, step: int | None = None) -> TrainState | None:
-        """Returns the newest readable checkpoint in the shapes, types and shardings of `like`; None if there is none.
+        """Restores the newest readable checkpoint in the shapes, dtypes and shardings of `like`; None if there is none.
 
-        A checkpoint that is damaged is skipped, with a warning, for the one before it. All processes call it; they take
-        the newest that each of them can read. Of what several devices hold copies of, each reads its own part and gets
-        the rest from the others, as far as these parts are stored by themselves.
+        Damaged checkpoints are skipped with a warning. All processes call this, and restore the newest checkpoint that
+        each of them can read. Arrays of which several devices hold copies are read in parts that the devices exchange,
+        if the parts are stored separately.
 
         Args:
-            step: restore this one and no other.
+            step: restore only this one.
 
         Raises:
-            Restart: the disk, the network or the memory is at fault, and not the checkpoint.
-            UserError: a checkpoint does not fit `like`, or there are checkpoints and all of them are damaged, or the
-                folder cannot be read.
+            Restart: disk, network or memory failed, and not the checkpoint.
+            UserError: a checkpoint does not match `like`, all checkpoints are damaged, or the folder cannot be read.
         """
         damaged, steps = False, self.steps() if step is None else [step]
         names = [name for name in ITEMS if getattr(like, name) is not None]
@@ -242,9 +242,9 @@ class Checkpoints:
         return None
 
     def _chunks(self, step: int, names: Sequence[str]) -> tuple[dict[str, tuple[int, ...]], str | None]:
-        """Returns the shape of the pieces in which each array of a checkpoint is stored, see `without_copies`.
+        """Returns the shapes of the chunks in which each array of a checkpoint is stored; see `without_copies`.
 
-        {} where a process cannot read them, or reads others than this one; with the reason if it is this one.
+        The result is {} if a process cannot read them or reads different ones, with the reason if it is this process.
         """
         found: dict[str, tuple[int, ...]] = {}
         unknown = None
@@ -261,10 +261,10 @@ class Checkpoints:
         return found if alike else {}, unknown
 
     def _read(self, step: int, like: dict) -> tuple[Any, Exception | None]:
-        """Returns (the items of a checkpoint, None) or (None, why this process cannot read it).
+        """Returns (the items of a checkpoint, None), or (None, the error) if this process cannot read it.
 
-        What seems damaged is read again first: a bucket or a disk can fail once. Unlike the manager's `restore` it
-        waits for no other process, which would never end where one cannot read.
+        If the checkpoint seems damaged, it is read again, because a bucket or a disk may fail once. Unlike `restore` of
+        Orbax's manager, this does not wait for other processes, which would hang if one of them cannot read.
         """
         for pause in (*RETRY_SECONDS, None):
             items, error = self._read_once(step, like)
@@ -294,9 +294,9 @@ class Checkpoints:
             return None, error
 
     def set_aside_after(self, step: int) -> None:
-        """Moves later checkpoints, which `restore` skipped, to `unreadable/` next to `checkpoints/`; never deletes.
+        """Moves later checkpoints, which `restore` skipped, to `unreadable/` next to `checkpoints/`.
 
-        All processes call it.
+        All processes call this. Nothing is deleted.
         """
         later = [later for later in self.steps() if later > step]
         if hosts.is_first():
@@ -308,16 +308,16 @@ class Checkpoints:
 
 
 def finished_steps(workdir: str | Path) -> list[int]:
-    """Returns the steps of a workdir's finished checkpoints; [] where there are none, or no such folder."""
+    """Returns the steps of a workdir's complete checkpoints; empty if there are none, or no such folder."""
     with Checkpoints(workdir) as checkpoints:
         return checkpoints.steps()
 
 
 def read_weight(workdir: str | Path, step: int, path: tuple[str, ...], like) -> np.ndarray:
-    """Returns one weight of a checkpoint, alone, in the shape and type of `like`.
+    """Returns a single weight of a checkpoint with the shape and dtype of `like`.
 
     Raises:
-        Restart: disk, network or memory failed for a moment.
+        Restart: disk, network or memory failed temporarily.
         UserError: the checkpoint cannot be read.
     """
     folder = files.join(workdir if files.is_remote(workdir) else Path(workdir).resolve(), f"checkpoints/{step}/params")
@@ -345,7 +345,7 @@ def _outcome(error: Exception | None) -> int:
 
 
 def _says_damaged(error: BaseException) -> bool:
-    """Returns whether an error says that files are damaged, cut short or missing, and not, say, that shapes differ."""
+    """Returns whether an error means that files are damaged, truncated or missing, and not that shapes differ."""
     return (
         isinstance(error, (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError))
         or any(words in str(error) for words in DAMAGE)
@@ -354,13 +354,13 @@ def _says_damaged(error: BaseException) -> bool:
 
 
 def _unused(path: str) -> str:
-    """Returns the path, with the first number appended that makes it new."""
+    """Returns the path with the first number appended that makes it unused."""
     others = (f"{path}-{number}" for number in itertools.count(2))
     return next(name for name in itertools.chain([path], others) if not files.exists(name))
 
 
 def _short(error: BaseException) -> str:
-    """Returns the first line of what an error says, or of its cause where that is a description of the store."""
+    """Returns the first line of an error's message, or of its cause's if it only describes the store."""
     if error.__cause__ is not None and str(error).startswith("Encountered error while reading array"):
         return _short(error.__cause__)
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,7 +1,7 @@
-"""The released package: a folder that transformers, sentence-transformers and the serving tools load as it is.
+"""The released package: a folder that transformers, sentence-transformers and serving tools can load.
 
-It avoids the known faults of released embedding models (recipe 5): it has the true pooling dimension, `layer_types` of
-the true length, the end token in `tokenizer.json`, the context length, and the Matryoshka dimensions.
+It avoids known faults of released embedding models (recipe 5): it states the correct pooling dimension, length of
+`layer_types`, end token in `tokenizer.json`, context length and Matryoshka dimensions.
 """
 
 import json
@@ -21,8 +21,8 @@ from f2jax.model.nested import matryoshka_dims
 from f2jax.model.sizes import Qwen3Config
 
 LAST = ("config.json", "modules.json")  # the files that make the folder a model and a package
-META = "model_meta.json"  # of mteb, which does not read packages in int8
-GOLDEN = ("golden/texts.json", "golden/vectors.npy")  # what f2jax verify embeds and compares
+META = "model_meta.json"  # for mteb, which does not read packages in int8
+GOLDEN = ("golden/texts.json", "golden/vectors.npy")  # for f2jax verify
 ONNX = {"float32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}  # by precision; Transformers.js' names
 FORMER_ONNX = "onnx/model_int8.onnx"  # of older packages
 GGUF = {"whole": "gguf/model.gguf", "q8_0": "gguf/model-q8_0.gguf"}  # by type: that of the package, or 8 bits
@@ -35,21 +35,21 @@ EXPORTED = (  # by f2jax export, from the weights
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What is needed to use a model correctly, besides its weights and its tokenizer."""
+    """Settings that are needed to use a model correctly, besides its weights and tokenizer."""
 
-    max_length: int  # tokens of a text, end token included
-    prompts: dict[str, str] = field(default_factory=dict)  # by name; `query` and `document` are the defaults
-    matryoshka_dims: tuple[int, ...] = ()  # largest first
-    default_prompt_name: str | None = None  # of the prompt where a caller names none
-    similarity: str = "cosine"  # one of settings.SIMILARITIES: how to compare two vectors
-    normalizes: bool = True  # whether sentence-transformers gives vectors of length 1 when it is not asked to
+    max_length: int  # maximum tokens of a text, including the end token
+    prompts: dict[str, str] = field(default_factory=dict)  # {name: prompt}, with `query` and `document`
+    matryoshka_dims: tuple[int, ...] = ()  # in descending order
+    default_prompt_name: str | None = None  # name of the prompt to use by default
+    similarity: str = "cosine"  # how to compare two vectors: one of settings.SIMILARITIES
+    normalizes: bool = True  # whether the package has a Normalize module for sentence-transformers
 
 
 def read_settings(path: str, architecture: Qwen3Config) -> ModelSettings:
-    """Reads the settings of a training workdir (its config, the prompts of its data) or a released folder.
+    """Reads the settings of a training workdir (from its config and its data's prompts) or of a model folder.
 
     Raises:
-        UserError: a file has another shape, or asks for something that is not built (docs/model_folder.md).
+        UserError: a file has another form, or needs something that f2jax does not support (docs/model_folder.md).
     """
     if workdir.is_workdir(path):
         sections = {"loss": dict, "data": dict, "prompts": dict[str, str]}
@@ -111,7 +111,7 @@ def _max_length(path: str, tokens: int) -> int:
 
 
 def check_output(folder: str | Path, models: Iterable[str]) -> None:
-    """Raises UserError where a package would replace a model that goes into it: stopped midway, it would be lost."""
+    """Raises UserError if a package would replace one of its source models, which an interrupted write would lose."""
 
     def absolute(path: str | Path) -> str:
         return str(path).rstrip("/") if files.is_remote(path) else str(Path(path).resolve())
@@ -131,11 +131,11 @@ def write_package(
 ) -> None:
     """Writes the package to a local folder or gs://.
 
-    `config.json` and `modules.json` are written last: without them nothing loads the folder. What `f2jax export` made
-    of an earlier model's weights is removed. An earlier package stays complete until the first new file of weights is.
+    `config.json` and `modules.json` are written last, because no tool loads the folder without them. Exported formats
+    of an earlier model are removed. An existing package stays complete until the first new file of weights is complete.
 
     Args:
-        as_int8: matrices are stored in int8 and the tokenizer in its smallest file, for f2jax alone.
+        as_int8: store matrices in int8 and the tokenizer in its smallest file, which only f2jax reads.
 
     Raises:
         UserError: the folder cannot be written or is a training workdir, or a weight is NaN or infinite.
@@ -144,7 +144,7 @@ def write_package(
         raise UserError(f"{folder} is a training workdir; choose another folder for the package.")
     hf.check_finite(params, "The model")
     dtype = str(jax.tree.leaves(params)[0].dtype)
-    # First, since not every tokenizer can be converted.
+    # First, because some tokenizers cannot be converted.
     contents = _file_contents(architecture, dtype, tokenizer, card, about, as_int8)
 
     def remove_old() -> None:
@@ -166,7 +166,7 @@ def _file_contents(
     about: model_card.RunHistory,
     as_int8: bool,
 ) -> dict[str, str | bytes]:
-    """Returns the content of all files but the weights, in the order of writing."""
+    """Returns the content of all files except the weights, in the order in which they are written."""
     dims = list(card.matryoshka_dims)
     config = settings.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id, as_int8)
     config |= {"is_matryoshka": len(dims) > 1, "matryoshka_dimensions": dims}

@@ -1,8 +1,8 @@
-"""Checks what the JSON files of a model folder ask for, key by key.
+"""Checks the settings in the JSON files of a model folder, key by key.
 
-The keys are those that transformers 5 and sentence-transformers 6 read. Each one is obeyed, allowed at the values that
-f2jax builds and refused at any other, or on a list of those that cannot change a vector. A key that is none of these
-is logged. docs/model_folder.md gives the reasons.
+The keys are those that transformers 5 and sentence-transformers 6 read. Each key is either obeyed, or allowed only with
+values that f2jax supports, or known not to affect vectors. Unknown keys are logged. docs/model_folder.md gives the
+reasons.
 """
 
 import fnmatch
@@ -19,8 +19,8 @@ from f2jax.model.sizes import Qwen3Config
 log = logging.getLogger(__name__)
 
 
-# The model_type of a Qwen3 whose matrices are f2jax's int8. Other tools know no model of this type and refuse the
-# folder; with a key that they do not know they would take the whole numbers for weights.
+# The model_type of a Qwen3 with matrices in f2jax's int8. Other tools do not know this type and refuse the folder; they
+# would ignore an unknown key, and take the int8 numbers for weights.
 INT8_TYPE = "f2jax-qwen3-int8"
 
 
@@ -30,17 +30,17 @@ def _words(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class FileKeys:
-    """What f2jax does with the keys of one file."""
+    """How f2jax treats the keys of a file."""
 
     obeyed: frozenset[str] = frozenset()
     allowed: dict[str, tuple] = field(default_factory=dict)  # by key: the values that are supported
     harmless: frozenset[str] = frozenset()  # cannot change a vector
 
     def check(self, content: dict, origin: str) -> dict:
-        """Returns `content` unchanged, after logging the keys in it that are unknown.
+        """Returns `content` unchanged, after logging unknown keys.
 
         Raises:
-            UserError: a key has a value that is not built; all of them are named.
+            UserError: keys have values that f2jax does not support; the message names all of them.
         """
         refused = [
             f"{key} = {json.dumps(content[key], ensure_ascii=False)[:80]}"
@@ -163,21 +163,20 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
 def read_optional(folder: str, name: str, keys: FileKeys, types: dict | None = None) -> dict:
-    """Returns the checked content of a JSON file in a model folder, or nothing where the file is missing.
+    """Returns the checked content of a JSON file in a model folder, or {} if it is missing.
 
     Raises:
-        UserError: it is not a JSON object, a field has the wrong type, or a setting is not built.
+        UserError: it is not a JSON object, a field has the wrong type, or a setting is not supported.
     """
     path = files.join(folder, name)
     return keys.check(files.read_json_object(path, optional=types or {}), path) if files.exists(path) else {}
 
 
 def config_from_hf(hf, origin: str = "config.json") -> Qwen3Config:
-    """Returns the architecture that the content of a `config.json` describes.
+    """Returns the architecture described by the content of a `config.json`.
 
     Raises:
-        UserError: it is not a dense Qwen3, a field is missing or of another type, or it asks for something that is
-            not built.
+        UserError: it is not a dense Qwen3, a field is missing or has the wrong type, or a setting is not supported.
     """
     if isinstance(hf, dict) and hf.get("model_type") not in ("qwen3", INT8_TYPE):
         raise UserError(
@@ -221,10 +220,10 @@ def config_from_hf(hf, origin: str = "config.json") -> Qwen3Config:
 
 
 def read_config(folder: str | Path) -> Qwen3Config:
-    """Returns the architecture that the `config.json` of a folder describes.
+    """Returns the architecture described by the `config.json` in a folder.
 
     Raises:
-        UserError: the folder holds another kind of model, or as `config_from_hf`.
+        UserError: the folder contains another kind of model, or as for `config_from_hf`.
     """
     path = files.join(folder, "config.json")
     check_kind(str(folder))
@@ -274,7 +273,7 @@ def config_to_hf(config: Qwen3Config, dtype: str, eos_id: int, pad_id: int, as_i
 
 
 def _rope_theta(hf: dict, origin: str) -> float:
-    """Returns the base of the rotary angles in a `config.json`, where `rope_scaling` overrides `rope_parameters`.
+    """Returns the base of the rotary angles in a `config.json`; `rope_scaling` overrides `rope_parameters`.
 
     Raises:
         UserError: the angles are scaled, or there is no base.
@@ -291,17 +290,17 @@ def _rope_theta(hf: dict, origin: str) -> float:
 
 @dataclass(frozen=True)
 class Modules:
-    """What `modules.json` and the folders that it names say."""
+    """The settings in `modules.json` and in the folders that it names."""
 
     max_seq_length: int | None = None
     normalizes: bool = True
 
 
 def read_modules(folder: str) -> Modules | None:
-    """Returns what the sentence-transformers modules of a folder do; None where it has no `modules.json`.
+    """Returns the settings of a folder's sentence-transformers modules, or None if it has no `modules.json`.
 
     Raises:
-        UserError: they are not a Qwen3 transformer, last-token pooling and at most a normalization, in this order.
+        UserError: the modules are not a Qwen3 transformer, last-token pooling and optionally a normalization.
     """
     path = files.join(folder, "modules.json")
     if not files.exists(path):
@@ -345,7 +344,7 @@ def read_modules(folder: str) -> Modules | None:
 
 
 def _check_pooling(folder: str, name: str) -> None:
-    """Raises UserError unless a pooling module takes the last token; without a mode it would take the mean."""
+    """Raises UserError unless a pooling module uses the last token; without a mode, it would use the mean."""
     content = read_optional(folder, name, POOLING)
     modes = content.get("pooling_mode")
     if modes is None:
@@ -354,7 +353,7 @@ def _check_pooling(folder: str, name: str) -> None:
         raise UserError(f"{folder} pools by {modes} in {name}; only pooling of the last token is supported.")
 
 
-# Files of other kinds of models, and what to do with such a folder.
+# Files of other kinds of models, with advice.
 OTHER_KINDS = {
     "pytorch_model*.bin": "has its weights as a pickle ({file}), which can run code; save it again in "
     "transformers with AutoModel.from_pretrained(folder).save_pretrained(new_folder)",
@@ -369,7 +368,7 @@ OTHER_KINDS = {
 
 
 def check_kind(folder: str) -> None:
-    """Raises UserError where a folder is something else than a model in safetensors, and names what it is."""
+    """Raises UserError if a folder is not a model in safetensors; the message names what it is."""
     if files.exists(adapter := files.join(folder, "adapter_config.json")):
         base = files.read_json_object(adapter).get("base_model_name_or_path")
         raise UserError(

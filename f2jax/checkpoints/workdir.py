@@ -1,6 +1,6 @@
-"""One way to weights: a training workdir, a Hugging Face folder, a hub id, or gs://.
+"""Finds and loads models in training workdirs, Hugging Face folders, on the hub, or on gs://.
 
-A workdir holds `config.json` (of the run), `model.json` (the architecture), `tokenizer/` and `checkpoints/`.
+A workdir contains `config.json` (of the run), `model.json` (the architecture), `tokenizer/` and `checkpoints/`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from f2jax.model.qwen3 import abstract_params
 from f2jax.model.sizes import SIZES, Qwen3Config, size
 
 MODEL_FILE = "model.json"
-BEST = "best"  # stands for the step of the best checkpoint: RUN@best
+BEST = "best"  # names the best checkpoint instead of a step: RUN@best
 DTYPES = ("float32", "bfloat16")
 SHAPE_FIELDS = {  # fields of a config's group `model` that change the architecture of its size, and their names there
     **{name: name for name in ("width", "mlp", "layers", "heads", "kv_heads", "head_dim")},
@@ -37,7 +37,7 @@ SHAPE_FIELDS = {  # fields of a config's group `model` that change the architect
 
 
 def is_workdir(path: str | Path) -> bool:
-    """Returns whether a folder is a training workdir, from its first step on."""
+    """Returns whether a folder is a training workdir."""
     return files.exists(files.join(path, MODEL_FILE))
 
 
@@ -50,7 +50,7 @@ def read_architecture(path: str | Path) -> Qwen3Config:
     """Returns the architecture of a workdir or a Hugging Face folder, without reading its weights.
 
     Raises:
-        UserError: it is not there, not Qwen3, or another version of f2jax wrote it with other fields.
+        UserError: it is missing, not a Qwen3, or was written by another version of f2jax with other fields.
     """
     if not is_workdir(path):
         return settings.read_config(path)
@@ -67,12 +67,12 @@ def read_architecture(path: str | Path) -> Qwen3Config:
 
 
 def architecture_of(model: ConfigDict) -> Qwen3Config:
-    """Returns the architecture of a config's group `model`: that of its `size`, with the fields that are not 0 instead.
+    """Returns the architecture for a config's group `model`: that of its `size`, changed by the fields that are not 0.
 
-    A size is a known one, or a model in a folder or on gs://.
+    The size is a known name, or a model in a folder or on gs://.
 
     Raises:
-        UserError: it is neither, or a field is out of range.
+        UserError: the size is neither, or a field is out of range.
     """
     if not model.size:
         raise UserError("model.size is empty, which stands for that of init_from; name a size or a model's folder.")
@@ -107,9 +107,9 @@ class StoredModel:
 
 
 def find_model(name: str | Path | StoredModel, revision: str | None = None) -> StoredModel:
-    """Returns where a model lies: what `files.resolve_model` finds, or RUN@STEP or RUN@best of a workdir.
+    """Returns the location of a model that `files.resolve_model` finds, or of RUN@STEP or RUN@best in a workdir.
 
-    A folder of the whole name comes before a step of a run.
+    A folder whose name is the complete text takes precedence over a step of a run.
 
     Args:
         revision: branch, tag or commit of a hub id.
@@ -130,7 +130,7 @@ def find_model(name: str | Path | StoredModel, revision: str | None = None) -> S
 
 
 def split_step(name: str) -> tuple[str, int | str | None]:
-    """Returns the workdir and the step of RUN@STEP or RUN@best; None as the step of a plain RUN.
+    """Splits RUN@STEP or RUN@best into the workdir and the step; the step of a plain RUN is None.
 
     >>> split_step("runs/80m@12000")
     ('runs/80m', 12000)
@@ -142,7 +142,7 @@ def split_step(name: str) -> tuple[str, int | str | None]:
 
 
 def chosen_step(path: str, step: int | str | None) -> int:
-    """Returns the step of a workdir's checkpoint: `step` itself, that of the best one, or for None the newest.
+    """Returns the step of a workdir's checkpoint: `step` itself, that of the best one, or for None, the newest.
 
     Raises:
         UserError: there is no such checkpoint.
@@ -169,10 +169,10 @@ def _best_step(path: str, steps: Sequence[int]) -> int:
 
 
 def open_weights(model: StoredModel) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWeight]]:
-    """Returns the architecture of a model, and its weights by path, each read when it is asked for.
+    """Returns the architecture of a model, and its weights by path, which are read on demand.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or its token table is factorized.
+        UserError: there is no model, it cannot be read, or its token table is factorized.
     """
     architecture, weights = _open(model)
     if architecture.table_rank:
@@ -195,18 +195,18 @@ def _open(model: StoredModel) -> tuple[Qwen3Config, dict[tuple[str, ...], LazyWe
 
 
 def model_fingerprint(name: str | Path | StoredModel) -> str:
-    """Returns a hash of all weights of a model, in float32: the same wherever it lies.
+    """Returns a hash of all weights of a model in float32, which does not depend on its location.
 
     Raises:
-        UserError: nothing is there, or it cannot be read.
+        UserError: there is no model, or it cannot be read.
     """
     return weights_fingerprint(_open(find_model(name))[1].items())
 
 
 def weights_fingerprint(weights: Iterable[tuple[tuple[str, ...], LazyWeight | jax.Array | np.ndarray]]) -> str:
-    """Returns a hash of every byte of some weights, their types and their paths; about a second for each GB.
+    """Returns a hash of the bytes, dtypes and paths of weights, which takes about a second per GB.
 
-    Where several processes share the weights, all of them call it together.
+    If several processes share the weights, all of them call this.
 
     >>> weights_fingerprint(flatten_dict(params).items())
     '1f6cd09a6a4ec2c08f0c4c0d31b5a3ce'
@@ -220,7 +220,7 @@ def weights_fingerprint(weights: Iterable[tuple[tuple[str, ...], LazyWeight | ja
 
 
 def _host_parts(weight: LazyWeight | jax.Array | np.ndarray) -> Iterator[np.ndarray]:
-    """Yields a weight in the memory of this machine; what lies on accelerators or other hosts one layer at a time."""
+    """Yields a weight in host memory; weights on accelerators or other hosts come one layer at a time."""
     here = not isinstance(weight, jax.Array) or all(device.platform == "cpu" for device in weight.devices())
     if isinstance(weight, jax.Array) and not (here and weight.is_fully_addressable):
         for part in (weight[layer] for layer in range(len(weight))) if weight.ndim > 2 else (weight,):
@@ -238,7 +238,7 @@ def load_weights(
         shardings: returns the sharding of each weight of an architecture; None: the first device of this process.
 
     Raises:
-        UserError: nothing is there, or it cannot be read.
+        UserError: there is no model, or it cannot be read.
     """
     model = find_model(name)
     path = model.path
@@ -260,7 +260,7 @@ def load_weights(
 
 
 def tokenizer_folder(path: str) -> str:
-    """Returns the tokenizer folder of a model: `tokenizer/` in a training workdir, else the model's folder itself."""
+    """Returns the folder of a model's tokenizer: `tokenizer/` in a workdir, or else the model's folder."""
     inside = files.join(path, "tokenizer")
     return inside if path and files.exists(inside) else path
 

@@ -128,7 +128,10 @@ def data_fingerprints(tokenizer: Tokenizer, datasets: Sequence[AnyDataset]) -> d
 def read_records(config, skipped: SkipList) -> Iterator[Record]:
     """Yields all training records of the config's sources, in order; counts bad rows by reason in `skipped`."""
     if not config.data.sources:
-        raise UserError("data.sources is empty; name files or built-in sets, e.g. 'cldr:translation'.")
+        raise UserError(
+            "data.sources is empty; name files or built-in sets, as in --config finetune:data=FILE or "
+            "--config.data.sources=\"('cldr:translation',)\"."
+        )
     data = config.data
     for spec in data.sources:
         records = open_source(spec, "train", skipped, data.kinds, columns=data.columns)

@@ -86,8 +86,9 @@ class SearchReport:
     def __str__(self) -> str:
         options, (count, width) = self.options, self.shape
         queries = len(self.result.numbers_qk)
+        asked = "1 query" if queries == 1 else f"{queries:,} queries"
         text = (
-            f"{options.k} nearest of {count:,} documents for {queries:,} queries\n"
+            f"{min(options.k, count)} nearest of {count:,} documents for {asked}\n"
             f"  {self.result.first_pass:8.3f} s  first pass: {options.dims} of {width:,} dimensions, "
             f"{options.precision}, {min(options.candidates, count):,} candidates\n"
             f"  {self.result.second_pass:8.3f} s  second pass: all dimensions"

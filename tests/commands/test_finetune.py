@@ -103,7 +103,11 @@ def test_three_rows_are_trained_on_and_the_lack_of_held_out_rows_is_said(capsys,
 @pytest.mark.parametrize(
     "names,options,message",
     [
-        (("Frage", "Antwort"), "", r"faq\.csv has no column query; it has Frage, Antwort"),
+        (
+            ("Frage", "Antwort"),
+            "",
+            r"faq\.csv has no column query; it has Frage, Antwort: rename one .or name it in finetune:",
+        ),
         (("Frage", "Antwort"), ",query=frage", r"has no column frage; did you mean 'Frage'\?"),
         (("question", "answer"), ",qery=question", r"The config has no option 'qery'; did you mean 'query'\?"),
     ],
@@ -119,7 +123,7 @@ def test_no_data_and_an_empty_file_are_said(capsys, tmp_path, package, data):
         questions(tmp_path / data, 0)
     source = tmp_path / data if data else ""
     assert tune(source, tmp_path / "run", package) == 1
-    assert re.search("no usable row|data.sources is empty", capsys.readouterr().err)
+    assert re.search("no usable row|data.sources is empty; .* --config finetune:data=FILE", capsys.readouterr().err)
 
 
 def test_a_model_that_is_not_there_is_said_by_its_name(tmp_path):

@@ -96,6 +96,7 @@ def test_half_a_character_is_replaced_in_what_is_shown_and_written(capsys, model
     code, out, err = run(capsys, *argv)
     assert code == 0, err
     assert out.encode() and "red \ufffd\n" in out and "a \ufffd red river\n" in out
+    assert more or "\n1 nearest of 1 documents for 1 query\n" in out
     assert run(capsys, *argv, "--output", tmp_path / "r.jsonl")[0] == 0
     (row,) = read(tmp_path / "r.jsonl")
     assert row["query"] == "red \ufffd" and row["found"][0]["text"] == "a \ufffd red river"

@@ -132,7 +132,8 @@ def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str
     """
     present = list(present)
     passage = next((name for name in ("positive", "passage") if name in present), None)
-    found = f"it has {', '.join(present) or 'none'}: rename one (or in training name it by data.columns, query=COLUMN)"
+    found = f"it has {', '.join(present) or 'none'}: rename one (or name it in finetune:…, data.columns or --columns: "
+    found += "query=COLUMN)"
     if "query" not in present:
         raise UserError(f"{path} has no column query; {found}.")
     if passage is None and "kind" not in present and Defaults.of(path, kinds, present).kind != "texts":
