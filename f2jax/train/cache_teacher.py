@@ -1,4 +1,4 @@
-"""`f2jax cache_teacher`: a teacher's vectors for a prepared corpus, so that training need not run the teacher."""
+"""`f2jax cache-teacher`: a teacher's vectors for a prepared corpus, so that training need not run the teacher."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ from f2jax.inference.encode import check_batch_size
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """A teacher of any kind."""
+    """A source of teacher vectors."""
 
     info: TeacherVectorsInfo  # of its vectors; those that are stored may have fewer dimensions and another type
     vectors: Callable[[Piece, Callable], np.ndarray]  # (piece, reader of its tokens) → float [n, width]
 
 
 def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_024) -> TeacherSource:
-    """Returns a model as a teacher: its raw states on the corpus's own tokens, as in training with `teacher.path`.
+    """Returns a model as a teacher: its embeddings of the corpus's tokens, not normalized, as with `teacher.path`.
 
     Raises:
         UserError: the model cannot be loaded, has another tokenizer, or `batch_size` is not positive.
@@ -46,16 +46,16 @@ def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_
 def cache_teacher(
     corpus: PreparedCorpus, output: str | Path, source: TeacherSource, width: int = 0, dtype: str = "bfloat16"
 ) -> TeacherVectorsInfo:
-    """Writes the vectors of all texts of the corpus; the same call continues one that was interrupted.
+    """Writes the vectors of all texts of the corpus; after an interruption, the same call continues.
 
     >>> cache_teacher(corpus, "vectors", by_model("runs/0.6b", "bfloat16", corpus), width=320)
 
     Args:
         width: number of leading dimensions to keep, as many as the student has; 0: all.
-        dtype: of the stored vectors, a name in DTYPES.
+        dtype: dtype of the stored vectors, a name in DTYPES.
 
     Raises:
-        UserError: an option cannot be used, the output cannot be written, or it holds vectors of another kind.
+        UserError: an option cannot be used, the output cannot be written, or it contains other vectors.
     """
     if dtype not in DTYPES:
         raise UserError(f"There is no dtype '{dtype}'{did_you_mean(dtype, DTYPES)}")

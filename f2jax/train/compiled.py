@@ -1,5 +1,5 @@
-"""The compiled programs of a run: compiled in a thread before they are needed, and kept in the workdir, so that a run
-that starts again compiles nothing.
+"""The compiled programs of a run: compiled in a thread before they are needed, and cached in the workdir, so that a
+restarted run compiles nothing.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ _chosen = ""  # the cache of the last run in this process
 
 
 def keep_compiled(workdir: str | Path) -> None:
-    """Lets JAX keep what takes more than a second to compile in `compiled/` of a workdir, and find it there again.
+    """Sets up JAX's compilation cache in `compiled/` of a workdir, for programs that take over a second to compile.
 
-    JAX knows a program by its operations, the compiler's version and options, and the devices; the first process writes
-    for all. A program for a CPU also depends on its instructions, so each kind of CPU has a folder. A cache that the
-    user has set up, such as by JAX_COMPILATION_CACHE_DIR, stays.
+    JAX identifies a program by its operations, the compiler's version and options, and the devices; the first process
+    writes for all. Programs for a CPU also depend on its instructions, so each kind of CPU has a folder. A cache that
+    the user has set up, for example by JAX_COMPILATION_CACHE_DIR, is kept.
     """
     global _chosen
     settings = jax.config.values
@@ -49,7 +49,7 @@ def keep_compiled(workdir: str | Path) -> None:
 
 
 def cpu_name() -> str:
-    """Returns a name for all CPUs with the instructions of this one."""
+    """Returns a name shared by all CPUs with the same instructions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
@@ -57,7 +57,7 @@ def cpu_name() -> str:
 
 
 class Ahead:
-    """Makes what takes long, once for each key: in a thread, in a given order, or at once for who asks before its turn.
+    """Computes slow results once per key: in a thread and in a given order, or immediately if one is needed earlier.
 
     >>> with Ahead() as made:
     ...     made.begin({"a": make_a, "b": make_b})
@@ -72,7 +72,7 @@ class Ahead:
         self._error: BaseException | None = None  # of the thread
 
     def begin(self, makers: Mapping[Hashable, Callable[[], Any]]) -> None:
-        """Starts the thread, which makes what nobody has asked for."""
+        """Starts the thread, which computes what nobody has asked for yet."""
         self._ended.clear()
         threading.Thread(target=self._work, args=(makers,), name="compile", daemon=True).start()
 
@@ -87,9 +87,9 @@ class Ahead:
         self._ended.set()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Returns what was made for a key, or what `make()` returns if nothing was yet.
+        """Returns the result for a key, computing it by `make()` if necessary.
 
-        Raises whatever was raised in the thread, for this key or another one.
+        Raises any exception that was raised in the thread, for this key or another.
         """
         if self._error:
             raise self._error
@@ -99,7 +99,7 @@ class Ahead:
         return future.result()
 
     def _future(self, key: Hashable) -> tuple[Future, bool]:
-        """(what is made for a key, whether the caller is to make it)."""
+        """Returns the future for a key, and whether the caller has to compute it."""
         with self._lock:
             is_new = key not in self._futures
             return self._futures.setdefault(key, Future()), is_new
@@ -108,7 +108,7 @@ class Ahead:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        """Waits until the thread has ended with what it is making; a second Ctrl-C does not."""
+        """Waits until the thread has finished its current key; a second Ctrl-C ends the wait."""
         self._asked_to_end.set()
         try:
             while not self._ended.is_set() and not isinstance(error, KeyboardInterrupt):
@@ -129,7 +129,7 @@ def _fill(future: Future, make: Callable[[], Any]) -> None:
 
 
 class CompiledProgram(Ahead):
-    """The two functions of a program, with its teacher, compiled for each kind and shape of batch.
+    """The two functions of a program with its teacher, compiled for each kind and shape of batch.
 
     >>> with CompiledProgram(program, teacher) as compiled:
     ...     compiled.begin_for(config, loader, steps=1000, held_out=None)
@@ -141,15 +141,15 @@ class CompiledProgram(Ahead):
         self.program, self.teacher = program, teacher
 
     def step(self, state: TrainState, batch: DeviceBatch, kind: str) -> tuple[TrainState, dict[str, jax.Array]]:
-        """As `Program.step`."""
+        """Does what `Program.step` does."""
         return self.get(*self._item("step", batch, kind))(state, batch, self.teacher)
 
     def evaluate(self, params: dict, batch: DeviceBatch, kind: str) -> dict[str, jax.Array]:
-        """As `Program.evaluate`."""
+        """Does what `Program.evaluate` does."""
         return self.get(*self._item("evaluate", batch, kind))(params, batch, self.teacher)
 
     def begin_for(self, config: ConfigDict, loader: Loader, steps: int, held_out: Loader | None) -> None:
-        """Compiles in a thread what so many steps, and then a validation, if there is one, are expected to need."""
+        """Compiles in a thread what these steps and the validation, if there is one, are expected to need."""
         self.begin(
             dict(
                 self._item(name, abstract_batch(config, self.program.mesh, kind, rows.slots[kind], shape), kind)
@@ -161,7 +161,7 @@ class CompiledProgram(Ahead):
         )
 
     def _item(self, name: str, batch: DeviceBatch, kind: str) -> tuple[Hashable, Callable[[], Any]]:
-        """The key of a compiled function, and how it is made."""
+        """Returns the key of a compiled function and a function that compiles it."""
         shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(batch))
         return (name, kind, shapes), partial(self._compile, name, batch, kind)
 

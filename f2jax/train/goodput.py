@@ -1,4 +1,4 @@
-"""The clock of a run: how much of its time trains, and what the rest was."""
+"""Measures how much of a run's time is spent on training steps, and on what the rest is spent."""
 
 import time
 from collections import defaultdict
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Goodput:
-    """Counts seconds by part, from its creation on.
+    """Counts the seconds of each part of a run.
 
     >>> with goodput.during("checkpoint"):
     ...     checkpoints.save(state)
@@ -25,7 +25,7 @@ class Goodput:
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """Counts the time of the block as `part`, one of `PARTS`."""
+        """Counts the time of the block under `part`, one of `PARTS`."""
         since = time.perf_counter()
         try:
             yield
@@ -33,11 +33,11 @@ class Goodput:
             self.seconds[part] += time.perf_counter() - since
 
     def started(self) -> None:
-        """Counts all time up to now as the start."""
+        """Counts all time so far as the start."""
         self.seconds["start"] = time.perf_counter() - self.began
 
     def compiling(self, program) -> AbstractContextManager[None]:
-        """Counts the block as compilation if it is the first with this `program`, of any hashable type."""
+        """Counts the block as compilation if it is the first one with this `program`, which may be any hashable."""
         new = program not in self.programs
         self.programs.add(program)
         return self.during("compile") if new else nullcontext()
@@ -57,14 +57,14 @@ class Goodput:
         return time.perf_counter() - self.began - sum(self.seconds[part] for part in OTHER_WORK)
 
     def left(self, done: int, steps: int) -> float:
-        """Returns the seconds that `steps` steps will take if they go on like the `done` ones of this start.
+        """Estimates the seconds for `steps` more steps from the `done` ones since this start.
 
-        What happens once, the start and compilation, does not count; validation and checkpoints do.
+        Validation and checkpoints count, but not the start and compilation, which happen only once.
         """
         return (time.perf_counter() - self.began - self.seconds["start"] - self.seconds["compile"]) / done * steps
 
     def line(self) -> str:
-        """Returns one line: the share of steps, and the seconds of everything else."""
+        """Returns a line with the share of training steps, and the seconds of all other parts."""
         total = time.perf_counter() - self.began
         others = {part: self.seconds[part] for part in PARTS}
         steps = max(total - sum(others.values()), 0.0)

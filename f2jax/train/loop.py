@@ -1,6 +1,6 @@
-"""The training loop, from top to bottom: run → data → mesh → program → state → steps → checkpoint.
+"""The training loop: run → data → mesh → program → state → steps → checkpoint.
 
-`train(config, workdir)` resumes by itself: the newest checkpoint's step number decides all the rest.
+`train(config, workdir)` resumes by itself, because everything else follows from the step of the newest checkpoint.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -44,9 +44,10 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} steps [{elapsed}{postfix}]"  # tqdm's o
 
 
 def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = None) -> dict[str, float]:
-    """Trains a model as `config` says, in `workdir`, and returns the last metrics.
+    """Trains a model from `config` in `workdir`, and returns the last metrics.
 
-    On several hosts each calls it, after `hosts.start()`, with the same config and a workdir that all of them see.
+    If there are several hosts, each of them calls this after `hosts.start()`, with the same config and a workdir that
+    all of them can see.
 
     >>> train(config.load("nano:stage=1"), "runs/nano")["loss"]
     1.98
@@ -55,9 +56,9 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
         evaluate: scores the model every `log.evaluate_every` steps.
 
     Raises:
-        UserError: the config, the data or the workdir cannot be used; the hosts differ; a loss is not finite
-            (the step is named).
-        Interrupted: SIGINT or SIGTERM came, to any host; the state was saved first.
+        UserError: the config, the data or the workdir cannot be used; the hosts differ; or a loss is not finite (the
+            message names the step).
+        Interrupted: a host received SIGINT or SIGTERM; the state has been saved.
     """
     clock = Goodput()
     configs.check(config)
@@ -134,7 +135,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
 
 
 def start_line(run: Run, start: int, steps: int) -> str:
-    """Returns what the run goes on from."""
+    """Returns the state from which the run continues."""
     if start >= steps:
         return (
             f"The run in {run.workdir} is finished: it has taken {start} of {steps} steps. To train on, begin another "
@@ -179,7 +180,7 @@ def start_state(program: Program, run: Run, seed: int, checkpoints: Checkpoints)
 
 @dataclass
 class Loop:
-    """The steps of a run, and what follows each of them."""
+    """The steps of a run, with the logs, measurements and checkpoints between them."""
 
     config: ConfigDict
     compiled: CompiledProgram
@@ -195,14 +196,14 @@ class Loop:
     logs: bool = False  # whether metrics are to be written once the next step runs
 
     def run(self, state: TrainState, steps: int, written: Collection[str] = ()) -> dict[str, float]:
-        """Takes the steps from that of `state` to `steps`; returns the last metrics, {} where nothing was left to do.
+        """Trains from the step of `state` to `steps`, and returns the last metrics, or {} if nothing was left to do.
 
         Args:
-            written: the metrics that the workdir has of the step of `state`; what is due and not there is measured.
+            written: the metrics in the workdir for the step of `state`; what is due and missing is measured first.
 
         Raises:
             UserError: a loss is not finite, or a checkpoint cannot be written.
-            Interrupted: SIGINT or SIGTERM came, to any host; the state was saved first.
+            Interrupted: a host received SIGINT or SIGTERM; the state has been saved.
         """
         self.state, start = state, int(state.step)
         self.values: dict[str, float] = {}
@@ -234,9 +235,9 @@ class Loop:
         return [measure for measure in self.measures if measure.due(done)]
 
     def missing(self, start: int, written: Collection[str]) -> list[Validation | Evaluation]:
-        """Returns what is due after the step of a resume and was not measured: the run ended inside it, or had no such.
+        """Returns what should have been measured after the step of a resume but was not.
 
-        A measure that gave no `checkpoint.best_metric` is due again: another metric may have been chosen since.
+        A measurement without `checkpoint.best_metric` is repeated, because the metric may have been changed since.
         """
         best = self.config.checkpoint.best_metric
         found = []
@@ -256,7 +257,7 @@ class Loop:
             yield number - skip, name, batch
 
     def take(self, step: int, name: str, batch: Batch) -> None:
-        """Starts one step, and waits for the one before: one runs, one is ready; more would only hold memory."""
+        """Starts a step and waits for the previous one, because more than two steps at once would only take memory."""
         with self.trace.step(step, lambda: self.state), self.clock.compiling(batch.program):
             arrays = self.compiled.program.put(batch)
             self.state, metrics = self.compiled.step(self.state, arrays, batch.kind)
@@ -267,7 +268,7 @@ class Loop:
         self.bar.update()
 
     def log(self) -> None:
-        """Writes the metrics since the last time, if there are any, and waits for the step that they end with."""
+        """Writes the metrics since the last report, if there are any, and waits for their last step."""
         if values := self.report.flush():
             self.values = values
             if not self.bar.disable:
@@ -285,7 +286,8 @@ class Loop:
         """Measures the model after step `done`, and writes what was found.
 
         Raises:
-            UserError: `checkpoint.best_metric` is none of it; nothing is written, so that a restart measures it again.
+            UserError: `checkpoint.best_metric` is not among the results; nothing is written, so a restart measures
+                again.
         """
         values: dict[str, float] = {}
         for measure in measures:
@@ -302,7 +304,7 @@ class Loop:
         return values
 
     def stopped(self, done: int, steps: int) -> Interrupted:
-        """Saves, and returns what to raise."""
+        """Saves the state, and returns the exception to raise."""
         self.save()
         with self.clock.during("checkpoint"):
             self.checkpoints.wait()

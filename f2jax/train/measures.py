@@ -1,4 +1,4 @@
-"""What is measured of a run's model between its steps: losses of held-out rows, and scores of tasks."""
+"""Measurements of the model during training: metrics on held-out rows, and scores on tasks."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,13 +28,13 @@ BY_LANGUAGE = ("loss", "accuracy")  # what is averaged for each language: there 
 
 
 def follows(every: int, done: int, steps: int) -> bool:
-    """Returns whether what happens every so many steps, and after the last of all, follows step `done`; 0: never."""
+    """Returns whether something that happens every `every` steps and after the last one is due after step `done`."""
     return bool(every) and (done == steps or done % every == 0)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The held-out rows of each data set, and when they are looked at."""
+    """The held-out rows of each data set, and when to validate on them."""
 
     prefix: ClassVar[str] = "validation/"  # of its metrics
     config: ConfigDict
@@ -54,12 +54,12 @@ class Validation:
         return Loader(datasets, self.config, self.loader.pad_id, self.loader.share, like=self.loader)
 
     def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
-        """Returns mean metrics of each data set, as `validation/<name>/<metric>`; None if asked to stop.
+        """Returns the mean metrics of each data set as `validation/<name>/<metric>`, or None if asked to stop.
 
-        Of vectors cut to a size of `log.validation_dims` they are `loss/<size>` and `accuracy/<size>`.
-        `validation/<metric>` is the mean over the data sets, each with the same weight, and
-        `validation/kind/<kind>/<metric>` that over those of a kind. With several languages,
-        `validation/language/<language>/<metric>` is the mean over the data sets with its share in each as the weight.
+        Vectors truncated to the sizes in `log.validation_dims` give `loss/<size>` and `accuracy/<size>`.
+        `validation/<metric>` is the unweighted mean over the data sets, and `validation/kind/<kind>/<metric>` that over
+        the data sets of a kind. If there are several languages, `validation/language/<language>/<metric>` is the mean
+        over the data sets weighted by the language's share in each.
         """
         by_set: list[dict[str, float]] = []
         for rows in self.held_out:
@@ -103,7 +103,7 @@ def validation_means(
 
 @dataclass
 class Evaluation:
-    """Tasks that score the model as it is, and when. The command gives them: training knows none."""
+    """The tasks that score the model, and when. The command passes them, because training does not know any tasks."""
 
     prefix: ClassVar[str] = "evaluation/"  # of its metrics
     config: ConfigDict
@@ -123,7 +123,7 @@ class Evaluation:
         return follows(self.config.log.evaluate_every, done, self.steps)
 
     def measure(self, params, stop: hosts.StopSignal) -> dict[str, float] | None:
-        """Returns the scores as `evaluation/<name>`; None if asked to stop, which is heeded after each task."""
+        """Returns the scores as `evaluation/<name>`, or None if asked to stop, which is checked after each task."""
         values: dict[str, float] = {}
         assert self.evaluate
         for scores in self.evaluate(self.embedder(params)):
@@ -133,9 +133,9 @@ class Evaluation:
         return values
 
     def embedder(self, params) -> Embedder:
-        """Returns the model with these weights, on the devices where they lie.
+        """Returns the model with these weights, which stay on their devices.
 
-        It computes in `model.dtype`, as training does; `f2jax evaluate` computes in float32 unless told otherwise.
+        It computes in `model.dtype`, as training does; the default of `f2jax evaluate` is float32.
         """
         architecture = self.program.model.config
         own = {name: weight for name, weight in params.items() if name not in self.program.extra}
@@ -149,7 +149,7 @@ class Evaluation:
 
 
 def check_best_metric(metric: str, config: ConfigDict) -> None:
-    """Raises UserError where nothing would measure the metric by which the best checkpoint is kept."""
+    """Raises UserError if nothing would measure the metric by which the best checkpoint is kept."""
     every = {"validation": "validate_every", "evaluation": "evaluate_every"}
     if not metric.startswith(MEASURED):
         raise UserError(
@@ -162,7 +162,7 @@ def check_best_metric(metric: str, config: ConfigDict) -> None:
 
 
 def check_held_out(metric: str, held_out: Sequence[AnyDataset]) -> None:
-    """Raises UserError where the best checkpoint is chosen by held-out rows, and there are none."""
+    """Raises UserError if the best checkpoint is to be chosen by held-out rows, but there are none."""
     if metric.startswith(Validation.prefix) and not held_out:
         raise UserError(
             f"checkpoint.best_metric={metric} is never measured, as no rows are held out; raise "
@@ -171,7 +171,7 @@ def check_held_out(metric: str, held_out: Sequence[AnyDataset]) -> None:
 
 
 def best_score(metric: str, values: Mapping[str, float]) -> float | None:
-    """Returns the score of the best metric among what was measured; None if other things were measured.
+    """Returns the score of the best metric among the measurements, or None if they are of another kind.
 
     Raises:
         UserError: there is no such metric.

@@ -1,4 +1,4 @@
-"""Metrics on disk: one JSON line per report in `metrics.jsonl`, and TensorBoard event files."""
+"""Writes metrics: a line of JSON per report in `metrics.jsonl`, and TensorBoard event files."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ LAST_WAITS = 5, 30  # seconds before each retry of the last upload
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all steps from the first one on, also those before a resume, and of the run that a branch goes on."""
+    """Totals over all steps since the first one, including those before a resume and those of a continued run."""
 
     tokens: float = 0.0  # useful ones
     operations: float = 0.0  # floating-point operations that the model needs
 
 
 def read_totals(workdir: str | Path, step: int) -> Totals | None:
-    """Returns the sums up to `step`, as metrics of a workdir have them; None if they do not, as of an older version."""
+    """Returns the totals up to `step` from the metrics of a workdir; None if an older version did not write them."""
     if not step:
         return Totals()
     lines = [line for line in read_metrics(workdir) if line["step"] == step]
@@ -38,12 +38,12 @@ def read_totals(workdir: str | Path, step: int) -> Totals | None:
 
 
 class MetricsWriter:
-    """Writes `metrics.jsonl` and `tensorboard/` of a workdir; lines after the step of a resume are dropped first.
+    """Writes `metrics.jsonl` and `tensorboard/` in a workdir; lines after the step of a resume are removed first.
 
-    The files of a workdir on gs:// lie in a temporary folder, and `publish` uploads what they have more: before each
-    checkpoint, at the end, and at most once a minute after a report. A kill loses what came after the last upload, and
-    a resume from the last checkpoint writes it again. A failed upload ends no run: it is reported, and the whole file
-    is uploaded a minute later, since one attempt may take half of that. Only the first process's files stay.
+    For a workdir on gs://, the files are in a temporary folder, and `publish` uploads what is new: before each
+    checkpoint, at the end, and after reports at most once a minute. If the process is killed, lines since the last
+    upload are lost, and the resumed run writes them again. A failed upload does not end the run: it is reported, and
+    repeated a minute later with the whole file. Only the first process keeps its files.
 
     >>> with MetricsWriter("runs/80m", resume_step=0, tensorboard=True) as writer:
     ...     writer.write(10, {"loss": 1.5})
@@ -84,7 +84,7 @@ class MetricsWriter:
             shutil.rmtree(self.temporary)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes one line: the step and the values; a slash in a key makes a group: `validation/stdlib-code/loss`."""
+        """Writes a line with the step and the values; slashes in keys make groups: `validation/stdlib-code/loss`."""
         self.file.write(json.dumps({"step": step} | values) + "\n")
         self.file.flush()
         if self.board:
@@ -94,7 +94,7 @@ class MetricsWriter:
             self.publish()
 
     def publish(self) -> None:
-        """Uploads what has changed to gs://; does nothing for a local workdir."""
+        """Uploads changes to gs://; does nothing for a local workdir."""
         if self.board:
             self.board.flush()
         error = self._upload()
@@ -104,7 +104,7 @@ class MetricsWriter:
             tqdm.write(f"Metrics could not be written to {self.target} ({reason}); the next try is in a minute.")
 
     def _upload(self) -> Restart | UserError | None:
-        """Returns why not everything could be uploaded, or None."""
+        """Uploads changes, and returns the error if not everything could be uploaded."""
         try:
             for path in self.folder.rglob("*") if self.target else ():
                 if not path.is_file() or path.stat().st_size == self.published.get(path):
@@ -132,7 +132,7 @@ def _reason(error: Restart | UserError) -> str:
 
 
 def _step(line: str) -> float:
-    """Returns the step of a line; a line that was cut off by a kill counts as later than all others."""
+    """Returns the step of a line; an incomplete line counts as later than all others."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""Optimizers and schedules by their names in the config, as optax chains (recipe 2.2), with rules for some weights.
+"""Optimizers and schedules as optax chains (recipe 2.2), with rules for individual weights.
 
-A weight is named as at the start of a run, `layers/query`.
+Weights have the names that are printed at the start of a run, such as `layers/query`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ OPTIMIZERS = ("adamw", "sgd")
 
 @dataclass(frozen=True)
 class WeightRules:
-    """Which weights are not trained as all others are, by name."""
+    """Weights that are trained differently from the others, by name."""
 
     frozen: frozenset[str] = frozenset()  # they have no gradient and no state of the optimizer
     factors: Mapping[str, float] = field(default_factory=dict)  # of the learning rate, weight decay included
@@ -29,7 +29,7 @@ class WeightRules:
 
     @classmethod
     def of(cls, config, params: Mapping) -> "WeightRules":
-        """Returns what the fields `freeze`, `rate_factors` and `no_decay` of the group `optim` say of these weights.
+        """Returns the rules for these weights from the fields `freeze`, `rate_factors` and `no_decay` of `optim`.
 
         >>> WeightRules.of(config.optim, params).frozen
         frozenset({'token_table'})
@@ -64,7 +64,7 @@ NO_RULES = WeightRules()
 
 
 def joined(trained: Mapping, frozen: Mapping) -> dict:
-    """Returns all weights again, after `WeightRules.split`."""
+    """Joins the two parts of `WeightRules.split`."""
     return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
 
 
@@ -96,10 +96,10 @@ def parse_factor(item: str) -> tuple[str, float]:
 
 
 def make_schedule(config, steps: int) -> optax.Schedule:
-    """Returns the learning rate by step: linear warm-up from 0 to `peak_lr`, then down to `end_lr` at `steps`.
+    """Returns the learning rate by step: linear warm-up from 0 to `peak_lr`, then a decay to `end_lr` at `steps`.
 
-    `wsd`, warm-up, stable, decay (https://arxiv.org/abs/2404.06395), stays at `peak_lr` until the last `decay_steps`,
-    in which it falls linearly: runs of other lengths branch off before, with `resume_from`.
+    `wsd` (warm-up, stable, decay; https://arxiv.org/abs/2404.06395) stays at `peak_lr` until the last `decay_steps`, in
+    which it falls linearly, so that runs of other lengths can branch off before with `resume_from`.
 
     >>> make_schedule(config.optim, steps=1000)(500)
     1e-05
@@ -130,9 +130,9 @@ def make_schedule(config, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config, steps: int, rules: WeightRules = NO_RULES) -> optax.GradientTransformation:
-    """Returns the optimizer named in the config, after clipping by the global norm, with its state in `state_dtype`.
+    """Returns the optimizer of the config, with clipping by the global norm and its state in `state_dtype`.
 
-    It takes the weights that are trained, `rules.split(params)[0]`.
+    It is for the trained weights, `rules.split(params)[0]`.
 
     >>> make_optimizer(config.optim, steps=1000).init(params)
 
@@ -152,7 +152,7 @@ def make_optimizer(config, steps: int, rules: WeightRules = NO_RULES) -> optax.G
 
 
 def decay_and_scale(weight_decay: float, rules: WeightRules) -> optax.GradientTransformation:
-    """Returns (update + decay · weight) · factor for each weight: decay is no part of the moments, as in AdamW."""
+    """Returns (update + decay · weight) · factor for each weight; as in AdamW, the decay does not enter the moments."""
 
     def change(path, update, weight):
         name = "/".join(key.key for key in path)
@@ -164,7 +164,7 @@ def decay_and_scale(weight_decay: float, rules: WeightRules) -> optax.GradientTr
 
 
 def store_as(inner: optax.GradientTransformation, dtype) -> optax.GradientTransformation:
-    """Returns `inner` with its floating-point state kept in `dtype` between steps; it computes in float32."""
+    """Returns `inner` with its floating-point state stored in `dtype` between steps; it computes in float32."""
 
     def cast(state, to):
         return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)

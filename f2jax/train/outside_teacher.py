@@ -1,4 +1,4 @@
-"""A teacher of another kind: which texts it embeds, and its vectors matched with a prepared corpus by text."""
+"""Teachers from other tools: lists the texts to embed, and matches the vectors with a prepared corpus by text."""
 
 import json
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from f2jax.inference.vectors import open_vectors
 from f2jax.train.cache_teacher import TeacherSource
 
 BLOCK = 8_192  # vectors in memory
-UNIT = 1e-2  # a length this near to 1 is 1: float16 and bfloat16 round
+UNIT = 1e-2  # lengths this close to 1 count as 1, because float16 and bfloat16 round
 
 
 def list_texts(corpus: PreparedCorpus, path: str, pivot: str = "", pivot_sources: Sequence[str] = ()) -> int:
-    """Writes each distinct original text once, as a line of JSON with the fields of `OriginalText`; returns how many.
+    """Writes each distinct original text as a line of JSON with the fields of `OriginalText`; returns their number.
 
     Args:
-        pivot: leave out the texts that take the vector of their side in this language, as in `from_file`.
+        pivot: leave out texts that take the vector of their translation in this language, as in `from_file`.
 
     Raises:
-        UserError: the corpus does not hold its original texts, or the file cannot be written.
+        UserError: the corpus does not contain its original texts, or the file cannot be written.
     """
     survey, count = survey_texts(corpus), 0
     target_i = pivot_ids(survey, corpus, pivot, pivot_sources) if pivot else survey.id_i
@@ -53,22 +53,22 @@ def from_file(
     pivot: str = "",
     pivot_sources: Sequence[str] = (),
 ) -> TeacherSource:
-    """Returns vectors of another tool as a teacher.
+    """Returns another tool's vectors as a teacher.
 
     Args:
         vectors: .npy file of floats with a row for each of the `texts`.
-        texts: file of the texts that were embedded, in this order; more than those of the corpus do no harm. Of equal
-            ones the first counts.
-        width: dimensions that will be kept; 0: all.
-        reduce: how the others go: `first` keeps the leading ones, `pca` the principal components over all texts.
-        center: subtract the mean over all texts; `pca` does.
-        whiten: power by which `pca` evens out the deviations of the components: 0 leaves them, 1 makes them equal.
-        pivot: in bitext both sides take the vector of the side in this language (`pivot_ids`); "": each its own.
-        pivot_sources: patterns of names of the data sets in which they do; none: all.
+        texts: file of the embedded texts in the same order. It may contain other texts too; of equal texts, the first
+            one counts.
+        width: number of dimensions to keep; 0: all.
+        reduce: how to reduce them: `first` keeps the leading ones, `pca` the principal components over all texts.
+        center: subtract the mean over all texts, which `pca` always does.
+        whiten: exponent by which `pca` evens out the standard deviations of the components, from 0 (not at all) to 1.
+        pivot: in bitext, both sides take the vector of the side in this language (`pivot_ids`); "": each its own.
+        pivot_sources: names or patterns of the data sets where they do; default: all.
 
     Raises:
-        UserError: a file cannot be read; the rows are not those of the texts, or not finite, or zero; a text of the
-            corpus is missing; or fewer dimensions are wanted and it is not said how.
+        UserError: a file cannot be read, the numbers of rows and texts differ, a vector is zero or not finite, a text
+            of the corpus is missing, or `reduce` is missing although fewer dimensions are wanted.
     """
     rows = open_vectors(vectors)
     full = rows.shape[1]
@@ -120,7 +120,7 @@ def from_file(
 def _rows_of_texts(
     vectors: str, count: int, texts: str, corpus: PreparedCorpus, survey: TextSurvey, target_i: np.ndarray
 ) -> np.ndarray:
-    """The row of the vector that each text of the corpus takes, given the id of the text that it belongs to."""
+    """Returns the row of each corpus text's vector, given the ids of the texts whose vectors they take."""
     embedded = np.fromiter(map(stable_id, iter_file_texts(texts)), np.int64)
     if len(embedded) != count:
         raise UserError(
@@ -140,7 +140,7 @@ def _rows_of_texts(
 
 
 def _check_rows(vectors: str, rows: np.ndarray, used: np.ndarray) -> bool:
-    """Returns whether all used rows have length 1; raises UserError where one is not finite or zero."""
+    """Returns whether all used rows have length 1; raises UserError if one is zero or not finite."""
     unit = True
     for start in range(0, len(used), BLOCK):
         some = used[start : start + BLOCK]

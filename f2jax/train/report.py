@@ -1,4 +1,4 @@
-"""What a run says of itself: what it is about to train on, the metrics of its steps, and what it did."""
+"""What a run reports: its data and model at the start, the metrics of its steps, and a summary at the end."""
 
 import resource
 import sys
@@ -37,7 +37,7 @@ class Pending(NamedTuple):
 
 @dataclass
 class Work:
-    """What steps take: the operations of each, what the devices can do, and the sums since the first step of all."""
+    """Counts the operations of steps, and the totals since the first step, for MFU."""
 
     operations: Callable[[Batch], float]
     peak: float = 0.0  # operations a second of all devices; 0: unknown
@@ -45,7 +45,7 @@ class Work:
 
     @classmethod
     def of(cls, student: Qwen3Config, teacher: Teacher | None, mesh: Mesh, so_far: Totals | None) -> "Work":
-        """Returns the work of a run, by the counts of `step_operations` and the table of chips."""
+        """Returns the work of a run, from `step_operations` and the table of chips."""
 
         def operations(batch: Batch) -> float:
             lengths = text_lengths(batch)
@@ -57,7 +57,7 @@ class Work:
         return cls(operations, chip.peak * mesh.devices.size if chip else 0.0, so_far)
 
     def metrics(self, steps: Sequence[Pending], seconds: float) -> dict[str, float]:
-        """Returns MFU during the steps, and `tokens` and `operations` up to their end, as far as they are known."""
+        """Returns the MFU of the steps, and the total `tokens` and `operations` after them, as far as known."""
         operations = sum(step.operations for step in steps)
         values = {"mfu": operations / (seconds * self.peak)} if self.peak else {}
         if self.so_far:
@@ -68,7 +68,7 @@ class Work:
 
 
 class Report:
-    """Collects the metrics of steps on the devices and fetches them together, so that no step waits for a log.
+    """Collects metrics on the devices and fetches them together, so that no step waits for logging.
 
     Args:
         schedule: the learning rate by step.
@@ -96,7 +96,7 @@ class Report:
         self.pending.append(Pending(step, name, batch.useful_tokens, batch.tokens, operations, metrics))
 
     def wait(self) -> None:
-        """Waits until the last collected step has run."""
+        """Waits until the last collected step has finished."""
         if self.pending:
             jax.block_until_ready(self.pending[-1].metrics)
 
@@ -135,7 +135,7 @@ class Report:
         return values
 
     def summary(self) -> str:
-        """Returns what this process did: steps, time, tokens, and the most memory it held."""
+        """Returns a summary of what this process did: steps, time, tokens and peak memory."""
         seconds = self.clock.training_seconds() - self.began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
         share = self.useful / max(self.total, 1)
@@ -157,7 +157,7 @@ def text_lengths(batch: Batch) -> np.ndarray:
 
 
 def progress(values: dict[str, float], left: str) -> str:
-    """Returns the metrics that a progress bar shows, and the time that is left."""
+    """Returns the remaining time and the metrics for the progress bar."""
     return (
         f"{left} left, loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
         f"{values['useful_share']:.1%} useful"
@@ -167,7 +167,7 @@ def progress(values: dict[str, float], left: str) -> str:
 def run_table(
     architecture: Qwen3Config, loader: Loader, held_out: Sequence[AnyDataset], steps: int, skipped: Counter
 ) -> str:
-    """Returns what is about to be trained on what, with a line for each data set."""
+    """Returns a description of the model and the data, with a line for each data set."""
     lines = [f"{architecture.parameters:,} parameters, {architecture.width} dimensions; {steps:,} steps."]
     held = {(data.name, data.kind): len(data) for data in held_out}
     lines += [f"{'data set':<28} {'kind':<14} {'rows':>10} {'weight':>7} {'batches':>8} {'share':>7} {'held out':>9}"]

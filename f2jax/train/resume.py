@@ -1,4 +1,4 @@
-"""What a start finds in a workdir: whether a run has begun there, what it goes on from, and what may have changed."""
+"""Starts and resumes runs: whether a run exists in a workdir, where it continues, and what may have changed."""
 
 import hashlib
 import importlib.metadata
@@ -22,7 +22,7 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
 from f2jax.train.teacher import TEACHER
 
-# Fields and groups of the config that a resumed run may change: where and how it is computed, not what.
+# Fields and groups of the config that may change when a run resumes, because they do not affect its results.
 MAY_CHANGE = (
     *("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows"),
     *("model.compiler_options", "model.compile_ahead", "data.row_length", "data.programs"),
@@ -38,11 +38,10 @@ OLD_TEACHER = "the teacher"  # in `data.json` of older versions: a hash of one n
 
 @dataclass(frozen=True)
 class Run:
-    """A workdir as a start finds it, and what the run goes on from.
+    """The content of a workdir at the start, and where the run continues.
 
-    With a finished checkpoint (`step`), that is the state. Without one it is the checkpoint of another run (`branch`),
-    else the weights of `init`, else fresh weights, also where a run has begun and was killed before its first
-    checkpoint was finished.
+    It continues from a complete checkpoint (`step`) if there is one. Otherwise it starts from the checkpoint of another
+    run (`branch`), the weights of `init`, or random weights, even if it was killed before its first checkpoint.
     """
 
     workdir: str
@@ -54,7 +53,7 @@ class Run:
 
     @property
     def tokenizer(self) -> str:
-        """The folder of the tokenizer that the run must keep; "": it is still to be chosen."""
+        """The folder of the tokenizer that the run must keep; "": not chosen yet."""
         run = self.workdir if self.begun else self.branch[0] if self.branch else ""
         return run and files.join(run, "tokenizer")
 
@@ -62,7 +61,7 @@ class Run:
         """Returns the number of steps of the complete run.
 
         Raises:
-            UserError: the checkpoint that it branches from has taken as many.
+            UserError: the checkpoint that it branches from already has as many.
         """
         if self.branch and self.branch[1] >= steps:
             run, step = self.branch
@@ -75,7 +74,7 @@ class Run:
         """Writes what a resume needs: config, architecture, tokenizer, `fingerprints` of the data, and the branch.
 
         Raises:
-            UserError: the run began with other data, which is named.
+            UserError: the run was started with other data, which the message names.
         """
         self._check_data(fingerprints)
         if not hosts.is_first():
@@ -109,11 +108,11 @@ class Run:
 
 
 def open_run(config: ConfigDict, workdir: str | Path) -> Run:
-    """Returns what lies in a workdir, local or gs://; a new one is created with the config in it.
+    """Opens a workdir, local or gs://, or creates it and writes the config.
 
     Raises:
-        UserError: the folder holds something else, or a run with another config; it cannot be written, or a host does
-            not see it; or the weights to start from cannot be found or are of another size.
+        UserError: the folder contains something else or a run with another config, it cannot be written, a host cannot
+            see it, or the initial weights cannot be found or have another size.
     """
     check_is_run(workdir)
     steps = finished_steps(workdir)
@@ -138,7 +137,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
 
 
 def check_is_run(workdir: str | Path) -> None:
-    """Raises UserError unless a folder is absent, empty or the workdir of a run: nothing else is written over."""
+    """Raises UserError unless a folder is missing, empty or the workdir of a run."""
     own_name = str(workdir).rstrip("/").rsplit("/", 1)[-1]  # an empty folder on gs:// lists itself
     names = files.list_names(workdir) if files.exists(workdir) else []
     names = [name for name in names if not name.startswith(".") and not (files.is_remote(workdir) and name == own_name)]
@@ -155,7 +154,7 @@ def check_is_run(workdir: str | Path) -> None:
 
 
 def check_same_config(config: ConfigDict, workdir: str | Path, has_checkpoint: bool) -> None:
-    """Raises UserError where a field of a begun run differs that may not."""
+    """Raises UserError if a field of an existing run differs that must not change."""
     moved = MAY_MOVE if files.exists(files.join(workdir, DATA_FILE)) else ()
     allowed = (*MAY_CHANGE, *moved, *(STARTS if has_checkpoint else ()))
     changed = configs.differences(files.read_json_object(files.join(workdir, CONFIG_FILE)), config.to_dict(), allowed)
@@ -180,11 +179,10 @@ def find_checkpoint(name: str) -> tuple[str, int]:
 
 
 def start_architecture(config: ConfigDict, init_path: str) -> Qwen3Config:
-    """Returns the shape of the starting weights, which must be of `model.size` unless it is empty, or without them that
-    of `model.size`.
+    """Returns the architecture: that of the initial weights, which must match `model.size` if it is set.
 
     Raises:
-        UserError: they are of another size, or their token table has another rank.
+        UserError: they have another size, or their token table has another rank.
     """
     rank = config.model.table_rank
     if not init_path:
@@ -200,10 +198,10 @@ def start_architecture(config: ConfigDict, init_path: str) -> Qwen3Config:
 
 
 def branch_architecture(config: ConfigDict, run: str) -> Qwen3Config:
-    """Returns the shape of the run that is continued.
+    """Returns the architecture of the run that is continued.
 
     Raises:
-        UserError: it is not that of the config.
+        UserError: it differs from that of the config.
     """
     architecture = workdir_lib.read_architecture(run)
     if architecture.table_rank != config.model.table_rank:
@@ -227,10 +225,10 @@ def _check_size(config: ConfigDict, architecture: Qwen3Config, origin: str) -> N
 
 
 def check_shared(workdir: str | Path) -> None:
-    """Checks that each process sees a new file of the first: in folders of their own no checkpoint would be finished.
+    """Checks that all processes see a file written by the first; in separate folders, no checkpoint would complete.
 
     Raises:
-        UserError: on every process, where one does not see it.
+        UserError: a process does not see it; raised in all processes.
     """
     if jax.process_count() == 1:
         return
@@ -252,7 +250,7 @@ def diverged_advice(workdir: str | Path, steps: list[int], bad_step: int, skippe
     """Returns what to do after a step whose loss is not finite.
 
     Args:
-        steps: of the finished checkpoints.
+        steps: steps of the complete checkpoints.
         skipped: `data.skip_steps` of the run.
     """
     before = [step for step in steps if step < bad_step]
@@ -280,7 +278,7 @@ def _version(package: str) -> str:
 
 
 def code_hash(folder: Path) -> str:
-    """Returns a short hash of the Python files in a folder and below."""
+    """Returns a short hash of the Python files in a folder and its subfolders."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

@@ -1,10 +1,10 @@
-"""One training step: (state, batch) → (state, metrics), a pure function to be jitted.
+"""The training step: (state, batch) → (state, metrics), a pure function to be jitted.
 
-Its arrays are global, whatever the mesh: each query meets the positives of the whole batch, on all devices and hosts,
-and the gradients are those of one device.
+Its arrays are global on any mesh: each query is compared with the positives of the whole batch, on all devices and
+hosts, and the gradients equal those of a single device.
 
-Letters: s sequences, l exits (the layers whose states are embeddings), e embedding dimensions, g groups of rows that
-are encoded one after the other (chunks); the others as in `losses`.
+Letters: s sequences, l exits (layers whose states are embeddings), e embedding dimensions, g chunks of rows that are
+encoded one after another; the others as in `losses`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -69,20 +69,20 @@ class DeviceBatch:
 
     @property
     def text_s(self) -> Any:
-        """The place of each sequence as one number: equal sequences share one."""
+        """Returns the position of each sequence as a single number, which equal sequences share."""
         return self.row_s * self.tokens_bt.shape[1] + self.col_s
 
 
 def embed(
     model: Qwen3, params, batch: DeviceBatch, exits: tuple[int, ...] = (), rank=None, gradient_dtype=None
 ) -> list[tuple]:
-    """Returns the raw (not normalized) embeddings of a batch after each exit: q [B, E], p [B, E], n [B, J, E].
+    """Returns the embeddings of a batch after each exit, not normalized: q [B, E], p [B, E], n [B, J, E].
 
     >>> ((q_be, p_be, n_bje),) = embed(model, params, batch)
 
     Args:
-        exits: numbers of layers, counted from 1; (): the last one alone.
-        rank: of the token table, see `Qwen3`.
+        exits: numbers of layers, counted from 1; (): only the last one.
+        rank: rank of the token table, see `Qwen3`.
         gradient_dtype: see `encode_chunks`.
     """
     encode = partial(encode_rows, model, exits or (model.config.layers,))
@@ -103,9 +103,9 @@ def encode_rows(model: Qwen3, exits: tuple[int, ...], params, rank, packed: Sequ
 
 
 def by_role(vectors_se, batch: DeviceBatch) -> tuple[jax.Array, ...]:
-    """Returns the vectors of all sequences as q [B, E], p [B, E] and n [B, J, E], each device with its rows of them.
+    """Splits the vectors of all sequences into q [B, E], p [B, E] and n [B, J, E], sharded by rows.
 
-    A batch of the kind `texts` has queries alone: p is [0, E].
+    A batch of the kind `texts` has only queries, so p is [0, E].
     """
     rows, slots = batch.negative_mask_bj.shape
     q_be, p_be, n_se = jnp.split(vectors_se, [rows, len(vectors_se) - rows * slots])
@@ -113,20 +113,20 @@ def by_role(vectors_se, batch: DeviceBatch) -> tuple[jax.Array, ...]:
 
 
 def encode_chunks(encode: Callable, params, rank, batch: DeviceBatch, gradient_dtype=None) -> jax.Array:
-    """Returns embeddings [S, L, E], encoded one chunk of rows after the other; the backward pass encodes each again.
+    """Returns embeddings [S, L, E], encoding one chunk of rows after another; the backward pass encodes each again.
 
-    So the activations in memory are those of one chunk, whatever the batch: GradCache (https://arxiv.org/abs/2101.06983).
-    How many chunks there are is a value, so that one program serves batches of all sizes up to that of its arrays.
-    Each copy of the weights adds up the gradients of its own rows; they are summed over the copies once, at the end.
+    Memory thus holds the activations of a single chunk (GradCache, https://arxiv.org/abs/2101.06983). The number of
+    chunks is a value, so one program serves batches of all sizes up to that of its arrays. Each replica accumulates the
+    gradients of its own rows, and they are summed over the replicas once at the end.
 
     Args:
         encode: (params, rank, packed, row_s, col_s) → [S, L, E].
-        gradient_dtype: in which the copies exchange their gradients; None: as they are.
+        gradient_dtype: dtype in which replicas exchange their gradients; None: unchanged.
     """
     slots = batch.chunk_mask_c.shape[0]
 
     def for_each_chunk(function, start, first, packed, row_s, count):
-        """Returns `start` after `value = function(value, rows of the chunk, row_s in it, which sequences it has)`."""
+        """Folds `value = function(value, rows of the chunk, row_s in it, mask of its sequences)` over the chunks."""
         here_s = (row_s >= first) & (row_s < first + len(packed[0]))
         row_s = jnp.where(here_s, row_s - first, 0)
         groups = [x_bt.reshape(-1, slots, x_bt.shape[-1]).swapaxes(0, 1) for x_bt in packed]
@@ -190,16 +190,16 @@ def loss_fn(
     gradient_dtype=None,
     dims: tuple[int, ...] = (),
 ):
-    """Returns the loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive, plus distillation with a teacher or
-    its cached vectors.
+    """Returns the loss of a batch (recipe 2.4, 2.5) and its metrics: contrastive terms, and distillation from a teacher
+    or its cached vectors.
 
-    With `config.exits` it is the mean over the exits, each distilled from the teacher's of the same layer, the last one
-    from its last (recipe 6.10). Metrics are those of the complete model, but for `loss`.
+    With `config.exits`, the loss is the mean over the exits, each distilled from the teacher's same layer, and the last
+    one from the teacher's last (recipe 6.10). All metrics except `loss` are those of the complete model.
 
     Args:
-        rank: of the token table, see `Qwen3`; None: all of it.
+        rank: rank of the token table, see `Qwen3`; None: its full rank.
         gradient_dtype: see `encode_chunks`.
-        dims: the metrics also hold `loss/<size>` and `accuracy/<size>`, of the complete model's vectors cut to these.
+        dims: add metrics `loss/<size>` and `accuracy/<size>` of the complete model's vectors truncated to these sizes.
     """
     by_exit = embed(model, params, batch, config.exits, rank, gradient_dtype)
     teacher_by_exit: list[tuple] = [()] * len(by_exit)
@@ -252,7 +252,7 @@ def train_step(
     seed: int = 0,
     gradient_dtype=None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one optimizer step; the metrics also hold the norm of the gradient of all trained weights before clipping.
+    """Takes an optimizer step; the metrics include the norm of the gradient of all trained weights before clipping.
 
     Args:
         tx: see `make_optimizer`. rules: say which weights are trained.
@@ -283,5 +283,5 @@ def eval_step(
     config: LossConfig,
     dims: tuple[int, ...] = (),
 ) -> dict[str, jax.Array]:
-    """Returns the metrics of a held-out batch; `dims` as in `loss_fn`."""
+    """Returns the metrics of a held-out batch, with `dims` as in `loss_fn`."""
     return loss_fn(params, batch, teacher, model=model, kind=kind, config=config, dims=dims)[1]

@@ -1,4 +1,4 @@
-"""A trace of some steps for TensorBoard and XProf: what each device and the host did, and when."""
+"""Traces some steps for TensorBoard and XProf: what each device and the host did, and when."""
 
 import shutil
 import tempfile
@@ -18,16 +18,16 @@ NAME = "train"  # of the steps in a trace
 
 
 class StepTrace:
-    """Traces `steps` steps after the first `start`, of the first process, into `profile/` of a workdir.
+    """Traces `steps` steps after step `start` in the first process, into `profile/` of a workdir.
 
-    Use it as a context manager: a run that ends inside keeps what was traced. A trace for gs:// is uploaded from a
-    temporary folder; a failed upload ends no run, and the folder stays.
+    This is a context manager; if the run ends inside it, the trace so far is kept. A trace for gs:// is uploaded from a
+    temporary folder; if that fails, the run goes on and the folder is kept.
 
     >>> with StepTrace("runs/80m", start=20, steps=5) as trace, trace.step(20, lambda: state):
     ...     state, metrics = program.step(state, batch, teacher)
 
     Args:
-        steps: 0: nothing is traced.
+        steps: number of steps to trace; 0: none.
     """
 
     def __init__(self, workdir: str | Path, start: int = 0, steps: int = 0) -> None:
@@ -44,7 +44,7 @@ class StepTrace:
 
     @contextmanager
     def step(self, step: int, state: Callable[[], object]) -> Iterator[None]:
-        """Traces the block if it is one of the steps, from when the devices are idle until they are again.
+        """Traces the block if it is one of the steps; devices are idle at the beginning and at the end of the trace.
 
         Args:
             step: number of steps before this one.

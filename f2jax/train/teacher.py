@@ -1,4 +1,4 @@
-"""The teacher of a distillation: a frozen, larger model that embeds the same tokens (recipe 2.5)."""
+"""The teacher in distillation: a frozen, larger model that embeds the same tokens (recipe 2.5)."""
 
 from dataclasses import dataclass
 
@@ -21,21 +21,21 @@ TEACHER = "the teacher's weights"  # their name among the fingerprints of a run
 
 @dataclass(frozen=True)
 class TeacherFolder:
-    """The teacher that a config names, opened: a model, cached vectors, or none."""
+    """The teacher of a config: a model, cached vectors, or none."""
 
     name: str = ""  # as the config has it
     model: StoredModel | None = None  # None: vectors or none
     width: int = 0  # of its embeddings; 0: there is none
 
     def fingerprints(self) -> dict[str, str]:
-        """Returns the identity of the model by name: a run may not go on with another one. Reads all its weights."""
+        """Returns the hash of the model, by name, with which a run must continue. This reads all of its weights."""
         return {TEACHER: workdir.model_fingerprint(self.model)} if self.model else {}
 
     def load(self, config: ConfigDict, tokenizer: Tokenizer, mesh: Mesh) -> Teacher | None:
-        """Returns the model, sharded like a student; None where there is none.
+        """Returns the model, sharded like a student, or None if the teacher is not a model.
 
         Raises:
-            UserError: it cannot be loaded, or splits texts into other tokens than the student.
+            UserError: it cannot be loaded, or has another tokenizer than the student.
         """
         if not self.model:
             return None
@@ -56,7 +56,7 @@ def open_teacher(config: ConfigDict, student: Qwen3Config) -> TeacherFolder:
     """Returns the teacher of a run, without reading its weights.
 
     Raises:
-        UserError: it cannot be found, two are named, or it does not fit the student and the losses.
+        UserError: it cannot be found, two are given, or it does not match the student and the losses.
     """
     if config.teacher.cache and config.teacher.path:
         raise UserError("Give either teacher.path or teacher.cache; the cache replaces the model.")
