@@ -1,4 +1,4 @@
-"""The floating-point operations that a model needs: the numerator of MFU, for plans and for the metrics of a run."""
+"""Counts the floating-point operations of a model, the numerator of MFU, for plans and for the metrics of a run."""
 
 from f2jax.model.sizes import Qwen3Config
 
@@ -6,11 +6,11 @@ from f2jax.model.sizes import Qwen3Config
 def model_operations(architecture: Qwen3Config, tokens: float, length: float, passes: int) -> float:
     """Returns the operations that a model needs for `tokens` tokens in texts of `length`.
 
-    They are 2 for each token and weight outside the token table, and the causal half of the two products of attention
+    These are 2 for each token and weight outside the token table, plus the causal half of the two products in attention
     (PaLM, https://arxiv.org/abs/2204.02311, appendix B).
 
     Args:
-        length: of texts of several lengths the mean square by the mean, so that attention is counted exactly.
+        length: tokens of a text; for texts of different lengths, mean square / mean counts attention exactly.
         passes: 1 for a forward pass, 3 for training; recomputation does not count.
     """
     weights = architecture.parameters - architecture.vocab_size * (architecture.table_rank or architecture.width)
@@ -19,9 +19,9 @@ def model_operations(architecture: Qwen3Config, tokens: float, length: float, pa
 
 
 def step_operations(student: Qwen3Config, teacher: Qwen3Config | None, tokens: float, length: float) -> float:
-    """Returns the operations of a training step, with the forward pass of a teacher that is a model.
+    """Returns the operations of a training step, including the forward pass of a teacher model.
 
-    Weights that are not trained and the table's columns that a step leaves out count like all others.
+    Frozen weights, and columns of the token table that a step does not use, count like all others.
     """
     operations = model_operations(student, tokens, length, passes=3)
     return operations + (model_operations(teacher, tokens, length, passes=1) if teacher else 0.0)

@@ -1,7 +1,7 @@
-"""Several processes that train as one: how they start, whether they agree, and how they stop together.
+"""Jobs of several processes: how they start, check that they agree, and stop together.
 
-With one process nothing is exchanged. On a TPU pod, and under Slurm or Open MPI, JAX finds the other processes by
-itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
+A single process exchanges nothing. On a TPU pod, and under Slurm or Open MPI, JAX finds the other processes by itself;
+elsewhere, set JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
 import itertools
@@ -44,10 +44,10 @@ _comparisons = itertools.count()  # numbers the calls of `check_same_on_all_host
 
 
 def start() -> None:
-    """Joins the other processes of the job, before JAX computes anything; does nothing for a single process.
+    """Joins the other processes of the job before JAX computes anything; does nothing for a single process.
 
     Raises:
-        UserError: the variables are incomplete or wrong, or they are needed and not set, or the chips are not known.
+        UserError: the variables are incomplete or wrong, or needed but not set, or the chips are unknown.
         Restart: the others did not start in time, or cannot be reached.
     """
     if jax.distributed.is_initialized():
@@ -199,12 +199,12 @@ def print_once(text: str) -> None:
 
 
 def broadcast(value: int) -> int:
-    """Returns the value that the first process passes, on all of them."""
+    """Returns the first process's value in all processes."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def allgather(value: int) -> list[int]:
-    """Returns the values that the processes pass, in their order, on all of them."""
+    """Returns the values of all processes, in order, in all processes."""
     return multihost_utils.process_allgather(np.int32(value)).tolist()
 
 
@@ -218,7 +218,7 @@ def check_same_on_all_hosts(fingerprints: dict[str, str], seconds: int = START_S
         seconds: how long to wait for the slowest process.
 
     Raises:
-        UserError: on every process, if any differs; it names the hosts and what differs.
+        UserError: any of them differ; raised in every process, with the hosts and what differs.
     """
     if jax.process_count() == 1:
         return
@@ -259,7 +259,7 @@ def describe_differences(hosts: list[tuple[str, dict[str, str]]]) -> str:
 
 
 def join_first(items: list[str], separator: str = ", ") -> str:
-    """Returns the first few items, and how many more there are.
+    """Returns the first few items and the number of the others.
 
     >>> join_first(["a", "b", "c", "d", "e", "f", "g"])
     'a, b, c, d, e and 2 more'
@@ -290,14 +290,14 @@ class StopSignal:
         )
 
     def exchange(self, save: bool = False) -> int:
-        """Returns NOTHING, SAVE or STOP: the most that any process asked for up to the call before. Call it after each
-        step.
+        """Returns NOTHING, SAVE or STOP, the most that any process had requested by the previous call. Call it after
+        each step.
 
         All processes get the same answer at the same step. The exchange runs on the devices after the step, and its
-        result is read one step later, when it has long arrived: no process waits for it.
+        result is read one step later, so that no process waits for it.
 
         Args:
-            save: ask for a checkpoint, which holds until `saved`.
+            save: request a checkpoint; the request holds until `saved`.
         """
         wanted = STOP if self.requested else SAVE if save else NOTHING
         if jax.process_count() > 1:

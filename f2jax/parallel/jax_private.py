@@ -1,4 +1,4 @@
-"""What f2jax needs of JAX's private modules, which have no public counterpart; no other module imports `jax._src`."""
+"""Functions of JAX's private modules without a public counterpart; no other module imports `jax._src`."""
 
 import glob
 from pathlib import Path

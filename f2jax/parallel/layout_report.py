@@ -1,4 +1,4 @@
-"""How a model lies on a mesh, in words: a table of the weights, and whether the chips have enough to do."""
+"""Describes the layout of a model on a mesh: a table of the weights, and whether chips have enough tokens."""
 
 import math
 
@@ -20,7 +20,7 @@ def weight_rows(params) -> list[tuple[str, tuple[int, ...], str, float]]:
 
 
 def weight_table(params) -> str:
-    """Returns the `weight_rows` as a table, with their sum; of weights on one device their names and the sum alone."""
+    """Returns the `weight_rows` as a table with their sum; on a single device, only the names and the sum."""
     rows = weight_rows(params)
     if len(jax.tree.leaves(params)[0].sharding.device_set) == 1:
         return f"Weights, {sum(mb for *_, mb in rows):,.2f} MB: {', '.join(name for name, *_ in rows)}."

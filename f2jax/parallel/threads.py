@@ -1,4 +1,4 @@
-"""Threads: for what blocks inside a library, so that Ctrl-C and a time limit reach the caller, and to work ahead."""
+"""Threads, for calls that block inside a library (so that Ctrl-C and time limits work), and for working ahead."""
 
 import atexit
 import os

@@ -1,7 +1,7 @@
-"""Structured pruning: width, MLP and layers of a model cut down, each weight sliced along its logical axes (recipe 1).
+"""Structured pruning of width, MLP and layers: each weight is sliced along its logical axes (recipe 1).
 
-Heads and head size stay. `choose_channels` decides what is kept, `cut_weights` cuts it out; both are pure functions.
-Letters: l layers, d model width, f mlp, v vocabulary; primed (l', d', f', v') those of the smaller model.
+Heads and their size stay. `choose_channels` decides what to keep, and `cut_weights` slices the weights; both are pure
+functions. Letters: l layers, d width, f MLP, v vocabulary, and primed (l', d', f', v') those of the smaller model.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from f2jax.prune.options import ChannelChoice
 
 @dataclass(frozen=True)
 class KeptChannels:
-    """What is kept of each logical axis: indices into the old model, in the order of the new one."""
+    """The indices to keep on each logical axis, in the order of the new model."""
 
     layers: np.ndarray  # [l']
     embed: np.ndarray  # [d'] channels
@@ -42,7 +42,7 @@ def target_architecture(old: Qwen3Config, width: int = 0, mlp: int = 0, layers: 
 
 
 def check_measured(old: Qwen3Config, new: Qwen3Config, choice: ChannelChoice, rescale: bool = False) -> None:
-    """Raises UserError, naming the options that do without texts, where pruning needs activations measured on texts."""
+    """Raises UserError if these options need activations on texts; the message names options that do not."""
     narrower = new.width < old.width
     needs_texts = {
         "--channels first": narrower and choice.channels == "importance",
@@ -59,15 +59,15 @@ def check_measured(old: Qwen3Config, new: Qwen3Config, choice: ChannelChoice, re
 def choose_channels(
     old: Qwen3Config, new: Qwen3Config, choice: ChannelChoice, importance: Importance | None
 ) -> KeptChannels:
-    """Returns what to keep of `old` for the shape `new`.
+    """Returns what to keep of the architecture `old` for the architecture `new`.
 
     Channels are scored over the kept layers together, neurons in each layer separately.
 
     Args:
-        importance: from `calibrate`; None where no choice needs it.
+        importance: result of `calibrate`; None if no choice needs it.
 
     Raises:
-        UserError: a layer is named that does not exist, or a score is needed and `importance` is None.
+        UserError: a given layer does not exist, or a score is needed and `importance` is None.
     """
     rng = np.random.default_rng(choice.seed)
     if importance is None:
@@ -114,11 +114,11 @@ def _choose_layers(
 def cut_weights(old: Qwen3Config, params, kept: KeptChannels, importance: Importance | None = None):
     """Returns the weights of the smaller model, each sliced along its logical axes.
 
-    RMSNorm divides by the root mean square over all channels, which changes when some are removed. With `importance`
-    the scale of each norm is multiplied by sqrt(share · d / d') to compensate, where `share` is the kept channels' part
-    of the energy of its input. The mean length of its output then stays the same, and removing channels that are zero
-    (share 1) changes no output. (eps stays as it is: it is one number for all norms, far below any mean square.)
-    Without `importance` the weights are sliced as they are, as the reference seems to do.
+    RMSNorm divides by the root mean square over all channels, which changes when channels are removed. With
+    `importance`, the scale of each norm is multiplied by sqrt(share · d / d') to compensate, where `share` is the share
+    of the kept channels in the energy of its input. The mean length of its output then stays the same, and removing
+    channels that are zero (share 1) changes no output. (eps is not changed: it is far below any mean square.) Without
+    `importance`, weights are only sliced, as the reference seems to do.
     """
     factors = {}
     if importance is not None and len(kept.embed) < old.width:

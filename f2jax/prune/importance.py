@@ -1,7 +1,7 @@
-"""Which channels, neurons and layers of a model matter: activations over a calibration set, in one forward pass.
+"""The importance of channels, neurons and layers, from activations on a calibration set in one forward pass.
 
-The method is Minitron's (https://arxiv.org/abs/2407.14679): each channel gets a score for each text (over its tokens),
-then one over all texts. The pass keeps a few numbers for each channel, whatever the number of texts.
+The method is Minitron's (https://arxiv.org/abs/2407.14679): each channel gets a score for each text, over its tokens,
+and then one over all texts. The pass stores a few numbers per channel, whatever the number of texts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +67,7 @@ def calibrate(
 
     Args:
         sequences: int32 token ids of each text.
-        progress: is called after each batch with its number of texts.
+        progress: called after each batch with its number of texts.
 
     Raises:
         UserError: there are no texts.
@@ -111,7 +111,7 @@ def _batches(sequences: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
 
 
 def _pad(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns tokens, segments and positions with one text a row, in one of few shapes; spare rows are empty."""
+    """Returns tokens, segments and positions with a text per row, padded to one of a few shapes with empty rows."""
     length = _power_of_two(len(batch[0]))
     shape = (max(1, TOKENS // length), length)
     tokens_bt, segments_bt = np.zeros(shape, np.int32), np.zeros(shape, np.int32)

@@ -1,4 +1,4 @@
-"""What `f2jax prune` is told: the smaller shape, how importance is measured, and what is kept."""
+"""The options of `f2jax prune`: the smaller shape, how importance is measured, and what is kept."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,4 +1,4 @@
-"""`f2jax prune`: a model → a smaller one, written as a released package, from which training can start."""
+"""`f2jax prune`: cuts a model down, and writes a package from which training can start."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,10 @@ from f2jax.prune.vocabulary import table_rows, trim_tokenizer, used_tokens
 
 
 def pruned_architecture(old: Qwen3Config, options: PruneOptions) -> Qwen3Config:
-    """Returns the shape that the options ask for.
+    """Returns the architecture that the options describe.
 
     Raises:
-        UserError: it is larger, or differs in what pruning does not change.
+        UserError: it is larger, or differs in fields that pruning cannot change.
     """
     named = size(options.size) if options.size else None
     for name in ("heads", "kv_heads", "head_dim"):
@@ -44,14 +44,14 @@ def pruned_architecture(old: Qwen3Config, options: PruneOptions) -> Qwen3Config:
 
 
 def calibration_sequences(texts: Calibration, tokenizer: Tokenizer, context: int) -> list[np.ndarray]:
-    """Returns the token ids of the calibration texts, at most as long as the model's context."""
+    """Returns the token ids of the calibration texts, truncated to the model's context length."""
     return tokenizer.encode(sample_texts(texts.data, texts.samples, texts.seed), min(texts.max_length, context))
 
 
 def prune_model(name: str, output: str | Path, options: PruneOptions, dtype: str = "float32") -> Qwen3Config:
     """Prunes the model `name` and writes it as a package to `output`; returns its architecture.
 
-    Memory: the model, the smaller one, and a few numbers for each channel.
+    Memory holds the model, the smaller one, and a few numbers per channel.
 
     Raises:
         UserError: the model, the data or an option cannot be used, or `output` is the model's own folder.

@@ -1,4 +1,4 @@
-"""Trims a tokenizer to the tokens of a corpus: the same tokens on its texts, and still able to read any text."""
+"""Trims a tokenizer to the tokens of a corpus; it gives the same tokens for its texts, and still reads any text."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,12 +9,12 @@ import numpy as np
 from f2jax.data.tokenizer import HFTokenizer, Tokenizer
 from f2jax.errors import UserError
 
-CHUNK = 4_096  # texts that are tokenized at once
-NO_LIMIT = 1 << 30  # tokens of a text
+CHUNK = 4_096  # texts to tokenize at once
+NO_LIMIT = 1 << 30  # maximum tokens of a text
 
 
 def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
-    """Returns the ids that occur in the texts, whatever their length."""
+    """Returns the ids that occur in the texts, without truncating them."""
     texts, used = iter(texts), {tokenizer.eos_id, tokenizer.pad_id}
     while chunk := list(islice(texts, CHUNK)):
         used.update(np.unique(np.concatenate(tokenizer.encode(chunk, NO_LIMIT))).tolist())
@@ -24,12 +24,12 @@ def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
 def trim_tokenizer(tokenizer: Tokenizer, used: Iterable[int]) -> tuple[HFTokenizer, np.ndarray]:
     """Returns the tokenizer with the tokens in `used`, and the old id of each new one.
 
-    It also keeps special tokens, tokens that no merge makes (letters and bytes, so that any text can be spelled), and
-    the intermediate tokens on the way to a kept one. A text whose tokens are all in `used` has the same tokens as
-    before: byte-pair merging applies the first possible merge, and every merge that it applied is still there.
+    It also keeps special tokens, tokens that are not merged from others (letters and bytes, so that any text can be
+    spelled), and the intermediate tokens of kept ones. A text whose tokens are all in `used` keeps its tokens, because
+    BPE applies the first possible merge, and every merge that it applied still exists.
 
     Raises:
-        UserError: the tokenizer is not a byte-pair model.
+        UserError: the tokenizer is not a BPE model.
     """
     spec = json.loads(tokenizer.to_hf_json())
     model = spec["model"]
@@ -60,7 +60,7 @@ def trim_tokenizer(tokenizer: Tokenizer, used: Iterable[int]) -> tuple[HFTokeniz
 
 
 def merged_tokens(token: str, ranks: dict[tuple[str, str], int]) -> Iterator[str]:
-    """Yields the intermediate tokens of byte-pair merging, from the letters of `token` to the token itself.
+    """Yields the intermediate tokens of BPE, from the letters of `token` to the token itself.
 
     >>> list(merged_tokens("aabc", {("a", "a"): 0, ("b", "c"): 1, ("aa", "bc"): 2}))
     ['aa', 'bc', 'aabc']
@@ -73,7 +73,7 @@ def merged_tokens(token: str, ranks: dict[tuple[str, str], int]) -> Iterator[str
 
 
 def table_rows(old_ids: np.ndarray, pad_id: int, multiple: int = 128) -> np.ndarray:
-    """Returns the old row of each row of the trimmed token table, padded with the pad token's row to a `multiple`, so
+    """Returns the old row for each row of the trimmed token table, padded to a `multiple` with the pad token's row, so
     that devices can share the table evenly.
     """
     return np.append(old_ids, np.full(-len(old_ids) % multiple, pad_id))

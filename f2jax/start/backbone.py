@@ -1,10 +1,10 @@
-"""A backbone that begins as a bag of tokens: its embedding is the weighted mean of the rows of its token table.
+"""A backbone that is initialized as a bag of tokens: its embedding is the weighted mean of rows of its token table.
 
-RMSNorm scales every state to one length, so a row cannot be short. Each row [E weights of the token, filler] has the
-same length instead: the last coordinate of the width takes what the token's weight leaves, and the last norm all but
-drops it: what it keeps changes a cosine by a hundred-thousandth, and gives an empty text a direction of its own.
-Attention that looks everywhere alike then averages: each layer adds the mean of some coordinates, as many as its values
-hold, to the state of the end token, whose own row is filler alone.
+RMSNorm gives all states the same length, so a row cannot be short. Instead, each row [weight × unit vector, filler] has
+the same length: the last coordinate, the filler, takes what the token's weight leaves. The final norm almost removes
+the filler; the rest changes cosines by a hundred-thousandth, and gives an empty text a direction of its own. Uniform
+attention then computes the mean: each layer adds the mean of some coordinates, as many as its values have, to the state
+of the end token, whose own row is only filler.
 """
 
 import jax
@@ -16,19 +16,19 @@ from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 
-STD = 1.0  # of a row's entries; at the 0.02 of fresh weights, ten steps at a usual rate would undo the start
-SHARP = 0.1  # scale of the queries: attention is nearly even, and its gradient is not zero
-EMPTY = 1e-4  # share of the filler that the last norm keeps
+STD = 1.0  # of a row's entries; with the usual 0.02, ten steps at a usual learning rate would undo the initialization
+SHARP = 0.1  # scale of the queries, with which attention is nearly uniform but has a gradient
+EMPTY = 1e-4  # share of the filler that the final norm keeps
 GAIN = 0.3  # length that a layer adds, in units of a row: other tokens' states change little until the last layer
 
 
 def average_params(config: Qwen3Config, rows_ve: np.ndarray, weight_v: np.ndarray, end_id: int, seed: int = 0) -> dict:
-    """Parameters of a model that embeds a text, up to its length, as the weighted mean of its tokens' rows.
+    """Returns parameters of a model whose embedding is the normalized, weighted mean of the rows of a text's tokens.
 
     Args:
-        rows_ve: unit rows float32 [V, D - 1].
-        weight_v: of each token, between 0 and 1.
-        end_id: of the token whose state is the embedding.
+        rows_ve: unit rows, float32 [V, D - 1].
+        weight_v: weight of each token, between 0 and 1.
+        end_id: id of the token whose state is the embedding.
 
     Raises:
         UserError: the layers cannot carry all coordinates, or the token table is factorized.

@@ -1,8 +1,8 @@
-"""A token table distilled from a teacher's vectors, each text being a bag of its tokens.
+"""Distils a token table from a teacher's vectors, with each text as a bag of its tokens.
 
-The vector of a text is the sum of its tokens' unit rows, each times the token's weight, scaled to length 1. That model
-has no layers, so it learns from hundreds of thousands of texts in minutes, and it is where training should begin: what
-a token means in any language is most of what a small model has to learn.
+The vector of a text is the weighted sum of its tokens' unit rows, normalized. This model has no layers, so it learns
+from hundreds of thousands of texts in minutes. It is a good start for training, because the meanings of tokens in all
+languages are most of what a small model has to learn.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,20 +18,20 @@ from f2jax.start.options import BagOptions
 
 
 def embed_bags(params: dict, tokens_n, text_n, texts: int):
-    """Unit vectors [I, E] of texts, from the tokens [N] of all of them and the number of the text of each, in order.
+    """Returns unit vectors [I, E] of texts, from all their tokens [N] and the text number of each token, in order.
 
-    Tokens of the text number I are padding.
+    Tokens of text number I are padding.
     """
     rows_ne = _unit(params["rows_ve"][tokens_n]) * jax.nn.sigmoid(params["logits_v"][tokens_n])[:, None]
     return _unit(jax.ops.segment_sum(rows_ne, text_n, texts + 1, indices_are_sorted=True)[:texts])
 
 
 def bag_loss(params: dict, tokens_n, text_n, teacher_ie, options: BagOptions):
-    """Distance of a batch's vectors to the teacher's: their cosines, and how the texts rank each other.
+    """Returns the loss of a batch: the distance to the teacher's vectors, and to its ranking of the texts.
 
-    The second term is the KL divergence between the softmaxes of each text's scores over all other texts of the batch
-    (recipe 6.4 has the same term for queries and documents). Both are taken at the full width, and at a half and a
-    quarter of it, where the student is to rank as the whole teacher does.
+    The first term is 1 - cosine. The second is the KL divergence between the softmaxes of each text's scores over all
+    other texts in the batch (as in recipe 6.4, for queries and documents). Both are computed at the full width, and at
+    a half and a quarter of it, where the student should rank like the complete teacher.
     """
     student_ie = embed_bags(params, tokens_n, text_n, len(teacher_ie))
     width = teacher_ie.shape[1]
@@ -59,14 +59,14 @@ def distil_bag(
     options: BagOptions,
     progress: Callable[[float], None] = lambda loss: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(unit rows float32 [V, E], weight of each token float32 [V] between 0 and 1).
+    """Returns unit rows, float32 [V, E], and a weight between 0 and 1 for each token, float32 [V].
 
-    A token that no text has keeps a random row, and the lowest weight of all.
+    Tokens that occur in no text keep a random row, and get the lowest weight.
 
     Args:
-        sequences: token ids of each text, without its end token.
-        vectors_ie: the teacher's vector of each text, of length 1.
-        progress: is told the loss of each step.
+        sequences: token ids of each text, without the end token.
+        vectors_ie: the teacher's vector of each text, normalized.
+        progress: called with the loss of each step.
 
     Raises:
         UserError: there are fewer texts than a batch holds.
@@ -107,7 +107,7 @@ def _step(params, state, tokens_n, text_n, teacher_ie, *, tx, options: BagOption
 
 
 def _flatten(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32 [N] of all texts, and of the text of each; at most an eighth is padding: few programs."""
+    """Returns the tokens of all texts and the text number of each, int32 [N]; padding allows for few programs."""
     lengths = [len(sequence) for sequence in sequences]
     step = max(1, (1 << max(sum(lengths) - 1, 0).bit_length()) // 16)
     size = -(-sum(lengths) // step) * step

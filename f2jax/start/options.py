@@ -1,4 +1,4 @@
-"""What `f2jax start` is told: the shape of the student, and how its token table learns."""
+"""The options of `f2jax start`: the shape of the student, and how its token table is trained."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from f2jax.errors import UserError
 
 @dataclass(frozen=True)
 class BagOptions:
-    """How the token table learns.
+    """Training of the token table.
 
     Raises:
         UserError: a value is out of range.

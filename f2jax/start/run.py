@@ -1,4 +1,4 @@
-"""`f2jax start`: a student's first weights from the vectors of a teacher, of any architecture and tokenizer."""
+"""`f2jax start`: a student's initial weights from the vectors of a teacher with any architecture and tokenizer."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +22,16 @@ from f2jax.start.options import BagOptions, StartOptions
 def start_from_vectors(
     corpus: PreparedCorpus, vectors: str | Path, output: str | Path, options: StartOptions
 ) -> tuple[Qwen3Config, float]:
-    """Distils a token table from cached vectors, puts it under layers that average, and writes a package.
+    """Distils a token table from cached vectors, puts it below layers that compute a mean, and writes a package.
 
     Args:
-        vectors: what `f2jax cache-teacher` wrote for the corpus, as wide as the student or one coordinate less.
+        vectors: folder that `f2jax cache-teacher` wrote for the corpus, with the student's width or one less.
 
     Returns:
-        The architecture, and the mean cosine of its texts to the teacher's vectors.
+        The architecture, and the mean cosine to the teacher's vectors.
 
     Raises:
-        UserError: the vectors do not fit the corpus or the size, or the output cannot be written.
+        UserError: the vectors do not match the corpus or the size, or the output cannot be written.
     """
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
     named = size(options.size)
@@ -45,7 +45,7 @@ def start_from_vectors(
         )
     package.check_output(output, [])
     sequences, raw_ie = sample_texts_and_vectors(vectors, corpus, options.max_texts, options.bag.seed)
-    sequences = [sequence[:-1] for sequence in sequences]  # the end token says nothing of a text
+    sequences = [sequence[:-1] for sequence in sequences]  # the end token carries no meaning
     vectors_ie = unit_vectors(raw_ie[:, :kept], slice(None), "teacher's vectors")
     if not np.linalg.norm(vectors_ie, axis=1).all():
         raise UserError(f"{vectors} has vectors of length 0; embed those texts again.")
@@ -65,7 +65,7 @@ def start_from_vectors(
 
 
 def _agreement(rows_ve, weight_v, sequences, vectors_ie, options: BagOptions) -> float:
-    """Mean cosine of the bags to the teacher, over some of the texts."""
+    """Returns the mean cosine between the student's and the teacher's vectors for some of the texts."""
     chosen = np.random.default_rng(options.seed).permutation(len(sequences))[:10_000]
     cosines = []
     for i in chosen:
