@@ -2,6 +2,8 @@
 
 python -m benchmarks.plans          # compiles what is not in docs/plans.json yet; hours on two cores
 python -m benchmarks.plans --only "0.6b 2 v5p" "80m 2 v5p"  # some of them, in this order
+python -m benchmarks.plans --layouts docs/plans.json --output build/plans.json  # anew, without a search for layouts
+python -m benchmarks.plans --only "80m 2 v5p" --change model.unroll=8  # other layouts; a faster one takes the place
 python -m benchmarks.plans --table  # prints what is there
 python -m benchmarks.plans --cost   # and what it costs
 """
@@ -56,25 +58,55 @@ def chosen(starts: list[str]) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(found))
 
 
-def fill(path: Path, wanted: list[tuple[str, str, str]], tokens_per_text: int | None) -> None:
-    """Compile the cases that the file does not have; a step without a teacher is the same in both stages."""
-    from f2jax.plan.search import search_layouts
+def fill(
+    path: Path,
+    wanted: list[tuple[str, str, str]],
+    tokens_per_text: int | None = None,
+    layouts: Path | None = None,
+    changes: dict | None = None,
+) -> None:
+    """Compiles the cases that the file does not have; a step without a teacher is the same in both stages.
 
-    done = read(path)
+    Args:
+        layouts: a file of earlier plans, which have the layouts; None: they are searched for.
+        changes: fields of a config; the cases that the file has are compiled with these, and kept so where that is
+            faster.
+    """
+    from f2jax.plan.run import plan_slice
+    from f2jax.plan.search import search_layouts, with_layout
+
+    done, earlier = read(path), read(layouts) if layouts else {}
     for size, stage, topology in tqdm(wanted, unit="plan", dynamic_ncols=True):
         key, twin = f"{size} {stage} {topology}", f"{size} 2 {topology}"
-        if key in done:
+        if (key in done) != bool(changes):
             continue
         config = load_config(size, stage)
         if stage == "1" and done.get(twin, {}).get("fits"):
             steps = config.epochs * -(-27_000_000 // config.data.batch_size)
             days = done[twin]["seconds"]["step"] * steps / 86_400
-            changes = {"steps": steps, "days": days, "chip_hours": days * 24 * done[twin]["chips"]}
-            done[key] = done[twin] | changes
+            done[key] = done[twin] | {"steps": steps, "days": days, "chip_hours": days * 24 * done[twin]["chips"]}
+        elif changes or layouts:
+            layout = layout_of(done[key] if changes else earlier[key]) | (changes or {})
+            plan = plan_slice(with_layout(config, layout), topology, tokens_per_text)
+            tqdm.write(f"{key} {layout}: {f'{plan.seconds}, {plan.mfu:.1%}' if plan.fits else plan.advice}")
+            if not changes or (plan.fits and plan.seconds["step"] < done[key]["seconds"]["step"]):
+                done[key] = dataclasses.asdict(plan)
         else:
             done[key] = dataclasses.asdict(search_layouts(config, topology, tokens_per_text))
-        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(one)}" for key, one in done.items())
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in done.items())
         files.write_atomically(path, f"{{\n{lines}\n}}\n")
+
+
+def layout_of(plan: dict) -> dict:
+    """The fields of a config that a search chooses, as a plan in the file has them."""
+    layout = {f"mesh.{axis}": length for axis, length in plan["mesh"].items()}
+    return layout | {f"model.{name}": plan.get(name, 1) for name in ("remat", "chunk_rows", "unroll")}
+
+
+def field(text: str) -> tuple[str, int | str]:
+    """The name and the value of a field, from `NAME=VALUE`."""
+    name, _, value = text.partition("=")
+    return name, int(value) if value.lstrip("-").isdecimal() else value
 
 
 def read(path: Path) -> dict[str, dict]:
@@ -153,13 +185,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs/plans.json", help="goes on where it stopped")
     parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="cases that start so; default: all")
     parser.add_argument("--tokens-per-text", type=int, help="mean length; default: the worst case")
+    parser.add_argument("--layouts", type=Path, help="earlier plans whose layouts are taken; default: search them")
+    parser.add_argument("--change", nargs="+", type=field, default=[], metavar="NAME=VALUE", help="try in --output")
     parser.add_argument("--table", action="store_true", help="print the plans that are there, compile none")
     parser.add_argument("--cost", action="store_true", help="print what they cost, compile none")
     parser.add_argument("--parts", action="store_true", help="print where their time goes, compile none")
     args = parser.parse_args()
     if not (args.table or args.parts or args.cost):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        fill(args.output, chosen(args.only), args.tokens_per_text)
+        fill(args.output, chosen(args.only), args.tokens_per_text, args.layouts, dict(args.change))
     print((parts if args.parts else costs if args.cost else table)(read(args.output)))
 
 

@@ -1,5 +1,6 @@
 """What the comparisons of benchmarks/ share: the table of all of them, and the highest value during a block."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import report
+from benchmarks import plans, report
 from benchmarks.peaks import highest
 
 
@@ -113,3 +114,42 @@ def test_each_run_has_a_module_and_options_that_it_knows():
         source = Path(bench.__file__).with_name(f"{module}.py").read_text()
         for word in (word.format(**folders) for word in [*options, *quick]):
             assert not word.startswith("--") or f'"{word}"' in source
+
+
+def test_plans_are_made_anew_in_the_layouts_of_earlier_ones_go_on_where_they_stopped_and_change_for_faster_ones(
+    tmp_path, monkeypatch
+):
+    mesh = {"replica": 1, "data": 2, "fsdp": 4, "tensor": 1}
+    earlier = {"mesh": mesh, "remat": "qkv", "chunk_rows": 0}  # an old plan says nothing of unrolled layers
+    old, new, tried = tmp_path / "old.json", tmp_path / "new.json", []
+    old.write_text(json.dumps({"80m 2 v5p:2x2x2": earlier, "160m 2 v5p:2x2x2": earlier | {"remat": "full"}}))
+
+    def plan_slice(config, topology, tokens_per_text):
+        model = config.model
+        tried.append((model.size, config.mesh.data, config.mesh.fsdp, model.remat, model.unroll))
+        seconds = 3.0 if model.unroll == 1 else 2.0 if model.unroll == 8 else 4.0
+        return Planned(True, {"step": seconds}, 0.5, "", config.mesh.to_dict(), model.remat, 0, model.unroll)
+
+    monkeypatch.setattr("f2jax.plan.run.plan_slice", plan_slice)
+    both = plans.chosen(["80m 2 v5p", "160m 2 v5p"])
+    plans.fill(new, both[:1], layouts=old)
+    plans.fill(new, both, layouts=old)
+    assert tried == [("80m", 2, 4, "qkv", 1), ("160m", 2, 4, "full", 1)]
+    for unroll in (8, 4):
+        plans.fill(new, both[:1], changes=dict([plans.field(f"model.unroll={unroll}")]))
+    assert tried[2:] == [("80m", 2, 4, "qkv", 8), ("80m", 2, 4, "qkv", 4)]
+    assert [plan["unroll"] for plan in plans.read(new).values()] == [8, 1]
+
+
+@dataclasses.dataclass
+class Planned:
+    """As much of a `SlicePlan` as is looked at."""
+
+    fits: bool
+    seconds: dict
+    mfu: float
+    advice: str
+    mesh: dict
+    remat: str
+    chunk_rows: int
+    unroll: int

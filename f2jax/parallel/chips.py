@@ -44,20 +44,6 @@ class Chip:
 
 GIB = 2**30
 VMEM = {"xla_tpu_scoped_vmem_limit_kib": "65536"}  # on-chip memory of one operation: larger tiles in matrix products
-# Weights are gathered, and gradients summed, beside the computation. Without these the compiler for three axes gathers
-# over all chips of a slice by sums of pieces that are padded with zeros, and the computation waits for them.
-BESIDE = dict.fromkeys(
-    (
-        "xla_tpu_prefer_async_allgather_to_allreduce",
-        "xla_enable_async_all_gather",
-        "xla_enable_async_all_reduce",
-        "xla_enable_async_reduce_scatter_fusion",
-        "xla_tpu_enable_async_collective_fusion",
-        "xla_tpu_enable_async_collective_fusion_fuse_all_gather",
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce",
-    ),
-    "true",
-)
 # US dollars of a chip-hour on demand in the USA, by https://cloud.google.com/tpu/pricing as others cite it in 2025.
 PRICES = {"v4": 3.22, "v5e": 1.2, "v5p": 4.2, "v6e": 2.7}
 CHIPS = {
@@ -66,7 +52,7 @@ CHIPS = {
         # 4 matrix units each, but 8 of a v5p
         Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, cores=2),
         Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, 16, dims=2, xla_options=VMEM),
-        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, xla_options=VMEM | BESIDE),
+        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, xla_options=VMEM),
         Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, unit=256, dims=2),
         Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, 4, unit=256, cores=2),
     )
