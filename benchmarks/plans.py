@@ -114,7 +114,7 @@ def read(path: Path) -> dict[str, dict]:
 
 
 def table(done: dict[str, dict]) -> str:
-    """Markdown: a row for each case that is there."""
+    """Markdown: a row for each case that is there; those of before today's kernels and options have a star."""
     names = ["size", "stage", "slice", "mesh", "remat", "GiB a chip", "step, s", "limited by", "MFU"]
     names += ["tokens/s a chip", "days", "chip-hours"]
     lines = [f"| {' | '.join(names)} |", "|---|---|---|---|---|---:|---:|---|---:|---:|---:|---:|"]
@@ -125,13 +125,18 @@ def table(done: dict[str, dict]) -> str:
         mesh = " × ".join(f"{axis} {n}" for axis, n in one["mesh"].items() if n > 1)
         remat = one["remat"] + (f", {one['chunk_rows']} rows at once" if one["chunk_rows"] else "")
         memory = f"{one['needed'] / 2**30:.1f} of {one['hbm'] / 2**30:.0f}"
-        start = f"| {size} | {stage} | {topology} | {mesh} | {remat} | {memory} |"
+        start = f"| {size}{'' if is_new(one) else '*'} | {stage} | {topology} | {mesh} | {remat} | {memory} |"
         if one["fits"]:
             start += f" {one['seconds']['step']:.2f} | {one['limit']} | {one['mfu']:.1%} |"
             lines.append(f"{start} {one['tokens_per_second']:,.0f} | {one['days']:.2f} | {one['chip_hours']:,.0f} |")
         else:
             lines.append(f"{start} does not fit | | | | | |")
     return "\n".join(lines)
+
+
+def is_new(plan: dict) -> bool:
+    """Whether a plan was made with today's kernels and options; earlier ones have no time of compiling."""
+    return "compile_seconds" in plan
 
 
 def costs(done: dict[str, dict]) -> str:
@@ -163,7 +168,7 @@ def parts(done: dict[str, dict]) -> str:
     lines = [f"| {' | '.join(names)} |", f"|---|---|{'---:|' * (len(names) - 2)}"]
     for size, stage, topology in cases():
         one = done.get(f"{size} {stage} {topology}")
-        if stage != "2" or one is None or not one["fits"]:
+        if stage != "2" or one is None or not one["fits"] or not is_new(one):
             continue
         architecture, peak = sizes.size(size), chips.chip_of(topology).peak
         tokens = one["tokens_per_second"] * one["seconds"]["step"]
