@@ -6,7 +6,7 @@
     python -m benchmarks.input_pipeline hosts       # the share of this work that each of 1, 2 and 4 hosts does
     python -m benchmarks.input_pipeline prepare     # peak memory and speed of `f2jax prepare`, curation off and on
     python -m benchmarks.input_pipeline steps       # what each step of curation costs
-    python -m benchmarks.input_pipeline decontaminate  # rows of 24 negatives against 10 million characters
+    python -m benchmarks.input_pipeline decontaminate  # rows of 24 negatives against 10 million characters; memory
 
 Times are CPU seconds of this process, so that other work on the machine does not count.
 """
@@ -14,6 +14,7 @@ Times are CPU seconds of this process, so that other work on the machine does no
 import argparse
 import cProfile
 import json
+import os
 import pstats
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +238,20 @@ def steps(count: int = 1000) -> None:
         print(f"{name}: {(ended - loaded) / len(rows) * 1e6:,.0f} us a row, {loaded - began:.1f} s to load")
 
 
+def use_index(folder: Path, together, found, rows: int = 200) -> None:
+    """Puts the MB of its own memory, and of mapped files, by which a process grows that looks for rows of 26 texts."""
+    rng = np.random.default_rng(os.getpid())
+    letters = np.array([*"abcdefghijklmnopqrstuvwxyz      "])
+    texts = ["".join(row) for row in rng.choice(letters, (rows * 26, 400)).tolist()]
+    Index.build({"none": texts[:26]}).find_all(texts[:26])  # tables of characters, which need no index
+    before = memory_kib("RssAnon"), memory_kib("RssFile")
+    index = Index.open(folder)
+    for start in range(0, len(texts), 26):
+        index.find_all(texts[start : start + 26])
+    together.wait()
+    found.put([(memory_kib(name) - was) * 1024 / 1e6 for name, was in zip(("RssAnon", "RssFile"), before, strict=True)])
+
+
 def decontaminate(folder: Path, count: int = 200, characters: int = 10_000_000) -> None:
     """CPU time of curation of a row with 24 negatives, all texts new or most of them seen before, and memory."""
     rng = np.random.default_rng(0)
@@ -244,6 +260,15 @@ def decontaminate(folder: Path, count: int = 200, characters: int = 10_000_000) 
     began = time.process_time()
     Index.build({"made up": texts}).save(folder / "index")
     print(f"{sum(map(len, texts)):,} characters: index built in {time.process_time() - began:.1f} s")
+    for workers in (1, 2, 4):
+        context = get_context("spawn")
+        together, found = context.Barrier(workers), context.Queue()
+        given = folder / "index", together, found
+        processes = [context.Process(target=use_index, args=given) for _ in range(workers)]
+        for process in processes:
+            process.start()
+        own, mapped = np.max([found.get() for _ in processes], axis=0)
+        print(f"{workers} workers: {own:.1f} MB of its own in each, {mapped:.1f} MB of files that all map")
     index = Index.open(folder / "index")
     options = Curation(excluded_sources=(), evaluation_sets=("made up",))
     pool = [

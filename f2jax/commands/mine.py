@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from shlex import quote
 
 from f2jax.commands.options import Arguments, changed
 from f2jax.errors import UserError
@@ -51,4 +52,6 @@ def main(argv: list[str]) -> None:
         with output_folder(output.output, kind, local_only=True) if hosts.is_first() else nullcontext():
             summary = run.mine_folder(rows, source, output.output, options, output.across_sources)
             hosts.print_once(str(summary or f"{output.output} is complete: it already has the result of this command."))
-            hosts.print_once(f"Next: f2jax prepare --input {output.output} --tokenizer TOKENIZER --output CORPUS")
+            hosts.print_once(
+                f"Next: f2jax prepare --input {quote(output.output)} --tokenizer TOKENIZER --output CORPUS"
+            )

@@ -130,40 +130,32 @@ def mine_negatives(
     total, k = queries.shape[0], options.top + answers.most_right
     top_k = TopK(documents, blocks=blocks, labels_cl=answers.document_labels_cl)
 
-    def nearest(first: int) -> _NearestBlock:
+    def nearest(first: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
         block = slice(first, min(first + top_k.block, total))
         q_qe = unit_vectors(queries, block, "queries")
-        return _NearestBlock(first, q_qe, *top_k(q_qe, k, labels_ql=answers.query_labels_ql[block]))
+        return first, q_qe, *top_k(q_qe, k, labels_ql=answers.query_labels_ql[block])
 
     with ThreadPoolExecutor(AHEAD) as pool:
-        waiting: deque[Future[_NearestBlock]] = deque()
+        waiting: deque[Future] = deque()
         for first in range(0, total, top_k.block) if starts is None else starts:
             waiting.append(pool.submit(nearest, first))
             if len(waiting) > AHEAD:
-                yield _choose(waiting.popleft().result(), documents, answers, options, ids)
+                yield _choose(*waiting.popleft().result(), documents, answers, options, ids)
         while waiting:
-            yield _choose(waiting.popleft().result(), documents, answers, options, ids)
-
-
-@dataclass(frozen=True)
-class _NearestBlock:
-    """A block of queries and the documents nearest to them."""
-
-    first: int  # number of the first query
-    q_qe: np.ndarray
-    scores_qc: np.ndarray
-    numbers_qc: np.ndarray
+            yield _choose(*waiting.popleft().result(), documents, answers, options, ids)
 
 
 def _choose(
-    nearest: _NearestBlock,
+    first: int,
+    q_qe: np.ndarray,
+    scores_qc: np.ndarray,
+    numbers_qc: np.ndarray,
     documents: Vectors,
     answers: Answers,
     options: MiningOptions,
     ids: Ids,
 ) -> MinedBlock:
-    """Chooses the negatives among the nearest documents of a block of queries."""
-    first, q_qe, scores_qc, numbers_qc = nearest.first, nearest.q_qe, nearest.scores_qc, nearest.numbers_qc
+    """Chooses the negatives of a block of queries, which begins at `first`, among the documents nearest to them."""
     count, total = len(q_qe), documents.shape[0]
     # r counts pairs of a query and a right document
     query_r, document_r = answers.right(first, first + count)

@@ -21,7 +21,7 @@ from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 from f2jax.mine.negatives import is_member, pair_keys
 from f2jax.mine.options import MiningInput, MiningOptions
-from f2jax.mine.rows import MINED_ROW, MiningRows, iter_records
+from f2jax.mine.rows import MINED_ROW, GroupFacts, MiningRows, iter_records
 
 REASONS = {
     "max_score": "near documents rejected: the score is not below max_score",
@@ -68,13 +68,9 @@ class MinedBlocks:
         np.savez(content, documents=documents_qj, counts=[counts[name] for name in REASONS])
         files.write_atomically(self._path(number), content.getvalue())
 
-    def groups_of(self, places: np.ndarray) -> np.ndarray:
-        """The group of each query of all groups."""
-        return np.searchsorted(self._first_queries, places, side="right") - 1
-
     def read(self, places: np.ndarray) -> np.ndarray:
         """The documents [q, keep] of queries of all groups."""
-        groups = self.groups_of(places)
+        groups = np.searchsorted(self._first_queries, places, side="right") - 1
         block_q, place_q = np.divmod(places - self._first_queries[groups], self.queries)
         block_q += self._first_blocks[groups]
         documents_qj = np.empty((len(places), self.keep), np.int64)
@@ -141,80 +137,76 @@ def _done_path(results: Path, number: int) -> Path:
     return results / f"{number:05d}.json"
 
 
-def write_input(
-    number: int,
-    rows: MiningRows,
-    given: MiningInput,
-    options: MiningOptions,
-    mined: MinedBlocks,
-    false_pairs: np.ndarray | None,
-    results: Path,
-) -> None:
-    """Writes the rows of one input that stay, with their negatives, unless that is done.
+@dataclass(frozen=True)
+class ResultWriter:
+    """Writes the rows of inputs that stay, with their negatives."""
 
-    Raises:
-        UserError: the input is not what it was when it was read first.
-    """
-    if _done_path(results, number).exists():
-        return
-    results.mkdir(parents=True, exist_ok=True)
-    summary = MiningSummary("")
-    with _SourceFiles(results, rows.outputs[number]) as target:
-        for record, mined_texts, place, enough in _with_mined(number, rows, given, options, mined):
-            texts = brought = tuple(dict.fromkeys(record.negatives))
-            if place >= 0:
-                brought = _without_false(record, brought[: given.own], false_pairs, summary.counts)
-                texts = tuple(dict.fromkeys([*brought, *mined_texts]))[: max(options.keep, len(brought))]
-                fixed = record.kind == "classification" and record.negatives
-                if not texts or (len(texts) < options.keep and options.fewer == "drop" and not fixed):
-                    scarce = "documents pass the thresholds" if enough else "documents are in the set"
-                    summary.dropped[f"fewer than {options.keep} negatives, too few {scarce}"] += 1
-                    continue
-            summary.written += 1
-            summary.negatives += len(texts)
-            summary.brought += len(brought)
-            target.add(dataclasses.replace(record, negatives=texts))
-        target.finish()
-    files.write_atomically(_done_path(results, number), json.dumps(vars(summary)))
+    rows: MiningRows
+    given: MiningInput
+    options: MiningOptions
+    mined: MinedBlocks
+    false_pairs: np.ndarray | None
+    folder: Path
 
+    def write(self, number: int) -> None:
+        """Writes one input, unless that is done.
 
-def _without_false(
-    record: Record, texts: tuple[str, ...], false_pairs: np.ndarray | None, counts: Counter
-) -> tuple[str, ...]:
-    """The texts that are no right answers by `false_pairs`; counts the others."""
-    if false_pairs is None or not texts:
-        return texts
-    keys = pair_keys(np.array([record.query_id]), np.array([stable_id(text) for text in texts]))
-    is_false = is_member(keys, false_pairs)
-    counts["rated"] += int(is_false.sum())
-    return tuple(text for text, false in zip(texts, is_false, strict=True) if not false)
+        Raises:
+            UserError: the input is not what it was when it was read first.
+        """
+        if _done_path(self.folder, number).exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        summary, keep = MiningSummary(""), self.options.keep
+        with _SourceFiles(self.folder, self.rows.outputs[number]) as target:
+            for record, mined_texts, group in self._with_mined(number):
+                texts = brought = tuple(dict.fromkeys(record.negatives))
+                if group is not None:
+                    brought = self._without_false(record, brought[: self.given.own], summary.counts)
+                    texts = tuple(dict.fromkeys([*brought, *mined_texts]))[: max(keep, len(brought))]
+                    fixed = record.kind == "classification" and record.negatives
+                    if not texts or (len(texts) < keep and self.options.fewer == "drop" and not fixed):
+                        enough = group.documents > self.options.skip + keep
+                        scarce = "documents pass the thresholds" if enough else "documents are in the set"
+                        summary.dropped[f"fewer than {keep} negatives, too few {scarce}"] += 1
+                        continue
+                summary.written += 1
+                summary.negatives += len(texts)
+                summary.brought += len(brought)
+                target.add(dataclasses.replace(record, negatives=texts))
+            target.finish()
+        files.write_atomically(_done_path(self.folder, number), json.dumps(vars(summary)))
 
+    def _without_false(self, record: Record, texts: tuple[str, ...], counts: Counter) -> tuple[str, ...]:
+        """The texts that are no right answers by `false_pairs`; counts the others."""
+        if self.false_pairs is None or not texts:
+            return texts
+        keys = pair_keys(np.array([record.query_id]), np.array([stable_id(text) for text in texts]))
+        is_false = is_member(keys, self.false_pairs)
+        counts["rated"] += int(is_false.sum())
+        return tuple(text for text, false in zip(texts, is_false, strict=True) if not false)
 
-def _with_mined(
-    number: int, rows: MiningRows, given: MiningInput, options: MiningOptions, mined: MinedBlocks
-) -> Iterator[tuple[Record, list[str], int, bool]]:
-    """Yields each row of an input with its mined negatives, the place of its query among those of all groups, -1 if it
-    is not mined, and whether its group has enough documents.
-    """
-    start, stop = rows.starts[number : number + 2]
-    records = iter_records(rows.inputs[number], given.kinds, SkipList())
-    places, details = rows.numbers("places"), np.memmap(rows.folder / "rows", MINED_ROW, "r")
-    needed = options.skip + options.keep
-    enough_of_group = np.array([group.documents > needed for group in rows.groups])
-    for first in range(start, stop, BATCH):
-        last = min(first + BATCH, stop)
-        batch = list(islice(records, last - first))
-        more = last == stop and next(records, None)
-        if more or [record.query_id for record in batch] != details["query"][first:last].tolist():
-            raise UserError(f"{rows.inputs[number]} has changed since it was read first; run the same command again.")
-        place_r = np.array(places[first:last])
-        of_mined = mined.read(place_r[place_r >= 0])
-        numbers = np.unique(of_mined[of_mined >= 0])
-        texts = dict(zip(numbers.tolist(), rows.documents[numbers], strict=True))
-        chosen = iter(of_mined.tolist())
-        for record, place in zip(batch, place_r.tolist(), strict=True):
-            negatives = [texts[n] for n in next(chosen) if n >= 0] if place >= 0 else []
-            yield record, negatives, place, bool(place < 0 or enough_of_group[mined.groups_of(place)])
+    def _with_mined(self, number: int) -> Iterator[tuple[Record, list[str], GroupFacts | None]]:
+        """Yields each row of an input with its mined negatives and its group; None: it is not mined."""
+        rows, (start, stop) = self.rows, self.rows.starts[number : number + 2]
+        records = iter_records(rows.inputs[number], self.given.kinds, SkipList())
+        places, details = rows.numbers("places"), np.memmap(rows.folder / "rows", MINED_ROW, "r")
+        for first in range(start, stop, BATCH):
+            last = min(first + BATCH, stop)
+            batch = list(islice(records, last - first))
+            more = last == stop and next(records, None)
+            if more or [record.query_id for record in batch] != details["query"][first:last].tolist():
+                raise UserError(
+                    f"{rows.inputs[number]} has changed since it was read first; run the same command again."
+                )
+            place_r = np.array(places[first:last])
+            of_mined = self.mined.read(place_r[place_r >= 0])
+            numbers = np.unique(of_mined[of_mined >= 0])
+            texts = dict(zip(numbers.tolist(), rows.documents[numbers], strict=True))
+            chosen = iter(of_mined.tolist())
+            for record, group in zip(batch, details["group"][first:last].tolist(), strict=True):
+                negatives = [texts[n] for n in next(chosen) if n >= 0] if group >= 0 else []
+                yield record, negatives, rows.groups[group] if group >= 0 else None
 
 
 class _SourceFiles(ExitStack):

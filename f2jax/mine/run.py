@@ -20,7 +20,7 @@ from tqdm import tqdm
 from f2jax import files
 from f2jax.data.instructions import INSTRUCTED
 from f2jax.data.skip_list import say_once
-from f2jax.data.sources import source_files
+from f2jax.data.sources import check_apart, list_inputs
 from f2jax.data.sources.tables import ENDINGS
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
@@ -30,7 +30,7 @@ from f2jax.inference.vectors import embed_into, load_vectors, open_vectors
 from f2jax.mine.negatives import BLOCKS, mine_negatives
 from f2jax.mine.options import MiningInput, MiningOptions, MiningVectorOptions
 from f2jax.mine.ratings import read_false_pairs
-from f2jax.mine.result import MinedBlocks, MiningSummary, write_input
+from f2jax.mine.result import MinedBlocks, MiningSummary, ResultWriter
 from f2jax.mine.rows import DOCUMENTS, QUERIES, MiningRows, make_group, read_mining_rows
 from f2jax.parallel import hosts
 
@@ -58,9 +58,9 @@ def mine_folder(
         across_sources: mine all sources of a kind together, not each against its own documents.
 
     Raises:
-        UserError: the input cannot be read, changes or lies in the output, the output cannot be written or is not seen
-            by all hosts, the vectors do not fit the rows or are not finite, unfinished vectors there belong to another
-            call, or no row is left.
+        UserError: the input cannot be read, changes or lies in the output, or this in a folder of the input, the output
+            cannot be written or is not seen by all hosts, the vectors do not fit the rows or are not finite, unfinished
+            vectors there belong to another call, or no row is left.
     """
     if (output.endswith(ENDINGS) and not output.endswith(".parquet")) or files.is_remote(output):
         raise UserError(f"{output} should be a local or mounted folder, in which each source gets a file.")
@@ -69,7 +69,7 @@ def mine_folder(
     try:
         with hosts.leave_on_error(all_stop=False):
             if hosts.is_first():
-                _check_apart(given, Path(output))
+                check_apart(given.input, list_inputs(given.input), output)
                 read_mining_rows(given, work / "rows", across_sources)
             _wait("the rows")
             if not work.exists():
@@ -105,10 +105,11 @@ def _mine(
     _wait(f"{results.name}, complete: {complete}")
     if complete:
         return None
-    _mine_missing(rows, *vectors.load(rows, work), options, blocks, false_pairs, mined)
+    writer = ResultWriter(rows, given, options, mined, false_pairs, results)
+    _mine_missing(writer, *vectors.load(rows, work), blocks)
     _wait("the negatives")
     for number in range(jax.process_index(), len(rows.inputs), jax.process_count()):
-        write_input(number, rows, given, options, mined, false_pairs, results)
+        writer.write(number)
     _wait("the results")
     summary = MiningSummary.of(output, rows, mined, results)
     _wait("the summary")
@@ -117,15 +118,6 @@ def _mine(
     if hosts.is_first():
         _publish(results, Path(output))
     return summary
-
-
-def _check_apart(given: MiningInput, output: Path) -> None:
-    """Raises UserError where a file of the input lies in the output, whose files are replaced."""
-    for path in [path for spec in given.input for path in source_files(spec)]:
-        if not files.is_remote(path) and Path(path).resolve().is_relative_to(output.resolve()):
-            raise UserError(
-                f"The input {path} is inside the output {output}, which would replace it; choose another output."
-            )
 
 
 def _wait(reached: str) -> None:
@@ -137,16 +129,9 @@ def _digest(call: object) -> str:
     return hashlib.sha256(json.dumps(call).encode()).hexdigest()[:32]
 
 
-def _mine_missing(
-    rows: MiningRows,
-    queries: np.ndarray,
-    documents: np.ndarray,
-    options: MiningOptions,
-    blocks: SearchBlocks,
-    false_pairs: np.ndarray | None,
-    mined: MinedBlocks,
-) -> None:
+def _mine_missing(target: ResultWriter, queries: np.ndarray, documents: np.ndarray, blocks: SearchBlocks) -> None:
     """Mines the blocks of this host that are not done."""
+    rows, mined = target.rows, target.mined
     missing = [
         [n for n in mined.numbers(group) if n % jax.process_count() == jax.process_index() and not mined.has(n)]
         for group in range(len(rows.groups))
@@ -155,10 +140,10 @@ def _mine_missing(
         for number, todo in enumerate(missing):
             if not todo:
                 continue
-            group = make_group(rows, number, false_pairs)
+            group = make_group(rows, number, target.false_pairs)
             of_queries, of_documents = VectorsView(queries, group.queries), VectorsView(documents, group.documents)
             starts = [(n - mined.numbers(number)[0]) * blocks.queries for n in todo]
-            found = mine_negatives(of_queries, of_documents, group.answers, options, group.ids, starts, blocks)
+            found = mine_negatives(of_queries, of_documents, group.answers, target.options, group.ids, starts, blocks)
             for block, chosen in zip(todo, found, strict=True):
                 documents_qj = np.where(chosen.documents_qj < 0, -1, group.documents[chosen.documents_qj])
                 mined.write(block, documents_qj, chosen.counts)

@@ -17,7 +17,6 @@ The shards are those of a local run but for where one ends and the next begins, 
 
 import json
 import re
-import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -110,11 +109,11 @@ def prepare_on_beam(
         chosen = choose_tokenizer(tokenizer, signatures, options, Path(here, "own"))
         files.write_atomically(files.join(work, STARTED), json.dumps([runner, *runner_options]))
         chosen.save(Path(here, TOKENIZER))
-        _put(Path(here, TOKENIZER), files.join(output, TOKENIZER))
+        files.Mirror(Path(here), output).save(TOKENIZER)
         if curate and curate.evaluation_sets:
             build_index(curate.evaluation_sets, curate.ngram, curate.fewest_letters).save(Path(here, "index"))
+            files.Mirror(Path(here), work).save("index")
             index = files.join(work, "index")
-            _put(Path(here, "index"), index)
     _run(Job(output, options, index, chosen.fingerprint(), licences), list(signatures), runner, runner_options)
     _remove(work)
     return files.read_json_object(files.join(output, CARD))
@@ -124,12 +123,6 @@ def _remove(folder: str) -> None:
     store, name = files.filesystem(folder)
     with files.clear_errors(folder, "deleted"):
         store.rm(name, recursive=True)
-
-
-def _put(folder: Path, target: str) -> None:
-    """Copies the files of a local folder."""
-    for path in folder.iterdir():
-        files.write_atomically(files.join(target, path.name), path.read_bytes())
 
 
 def _run(job: Job, inputs: Sequence[str], runner: str, runner_options: Sequence[str]) -> None:
@@ -256,13 +249,9 @@ class _Read(beam.DoFn):
 
 @lru_cache(maxsize=1)
 def _open_index(folder: str) -> Index:
-    """The index, in a copy of this process."""
-    copy = tempfile.mkdtemp(prefix="f2jax-index-")
-    for name in files.list_names(folder):
-        Path(copy, name).write_bytes(files.read_bytes(files.join(folder, name)))
-    index = Index.open(Path(copy))
-    shutil.rmtree(copy)  # mapped files stay readable
-    return index
+    """The index, in a copy of this process where it is remote."""
+    with files.mirrored(folder, "") as mirror:
+        return Index.open(mirror.folder)  # mapped files stay readable when they are deleted
 
 
 def _all_but_smallest(_, group: Iterable[tuple[int, int]]) -> Iterator[tuple[int, str]]:
@@ -374,8 +363,7 @@ def _describe(item: tuple[tuple, Iterable[tuple]], job: Job, plan: Mapping[tuple
             with files.clear_errors(writer.folder(kind), "read"):
                 store.get(f"{name}/", f"{path}/", recursive=True)
         entry |= describe(folder, entry)
-        index = index_folder(folder, entry)
-        _put(index, files.join(job.output, str(index.relative_to(folder))))
+        files.Mirror(Path(folder), job.output).save(str(index_folder(folder, entry).relative_to(folder)))
         return plan[key].first, entry
 
 

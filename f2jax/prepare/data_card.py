@@ -1,7 +1,6 @@
 """The data card: an entry for each data set, counted from what was written; and how it prints."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -13,13 +12,19 @@ from f2jax.data.corpus_index import SPLITS
 from f2jax.errors import UserError
 from f2jax.prepare.options import Key, PrepareOptions
 
+FINISHED = "finished"  # folder in a corpus
 LANGUAGES = 10  # that are printed
 
 
-def is_finished(corpus: Path, folder: Path, key: str, fingerprint: str) -> bool:
+def entry_path(corpus: Path, folder: str) -> Path:
+    """The file that says that a data set is finished: its entry, from which a later run makes the card."""
+    return corpus / FINISHED / f"{folder}.json"
+
+
+def is_finished(corpus: Path, folder: str, fingerprint: str) -> bool:
     """Returns whether a data set is there with all its bytes, made from the same inputs by the same options."""
     try:
-        entry = read_data_card(folder, key)
+        entry = files.read_json_object(entry_path(corpus, folder))
         return entry["fingerprint"] == fingerprint and entry["bytes"] == shard_sizes(corpus, entry)
     except (UserError, KeyError, TypeError):  # missing, damaged, or of an earlier version
         return False
@@ -29,19 +34,6 @@ def shard_sizes(corpus: str | Path, entry: dict) -> dict[str, list[int]]:
     """Bytes of each file of a data set; 0 for a missing one."""
     paths = {part: [Path(corpus, name) for name in names] for part, names in files_of(entry, texts=True).items()}
     return {part: [path.stat().st_size if path.exists() else 0 for path in found] for part, found in paths.items()}
-
-
-def read_data_card(folder: Path, key: str) -> dict:
-    return files.read_json_object(folder / f"{key}.json")
-
-
-def write_data_card(folder: Path, key: str, entry: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(folder / f"{key}.json", json.dumps(entry, ensure_ascii=False))
-
-
-def forget(folder: Path, key: str) -> None:
-    (folder / f"{key}.json").unlink(missing_ok=True)
 
 
 def new_entry(name: str, key: Key, folder: str, shards: dict[str, dict[str, list[int]]]) -> dict:

@@ -17,9 +17,9 @@ from f2jax.errors import UserError
 from f2jax.prepare.duplicates import OVER_CAP, STAYS
 from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder
-from f2jax.prepare.spill import SHARD_BYTES, Wanted
 
 MAKER = 2  # raised when data sets are made of rows in another way, so that they are made again
+SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,11 @@ class DatasetPlan:
     name: str
     source_kind: Key
     inputs: tuple[int, ...]  # numbers of the inputs that feed it
-    wanted: Wanted
+    key: str  # its name on disk
+    buckets: int  # of its documents
     text_bytes: int  # of the texts of all rows, before equal ones are dropped
     tokenizer: str  # fingerprint of the tokenizer
     fingerprint: str  # of all that decides the content
-
-    @property
-    def key(self) -> str:
-        """Its name on disk."""
-        return self.wanted.folder
 
 
 def plan_datasets(
@@ -76,11 +72,10 @@ def plan_datasets(
             document_size += int(rows["documents"][mask].sum())
             query_size += int(rows["query"][mask].sum())
             decides.append((inputs[number].folder.name, settings_digest(mask=mask)))
-        wanted = Wanted(folder_name(names[key]), bucket_count(document_size))
+        where = folder_name(names[key]), bucket_count(document_size), document_size + query_size
         fingerprint = settings_digest([VERSION, MAKER, key, decides, building, tokenizer])
         numbers = tuple(number for number, _ in fed)
-        size = document_size + query_size
-        plans.append(DatasetPlan(names[key], key, numbers, wanted, size, tokenizer, fingerprint))
+        plans.append(DatasetPlan(names[key], key, numbers, *where, tokenizer, fingerprint))
     return plans
 
 

@@ -5,7 +5,6 @@ inputs nor who reads them matters. Equal rows have equal ranks: the first stays.
 of 24 bytes, and a byte for each row of the corpus.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -14,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from f2jax import files
 from f2jax.data.skip_list import SkipList
 from f2jax.prepare.curate import CurationOptions, CurationReport
 from f2jax.prepare.curate.dedup import Sketch, near_duplicates
@@ -89,22 +87,12 @@ def _entries(inputs: Sequence[InputFolder], starts: np.ndarray, name: str, colum
         yield np.concatenate(parts, 1) if parts else np.zeros((columns, 0), np.int64)
 
 
-def list_duplicates(source: InputFolder, states: Path, path: Path, options: PrepareOptions, index: Path | None) -> None:
-    """Writes the duplicates of one input to `path` as lines of JSON (reason, place, start of the texts), atomically."""
-    found = np.load(states)
-    with files.atomic_path(path) as part, open(part, "w") as file:
+def list_duplicates(item: tuple[InputFolder, np.ndarray], options: PrepareOptions, index: Path | None) -> Path:
+    """Writes the duplicates of one input, given with what becomes of its rows, as lines of JSON; returns the file."""
+    source, states = item
+    duplicates = np.isin(states, list(REASONS))
+    with (path := source.path("duplicates.jsonl")).open("w") as file:
         report = CurationReport(skipped=SkipList(file))
-        for number, record, where in read_again(source, np.isin(found, list(REASONS)), options, index):
-            report.drop(record, REASONS[found[number]], where)
-
-
-def join_lists(parts: Sequence[Path], target: str | Path) -> None:
-    """Writes the lists of all inputs to one file, in order.
-
-    Raises:
-        UserError: the target cannot be written.
-    """
-    with files.atomic_path(target) as path, files.clear_errors(target, "written"), open(path, "wb") as file:
-        for part in parts:
-            with open(part, "rb") as source:
-                shutil.copyfileobj(source, file)
+        for number, record, where in read_again(source, duplicates, options, index) if duplicates.any() else ():
+            report.drop(record, REASONS[states[number]], where)
+    return path

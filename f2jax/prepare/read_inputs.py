@@ -90,6 +90,16 @@ def sketch_dtype(permutations: int) -> np.dtype:
     return np.dtype([("rank", "<u8"), ("values", "<u4", (2 * permutations,))])
 
 
+def bytes_of_row(options: PrepareOptions) -> int:
+    """What a row that stays takes on disk for good: its numbers, and entries by which duplicates are found."""
+    curate, size = options.curate, 1 + NUMBERS.itemsize
+    if curate and curate.exact_duplicates:
+        size += 8 * 3
+    if curate and curate.near_duplicates:
+        size += sketch_dtype(curate.permutations).itemsize + 8 * 2 * curate.permutations // curate.band
+    return size
+
+
 class RowNumbers(NamedTuple):
     """What decides whether a row that passed the steps for single records stays, and where."""
 

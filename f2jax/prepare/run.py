@@ -23,7 +23,7 @@ from f2jax.data.corpus import CARD, TOKENIZER
 from f2jax.data.corpus_index import INDEX, SPLITS
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import say_once
-from f2jax.data.sources import list_inputs, source_files
+from f2jax.data.sources import check_apart, list_inputs, source_files
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
@@ -31,17 +31,16 @@ from f2jax.prepare.add import AddedTo
 from f2jax.prepare.curate.decontaminate import MTEB, Index, build_index, set_files
 from f2jax.prepare.datasets import DatasetPlan, groups, plan_datasets, settings_digest
 from f2jax.prepare.describe import describe, write_missing
-from f2jax.prepare.duplicates import REASONS, find_duplicates, join_lists, list_duplicates
+from f2jax.prepare.duplicates import REASONS, find_duplicates, list_duplicates
 from f2jax.prepare.options import PrepareOptions
-from f2jax.prepare.read_inputs import InputFolder, InputSummary, read_input
+from f2jax.prepare.read_inputs import InputFolder, InputSummary, bytes_of_row, read_input
 from f2jax.prepare.spill import WORK, spill, spilled_documents, spilled_rows
 from f2jax.prepare.tokenizer import choose_tokenizer
 from f2jax.prepare.workers import exclusive, run_in_processes
 
-SURVEYS, FINISHED, VOCABULARY = "survey", "finished", "vocabulary"  # folders next to the data sets
+SURVEYS, VOCABULARY = "survey", "vocabulary"  # folders next to the data sets
 EVALUATION, SIGNATURE = "evaluation", "mteb.txt"  # folder of indexes of evaluation texts; in one: of which tests
 READER = 4  # raised when inputs are read in another way, so that they are read again
-STATES, SETS = "states", "sets"  # in the folder for work: what becomes of each row of each input; texts of data sets
 
 
 def prepare(
@@ -66,7 +65,8 @@ def prepare(
 
     Raises:
         UserError: an input, the tokenizer or an option cannot be used, no row is left, the output is another process's
-            or no corpus, the listing is another file, or a source is in the corpus already.
+            or no corpus, input or output lie in each other, the listing is another file, or a source is in the corpus
+            already.
     """
     if files.is_remote(output):
         raise UserError(f"--output {output}: a corpus is written to a local or mounted folder; copy it from there.")
@@ -75,6 +75,7 @@ def prepare(
     output, options = Path(output).resolve(), options.of_stage()
     signatures = sign_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
     _check_output(output)
+    check_apart(sources, signatures, output)
     if listing:
         _begin_listing(listing)
     with exclusive(output):
@@ -118,14 +119,12 @@ class _Preparation:
             raise cards.empty_corpus(counts["skipped"])
         if self.before:
             self.before.check_new(plan.source_kind[0] for plan in plans)
-        listings = listings_of(self.inputs, states) if self.listing else {}
-        self._make_datasets(plans, states, listings)
-        entries = [cards.read_data_card(self.output / FINISHED, plan.key) for plan in plans]
+        self._make_datasets(plans, states, sum(sum(summary.sizes.values()) for summary in summaries))
+        entries = [files.read_json_object(cards.entry_path(self.output, plan.key)) for plan in plans]
         staying = self.before.datasets if self.before else []
         write_missing(self.output, (*staying, *entries), self.jobs)
         if self.listing:
-            lists = [path for n, folder in enumerate(self.inputs) for path in (folder.listing, listings.get(n)) if path]
-            join_lists(lists, self.listing)
+            self._list_skipped(self.listing, states)
         self._forget_card()  # it names nothing that is removed now
         surveys = {folder.folder.name for folder in self.inputs}.union(self.before.names if self.before else ())
         evaluation = {evaluation_folder(self.output, self.options).name}
@@ -146,6 +145,9 @@ class _Preparation:
         return find_duplicates([*old, *self.inputs], rows, self.options.curate, len(old))[len(old) :]
 
     def _read(self, inputs: Sequence[InputFolder]) -> None:
+        if inputs:
+            each = bytes_of_row(self.options)
+            say_once(f"{self.output / SURVEYS} keeps {each:,} bytes for good of each row that is read and stays.")
         index = self._evaluation_index() if inputs else None
         read = partial(read_input, options=self.options, listing=bool(self.listing), index=index)
         results = self.run(read, inputs)
@@ -168,41 +170,44 @@ class _Preparation:
             Index.open.cache_clear()  # it may hold one that was deleted
         return folder
 
-    def _make_datasets(
-        self, plans: Sequence[DatasetPlan], states: Sequence[np.ndarray], listings: Mapping[int, Path]
-    ) -> None:
-        """Makes the data sets that are not finished, and lists the duplicates of inputs that are not listed yet."""
-        output, work = self.output, self.output / WORK
-        todo = [plan for plan in plans if not cards.is_finished(output, output / FINISHED, plan.key, plan.fingerprint)]
-        unlisted = [number for number, path in listings.items() if not path.exists()]
-        needed = sorted({*unlisted, *(number for plan in todo for number in plan.inputs)})
-        index = self._evaluation_index() if needed else None
+    def _make_datasets(self, plans: Sequence[DatasetPlan], states: Sequence[np.ndarray], kept: int) -> None:
+        """Makes the data sets that are not finished; `kept` are the bytes that the inputs keep."""
+        output = self.output
+        todo = [plan for plan in plans if not cards.is_finished(output, plan.key, plan.fingerprint)]
+        index = self._evaluation_index() if todo else None
         if todo:
             self._forget_card()
         if not self.before:
             write_tokenizer(self.tokenizer, output / TOKENIZER)  # not before: a corpus that stays keeps its own
-        for name in (STATES, SETS):
-            shutil.rmtree(work / name, ignore_errors=True)
-        (work / STATES).mkdir(parents=True)
-        for number in needed:
-            np.save(states_path(output, number), states[number])
-        lists = [(self.inputs[n], states_path(output, n), listings[n]) for n in unlisted]
-        for _ in self.run(partial(_list_one, options=self.options, index=index), lists):
-            pass
-        make = partial(make_group, output=output, inputs=self.inputs, options=self.options, index=index)
+        shutil.rmtree(output / WORK, ignore_errors=True)
         batches = groups(todo)
         if batches:
-            self._say_disk(batches)
-        results = self.run(make, batches)
+            self._say_disk(batches, kept)
+        items = [(some, {n: (self.inputs[n], states[n]) for plan in some for n in plan.inputs}) for some in batches]
+        results = self.run(partial(make_group, output=output, options=self.options, index=index), items)
         with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
-            for plans_made, _ in zip(batches, results, strict=True):
-                bar.update(len(plans_made))
+            for some, _ in zip(batches, results, strict=True):
+                bar.update(len(some))
 
-    def _say_disk(self, batches: Sequence[Sequence[DatasetPlan]]) -> None:
+    def _say_disk(self, batches: Sequence[Sequence[DatasetPlan]], kept: int) -> None:
         """Says how much of the disk the texts of the data sets that are made at the same time take, at most."""
         sizes = sorted((sum(plan.text_bytes for plan in plans) for plans in batches), reverse=True)
         most, free = math.ceil(sum(sizes[: self.jobs]) / 1e6), shutil.disk_usage(self.output).free // 10**6
-        say_once(f"{self.output / WORK} takes up to {most:,} MB until the data sets are made; {free:,} MB are free.")
+        say_once(
+            f"{self.output / WORK} takes up to {most:,} MB until the data sets are made; {free:,} MB are free. "
+            f"{self.output / SURVEYS} keeps {math.ceil(kept / 1e6):,} MB for good."
+        )
+
+    def _list_skipped(self, target: str | Path, states: Sequence[np.ndarray]) -> None:
+        """Writes the list of all rows that are left out: of each input what reading skipped, then the duplicates."""
+        index = self._evaluation_index()
+        duplicates = partial(list_duplicates, options=self.options, index=index)
+        lists = self.run(duplicates, list(zip(self.inputs, states, strict=True)))
+        with files.atomic_path(target) as part, files.clear_errors(target, "written"), open(part, "wb") as file:
+            for folder, listed in zip(self.inputs, lists, strict=True):
+                for path in (folder.listing, listed):
+                    with path.open("rb") as source:
+                        shutil.copyfileobj(source, file)
 
     def _write_card(self, entries: Sequence[dict], counts: dict) -> dict:
         card = cards.new_card(self.tokenizer.fingerprint(), self.options, counts, entries, self.licences)
@@ -321,41 +326,27 @@ def count(summaries: Sequence[InputSummary], states: Sequence[np.ndarray]) -> di
     return cards.for_card(skipped, *others)
 
 
-def states_path(output: Path, number: int) -> Path:
-    return output / WORK / STATES / f"{number:05d}.npy"
-
-
-def listings_of(inputs: Sequence[InputFolder], states: Sequence[np.ndarray]) -> dict[int, Path]:
-    """{number of an input that has duplicates: the file that lists them}."""
-    paths = {}
-    for number, state in enumerate(states):
-        duplicates = np.isin(state, list(REASONS))
-        if duplicates.any():
-            paths[number] = inputs[number].path(f"duplicates-{settings_digest(mask=duplicates)}.jsonl")
-    return paths
-
-
-def _list_one(item: tuple[InputFolder, Path, Path], options: PrepareOptions, index: Path | None) -> None:
-    list_duplicates(*item, options, index)
-
-
 def make_group(
-    plans: list[DatasetPlan], output: Path, inputs: Sequence[InputFolder], options: PrepareOptions, index: Path | None
+    item: tuple[list[DatasetPlan], dict[int, tuple[InputFolder, np.ndarray]]],
+    output: Path,
+    options: PrepareOptions,
+    index: Path | None,
 ) -> None:
-    """Spills the inputs of some data sets, then writes and describes each."""
-    work = output / WORK / SETS / plans[0].key
-    folders = {number: work / f"{number:05d}" for plan in plans for number in plan.inputs}
-    work.mkdir(parents=True)
-    wanted = {plan.source_kind: plan.wanted for plan in plans}
-    for number, folder in folders.items():
-        spill(inputs[number], states_path(output, number), folder, wanted, options, index)
+    """Spills the inputs of some data sets, given with what becomes of their rows, then writes and describes each."""
+    plans, inputs = item
+    work = output / WORK / plans[0].key
+    folders = {number: work / f"{number:05d}" for number in inputs}
+    wanted = {plan.source_kind: plan for plan in plans}
+    for number, (source, states) in inputs.items():
+        spill(source, states, folders[number], wanted, options, index)
     for plan in plans:
-        cards.forget(output / FINISHED, plan.key)
+        finished = cards.entry_path(output, plan.key)
+        finished.unlink(missing_ok=True)
         for kind in ("documents", "rows", "texts"):
             shutil.rmtree(output / kind / plan.key, ignore_errors=True)
         shards = write_dataset(plan, [folders[number] for number in plan.inputs], output, options)
         entry = cards.new_entry(plan.name, plan.source_kind, plan.key, shards) | {"fingerprint": plan.fingerprint}
-        cards.write_data_card(output / FINISHED, plan.key, entry | describe(output, entry))
+        files.write_atomically(finished, json.dumps(entry | describe(output, entry), ensure_ascii=False))
     shutil.rmtree(work)
 
 
@@ -366,14 +357,14 @@ def write_dataset(
     from f2jax.prepare import tfds
 
     writer = tfds.ShardWriter.of(str(output), plan.key, plan.tokenizer, options)
-    shards, keys, buckets = [], [np.zeros(0, np.int64)], plan.wanted.buckets
-    for bucket in range(buckets):
-        documents = spilled_documents(folders, plan.wanted, bucket)
+    shards, keys = [], [np.zeros(0, np.int64)]
+    for bucket in range(plan.buckets):
+        documents = spilled_documents(folders, plan.key, bucket)
         keys.append(np.array([document.key for document in documents], np.int64))
-        shards += writer.documents(bucket, buckets, documents)
+        shards += writer.documents(bucket, plan.buckets, documents)
     all_keys = np.concatenate(keys)  # 8 bytes each
     for split in SPLITS:
-        count, rows = spilled_rows(folders, plan.wanted, split)
+        count, rows = spilled_rows(folders, plan.key, split)
         files_of_split = -(-count // tfds.SHARD_ROWS)
         for number in range(files_of_split):
             shards += writer.rows(split, number, files_of_split, islice(rows, tfds.SHARD_ROWS), all_keys)
@@ -387,7 +378,7 @@ def remove_leftovers(output: Path, surveys: set[str], names: set[str], evaluatio
         surveys, names, evaluation: of the folders of inputs, data sets and indexes of evaluation texts that stay.
     """
     shutil.rmtree(output / WORK, ignore_errors=True)
-    keep = {SURVEYS: surveys, EVALUATION: evaluation, FINISHED: {f"{name}.json" for name in names}}
+    keep = {SURVEYS: surveys, EVALUATION: evaluation, cards.FINISHED: {f"{name}.json" for name in names}}
     for name, stays in (keep | {"documents": names, "rows": names, "texts": names, INDEX: names}).items():
         for path in (output / name).glob("*"):
             if path.name not in stays:

@@ -4,12 +4,9 @@ An input's records are spilled together for all its data sets; each bucket is sm
 Files are streams of Arrow batches, one stream for each flush, so that few files are open and memory is bounded.
 """
 
-import shutil
-import uuid
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +16,7 @@ import pyarrow as pa
 from f2jax.data.corpus_index import SPLITS
 from f2jax.data.dataset import label_id
 from f2jax.data.record import Record, in_share, stable_id
+from f2jax.prepare.datasets import DatasetPlan
 from f2jax.prepare.duplicates import STAYS
 from f2jax.prepare.options import Key, PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder, read_again
@@ -27,7 +25,6 @@ FLUSH = 64 << 20  # bytes of text in memory before they go to disk
 RECORD_BYTES = 300  # of a row or a document in memory, besides its text
 REMEMBERED = 1 << 20  # documents that are not written again, 8 bytes each: negatives come in many rows
 ROWS_TOGETHER = 4_096  # rows that are no longer Arrow's at once
-SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones are dropped
 WORK = "work"  # folder of a corpus for temporary files
 COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 DOCUMENT_FIELDS = pa.schema({"key": pa.int64(), "id": pa.int64(), "text": pa.large_binary(), "start": pa.int64()})
@@ -45,14 +42,6 @@ ROW_FIELDS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A data set that records are spilled for."""
-
-    folder: str  # its name on disk
-    buckets: int
-
-
 def document_key(text: str) -> int:
     """The key of a document, from its text as it is tokenized. A corpus stores documents in the order of their keys."""
     return stable_id(text)
@@ -65,36 +54,30 @@ def bucket_of(key: int, buckets: int) -> int:
 
 def spill(
     source: InputFolder,
-    states: Path,
+    states: np.ndarray,
     folder: Path,
-    wanted: dict[Key, Wanted],
+    wanted: dict[Key, DatasetPlan],
     options: PrepareOptions,
     index: Path | None,
 ) -> None:
-    """Writes the texts of those of an input's rows that stay in the wanted data sets to `folder`, atomically.
+    """Writes the texts of those of an input's rows that stay in the wanted data sets to a new folder.
 
     Args:
-        states: file of an array that says what becomes of each row.
+        states: what becomes of each row.
         index: folder of the index of the evaluation texts; None: there are none.
     """
-    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
-    writer = _Writer(part)
+    writer = _Writer(folder)
     parts = [number for number, key in enumerate(source.summary().parts) if key in wanted]
-    chosen = (np.load(states) == STAYS) & np.isin(source.rows()["part"], parts)
+    chosen = (states == STAYS) & np.isin(source.rows()["part"], parts)
     for _, record, _ in read_again(source, chosen, options, index):
-        _add(record, wanted[record.source, record.kind], writer, options)
+        plan = wanted[record.source, record.kind]
+        split, row, documents = texts_of_row(record, options)
+        for document in documents:
+            if not writer.has_document(plan.key, document.key):
+                path = documents_path(plan.key, bucket_of(document.key, plan.buckets))
+                writer.add(path, DOCUMENT_FIELDS, document, len(document.text))
+        writer.add(rows_path(plan.key, split), ROW_FIELDS, row, len(row[0]))
     writer.flush()
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
-
-
-def _add(record: Record, target: Wanted, writer: "_Writer", options: PrepareOptions) -> None:
-    split, row, documents = texts_of_row(record, options)
-    for document in documents:
-        if not writer.has_document(target, document.key):
-            path = documents_path(target.folder, bucket_of(document.key, target.buckets))
-            writer.add(path, DOCUMENT_FIELDS, document, len(document.text))
-    writer.add(rows_path(target.folder, split), ROW_FIELDS, row, len(row[0]))
 
 
 class Document(NamedTuple):
@@ -147,9 +130,9 @@ class _Writer:
         self._known = array("q", bytes(8 * REMEMBERED))
         folder.mkdir(parents=True)
 
-    def has_document(self, target: Wanted, key: int) -> bool:
+    def has_document(self, dataset: str, key: int) -> bool:
         """Returns whether a document of a data set is among those that were written last; it counts as written now."""
-        here = key ^ stable_id(target.folder)
+        here = key ^ stable_id(dataset)
         known = self._known[here % REMEMBERED] == here
         self._known[here % REMEMBERED] = here
         return known
@@ -182,17 +165,17 @@ def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
                     yield from stream
 
 
-def spilled_documents(folders: Sequence[Path], target: Wanted, bucket: int) -> list[Document]:
+def spilled_documents(folders: Sequence[Path], dataset: str, bucket: int) -> list[Document]:
     """A bucket's distinct documents in the order of their keys, given the folders of all inputs in order."""
-    paths = [folder / documents_path(target.folder, bucket) for folder in folders]
+    paths = [folder / documents_path(dataset, bucket) for folder in folders]
     table = pa.Table.from_batches(list(batches(paths)), DOCUMENT_FIELDS)
     _, first = np.unique(table["key"].to_numpy(), return_index=True)
     return list(map(Document._make, zip(*(column.to_pylist() for column in table.take(first).columns), strict=True)))
 
 
-def spilled_rows(folders: Sequence[Path], target: Wanted, split: str) -> tuple[int, Iterator[dict]]:
+def spilled_rows(folders: Sequence[Path], dataset: str, split: str) -> tuple[int, Iterator[dict]]:
     """The number of rows of a split, and the rows in the order of the inputs, as `ROW_FIELDS` has them."""
-    paths = [folder / rows_path(target.folder, split) for folder in folders]
+    paths = [folder / rows_path(dataset, split) for folder in folders]
     count = sum(batch.num_rows for batch in batches(paths))
     return count, (row for batch in batches(paths) for row in _rows_of(batch))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from f2jax.data.skip_list import SkipList
-from f2jax.data.sources import open_source
+from f2jax.data.sources import check_apart, list_inputs, open_source
 from f2jax.data.sources.paths import find_files
 from f2jax.data.sources.tables import TABLES
 from f2jax.errors import UserError
@@ -145,3 +145,52 @@ def test_a_folder_without_data_files_says_what_it_has(tmp_path):
     (tmp_path / "notes.docx").write_text("no data")
     with pytest.raises(UserError, match=r"holds no data file but notes\.docx; data files end in \.parquet"):
         found(tmp_path)
+
+
+def test_a_source_that_is_named_twice_is_read_once_and_said(tmp_path, caplog):
+    write(tmp_path, "x.jsonl", "y.jsonl")
+    x, y = f"{tmp_path}/x.jsonl", f"{tmp_path}/y.jsonl"
+    assert list_inputs([y, "cldr:kinds", str(tmp_path), "cldr:kinds"]) == [y, "cldr:kinds", x]
+    said = [record.message for record in caplog.records]
+    assert said == [f"{name} is named more than once, and read once." for name in (y, "cldr:kinds")]
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_blank_name_is_not_that_of_this_folder(tmp_path, monkeypatch, name):
+    write(tmp_path, "x.jsonl")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="The name of an input is blank; name a file or a folder"):
+        list_inputs([name])
+    assert list_inputs(["."]) == [f"{tmp_path}/x.jsonl"]
+
+
+def test_what_is_written_and_what_is_read_lie_apart(tmp_path, monkeypatch):
+    """An output in a folder of the input would be read with it the next time; a file beside it would not."""
+    write(tmp_path, "in/x.jsonl", "translation/out/y.jsonl")
+    monkeypatch.chdir(tmp_path)
+
+    def check(spec: str, output: str) -> None:
+        check_apart([spec], list_inputs([spec]), output)
+
+    for spec in ("in", "./in/", f"{tmp_path}/in", "clustering:in#a,b"):
+        with pytest.raises(UserError, match=r"in/out is inside the input .*/in, and would be read with"):
+            check(spec, "in/out")
+    for spec, output in (("in/x.jsonl", "in"), ("in/*.jsonl", "."), ("in", "in/../in/.")):
+        with pytest.raises(UserError, match=r"in/x\.jsonl is inside the output .*, which would replace it"):
+            check(spec, output)
+    check("in/x.jsonl", "in/out")
+    check("in", "in-out")
+    check("cldr:translation", "translation/out")  # the name of a set is none of a folder
+
+
+@pytest.mark.parametrize("ending,between", [(".csv", ","), (".csv", ";"), (".tsv", "\t")])
+def test_columns_of_one_name_are_refused_unless_they_have_none(tmp_path, ending, between):
+    def records(*names: str) -> list:
+        path = tmp_path / f"x{ending}"
+        path.write_text("".join(between.join(row) + "\n" for row in (names, ["1", "a", "b", "c", "2"])))
+        return list(open_source(str(path), "train", SkipList()))
+
+    with pytest.raises(UserError, match=rf"x\{ending} has several columns query; rename all but one"):
+        records("", "query", "positive", "query", "")
+    (record,) = records("", "query", "positive", "note", "")
+    assert (record.query, record.positive) == ("a", "b")

@@ -1,5 +1,6 @@
 """`prepare` as one graph of Apache Beam, by workers that share nothing but gs://: the hashes of a local run."""
 
+import json
 import re
 import shlex
 import socket
@@ -8,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import metadata
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 
@@ -174,6 +177,25 @@ def test_the_container_of_the_workers_has_one_python_and_extras_that_exist():
     extras = re.search(r"/src\[(.+?)\]", recipe)[1].split(",")
     known = re.findall(r'^ +"([\w-]+)": ', (ROOT / "setup.py").read_text(), re.M)
     assert len(versions) == 2 and len(set(versions)) == 1 and {"gcp", *extras} <= set(known)
+
+
+def test_the_recipe_is_one_that_docker_can_follow_and_takes_files_from_where_beam_has_them():
+    """Each line is an instruction; what is copied and started is there; the page builds it with the argument it has."""
+    lines = (ROOT / "launch/beam/Dockerfile").read_text().splitlines()
+    steps = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
+    assert [name for name, _ in steps] == ["ARG", "FROM", "FROM", "ARG", "COPY", "RUN", "COPY", "ENTRYPOINT"]
+    boot = json.loads(dict(steps)["ENTRYPOINT"])
+    stage, source, target = shlex.split(steps[-2][1])
+    assert boot == [f"{target}/boot"] and source == target and steps[1][1].endswith(f" AS {stage.split('=')[1]}")
+    assert "${BEAM}" in steps[1][1] and shlex.split(steps[5][1])[:2] == ["pip", "install"]
+    builds = [line for line in (ROOT / "docs/tasks/prepare.md").read_text().splitlines() if "docker build" in line]
+    assert all("-f launch/beam/Dockerfile --build-arg BEAM=" in line for line in builds) and builds
+
+
+def test_what_the_extra_for_dataflow_asks_for_is_there_in_beam():
+    known = metadata("apache-beam").get_all("Provides-Extra")
+    wanted = re.search(r"^gcp = .*apache-beam\[(\w+)\]", (ROOT / "setup.py").read_text(), re.M)[1]
+    assert wanted in known and find_spec("apache_beam.runners.dataflow.dataflow_runner")
 
 
 def test_an_output_that_holds_files_and_options_without_a_runner_are_refused(tmp_path, capsys):

@@ -520,14 +520,14 @@ def test_the_same_rows_in_other_files_are_written_anew(inputs, tmp_path, monkeyp
         rows = [{"query": f"q{i}", "positive": f"p{i}", "source": "s"} for i in range(60)]
         return [write(tmp_path / "a.jsonl", rows[:at]), write(tmp_path / "b.jsonl", rows[at:])]
 
-    def stop_at_second(number, *arguments):
+    def stop_at_second(writer, number):
         if number:
             raise KeyboardInterrupt
-        original(number, *arguments)
+        original(writer, number)
 
-    original = module.write_input
+    original = result.ResultWriter.write
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "write_input", stop_at_second)
+        patch.setattr(result.ResultWriter, "write", stop_at_second)
         mined(cut(30), tmp_path / "out", LOOSE)
     mined(cut(10), tmp_path / "out", LOOSE)
     mined(cut(10), tmp_path / "reference", LOOSE)

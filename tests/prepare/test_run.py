@@ -20,6 +20,7 @@ from f2jax.data.tokenizer import load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
 from f2jax.prepare import datasets, read_inputs, run, spill, tfds
+from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.data_card import table
 from f2jax.prepare.datasets import folder_name
 from f2jax.prepare.run import prepare
@@ -173,6 +174,21 @@ def test_the_disk_that_texts_take_is_said_before_freed_by_each_data_set_and_belo
     assert f"takes up to {math.ceil(max(most for _, most, _ in found) / 1e6)} MB" in found[0][2]
     assert not (tmp_path / "corpus" / spill.WORK).exists()
     assert max(size for size, *_ in found) < 3 * size_of(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize(
+    "curate", [None, Curation(evaluation_sets=()), Curation(evaluation_sets=(), near_duplicates=0.8, band=2)]
+)
+def test_what_each_row_takes_for_good_is_said_before_it_is_read_and_all_of_it_after(tmp_path, caplog, curate):
+    if curate and curate.near_duplicates:
+        pytest.importorskip("rensa")
+    (path,) = corpora.write_inputs(tmp_path / "in")[:1]
+    corpora.make(tmp_path, [path], replace(corpora.OPTIONS, curate=curate))
+    (survey,) = (tmp_path / "corpus/survey").iterdir()
+    kept = sum(file.stat().st_size for file in survey.iterdir() if file.name != read_inputs.SUMMARY)
+    before, after = (record.message for record in caplog.records if "survey keeps" in record.message)
+    assert before.endswith(f"corpus/survey keeps {kept / 80:,.0f} bytes for good of each row that is read and stays.")
+    assert after.endswith("corpus/survey keeps 1 MB for good.") and kept % 80 == 0
 
 
 def test_a_cap_keeps_the_same_rows_in_whatever_order_they_come(tmp_path):

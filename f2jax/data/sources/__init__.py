@@ -1,10 +1,13 @@
 """Readers: one module for each origin, each yields `Record`s. To add one, write `read(...)` and name it here."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
+from f2jax import files
 from f2jax.data.record import NEED_NEGATIVES, Record
-from f2jax.data.skip_list import SkipList
+from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources import beir, cldr, labelled, schema, stdlib
 from f2jax.data.sources.columns import SENTENCES, parse_columns, read_named, recognise
 from f2jax.data.sources.paths import find_files
@@ -38,19 +41,18 @@ def open_source(
     Raises:
         UserError: there is no such set or file, or it has columns of its own.
     """
-    origin, rest = _split(spec)
-    named = parse_columns(columns)
+    (origin, path, own_columns), named = _split(spec), parse_columns(columns)
     if named and origin in ("cldr", "stdlib", "beir"):
         raise UserError(f"{spec} names its own columns; leave out the ones that you gave, or read it by itself.")
     if origin in ("cldr", "stdlib"):
         task = _built_in(spec)
         return stdlib.read_stdlib(split) if origin == "stdlib" else cldr.read_cldr(task, split)
     if origin == "beir":
-        return beir.read_beir(rest, split, skipped)
+        return beir.read_beir(path, split, skipped)
     if split != "train":
         raise UserError(f"The source {spec} has no split '{split}'; files only have train.")
     if origin in labelled.TASKS:
-        return labelled.read_labelled(origin, find_files(_path(rest)), _columns(rest), skipped, named)
+        return labelled.read_labelled(origin, find_files(path), own_columns, skipped, named)
     return _read_files(expand(spec), skipped, kinds, bare, named)
 
 
@@ -72,12 +74,36 @@ def expand(spec: str, ignored: Sequence[str] = ()) -> list[str]:
 
 
 def list_inputs(specs: Iterable[str], ignored: Sequence[str] = ()) -> list[str]:
-    """All inputs of sources, in order: each is a source by itself that is read as one.
+    """All inputs of sources, in order: each is a source by itself that is read as one, once if it is named twice.
 
     Raises:
         UserError: a source is missing.
     """
-    return [name for spec in specs for name in ([spec] if is_single_input(spec) else expand(spec, ignored))]
+    inputs = Counter(name for spec in specs for name in ([spec] if is_single_input(spec) else expand(spec, ignored)))
+    for name in (name for name, count in inputs.items() if count > 1):
+        say_once(f"{name} is named more than once, and read once.")
+    return list(inputs)
+
+
+def check_apart(specs: Iterable[str], inputs: Iterable[str], output: str | Path) -> None:
+    """Raises UserError where a local output would replace a file of the inputs, or be read with them the next time.
+
+    Args:
+        inputs: `list_inputs` of the sources.
+    """
+    output = Path(output).resolve()
+    for path in (path for spec in inputs for path in source_files(spec) if not files.is_remote(path)):
+        if Path(path).resolve().is_relative_to(output):
+            raise UserError(
+                f"The input {path} is inside the output {output}, which would replace it; choose another output."
+            )
+    for origin, path, _ in map(_split, specs):
+        folder = Path(path).resolve()
+        if origin in ("", "beir", *labelled.TASKS) and folder.is_dir() and output.is_relative_to(folder):
+            raise UserError(
+                f"The output {output} is inside the input {folder}, and would be read with it the next time; choose a "
+                "folder outside."
+            )
 
 
 def is_single_input(spec: str) -> bool:
@@ -91,13 +117,13 @@ def source_files(spec: str) -> list[str]:
     Raises:
         UserError: there is no such set or file.
     """
-    origin, rest = _split(spec)
+    origin, path, _ = _split(spec)
     if origin in ("cldr", "stdlib"):
         _built_in(spec)
         return []
     if origin == "beir":
-        return beir.beir_files(rest)
-    return find_files(_path(rest)) if origin in labelled.TASKS else expand(spec)
+        return beir.beir_files(path)
+    return find_files(path) if origin in labelled.TASKS else expand(spec)
 
 
 def _read_files(
@@ -128,10 +154,13 @@ def _chosen_task(task: str, path: str, kinds: Iterable[str]) -> str:
     raise UserError(f"{path} has rows of {task}, which {source}={kind} among the kinds does not fit; leave it out.")
 
 
-def _split(spec: str) -> tuple[str, str]:
-    """("beir", FOLDER) of `beir:FOLDER`; ("", PATH) of a path."""
-    origin, colon, rest = spec.partition(":")
-    return (origin, rest) if colon else ("", spec)
+def _split(spec: str) -> tuple[str, str, tuple[str, ...]]:
+    """("sts", PATH, (COLUMN, …)) of `sts:PATH#COLUMN,…`; ("", PATH, ()) of a path."""
+    origin, colon, path = spec.partition(":")
+    if origin not in labelled.TASKS:
+        return (origin, path, ()) if colon else ("", spec, ())
+    path, _, columns = path.partition("#")
+    return origin, path, tuple(filter(None, columns.split(",")))
 
 
 def _built_in(spec: str) -> str:
@@ -139,11 +168,3 @@ def _built_in(spec: str) -> str:
     if spec not in BUILT_IN:
         raise UserError(f"There is no built-in set '{spec}'{did_you_mean(spec, BUILT_IN)}")
     return spec.partition(":")[2]
-
-
-def _path(rest: str) -> str:
-    return rest.partition("#")[0]
-
-
-def _columns(rest: str) -> tuple[str, ...]:
-    return tuple(filter(None, rest.partition("#")[2].split(",")))

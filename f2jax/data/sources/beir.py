@@ -15,7 +15,7 @@ from f2jax.data.instructions import split_instruction
 from f2jax.data.record import Record
 from f2jax.data.skip_list import SkipList
 from f2jax.data.sources.paths import files_inside, is_hidden
-from f2jax.data.sources.schema import usable
+from f2jax.data.sources.schema import BadField, as_text, name_in, usable
 from f2jax.data.sources.tables import ENDINGS, FileRow, as_name, is_missing, read_rows
 from f2jax.errors import UserError
 
@@ -172,20 +172,15 @@ def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipLi
             continue
         if wanted is not None and number not in wanted:
             continue
-        parts: list[Any] = [part for part in (row.get("title"), row.get("text")) if not is_missing(part)]
         if number in texts:
             skipped.skip(f"{kind} id repeated")
-        elif not parts:
-            skipped.skip(f"empty {kind}")
-        elif not all(isinstance(part, str) for part in parts):
-            skipped.skip(f"{kind} is not a text")
-        else:
-            try:
-                language = as_name(row.get("language")) or "und"
-            except ValueError:
-                skipped.skip("language is neither a text nor a number")
-                continue
-            texts[number] = (" ".join(parts).strip(), language)
+            continue
+        parts = [part for part in (row.get("title"), row.get("text")) if not is_missing(part)]
+        try:
+            text = " ".join(as_text(part, kind) for part in parts or [None])
+            texts[number] = (text.strip(), name_in(row, "language") or "und")
+        except BadField as reason:
+            skipped.skip(str(reason))
     return texts
 
 

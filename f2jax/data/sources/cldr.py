@@ -38,15 +38,15 @@ def names() -> list[Name]:
     """All distinct names in all locales, in a fixed order, without those that only repeat a code."""
     from babel import Locale, localedata
 
-    distinct: dict[Name, None] = {}
-    for identifier in sorted(localedata.locale_identifiers()):
-        locale = Locale.parse(identifier)
-        for attribute, kind in KINDS.items():
-            for code, text in sorted(getattr(locale, attribute).items()):
-                text = " ".join(text.split())
-                if text and text != code:
-                    distinct[Name(kind, code, locale.language, text)] = None
-    return list(distinct)
+    locales = map(Locale.parse, sorted(localedata.locale_identifiers()))
+    every = (name for locale in locales for name in _names_in(locale))
+    return list(dict.fromkeys(name for name in every if name.text not in ("", name.code)))
+
+
+def _names_in(locale) -> Iterator[Name]:
+    for attribute, kind in KINDS.items():
+        for code, text in sorted(getattr(locale, attribute).items()):
+            yield Name(kind, code, locale.language, " ".join(text.split()))
 
 
 @lru_cache(maxsize=1)
@@ -54,12 +54,7 @@ def english() -> dict[str, str]:
     """The English name of each entity."""
     from babel import Locale
 
-    locale = Locale.parse("en")
-    return {
-        f"{kind}:{code}": " ".join(text.split())
-        for attribute, kind in KINDS.items()
-        for code, text in sorted(getattr(locale, attribute).items())
-    }
+    return {name.entity: name.text for name in _names_in(Locale.parse("en"))}
 
 
 @lru_cache(maxsize=1)

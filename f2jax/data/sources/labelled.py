@@ -7,6 +7,7 @@ together, and so are files that have a label each. The labels of a source are he
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from posixpath import commonpath
@@ -16,7 +17,7 @@ from f2jax.data.record import NEED_NEGATIVES, Kind, Record
 from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources import convert
 from f2jax.data.sources.columns import read_named
-from f2jax.data.sources.schema import source_of
+from f2jax.data.sources.schema import BadField, as_text, name_in, source_of
 from f2jax.data.sources.tables import as_name, is_missing
 from f2jax.errors import UserError
 
@@ -154,25 +155,20 @@ def _rows(
     chosen: list[str] = []
     for row in read_named(path, skipped, partial(_choose, path, column_names, chosen), named):
         *texts, last = (row.get(name) for name in chosen)
-        if any(map(is_missing, texts)):
-            skipped.skip("empty text")
-            continue
-        if not all(isinstance(text, str) for text in texts):
-            skipped.skip("text is not a text")
-            continue
         try:
-            value = None if is_missing(last) else task.read(last)
-        except (TypeError, ValueError, OverflowError):
-            value = None
-        if value is None:
-            skipped.skip("no label or score")
+            values = *(as_text(text, "text") for text in texts), _value(task, last)
+            language = next(filter(None, (name_in(row, name) for name in _LANGUAGE)), "und")
+        except BadField as reason:
+            skipped.skip(str(reason))
             continue
-        try:
-            language = next(filter(None, (as_name(row.get(name)) for name in _LANGUAGE)), "und")
-        except ValueError:
-            skipped.skip("language is neither a text nor a number")
-            continue
-        yield language, (*texts, value)
+        yield language, values
+
+
+def _value(task: LabelledTask, field: object) -> object:
+    with suppress(TypeError, ValueError, OverflowError):
+        if not is_missing(field):
+            return task.read(field)
+    raise BadField("no label or score")
 
 
 def _choose(path: str, column_names: Iterable[tuple[str, ...]], chosen: list[str], present: list[str]) -> list[str]:

@@ -91,6 +91,8 @@ def files_inside(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = (
 
     The root of `a/*/x*.jsonl` is `a`, that of a folder the folder itself; a file that is named lies directly below.
     """
+    if not spec.strip():
+        raise UserError("The name of an input is blank; name a file or a folder, . for this one.")
     if spec.startswith("hub:"):
         return hub.fetch_dataset(spec, endings, ignored), not spec.endswith(endings), "".join(spec.split("/", 2)[2:])
     filesystem, path = files.filesystem(spec)

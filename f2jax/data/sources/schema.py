@@ -158,19 +158,19 @@ def to_record(row: FileRow, defaults: Defaults, skipped: SkipList, bare: bool = 
         UserError: the row has to say its kind and does not.
     """
     try:
-        instruction, query = split_instruction(_text(row.get("query"), "query"))
+        instruction, query = split_instruction(as_text(row.get("query"), "query"))
         kind = _kind(row.get("kind"), defaults)
         record = Record(
             query=query,
-            positive="" if kind == "texts" else _text(row.get("positive", row.get("passage")), "positive"),
+            positive="" if kind == "texts" else as_text(row.get("positive", row.get("passage")), "positive"),
             **_negatives_and_scores(row) if kind != "texts" else {},
             kind=kind,
-            language=_name(row, "language") or _name(row, "lang") or defaults.language,
-            source=_name(row, "source") or defaults.source,
-            label=_name(row, "label"),
+            language=name_in(row, "language") or name_in(row, "lang") or defaults.language,
+            source=name_in(row, "source") or defaults.source,
+            label=name_in(row, "label"),
             instruction=instruction or _instruction(row.get("instruction")),
             symmetric=defaults.symmetric if is_missing(row.get("symmetric")) else _symmetric(row["symmetric"]),
-            positive_language=_name(row, "positive_language") or "",
+            positive_language=name_in(row, "positive_language") or "",
         )
     except BadField as reason:
         skipped.skip(str(reason))
@@ -196,7 +196,8 @@ def usable(record: Record, skipped: SkipList, bare: bool = False) -> Record | No
     return None
 
 
-def _text(value: object, name: str) -> str:
+def as_text(value: object, name: str) -> str:
+    """The text of a field; raises BadField where there is none."""
     if is_missing(value):
         raise BadField(f"empty {name}")
     if not isinstance(value, str):
@@ -272,7 +273,8 @@ def _kind(value: object, defaults: Defaults) -> Kind:
     return kind
 
 
-def _name(row: FileRow, column: str) -> str | None:
+def name_in(row: FileRow, column: str) -> str | None:
+    """`tables.as_name` of a field; raises BadField where it names nothing."""
     try:
         return as_name(row.get(column))
     except ValueError as error:
@@ -280,7 +282,7 @@ def _name(row: FileRow, column: str) -> str | None:
 
 
 def _instruction(value: object) -> str | None:
-    return None if is_missing(value) else _text(value, "instruction")
+    return None if is_missing(value) else as_text(value, "instruction")
 
 
 def _symmetric(value: object) -> bool:
