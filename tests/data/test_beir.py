@@ -254,3 +254,10 @@ def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(UserError, match=r"could not be fetched from the Hugging Face hub \(LocalEntryNotFoundError\)"):
         list(open_source("hub:org/name", "train", SkipList()))
+
+
+@pytest.mark.parametrize("layout", ["as BEIR publishes it", "gzipped"])
+def test_a_folder_without_its_prefix_is_told_of_it(tmp_path, layout):
+    folder = write(tmp_path, LAYOUTS[layout])
+    with pytest.raises(UserError, match=rf"has no column query; .* qrels is named beir:{folder}\."):
+        list(open_source(folder, "train", SkipList()))

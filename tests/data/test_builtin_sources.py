@@ -14,7 +14,8 @@ from functools import cache
 import pytest
 from babel import Locale
 
-from f2jax.data.sources import cldr, stdlib
+from f2jax.data.skip_list import SkipList
+from f2jax.data.sources import cldr, open_source, stdlib
 from f2jax.errors import UserError
 from tests import tiny
 
@@ -70,10 +71,10 @@ def test_a_pair_comes_once(task):
     assert max(pairs.values()) == 1
 
 
-@pytest.mark.parametrize("reader", [lambda split: cldr.read_cldr("kinds", split), stdlib.read_stdlib])
-def test_an_unknown_split_is_refused(reader):
+@pytest.mark.parametrize("spec", ["cldr:kinds", "stdlib:code"])
+def test_an_unknown_split_is_refused(spec):
     with pytest.raises(UserError, match="There is no split 'dev'; splits are train and test"):
-        list(reader("dev"))
+        open_source(spec, "dev", SkipList())
 
 
 # Names of the CLDR
@@ -167,8 +168,8 @@ def test_a_classification_row_has_a_right_and_a_wrong_word():
 
 
 def test_an_unknown_task_names_the_nearest():
-    with pytest.raises(UserError, match="There is no task 'cldr:label'; did you mean 'labels'"):
-        cldr.read_cldr("label")
+    with pytest.raises(UserError, match="There is no built-in set 'cldr:label'; did you mean 'cldr:labels'"):
+        open_source("cldr:label", "train", SkipList())
 
 
 # The standard library

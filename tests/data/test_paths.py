@@ -142,8 +142,8 @@ def test_a_data_set_that_the_datasets_library_saved_is_read(tmp_path):
 
 
 def test_a_folder_without_data_files_says_what_it_has(tmp_path):
-    (tmp_path / "notes.docx").write_text("no data")
-    with pytest.raises(UserError, match=r"holds no data file but notes\.docx; data files end in \.parquet"):
+    (tmp_path / "notes.txt").write_text("no data")
+    with pytest.raises(UserError, match=r"no data file but notes\.txt; data files end in \.parquet, .*\.tsv, and"):
         found(tmp_path)
 
 

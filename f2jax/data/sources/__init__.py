@@ -46,6 +46,8 @@ def open_source(
         raise UserError(f"{spec} names its own columns; leave out the ones that you gave, or read it by itself.")
     if origin in ("cldr", "stdlib"):
         task = _built_in(spec)
+        if split not in ("train", "test"):
+            raise UserError(f"There is no split '{split}'; splits are train and test.")
         return stdlib.read_stdlib(split) if origin == "stdlib" else cldr.read_cldr(task, split)
     if origin == "beir":
         return beir.read_beir(path, split, skipped)

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from f2jax.data.record import Record, stable_id
-from f2jax.errors import UserError, did_you_mean
 
 KINDS = {"territories": "territory", "languages": "language", "scripts": "script", "currencies": "currency"}
 TASKS = ("translation", "kinds", "labels")
@@ -74,15 +73,7 @@ def is_test_name(text: str) -> bool:
 
 
 def read_cldr(task: str, split: str = "train") -> Iterator[Record]:
-    """Records of one task: `translation`, `kinds` (clustering) or `labels` (classification).
-
-    Raises:
-        UserError: unknown task, or a split other than train and test.
-    """
-    if task not in TASKS:
-        raise UserError(f"There is no task 'cldr:{task}'{did_you_mean(task, TASKS)}")
-    if split not in ("train", "test"):
-        raise UserError(f"There is no split '{split}'; splits are train and test.")
+    """Records of the train or test split of a task: `translation`, `kinds` (clustering), `labels` (classification)."""
     return {"translation": _translation, "kinds": _kinds, "labels": _labels}[task](split == "test")
 
 

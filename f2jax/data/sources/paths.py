@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from f2jax import files
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import hub
-from f2jax.data.sources.tables import KNOWN, TABLES
+from f2jax.data.sources.tables import KNOWN, KNOWN_TABLES, TABLES
 from f2jax.errors import UserError
 
 HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}  # as the hub names splits
@@ -55,7 +55,8 @@ def find_files(
         say_once(f"{spec}: left out are {_some(left_out)}.")
     others = sorted(name for name in set(visible) - set(data) if PurePosixPath(name).stem not in DOCUMENTATION)
     if not chosen and others:
-        raise UserError(f"{spec} holds no data file but {_some(others)}; data files end in {KNOWN}.")
+        known = KNOWN_TABLES if endings == TABLES else KNOWN
+        raise UserError(f"{spec} holds no data file but {_some(others)}; data files end in {known}.")
     if not chosen:
         files.check_bucket(spec)
         raise UserError(f"There is no data file {spec}; check the path.")

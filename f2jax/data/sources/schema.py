@@ -135,7 +135,10 @@ def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str
     found = f"it has {', '.join(present) or 'none'}: rename one (or name it in finetune:…, data.columns or --columns: "
     found += "query=COLUMN)"
     if "query" not in present:
-        raise UserError(f"{path} has no column query; {found}.")
+        file = PurePosixPath(path)
+        is_beir = file.name.split(".")[0] in ("corpus", "queries", "qrels")
+        hint = f". A folder of corpus, queries and qrels is named beir:{file.parent}" if is_beir else ""
+        raise UserError(f"{path} has no column query; {found}{hint}.")
     if passage is None and "kind" not in present and Defaults.of(path, kinds, present).kind != "texts":
         raise UserError(
             f"{path} has no column positive (or passage); {found}, or add {source_of(path)}=texts to the kinds if it "

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from f2jax.data.record import Record, stable_id
-from f2jax.errors import UserError
 
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "ensurepip", "turtledemo", "__pycache__"}
 MIN_WORDS = 4  # of a docstring that is used
@@ -80,13 +79,7 @@ def is_test_function(function: Function) -> bool:
 
 
 def read_stdlib(split: str = "train") -> Iterator[Record]:
-    """Pairs a docstring with its function, against functions of the same module if there are some.
-
-    Raises:
-        UserError: a split other than train and test.
-    """
-    if split not in ("train", "test"):
-        raise UserError(f"There is no split '{split}'; splits are train and test.")
+    """Pairs a docstring with its function, against functions of the same module if there are some; train or test."""
     chosen = [f for f in functions() if is_test_function(f) == (split == "test")]
     modules = defaultdict(list)
     for function in chosen:

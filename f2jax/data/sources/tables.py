@@ -35,7 +35,8 @@ def _with_compressions(*endings: str) -> tuple[str, ...]:
 
 TABLES = (".parquet", ".arrow", *_with_compressions(*_TABLES_AS_TEXT))  # rows with columns
 ENDINGS = (*TABLES, *_with_compressions(".txt"))
-KNOWN = ".parquet, .arrow, .jsonl, .ndjson, .json, .csv, .tsv or .txt, and text also in .gz, .bz2 or .zst"
+_KNOWN = ".parquet, .arrow, .jsonl, .ndjson, .json, .csv, .tsv{}, and text also in .gz, .bz2 or .zst"
+KNOWN_TABLES, KNOWN = _KNOWN.format(""), _KNOWN.format(" or .txt")
 
 
 def read_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[FileRow]:
