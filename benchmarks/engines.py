@@ -35,8 +35,7 @@ def write(folder: Path, count: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from f2jax.prepare.read_inputs import NUMBERS
-    from f2jax.prepare.scratch import RUN_ENTRIES
+    from f2jax.prepare.read_inputs import NUMBERS, SUMMARY, InputSummary
 
     rng = np.random.default_rng(0)
     key, rank, hash_ = (rng.integers(0, 2**63, count, np.uint64) for _ in range(3))
@@ -44,13 +43,10 @@ def write(folder: Path, count: int) -> None:
     key[again] = key[rng.integers(0, count, again.sum())]
     part = rng.integers(0, SETS, count, np.uint32)
     rows = np.zeros(count, NUMBERS)
-    rows["part"], rows["hash"] = part, hash_
+    rows["part"], rows["hash"], rows["exact"], rows["rank"] = part, hash_, key, rank
     rows.tofile(folder / "rows")
-    entries = np.stack([key, rank, np.arange(count, dtype=np.uint64)])
-    with (folder / "exact").open("wb") as file:  # as `RunWriter` does
-        for start in range(0, count, RUN_ENTRIES):
-            run = entries[:, start : start + RUN_ENTRIES]
-            file.write(np.ascontiguousarray(run[:, np.argsort(run[0], kind="stable")]).tobytes())
+    summary = InputSummary(count, [(f"s{i}", "retrieval") for i in range(SETS)], {}, {}, {}, {})
+    (folder / SUMMARY).write_text(json.dumps(vars(summary)))
     columns = dict(zip(COLUMNS, (key, rank, hash_, part), strict=True))
     pq.write_table(pa.table({"row": np.arange(count)} | columns), folder / "rows.parquet")
 
@@ -65,9 +61,8 @@ def by_prepare(folder: Path, cap: int, memory: str) -> Iterator:
     yield
     curate = CurationOptions(evaluation_sets=())
     source = InputFolder("", folder)
-    states = find_duplicates([source], [len(source.rows())], curate)
-    parts = [[(f"s{i}", "retrieval") for i in range(SETS)]]
-    plan_datasets([source], parts, states, PrepareOptions(cap=cap, curate=curate), "")
+    states = find_duplicates([source], curate)
+    plan_datasets([source], states, PrepareOptions(cap=cap, curate=curate), "")
     yield states[0]
 
 

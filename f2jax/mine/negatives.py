@@ -27,6 +27,7 @@ BLOCKS = SearchBlocks(queries=1_024)
 
 
 Ids = Sequence[int] | np.ndarray
+Nearest = tuple[int, np.ndarray, np.ndarray, np.ndarray]  # the first four arguments of `_choose`
 NO_PAIRS = np.zeros((0, 2), np.int64)
 
 
@@ -130,13 +131,13 @@ def mine_negatives(
     total, k = queries.shape[0], options.top + answers.most_right
     top_k = TopK(documents, blocks=blocks, labels_cl=answers.document_labels_cl)
 
-    def nearest(first: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    def nearest(first: int) -> Nearest:
         block = slice(first, min(first + top_k.block, total))
         q_qe = unit_vectors(queries, block, "queries")
         return first, q_qe, *top_k(q_qe, k, labels_ql=answers.query_labels_ql[block])
 
     with ThreadPoolExecutor(AHEAD) as pool:
-        waiting: deque[Future] = deque()
+        waiting: deque[Future[Nearest]] = deque()
         for first in range(0, total, top_k.block) if starts is None else starts:
             waiting.append(pool.submit(nearest, first))
             if len(waiting) > AHEAD:

@@ -1,8 +1,7 @@
 """How `f2jax prepare` makes a corpus: each module is one step.
 
-1. `read_inputs.py` reads each input, curates its records (`curate/`) and keeps a few numbers of those that stay
-   (`scratch.py`).
-2. `duplicates.py` finds duplicates over all inputs from these numbers, on disk, and lists them.
+1. `read_inputs.py` reads each input, curates its records (`curate/`) and keeps a few numbers of those that stay.
+2. `duplicates.py` finds duplicates over all inputs from these numbers, and lists them.
 3. `datasets.py` says which data sets there will be, and which rows a cap keeps.
 4. `spill.py` reads the inputs again, and writes the texts of the rows that stay in buckets that are small enough to
    sort in memory.

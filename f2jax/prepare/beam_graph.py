@@ -150,12 +150,12 @@ def make_graph(pipeline: beam.Pipeline, job: Job, inputs: Sequence[str]) -> None
     )
     numbers, lost = read.numbers, []
     if curate and curate.exact_duplicates:
-        keys = numbers | "exact keys" >> beam.MapTuple(lambda place, row: (row[4], (row[5], place)))
+        keys = numbers | "exact keys" >> beam.MapTuple(lambda place, row: (row[5], (row[6], place)))
         lost.append(keys | "equal" >> beam.GroupByKey() | "exact" >> beam.FlatMapTuple(_all_but_smallest))
     if curate and curate.near_duplicates:
         left = {"row": numbers, "lost": lost[0]} | "distinct" >> beam.CoGroupByKey() | beam.FlatMapTuple(_unless_lost)
         bands = left | "bands" >> beam.FlatMapTuple(
-            lambda place, row: [(key, (row[5], place, row[6])) for key in row[7]]
+            lambda place, row: [(key, (row[6], place, row[7])) for key in row[8]]
         )
         near = bands | "alike" >> beam.GroupByKey() | "near" >> beam.FlatMap(_near, curate)
         lost.append(near | "each once" >> beam.Distinct())
@@ -167,12 +167,12 @@ def make_graph(pipeline: beam.Pipeline, job: Job, inputs: Sequence[str]) -> None
     else:
         staying, reasons = numbers, pipeline | "none lost" >> beam.Create([], reshuffle=False)
     if options.cap:
-        hashes = staying | "hashes" >> beam.MapTuple(lambda _, row: (row[0], row[3]))
+        hashes = staying | "hashes" >> beam.MapTuple(lambda _, row: (row[0], row[4]))
         limits = (
             hashes | beam.combiners.Top.SmallestPerKey(options.cap) | beam.MapTuple(lambda key, some: (key, max(some)))
         )
         staying = staying | "cap" >> beam.Filter(
-            lambda item, limits: item[1][3] <= limits[item[1][0]], beam.pvalue.AsDict(limits)
+            lambda item, limits: item[1][4] <= limits[item[1][0]], beam.pvalue.AsDict(limits)
         )
     blocks = staying | "blocks" >> beam.MapTuple(
         lambda place, row: ((*row[:2], place >> BLOCK_BITS), (1, row[2], place))

@@ -37,24 +37,20 @@ class DatasetPlan:
 
 
 def plan_datasets(
-    inputs: Sequence[InputFolder],
-    parts: Sequence[list[Key]],
-    states: Sequence[np.ndarray],
-    options: PrepareOptions,
-    tokenizer: str,
+    inputs: Sequence[InputFolder], states: Sequence[np.ndarray], options: PrepareOptions, tokenizer: str
 ) -> list[DatasetPlan]:
     """Plans each data set that has rows, in the order in which they first come, and marks rows as `OVER_CAP`.
 
     Args:
-        parts: the data sets that each input feeds.
         states: what becomes of each row of each input.
 
     Raises:
         UserError: two data sets would have one name.
     """
     feeds: dict[Key, list[tuple[int, int]]] = {}
-    for number, keys in enumerate(parts):
-        columns, stays = inputs[number].rows()["part"], states[number] == STAYS
+    for number, source in enumerate(inputs):
+        keys = source.summary().parts
+        columns, stays = source.rows()["part"], states[number] == STAYS
         counts = np.bincount(columns[stays], minlength=len(keys))
         for part, key in enumerate(keys):
             if counts[part]:

@@ -20,14 +20,12 @@ from f2jax.data.record import Record, stable_id
 from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import is_single_input, open_source
 from f2jax.errors import UserError
-from f2jax.prepare.curate import CurationReport, Outcome, curate_record, dedup
+from f2jax.prepare.curate import CurationOptions, CurationReport, Outcome, curate_record, dedup
 from f2jax.prepare.curate.decontaminate import Index
 from f2jax.prepare.options import Key, PrepareOptions
-from f2jax.prepare.scratch import RunWriter, map_array
 
 TEXT_BYTES = 500  # of a text in memory, besides its bytes; with its instruction more than on disk
-# data set; its documents in memory, and its query; for the cap
-NUMBERS = np.dtype([("part", "<u4"), ("documents", "<u8"), ("query", "<u4"), ("hash", "<u8")])
+NUMBERS = np.dtype([("part", "<u4"), *((name, "<u8") for name in ("documents", "query", "hash", "exact", "rank"))])
 SUMMARY, SKIPPED, STAY = "survey.json", "skipped.jsonl", "stay"  # STAY: a byte for each row that the source gives
 
 
@@ -51,7 +49,15 @@ class InputFolder:
 
     def rows(self) -> np.ndarray:
         """The numbers of each record, of dtype `NUMBERS`."""
-        return map_array(self.path("rows"), NUMBERS)
+        return _map_array(self.path("rows"), NUMBERS)
+
+    def band(self, number: int) -> np.ndarray:
+        """The key of each record in one band of the sketches."""
+        return _map_array(self.path(_band_name(number)), np.dtype("<u8"))
+
+    def sketches(self, options: CurationOptions) -> np.ndarray:
+        """What near duplicates are found by: uint32 [rows, 2 * permutations]."""
+        return _map_array(self.path("sketches"), np.dtype("<u4")).reshape(-1, 2 * options.permutations)
 
     def is_complete(self, listing: bool) -> bool:
         """Returns whether all files are there that the summary, which was written last, names.
@@ -60,9 +66,10 @@ class InputFolder:
             listing: the list of skipped rows is needed too.
         """
         try:
-            sizes = self.summary().sizes
+            summary = self.summary()
         except (UserError, TypeError, KeyError):  # missing, damaged, or of an earlier version
             return False
+        sizes = summary.sizes | {"rows": summary.rows * NUMBERS.itemsize}
         paths = {self.path(name): size for name, size in sizes.items()}
         whole = all(path.exists() and path.stat().st_size == size for path, size in paths.items())
         return whole and STAY in sizes and (not listing or SKIPPED in sizes)
@@ -85,31 +92,32 @@ class InputSummary:
         return cls(**fields | {"parts": [tuple(key) for key in fields["parts"]]})
 
 
-def sketch_dtype(permutations: int) -> np.dtype:
-    """The dtype of what near duplicates are found by, of one record."""
-    return np.dtype([("rank", "<u8"), ("values", "<u4", (2 * permutations,))])
+def _band_name(number: int) -> str:
+    return f"band-{number:03d}"
 
 
 def bytes_of_row(options: PrepareOptions) -> int:
-    """What a row that stays takes on disk for good: its numbers, and entries by which duplicates are found."""
-    curate, size = options.curate, 1 + NUMBERS.itemsize
-    if curate and curate.exact_duplicates:
-        size += 8 * 3
-    if curate and curate.near_duplicates:
-        size += sketch_dtype(curate.permutations).itemsize + 8 * 2 * curate.permutations // curate.band
-    return size
+    """What a row that stays takes on disk for good."""
+    curate = options.curate
+    near = 8 * curate.permutations + 8 * curate.permutations // curate.band if curate and curate.near_duplicates else 0
+    return 1 + NUMBERS.itemsize + near
+
+
+def _map_array(path: Path, dtype: np.dtype) -> np.ndarray:
+    """The entries of a file, which are read where they are used."""
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
 
 
 class RowNumbers(NamedTuple):
     """What decides whether a row that passed the steps for single records stays, and where."""
 
     documents: int  # bytes of its documents in memory
+    query: int  # bytes of its query in memory
     hash: int  # `row_hash`
     exact: int  # key that exact duplicates share; 0: they are not looked for
     rank: int  # of duplicates the smallest stays
     sketch: bytes  # MinHash values; b"": near duplicates are not looked for
     bands: Sequence[int]  # keys that near duplicates may share
-    query: int  # bytes of its query in memory
 
 
 def numbers_of(record: Record, options: PrepareOptions) -> RowNumbers:
@@ -119,7 +127,7 @@ def numbers_of(record: Record, options: PrepareOptions) -> RowNumbers:
     sketch = dedup.sketch(record, curate) if curate and curate.near_duplicates else None
     values, bands = (sketch.values, dedup.band_keys(sketch, curate)) if sketch and curate else (b"", [])
     sizes = _bytes_of(record.documents), _bytes_of([record.query])
-    return RowNumbers(sizes[0], row_hash(record, options.seed), exact, rank, values, bands, sizes[1])
+    return RowNumbers(*sizes, row_hash(record, options.seed), exact, rank, values, bands)
 
 
 def _bytes_of(texts: Iterable[str]) -> int:
@@ -187,7 +195,7 @@ def read_again(
     """
     hashes, found = source.rows()["hash"], Index.open(index) if index else None
     numbers = np.flatnonzero(chosen)
-    places = np.flatnonzero(map_array(source.path(STAY), np.dtype(bool)))[numbers]
+    places = np.flatnonzero(_map_array(source.path(STAY), np.dtype(bool)))[numbers]
     todo = iter(zip(places.tolist(), numbers.tolist(), strict=True))
     place, number = next(todo, (-1, -1))
     for current, (record, where) in enumerate(open_records(source.spec, options, SkipList())):
@@ -209,15 +217,10 @@ class _Writer(ExitStack):
     def __init__(self, target: InputFolder, options: PrepareOptions):
         super().__init__()
         self.parts: dict[Key, int] = {}
-        self._count, self._options, curate = 0, options, options.curate
-        self._exact, self._near = None, None
-        self._stay, self._rows = (self.enter_context(target.path(name).open("wb")) for name in (STAY, "rows"))
-        if curate and curate.exact_duplicates:
-            self._exact = self.enter_context(RunWriter(target.path("exact"), 3))
-        if curate and curate.near_duplicates:
-            self._near = self.enter_context(RunWriter(target.path("near"), 2))
-            self._sketches = self.enter_context(target.path("sketches").open("wb"))
-            self._sketch_dtype = sketch_dtype(curate.permutations)
+        self._options, curate = options, options.curate
+        bands = curate.permutations // curate.band if curate and curate.near_duplicates else 0
+        names = (STAY, "rows", *["sketches"] * bool(bands), *map(_band_name, range(bands)))
+        self._stay, self._rows, *self._near = (self.enter_context(target.path(name).open("wb")) for name in names)
 
     def add(self, record: Record | None) -> None:
         """Adds what curation made of a record; None: it does not stay."""
@@ -226,12 +229,8 @@ class _Writer(ExitStack):
             return
         part = self.parts.setdefault((record.source, record.kind), len(self.parts))
         found = numbers_of(record, self._options)
-        self._rows.write(np.array((part, found.documents, found.query, found.hash), NUMBERS).tobytes())
-        if self._exact:
-            self._exact.add(found.exact, found.rank, self._count)
+        self._rows.write(np.array((part, *found[:5]), NUMBERS).tobytes())
         if self._near:
-            values = np.frombuffer(found.sketch, "<u4")
-            self._sketches.write(np.array((found.rank, values), self._sketch_dtype).tobytes())
-            for key in found.bands:
-                self._near.add(key, self._count)
-        self._count += 1
+            near = found.sketch, *(key.to_bytes(8, "little") for key in found.bands)
+            for file, content in zip(self._near, near, strict=True):
+                file.write(content)

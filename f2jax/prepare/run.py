@@ -40,7 +40,7 @@ from f2jax.prepare.workers import exclusive, run_in_processes
 
 SURVEYS, VOCABULARY = "survey", "vocabulary"  # folders next to the data sets
 EVALUATION, SIGNATURE = "evaluation", "mteb.txt"  # folder of indexes of evaluation texts; in one: of which tests
-READER = 4  # raised when inputs are read in another way, so that they are read again
+READER = 5  # raised when inputs are read in another way, so that they are read again
 
 
 def prepare(
@@ -111,10 +111,9 @@ class _Preparation:
             shutil.rmtree(left)
         self._read(unread)
         summaries = [folder.summary() for folder in self.inputs]
-        states = self._find_duplicates(summaries)
+        states = self._find_duplicates()
         counts = count(summaries, states)
-        parts = [summary.parts for summary in summaries]
-        plans = plan_datasets(self.inputs, parts, states, self.options, self.tokenizer.fingerprint())
+        plans = plan_datasets(self.inputs, states, self.options, self.tokenizer.fingerprint())
         if not plans:
             raise cards.empty_corpus(counts["skipped"])
         if self.before:
@@ -136,13 +135,12 @@ class _Preparation:
         if not self.before:
             (self.output / CARD).unlink(missing_ok=True)
 
-    def _find_duplicates(self, summaries: Sequence[InputSummary]) -> list[np.ndarray]:
+    def _find_duplicates(self) -> list[np.ndarray]:
         """What becomes of each row of each input; rows that are in the corpus stay."""
         old = [InputFolder("", self.output / SURVEYS / name) for name in self.before.names] if self.before else []
         if not all(folder.is_complete(listing=False) for folder in old):
             raise UserError(f"{self.output} lacks a part of {SURVEYS}/; prepare it again before you add to it.")
-        rows = [summary.rows for summary in (*(folder.summary() for folder in old), *summaries)]
-        return find_duplicates([*old, *self.inputs], rows, self.options.curate, len(old))[len(old) :]
+        return find_duplicates([*old, *self.inputs], self.options.curate, len(old))[len(old) :]
 
     def _read(self, inputs: Sequence[InputFolder]) -> None:
         if inputs:

@@ -70,10 +70,10 @@ def cluster(server, tmp_path_factory) -> Iterator[str]:
             process.wait()
 
 
-def prepare(inputs, output: str, folder: Path, *runner: str) -> int:
+def prepare(inputs, output: str, folder: Path, *runner: str, evaluation: str | None = None) -> int:
     command = ["prepare", "--input", *inputs, "--output", output, "--tokenizer", str(folder / "tokenizer")]
     command += ["--max-length", "32", "--validation-share", "0.2", "--tasks", f"retrieval={corpora.TASK}"]
-    command += ["--cap", "50", "--evaluation-sets", "--near-duplicates", "0.8"]
+    command += ["--cap", "50", "--evaluation-sets", *filter(None, [evaluation]), "--near-duplicates", "0.8"]
     return main([*command, "--beam-runner", *runner])
 
 
@@ -86,7 +86,7 @@ def on(cluster: str) -> list[str]:
 def test_workers_that_share_only_the_bucket_write_what_one_process_writes(
     cluster, bucket, tmp_path, capsys, monkeypatch
 ):
-    """Two workers: which rows are duplicates or over the cap, and all files, are those of the local run."""
+    """Two workers: duplicates, rows over the cap or in evaluation sets, and all files, are those of the local run."""
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
     run = FnApiRunner.run_via_runner_api
@@ -96,12 +96,17 @@ def test_workers_that_share_only_the_bucket_write_what_one_process_writes(
         return run(runner, *rest)
 
     monkeypatch.setattr(FnApiRunner, "run_via_runner_api", with_two_workers)
-    card = corpora.make(tmp_path, corpora.write_inputs(tmp_path / "in"), OPTIONS)
+    evaluation = tmp_path / "held.txt"
+    evaluation.write_text(max((row["positive"] for row in corpora.rows(80, 1)), key=len))
+    options = replace(OPTIONS, curate=replace(OPTIONS.curate, evaluation_sets=(str(evaluation),)))
+    card = corpora.make(tmp_path, corpora.write_inputs(tmp_path / "in"), options)
+    assert card["skipped"]["positive is in evaluation set held (whole)"]
     names = [path.name for path in (tmp_path / "in").iterdir()]
     fsspec.filesystem("gs").put(f"{tmp_path}/in/", f"{bucket}/in/", recursive=True)
     inputs = [f"{bucket}/in/{name}" for name in ("pairs.jsonl", "pairs_part2.jsonl", "mixed.jsonl", "more.jsonl")]
     assert len(names) == len(inputs)
-    assert prepare(inputs, f"{bucket}/corpus", tmp_path, *on(cluster)) == 0, capsys.readouterr().err
+    made = prepare(inputs, f"{bucket}/corpus", tmp_path, *on(cluster), evaluation=str(evaluation))
+    assert made == 0, capsys.readouterr().err
     made = files.read_json_object(f"{bucket}/corpus/{CARD}")
     without = [{name: value for name, value in entry.items() if name != "fingerprint"} for entry in card["datasets"]]
     assert made["datasets"] == without and len(without) == 3

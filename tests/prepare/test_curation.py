@@ -17,15 +17,15 @@ from f2jax.data.skip_list import SkipList
 from f2jax.data.sources import open_source
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
-from f2jax.prepare import read_inputs, run, scratch
+from f2jax.prepare import read_inputs, run
 from f2jax.prepare.curate import CurationOptions as Curation
 from f2jax.prepare.curate import CurationReport
 from tests.data import corpora
 from tests.prepare.curate.in_memory import curate
 
 PLAIN = replace(corpora.OPTIONS, instructions=Instructions(enabled=False), validation_share=0.0)
-CURATED = replace(PLAIN, curate=Curation(excluded_sources=("sib200*",)))
-NEAR = replace(PLAIN, curate=Curation(excluded_sources=("sib200*",), near_duplicates=0.6, band=2))
+CURATED = replace(PLAIN, curate=Curation(excluded_sources=("sib200*",), evaluation_sets=()))
+NEAR = replace(PLAIN, curate=replace(CURATED.curate, near_duplicates=0.6, band=2))
 
 
 def write_inputs(folder) -> list[str]:
@@ -76,13 +76,7 @@ def options(request):
     return request.param
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(scratch, "RUN_ENTRIES", 16)
-    monkeypatch.setattr(scratch, "RANGE_ENTRIES", 64)
-
-
-def test_the_rows_are_those_that_the_library_keeps_in_memory(tmp_path, options, small):
+def test_the_rows_are_those_that_the_library_keeps_in_memory(tmp_path, options):
     inputs = write_inputs(tmp_path / "in")
     card = corpora.make(tmp_path, inputs, options)
     rows, report = in_memory(inputs, options)

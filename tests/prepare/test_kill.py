@@ -64,7 +64,9 @@ def test_a_killed_parent_takes_its_processes_along_and_the_next_run_goes_on(tmp_
     assert contents(tmp_path) == contents(tmp_path / "other")
 
 
-@pytest.mark.parametrize("damage", ["only the summary", "cut short", "missing", "not JSON", "of an earlier version"])
+@pytest.mark.parametrize(
+    "damage", ["only the summary", "cut short", "missing", "not JSON", "of an earlier version", "with fewer numbers"]
+)
 def test_an_input_whose_files_are_not_those_that_its_summary_names_is_read_again(tmp_path, damage):
     inputs = corpora.write_inputs(tmp_path / "in")
     corpora.make(tmp_path, inputs)
@@ -82,6 +84,10 @@ def test_an_input_whose_files_are_not_those_that_its_summary_names_is_read_again
         (folder / "survey.json").unlink()
     elif damage == "not JSON":
         (folder / "survey.json").write_text('{"rows": 80, "pa')
+    elif damage == "with fewer numbers":
+        (folder / "rows").write_bytes(bytes(24 * summary["rows"]))
+        changed = summary | {"sizes": summary["sizes"] | {"rows": 24 * summary["rows"]}}
+        (folder / "survey.json").write_text(json.dumps(changed))
     else:
         (folder / "survey.json").write_text(json.dumps({k: v for k, v in summary.items() if k != "sizes"}))
     corpora.make(tmp_path, inputs)

@@ -6,8 +6,8 @@ overlap (Broder 1997), and only rows that agree in a whole band of values are co
 Mining of Massive Datasets, 3.4). A band holds values of the query and of the positive, so that rows with one query and
 many positives do not meet. No group is compared quadratically (`small_groups`).
 
-A corpus that is larger than memory takes the same steps on disk (`f2jax/prepare/duplicates.py`): group by
-`exact_key`, of each group the smallest `rank` stays; then group by `band_keys`, and drop `near_duplicates(group)`.
+All rows of a corpus take these steps (`f2jax/prepare/duplicates.py`): group by `exact_key`, of each group the smallest
+`rank` stays; then group by `band_keys`, and drop `near_duplicates(group)`.
 """
 
 import json

@@ -18,7 +18,7 @@ NAMED = 5  # data sets that the message names
 
 def test_files() -> list[str]:
     """The files of test and validation splits, and all of queries."""
-    return [str(path) for folder in _cached() for path in _tests(folder) + _queries(folder)]
+    return [str(path) for folder in _cached() for paths in _files(folder) for path in paths]
 
 
 def test_rows(columns: tuple[str, ...]) -> Iterator[FileRow]:
@@ -45,13 +45,13 @@ def test_rows(columns: tuple[str, ...]) -> Iterator[FileRow]:
                 say_once(f"mteb: the texts of {path} are not looked for: {error}")
 
     for folder in folders:
-        judged, has_text = set[str | None](), False
-        for row in rows_of(_tests(folder)):
+        judged, has_text, (tests, queries) = set[str | None](), False, _files(folder)
+        for row in rows_of(tests):
             judged.add(_id(row.get(JUDGED)))
             has_text |= any(row.get(name) for name in columns)
             yield row
         judged.discard(None)
-        for row in rows_of(_queries(folder)):
+        for row in rows_of(queries):
             if not judged or _id(row.get(ID)) in judged:
                 has_text |= any(row.get(name) for name in columns)
                 yield row
@@ -73,17 +73,15 @@ def _cached() -> list[Path]:
     return sorted(Path(HF_HUB_CACHE).glob("datasets--mteb--*/snapshots/*"))
 
 
-def _tests(folder: Path) -> list[Path]:
-    return [path for path, words in _files(folder) if words & HELD_OUT]
-
-
-def _queries(folder: Path) -> list[Path]:
-    """The files of queries that belong to no split."""
-    return [path for path, words in _files(folder) if "queries" in words and not words & (HELD_OUT | {"train"})]
-
-
-def _files(folder: Path) -> list[tuple[Path, set[str]]]:
-    """All data files but those of documents, each with the words of its path; no link whose blob is gone."""
-    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(ENDINGS) and path.is_file())
-    words = ((path, path_words(str(path.relative_to(folder)))) for path in paths)
-    return [(path, found) for path, found in words if "corpus" not in found]
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files of test and validation splits, and those of queries that belong to no split; no link without a blob."""
+    tests, queries = [], []
+    for path in sorted(folder.rglob("*")):
+        words = path_words(str(path.relative_to(folder)))
+        if not path.name.endswith(ENDINGS) or "corpus" in words or not path.is_file():
+            continue
+        if words & HELD_OUT:
+            tests.append(path)
+        elif "queries" in words and "train" not in words:
+            queries.append(path)
+    return tests, queries
