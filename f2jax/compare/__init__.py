@@ -1,1 +1,1 @@
-"""Training runs side by side, and a law of their held-out loss in size and data."""
+"""Compares training runs, and fits a scaling law of their held-out loss."""

@@ -1,8 +1,8 @@
-"""A law of loss in the parameters N and the training tokens D of a run: L(N, D) = E + A / N^a + B / D^b.
+"""A scaling law of the loss in the parameters N and the training tokens D of a run: L(N, D) = E + A / N^a + B / D^b.
 
-Form and fit are the third approach of Hoffmann et al., Training Compute-Optimal Large Language Models
-(https://arxiv.org/abs/2203.15556, section 3.3 and appendix D.3): L-BFGS from a grid of starts on the Huber loss of
-log L, with the exponents and the logarithms of E, A and B as variables.
+The form and the fit are the third approach of Hoffmann et al., Training Compute-Optimal Large Language Models
+(https://arxiv.org/abs/2203.15556, section 3.3 and appendix D.3): L-BFGS from a grid of initial values minimizes the
+Huber loss of log L, with the exponents and the logarithms of E, A and B as variables.
 """
 
 import itertools
@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-HUBER_DELTA = 1e-3  # of log L: what is further off counts by its distance, not by its square
+HUBER_DELTA = 1e-3  # error of log L beyond which the Huber loss is linear
 STARTS = tuple(itertools.product((0.2, 0.5, 1.0), (0.2, 0.5, 1.0), (0.05, 0.3, 0.8)))  # a, b, share of E in the least L
 BOUNDS = [(-30.0, 60.0), (-30.0, 60.0), (-20.0, 20.0), (0.0, 5.0), (0.0, 5.0)]  # log A, log B, log E, a, b
-ROUGH, FINE, FINALISTS = 50, 2_000, 3  # iterations from each start, and from where the best of them have come to
-FLAT = 1e-3  # of the loss: a term that changes less over the grid is none, and its exponent could be any
-LEAST_EXPONENT = 0.02  # below it, it is not identified: the loss hardly changes, and the optimum could be anywhere
-LEAST = 3  # sizes, and budgets of tokens, without which nothing is fitted
+ROUGH, FINE, FINALISTS = 50, 2_000, 3  # iterations from each start, then from the best results, and their number
+FLAT = 1e-3  # of the loss; a term that varies less over the grid is dropped, because its exponent is undetermined
+LEAST_EXPONENT = 0.02  # smaller exponents are not identified: the loss hardly changes, and there is no clear optimum
+LEAST = 3  # minimum number of sizes, and of token budgets, for a fit
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ScalingLaw:
     data_exponent: float  # b
 
     def loss(self, parameters_i: ArrayLike, tokens_i: ArrayLike) -> np.ndarray:
-        """Returns the loss of models of so many parameters after so many tokens, [i]."""
+        """Returns the loss [i] of models with these numbers of parameters after these numbers of tokens."""
         return (
             self.irreducible
             + self.size_factor / np.asarray(parameters_i, float) ** self.size_exponent
@@ -43,14 +43,14 @@ class ScalingLaw:
 
     @property
     def unidentified(self) -> list[str]:
-        """Returns which of N and D hardly change the loss; there is no optimum then."""
+        """Returns which of N and D hardly affect the loss; if there are any, there is no optimum."""
         exponents = {"N": self.size_exponent, "D": self.data_exponent}
         return [name for name, exponent in exponents.items() if exponent < LEAST_EXPONENT]
 
     def optimum(self, products_i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the parameters and tokens of least loss whose product N × D is given, each [i].
+        """Returns the parameters and tokens, each [i], with the lowest loss for a given product N × D.
 
-        Where the derivatives along N × D = P cancel, a A / N^a = b B / D^b (equation 4 of the paper).
+        There, the derivatives along N × D = P cancel: a A / N^a = b B / D^b (equation 4 of the paper).
         """
         exponents = self.size_exponent + self.data_exponent
         ratio = self.size_exponent * self.size_factor / (self.data_exponent * self.data_factor)
@@ -59,13 +59,13 @@ class ScalingLaw:
 
     @property
     def size_share(self) -> float:
-        """The exponent of compute with which the best size grows: N ∝ C^(b / (a + b))."""
+        """The exponent with which the optimal size grows with compute: N ∝ C^(b / (a + b))."""
         return self.data_exponent / (self.size_exponent + self.data_exponent)
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """A run of a grid: what a law is fitted on."""
+    """A run, as a point to fit a law to."""
 
     run: str  # its name
     parameters: int  # outside the token table, N
@@ -75,14 +75,14 @@ class GridPoint:
 
 
 def can_fit(parameters_i: np.ndarray, tokens_i: np.ndarray) -> bool:
-    """Returns whether these runs are a grid: some sizes, each with some budgets, more of both than the law can bend."""
+    """Returns whether these runs have at least `LEAST` sizes with at least `LEAST` token budgets each."""
     sizes = np.unique(parameters_i)
     budgets = [len(np.unique(budget_numbers(tokens_i)[parameters_i == size])) for size in sizes]
     return sum(count >= LEAST for count in budgets) >= LEAST
 
 
 def budget_numbers(tokens_i: np.ndarray) -> np.ndarray:
-    """Returns a number for each budget, [i]: seeds differ by some tokens, and budgets by more than a tenth."""
+    """Returns the number of each run's token budget, [i]; runs whose tokens differ by less than 10 % share one."""
     order = np.argsort(tokens_i)
     steps = np.diff(np.log(np.asarray(tokens_i, float)[order]), prepend=np.log(tokens_i[order[0]])) > np.log(1.1)
     numbers_i = np.empty(len(tokens_i), int)
@@ -93,17 +93,17 @@ def budget_numbers(tokens_i: np.ndarray) -> np.ndarray:
 def fit_law(
     parameters_i: np.ndarray, tokens_i: np.ndarray, losses_i: np.ndarray, start: ScalingLaw | None = None
 ) -> ScalingLaw:
-    """Returns the law of least Huber loss in log L over the runs; a term that is `FLAT` over them is part of E.
+    """Fits a law to runs by the Huber loss in log L; a term that is `FLAT` over the runs becomes part of E.
 
     >>> fit_law(parameters_i, tokens_i, losses_i).loss(8e9, 1e9)
 
     Args:
         parameters_i: N of each run.
         tokens_i: D of each run.
-        losses_i: measured, above 0.
-        start: a law to begin from alone, as that of all runs where some of them are sampled.
+        losses_i: measured losses, above 0.
+        start: the only initial value, for example the law of all runs when fitting samples; default: a grid.
     """
-    # Centred, so that a factor is its term at the middle of the grid and hardly depends on its exponent.
+    # Centred, so that a factor is the term's value in the middle of the grid, almost independent of the exponent.
     log_n_i, log_d_i, log_l_i = (np.log(np.asarray(values, float)) for values in (parameters_i, tokens_i, losses_i))
     middle_n, middle_d = log_n_i.mean(), log_d_i.mean()
     log_n_i, log_d_i = log_n_i - middle_n, log_d_i - middle_d
@@ -130,7 +130,7 @@ def fit_law(
         options = {"maxiter": steps, "ftol": 1e-12, "gtol": 1e-9}
         return minimize(objective, x, jac=True, method="L-BFGS-B", bounds=BOUNDS, options=options)
 
-    with threadpool_limits(1):  # on a busy machine, threads for such small products wait for each other
+    with threadpool_limits(1):  # for such small products, threads only wait for each other
         first = sorted((search(x, ROUGH) for x in starts), key=lambda fit: fit.fun)
         log_a, log_b, log_e, a, b = min((search(fit.x, FINE) for fit in first[:FINALISTS]), key=lambda fit: fit.fun).x
     rest, size_i, data_i = np.exp(log_e), np.exp(log_a - a * log_n_i), np.exp(log_b - b * log_d_i)
@@ -158,9 +158,9 @@ def _variables(law: ScalingLaw, middle_n: float, middle_d: float) -> list[float]
 def bootstrap_laws(
     parameters_i: np.ndarray, tokens_i: np.ndarray, losses_i: np.ndarray, samples: int, seed: int = 0
 ) -> list[ScalingLaw]:
-    """Returns the laws of `samples` samples of the runs, as many with replacement as there are.
+    """Returns the laws of bootstrap samples of the runs.
 
-    A sample with fewer than `LEAST` sizes or budgets is drawn again.
+    Samples with fewer than `LEAST` sizes or budgets are drawn again.
     """
     best = fit_law(parameters_i, tokens_i, losses_i)
     draw, budgets_i = np.random.default_rng(seed), budget_numbers(tokens_i)

@@ -1,4 +1,4 @@
-"""Curves of runs, and of a law beside the runs that it was fitted on."""
+"""Plots of the curves of runs, and of a scaling law next to the runs."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from f2jax.compare.law import GridPoint, ScalingLaw
 from f2jax.compare.runs import ComparedRun
 from f2jax.figures import new_figure, tidy_panel, to_png
 
-NAMED = 12  # runs, at most, that a legend names one by one
+NAMED = 12  # most runs that a legend lists one by one
 
 
 def size_colors(sizes: Iterable[int]) -> dict[int, tuple]:
@@ -19,9 +19,9 @@ def size_colors(sizes: Iterable[int]) -> dict[int, tuple]:
 
 
 def plot_curves(runs: Sequence[ComparedRun], metric: str) -> bytes:
-    """Returns the held-out metric, and below it the loss of training, against steps, tokens and operations.
+    """Plots the held-out metric, and below it the training loss, against steps, tokens and operations.
 
-    Lines are coloured by size; where the sizes are one, by run.
+    Lines are coloured by size, or by run if all runs have the same size.
     """
     figure, panels = new_figure(6, (4.4, 3.1))
     for panel, (kind, name) in zip(
@@ -54,7 +54,7 @@ def _color(runs: Sequence[ComparedRun], place: int) -> str | tuple:
 
 
 def _legend(panel, runs: Sequence[ComparedRun]) -> tuple[list, list[str]]:
-    """Returns a line for each run or, where they are many, for each size."""
+    """Returns a legend entry for each run, or if there are many, for each size."""
     handles, labels = panel.get_legend_handles_labels()
     by_name = dict(zip(labels, handles, strict=True))
     if len(runs) <= NAMED:
@@ -72,11 +72,11 @@ def plot_law(
     per_product: float,
     optimum: bool,
 ) -> bytes:
-    """Returns three panels: loss against tokens, predicted against measured, and size against operations.
+    """Plots loss against tokens, predicted against measured loss, and size against operations.
 
     Args:
-        per_product: operations of a run for each of its parameters and tokens.
-        optimum: whether the law has one, which is then drawn.
+        per_product: operations of a run per parameter and token.
+        optimum: whether the law has an optimum to draw.
     """
     points = [*fitted, *left_out]
     figure, (data, both, best) = new_figure(3, (4.4, 3.6))

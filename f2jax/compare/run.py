@@ -1,4 +1,4 @@
-"""`f2jax compare`: one page of runs side by side, with a law of their loss where they are a grid."""
+"""`f2jax compare`: a page that compares runs, with a scaling law if they form a grid."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from f2jax.errors import UserError
 from f2jax.tables import PageTable, html_page
 from f2jax.train.metrics import MEASURED
 
-METRICS = ("loss", "accuracy", "mfu")  # of training, beside what was measured between the steps
+METRICS = ("loss", "accuracy", "mfu")  # training metrics to show, besides those of validation and evaluation
 SHARE = "best N grows with operations to the power"
 CONSTANTS = {  # of a law, by its name on the page
     "E": "irreducible",
@@ -26,13 +26,13 @@ CONSTANTS = {  # of a law, by its name on the page
     "b": "data_exponent",
     SHARE: "size_share",
 }
-NOTHING = 1e-6  # below it, E is no number that these runs tell
-BUDGETS = 5  # rows of the table of optima
+NOTHING = 1e-6  # a smaller E is not determined by the runs
+BUDGETS = 5  # rows in the table of optima
 
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """A law, and the laws of samples of the runs that it was fitted on."""
+    """A law, and the laws of bootstrap samples of its runs."""
 
     law: ScalingLaw
     samples: Sequence[ScalingLaw]
@@ -41,12 +41,12 @@ class FittedLaw:
 
     @property
     def with_optimum(self) -> list[ScalingLaw]:
-        """The laws of samples that have an optimum; none where that of all runs has none."""
+        """The bootstrap laws that have an optimum; empty if the law of all runs has none."""
         return [] if self.law.unidentified else [sample for sample in self.samples if not sample.unidentified]
 
     @property
     def doubt(self) -> str:
-        """What the runs do not tell; "": they tell all."""
+        """What the runs do not determine; "" if they determine everything."""
         flat = " and ".join(self.law.unidentified)
         if flat or not self.with_optimum:
             which = f"{flat} in these runs" if flat else "N or D in the samples of these runs"
@@ -60,17 +60,17 @@ class FittedLaw:
 
     @property
     def per_product(self) -> float:
-        """The operations for each parameter and token: 6, and those of attention."""
+        """The operations per parameter and token: 6, plus those of attention."""
         return float(np.median([point.operations / (point.parameters * point.tokens) for point in self.points]))
 
     def predicted(self, point: GridPoint) -> tuple[float, float, float]:
-        """Returns the loss of a run by the law, and the ends of its interval."""
+        """Returns the predicted loss of a run and the bounds of its interval."""
         losses = [float(law.loss(point.parameters, point.tokens)) for law in (self.law, *self.samples)]
         return losses[0], *interval(losses[1:])
 
 
 def compare(options: CompareOptions) -> list[str]:
-    """Writes `index.html` (all in one file), the plots, and CSV files; returns what to print.
+    """Writes `index.html` (self-contained), the plots and CSV files; returns the lines to print.
 
     Raises:
         UserError: there are no runs, one cannot be read, or an option is out of range.
@@ -101,7 +101,7 @@ def compare(options: CompareOptions) -> list[str]:
 
 
 def law_of(runs: Sequence[ComparedRun], options: CompareOptions) -> tuple[FittedLaw | None, str]:
-    """Returns the law of runs with the same held-out loss, or None and why there is none."""
+    """Returns the law of runs with the same held-out loss, or None and the reason."""
     points = [point for run in runs if (point := grid_point(run, options.metric))]
     sizes = sorted({point.parameters for point in points})
     out = set(sizes[max(len(sizes) - options.leave_out, 0) :])
@@ -120,7 +120,7 @@ def law_of(runs: Sequence[ComparedRun], options: CompareOptions) -> tuple[Fitted
 
 
 def grid_point(run: ComparedRun, metric: str) -> GridPoint | None:
-    """Returns what a law takes of a run; None where it has not all of it."""
+    """Returns a run as a point to fit, or None if a value is missing."""
     tokens, operations, loss = run.tokens, run.operations, run.last(metric)
     if not (tokens and operations and loss and loss > 0):
         return None
@@ -130,7 +130,7 @@ def grid_point(run: ComparedRun, metric: str) -> GridPoint | None:
 def run_columns(
     runs: Sequence[ComparedRun], letters: Sequence[str], law: FittedLaw | None, metric: str
 ) -> dict[str, list]:
-    """Returns the columns of the table of runs, each with a value for each run, or None."""
+    """Returns the columns of the table of runs; each has a value or None for every run."""
     columns: dict[str, list] = dict(differing_fields(runs))
     columns["parameters"] = [run.architecture.parameters for run in runs]
     columns["outside the token table"] = [run.weights for run in runs]
@@ -156,7 +156,7 @@ def run_columns(
 
 
 def runs_table(runs: Sequence[ComparedRun], columns: dict[str, list], letters: Sequence[str], reason: str) -> PageTable:
-    """Returns the table of runs as the page shows it."""
+    """Returns the table of runs for the page."""
     note = (
         "Fields of the config in which the runs differ, what they took, and their last metrics. Tokens are those of "
         "texts, without padding; hours are those of steps."
@@ -199,7 +199,7 @@ def constants_table(law: FittedLaw, metric: str) -> PageTable:
 
 
 def optimum_table(law: FittedLaw) -> PageTable:
-    """Returns the sizes and tokens of least loss for numbers of operations like those of the runs."""
+    """Returns the optimal sizes and tokens for numbers of operations in the range of the runs."""
     spent = [point.operations for point in (*law.points, *law.left_out)]
     rows = []
     for operations in np.geomspace(min(spent), max(spent), BUDGETS):
@@ -216,7 +216,7 @@ def optimum_table(law: FittedLaw) -> PageTable:
 
 
 def law_line(law: FittedLaw | None, metric: str) -> str:
-    """Returns the law in a line, and how well it predicts what was left out."""
+    """Returns a line with the law and its error on the runs that were left out."""
     if law is None:
         return ""
     of, floor = law.law, law.law.irreducible if law.law.irreducible > NOTHING else 0
@@ -231,7 +231,7 @@ def law_line(law: FittedLaw | None, metric: str) -> str:
 
 
 def curves_csv(runs: Sequence[ComparedRun]) -> str:
-    """Returns every line of metrics with tokens and operations so far; metrics of single data sets are left out."""
+    """Returns all lines of metrics with the tokens and operations so far, without metrics of single data sets."""
     names = dict.fromkeys(
         name
         for run in runs

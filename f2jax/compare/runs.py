@@ -1,4 +1,4 @@
-"""What the workdirs of trainings say: configs, shapes, metrics by step, and what each took."""
+"""Reads training workdirs for comparison: configs, architectures, metrics by step, and costs."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config
 from f2jax.train.resume import CONFIG_FILE, DATA_FILE
 
-# Fields of the config that change what a held-out loss is of, or among how many candidates a text is to be found.
+# Fields of the config that change the held-out rows or the number of candidates, and so the meaning of the loss.
 MEASURE = (
     *("loss", "teacher", "data.batch_size", "data.max_length", "data.negatives", "data.use_instructions"),
     *("data.validation_share", "log.validation_batches"),
@@ -26,7 +26,7 @@ MEASURE = (
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A training run as its workdir has it."""
+    """A training run, read from its workdir."""
 
     name: str
     fields: Mapping[str, Any]  # leaves of the config
@@ -37,11 +37,11 @@ class ComparedRun:
 
     @property
     def weights(self) -> int:
-        """The parameters outside the token table, which are N: those that the operations of a token go through."""
+        """The parameters outside the token table (N), which are those that take part in the operations of a token."""
         return self.architecture.parameters - self.architecture.table_parameters
 
     def last(self, metric: str) -> float | None:
-        """Returns the last value of a metric; None where there is none."""
+        """Returns the last value of a metric, or None."""
         return next((line[metric] for line in reversed(self.lines) if metric in line), None)
 
     def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -51,15 +51,15 @@ class ComparedRun:
 
     @property
     def steps(self) -> int:
-        """The steps that the run has taken, as far as its metrics say."""
+        """The number of steps in the run's metrics."""
         return int(self.lines[-1]["step"]) if self.lines else 0
 
     def tokens_at(self, steps_i: np.ndarray) -> np.ndarray | None:
-        """Returns the useful tokens up to these steps, [i]; None where the run has not counted any."""
+        """Returns the useful tokens up to these steps, [i], or None if the run did not count them."""
         return self._so_far("tokens", steps_i)
 
     def operations_at(self, steps_i: np.ndarray) -> np.ndarray | None:
-        """Returns the operations of the model and its teacher up to these steps, [i]; None where none were counted."""
+        """Returns the operations of the model and its teacher up to these steps, [i], or None if not counted."""
         return self._so_far("operations", steps_i)
 
     def _so_far(self, name: str, steps_i: np.ndarray) -> np.ndarray | None:
@@ -79,7 +79,7 @@ class ComparedRun:
         return None if operations is None else float(operations[0])
 
     def _spans(self) -> np.ndarray:
-        """Returns (steps, seconds) of each line that says how fast the tokens since the one before were, [i, 2]."""
+        """Returns the steps and seconds of each line of metrics that has a speed, [i, 2]."""
         spans: list[tuple[float, float]] = []
         before: Mapping[str, float] = {"step": 0, "tokens": 0.0}
         for line in (line for line in self.lines if "tokens" in line):
@@ -91,19 +91,19 @@ class ComparedRun:
 
     @property
     def hours(self) -> float | None:
-        """The hours of its steps, with their compilation and input, without validation and checkpoints."""
+        """The hours spent on steps, including compilation and input, but not validation and checkpoints."""
         spans = self._spans()
         return float(spans[:, 1].sum() / 3600) if len(spans) else None
 
     @property
     def step_seconds(self) -> float | None:
-        """The median seconds of a step, so that compilation does not count."""
+        """The median seconds of a step, which compilation does not affect."""
         spans = self._spans()
         return float(np.median(spans[:, 1] / spans[:, 0])) if len(spans) else None
 
     @property
     def measure(self) -> str:
-        """Returns a hash of what its held-out loss is of: runs with another one cannot be compared by it."""
+        """Returns a hash of what defines the held-out loss; runs with different hashes cannot be compared by it."""
         parts = {name: value for name, value in self.fields.items() if f"{name}.".startswith(_groups(MEASURE))}
         if self.fields["loss.matryoshka"]:
             parts["width"] = self.architecture.width  # another number of terms
@@ -116,10 +116,10 @@ def _groups(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_runs(paths: Iterable[str]) -> list[str]:
-    """Returns the workdirs among some folders and directly in them.
+    """Returns the workdirs among these folders and their direct subfolders.
 
     Raises:
-        UserError: a folder is none and has none.
+        UserError: a folder neither is a workdir nor contains one.
     """
     found: dict[str, None] = {}
     for path in (str(path).rstrip("/") for path in paths):
@@ -137,21 +137,21 @@ def find_runs(paths: Iterable[str]) -> list[str]:
 
 
 def read_runs(paths: Iterable[str], plans: Iterable[str] = ()) -> list[ComparedRun]:
-    """Returns the runs of some workdirs, by size and tokens.
+    """Returns the runs in these folders, ordered by size and tokens.
 
     Args:
         paths: see `find_runs`.
-        plans: RUN=FILE, the file of a plan by the name of its run.
+        plans: RUN=FILE, with the plan of a run.
 
     Raises:
-        UserError: a folder holds none, one cannot be read, or a plan is of no run or of another size.
+        UserError: a folder has no run, a run cannot be read, or a plan has no run or another size.
     """
     folders = find_runs(paths)
     parents = len({folder.rpartition("/")[2] for folder in folders}) < len(folders)
     names = [folder if parents else folder.rpartition("/")[2] for folder in folders]
     by_run = {}
     for text in plans:
-        run, _, file = text.rpartition("=")  # names of runs have = in them
+        run, _, file = text.rpartition("=")  # names of runs may contain =
         if run not in names:
             raise UserError(f"--plan {text} should be RUN=FILE, with the name of a run such as {names[0]}.")
         by_run[run] = file
@@ -184,7 +184,7 @@ def _read_plan(path: str, name: str, size: str) -> Mapping[str, Any]:
 
 
 def differing_fields(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
-    """Returns the fields of the config in which the runs differ, with the value of each run."""
+    """Returns {field: value of each run} for the fields of the config in which the runs differ."""
     names = dict.fromkeys(name for run in runs for name in run.fields)
     values = {name: [run.fields.get(name) for run in runs] for name in names}
     distinct = {name: {json.dumps(value, default=str) for value in found} for name, found in values.items()}
@@ -192,7 +192,7 @@ def differing_fields(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
 
 
 def measures(runs: Sequence[ComparedRun]) -> list[str]:
-    """Returns a letter for what the held-out loss of each run is of: A for most runs, then B, and so on."""
+    """Returns a letter for the definition of each run's held-out loss: A for most runs, then B, and so on."""
     keys = [run.measure for run in runs]
     ordered = sorted(dict.fromkeys(keys), key=lambda key: -keys.count(key))
     letters = {key: chr(ord("A") + min(place, 25)) for place, key in enumerate(ordered)}
