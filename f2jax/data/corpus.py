@@ -29,24 +29,24 @@ from f2jax.errors import Restart, UserError
 
 VERSION = "1.0.0"  # of the layout, and of the TFDS data sets inside
 CARD, TOKENIZER = "corpus.json", "tokenizer"
-SCORES = "document_scores"  # of a row; its name comes before that of the tokens, which are the last field
-OPEN_FILES = 256  # at most, of all data sets together
-READ_TOGETHER = 4_096  # records
+SCORES = "document_scores"  # field of a row; alphabetically before the tokens, which must be the last field
+OPEN_FILES = 256  # most files to keep open, for all data sets together
+READ_TOGETHER = 4_096  # records to read at once
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The ArrayRecord files of one TFDS split, in order."""
+    """The ArrayRecord files of a TFDS split, in order."""
 
     prefix: str  # path up to the number of the file
-    lengths: tuple[int, ...]  # records of each file
+    lengths: tuple[int, ...]  # number of records in each file
 
     def paths(self) -> list[str]:
         count = len(self.lengths)
         return [f"{self.prefix}-{i:05d}-of-{count:05d}" for i in range(count)]
 
     def read(self, numbers: np.ndarray, reader: "Reader") -> list[bytes]:
-        """The records of the given numbers, in their order."""
+        """Returns the records with these numbers, in this order."""
         ends = np.cumsum(self.lengths)
         file_of_each = np.searchsorted(ends, numbers, side="right")
         records: list[bytes] = [b""] * len(numbers)
@@ -65,28 +65,28 @@ class Shards:
 
 
 def shards_of(folder: str | Path, card: dict, part: str) -> Shards:
-    """The files of a data set's `train` rows, `validation` rows, or `documents`, given its entry in the card."""
+    """Returns the files of a data set's `train` rows, `validation` rows or `documents`, given its entry in the card."""
     kind, split = ("documents", "train") if part == "documents" else ("rows", part)
     lengths = card["shards"]["documents"] if part == "documents" else card["shards"]["rows"][split]
     return Shards(f"{folder}/{kind}/{card['folder']}/{VERSION}/{kind}-{split}.array_record", tuple(lengths))
 
 
 def has_texts(card: dict) -> bool:
-    """Returns whether the original texts of a data set were kept, given its entry in the card."""
+    """Returns whether the original texts of a data set are stored, given its entry in the card."""
     return bool(card["shards"].get("texts"))
 
 
 def text_shards_of(folder: str | Path, card: dict, part: str) -> Shards:
-    """The files of the original texts of a part: of the documents, or of the queries of its rows.
+    """Returns the files of the original texts of a part: its documents, or the queries of its rows.
 
-    Their records have the numbers of the part's own.
+    Their records have the same numbers as those of the part.
     """
     lengths = card["shards"]["texts"].get(part, [])
     return Shards(f"{folder}/texts/{card['folder']}/{VERSION}/texts-{part}.array_record", tuple(lengths))
 
 
 def files_of(card: dict, texts: bool) -> dict[str, list[str]]:
-    """The files of a data set by part, inside the folder of its corpus, with its original texts or without."""
+    """Returns the files of a data set by part, relative to the corpus folder, with or without its original texts."""
     parts = ("documents", "train", "validation")
     found = {part: shards_of("", card, part).paths() for part in parts}
     if texts and has_texts(card):
@@ -95,18 +95,18 @@ def files_of(card: dict, texts: bool) -> dict[str, list[str]]:
 
 
 class Reader:
-    """Reads records by number; keeps the last files open, so that neither handles nor memory grow. Safe in threads."""
+    """Reads records by number, and keeps a limited number of files open. It is safe to use in several threads."""
 
     def __init__(self, open_files: int = OPEN_FILES):
         self._limit, self._lock = open_files, threading.Lock()
         self._open: OrderedDict[str, Any] = OrderedDict()
 
     def read(self, path: str, numbers: list[int]) -> list[bytes]:
-        """The records of these numbers in a file.
+        """Returns the records with these numbers in a file.
 
         Raises:
-            UserError: the file is missing, damaged or cut short.
-            Restart: it cannot be read for the moment.
+            UserError: the file is missing, damaged or truncated.
+            Restart: it temporarily cannot be read.
         """
         try:
             with self._lock:
@@ -134,17 +134,17 @@ class Reader:
 class RowVectors(Protocol):
     """A teacher's vectors for the texts of a corpus, such as `TeacherVectors`."""
 
-    card: Any  # whose vectors they are
+    card: Any  # description of the vectors
 
     def read(self, entry: dict, part: str, numbers: np.ndarray) -> np.ndarray:
-        """Returns [I, E] of the texts with these numbers in one part of the data set `entry` of corpus.json."""
+        """Returns the vectors [I, E] of the texts with these numbers in a part of the data set `entry`."""
 
 
 class StoredDataset:
-    """Rows of one source and kind in a corpus, with the interface of `dataset.Dataset`. Opening it reads nothing.
+    """Rows of a source and kind in a corpus, with the interface of `dataset.Dataset`. Nothing is read until needed.
 
     Args:
-        card: its entry in corpus.json.
+        card: entry of the data set in corpus.json.
         split: train or validation.
         vectors: a teacher's vectors of the rows, if any.
     """
@@ -168,7 +168,7 @@ class StoredDataset:
         return sum(self._rows.lengths)
 
     def fingerprint(self) -> str:
-        """The hash of all records that `f2jax prepare` took, and whose vectors come with them; reads nothing."""
+        """Returns the hash of all records from `f2jax prepare`, and of the vectors' origin, without reading them."""
         teacher = f", vectors {self._vectors.card}" if self._vectors else ""
         return self._card["content"] + teacher
 
@@ -177,10 +177,10 @@ class StoredDataset:
         return CorpusIndex(self._folder, self._card, self._split) if self.is_indexed else None
 
     def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> RowTexts:
-        """As `dataset.Dataset.rows`; without an index, each document that the rows use is read once.
+        """Does what `dataset.Dataset.rows` does; without an index, it reads each document of the rows once.
 
         Raises:
-            UserError: a file is missing, damaged or cut short.
+            UserError: a file is missing, damaged or truncated.
         """
         number_b = np.asarray(indices, np.int64)
         if self._index:
@@ -204,7 +204,7 @@ class StoredDataset:
         return replace(texts, vectors=vectors, score_bk=score_bk)
 
     def _read_all(self, raw: Sequence[tuple[np.ndarray, np.ndarray, int]], document_bi: np.ndarray) -> RowTexts:
-        """The texts of rows whose records and documents these are."""
+        """Returns `RowTexts` for rows with these records and documents."""
         numbers = np.unique(document_bi[document_bi >= 0])
         found = [parse_document(raw) for raw in self._documents.read(numbers, self._reader)]
         rows = []
@@ -224,10 +224,10 @@ class StoredDataset:
         b_s: np.ndarray,
         i_s: np.ndarray,
     ) -> list[np.ndarray]:
-        """The tokens of texts; see `RowTexts.tokens`.
+        """Returns the tokens of texts; see `RowTexts.tokens`.
 
         Raises:
-            UserError: they are not those that the index was made of.
+            UserError: they do not match the index.
         """
         is_query_s = i_s == 0
         queries = iter(self._rows.read(number_b[b_s[is_query_s]], self._reader))
@@ -245,7 +245,7 @@ class StoredDataset:
         return found
 
     def _teacher(self, number_b: np.ndarray, document_bi: np.ndarray, b_s: np.ndarray, i_s: np.ndarray) -> np.ndarray:
-        """The vectors of texts; see `RowTexts.vectors`."""
+        """Returns the vectors of texts; see `RowTexts.vectors`."""
         assert self._vectors is not None
         is_query_s = i_s == 0
         query_se = self._vectors.read(self._card, self._split, number_b[b_s[is_query_s]])
@@ -266,7 +266,7 @@ def chosen_places(document_bi: np.ndarray, columns: Sequence[int], negatives: in
 
 
 def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
-    """(query tokens, document numbers, label) of a record in `rows/`, a tf.train.Example."""
+    """Returns query tokens, document numbers and label of a record in `rows/`, a tf.train.Example."""
     feature = _features(raw)
     query = np.frombuffer(feature["query"].bytes_list.value[0], np.int32)
     documents = np.frombuffer(feature["documents"].bytes_list.value[0], np.int64)
@@ -274,25 +274,25 @@ def parse_row(raw: bytes) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def parse_scores(raw: bytes) -> np.ndarray:
-    """The scores of the documents of a record in `rows/`, float32; none: the row has none."""
+    """Returns the scores of the documents of a record in `rows/`, float32; empty if there are none."""
     return np.array(_features(raw)[SCORES].float_list.value, np.float32)
 
 
 def parse_document(raw: bytes) -> tuple[int, np.ndarray]:
-    """(id, tokens) of a record in `documents/`."""
+    """Returns id and tokens of a record in `documents/`."""
     feature = _features(raw)
     return feature["id"].int64_list.value[0], np.frombuffer(feature["tokens"].bytes_list.value[0], np.int32)
 
 
 def row_details(raw: bytes) -> tuple[int, str, str]:
-    """(id of the query, its language, that of the documents) of a record in `rows/`."""
+    """Returns the query's id, its language and that of the documents of a record in `rows/`."""
     feature = _features(raw)
     languages = (feature[name].bytes_list.value[0].decode("utf-8") for name in ("language", "positive_language"))
     return feature["id"].int64_list.value[0], *languages
 
 
 def parse_text(raw: bytes) -> str:
-    """The text of a record in `texts/`."""
+    """Returns the text of a record in `texts/`."""
     return _features(raw)["text"].bytes_list.value[0].decode("utf-8", "surrogatepass")
 
 
@@ -300,14 +300,14 @@ def _features(raw: bytes):
     return tf_example_pb2.Example.FromString(raw).features.feature
 
 
-ALIKE = ("curate", "instructions", "validation_share", "seed")  # options that corpora of one run share
+ALIKE = ("curate", "instructions", "validation_share", "seed")  # options that all corpora of a run must share
 
 
 def check_alike(corpora: Sequence["PreparedCorpus"]) -> None:
-    """Raises UserError where corpora cannot be trained on together.
+    """Raises UserError if corpora cannot be used in the same run.
 
-    They need data sets of different names, one tokenizer and the same `ALIKE` options, by which a query that is held
-    out in one is so in all.
+    They need different names of data sets, the same tokenizer and the same `ALIKE` options, so that a query that is
+    held out in one corpus is held out in all.
     """
     first, owners = corpora[0], dict[str, Path]()
     for corpus in corpora:
@@ -328,13 +328,13 @@ def check_alike(corpora: Sequence["PreparedCorpus"]) -> None:
 class PreparedCorpus:
     """A corpus that `f2jax prepare` wrote, in a local folder or copied to gs://.
 
-    Of one on gs:// the card and the tokenizer are copied to this host, and the rest by `fetch`.
+    From gs://, the card and the tokenizer are copied to this host at once, and the rest by `fetch`.
 
     Attributes:
-        folder: the local one.
+        folder: the local folder.
 
     Raises:
-        UserError: the folder holds no complete corpus, or one of another version.
+        UserError: the folder does not contain a complete corpus, or has one of another version.
     """
 
     def __init__(self, folder: str | Path):
@@ -357,15 +357,15 @@ class PreparedCorpus:
         self._reader = Reader()
 
     def fetch(self, names: Collection[str] | None = None, texts: bool = False) -> None:
-        """Copies data sets of a corpus on gs:// to this host, where they are not there yet.
+        """Copies missing data sets of a corpus on gs:// to this host.
 
         Args:
-            names: of the data sets; None: all.
+            names: names of the data sets; None: all.
             texts: whether their original texts are needed too.
 
         Raises:
-            UserError: a file is missing, or is not that of the card; or the disk has no room.
-            Restart: it cannot be copied for the moment.
+            UserError: a file is missing or does not match the card, or the disk is full.
+            Restart: a file temporarily cannot be copied.
         """
         if not self.copy.is_remote:
             return
@@ -379,7 +379,7 @@ class PreparedCorpus:
         self.copy.fetch([*sizes, *needed], sizes)
 
     def check(self, max_length: int, use_instructions: bool) -> None:
-        """Raises UserError where a run with these options cannot use what was prepared with others."""
+        """Raises UserError if a run with these options cannot use this corpus."""
         options = self.card["options"]
         if options["max_length"] > max_length:
             raise UserError(
@@ -394,7 +394,7 @@ class PreparedCorpus:
             )
 
     def splits(self, vectors: RowVectors | None = None) -> list[tuple[StoredDataset, StoredDataset]]:
-        """(training, held-out) rows of each data set, with a teacher's vectors if they are given."""
+        """Returns training and held-out rows of each data set, with a teacher's vectors if given."""
         return [
             (
                 StoredDataset(self.folder, card, "train", self._reader, vectors),

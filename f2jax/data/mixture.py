@@ -21,14 +21,14 @@ import numpy as np
 from f2jax.data.record import KINDS
 from f2jax.errors import UserError, did_you_mean
 
-NEGATIVES = {"retrieval": 7, "clustering": 9, "classification": 1}  # of the reference (recipe 2.2)
-ROUNDS = 4  # of the Feistel network
-DRAWS = ("permuted", "proportional")  # orders of the batches of an epoch
+NEGATIVES = {"retrieval": 7, "clustering": 9, "classification": 1}  # as in the reference (recipe 2.2)
+ROUNDS = 4  # rounds of the Feistel network
+DRAWS = ("permuted", "proportional")  # orders of the batches in an epoch
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """The part of a data set that the mixture needs to know."""
+    """What the mixture needs to know about a data set."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ class Mixture:
     Args:
         specs: the data sets.
         batch_size: rows of a step.
-        negatives: slots by kind, 0 for one that is not named; a data set with fewer negatives has fewer slots.
+        negatives: slots by kind (default 0); a data set with fewer negatives has fewer slots.
         draw: one of `DRAWS`.
 
     Raises:
@@ -117,7 +117,7 @@ class Mixture:
         return BatchPlan(epoch, dataset, self.rows(dataset, before), columns, self.negatives[dataset])
 
     def rows(self, dataset: int, batch: int) -> np.ndarray:
-        """The row numbers of batch 0, 1, … of a data set, counted through all epochs."""
+        """Returns the row numbers of a data set's batch, counted over all epochs."""
         times, batch = divmod(batch, self._full[dataset])
         start, count = batch * self.batch_size, self.specs[dataset].rows
         index = np.arange(start, min(start + self.batch_size, count))
@@ -152,7 +152,7 @@ class Mixture:
 
 
 def select(names: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[int]:
-    """The numbers of the names that match a pattern of `include` (none given: all) and none of `exclude`.
+    """Returns the indices of the names that match a pattern of `include` (default: all) and none of `exclude`.
 
     >>> select(["nli", "nli-de", "code"], include=["nli*"], exclude=["*-de"])
     [0]
@@ -185,10 +185,10 @@ def named_number(item: str) -> tuple[str, float]:
 
 
 def pattern_weights(names: Sequence[str], weights: Sequence[str]) -> list[float]:
-    """The factor of each name: the product of all `PATTERN=FACTOR` that match it.
+    """Returns the factor of each name, which is the product of all `PATTERN=FACTOR` that match it.
 
     Raises:
-        UserError: an item is no `PATTERN=FACTOR` with a factor above 0, or matches no name.
+        UserError: an item is not a `PATTERN=FACTOR` with a factor above 0, or matches no name.
     """
     factors = [1.0] * len(names)
     for item in weights:
@@ -201,14 +201,14 @@ def pattern_weights(names: Sequence[str], weights: Sequence[str]) -> list[float]
 
 
 def language_weights(languages: Sequence[Mapping[str, int]], temperature: float) -> list[float]:
-    """Factors that change the share p of each language in all rows to p^(1/temperature), scaled to add up to 1.
+    """Returns factors that change the share p of each language to p^(1/temperature), scaled to sum to 1.
 
-    A data set's factor is the mean over its rows, so the total stays the same. Only data sets are balanced: inside one,
-    languages keep their shares.
+    A data set's factor is the mean over its rows, so the total stays the same. Languages within a data set keep their
+    shares.
 
     Args:
-        languages: rows by language, of each data set.
-        temperature: 1 changes nothing, larger ones bring shares closer together; 0: off.
+        languages: rows by language for each data set.
+        temperature: larger values bring the shares closer together; 1 changes nothing; 0: off.
 
     Raises:
         UserError: the temperature is negative.
@@ -233,10 +233,10 @@ def _check(pattern: str, names: Sequence[str], where: str) -> None:
 
 
 def permute(index, size: int, key: int) -> np.ndarray:
-    """The image of `index` under a pseudo-random permutation of 0 … size-1 that `key` chooses.
+    """Returns the image of `index` under a pseudo-random permutation of 0 … size-1 that `key` selects.
 
-    A balanced Feistel network on the next even power of two, applied again until the value is in range (cycle walking,
-    Black & Rogaway 2002). Nothing is stored: any index of a permutation of 10^12 costs the same.
+    This is a balanced Feistel network on the next even power of two, applied again until the value is in range (cycle
+    walking, Black & Rogaway 2002). Nothing is stored, so even in a permutation of 10^12 every index costs the same.
 
     >>> sorted(permute(np.arange(5), 5, key=1).tolist())
     [0, 1, 2, 3, 4]
@@ -256,13 +256,13 @@ def permute(index, size: int, key: int) -> np.ndarray:
 
 
 def _random_bits(count: int, key: int) -> np.ndarray:
-    """`count` pseudo-random uint64 that `key` chooses (splitmix64)."""
+    """Returns `count` pseudo-random uint64 values for a key (splitmix64)."""
     with np.errstate(over="ignore"):
         return mix_bits(np.uint64(key) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
 def mix_bits(x):
-    """The finalizer of splitmix64, of a uint64 or an array of them: every input bit reaches every output bit."""
+    """Applies the finalizer of splitmix64 to a uint64 or an array: every input bit affects every output bit."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -270,7 +270,7 @@ def mix_bits(x):
 
 
 def _key(*parts: int | str) -> int:
-    """A 64-bit key from numbers and words, by chaining `mix_bits`."""
+    """Returns a 64-bit key for numbers and words, by chaining `mix_bits`."""
     key = np.uint64(0x9E3779B97F4A7C15)
     for part in parts:
         number = int.from_bytes(part.encode(), "little") if isinstance(part, str) else part

@@ -1,7 +1,7 @@
-"""Sequences of a batch → rows of fixed length with segment ids, so that no token is spent on padding to the longest.
+"""Packs the sequences of a batch into rows of fixed length with segment ids, which avoids padding to the longest one.
 
-`shapes.RowRules` chooses the rows. The place of a sequence depends on the number of parts, one for each device that has
-rows of its own, and not on the hosts; each host fills only the rows of its own devices.
+`shapes.RowRules` chooses the rows. The position of a sequence depends on the number of parts (devices with rows of
+their own), but not on the number of hosts. Each host fills only the rows of its own devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,18 +14,18 @@ from f2jax.data.shapes import RowRules, best_fit
 from f2jax.errors import UserError
 
 PACKED = ("tokens_bt", "segments_bt", "positions_bt")  # the arrays of packed rows
-SHARED = (*PACKED, "teacher_se")  # the arrays of which a process holds its share
+SHARED = (*PACKED, "teacher_se")  # the arrays of which each process holds a share
 
 
 @dataclass(frozen=True)
 class RowShare:
-    """The rows of a batch that this process holds: the parts numbered `own` of `parts` equal ones, one per device."""
+    """The rows of a batch that this process holds: the parts `own` of `parts` equal parts, one per device."""
 
     parts: int = 1
     own: tuple[int, ...] = (0,)
 
     def rows(self, count: int) -> np.ndarray:
-        """The numbers of this process's rows among `count`, a multiple of `parts`."""
+        """Returns the numbers of this process's rows among `count`, a multiple of `parts`."""
         return np.arange(count).reshape(self.parts, -1)[list(self.own)].ravel()
 
 
@@ -34,7 +34,7 @@ WHOLE = RowShare()
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows of T tokens, those of a `RowShare`, and the place of each sequence's end token."""
+    """The packed rows of a `RowShare`, and the position of each sequence's end token."""
 
     rows: int  # of all processes
     tokens_bt: np.ndarray  # int32; the pad id where the segment is 0
@@ -73,13 +73,13 @@ class Batch:
     chunk_mask_c: np.ndarray | None = None  # bool; which chunks have rows; row r stands in chunk r % C; None: no chunks
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, which go to the devices."""
+        """Returns the arrays for the devices, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
     @property
     def program(self) -> tuple:
-        """A key: batches with equal ones run the same compiled step."""
+        """A key that is equal for batches that run the same compiled step."""
         return (self.kind, self.rows, *(value.shape for value in self.arrays().values()))
 
 
@@ -90,12 +90,12 @@ def pack(
     row_count: Callable[[int], int] = lambda rows: rows,
     share: RowShare = WHOLE,
 ) -> Packed:
-    """Packs sequences by best fit, longest first; the same input gives the same rows.
+    """Packs sequences by best fit, longest first; the result is deterministic.
 
-    Equal sequences share one segment: an embedding depends on its tokens alone, and data sets repeat their documents.
+    Equal sequences share a segment, because an embedding depends only on its tokens, and data sets repeat documents.
 
     Args:
-        sequences: int32 token ids; None is an absent sequence, which takes no tokens.
+        sequences: int32 token ids; None stands for an absent sequence, which takes no tokens.
         row_length: T.
         row_count: rounds the number of rows up.
         share: the rows to fill.
@@ -121,7 +121,7 @@ def _fill(
     share: RowShare,
     tokens: Callable[[np.ndarray], Sequence[np.ndarray]],
 ) -> Packed:
-    """Writes the distinct sequences to their `places`: row, first column and segment number of each."""
+    """Writes the distinct sequences to their `places`: (row, first column, segment number)."""
     row_u, start_u, segment_u = places
     count, row_length = shape
     own_rows = share.rows(count)
@@ -149,7 +149,7 @@ def _check_lengths(lengths_u: np.ndarray, row_length: int) -> None:
 
 
 def distinct(sequences: Sequence[np.ndarray | None]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """(number u of each sequence, -1 for an absent one; distinct sequences; their lengths)."""
+    """Returns the number u of each sequence (-1 for an absent one), the distinct sequences, and their lengths."""
     numbers: dict[bytes, int] = {}
     u_s = np.array([-1 if x is None else numbers.setdefault(x.tobytes(), len(numbers)) for x in sequences], np.int32)
     unique = [np.frombuffer(ids, np.int32) for ids in numbers]
@@ -157,7 +157,7 @@ def distinct(sequences: Sequence[np.ndarray | None]) -> tuple[np.ndarray, list[n
 
 
 def texts_of_row(kind: str, negatives: int) -> int:
-    """The sequences of a row: its query, and its documents if it has any.
+    """Returns the number of sequences in a row: its query and its documents.
 
     >>> texts_of_row("retrieval", 7)
     9
@@ -191,7 +191,7 @@ def assemble(
     count = len(rows.label_b)
 
     def slots(x_bi: np.ndarray) -> np.ndarray:
-        """The values of all texts that a batch of this kind has room for, 0 where there is none."""
+        """Returns the values of all texts that a batch of this kind has room for, with 0 for absent ones."""
         all_bi = np.zeros((batch_size, texts_of_row(kind, negatives)), x_bi.dtype)
         width = min(x_bi.shape[1], all_bi.shape[1])
         all_bi[:count, :width] = x_bi[:, :width]
@@ -257,7 +257,7 @@ def assemble(
 def _own_vectors(
     rows: RowTexts, lengths_s: np.ndarray, b_s: np.ndarray, i_s: np.ndarray, share: RowShare
 ) -> np.ndarray:
-    """The vectors of this process's share of the sequences, as many for each part; 0 for an absent sequence."""
+    """Returns the vectors of this process's share of the sequences, equally many per part; 0 for absent ones."""
     assert rows.vectors is not None
     own = share.rows(-(-len(lengths_s) // share.parts) * share.parts)
     present = np.flatnonzero(np.append(lengths_s, np.zeros(share.parts, np.int64))[own])

@@ -42,8 +42,8 @@ def components(covariance_ee: np.ndarray, width: int, whiten: float = 0.0) -> tu
     """Returns the axes of largest variance, float32 [e, width], and the share of the variance that they explain.
 
     The axes are eigenvectors of the covariance in descending order of variance, with signs that make the largest entry
-    of each positive. Their length is 1; with `whiten`, it is (standard deviation / that of the first axis) ** -whiten,
-    so that at 1 all components have the same variance.
+    of each positive. Their length is 1; with `whiten`, it is the standard deviation relative to the first axis's, to
+    the power of -`whiten`, so that at 1 all components have the same variance.
 
     Raises:
         UserError: vectors do not vary along an axis that is to be whitened.
