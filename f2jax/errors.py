@@ -47,7 +47,7 @@ def did_you_mean(name: str, known: Iterable[str], choices: Iterable[str] = ()) -
     if close:
         return f"; did you mean '{close[0]}'?"
     choices = sorted(choices) or known
-    return f"; choose from {', '.join(choices)}." if choices else ""
+    return f"; choose from {', '.join(choices)}." if choices else "."
 
 
 def check_choices(options: Any) -> None:

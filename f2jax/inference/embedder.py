@@ -48,6 +48,11 @@ class Embedder:
     >>> model.similarity(model.encode_query(["Kenia"]), model.encode_document(["Kenya", "Keynes"]))
     """
 
+    def __new__(cls, *args, **options):
+        if args and isinstance(args[0], str | Path):  # as SentenceTransformer loads a model
+            raise UserError(f"Load a model with Embedder.from_pretrained('{args[0]}').")
+        return super().__new__(cls)
+
     def __init__(
         self,
         architecture: Qwen3Config,
@@ -153,8 +158,19 @@ class Embedder:
 
     @property
     def max_length(self) -> int:
-        """Maximum number of tokens of a text, including the end token; longer texts are truncated."""
+        """Maximum number of tokens of a text, including the end token; longer texts are truncated.
+
+        Raises:
+            UserError: it is set to more positions than the model has.
+        """
         return self.card.max_length
+
+    @max_length.setter
+    def max_length(self, tokens: int) -> None:
+        self.card = replace(self.card, max_length=check_length(tokens, self.architecture))
+        self.__dict__.pop("fingerprint", None)
+
+    max_seq_length = max_length  # the name in sentence-transformers
 
     @property
     def matryoshka_dims(self) -> tuple[int, ...]:
@@ -258,7 +274,8 @@ class Embedder:
             if all_tokens:
                 found: Any = self._all_states(prompted, max_length, batch_size, bar.update)
             elif self.leads:
-                found = multihost.encode_on_all(self, prompted, max_length, batch_size, bar.update)[:, :dim]
+                limit = self.max_length if max_length is None else max_length  # which this process may have set
+                found = multihost.encode_on_all(self, prompted, limit, batch_size, bar.update)[:, :dim]
             else:
                 found = self.encode_whole(prompted, max_length, batch_size, bar.update)[:, :dim]
         if not all_tokens:

@@ -51,7 +51,7 @@ def test_every_field_of_a_config_has_its_line(site):
     page = words(site / "reference/config.html")
     known = fields(common.get_config())
     assert [name for name in known if not re.search(rf"^{re.escape(name)}$", page, re.M)] == []
-    assert common.get_config().optim.b2 == 0.98 and "0.98\ndecay of the second moment" in page
+    assert common.get_config().optim.b2 == 0.98 and "0.98\ndecay rate of the second moment" in page
 
 
 def test_every_listed_module_is_described(site):

@@ -158,6 +158,28 @@ def test_max_length_is_set_in_a_call_and_when_loading(embedder, folder, one_by_o
         np.testing.assert_allclose(found, normalized(one_by_one(cut)[None])[0], atol=TOLERANCE)
 
 
+def test_max_seq_length_is_set_later_as_in_sentence_transformers(folder):
+    model, other = Embedder.from_pretrained(folder), Embedder.from_pretrained(folder, max_length=5)
+    before = model.fingerprint
+    model.max_seq_length = 5
+    assert model.max_length == model.max_seq_length == 5 and before != model.fingerprint == other.fingerprint
+    np.testing.assert_array_equal(model.encode(TEXTS[-1]), other.encode(TEXTS[-1]))
+    with pytest.raises(UserError, match="max_length=0 is out of range"):
+        model.max_length = 0
+
+
+def test_who_has_a_name_in_the_place_of_the_architecture_is_told_how_to_load_it():
+    with pytest.raises(UserError, match=r"Load a model with Embedder\.from_pretrained\('mini'\)\."):
+        Embedder("mini")
+
+
+def test_a_model_without_prompts_has_none_to_choose_from(embedder):
+    plain = embedder.with_weights(embedder.params)
+    plain.card = replace(embedder.card, prompts={})
+    with pytest.raises(UserError, match=r"no prompt named 'query'\.$"):
+        plain.encode(["a"], prompt_name="query")
+
+
 def test_numbers_that_the_model_does_not_have_are_refused(embedder, folder):
     positions = embedder.architecture.max_length
     for wrong in (0, positions + 1):
