@@ -31,7 +31,7 @@ def checkout(tmp_path_factory) -> Path:
         shutil.copy(tiny.ROOT / name, folder)
     shutil.rmtree(folder / "f2jax/models", ignore_errors=True)
     made = tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
-    parts = made.architecture, made.params, made.tokenizer, made.card
+    parts = made.architecture, made.params, made.tokenizer, made.settings
     package.write_package(folder / "f2jax/models/mini", *parts, as_int8=True)
     return folder
 

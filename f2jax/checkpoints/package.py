@@ -125,7 +125,7 @@ def write_package(
     architecture: Qwen3Config,
     params,
     tokenizer: Tokenizer,
-    card: ModelSettings,
+    model_settings: ModelSettings,
     about: model_card.RunHistory = model_card.NOTHING,
     as_int8: bool = False,
 ) -> None:
@@ -145,14 +145,14 @@ def write_package(
     hf.check_finite(params, "The model")
     dtype = str(jax.tree.leaves(params)[0].dtype)
     # First, because some tokenizers cannot be converted.
-    contents = _file_contents(architecture, dtype, tokenizer, card, about, as_int8)
+    contents = _file_contents(architecture, dtype, tokenizer, model_settings, about, as_int8)
 
     def remove_old() -> None:
         for name in (*LAST, *EXPORTED, *TOKENIZERS, META):
             files.remove_file(files.join(folder, name))
 
     hf.save_hf(folder, params, before_replacing=remove_old, as_int8=as_int8)
-    if card.normalizes and not files.is_remote(folder):  # gs:// has no empty folders
+    if model_settings.normalizes and not files.is_remote(folder):  # gs:// has no empty folders
         Path(folder, "2_Normalize").mkdir(exist_ok=True)
     for name, content in contents.items():
         files.write_atomically(files.join(folder, name), content)
@@ -162,22 +162,22 @@ def _file_contents(
     architecture: Qwen3Config,
     dtype: str,
     tokenizer: Tokenizer,
-    card: ModelSettings,
+    model_settings: ModelSettings,
     about: model_card.RunHistory,
     as_int8: bool,
 ) -> dict[str, str | bytes]:
     """Returns the content of all files except the weights, in the order in which they are written."""
-    dims = list(card.matryoshka_dims)
+    dims = list(model_settings.matryoshka_dims)
     config = settings.config_to_hf(architecture, dtype, tokenizer.eos_id, tokenizer.pad_id, as_int8)
     config |= {"is_matryoshka": len(dims) > 1, "matryoshka_dimensions": dims}
     contents = {
-        "tokenizer_config.json": tokenizer.hf_config(card.max_length),
-        "sentence_bert_config.json": {"max_seq_length": card.max_length, "do_lower_case": False},
+        "tokenizer_config.json": tokenizer.hf_config(model_settings.max_length),
+        "sentence_bert_config.json": {"max_seq_length": model_settings.max_length, "do_lower_case": False},
         "config_sentence_transformers.json": {
             "model_type": "SentenceTransformer",
-            "prompts": card.prompts,
-            "default_prompt_name": card.default_prompt_name,
-            "similarity_fn_name": card.similarity,
+            "prompts": model_settings.prompts,
+            "default_prompt_name": model_settings.default_prompt_name,
+            "similarity_fn_name": model_settings.similarity,
             "matryoshka_dimensions": dims,
         },
         "1_Pooling/config.json": {
@@ -195,15 +195,15 @@ def _file_contents(
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
             {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
-        ][: 3 if card.normalizes else 2],
+        ][: 3 if model_settings.normalizes else 2],
     }
     readme = model_card.render_model_card(
-        architecture, card.max_length, card.matryoshka_dims, card.prompts, about, as_int8
+        architecture, model_settings.max_length, model_settings.matryoshka_dims, model_settings.prompts, about, as_int8
     )
     name, content = tokenizer.smallest_file() if as_int8 else ("tokenizer.json", tokenizer.to_hf_json())
     plain: dict[str, str | bytes] = {name: content, "README.md": readme}
     if not as_int8:
-        meta = model_card.model_meta(architecture, dtype, card.max_length, card.similarity, about)
+        meta = model_card.model_meta(architecture, dtype, model_settings.max_length, model_settings.similarity, about)
         contents = {META: meta} | contents
     return plain | {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in contents.items()

@@ -131,7 +131,7 @@ def untrained(embedder: Embedder, seed: int = 0) -> Embedder:
     """Returns a model with the same architecture, tokenizer and prompts, but random weights."""
     model = embedder.model
     return Embedder(
-        embedder.architecture, init_params(model, seed), embedder.tokenizer, embedder.card, str(model.dtype)
+        embedder.architecture, init_params(model, seed), embedder.tokenizer, embedder.settings, str(model.dtype)
     )
 
 

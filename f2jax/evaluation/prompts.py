@@ -46,7 +46,7 @@ class Prompts:
     def for_own(self, tasks: Iterable[AbsTask], embedder: Embedder) -> "Prompts":
         """Adds the model's own prompts for tasks on the user's files."""
         by_role = {name: embedder.prompts.get(name, "") for name in ("query", "document")}
-        by_role["text"] = embedder.prompts.get(embedder.card.default_prompt_name or "", "")
+        by_role["text"] = embedder.prompts.get(embedder.settings.default_prompt_name or "", "")
         return dataclasses.replace(
             self, whole={task.metadata.name: by_role for task in tasks if isinstance(task, OwnTask)}
         )

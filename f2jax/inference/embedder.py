@@ -58,7 +58,7 @@ class Embedder:
         architecture: Qwen3Config,
         params,
         tokenizer: Tokenizer,
-        card: package.ModelSettings,
+        settings: package.ModelSettings,
         dtype: str = "float32",
         mesh: Mesh | None = None,
         origin: str = "",
@@ -75,7 +75,7 @@ class Embedder:
         """
         check_dtype(dtype)
         tokenizer.check_vocab(architecture.vocab_size)
-        self.architecture, self.params, self.tokenizer, self.card = architecture, params, tokenizer, card
+        self.architecture, self.params, self.tokenizer, self.settings = architecture, params, tokenizer, settings
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         self.mesh, self.origin = mesh, origin
         self.truncation = Truncation()  # of all texts encoded so far
@@ -123,14 +123,14 @@ class Embedder:
         shardings = mesh and (lambda architecture: param_shardings(abstract_params(architecture), mesh))
         weights = workdir.load_weights(found, jnp.dtype(dtype), shardings)
         architecture, params = nested.cut_nested(*weights, layers=truncate_layers, rank=table_rank)
-        card = package.read_settings(path, architecture)
+        settings = package.read_settings(path, architecture)
         if max_length is not None:
-            card = replace(card, max_length=check_length(max_length, architecture))
+            settings = replace(settings, max_length=check_length(max_length, architecture))
         if matryoshka_dims is not None:
-            card = replace(card, matryoshka_dims=check_dims(matryoshka_dims, architecture.width))
+            settings = replace(settings, matryoshka_dims=check_dims(matryoshka_dims, architecture.width))
         origin = path if files.is_remote(path) else str(Path(path).resolve())
         tokenizer = load_tokenizer(tokenizer_folder(path))
-        return cls(architecture, params, tokenizer, card, dtype, mesh, origin, truncate_dim)
+        return cls(architecture, params, tokenizer, settings, dtype, mesh, origin, truncate_dim)
 
     def with_weights(self, params) -> "Embedder":
         """Returns this model with other weights of the same shapes. Both share the compiled programs."""
@@ -163,11 +163,11 @@ class Embedder:
         Raises:
             UserError: it is set to more positions than the model has.
         """
-        return self.card.max_length
+        return self.settings.max_length
 
     @max_length.setter
     def max_length(self, tokens: int) -> None:
-        self.card = replace(self.card, max_length=check_length(tokens, self.architecture))
+        self.settings = replace(self.settings, max_length=check_length(tokens, self.architecture))
         self.__dict__.pop("fingerprint", None)
 
     max_seq_length = max_length  # the name in sentence-transformers
@@ -175,12 +175,12 @@ class Embedder:
     @property
     def matryoshka_dims(self) -> tuple[int, ...]:
         """Dimensions that the model was trained to be truncated to, in descending order."""
-        return self.card.matryoshka_dims
+        return self.settings.matryoshka_dims
 
     @property
     def prompts(self) -> dict[str, str]:
         """The model's prompts by name: strings that are prepended to a text."""
-        return self.card.prompts
+        return self.settings.prompts
 
     @cached_property
     def fingerprint(self) -> str:
@@ -188,7 +188,7 @@ class Embedder:
 
         It is the same for a workdir and for the package exported from it.
         """
-        parts = (self.architecture, self.tokenizer.fingerprint(), self.card, self.model.dtype)
+        parts = (self.architecture, self.tokenizer.fingerprint(), self.settings, self.model.dtype)
         return hashlib.sha256(f"{parts!r} {weights_hash(self.params)}".encode()).hexdigest()
 
     @property
@@ -396,9 +396,9 @@ class Embedder:
     def _comparable(self, a, b) -> tuple[np.ndarray, np.ndarray, int | None]:
         """Returns both arrays, normalized for the cosine, and the order of the norm if the function is a distance."""
         a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
-        if self.card.similarity == "cosine":
+        if self.settings.similarity == "cosine":
             a, b = scale_to_unit(a), scale_to_unit(b)
-        return a, b, {"euclidean": 2, "manhattan": 1}.get(self.card.similarity)
+        return a, b, {"euclidean": 2, "manhattan": 1}.get(self.settings.similarity)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder that sentence-transformers, transformers and this class can load.
@@ -408,7 +408,7 @@ class Embedder:
                 from, because an interrupted write would destroy the model.
         """
         package.check_output(folder, [self.origin] if self.origin else [])
-        package.write_package(folder, self.architecture, self.params, self.tokenizer, self.card)
+        package.write_package(folder, self.architecture, self.params, self.tokenizer, self.settings)
 
     def push_to_hub(
         self,
@@ -481,7 +481,9 @@ class Embedder:
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt_name is not None and prompt_name not in self.prompts:
             raise UserError(f"The model has no prompt named '{prompt_name}'{did_you_mean(prompt_name, self.prompts)}")
-        return self.prompts.get(prompt_name or self.card.default_prompt_name or "", "") if prompt is None else prompt
+        return (
+            self.prompts.get(prompt_name or self.settings.default_prompt_name or "", "") if prompt is None else prompt
+        )
 
     def _with_prompt(self, name: str, options: dict) -> dict:
         if options.get("prompt") is not None or options.get("prompt_name") is not None:

@@ -53,7 +53,7 @@ def export_package(
     vectors = golden.embed_golden(rounded(embedder) if as_int8 else embedder)
     architecture, params = embedder.architecture, embedder.params
     about = replace(about, formats=tuple(formats))
-    package.write_package(folder, architecture, params, embedder.tokenizer, embedder.card, about, as_int8)
+    package.write_package(folder, architecture, params, embedder.tokenizer, embedder.settings, about, as_int8)
     golden.write_golden(folder, vectors)
     for name in formats:
         if name.startswith("onnx"):
@@ -75,7 +75,7 @@ def _check_format(name: str, embedder: Embedder) -> None:
 def rounded(embedder: Embedder) -> Embedder:
     """Returns the model with its weights rounded to int8, as its int8 package loads it, with the same fingerprint."""
     params = hf.round_to_int8(embedder.params)
-    return Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    return Embedder(embedder.architecture, params, embedder.tokenizer, embedder.settings)
 
 
 def read_background(path: str | Path) -> Background:

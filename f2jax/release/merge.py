@@ -160,8 +160,8 @@ def merge_models(
         for path, weight in readers[0].items()
     }
     with bar:
-        card = [package.read_settings(model.path, architecture) for model in models][-1]
-        package.write_package(output, architecture, flax.traverse_util.unflatten_dict(params), tokenizers[-1], card)
+        settings = [package.read_settings(model.path, architecture) for model in models][-1]
+        package.write_package(output, architecture, flax.traverse_util.unflatten_dict(params), tokenizers[-1], settings)
     return architecture, model_shares
 
 

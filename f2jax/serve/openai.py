@@ -128,7 +128,7 @@ class Service:
     def _prompt(self, name: str | None) -> str:
         prompts = self._embedder.prompts
         if name is None:
-            return prompts.get(self._embedder.card.default_prompt_name or "", "")
+            return prompts.get(self._embedder.settings.default_prompt_name or "", "")
         if not isinstance(name, str) or name not in prompts:
             raise UserError(f"The model has no prompt named '{name}'{did_you_mean(str(name), prompts)}")
         return prompts[name]

@@ -31,7 +31,7 @@ def embedder(tmp_path_factory) -> Embedder:
     """With fresh weights, which differ less than random ones of any size, as those of a trained model do."""
     made = tiny_model.make_embedder(tmp_path_factory.mktemp("tokenizer"))
     params = init_params(Qwen3(made.architecture), 3)
-    return Embedder(made.architecture, params, made.tokenizer, made.card)
+    return Embedder(made.architecture, params, made.tokenizer, made.settings)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_a_package_is_known_before_it_is_written(embedder, exported):
     """So that the scores of the package can stand in its own card."""
     loaded, rounded = Embedder.from_pretrained(exported), export.rounded(embedder)
     assert loaded.fingerprint == rounded.fingerprint != embedder.fingerprint
-    assert loaded.card == embedder.card
+    assert loaded.settings == embedder.settings
 
 
 def test_a_package_written_again_has_the_same_bytes(exported, tmp_path):
@@ -198,7 +198,7 @@ def test_it_becomes_a_package_for_every_tool_with_the_same_vectors(exported, tmp
 def test_one_kind_of_package_replaces_the_other(embedder, tmp_path, first):
     for as_int8 in (first, not first):
         package.write_package(
-            tmp_path, embedder.architecture, embedder.params, embedder.tokenizer, embedder.card, as_int8=as_int8
+            tmp_path, embedder.architecture, embedder.params, embedder.tokenizer, embedder.settings, as_int8=as_int8
         )
     kept = {path.name for path in tmp_path.glob("tokenizer.*")}
     assert kept == ({"tokenizer.json"} if first else {"tokenizer.model"}), "the first one found would be read"

@@ -118,12 +118,12 @@ def test_the_readme_says_what_a_user_must_know(folder):
 
 
 def test_the_card_is_read_back_as_it_was(embedder, folder):
-    assert read_settings(str(folder), embedder.architecture) == embedder.card
+    assert read_settings(str(folder), embedder.architecture) == embedder.settings
 
 
 def test_the_weights_are_read_back_bit_for_bit_in_their_type(embedder, tmp_path):
     half = jax.tree.map(lambda x: x.astype("bfloat16"), embedder.params)
-    package.write_package(tmp_path, embedder.architecture, half, embedder.tokenizer, embedder.card)
+    package.write_package(tmp_path, embedder.architecture, half, embedder.tokenizer, embedder.settings)
     assert read(tmp_path, "config.json")["dtype"] == "bfloat16"
     _, found = hf.load_hf(tmp_path, "bfloat16")
     same = jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), half, found)
@@ -153,7 +153,7 @@ def test_a_package_can_be_written_over_an_old_one(embedder, tmp_path):
     embedder.save_pretrained(tmp_path)
     assert files_in(tmp_path) == FILES
     again = Embedder.from_pretrained(tmp_path)
-    assert again.card == embedder.card
+    assert again.settings == embedder.settings
     np.testing.assert_array_equal(again.encode(tiny_model.TEXTS), embedder.encode(tiny_model.TEXTS))
 
 
@@ -210,7 +210,7 @@ def test_a_tokenizer_that_cannot_be_converted_leaves_the_old_package_whole(embed
     with pytest.raises(UserError, match=r"cannot be written as tokenizer\.json"):
         package.write_package(tmp_path, embedder.architecture, embedder.params, embedder.tokenizer, ModelSettings(9))
     monkeypatch.undo()
-    assert Embedder.from_pretrained(tmp_path).card == embedder.card
+    assert Embedder.from_pretrained(tmp_path).settings == embedder.settings
 
 
 def test_a_folder_that_cannot_be_written_is_refused_in_one_line(embedder, tmp_path):
@@ -257,7 +257,7 @@ def test_a_folder_that_pools_in_another_way_is_refused(embedder, tmp_path, pooli
 def test_either_spelling_of_last_token_pooling_is_read(embedder, tmp_path, pooling):
     embedder.save_pretrained(tmp_path)
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": False} | pooling))
-    assert read_settings(str(tmp_path), embedder.architecture) == embedder.card
+    assert read_settings(str(tmp_path), embedder.architecture) == embedder.settings
 
 
 def test_a_folder_with_a_module_that_is_not_built_is_refused(embedder, tmp_path):

@@ -142,7 +142,7 @@ def test_a_wrong_name_finds_the_local_task_in_any_case(name, hint):
 
 def test_the_command_scores_local_tasks_at_every_dimension_and_says_what_was_cut(data, tmp_path, capsys):
     embedder = tiny_model.make_embedder(tmp_path / "tokenizer")
-    embedder.card = replace(embedder.card, max_length=8)
+    embedder.settings = replace(embedder.settings, max_length=8)
     embedder.save_pretrained(tmp_path / "tiny")
     output = tmp_path / "scores"
     argv = ["evaluate", "--model", str(tmp_path / "tiny"), "--data", data, "--output", str(output)]
@@ -182,7 +182,7 @@ def test_a_model_without_prompts_is_told_of_the_instructions(
 ):
     """Unless none or others are asked for, or all tasks take the model's own."""
     embedder = tiny_model.make_embedder(tmp_path / "tokenizer")
-    embedder.card = replace(embedder.card, prompts=model_prompts)
+    embedder.settings = replace(embedder.settings, prompts=model_prompts)
     monkeypatch.setattr(run.Embedder, "from_pretrained", lambda *args, **kwargs: embedder)
     monkeypatch.setattr(run.runner, "run_tasks", lambda *args: [])
     (tmp_path / "own.csv").write_text("question,answer\none,two\nthree,four\n")

@@ -39,7 +39,7 @@ def test_a_released_folder_is_used_where_it_lies(embedder, tmp_path, bucket, dow
     embedder.save_pretrained(tmp_path / "release")
     fsspec.filesystem("gs").put(f"{tmp_path}/release/", f"{bucket}/release/", recursive=True)
     loaded = Embedder.from_pretrained(f"{bucket}/release")
-    assert loaded.card == embedder.card
+    assert loaded.settings == embedder.settings
     np.testing.assert_array_equal(loaded.encode_query(tiny_model.TEXTS), embedder.encode_query(tiny_model.TEXTS))
     size_there = files.file_size(f"{bucket}/release/model.safetensors")
     assert sum(size for name, size in downloads if name.endswith(".safetensors")) == size_there, "each byte once"

@@ -130,7 +130,7 @@ def test_a_long_text_is_cut_but_keeps_its_end_token(embedder, one_by_one):
 
 
 def test_texts_that_are_cut_are_counted_and_by_how_many_tokens(embedder):
-    other = Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.card)
+    other = Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.settings)
     long = len(embedder.tokenizer.encode([TEXTS[-1]], 10_000)[0])
     other.encode(TEXTS[:2])
     assert str(other.truncation) == ""
@@ -175,7 +175,7 @@ def test_who_has_a_name_in_the_place_of_the_architecture_is_told_how_to_load_it(
 
 def test_a_model_without_prompts_has_none_to_choose_from(embedder):
     plain = embedder.with_weights(embedder.params)
-    plain.card = replace(embedder.card, prompts={})
+    plain.settings = replace(embedder.settings, prompts={})
     with pytest.raises(UserError, match=r"no prompt named 'query'\.$"):
         plain.encode(["a"], prompt_name="query")
 
@@ -247,7 +247,7 @@ def test_similarity_is_the_cosine_of_every_pair(embedder):
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
 def test_pairwise_similarity_is_the_diagonal_of_all_pairs(embedder, name):
     other = copy.copy(embedder)
-    other.card = replace(embedder.card, similarity=name)
+    other.settings = replace(embedder.settings, similarity=name)
     a, b = np.random.default_rng(0).normal(size=(2, 5, 8))
     np.testing.assert_allclose(other.similarity_pairwise(a, b), np.diag(other.similarity(a, b)), atol=1e-5)
     with pytest.raises(UserError, match="Pairwise similarity needs two arrays of the same shape"):
@@ -348,7 +348,7 @@ def test_queries_and_documents_carry_their_prompts(embedder):
 
 def test_a_default_prompt_stands_where_no_other_is_given(embedder):
     other = copy.copy(embedder)
-    other.card = replace(embedder.card, prompts={"mine": "m: "}, default_prompt_name="mine")
+    other.settings = replace(embedder.settings, prompts={"mine": "m: "}, default_prompt_name="mine")
     np.testing.assert_array_equal(other.encode(TEXTS[:2]), embedder.encode(TEXTS[:2], prompt="m: "))
     for encode in (partial(other.encode, prompt=""), other.encode_query, other.encode_document):
         np.testing.assert_array_equal(encode(TEXTS[:2]), embedder.encode(TEXTS[:2]))
@@ -360,7 +360,7 @@ def test_a_default_prompt_stands_where_no_other_is_given(embedder):
 def test_documents_take_the_prompt_named_document_alone_as_in_sentence_transformers(embedder, prompts, used):
     """sentence-transformers 5 and 6 give every model an empty prompt `document`, so that `passage` is never used."""
     other = copy.copy(embedder)
-    other.card = ModelSettings(embedder.max_length, prompts)
+    other.settings = ModelSettings(embedder.max_length, prompts)
     np.testing.assert_array_equal(other.encode_document(TEXTS[:2]), other.encode(TEXTS[:2], prompt=used))
     np.testing.assert_array_equal(other.encode_query(TEXTS[:2]), other.encode(TEXTS[:2]))
 
@@ -430,7 +430,7 @@ def test_a_vector_that_is_not_finite_is_refused_and_its_text_named(embedder, pre
     """One token's row is damaged: texts without it are as before."""
     token = embedder.tokenizer.encode(["zebra"], 96)[0][0]
     damaged = embedder.params | {"token_table": embedder.params["token_table"].at[token].set(jnp.nan)}
-    other = Embedder(embedder.architecture, damaged, embedder.tokenizer, embedder.card)
+    other = Embedder(embedder.architecture, damaged, embedder.tokenizer, embedder.settings)
     with pytest.raises(UserError) as error:
         other.encode(["a", "b", "zebra and more", "zebra"], precision=precision)
     assert str(error.value) == (
@@ -469,13 +469,13 @@ def test_unknown_types_are_refused(embedder, folder):
     with pytest.raises(UserError, match="no dtype 'float16'; choose float32 or bfloat16"):
         Embedder.from_pretrained(folder, dtype="float16")
     with pytest.raises(UserError, match="no dtype 'float16'; choose float32 or bfloat16"):
-        Embedder(embedder.architecture, {}, embedder.tokenizer, embedder.card, "float16")
+        Embedder(embedder.architecture, {}, embedder.tokenizer, embedder.settings, "float16")
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(embedder, folder, tmp_path):
     message = r"has ids up to 399, but the model's token table has 300 rows; use the tokenizer"
     with pytest.raises(UserError, match=message):
-        Embedder(size("tiny", vocab_size=300), {}, embedder.tokenizer, embedder.card)
+        Embedder(size("tiny", vocab_size=300), {}, embedder.tokenizer, embedder.settings)
     words = (f"word{i} and number {i * i}" for i in range(400))
     larger = train_sentencepiece(words, 600, tmp_path / "tokenizer")
     embedder.save_pretrained(tmp_path / "model")
@@ -541,7 +541,7 @@ def test_a_training_workdir_and_its_export_give_the_same_vectors(embedder, tmp_p
     released = Embedder.from_pretrained(tmp_path / "release")
     assert (trained.max_length, trained.matryoshka_dims) == (96, (64, 32, 16, 8))
     assert trained.prompts["query"] == tiny_model.PROMPTS["query"]
-    assert released.card == trained.card
+    assert released.settings == trained.settings
     for model in (trained, released):
         np.testing.assert_array_equal(model.encode(TEXTS), embedder.encode(TEXTS))
 
@@ -557,8 +557,8 @@ def test_the_fingerprint_tells_models_apart(embedder, folder):
     assert Embedder.from_pretrained(folder).fingerprint == embedder.fingerprint
     moved = dict(embedder.params, final_norm=embedder.params["final_norm"] * 1.01)
     others = [
-        Embedder(embedder.architecture, moved, embedder.tokenizer, embedder.card),
-        Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.card, "bfloat16"),
+        Embedder(embedder.architecture, moved, embedder.tokenizer, embedder.settings),
+        Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.settings, "bfloat16"),
         Embedder(embedder.architecture, embedder.params, embedder.tokenizer, ModelSettings(95, embedder.prompts)),
     ]
     assert len({model.fingerprint for model in [embedder, *others]}) == 4
@@ -577,7 +577,7 @@ def test_the_fingerprint_tells_models_apart(embedder, folder):
 )
 def test_every_bit_and_place_of_a_weight_counts_in_the_fingerprint(embedder, change):
     params = embedder.params | {"token_table": change(embedder.params["token_table"])}
-    other = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    other = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.settings)
     assert other.fingerprint != embedder.fingerprint
 
 
@@ -600,7 +600,7 @@ def test_the_fingerprint_tells_a_model_from_its_first_layers_and_from_another_la
     """The rows of layer 0 are the same in all of them."""
     fewer = Embedder.from_pretrained(folder, truncate_layers=1)
     layers = {name: x.at[-1].multiply(1.01) for name, x in embedder.params["layers"].items()}
-    moved = Embedder(embedder.architecture, embedder.params | {"layers": layers}, embedder.tokenizer, embedder.card)
+    moved = Embedder(embedder.architecture, embedder.params | {"layers": layers}, embedder.tokenizer, embedder.settings)
     assert len({model.fingerprint for model in (embedder, fewer, moved)}) == 3
 
 
@@ -608,8 +608,8 @@ def test_the_fingerprint_tells_architectures_and_tokenizers_of_one_set_of_weight
     slower = replace(embedder.architecture, rope_theta=1e3)
     tokenizer = train_sentencepiece([f"{a} {a}{a}" for a in "abcdefghijklm"], 290, None)
     others = [
-        Embedder(slower, embedder.params, embedder.tokenizer, embedder.card),
-        Embedder(embedder.architecture, embedder.params, tokenizer, embedder.card),
+        Embedder(slower, embedder.params, embedder.tokenizer, embedder.settings),
+        Embedder(embedder.architecture, embedder.params, tokenizer, embedder.settings),
     ]
     assert len({model.fingerprint for model in [embedder, *others]}) == 3
 

@@ -284,7 +284,7 @@ def test_after_the_rest_is_deleted_all_is_made_anew(tmp_path, source, monkeypatc
 
 
 def reopened(embedder) -> Embedder:
-    return Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.card)
+    return Embedder(embedder.architecture, embedder.params, embedder.tokenizer, embedder.settings)
 
 
 def test_texts_that_were_cut_before_an_interruption_are_counted_too(tmp_path, embedder, monkeypatch):

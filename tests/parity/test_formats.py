@@ -81,7 +81,7 @@ def test_other_tokenizers_have_no_form_in_gguf(trained, tmp_path, capsys):
     tokenizer = HFTokenizer(backend.to_str(), "words")
     with pytest.raises(UserError, match="cannot be written to GGUF"):
         gguf.vocabulary(tokenizer, 512)
-    Embedder(trained.architecture, trained.params, tokenizer, trained.card).save_pretrained(tmp_path / "words")
+    Embedder(trained.architecture, trained.params, tokenizer, trained.settings).save_pretrained(tmp_path / "words")
     options = ["--output", str(tmp_path / "out"), "--format", "gguf"]
     assert main(["export", "--model", str(tmp_path / "words"), *options]) == 1
     assert "cannot be written to GGUF" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -89,7 +89,7 @@ def test_other_tokenizers_have_no_form_in_gguf(trained, tmp_path, capsys):
 
 def test_a_shape_that_q8_0_cannot_cut_is_refused(trained, tmp_path):
     architecture = size("tiny", width=72)
-    embedder = Embedder(architecture, tiny_model.random_params(architecture), trained.tokenizer, trained.card)
+    embedder = Embedder(architecture, tiny_model.random_params(architecture), trained.tokenizer, trained.settings)
     with pytest.raises(UserError, match="multiples of 32, not width 72"):
         export.export_package(embedder, tmp_path / "out", ["gguf-q8"])
     assert not (tmp_path / "out").exists()

@@ -41,7 +41,7 @@ def test_sentence_transformers_loads_a_package_of_some_depth_and_rank(tmp_path, 
     whole = make_embedder(tmp_path / "tokenizer")
     factors = nested.factorize_table(whole.params, 24)
     architecture = replace(whole.architecture, table_rank=24)
-    ours = Embedder(*nested.cut_nested(architecture, factors, layers, rank), whole.tokenizer, whole.card)
+    ours = Embedder(*nested.cut_nested(architecture, factors, layers, rank), whole.tokenizer, whole.settings)
     ours.save_pretrained(tmp_path / "package")
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "package"), device="cpu")
     np.testing.assert_allclose(theirs.encode(TEXTS, normalize_embeddings=True), ours.encode(TEXTS), atol=1e-5)

@@ -137,7 +137,7 @@ def test_a_default_prompt_does_the_same_there(ours, folder, tmp_path, name, prom
         for method in ("encode", "encode_query", "encode_document"):
             assert cosines(getattr(again, method)(TEXTS), getattr(model, method)(TEXTS)).min() >= CLOSE
         assert cosines(again.encode(TEXTS, prompt=""), model.encode(TEXTS, prompt="")).min() >= CLOSE
-    assert again.card.default_prompt_name == name
+    assert again.settings.default_prompt_name == name
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
@@ -167,7 +167,7 @@ def test_states_of_tokens_and_pairwise_similarities_are_the_same_there(ours, the
 def test_a_limit_set_there_is_ours(ours, tmp_path, limit):
     """A row of more than 1,024 tokens is computed in blocks."""
     architecture = replace(ours.architecture, max_length=2_048)
-    longer = Embedder(architecture, ours.params, ours.tokenizer, ours.card)
+    longer = Embedder(architecture, ours.params, ours.tokenizer, ours.settings)
     longer.save_pretrained(tmp_path)
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
     theirs.max_seq_length = limit
@@ -219,7 +219,7 @@ def test_a_folder_saved_there_loads_here(ours, theirs, tmp_path):
     """The newer names of the same fields are understood, and what a user changed there is kept."""
     theirs.save_pretrained(str(tmp_path))
     again = Embedder.from_pretrained(tmp_path)
-    assert again.card == ours.card
+    assert again.settings == ours.settings
     np.testing.assert_array_equal(again.encode(TEXTS), ours.encode(TEXTS))
 
 

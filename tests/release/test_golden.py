@@ -159,7 +159,7 @@ def test_a_folder_that_other_tools_cannot_read_is_refused(name, message):
 def test_a_model_that_is_not_finite_is_not_exported_and_the_older_package_stays(embedder, folder, value):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     params = embedder.params | {"final_norm": embedder.params["final_norm"].at[3].set(value)}
-    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.settings)
     for write in (lambda: export.export_package(broken, folder), lambda: broken.save_pretrained(folder)):
         with pytest.raises(UserError, match=r"NaN or infinite in norm\.weight"):
             write()
@@ -168,7 +168,7 @@ def test_a_model_that_is_not_finite_is_not_exported_and_the_older_package_stays(
 
 def test_finite_weights_whose_vectors_overflow_are_not_exported(embedder, tmp_path):
     params = embedder.params | {"final_norm": np.full_like(embedder.params["final_norm"], 3e38)}
-    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.settings)
     with pytest.raises(UserError, match="gives no finite vector"):
         export.export_package(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()

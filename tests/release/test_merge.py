@@ -47,7 +47,7 @@ def folders(embedder, tmp_path_factory) -> list[str]:
     for i in range(3):
         params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), embedder.params)
         path = tmp_path_factory.mktemp("model") / str(i)
-        Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card).save_pretrained(path)
+        Embedder(embedder.architecture, params, embedder.tokenizer, embedder.settings).save_pretrained(path)
         found.append(str(path))
     return found
 
@@ -124,7 +124,7 @@ def test_the_soup_of_a_tail_in_one_command(run, embedder, tmp_path, capsys):
     soup = Embedder.from_pretrained(tmp_path / "soup")
     for found, one in zip(jax.tree.leaves(soup.params), jax.tree.leaves(embedder.params), strict=True):
         np.testing.assert_allclose(found, one * (2 / 3), rtol=1e-6)
-    assert soup.card == read_settings(str(run), embedder.architecture)
+    assert soup.settings == read_settings(str(run), embedder.architecture)
     ours, theirs = (model.tokenizer.encode(["red stone"], 9)[0] for model in (embedder, soup))
     assert ours.tolist() == theirs.tolist()
 
@@ -170,10 +170,10 @@ def test_one_weight_is_read_at_a_time(folders, tmp_path, monkeypatch):
 def test_models_that_do_not_fit_are_refused(embedder, folders, run, tmp_path):
     other = size("tiny", mlp=80)
     tokenizer = tiny_model.train_sentencepiece([f"{a} {a}{a}" for a in "abcdefghijklm"], 290, None)
-    Embedder(other, tiny_model.random_params(other), embedder.tokenizer, embedder.card).save_pretrained(
+    Embedder(other, tiny_model.random_params(other), embedder.tokenizer, embedder.settings).save_pretrained(
         tmp_path / "mlp"
     )
-    Embedder(embedder.architecture, embedder.params, tokenizer, embedder.card).save_pretrained(tmp_path / "words")
+    Embedder(embedder.architecture, embedder.params, tokenizer, embedder.settings).save_pretrained(tmp_path / "words")
     for names, message in (
         ([folders[0], str(tmp_path / "mlp")], "it has mlp 160, not 80"),
         ([folders[0], str(tmp_path / "words")], "different tokenizers"),
@@ -200,12 +200,12 @@ def test_a_model_that_is_not_finite_is_named_and_the_older_package_stays(embedde
     ):
         merge_models(sources(names[::-1] if spoilt else names), tmp_path / "out", method=method)
     assert all((weights(tmp_path / "out")[name] == before[name]).all() for name in before)
-    assert Embedder.from_pretrained(tmp_path / "out").card == embedder.card
+    assert Embedder.from_pretrained(tmp_path / "out").settings == embedder.settings
 
 
 def test_a_checkpoint_that_is_not_finite_is_named(embedder, tmp_path):
     params = embedder.params | {"final_norm": embedder.params["final_norm"].at[0].set(np.inf)}
-    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.card)
+    broken = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.settings)
     tiny_model.write_workdir(tmp_path / "run", broken)
     with pytest.raises(UserError, match="run@1 has values that are NaN or infinite in final_norm; leave it out"):
         merge_models(sources([str(tmp_path / "run")]), tmp_path / "out")

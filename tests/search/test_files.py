@@ -164,7 +164,7 @@ def test_a_folder_is_searched_by_passage_and_embeds_only_what_is_new(capsys, mod
 
 def test_the_passages_of_a_folder_carry_the_prompt_of_documents_and_no_default(model, tmp_path):
     embedder = Embedder.from_pretrained(model)
-    embedder.card = replace(embedder.card, prompts={"mine": "m: "}, default_prompt_name="mine")
+    embedder.settings = replace(embedder.settings, prompts={"mine": "m: "}, default_prompt_name="mine")
     (tmp_path / "a.txt").write_text(TEXTS[0])
     np.testing.assert_array_equal(folder_corpus(str(tmp_path), embedder).vectors, embedder.encode_document(TEXTS[:1]))
 

@@ -146,7 +146,7 @@ def test_one_bad_request_spoils_no_other(embedder):
     token = embedder.tokenizer.encode(["zebra"], 96)[0][0]
     damaged = embedder.params | {"token_table": embedder.params["token_table"].at[token].set(jnp.nan)}
     service = Service(
-        Embedder(embedder.architecture, damaged, embedder.tokenizer, embedder.card), "tiny", ServeOptions()
+        Embedder(embedder.architecture, damaged, embedder.tokenizer, embedder.settings), "tiny", ServeOptions()
     )
     with ThreadPoolExecutor(8) as pool:
         jobs = [pool.submit(service.embeddings, {"input": text}) for text in ["red", "zebra"] * 8]
