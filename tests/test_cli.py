@@ -114,7 +114,7 @@ def test_training_shows_the_rows_it_skipped(trained):
     _, code, printed = trained
     assert code == 0
     assert re.search(r"Skipped 2 rows: .*empty query", printed)
-    assert re.search(r"Skipped 1 rows?: .*empty positive", printed)
+    assert re.search(r"Skipped 1 row: .*empty positive", printed)
     assert re.search(r"^names +retrieval +40 ", printed, re.M)
 
 

@@ -140,7 +140,7 @@ class Report:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
         share = self.useful / max(self.total, 1)
         return (
-            f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of those in the batches; "
+            f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of all with padding; "
             f"peak memory {peak:.1f} GiB."
         )
 
@@ -176,4 +176,5 @@ def run_table(
         f"{row['share']:>7.1%} {held.get((row['name'], row['kind']), 0):>9,}"
         for row in loader.mixture.table()
     ]
-    return "\n".join([*lines, *(f"Skipped {count:,} rows: {reason}." for reason, count in sorted(skipped.items()))])
+    lines += [f"Skipped {count:,} row{'s' * (count > 1)}: {reason}." for reason, count in sorted(skipped.items())]
+    return "\n".join(lines)
