@@ -1,4 +1,4 @@
-"""Readers: one module for each origin, each yields `Record`s. To add one, write `read(...)` and name it here."""
+"""Readers of data sources: a module for each origin, which yields `Record`s. To add one, write it and list it here."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,22 +24,24 @@ def open_source(
     bare: bool = False,
     columns: Iterable[str] = (),
 ) -> Iterator[Record]:
-    """Records of a source: a built-in set (`cldr:translation`), a file, a glob, a folder, local or gs://, a data set of
-    the hub (`hub:org/name`), a folder of queries, corpus and judgements (`beir:FOLDER`), or labelled data that becomes
-    rows of a kind: `clustering:`, `classification:`, `sts:` or `nli:` before a file, glob or folder, and after it
-    `#COLUMN,COLUMN` if its columns have other names than `labelled.TASKS` knows. A file of labelled data that is named
-    without its kind is known by its columns (`columns.recognise`), and those of a folder are read together.
+    """Returns the records of a source.
+
+    A source is a built-in set (`cldr:translation`), a file, a glob or a folder, local or on gs://, a data set of the
+    hub (`hub:org/name`), a folder of queries, corpus and judgements (`beir:FOLDER`), or labelled data: a file, glob or
+    folder after `clustering:`, `classification:`, `sts:` or `nli:`, followed by `#COLUMN,COLUMN` if its columns have
+    names that `labelled.TASKS` does not know. Without such a prefix, files of labelled data are recognised by their
+    columns (`columns.recognise`), and those in a folder are read together.
 
     Args:
-        split: train or test; files have train only, which leaves out test files of folders (`paths.find_files`).
+        split: train or test; files only have train, without test files in folders (`paths.find_files`).
         skipped: counts the rows that are left out, by reason.
-        kinds: `SOURCE=KIND` patterns for files whose rows do not say their kind, as the released ones do not; of texts
-            with labels, whether they are clustered or classified.
-        bare: accept rows of every kind without negatives, to mine for; else only retrieval's.
-        columns: `NAME=COLUMN` where a column of the files has another name than f2jax knows, such as `query=Frage`.
+        kinds: `SOURCE=KIND` patterns for files whose rows do not state their kind, as in the released data; for texts
+            with labels, whether to cluster or to classify them.
+        bare: accept rows of all kinds without negatives, for mining; otherwise only those of retrieval.
+        columns: `NAME=COLUMN` for columns whose names f2jax does not know, such as `query=Frage`.
 
     Raises:
-        UserError: there is no such set or file, or it has columns of its own.
+        UserError: there is no such set or file, or it has unknown columns.
     """
     (origin, path, own_columns), named = _split(spec), parse_columns(columns)
     if named and origin in ("cldr", "stdlib", "beir"):
@@ -59,10 +61,10 @@ def open_source(
 
 
 def expand(spec: str, ignored: Sequence[str] = ()) -> list[str]:
-    """The files that a source of rows stands for, sorted.
+    """Returns the files of a source of rows, sorted.
 
     Args:
-        ignored: patterns of the names of files that are left out.
+        ignored: patterns of file names to leave out.
 
     Raises:
         UserError: there are none.
@@ -76,7 +78,7 @@ def expand(spec: str, ignored: Sequence[str] = ()) -> list[str]:
 
 
 def list_inputs(specs: Iterable[str], ignored: Sequence[str] = ()) -> list[str]:
-    """All inputs of sources, in order: each is a source by itself that is read as one, once if it is named twice.
+    """Returns all inputs of sources in order, without repetitions; each is a source that is read as a whole.
 
     Raises:
         UserError: a source is missing.
@@ -88,7 +90,7 @@ def list_inputs(specs: Iterable[str], ignored: Sequence[str] = ()) -> list[str]:
 
 
 def check_apart(specs: Iterable[str], inputs: Iterable[str], output: str | Path) -> None:
-    """Raises UserError where a local output would replace a file of the inputs, or be read with them the next time.
+    """Raises UserError if a local output would replace an input file, or would be read as an input the next time.
 
     Args:
         inputs: `list_inputs` of the sources.
@@ -109,12 +111,12 @@ def check_apart(specs: Iterable[str], inputs: Iterable[str], output: str | Path)
 
 
 def is_single_input(spec: str) -> bool:
-    """Returns whether a source is read as one input, where others are as many inputs as they have files."""
+    """Returns whether a source is a single input; other sources are as many inputs as they have files."""
     return _split(spec)[0] in ("cldr", "stdlib", "beir", *labelled.TASKS)
 
 
 def source_files(spec: str) -> list[str]:
-    """The files that decide the content of a source; none where it is built in.
+    """Returns the files that determine the content of a source; empty for a built-in set.
 
     Raises:
         UserError: there is no such set or file.
@@ -146,7 +148,7 @@ def _read_files(
 
 
 def _chosen_task(task: str, path: str, kinds: Iterable[str]) -> str:
-    """The task of a file of labelled data, which the kinds may choose where texts have labels."""
+    """Returns the task of a file of labelled data; for texts with labels, the kinds may choose it."""
     source = schema.source_of(path)
     kind = schema.given_kind(source, kinds)
     if kind is None or kind == labelled.TASKS[task].kind:
@@ -157,7 +159,7 @@ def _chosen_task(task: str, path: str, kinds: Iterable[str]) -> str:
 
 
 def _split(spec: str) -> tuple[str, str, tuple[str, ...]]:
-    """("sts", PATH, (COLUMN, …)) of `sts:PATH#COLUMN,…`; ("", PATH, ()) of a path."""
+    """Splits `sts:PATH#COLUMN,…` into ("sts", PATH, (COLUMN, …)); returns ("", PATH, ()) for a path."""
     origin, colon, path = spec.partition(":")
     if origin not in labelled.TASKS:
         return (origin, path, ()) if colon else ("", spec, ())
@@ -166,7 +168,7 @@ def _split(spec: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _built_in(spec: str) -> str:
-    """The task of a built-in set, such as `translation` of `cldr:translation`."""
+    """Returns the task of a built-in set, such as `translation` for `cldr:translation`."""
     if spec not in BUILT_IN:
         raise UserError(f"There is no built-in set '{spec}'{did_you_mean(spec, BUILT_IN)}")
     return spec.partition(":")[2]

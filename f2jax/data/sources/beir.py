@@ -1,6 +1,6 @@
-"""A BEIR folder → records: `corpus`, `queries` and the judgements `qrels/SPLIT`, in files of any format.
+"""Reads BEIR folders: `corpus`, `queries` and the judgements `qrels/SPLIT`, in files of any format.
 
-A single file of judgements, `qrels`, stands for every split. Only documents that are judged are held in memory.
+A single file `qrels` is used for all splits. Only judged documents are held in memory.
 """
 
 import math
@@ -31,7 +31,7 @@ Texts = dict[str, tuple[str, str]]  # text and language, by id
 
 
 class Collection(NamedTuple):
-    """All of a BEIR folder, by id."""
+    """The content of a BEIR folder, by ids."""
 
     queries: dict[str, str]  # those that are judged
     documents: dict[str, str]  # title and text
@@ -39,7 +39,7 @@ class Collection(NamedTuple):
 
 
 def read_collection(folder: str, split: str, skipped: SkipList) -> Collection:
-    """Everything in a BEIR folder, to search in.
+    """Returns the content of a BEIR folder with all documents, for retrieval.
 
     Raises:
         UserError: a file is missing or cannot be read.
@@ -53,18 +53,18 @@ def read_collection(folder: str, split: str, skipped: SkipList) -> Collection:
 
 
 def read_beir(folder: str, split: str, skipped: SkipList) -> Iterator[Record]:
-    """One record for each query and each document that is right for it, which means judged above 0.
+    """Yields a record for each query and each of its relevant documents, which are judged above 0.
 
-    Documents that are judged 0 or below are the query's negatives. A query with several right documents has its id as
-    label, by which `mine` and `loss.label_mask` tell that these are not each other's negatives. The text of a document
-    is its title and text.
+    Documents judged 0 or below are the query's negatives. A query with several relevant documents has its id as label,
+    so that `mine` and `loss.label_mask` do not use these as each other's negatives. The text of a document is its title
+    followed by its text.
 
     Args:
         folder: local or remote, or `hub:org/name`.
         skipped: counts the rows that are left out, by reason.
 
     Raises:
-        UserError: a file is missing or cannot be read, or no query has a right document.
+        UserError: a file is missing or cannot be read, or no query has a relevant document.
     """
     scores_by_query, queries, documents = _read(folder, split, skipped, only_judged=True)
     source, good = PurePosixPath(folder.rstrip("/")).name, False
@@ -104,7 +104,7 @@ def read_beir(folder: str, split: str, skipped: SkipList) -> Iterator[Record]:
 
 
 def _read(folder: str, split: str, skipped: SkipList, only_judged: bool) -> tuple[Scores, Texts, Texts]:
-    """The judgements of a split, the queries that are judged, and the documents: those that are, or all."""
+    """Returns the judgements of a split, the judged queries, and either the judged documents or all of them."""
     paths = _files(folder)
     scores = _judgements(_of_split(paths, folder, split), skipped)
     queries = _texts(_of(paths, folder, "queries"), set(scores), "query", skipped)
@@ -113,12 +113,12 @@ def _read(folder: str, split: str, skipped: SkipList, only_judged: bool) -> tupl
 
 
 def beir_files(folder: str) -> list[str]:
-    """All data files of the folder; raises UserError where there is none."""
+    """Returns all data files in the folder; raises UserError if there are none."""
     return list(_files(folder).values())
 
 
 def _files(folder: str) -> dict[str, str]:
-    """{path inside the folder: path} of its data files."""
+    """Returns {path inside the folder: path} for its data files."""
     paths, is_folder, _ = files_inside(folder, ENDINGS)
     if not is_folder:
         raise UserError(f"There is no BEIR folder {folder}; check the path.")
@@ -126,7 +126,7 @@ def _files(folder: str) -> dict[str, str]:
 
 
 def _of(files_by_name: dict[str, str], folder: str, name: str) -> list[str]:
-    """The files of one part, `name.…`, `name-…` or `name/…`."""
+    """Returns the files of a part: `name.…`, `name-…` or `name/…`."""
     paths = [path for inside, path in files_by_name.items() if re.match(rf"{re.escape(name)}[./-]", inside)]
     if not paths:
         raise UserError(f"{folder} has no {name} file; a BEIR folder holds corpus, queries and qrels.")
@@ -141,7 +141,7 @@ def _of_split(files_by_name: dict[str, str], folder: str, split: str) -> list[st
 
 
 def _judgements(paths: list[str], skipped: SkipList) -> Scores:
-    """{query id: {document id: score}} in the order of the files."""
+    """Returns {query id: {document id: score}} in the order of the files."""
     judgements: Scores = {}
     for row in _rows(paths, (_QUERY, _DOCUMENT, _SCORE), skipped):
         query, document = _id(row, _QUERY), _id(row, _DOCUMENT)
@@ -163,7 +163,7 @@ def _judgements(paths: list[str], skipped: SkipList) -> Scores:
 
 
 def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipList) -> Texts:
-    """{id: (text, language)} of the wanted rows, None: of all; the first row with an id counts."""
+    """Returns {id: (text, language)} for the wanted rows (None: all); the first row with an id counts."""
     texts: Texts = {}
     for row in _rows(paths, (_ID, _TEXT), skipped):
         number = _id(row, _ID)

@@ -1,7 +1,7 @@
 """Names in the Unicode CLDR: territories, languages, scripts and currencies, in more than 230 languages.
 
-Built-in data: it comes with the `babel` package, without a download. Three tasks share one split: a string that is a
-test query appears nowhere in training, in any role.
+The data come with the `babel` package, so nothing is downloaded. Three tasks share a split: a string that is a test
+query does not occur in training in any role.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ TEST_SHARE = 20  # one distinct string in 20 is a test query
 SAMPLE = 8  # the tasks other than translation take one name in 8
 HARD_NEGATIVES = 7
 WRONG_CLASSES = 3  # negatives of a clustering row
-STRIDE = 0x9E3779B185EBCA87  # a prime, so that steps of it reach each member of any pool
+STRIDE = 0x9E3779B185EBCA87  # a prime, so that steps of this size reach all members of any pool
 
 
 class Name(NamedTuple):
@@ -34,7 +34,7 @@ class Name(NamedTuple):
 
 @lru_cache(maxsize=1)
 def names() -> list[Name]:
-    """All distinct names in all locales, in a fixed order, without those that only repeat a code."""
+    """Returns all distinct names in all locales in a fixed order, without names that only repeat a code."""
     from babel import Locale, localedata
 
     locales = map(Locale.parse, sorted(localedata.locale_identifiers()))
@@ -50,7 +50,7 @@ def _names_in(locale) -> Iterator[Name]:
 
 @lru_cache(maxsize=1)
 def english() -> dict[str, str]:
-    """The English name of each entity."""
+    """Returns the English name of each entity."""
     from babel import Locale
 
     return {name.entity: name.text for name in _names_in(Locale.parse("en"))}
@@ -62,7 +62,7 @@ def _english_strings() -> frozenset[str]:
 
 
 def _key(text: str) -> str:
-    """Strings with equal keys are one query for the split."""
+    """Returns a key; strings with equal keys count as the same query for the split."""
     return text.casefold().strip()
 
 
@@ -73,7 +73,7 @@ def is_test_name(text: str) -> bool:
 
 
 def read_cldr(task: str, split: str = "train") -> Iterator[Record]:
-    """Records of the train or test split of a task: `translation`, `kinds` (clustering), `labels` (classification)."""
+    """Yields the records of a task's split: `translation`, `kinds` (clustering) or `labels` (classification)."""
     return {"translation": _translation, "kinds": _kinds, "labels": _labels}[task](split == "test")
 
 
@@ -154,7 +154,7 @@ def _labels(test: bool) -> Iterator[Record]:
 
 @lru_cache(maxsize=1)
 def _continents() -> dict[str, str]:
-    """The continent of each territory, from the name of its first time zone, such as Africa/Nairobi."""
+    """Returns the continent of each territory, from the name of its first time zone, such as Africa/Nairobi."""
     from babel.core import get_global
 
     return {code: zones[0].split("/")[0] for code, zones in get_global("territory_zones").items() if zones}
@@ -166,6 +166,6 @@ def _class(name: Name) -> str:
 
 
 def _walk(pool: list[str], name: Name) -> Iterator[str]:
-    """Yields each member of `pool` once, from a place that a hash of the name decides."""
+    """Yields each member of `pool` once, starting at a position given by a hash of the name."""
     start = stable_id("|".join(name))
     return (pool[(start + step * STRIDE) % len(pool)] for step in range(len(pool)))

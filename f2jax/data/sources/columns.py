@@ -1,7 +1,7 @@
-"""Columns by the names that people give them, and what sort of rows a file of such columns has.
+"""Recognises columns by their usual names, and by them the type of data in a file.
 
-A file of pairs may call its texts anchor and positive, question and answer, or sentence1 and sentence2; a file with
-scores or labels is read as the labelled data that it is (`labelled.TASKS`). Other names are given by `query=Frage`.
+A file of pairs may call its texts anchor and positive, question and answer, or sentence1 and sentence2. A file with
+scores or labels is read as labelled data (`labelled.TASKS`). Users give other names by `query=Frage`.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ POSITIVES = ("positive", "passage", "answer", "response")
 SENTENCES = ("sentence1", "sentence2")
 SCORES = ("score", "similarity_score")
 TEXTS = ("text", "sentence", "utterance")
-LOOKED_AT = 1_000  # whose columns are looked at: lines of JSON may each have others
+LOOKED_AT = 1_000  # rows from which columns are determined, because lines of JSON may have different ones
 LABELS = ("label_text", "label_name", "label", "intent", "category")
 # The names that `query=Frage` may give a column.
 NAMES = (
@@ -26,13 +26,13 @@ NAMES = (
 
 
 def parse_columns(items: Iterable[str]) -> dict[str, str]:
-    """{name: column} of `NAME=COLUMN` items.
+    """Returns {name: column} for `NAME=COLUMN` items.
 
     >>> parse_columns(["query=Frage", "positive=Antwort"])
     {'query': 'Frage', 'positive': 'Antwort'}
 
     Raises:
-        UserError: an item is no such pair, a name is unknown, or one occurs twice.
+        UserError: an item has another form, a name is unknown, or one occurs twice.
     """
     columns: dict[str, str] = {}
     for item in items:
@@ -48,7 +48,7 @@ def parse_columns(items: Iterable[str]) -> dict[str, str]:
 
 
 def read_named(path: str, skipped: SkipList, choose: ChooseColumns, columns: Mapping[str, str]) -> Iterator[FileRow]:
-    """`read_rows` of a file whose columns bear other names; a column whose own name is given to another is not read.
+    """Reads a file with renamed columns; if a name is given to another column, the column with that name is not read.
 
     Args:
         columns: {name: column}.
@@ -74,14 +74,14 @@ def read_named(path: str, skipped: SkipList, choose: ChooseColumns, columns: Map
 
 
 def recognise(path: str, columns: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """What the rows of a file are: "" for pairs, else one of `labelled.TASKS`; and {name: column} to read them by.
+    """Returns the type of data in a file ("" for pairs, or one of `labelled.TASKS`), and {name: column} to read it.
 
     Args:
-        columns: {name: column} of those that the user names.
+        columns: {name: column} given by the user.
 
     Raises:
         UserError: two columns could be the positive, pairs have a label that could be a score or a relation, only
-            later rows have a score or a label, or a column that is named is not there.
+            later rows have a score or a label, or a given column does not exist.
     """
     first: list[str] = []
 
@@ -125,7 +125,7 @@ def _recognise(path: str, present: Sequence[str], columns: Mapping[str, str]) ->
 
 
 def _renamed(found: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, str]:
-    """`columns`, and those of `found` that have another name than their own; a passage keeps its name."""
+    """Returns `columns`, and those of `found` that need another name; a passage keeps its name."""
     return {name: column for name, column in found.items() if column not in (name, "passage")} | dict(columns)
 
 

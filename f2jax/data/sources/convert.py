@@ -1,6 +1,6 @@
-"""Labelled data → records of the three kinds (recipe 3.1).
+"""Converts labelled data to records of the three kinds (recipe 3.1).
 
-Choices follow from hashes of a seed and the texts: they depend neither on the order of the rows nor on the machine.
+Choices are made by hashes of a seed and the texts, so they depend neither on the order of the rows nor on the machine.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ def clustering(
 ) -> Iterator[Record]:
     """Converts (text, class) rows: each text gets another text of its class, and up to `negatives` of other classes.
 
-    A text that is alone in its class gives no record, and rows of a single class give none at all.
+    A text that is alone in its class gives no record, and neither do rows that all have the same class.
     """
     texts: dict[str, set[str]] = defaultdict(set)
     for text, name in rows:
@@ -83,7 +83,7 @@ def _shuffled(texts: Collection[str], seed: int) -> list[str]:
 
 
 def _draw(pool: list[str], count: int, text: str, excluded: Collection[str], seed: int) -> tuple[str, ...]:
-    """`count` members of a shuffled pool, or fewer if others are excluded, from a place that `text` decides."""
+    """Returns `count` members of a shuffled pool, or fewer after exclusion, from a position that `text` determines."""
     start = stable_id(f"draw {seed} {text}") % len(pool)
     around = (pool[(start + i) % len(pool)] for i in range(len(pool)))
     return tuple(islice((member for member in around if member not in excluded), count))

@@ -1,4 +1,4 @@
-"""Data files of a Hugging Face data set: downloaded once; no code of the repository is run."""
+"""Downloads the data files of Hugging Face data sets, without running any code of the repository."""
 
 import re
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ _SPEC = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P
 
 
 def fetch_dataset(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = ()) -> dict[str, str]:
-    """{path in the repository: local path} of the data files that a spec names, sorted; they stay in the hub's cache.
+    """Returns {path in the repository: local path} for the data files of a spec, sorted; they stay in the hub's cache.
 
     Args:
-        spec: `hub:org/name` or `hub:org/name@revision`; after it `/PATTERN` chooses a file, a folder or several.
-        endings: of data files.
-        ignored: patterns of the names of files that are not downloaded.
+        spec: `hub:org/name` or `hub:org/name@revision`, optionally followed by `/PATTERN` for a file or a folder.
+        endings: endings of data files.
+        ignored: patterns of file names not to download.
 
     Raises:
-        Restart: the hub cannot be reached for the moment.
-        UserError: the spec is malformed, or there are no such files, or they cannot be fetched.
+        Restart: the hub temporarily cannot be reached.
+        UserError: the spec is malformed, there are no such files, or they cannot be fetched.
     """
     parts = _SPEC.match(spec)
     if not parts:
@@ -48,7 +48,7 @@ def fetch_dataset(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = 
 
 
 def _patterns(chosen: str, endings: tuple[str, ...]) -> list[str]:
-    """Patterns of the data files that a file, a folder or a pattern stands for; a star matches folders too."""
+    """Returns patterns for the data files of a file, a folder or a pattern; a star matches folders too."""
     if not chosen:
         return [f"*{ending}" for ending in endings]
     if chosen.endswith(endings):

@@ -1,7 +1,7 @@
-"""Files of labelled data → records, by the functions of `convert.py`: one entry of `TASKS` for each.
+"""Reads files of labelled data by the functions in `convert.py`, with an entry in `TASKS` for each.
 
-Rows are converted language by language where they have a column `language` or `lang`, file parts of one source
-together, and so are files that have a label each. The labels of a source are held in memory with its texts.
+Rows with a column `language` or `lang` are converted language by language. Parts of the same source are converted
+together, and so are files with one label each. The labels and texts of a source are held in memory.
 """
 
 import math
@@ -27,7 +27,7 @@ _FIRST, _SECOND = ("sentence1", "text1", "query"), ("sentence2", "text2", "posit
 _LANGUAGE = ("language", "lang")
 RELATIONS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # the numbers of SNLI, MNLI and XNLI on the hub
 NO_NAMES: Mapping[str, str] = {}
-SCALES = (1, 5, 10, 100)  # highest scores of pairs of texts that are equal in meaning
+SCALES = (1, 5, 10, 100)  # possible highest scores, for texts that are equal in meaning
 
 Values = tuple[Any, ...]  # of the task's columns in a row
 
@@ -48,14 +48,14 @@ def _score(value: object) -> float:
 
 
 def _named_labels(spec: str, rows: list[Values]) -> list[Values]:
-    """The rows as they are; says so where labels are numbers, which a model cannot learn the meaning of."""
+    """Returns the rows unchanged, with a warning if labels are numbers, which have no meaning for a model."""
     if rows and all(label.lstrip("-").isdigit() for _, label in rows):
         say_once(f"{spec}: the labels are numbers, not names; name a column of names by PATH#TEXT,NAME if it has one.")
     return rows
 
 
 def _named_relations(spec: str, rows: list[Values]) -> list[Values]:
-    """The rows with relations as words."""
+    """Returns the rows with relations as words."""
     if any(relation in RELATIONS for *_, relation in rows):
         meaning = ", ".join(f"{number} {word}" for number, word in RELATIONS.items())
         say_once(f"{spec}: relations are numbers without names, read as in SNLI ({meaning}); else name words by #.")
@@ -63,7 +63,7 @@ def _named_relations(spec: str, rows: list[Values]) -> list[Values]:
 
 
 def _scores_of_five(spec: str, rows: list[Values]) -> list[Values]:
-    """The rows with scores from 0 to 5, whatever scale they come in: the smallest of `SCALES` that holds them all."""
+    """Returns the rows with scores rescaled to 0 … 5 from the smallest of `SCALES` that contains all of them."""
     highest = max((score for *_, score in rows), default=5)
     scale = next((scale for scale in SCALES if highest <= scale), None)
     if scale is None:
@@ -92,13 +92,13 @@ TASKS = {
 def read_labelled(
     name: str, paths: Sequence[str], columns: Sequence[str], skipped: SkipList, named: Mapping[str, str] = NO_NAMES
 ) -> Iterator[Record]:
-    """Records of files of labelled rows, of any format.
+    """Yields the records of files of labelled rows, in any format.
 
     Args:
         name: one of `TASKS`.
-        columns: names of the task's columns, in its order; (): those that it knows.
+        columns: names of the task's columns in its order; (): the usual names.
         skipped: counts the rows that cannot be used, by reason.
-        named: {name: column} of columns that have other names; the names are those that the task knows.
+        named: {usual name: column} for columns with other names.
 
     Raises:
         UserError: a file cannot be read or lacks a column, or the files give no record.
@@ -123,7 +123,7 @@ def read_labelled(
 def read_values(
     name: str, paths: Sequence[str], columns: Sequence[str], skipped: SkipList, named: Mapping[str, str] = NO_NAMES
 ) -> dict[str, list[tuple[str, Values]]]:
-    """(language, values of the task's columns) of each good row, by source; see `read_labelled`.
+    """Returns (language, values of the task's columns) for each usable row, by source; see `read_labelled`.
 
     Raises:
         UserError: a file cannot be read or lacks a column.
@@ -151,7 +151,7 @@ def _rows(
     skipped: SkipList,
     named: Mapping[str, str],
 ) -> Iterator[tuple[str, Values]]:
-    """(language, values of the task's columns) of each good row of a file."""
+    """Yields (language, values of the task's columns) for each usable row of a file."""
     chosen: list[str] = []
     for row in read_named(path, skipped, partial(_choose, path, column_names, chosen), named):
         *texts, last = (row.get(name) for name in chosen)
@@ -172,7 +172,7 @@ def _value(task: LabelledTask, field: object) -> object:
 
 
 def _choose(path: str, column_names: Iterable[tuple[str, ...]], chosen: list[str], present: list[str]) -> list[str]:
-    """The columns to read; those of the task go to `chosen`, in its order."""
+    """Returns the columns to read, and appends those of the task to `chosen` in its order."""
     for names in column_names:
         column = next((name for name in names if name in present and name not in chosen), None)
         if column is None:

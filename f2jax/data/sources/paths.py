@@ -1,7 +1,7 @@
-"""Which files a path, a glob, a folder or a data set of the hub stands for.
+"""Finds the files of a path, a glob, a folder or a data set of the hub.
 
-Of files found by a folder, a glob or a data set, hidden ones and those of test and validation splits are left out: the
-latter are named, and so is every other file of a folder that is not read.
+Hidden files, and files of test and validation splits, are left out of folders, globs and data sets. The latter are
+listed in a warning, like all other files in a folder that are not read.
 """
 
 import re
@@ -17,23 +17,23 @@ from f2jax.errors import UserError
 
 HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}  # as the hub names splits
 ABOUT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # written by `datasets`
-DOCUMENTATION = {"README", "LICENSE", "LICENCE"}  # files that nobody takes for data
-_NAMED = 5  # files that a message names at most
+DOCUMENTATION = {"README", "LICENSE", "LICENCE"}  # files that need no warning
+_NAMED = 5  # most files that a message lists
 
 
 def find_files(
     spec: str, endings: tuple[str, ...] = TABLES, all_splits: bool = False, ignored: Sequence[str] = ()
 ) -> list[str]:
-    """The files that a source stands for, sorted.
+    """Returns the files of a source, sorted.
 
     Args:
-        spec: a path, a glob, a folder, local or gs://, or `hub:org/name`.
-        endings: of the files that a folder or a data set stands for.
-        all_splits: include those of test and validation splits.
-        ignored: patterns of the names of files that are left out.
+        spec: a path, a glob or a folder, local or on gs://, or `hub:org/name`.
+        endings: endings of the files to take from a folder or a data set.
+        all_splits: include files of test and validation splits.
+        ignored: patterns of file names to leave out.
 
     Raises:
-        UserError: there are none, or none but those of test and validation splits.
+        UserError: there are no files, or only those of test and validation splits.
     """
     paths, is_folder, pattern = files_inside(spec, endings, ignored)
     visible = {inside: path for inside, path in paths.items() if not is_hidden(inside)}
@@ -66,7 +66,7 @@ def find_files(
 
 
 def is_hidden(inside: str) -> bool:
-    """Returns whether a path inside a folder is one that systems and editors keep for themselves.
+    """Returns whether a path inside a folder belongs to the operating system or an editor.
 
     >>> is_hidden(".ipynb_checkpoints/train.jsonl"), is_hidden("__MACOSX/._train.jsonl"), is_hidden("a/train.jsonl")
     (True, True, False)
@@ -79,7 +79,7 @@ def _may_hold_rows(inside: str, endings: tuple[str, ...]) -> bool:
 
 
 def path_words(inside: str) -> set[str]:
-    """The words of a path, among which the hub looks for the name of a split.
+    """Returns the words in a path, among which the hub looks for the name of a split.
 
     >>> sorted(path_words("data/test-00000-of-00001.parquet"))
     ['data', 'of', 'parquet', 'test']
@@ -88,9 +88,9 @@ def path_words(inside: str) -> set[str]:
 
 
 def files_inside(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = ()) -> tuple[dict[str, str], bool, str]:
-    """{path below a root: path}, whether `spec` names a folder rather than files, and its pattern below the root.
+    """Returns {path below a root: path}, whether `spec` is a folder and not files, and its pattern below the root.
 
-    The root of `a/*/x*.jsonl` is `a`, that of a folder the folder itself; a file that is named lies directly below.
+    The root of `a/*/x*.jsonl` is `a`, that of a folder is the folder, and that of a file is its folder.
     """
     if not spec.strip():
         raise UserError("The name of an input is blank; name a file or a folder, . for this one.")

@@ -1,10 +1,10 @@
-"""A row of a file → the one record. All column schemas end here.
+"""Converts rows of files, with any schema of columns, to records.
 
-Released F2LLM files have `query, passage, negative_1 … negative_24`; files with lists have
-`query, positive, negatives` and may say `kind`, `language`, `source` and `label` (recipe 3.1); files of triplets have
-`query, positive, negative`; all may have `scores`. Other names of these columns are known to `columns.py`. A field that
-is missing has its default; a field that cannot be read costs the row, which is counted. Which kind, language and
-symmetry the rows of a released file have follows from its name.
+Released F2LLM files have `query, passage, negative_1 … negative_24`. Files with lists have `query, positive,
+negatives`, and may have `kind`, `language`, `source` and `label` (recipe 3.1). Files of triplets have `query, positive,
+negative`. All of them may have `scores`. `columns.py` knows other names for these columns. Missing fields get their
+defaults; rows with a field that cannot be read are left out and counted. Kind, language and symmetry of a released file
+are known from its name.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ NUMBERED_NEGATIVE = re.compile(r"negative(?:_(\d+))?$")
 SAYS_NOTHING = ("train", "test", "dev", "valid", "validation", "data", "default", "part")
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _PART = re.compile(r"(_part\d+|-\d+-of-\d+)+$")
-_HUB = "datasets--"  # how the hub's cache begins the name of a data set's folder
+_HUB = "datasets--"  # prefix of a data set's folder in the hub's cache
 _OPTIONAL = {"negatives", "scores", "kind", "language", "lang", "positive_language"}
 _OPTIONAL |= {"source", "label", "instruction", "symmetric"}
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
@@ -38,12 +38,12 @@ _TEXT_FIELDS = ("text", "passage", "content", "document")  # of a negative that 
 
 
 class BadField(Exception):
-    """A field cannot be read; the message is the reason under which the row is counted."""
+    """A field cannot be read; the message is the reason for leaving out the row."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-    """What the rows of a file are where they do not say it themselves."""
+    """Defaults for what the rows of a file do not state themselves."""
 
     source: str
     kind: Kind | None = "retrieval"  # None: each row has to say it
@@ -52,10 +52,10 @@ class Defaults:
 
     @classmethod
     def of(cls, path: str, kinds: Iterable[str] = (), columns: Collection[str] = ()) -> "Defaults":
-        """The source is named by `source_of`; the first of the `kinds` that fits it gives the kind.
+        """Returns a file's defaults: `source_of` gives the source, and the first matching item of `kinds` the kind.
 
-        A file with the columns of the released corpus has what is known of its name (`find_released`). If nothing is,
-        a single negative means classification, as there, and several leave it open what they are.
+        For a file with the columns of the released corpus, `find_released` gives what is known from its name. If that
+        is nothing, a single negative means classification, as in that corpus, and several leave the kind open.
 
         >>> Defaults.of("corpus/massive_intent_part2.parquet", ["massive_*=clustering"]).kind
         'clustering'
@@ -64,7 +64,7 @@ class Defaults:
             columns: of the file.
 
         Raises:
-            UserError: an item of `kinds` is no `SOURCE=KIND`.
+            UserError: an item of `kinds` is not of the form `SOURCE=KIND`.
         """
         source = source_of(path)
         negatives = sum(name.startswith("negative_") for name in columns)
@@ -86,10 +86,10 @@ class Defaults:
 
 
 def given_kind(source: str, kinds: Iterable[str]) -> Kind | None:
-    """The kind of the first of the `SOURCE=KIND` patterns that fits a source.
+    """Returns the kind of the first `SOURCE=KIND` pattern that matches a source.
 
     Raises:
-        UserError: an item is no such pattern.
+        UserError: an item has another form.
     """
     for item in kinds:
         pattern, _, name = item.rpartition("=")
@@ -102,10 +102,10 @@ def given_kind(source: str, kinds: Iterable[str]) -> Kind | None:
 
 
 def source_of(path: str) -> str:
-    """The source that a file belongs to: its name, without the number of a part or shard.
+    """Returns the source of a file: its name without the number of a part or shard.
 
-    A name that says nothing, such as `train-00000-of-00005`, gives way to that of the folder, or of the data set of
-    the hub whose cache it lies in, with its subset if there is one.
+    A name without meaning, such as `train-00000-of-00005`, is replaced by that of the folder, or in the hub's cache, by
+    that of the data set and its subset.
 
     >>> source_of("corpus/massive_intent_part2.parquet"), source_of("nli/train-00000-of-00005.parquet")
     ('massive_intent', 'nli')
@@ -125,10 +125,10 @@ def source_of(path: str) -> str:
 
 
 def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str]:
-    """The columns of a file that a record needs; names the others once. Rows that may be of texts need no positive.
+    """Returns the columns to read from a file, and lists the others once. Rows of single texts need no positive.
 
     Raises:
-        UserError: a needed one is missing.
+        UserError: a required column is missing.
     """
     present = list(present)
     passage = next((name for name in ("positive", "passage") if name in present), None)
@@ -152,13 +152,13 @@ def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str
 
 
 def to_record(row: FileRow, defaults: Defaults, skipped: SkipList, bare: bool = False) -> Record | None:
-    """The record of a row; None, counted under a reason, where it cannot be trained on.
+    """Returns the record of a row, or None if it cannot be used, which is counted with its reason.
 
     Args:
-        bare: accept rows of any kind without negatives, which are to be mined.
+        bare: accept rows of any kind without negatives, for mining.
 
     Raises:
-        UserError: the row has to say its kind and does not.
+        UserError: the row must state its kind and does not.
     """
     try:
         instruction, query = split_instruction(as_text(row.get("query"), "query"))
@@ -182,7 +182,7 @@ def to_record(row: FileRow, defaults: Defaults, skipped: SkipList, bare: bool = 
 
 
 def usable(record: Record, skipped: SkipList, bare: bool = False) -> Record | None:
-    """The record without negatives that are its positive; None, counted, if a row that needs negatives has none left.
+    """Returns the record without negatives equal to its positive, or None if a row that needs negatives has none left.
 
     Args:
         bare: accept rows of any kind without negatives.
@@ -200,7 +200,7 @@ def usable(record: Record, skipped: SkipList, bare: bool = False) -> Record | No
 
 
 def as_text(value: object, name: str) -> str:
-    """The text of a field; raises BadField where there is none."""
+    """Returns the text of a field; raises BadField if there is none."""
     if is_missing(value):
         raise BadField(f"empty {name}")
     if not isinstance(value, str):
@@ -209,8 +209,8 @@ def as_text(value: object, name: str) -> str:
 
 
 def _negatives_and_scores(row: FileRow) -> dict[str, tuple]:
-    """The texts of the list `negatives`, or of the columns `negative` and `negative_1` … in numerical order, and the
-    numbers of the list `scores`: of the positive, then of the negatives.
+    """Returns the negatives, from the list `negatives` or the columns `negative` and `negative_1` … in numerical order,
+    and the scores of the positive and the negatives, from the list `scores`.
     """
     listed = _list(row, "negatives")
     if listed is None:
@@ -242,7 +242,7 @@ def _list(row: FileRow, name: str) -> list | None:
 
 
 def _score(value: object) -> float:
-    """A number; NaN where it is missing."""
+    """Returns a number, or NaN if it is missing."""
     if is_missing(value):
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_SCORE:
@@ -251,7 +251,7 @@ def _score(value: object) -> float:
 
 
 def _text_of(negative: object) -> str:
-    """A text, or the text of an object such as `{"title": …, "text": …}`."""
+    """Returns a text, or the text of an object such as `{"title": …, "text": …}`."""
     if isinstance(negative, dict):
         text = next((negative[name] for name in _TEXT_FIELDS if isinstance(negative.get(name), str)), None)
         title = negative.get("title")
@@ -277,7 +277,7 @@ def _kind(value: object, defaults: Defaults) -> Kind:
 
 
 def name_in(row: FileRow, column: str) -> str | None:
-    """`tables.as_name` of a field; raises BadField where it names nothing."""
+    """Returns `tables.as_name` of a field; raises BadField if it is not a name."""
     try:
         return as_name(row.get(column))
     except ValueError as error:
@@ -298,10 +298,10 @@ def _symmetric(value: object) -> bool:
 def to_records(
     path: str, rows: Iterable[FileRow], skipped: SkipList, kinds: Iterable[str] = (), bare: bool = False
 ) -> Iterator[Record]:
-    """The good rows of a file; `kinds` as in `Defaults.of`, `bare` as in `to_record`.
+    """Yields the usable rows of a file as records; `kinds` as in `Defaults.of`, `bare` as in `to_record`.
 
     Raises:
-        UserError: not one row is good, or rows of a source that is not known do not say their kind.
+        UserError: no row is usable, or rows of an unknown source do not state their kind.
     """
     before, good = Counter(skipped), 0
     defaults = lru_cache(partial(Defaults.of, path, tuple(kinds)))

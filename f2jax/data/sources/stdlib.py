@@ -1,6 +1,6 @@
-"""Code retrieval from the Python standard library on the machine: docstring ↔ function. No download.
+"""Code retrieval from the machine's Python standard library: docstrings and their functions. Nothing is downloaded.
 
-The set depends on the Python version, and so do scores on it.
+The data depend on the version of Python, and so do scores on them.
 """
 
 import ast
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from f2jax.data.record import Record, stable_id
 
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "ensurepip", "turtledemo", "__pycache__"}
-MIN_WORDS = 4  # of a docstring that is used
+MIN_WORDS = 4  # fewest words of a docstring to use
 TEST_SHARE = 10  # one function in 10 is held out
 HARD_NEGATIVES = 7
 
@@ -28,7 +28,7 @@ class Function(NamedTuple):
 
 @lru_cache(maxsize=1)
 def functions() -> list[Function]:
-    """Documented functions and methods, in a fixed order; each summary and each code once."""
+    """Returns documented functions and methods in a fixed order, without repeated summaries or code."""
     root = Path(sysconfig.get_path("stdlib"))
     distinct: list[Function] = []
     summaries, codes = set(), set()
@@ -61,7 +61,7 @@ def _documented(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _dedented(line: str, indent: int) -> str:
-    """The line without its indentation, or unchanged if its text starts further left, as in a long string."""
+    """Returns the line without its indentation, or unchanged if its text starts further left, as in a long string."""
     return line if line[:indent].strip() else line[indent:]
 
 

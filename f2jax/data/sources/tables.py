@@ -1,7 +1,7 @@
-"""The rows of a file of any format as dicts: where every reader of files starts.
+"""Reads the rows of files of any format as dicts, for all other readers.
 
-A number that is none (NaN, which pandas writes for a missing value) is None, and the number of a class is its name
-where the file's own metadata gives names.
+NaN, which pandas writes for missing values, becomes None, and class numbers become names if the file's metadata has
+them.
 """
 
 import csv
@@ -40,14 +40,14 @@ KNOWN_TABLES, KNOWN = _KNOWN.format(""), _KNOWN.format(" or .txt")
 
 
 def read_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[FileRow]:
-    """The rows of a Parquet or Arrow file, of JSON, JSON lines, CSV, TSV or lines of text; text may be compressed.
+    """Yields the rows of a file: Parquet, Arrow, JSON, JSON lines, CSV, TSV or lines of text; text may be compressed.
 
     Args:
         skipped: counts bad lines by reason.
-        columns: chooses the columns to read. Rows may hold others too.
+        columns: chooses the columns to read; rows may contain others too.
 
     Raises:
-        UserError: the file cannot be read, is cut short, or has an unknown ending.
+        UserError: the file cannot be read, is truncated, or has an unknown ending.
     """
     if not path.endswith(ENDINGS):
         raise UserError(f"{path} is not a known kind of file; data files end in {KNOWN}.")
@@ -63,27 +63,27 @@ def read_rows(path: str, skipped: SkipList, columns: ChooseColumns) -> Iterator[
 
 
 def is_text_file(path: str) -> bool:
-    """Returns whether a file has a text on each line, rather than rows with columns."""
+    """Returns whether a file has a text on each line instead of rows with columns."""
     return without_compression(path).endswith(".txt")
 
 
 def without_compression(path: str) -> str:
-    """The path without the ending of a compressed file."""
+    """Returns the path without the ending of a compressed file."""
     return next((path.removesuffix(ending) for ending in COMPRESSIONS if path.endswith(ending)), path)
 
 
 def is_missing(value: object) -> bool:
-    """Returns whether a field holds nothing: None, NaN, or blank text."""
+    """Returns whether a field is empty: None, NaN or blank text."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def as_name(value: object) -> str | None:
-    """The text of a field that names something (a label, a language, an id); None where it is missing.
+    """Returns the text of a field that is a name (a label, a language, an id), or None if it is missing.
 
-    Whole numbers are written without a point, since pandas turns 3 into 3.0 next to a missing value.
+    Whole numbers are written without a decimal point, because pandas turns 3 into 3.0 if other values are missing.
 
     Raises:
-        ValueError: the field holds a list, an object or bytes.
+        ValueError: the field is a list, an object or bytes.
     """
     if is_missing(value):
         return None
@@ -96,7 +96,7 @@ def as_name(value: object) -> str | None:
 
 @contextmanager
 def _damage(path: str, kind: str) -> Iterator[None]:
-    """Turns what a decoder raises inside the block into a UserError that names the file."""
+    """Turns errors of a decoder inside the block into a UserError that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
@@ -135,7 +135,7 @@ def _parquet(file: BinaryIO, columns: ChooseColumns) -> tuple[pa.Schema, Iterato
 
 
 def _arrow(file: BinaryIO, columns: ChooseColumns) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Batches of a file that the `datasets` library saved, which is a stream, or of an Arrow (Feather) file."""
+    """Yields the batches of an Arrow (Feather) file, or of a stream that the `datasets` library saved."""
     is_stream = file.read(6) != b"ARROW1"
     file.seek(0)
     reader = pa.ipc.open_stream(file) if is_stream else pa.ipc.open_file(file)
@@ -145,7 +145,7 @@ def _arrow(file: BinaryIO, columns: ChooseColumns) -> tuple[pa.Schema, Iterator[
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Column → names of its classes, from the metadata that the `datasets` library writes."""
+    """Returns {column: names of its classes} from the metadata that the `datasets` library writes."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"].items()
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -165,7 +165,7 @@ def _are_texts(names: object) -> bool:
 
 
 def _json_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[FileRow]:
-    """Rows of JSON lines; of a .json file also an array of objects, or an object with one such array."""
+    """Yields the rows of JSON lines; a .json file may also be an array of objects, or an object with one such array."""
     checked = False
     for row in _json_values(path, skipped, ending):
         if not isinstance(row, dict):
@@ -205,7 +205,7 @@ _NO_JSON = object()
 
 
 def _parse(text: str) -> object:
-    """The value of JSON text, with None for NaN and infinities; `_NO_JSON` where it is none."""
+    """Returns the value of JSON text, with None for NaN and infinities; `_NO_JSON` if it is not JSON."""
     try:
         return json.loads(text, parse_constant=lambda constant: None)
     except (ValueError, RecursionError):
@@ -213,7 +213,7 @@ def _parse(text: str) -> object:
 
 
 def _rows_in(value: object) -> list | None:
-    """The array of an object such as `{"version": 1, "data": [{…}, …]}`; None where there is none."""
+    """Returns the array in an object such as `{"version": 1, "data": [{…}, …]}`, or None."""
     arrays = (value.get(name) for name in _ROW_ARRAYS) if isinstance(value, dict) else ()
     return next((array for array in arrays if isinstance(array, list)), None)
 
@@ -222,7 +222,7 @@ def _rows_in(value: object) -> list | None:
 
 
 def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[FileRow]:
-    """Rows under a line of column names. CSV may quote a field and may part fields by semicolons; TSV does neither."""
+    """Yields the rows below a line of column names. CSV may have quotes, and semicolons as separators; TSV neither."""
     csv.field_size_limit(sys.maxsize)
     lines = _lines(path, skipped)
     first = next(lines, "")
@@ -254,10 +254,10 @@ def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending
 
 
 def _lines(path: str, skipped: SkipList) -> Iterator[str]:
-    """Each line of a text file that is UTF-8, whatever system it was written on, without its end.
+    """Yields each line of a text file in UTF-8 without its line ending, of whatever system.
 
     Raises:
-        UserError: the file cannot be read, or is cut short.
+        UserError: the file cannot be read, or is truncated.
     """
     with files.open_file(path) as raw, files.clear_errors(path, "read"):
         for number, line in enumerate(_decompressed(path, raw), 1):
