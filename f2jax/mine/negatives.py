@@ -1,9 +1,9 @@
-"""Hard negatives: the documents nearest to a query that are wrong answers, but not so near that they may be right.
+"""Hard negatives: documents near a query that are wrong answers, but not so near that they are likely to be right.
 
-The defaults are those of recipe 3.2, the rules those of sentence-transformers' `mine_hard_negatives`, which the authors
-used. Among the `top` documents nearest to a query, besides its right answers, those below both thresholds pass; the
-first `skip` of these are left out, and the next `keep` are the negatives. Equal scores are ordered by document number.
-A score that equals a limit does not pass, as the recipe says (in sentence-transformers it does).
+The defaults are those of recipe 3.2, and the rules those of sentence-transformers' `mine_hard_negatives`, which the
+authors used. Of the `top` documents nearest to a query, without its right answers, those below both thresholds pass.
+The first `skip` of these are left out, and the next `keep` are the negatives. Ties are ordered by document number. A
+score equal to a limit does not pass, as the recipe says (in sentence-transformers, it does).
 """
 
 from collections import Counter, deque
@@ -20,8 +20,8 @@ from f2jax.inference.top_k import SearchBlocks, TopK
 from f2jax.inference.vectors import Vectors, unit_vectors
 from f2jax.mine.options import MiningOptions
 
-PAIRS = 8_192  # of query and document, scored at once on the host
-AHEAD = 2  # blocks of queries in work: while one sorts, which on a CPU keeps one core busy, the other multiplies
+PAIRS = 8_192  # pairs of query and document to score at once on the host
+AHEAD = 2  # blocks of queries at a time: while one sorts, on a single core of a CPU, another multiplies
 WALK = 256  # documents that a random draw considers at once
 BLOCKS = SearchBlocks(queries=1_024)
 
@@ -32,17 +32,17 @@ NO_PAIRS = np.zeros((0, 2), np.int64)
 
 
 class Answers:
-    """What is never a negative of a query. Queries and documents are given by number.
+    """The documents that must not be negatives of a query. Queries and documents are given by number.
 
     Args:
-        queries, documents: how many there are.
-        right_r2: pairs of a query and a right document, each once, ascending; each query has one at least.
-        own: for each query the document with the same text, -1 if there is none; default: nowhere.
-        query_labels_i2, document_labels_i2: pairs of a query, or a document, and a label (numbers from 0), each once,
-            ascending. A document that shares a label with the query is no negative. The cost grows with the most labels
-            of a query times those of a document.
-        query_keys, document_keys: stable ids of the texts of each, for `false_pairs`.
-        false_pairs: `pair_keys` of pairs that were found to be no negatives, ascending.
+        queries, documents: their numbers.
+        right_r2: pairs of a query and a right document, distinct and ascending; each query has at least one.
+        own: for each query, the document with the same text, or -1; default: there are none.
+        query_labels_i2, document_labels_i2: pairs of a query, or a document, and a label (from 0), distinct and
+            ascending. Documents that share a label with a query are not its negatives. The cost grows with the largest
+            number of labels of a query times that of a document.
+        query_keys, document_keys: stable ids of their texts, for `false_pairs`.
+        false_pairs: `pair_keys` of pairs that are known not to be negatives, ascending.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ def _padded(pairs_i2: np.ndarray, count: int, fill: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MinedBlock:
-    """The negatives of a block of queries: nearest first, then those drawn at random."""
+    """The negatives of a block of queries: first the nearest, then those drawn at random."""
 
     start: int  # number of the first query
     documents_qj: np.ndarray  # int64 [block, keep]; -1 if there are no more
@@ -117,9 +117,9 @@ def mine_negatives(
     """Yields the negatives of the queries, block by block, on all devices of this process.
 
     Args:
-        queries, documents: vectors of any length: scores are cosines.
-        ids: a stable id of each query, which determines its random draws; default: its number.
-        starts: the first query of each block; default: of all.
+        queries, documents: vectors, not necessarily normalized; scores are cosines.
+        ids: stable id of each query, which determines its random draws; default: its number.
+        starts: first queries of the blocks to mine; default: all blocks.
 
     Raises:
         UserError: the widths differ, or a vector is not finite.
@@ -156,7 +156,7 @@ def _choose(
     options: MiningOptions,
     ids: Ids,
 ) -> MinedBlock:
-    """Chooses the negatives of a block of queries, which begins at `first`, among the documents nearest to them."""
+    """Chooses the negatives of a block of queries, which starts at `first`, among their nearest documents."""
     count, total = len(q_qe), documents.shape[0]
     # r counts pairs of a query and a right document
     query_r, document_r = answers.right(first, first + count)
@@ -192,7 +192,7 @@ def _choose(
 
 
 def places_in(ascending: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The places of values in an ascending array; -1 where they are not in it."""
+    """Returns the indices of values in an ascending array, or -1 for values that are not in it."""
     if not len(ascending):
         return np.full(x.shape, -1)
     places = np.minimum(np.searchsorted(ascending, x), len(ascending) - 1)
@@ -200,12 +200,12 @@ def places_in(ascending: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def is_member(x: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """`np.isin` for values that are sorted already."""
+    """Returns `np.isin` for sorted values."""
     return places_in(ascending, x) >= 0
 
 
 def _limit(worst_q: np.ndarray, relative: float | None) -> np.ndarray:
-    """Returns `relative` x the score of the right answer; if that is negative, a score as far below it."""
+    """Returns `relative` × the score of the right answer; if that is negative, a score equally far below it."""
     return worst_q - (np.abs(worst_q) * (1 - relative) if relative is not None else -np.inf)
 
 
@@ -228,7 +228,7 @@ def _draw(
     seed: int,
     ids: Ids,
 ) -> np.ndarray:
-    """Draws documents for the empty places of `chosen`: the first eligible in an order given by seed and query id."""
+    """Fills the empty places of `chosen` with the first eligible documents in an order given by seed and query id."""
     labels_l, labels_cl = answers.query_labels_ql[query], answers.document_labels_cl
     _, right = answers.right(query, query + 1)
     taken = np.concatenate([chosen, never, right, answers.own_q[query : query + 1]])

@@ -1,4 +1,4 @@
-"""The options of `f2jax mine`: which rows, which vectors, which documents are hard negatives."""
+"""The options of `f2jax mine`: the rows, the vectors, and which documents are hard negatives."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Pairs that a reranker or a teacher scored: those that score high are false negatives."""
+"""Reads scores of a reranker or a teacher; pairs with high scores are false negatives."""
 
 from array import array
 
@@ -15,14 +15,14 @@ COLUMNS = ("query", "document", "score")
 
 
 def read_false_pairs(path: str, limit: float) -> np.ndarray:
-    """Returns the `pair_keys` of the pairs of a file that score `limit` or more, each once, ascending: 8 bytes each.
+    """Returns the `pair_keys` of pairs with a score of at least `limit`, distinct and ascending, at 8 bytes each.
 
     Args:
-        path: rows of query, document and score, in any format of `data.sources.tables`. An instruction before a query
-            is not part of it.
+        path: rows of query, document and score, in any format of `data.sources.tables`. Instructions before queries are
+            removed.
 
     Raises:
-        UserError: the file cannot be read, or a row is no pair with a score.
+        UserError: the file cannot be read, or a row is not a pair with a score.
     """
     keys, bad = (array("Q"), array("Q")), NoneSkipped()
     for row in read_rows(path, bad, lambda present: _choose(path, present)):

@@ -1,4 +1,4 @@
-"""What `mine` writes: a file for each block of queries, then the rows with their negatives, a file for each source."""
+"""The output of `mine`: a file for each block of queries, and then the rows with negatives in a file per source."""
 
 import dataclasses
 import io
@@ -38,7 +38,7 @@ SCHEMA = pa.schema([(f.name, TYPES.get(str(f.type), pa.string())) for f in _COLU
 
 @dataclass(frozen=True)
 class MinedBlocks:
-    """The negatives of all queries in a folder: one file for each block of a group, numbered over all groups."""
+    """The negatives of all queries, in a folder with a file for each block; blocks are numbered over all groups."""
 
     folder: Path
     rows: MiningRows
@@ -56,20 +56,20 @@ class MinedBlocks:
         return np.cumsum([0, *(-(-group.queries // self.queries) for group in self.rows.groups)])
 
     def numbers(self, group: int) -> range:
-        """The numbers of a group's blocks."""
+        """Returns the numbers of a group's blocks."""
         return range(*self._first_blocks[group : group + 2].tolist())
 
     def has(self, number: int) -> bool:
         return self._path(number).exists()
 
     def write(self, number: int, documents_qj: np.ndarray, counts: Counter) -> None:
-        """Writes a block: numbers in `MiningRows.documents`, -1: there are no more, and the counts of `MinedBlock`."""
+        """Writes a block: numbers in `MiningRows.documents`, padded with -1, and the counts of `MinedBlock`."""
         content = io.BytesIO()
         np.savez(content, documents=documents_qj, counts=[counts[name] for name in REASONS])
         files.write_atomically(self._path(number), content.getvalue())
 
     def read(self, places: np.ndarray) -> np.ndarray:
-        """The documents [q, keep] of queries of all groups."""
+        """Returns the documents [q, keep] of queries, numbered over all groups."""
         groups = np.searchsorted(self._first_queries, places, side="right") - 1
         block_q, place_q = np.divmod(places - self._first_queries[groups], self.queries)
         block_q += self._first_blocks[groups]
@@ -81,7 +81,7 @@ class MinedBlocks:
         return documents_qj
 
     def counts(self) -> Counter:
-        """The counts of all blocks together."""
+        """Returns the sum of the counts of all blocks."""
         total = np.zeros(len(REASONS), np.int64)
         for number in range(self._first_blocks[-1]):
             with np.load(self._path(number)) as stored:
@@ -94,7 +94,7 @@ class MinedBlocks:
 
 @dataclass
 class MiningSummary:
-    """What became of the rows, of one input or of all."""
+    """Counts of what happened to the rows of one input, or of all."""
 
     output: str
     read: int = 0
@@ -107,7 +107,7 @@ class MiningSummary:
 
     @classmethod
     def of(cls, output: str, rows: MiningRows, mined: MinedBlocks, results: Path) -> "MiningSummary":
-        """The sum of what `write_input` wrote for each input."""
+        """Returns the sum of the counts that `write_input` wrote for each input."""
         total = cls(output, rows.starts[-1], skipped=Counter(rows.skipped), counts=mined.counts())
         for number in range(len(rows.inputs)):
             part = files.read_json_object(_done_path(results, number))
@@ -133,13 +133,13 @@ class MiningSummary:
 
 
 def _done_path(results: Path, number: int) -> Path:
-    """The file that says that an input is complete, and what became of its rows."""
+    """Returns the file that marks an input as complete, with its counts."""
     return results / f"{number:05d}.json"
 
 
 @dataclass(frozen=True)
 class ResultWriter:
-    """Writes the rows of inputs that stay, with their negatives."""
+    """Writes the kept rows of inputs with their negatives."""
 
     rows: MiningRows
     given: MiningInput
@@ -149,10 +149,10 @@ class ResultWriter:
     folder: Path
 
     def write(self, number: int) -> None:
-        """Writes one input, unless that is done.
+        """Writes an input, unless it is complete.
 
         Raises:
-            UserError: the input is not what it was when it was read first.
+            UserError: the input has changed since it was first read.
         """
         if _done_path(self.folder, number).exists():
             return
@@ -178,7 +178,7 @@ class ResultWriter:
         files.write_atomically(_done_path(self.folder, number), json.dumps(vars(summary)))
 
     def _without_false(self, record: Record, texts: tuple[str, ...], counts: Counter) -> tuple[str, ...]:
-        """The texts that are no right answers by `false_pairs`; counts the others."""
+        """Returns the texts that are not false negatives by `false_pairs`, and counts the others."""
         if self.false_pairs is None or not texts:
             return texts
         keys = pair_keys(np.array([record.query_id]), np.array([stable_id(text) for text in texts]))
@@ -187,7 +187,7 @@ class ResultWriter:
         return tuple(text for text, false in zip(texts, is_false, strict=True) if not false)
 
     def _with_mined(self, number: int) -> Iterator[tuple[Record, list[str], GroupFacts | None]]:
-        """Yields each row of an input with its mined negatives and its group; None: it is not mined."""
+        """Yields each row of an input with its mined negatives and its group, or None if it is not mined."""
         rows, (start, stop) = self.rows, self.rows.starts[number : number + 2]
         records = iter_records(rows.inputs[number], self.given.kinds, SkipList())
         places, details = rows.numbers("places"), np.memmap(rows.folder / "rows", MINED_ROW, "r")
@@ -210,7 +210,7 @@ class ResultWriter:
 
 
 class _SourceFiles(ExitStack):
-    """Writes records to a file for each source; a context. Few wait in memory, however many sources there are."""
+    """A context manager that writes records to a file for each source, with few in memory for any number of sources."""
 
     def __init__(self, folder: Path, names: dict[str, str]):
         super().__init__()

@@ -1,6 +1,6 @@
-"""Rows → what `mine` works on, on disk: distinct queries and documents, and the right documents of each query.
+"""Reads rows for `mine` into files: distinct queries and documents, and the right documents of each query.
 
-Memory grows with neither texts nor negatives, only with a few numbers of 8 bytes for each row.
+Memory does not grow with texts or negatives, but by a few 8-byte numbers per row.
 """
 
 import dataclasses
@@ -55,9 +55,9 @@ class GroupFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class MiningRows:
-    """The rows of the input in a folder. Each distinct text has a number, in order of first appearance.
+    """The rows of the input, in a folder. Distinct texts are numbered in the order of their first occurrence.
 
-    Queries are after the row's own instruction, if it has one. Documents are the positives, then the corpus.
+    Queries include the row's own instruction, if any. Documents are the positives, followed by the corpus.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class MiningRows:
 
     @classmethod
     def open(cls, folder: Path) -> "MiningRows":
-        """Opens what `read_mining_rows` wrote, on any host that sees the folder."""
+        """Opens what `read_mining_rows` wrote, on any host that can see the folder."""
         facts = files.read_json_object(folder / FACTS)
         return cls(folder, **facts | {"groups": [GroupFacts(*group) for group in facts["groups"]]})
 
@@ -88,7 +88,7 @@ class MiningRows:
 
 
 def iter_records(spec: str, kinds: tuple[str, ...], skipped: SkipList) -> Iterator[Record]:
-    """Yields the rows of one input, without halves of UTF-16 pairs, which neither tokenizers nor parquet accept."""
+    """Yields the rows of an input without unpaired surrogates, which neither tokenizers nor Parquet accept."""
     for record in open_source(spec, "train", skipped, kinds, bare=True):
         texts = (record.query, record.positive, *record.negatives)
         if any(map(SURROGATES.search, texts)):
@@ -110,7 +110,7 @@ def read_mining_rows(given: MiningInput, folder: Path, across_sources: bool = Fa
         across_sources: rows of a kind are mined together, not only those of a source and kind.
 
     Raises:
-        UserError: an input or the corpus cannot be read, a kind is unknown, or no row is to be mined.
+        UserError: an input or the corpus cannot be read, a kind is unknown, or there is no row to mine for.
     """
     unknown = next((kind for kind in given.only if kind not in KINDS), None)
     if unknown is not None:
@@ -169,7 +169,7 @@ def _read(given: MiningInput, folder: Path, inputs: list[str], across_sources: b
 
 
 def _file_name(source: str, taken: Counter[str]) -> str:
-    """A name for the file of a source that any file system accepts; of further inputs parts, as released files have."""
+    """Returns a file name for a source that all file systems accept; further inputs become parts, as in released data."""
     name = re.sub(r"[^\w.-]", "_", source)[:80].lstrip(".") or "rows"
     taken[name.lower()] += 1
     part = taken[name.lower()]
@@ -177,9 +177,9 @@ def _file_name(source: str, taken: Counter[str]) -> str:
 
 
 def _group_rows(folder: Path, sizes: list[int]) -> list[GroupFacts]:
-    """Writes which mined rows each group has, where the query of each row stands, and which documents are right.
+    """Writes the mined rows of each group, the position of each row's query, and the right documents.
 
-    In memory are the numbers of a group or of `NUMBERED_TOGETHER` rows.
+    Memory holds the numbers of a group or of `NUMBERED_TOGETHER` rows.
     """
     group_of_row = np.memmap(folder / "rows", MINED_ROW, "r")["group"]
     queries, documents = TextFile(folder / QUERIES), TextFile(folder / DOCUMENTS)
@@ -213,7 +213,7 @@ def _group_rows(folder: Path, sizes: list[int]) -> list[GroupFacts]:
 
 @dataclass(frozen=True)
 class MiningGroup:
-    """Rows that are mined together, with their own numbering of queries and documents from 0."""
+    """Rows that are mined together, with queries and documents numbered from 0."""
 
     rows: np.ndarray  # numbers of all input rows
     queries: np.ndarray  # numbers in `MiningRows.queries`
@@ -223,7 +223,7 @@ class MiningGroup:
 
 
 def make_group(rows: MiningRows, number: int, false_pairs: np.ndarray | None = None) -> MiningGroup:
-    """Returns a group. What is right in any row of the input is right in every group.
+    """Returns a group. An answer that is right in any row of the input is right in all groups.
 
     Args:
         false_pairs: as in `Answers`.

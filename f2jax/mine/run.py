@@ -1,7 +1,8 @@
-"""Files of rows → the same rows with hard negatives, a file for each source, in pieces that survive an interruption.
+"""Adds hard negatives to files of rows, in pieces that survive an interruption; writes a file for each source.
 
-Texts, vectors and negatives are in a folder inside the output that is deleted at the end. On several hosts, which all
-see that folder, the first one reads, all encode, each mines every n-th block of queries and writes every n-th input.
+Texts, vectors and negatives are kept in a folder inside the output that is deleted at the end. If there are several
+hosts, which must all see that folder, the first one reads, all encode, and each one mines every n-th block of queries
+and writes every n-th input.
 """
 
 import dataclasses
@@ -34,8 +35,8 @@ from f2jax.mine.result import MinedBlocks, MiningSummary, ResultWriter
 from f2jax.mine.rows import DOCUMENTS, QUERIES, MiningRows, make_group, read_mining_rows
 from f2jax.parallel import hosts
 
-WORK, DONE = ".partial", ".mined.json"  # in the output: unfinished work; the files there, once they are complete
-WAIT_SECONDS = 7 * 24 * 3_600  # for the slowest host; one that dies ends the others at once
+WORK, DONE = ".partial", ".mined.json"  # in the output: unfinished work, and the list of complete files
+WAIT_SECONDS = 7 * 24 * 3_600  # to wait for the slowest host; if one dies, the others stop at once
 
 
 def mine_folder(
@@ -90,7 +91,7 @@ def _mine(
     blocks: SearchBlocks,
     false_pairs: np.ndarray | None,
 ) -> MiningSummary | None:
-    """Mines for the rows that were read, and publishes the result."""
+    """Mines negatives for the rows, and publishes the result."""
     work = Path(output) / WORK
     rows = MiningRows.open(work / "rows")
     call = {
@@ -121,7 +122,7 @@ def _mine(
 
 
 def _wait(reached: str) -> None:
-    """Waits until all hosts have come so far; raises UserError where they work on something else."""
+    """Waits until all hosts have reached this point; raises UserError if they work on something else."""
     hosts.check_same_on_all_hosts({"mining": reached}, WAIT_SECONDS)
 
 
@@ -130,7 +131,7 @@ def _digest(call: object) -> str:
 
 
 def _mine_missing(target: ResultWriter, queries: np.ndarray, documents: np.ndarray, blocks: SearchBlocks) -> None:
-    """Mines the blocks of this host that are not done."""
+    """Mines this host's missing blocks."""
     rows, mined = target.rows, target.mined
     missing = [
         [n for n in mined.numbers(group) if n % jax.process_count() == jax.process_index() and not mined.has(n)]
@@ -151,7 +152,7 @@ def _mine_missing(target: ResultWriter, queries: np.ndarray, documents: np.ndarr
 
 
 def _read_done(output: Path) -> dict:
-    """Returns the name of the last result, its `files` and, until these are deleted, `old` ones of earlier results."""
+    """Returns the name of the last result, its `files`, and the `old` files of earlier results still to be deleted."""
     done = output / DONE
     return files.read_json_object(done, {"result": str, "files": list[str]}) if done.exists() else {}
 
@@ -163,7 +164,7 @@ def _has_result(output: Path, result: str) -> bool:
 
 
 def _publish(results: Path, output: Path) -> None:
-    """Puts the files of the result into the output, then deletes those of earlier ones; may begin anew."""
+    """Moves the files of the result into the output, and then deletes those of earlier results; it can be repeated."""
     before, new = _read_done(output), sorted(path.name for path in results.glob("*.parquet"))
     old = before.get("files", []) + before.get("old", [])
     named = before["files"] if before.get("result") == results.name else new
@@ -184,9 +185,9 @@ def _remove(work: Path) -> None:
 
 
 def list_mining_texts(given: MiningInput, queries: str | None, documents: str | None) -> str:
-    """Writes the texts for another tool to embed: one JSON object {"text": …} a line, in the order of `FileVectors`.
+    """Writes the texts to embed with another tool, a JSON object {"text": …} per line in the order of `FileVectors`.
 
-    Returns what was written, for the user.
+    Returns a summary for the user.
 
     Raises:
         UserError: the input cannot be read or a file cannot be written.
@@ -211,14 +212,14 @@ def list_mining_texts(given: MiningInput, queries: str | None, documents: str | 
     return "\n".join(lines)
 
 
-# Vectors: by a model, or from files
+# Vectors: from a model, or from files
 
 
 def choose_vectors(options: MiningVectorOptions) -> "ModelVectors | FileVectors":
-    """Returns where the vectors come from: a model, or two files.
+    """Returns the source of the vectors: a model, or two files.
 
     Raises:
-        UserError: both or neither are named, or the model cannot be loaded.
+        UserError: both or neither are given, or the model cannot be loaded.
     """
     queries, documents = options.query_embeddings, options.document_embeddings
     if options.model and not (queries or documents):
@@ -231,9 +232,9 @@ def choose_vectors(options: MiningVectorOptions) -> "ModelVectors | FileVectors"
 
 @dataclass(frozen=True)
 class ModelVectors:
-    """Vectors by an `Embedder`: queries with one of its prompts, documents with its prompt for those.
+    """Vectors from an `Embedder`, with its prompts for queries and documents.
 
-    A query that brings an instruction gets no prompt before it. Raises UserError for an unknown prompt.
+    A query with its own instruction gets no prompt. Raises UserError for an unknown prompt.
     """
 
     embedder: Embedder
@@ -251,11 +252,11 @@ class ModelVectors:
 
     @property
     def call(self) -> dict:
-        """Returns what the vectors depend on besides the texts."""
+        """Returns everything that the vectors depend on besides the texts."""
         return {"model": self.embedder.vectors_key, "prompt": self.prompt}
 
     def load(self, rows: MiningRows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Returns float32 [q, e] and [c, e], in files of `folder`; all hosts encode."""
+        """Returns vectors, float32 [q, e] and [c, e], in files in `folder`; all hosts encode."""
 
         def queries(texts: list[str]) -> np.ndarray:
             texts = [text if INSTRUCTED.match(text) else self.prompt + text for text in texts]
@@ -295,14 +296,14 @@ class FileVectors:
         return {"files": stamps}
 
     def load(self, rows: MiningRows, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the arrays of both files, which stay on disk; raises UserError if they do not fit the rows."""
+        """Returns the arrays of both files, which stay on disk; raises UserError if they do not match the rows."""
         queries = load_vectors(self.queries, len(rows.queries), "queries")
         return queries, load_vectors(self.documents, len(rows.documents), "documents")
 
 
 @dataclass(frozen=True)
 class VectorsView:
-    """Some rows of an array of vectors, read when they are needed."""
+    """Some rows of an array of vectors, read on demand."""
 
     vectors: np.ndarray
     numbers: np.ndarray

@@ -1,4 +1,4 @@
-"""Texts on disk by number: written one after the other, equal ones numbered once, read where they are used."""
+"""Files of texts by number: written one after another, with equal ones sharing a number, and read on demand."""
 
 import hashlib
 import os
@@ -11,12 +11,12 @@ import numpy as np
 
 from f2jax.data.record import stable_id
 
-READ_TOGETHER = 1_024  # texts in memory where all are read
-NUMBERED_TOGETHER = 1 << 20  # numbers in memory, of files of them
+READ_TOGETHER = 1_024  # texts in memory when all are read
+NUMBERED_TOGETHER = 1 << 20  # numbers of a file in memory
 
 
 class TextWriter(ExitStack):
-    """Writes texts to `path`, and for each to files next to it where it ends and a hash of it; a context."""
+    """A context manager that writes texts to `path`, and the end and a hash of each text to files next to it."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -35,12 +35,12 @@ class TextWriter(ExitStack):
 
     @property
     def digest(self) -> str:
-        """A hash of all texts so far, in their order."""
+        """Returns a hash of all texts so far, in order."""
         return self._digest.hexdigest()
 
 
 def number_texts(path: Path) -> None:
-    """Numbers the distinct texts that were written to `path`, in order of first appearance, few at a time."""
+    """Numbers the distinct texts in `path` in the order of their first occurrence, a few at a time."""
     keys = map_numbers(_part(path, "keys"))
     numbers = new_numbers(_part(path, "numbers"), len(keys))  # at first the place where each text came first
     for places in places_by_range(keys, 1 << 63):
@@ -57,7 +57,7 @@ def number_texts(path: Path) -> None:
 
 
 def number_distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers distinct keys from 0 in order of first appearance: (place of each one's first, number of each key).
+    """Numbers distinct keys from 0 by first occurrence; returns the index of each first occurrence, and all numbers.
 
     >>> number_distinct(np.array([7, 5, 7]))
     (array([0, 1]), array([0, 1, 0]))
@@ -70,7 +70,7 @@ def number_distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TextFile(Sequence[str]):
-    """The distinct texts of a file that `number_texts` numbered; none is in memory."""
+    """The distinct texts in a file, as numbered by `number_texts`; they stay on disk."""
 
     def __init__(self, path: Path):
         self._file = path.open("rb")
@@ -93,7 +93,7 @@ class TextFile(Sequence[str]):
             yield from self[start : start + READ_TOGETHER]
 
     def keys(self, numbers: np.ndarray) -> np.ndarray:
-        """The stable ids of texts."""
+        """Returns the stable ids of texts."""
         return self._keys[self._first[numbers]]
 
 
@@ -105,23 +105,23 @@ def _part(path: Path, name: str) -> Path:
 
 
 def map_numbers(path: Path) -> np.ndarray:
-    """The numbers of a file, read where they are used."""
+    """Returns the numbers in a file, read on demand."""
     return np.memmap(path, np.int64, "r") if path.stat().st_size else np.zeros(0, np.int64)
 
 
 def new_numbers(path: Path, count: int) -> np.ndarray:
-    """A new file of numbers, which are written as those of an array; at least one."""
+    """Creates a file of at least one number, as an array to write to."""
     return np.memmap(path, np.int64, "w+", shape=count)
 
 
 def slices(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (place of the first, some of the numbers), in order; what they are at that moment."""
+    """Yields (index of the first, some of the numbers) in order, with their current values."""
     for start in range(0, len(numbers), NUMBERED_TOGETHER):
         yield start, np.array(numbers[start : start + NUMBERED_TOGETHER])
 
 
 def places_by_range(numbers: np.ndarray, stop: int) -> Iterator[np.ndarray]:
-    """Yields the places, ascending, of the numbers of each of several ranges from 0 to `stop`, in order."""
+    """Yields, for each of several ranges from 0 to `stop` in order, the ascending indices of the numbers in it."""
     count = -(-len(numbers) // NUMBERED_TOGETHER)
     for low, high in pairwise(stop * i // count for i in range(count + 1)):
         found = [start + np.flatnonzero((low <= some) & (some < high)) for start, some in slices(numbers)]

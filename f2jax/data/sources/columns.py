@@ -18,7 +18,7 @@ SCORES = ("score", "similarity_score")
 TEXTS = ("text", "sentence", "utterance")
 LOOKED_AT = 1_000  # rows from which columns are determined, because lines of JSON may have different ones
 LABELS = ("label_text", "label_name", "label", "intent", "category")
-# The names that `query=Frage` may give a column.
+# The names that can be used in `query=Frage`.
 NAMES = (
     *("query", "positive", "negative", "negatives", "text", "label", *SENTENCES, "score", "premise", "hypothesis"),
     *("kind", "language", "source", "instruction", "title", "scores"),
