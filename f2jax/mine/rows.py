@@ -169,7 +169,7 @@ def _read(given: MiningInput, folder: Path, inputs: list[str], across_sources: b
 
 
 def _file_name(source: str, taken: Counter[str]) -> str:
-    """Returns a file name for a source that all file systems accept; further inputs become parts, as in released data."""
+    """Returns a file name for a source that all file systems accept; further inputs become numbered parts."""
     name = re.sub(r"[^\w.-]", "_", source)[:80].lstrip(".") or "rows"
     taken[name.lower()] += 1
     part = taken[name.lower()]

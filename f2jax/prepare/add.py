@@ -1,4 +1,4 @@
-"""What is added to a corpus: its sources, by the options of the corpus, beside all that is there."""
+"""Adds sources to an existing corpus, with the options of the corpus."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ class AddedTo:
 
     @property
     def names(self) -> list[str]:
-        """The folders of its inputs."""
+        """Returns the folders of its inputs."""
         return self.card["inputs"]
 
     @property
@@ -48,10 +48,10 @@ class AddedTo:
         return self.card["datasets"]
 
     def options(self, given: PrepareOptions) -> PrepareOptions:
-        """The options of the corpus, with what is given about the added files.
+        """Returns the options of the corpus, with those that describe the added files.
 
         Raises:
-            UserError: another option is given that is not that of the corpus.
+            UserError: another option differs from that of the corpus.
         """
         stored = {name: _frozen(value) for name, value in self.card["options"].items()}
         for name, default in dataclasses.asdict(PrepareOptions(curate=CurationOptions())).items():
@@ -68,7 +68,7 @@ class AddedTo:
         )
 
     def check_new(self, sources: Iterable[str]) -> None:
-        """Raises UserError where the corpus has a data set of one of the sources."""
+        """Raises UserError if the corpus already has a data set of one of the sources."""
         have = {entry["source"] for entry in self.datasets}
         if known := next((source for source in sources if source in have), None):
             raise UserError(
@@ -77,7 +77,7 @@ class AddedTo:
             )
 
     def joined(self, card: dict) -> dict:
-        """The card of the corpus with what a card of the added sources says."""
+        """Returns the card of the corpus combined with a card of the added sources."""
         return card | {
             "options": self.card["options"],
             "inputs": sorted([*self.names, *card["inputs"]]),
@@ -87,7 +87,7 @@ class AddedTo:
 
 
 def _frozen(value: Any) -> Any:
-    """A value of JSON with tuples for its lists, as options have them."""
+    """Returns a JSON value with tuples in place of lists, as in options."""
     if isinstance(value, dict):
         return {name: _frozen(part) for name, part in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The data card: an entry for each data set, counted from what was written; and how it prints."""
+"""The data card: an entry for each data set with its counts, and a table of them."""
 
 import dataclasses
 from collections import Counter
@@ -17,12 +17,12 @@ LANGUAGES = 10  # that are printed
 
 
 def entry_path(corpus: Path, folder: str) -> Path:
-    """The file that says that a data set is finished: its entry, from which a later run makes the card."""
+    """Returns the file with the entry of a data set, which marks it as complete."""
     return corpus / FINISHED / f"{folder}.json"
 
 
 def is_finished(corpus: Path, folder: str, fingerprint: str) -> bool:
-    """Returns whether a data set is there with all its bytes, made from the same inputs by the same options."""
+    """Returns whether a data set is complete, and was made from the same inputs with the same options."""
     try:
         entry = files.read_json_object(entry_path(corpus, folder))
         return entry["fingerprint"] == fingerprint and entry["bytes"] == shard_sizes(corpus, entry)
@@ -31,26 +31,26 @@ def is_finished(corpus: Path, folder: str, fingerprint: str) -> bool:
 
 
 def shard_sizes(corpus: str | Path, entry: dict) -> dict[str, list[int]]:
-    """Bytes of each file of a data set; 0 for a missing one."""
+    """Returns the size in bytes of each file of a data set, 0 for missing ones."""
     paths = {part: [Path(corpus, name) for name in names] for part, names in files_of(entry, texts=True).items()}
     return {part: [path.stat().st_size if path.exists() else 0 for path in found] for part, found in paths.items()}
 
 
 def new_entry(name: str, key: Key, folder: str, shards: dict[str, dict[str, list[int]]]) -> dict:
-    """The entry of a data set, given the records of each of its files by kind and split."""
+    """Returns the entry of a data set, given the number of records in its files by kind and split."""
     rows = {split: shards.get("rows", {}).get(split, []) for split in SPLITS}
     stored = {"documents": shards["documents"]["train"], "rows": rows, "texts": shards.get("texts")}
     return {"name": name, "source": key[0], "kind": key[1], "folder": folder, "shards": stored}
 
 
 def empty_corpus(skipped: Mapping[str, int]) -> UserError:
-    """The error of a corpus without a row."""
+    """Returns the error for a corpus without rows."""
     reasons = "; ".join(f"{number:,} x {reason}" for reason, number in skipped.items())
     return UserError(f"No row is left ({reasons}); change the options that leave them out, or the inputs.")
 
 
 def sum_counts(parts: Iterable[Sequence[Mapping[str, int]]]) -> list[Counter[str]]:
-    """The sums of what parts count: rows skipped by reason, rows by note, rows by identified language."""
+    """Returns the sums of counts: rows skipped by reason, rows by note, and rows by identified language."""
     sums = [Counter[str](), Counter[str](), Counter[str]()]
     for part in parts:
         for total, some in zip(sums, part, strict=True):
@@ -59,12 +59,12 @@ def sum_counts(parts: Iterable[Sequence[Mapping[str, int]]]) -> list[Counter[str
 
 
 def counts_of(card: dict) -> tuple[dict[str, int], ...]:
-    """What a card counts, as `sum_counts` takes it."""
+    """Returns the counts of a card in the form for `sum_counts`."""
     return card["skipped"], card["noted"], {code: found["rows"] for code, found in card["identified"].items()}
 
 
 def for_card(skipped: Counter[str], noted: Counter[str], languages: Counter[str]) -> dict[str, dict]:
-    """Counts as the card has them, and the share of each language."""
+    """Returns the counts in the form of the card, with the share of each language."""
     return {
         "skipped": dict(sorted((+skipped).items())),
         "noted": dict(sorted(noted.items())),
@@ -77,11 +77,11 @@ def for_card(skipped: Counter[str], noted: Counter[str], languages: Counter[str]
 def new_card(
     tokenizer: str, options: PrepareOptions, counts: dict, entries: Sequence[dict], licences: Mapping[str, str]
 ) -> dict:
-    """The card of a corpus.
+    """Returns the card of a corpus.
 
     Args:
-        tokenizer: its fingerprint.
-        counts: of rows that are skipped or noted, and of languages.
+        tokenizer: fingerprint of the tokenizer.
+        counts: numbers of skipped and noted rows, and of languages.
         licences: {name or pattern: licence}.
     """
 
@@ -99,7 +99,7 @@ def new_card(
 
 
 def table(card: dict) -> str:
-    """The data card as text: a line for each data set, then what was skipped and noted, and the languages."""
+    """Returns the data card as text: a line for each data set, skipped and noted rows, and languages."""
     titles = ("rows", "held out", "documents", "negatives", "languages")
     lines = [f"{'data set':<28} {'kind':<14}" + "".join(f" {title:>10}" for title in titles)]
     for d in card["datasets"]:

@@ -1,4 +1,4 @@
-"""Which data sets a corpus gets: what feeds each, which rows a cap keeps, and a fingerprint of all that decides it."""
+"""Decides which data sets a corpus gets, from which inputs, and which rows a cap keeps."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ SHARD_BYTES = 128 << 20  # of a bucket of documents in memory, before equal ones
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """A data set to make."""
+    """The plan of a data set."""
 
     name: str
     source_kind: Key
@@ -39,13 +39,13 @@ class DatasetPlan:
 def plan_datasets(
     inputs: Sequence[InputFolder], states: Sequence[np.ndarray], options: PrepareOptions, tokenizer: str
 ) -> list[DatasetPlan]:
-    """Plans each data set that has rows, in the order in which they first come, and marks rows as `OVER_CAP`.
+    """Plans all data sets that have rows, in the order of their first rows, and marks rows as `OVER_CAP`.
 
     Args:
-        states: what becomes of each row of each input.
+        states: state of each row of each input.
 
     Raises:
-        UserError: two data sets would have one name.
+        UserError: two data sets would have the same name.
     """
     feeds: dict[Key, list[tuple[int, int]]] = {}
     for number, source in enumerate(inputs):
@@ -76,7 +76,7 @@ def plan_datasets(
 
 
 def distinct_names(keys: Iterable[Key]) -> dict[Key, str]:
-    """A name for each data set; raises UserError where two would have the same."""
+    """Returns a name for each data set; raises UserError if two would have the same."""
     names = dataset_names(keys)
     if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
         raise UserError(f"Two data sets would be called {twice[0]}; give one of them another source.")
@@ -84,14 +84,14 @@ def distinct_names(keys: Iterable[Key]) -> dict[Key, str]:
 
 
 def bucket_count(size: int) -> int:
-    """The buckets of a data set whose documents take so many bytes in memory."""
+    """Returns the number of buckets for a data set whose documents take this many bytes in memory."""
     return max(1, -(-size // SHARD_BYTES))
 
 
 def _mark_over_cap(
     inputs: Sequence[InputFolder], states: Sequence[np.ndarray], fed: Sequence[tuple[int, int]], cap: int
 ) -> None:
-    """Keeps the rows of a data set with the smallest hashes; equal rows stay or go together."""
+    """Keeps the rows of a data set with the smallest hashes; equal rows are kept or dropped together."""
 
     def hashes() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         for number, part in fed:
@@ -108,7 +108,7 @@ def _mark_over_cap(
 
 
 def folder_name(name: str) -> str:
-    """A unique name that any file system accepts.
+    """Returns a unique name that all file systems accept.
 
     >>> folder_name("nli")
     'nli'
@@ -118,7 +118,7 @@ def folder_name(name: str) -> str:
 
 
 def groups(plans: Sequence[DatasetPlan]) -> list[list[DatasetPlan]]:
-    """Groups of data sets that share inputs, which are read once for each group."""
+    """Returns groups of data sets that share inputs, which are read once per group."""
     grouped: list[tuple[set[int], list[DatasetPlan]]] = []
     for plan in plans:
         apart = [group for group in grouped if group[0].isdisjoint(plan.inputs)]
@@ -129,6 +129,6 @@ def groups(plans: Sequence[DatasetPlan]) -> list[list[DatasetPlan]]:
 
 
 def settings_digest(parts: object = None, mask: np.ndarray | None = None) -> str:
-    """A short name for anything that JSON can write, or for an array of booleans."""
+    """Returns a short hash of anything that JSON can represent, or of an array of booleans."""
     content = json.dumps(parts, ensure_ascii=True).encode() if mask is None else np.packbits(mask).tobytes()
     return hashlib.sha256(content).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""A data set that was written, read once: its index (`data.corpus_index`), and what the data card says of it."""
+"""Reads a finished data set, and writes its index (`data.corpus_index`) and its entry for the data card."""
 
 import hashlib
 import shutil
@@ -42,10 +42,10 @@ PERCENTILES = (50, 90, 99, 100)
 
 
 def describe(folder: str | Path, entry: dict) -> dict:
-    """Writes the index of a data set; returns its rows, documents, languages, lengths in tokens, bytes, and a hash over
+    """Writes the index of a data set; returns its rows, documents, languages, lengths in tokens, bytes, and a hash of
     all records in order.
 
-    The index is complete when it has its name, which is the hash; one of another content goes.
+    The index gets its final name, which is the hash, once it is complete; an index of other content is deleted.
     """
     reader, digest = Reader(), hashlib.blake2b(digest_size=16)
     part = index_folder(folder, entry | {"content": "part"})
@@ -107,7 +107,7 @@ def describe(folder: str | Path, entry: dict) -> dict:
 
 
 def percentiles(lengths: Counter[int]) -> dict[str, int]:
-    """{"p50": …} of lengths, given how many texts have each."""
+    """Returns {"p50": …} of lengths, given the number of texts with each length."""
     ordered = sorted(lengths.items())
     below = np.cumsum([0, *(count for _, count in ordered)])[1:]
     places = [np.searchsorted(below, lengths.total() * p / 100) for p in PERCENTILES]
@@ -115,7 +115,7 @@ def percentiles(lengths: Counter[int]) -> dict[str, int]:
 
 
 def add_index(folder: str | Path, jobs: int = 1) -> dict:
-    """Writes the index of each data set of a corpus that lacks it, from its records alone; returns the card.
+    """Writes the missing indexes of a corpus's data sets from their records; returns the card.
 
     Raises:
         UserError: there is no complete corpus, it is remote, or another process writes there.
@@ -129,10 +129,10 @@ def add_index(folder: str | Path, jobs: int = 1) -> dict:
 
 
 def write_missing(folder: str | Path, entries: Iterable[dict], jobs: int) -> None:
-    """Writes the index of each of some data sets that lacks it, in up to `jobs` processes.
+    """Writes the missing indexes of these data sets in up to `jobs` processes.
 
     Raises:
-        UserError: the records of one are not those that its entry in the card describes.
+        UserError: the records of a data set do not match its entry in the card.
     """
     lacking = [entry for entry in entries if not has_index(folder, entry)]
     for entry, found in zip(lacking, run_in_processes(partial(describe, folder), lacking, jobs), strict=True):
@@ -153,7 +153,7 @@ def _pieces(shards: Shards, reader: Reader, digest: Any) -> Iterator[list[bytes]
 
 @contextmanager
 def _npy(path: Path, dtype: np.dtype) -> Iterator[Callable[[Any], None]]:
-    """Gives a function that appends a piece to an array [N] in a new .npy file."""
+    """Yields a function that appends to an array [N] in a new .npy file."""
     length = 0
 
     def write_head() -> None:

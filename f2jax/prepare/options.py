@@ -1,4 +1,4 @@
-"""What decides the content of a corpus, besides the inputs and the tokenizer."""
+"""The options that determine the content of a corpus, besides the inputs and the tokenizer."""
 
 from dataclasses import dataclass, field, replace
 
@@ -43,7 +43,7 @@ class PrepareOptions:
             raise UserError(f"--symmetric-share {self.instructions.symmetric_share} should be from 0 to 1.")
 
     def of_stage(self) -> "PrepareOptions":
-        """The options with what the stage sets (recipe 2.1): what a text is, how many rows stay, languages."""
+        """Returns the options with the settings of the stage (recipe 2.1): instructions, cap and languages."""
         if not self.stage:
             return self
         return replace(

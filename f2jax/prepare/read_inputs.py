@@ -31,7 +31,7 @@ SUMMARY, SKIPPED, STAY = "survey.json", "skipped.jsonl", "stay"  # STAY: a byte 
 
 @dataclass(frozen=True)
 class InputFolder:
-    """Where an input lies once it has been read."""
+    """The folder of an input that has been read."""
 
     spec: str
     folder: Path
@@ -77,7 +77,7 @@ class InputFolder:
 
 @dataclass(frozen=True)
 class InputSummary:
-    """What an input holds."""
+    """A summary of the content of an input."""
 
     rows: int  # that stay
     parts: list[Key]  # its data sets; `NUMBERS.part` numbers them
@@ -104,7 +104,7 @@ def bytes_of_row(options: PrepareOptions) -> int:
 
 
 def _map_array(path: Path, dtype: np.dtype) -> np.ndarray:
-    """The entries of a file, which are read where they are used."""
+    """Returns the entries of a file, read on demand."""
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
 
 
@@ -121,7 +121,7 @@ class RowNumbers(NamedTuple):
 
 
 def numbers_of(record: Record, options: PrepareOptions) -> RowNumbers:
-    """The numbers of a row."""
+    """Returns the numbers of a row."""
     curate = options.curate
     exact, rank = (dedup.exact_key(record), dedup.rank(record)) if curate and curate.exact_duplicates else (0, 0)
     sketch = dedup.sketch(record, curate) if curate and curate.near_duplicates else None
@@ -131,12 +131,12 @@ def numbers_of(record: Record, options: PrepareOptions) -> RowNumbers:
 
 
 def _bytes_of(texts: Iterable[str]) -> int:
-    """The bytes of texts in memory, encoded as `spill` does."""
+    """Returns the bytes that texts take in memory, as `spill` encodes them."""
     return sum(TEXT_BYTES + len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
 def row_hash(record: Record, seed: int) -> int:
-    """A hash of the row and the seed that decides which rows a cap keeps, so that no order matters."""
+    """Returns a hash of the row and the seed, which decides which rows a cap keeps, independently of their order."""
     return stable_id("\n".join([f"cap {seed}", record.query, *record.documents]))
 
 
@@ -175,7 +175,7 @@ def _read(part: InputFolder, options: PrepareOptions, listing: bool, index: Inde
 
 
 def open_records(spec: str, options: PrepareOptions, skipped: SkipList) -> Iterator[tuple[Record, str]]:
-    """Yields the records of an input, each with its place."""
+    """Yields the records of an input with their places."""
     for record in open_source(spec, "train", skipped, options.kinds):
         yield record, spec if is_single_input(spec) else skipped.where
 
@@ -212,7 +212,7 @@ def read_again(
 
 
 class _Writer(ExitStack):
-    """Writes the numbers of records."""
+    """A writer of the numbers of records."""
 
     def __init__(self, target: InputFolder, options: PrepareOptions):
         super().__init__()
@@ -223,7 +223,7 @@ class _Writer(ExitStack):
         self._stay, self._rows, *self._near = (self.enter_context(target.path(name).open("wb")) for name in names)
 
     def add(self, record: Record | None) -> None:
-        """Adds what curation made of a record; None: it does not stay."""
+        """Adds the result of curation for a record; None means that it is left out."""
         self._stay.write(b"\1" if record else b"\0")
         if not record:
             return

@@ -1,4 +1,4 @@
-"""The tokenizer of a corpus: one that is there, or one that is trained on a sample of the corpus's own texts."""
+"""The tokenizer of a corpus: an existing one, or one trained on a sample of the corpus's own texts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,16 +19,16 @@ MADE_OF = "made_of.txt"  # next to the model: hash of what a later run must have
 def choose_tokenizer(
     chosen: str | Path | int, inputs: Mapping[str, str], options: PrepareOptions, folder: Path
 ) -> Tokenizer:
-    """The tokenizer at a path; of a number of pieces the SentencePiece model in `folder`.
+    """Returns the tokenizer at a path, or for a number of pieces, the SentencePiece model in `folder`.
 
-    That one is trained if it is missing or was trained on other inputs. It sees a random sample of the texts, which is
-    held in memory. Same inputs and seed, same bytes.
+    The model is trained if it is missing or was trained on other inputs, on a random sample of the texts that is held
+    in memory. The result is deterministic.
 
     Args:
         inputs: {input: signature of its content}.
 
     Raises:
-        UserError: there is none, an input cannot be read, or its texts do not give so many pieces.
+        UserError: there is no tokenizer, an input cannot be read, or its texts do not yield as many pieces.
     """
     if not isinstance(chosen, int):
         return load_tokenizer(chosen)

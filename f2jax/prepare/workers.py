@@ -1,6 +1,6 @@
-"""Who does the work: this process or several, which map a function over items and keep their order.
+"""Maps a function over items in order, in this process or in several.
 
-A corpus has one `prepare` at a time, and its processes end with it, however it ends.
+Only one `prepare` may run on a corpus at a time, and its processes end with it, however it ends.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ HOLDER = "prepare.lock"  # in the folder: which process writes there
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask for the same folder out of it; the system lets go when this process ends.
+    """Locks a folder against other processes; the system releases the lock when this process ends.
 
     Raises:
-        UserError: another process holds the folder, or it cannot be written.
+        UserError: another process has locked the folder, or it cannot be written.
     """
     path = folder / HOLDER
     with files.clear_errors(folder, "written"):
@@ -57,7 +57,7 @@ def _holder(path: Path) -> str:
 
 
 def run_in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
-    """Runs in up to `jobs` processes, which an interruption ends at once.
+    """Maps a function in up to `jobs` processes, which an interruption ends at once.
 
     Raises:
         UserError: a process was killed.
@@ -80,7 +80,7 @@ def run_in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator
 
 
 def _begin_worker() -> None:
-    """Lets Ctrl-C end this process without a traceback, and the death of its parent too."""
+    """Makes this process end without a traceback on Ctrl-C, and when its parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Which language a query is in, and whether the row says so.
+"""Identifies the language of queries, and compares it with the language that rows state.
 
 The identifier is py3langid: 139 languages, its model inside the wheel, no dependency but NumPy, BSD, and a calibrated
 confidence. Of the 197 languages of SIB-200 it finds most sentences of 114, where lingua (75 languages, ten times
@@ -21,7 +21,7 @@ _ONE = {"ary": "ar", "arz": "ar", "nb": "no", "nn": "no", "bs": "hbs", "hr": "hb
 
 
 def identify_language(text: str, confidence: float) -> str:
-    """The ISO 639-3 code of the language of a text; und if the identifier is less sure than `confidence`."""
+    """Returns the ISO 639-3 code of a text's language, or und if the confidence is below `confidence`."""
     shares: Counter[str] = Counter()
     for code, share in _identifier().rank(text[:MAX_CHARACTERS]):
         shares[_ONE.get(code, code)] += share
@@ -50,7 +50,7 @@ def _identifier():
 
 @lru_cache(maxsize=4096)
 def _tag(code: str) -> str:
-    """The language of a code in BCP 47, a macrolanguage for its usual member; und if it is no code."""
+    """Returns the language of a BCP 47 code, with macrolanguages replaced by their usual member; und for others."""
     try:
         language = langcodes.Language.get(langcodes.standardize_tag(code, macro=True)).language or UNKNOWN
     except langcodes.LanguageTagError:

@@ -1,7 +1,7 @@
-"""The tests of MTEB's tasks that are at hand: data sets of the organization `mteb` in the cache of the hub.
+"""The test sets of MTEB's tasks on this machine: data sets of the organization `mteb` in the hub's cache.
 
-There `f2jax evaluate` and mteb leave what they download. Of a collection to search in the judged queries are taken,
-and not the documents: these are pages of Wikipedia and the like, which training may well use.
+`f2jax evaluate` and mteb download them there. From retrieval tasks, only judged queries are used and not documents,
+because these are pages of Wikipedia and similar texts, which may well be training data.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ NAMED = 5  # data sets that the message names
 
 
 def test_files() -> list[str]:
-    """The files of test and validation splits, and all of queries."""
+    """Returns the files of test and validation splits, and all files of queries."""
     return [str(path) for folder in _cached() for paths in _files(folder) for path in paths]
 
 
@@ -62,12 +62,12 @@ def test_rows(columns: tuple[str, ...]) -> Iterator[FileRow]:
 
 
 def _id(value: object) -> str | None:
-    """The number of a query, which is a text in one file and a number in another."""
+    """Returns the id of a query, which is a string in some files and a number in others."""
     return as_name(value) if isinstance(value, str | int | float) else None
 
 
 def _cached() -> list[Path]:
-    """The folder of each revision of each data set."""
+    """Returns the folders of all revisions of all data sets."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return sorted(Path(HF_HUB_CACHE).glob("datasets--mteb--*/snapshots/*"))
