@@ -1,7 +1,7 @@
-"""`f2jax prepare` on a cluster: one graph of Apache Beam, whose workers share nothing but the inputs and the output.
+"""`f2jax prepare` on a cluster: a graph of Apache Beam, whose workers share only the inputs and the output.
 
-Numbers decide which rows stay, as they do on disk in a local run; texts meet these decisions once. A row has a place,
-which says its input and its number there and orders all rows. What is grouped by what:
+As in a local run, numbers decide which rows are kept, and texts are joined with these decisions once. The place of a
+row is its input and its number there, and gives the order of all rows. The groupings are:
 
     inputs → numbers of rows by place, texts of rows by place, counts
     numbers by exact key, then by band of MinHash values → places of duplicates
@@ -12,7 +12,7 @@ which says its input and its number there and orders all rows. What is grouped b
     rows by shard, with the keys of their data set → shards of rows
     shards by data set → its description → the data card
 
-The shards are those of a local run but for where one ends and the next begins, so the hashes are the same.
+The shards are those of a local run, except where they begin and end, so the hashes are the same.
 """
 
 import json
@@ -56,7 +56,7 @@ BLOCK_BITS = 10  # rows of so many neighbouring places are in one shard
 
 
 class Plan(NamedTuple):
-    """What is known of a data set before its texts are written."""
+    """What is known about a data set before its texts are written."""
 
     name: str
     folder: str
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What all workers know."""
+    """Settings that all workers share."""
 
     output: str
     options: PrepareOptions
@@ -96,7 +96,7 @@ def prepare_on_beam(
         runner_options: those of Beam, as on the command line of its own pipelines.
 
     Raises:
-        UserError: the output holds files, an input cannot be read, no row is left, or the runner cannot be used.
+        UserError: the output is not empty, an input cannot be read, no row is left, or the runner cannot be used.
     """
     work, options = files.join(output, WORK), options.of_stage()
     signatures = sign_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
@@ -126,7 +126,7 @@ def _remove(folder: str) -> None:
 
 
 def _run(job: Job, inputs: Sequence[str], runner: str, runner_options: Sequence[str]) -> None:
-    """Runs the graph; raises UserError for one of a worker, and where the runner cannot be reached."""
+    """Runs the graph; raises UserError if a worker does, or if the runner cannot be reached."""
     try:
         with beam.Pipeline(runner=runner, options=PipelineOptions(list(runner_options))) as pipeline:
             make_graph(pipeline, job, inputs)
@@ -249,7 +249,7 @@ class _Read(beam.DoFn):
 
 @lru_cache(maxsize=1)
 def _open_index(folder: str) -> Index:
-    """The index, in a copy of this process where it is remote."""
+    """Returns the index, copied to this process if it is remote."""
     with files.mirrored(folder, "") as mirror:
         return Index.open(mirror.folder)  # mapped files stay readable when they are deleted
 

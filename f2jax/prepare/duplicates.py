@@ -28,10 +28,10 @@ REASONS = {IS_EXACT: EXACT, IS_NEAR: NEAR}
 def find_duplicates(
     inputs: Sequence[InputFolder], options: CurationOptions | None, before: int = 0
 ) -> list[np.ndarray]:
-    """What becomes of each row of each input, before any cap: an array of `STAYS`, `IS_EXACT` or `IS_NEAR`.
+    """Returns the state of each row of each input before any cap: arrays of `STAYS`, `IS_EXACT` or `IS_NEAR`.
 
     Args:
-        before: number of first inputs whose rows stay against those of the others, whatever these are.
+        before: number of leading inputs whose rows always take precedence over those of the others.
     """
     starts = np.cumsum([0, *(len(folder.rows()) for folder in inputs)])
     states = np.full(starts[-1], STAYS, np.uint8)
@@ -83,7 +83,7 @@ def _mark_near(
 
 
 def list_duplicates(item: tuple[InputFolder, np.ndarray], options: PrepareOptions, index: Path | None) -> Path:
-    """Writes the duplicates of one input, given with what becomes of its rows, as lines of JSON; returns the file."""
+    """Writes the duplicates of an input, given the states of its rows, as lines of JSON; returns the file."""
     source, states = item
     duplicates = np.isin(states, list(REASONS))
     with (path := source.path("duplicates.jsonl")).open("w") as file:

@@ -1,7 +1,7 @@
-"""One input, read for its numbers: a few of each row that stays, and counts of what was found and done.
+"""Reads an input, and stores a few numbers for each row that passes curation, and counts.
 
-From them it is decided which rows are duplicates and which ones a cap keeps, again when other inputs change. Texts are
-not kept: those of the rows that make a data set are read a second time.
+From the numbers it is decided which rows are duplicates and which ones a cap keeps, again whenever other inputs change.
+Texts are not stored: those of the kept rows are read a second time.
 """
 
 import json
@@ -97,7 +97,7 @@ def _band_name(number: int) -> str:
 
 
 def bytes_of_row(options: PrepareOptions) -> int:
-    """What a row that stays takes on disk for good."""
+    """The bytes that a kept row takes on disk permanently."""
     curate = options.curate
     near = 8 * curate.permutations + 8 * curate.permutations // curate.band if curate and curate.near_duplicates else 0
     return 1 + NUMBERS.itemsize + near
@@ -109,7 +109,7 @@ def _map_array(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 class RowNumbers(NamedTuple):
-    """What decides whether a row that passed the steps for single records stays, and where."""
+    """The numbers that decide whether and where a row is kept that passed the steps for single records."""
 
     documents: int  # bytes of its documents in memory
     query: int  # bytes of its query in memory
@@ -181,7 +181,7 @@ def open_records(spec: str, options: PrepareOptions, skipped: SkipList) -> Itera
 
 
 def curated(record: Record, options: PrepareOptions, index: Index | None) -> Outcome:
-    """What the steps for single records, if there are any, make of a record."""
+    """Returns the result of the steps for single records, if there are any."""
     return curate_record(record, options.curate, index) if options.curate else Outcome(record, None, (), None)
 
 

@@ -1,9 +1,9 @@
-"""`f2jax prepare`: from source files to a corpus folder.
+"""`f2jax prepare`: makes a corpus folder from source files.
 
-A data set that is finished, from the same rows by the same options, is not made again. An input is read twice, for the
-numbers of its rows and for the texts of those that stay, and never again unless it changes. Memory grows with the
-distinct documents of the largest data set (8 bytes each), with the rows of the corpus (1 byte each), and with those of
-the largest input (8 bytes each), no further.
+A complete data set is not made again from the same rows with the same options. An input is read twice, for the numbers
+of its rows and for the texts of the kept ones, and not again unless it changes. Memory grows only with the distinct
+documents of the largest data set (8 bytes each), the rows of the corpus (1 byte each), and the rows of the largest
+input (8 bytes each).
 """
 
 import dataclasses
@@ -57,11 +57,11 @@ def prepare(
 
     Args:
         sources: as in `data.sources` of a training config.
-        tokenizer: a file or folder; a number: pieces of a SentencePiece model to train on the texts.
+        tokenizer: a file or folder, or the number of pieces of a SentencePiece model to train on the texts.
         licences: {name or pattern: licence}, for the card.
-        jobs: processes; each reads inputs and makes data sets of its own.
-        listing: a file for the skipped rows, as lines of JSON; None: they are only counted.
-        before: the corpus that is there, to which these sources are added; tokenizer and options are its own.
+        jobs: number of processes; each reads inputs and makes data sets of its own.
+        listing: file for the skipped rows, as lines of JSON; None: only count them.
+        before: existing corpus to which these sources are added, with its tokenizer and options.
 
     Raises:
         UserError: an input, the tokenizer or an option cannot be used, no row is left, the output is another process's
@@ -90,7 +90,7 @@ def prepare(
 
 @dataclasses.dataclass(frozen=True)
 class _Preparation:
-    """One call of `prepare`, whose output is locked."""
+    """A call of `prepare`, with its output locked."""
 
     output: Path
     inputs: Sequence[InputFolder]
@@ -105,7 +105,7 @@ class _Preparation:
         return run_in_processes(function, items, self.jobs)
 
     def make(self) -> dict:
-        """Reads what is not read yet, makes the data sets that are not made yet, and writes the card."""
+        """Reads the inputs that have not been read, makes the missing data sets, and writes the card."""
         unread = [folder for folder in self.inputs if not folder.is_complete(bool(self.listing))]
         for left in (self.output / SURVEYS).glob("*.part"):  # by a run that was killed
             shutil.rmtree(left)
@@ -136,7 +136,7 @@ class _Preparation:
             (self.output / CARD).unlink(missing_ok=True)
 
     def _find_duplicates(self) -> list[np.ndarray]:
-        """What becomes of each row of each input; rows that are in the corpus stay."""
+        """Returns the state of each row of each input; rows that are already in the corpus are kept."""
         old = [InputFolder("", self.output / SURVEYS / name) for name in self.before.names] if self.before else []
         if not all(folder.is_complete(listing=False) for folder in old):
             raise UserError(f"{self.output} lacks a part of {SURVEYS}/; prepare it again before you add to it.")
@@ -153,7 +153,7 @@ class _Preparation:
             pass
 
     def _evaluation_index(self) -> Path | None:
-        """The folder of the index of all evaluation texts, which is made once for all workers."""
+        """Returns the folder with the index of all evaluation texts, which is made once for all workers."""
         curate = self.options.curate
         if not curate or not curate.evaluation_sets:
             return None
@@ -169,7 +169,7 @@ class _Preparation:
         return folder
 
     def _make_datasets(self, plans: Sequence[DatasetPlan], states: Sequence[np.ndarray], kept: int) -> None:
-        """Makes the data sets that are not finished; `kept` are the bytes that the inputs keep."""
+        """Makes the missing data sets; `kept` is the number of bytes that the inputs keep on disk."""
         output = self.output
         todo = [plan for plan in plans if not cards.is_finished(output, plan.key, plan.fingerprint)]
         index = self._evaluation_index() if todo else None
@@ -197,7 +197,7 @@ class _Preparation:
         )
 
     def _list_skipped(self, target: str | Path, states: Sequence[np.ndarray]) -> None:
-        """Writes the list of all rows that are left out: of each input what reading skipped, then the duplicates."""
+        """Writes the list of all rows that are left out: for each input, the skipped rows and then the duplicates."""
         index = self._evaluation_index()
         duplicates = partial(list_duplicates, options=self.options, index=index)
         lists = self.run(duplicates, list(zip(self.inputs, states, strict=True)))
@@ -217,7 +217,7 @@ class _Preparation:
 
 
 def _check_output(output: Path) -> None:
-    """Raises UserError where the folder holds files and none of an earlier `prepare`."""
+    """Raises UserError if the folder has files, but none of an earlier `prepare`."""
     visible = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
     if visible and not (output / SURVEYS).is_dir():
         raise UserError(
@@ -226,10 +226,10 @@ def _check_output(output: Path) -> None:
 
 
 def _begin_listing(path: str | Path) -> None:
-    """Empties the list, since it is better said now than after hours that it cannot be written.
+    """Empties the list, to find out now, and not after hours, whether it can be written.
 
     Raises:
-        UserError: it cannot be written, or is a file that `prepare` did not write.
+        UserError: it cannot be written, or `prepare` did not write it.
     """
     if files.exists(path) and (first := files.read_bytes(path).partition(b"\n")[0]):
         try:
@@ -240,10 +240,10 @@ def _begin_listing(path: str | Path) -> None:
 
 
 def sign_inputs(sources: Iterable[str], ignored: Sequence[str] = ()) -> dict[str, str]:
-    """{input: signature that changes with its content} of all there is to read, in order.
+    """Returns {input: signature that changes with its content} for all inputs, in order.
 
     Args:
-        ignored: patterns of the names of files that are left out.
+        ignored: patterns of file names to leave out.
 
     Raises:
         UserError: there are no sources, or one is missing.
@@ -265,10 +265,10 @@ def content_signature(paths: Sequence[str]) -> str:
 
 
 def names_of(signatures: Mapping[str, str], options: PrepareOptions, sets: Sequence[str]) -> dict[str, str]:
-    """A name for each input, made from all that decides which records it gives.
+    """Returns a name for each input, from everything that determines its records.
 
     Args:
-        sets: the signature of each evaluation set.
+        sets: signature of each evaluation set.
     """
     curate = options.curate and dataclasses.asdict(options.curate)
     return {
@@ -330,7 +330,7 @@ def make_group(
     options: PrepareOptions,
     index: Path | None,
 ) -> None:
-    """Spills the inputs of some data sets, given with what becomes of their rows, then writes and describes each."""
+    """Spills the inputs of some data sets, given the states of their rows, and then writes and describes each."""
     plans, inputs = item
     work = output / WORK / plans[0].key
     folders = {number: work / f"{number:05d}" for number in inputs}
@@ -370,10 +370,10 @@ def write_dataset(
 
 
 def remove_leftovers(output: Path, surveys: set[str], names: set[str], evaluation: set[str]) -> None:
-    """Removes what is not needed once all data sets are complete, and what earlier runs made for others.
+    """Removes files that are not needed once all data sets are complete, and those of earlier runs.
 
     Args:
-        surveys, names, evaluation: of the folders of inputs, data sets and indexes of evaluation texts that stay.
+        surveys, names, evaluation: names of the folders to keep, of inputs, data sets and indexes of evaluation texts.
     """
     shutil.rmtree(output / WORK, ignore_errors=True)
     keep = {SURVEYS: surveys, EVALUATION: evaluation, cards.FINISHED: {f"{name}.json" for name in names}}

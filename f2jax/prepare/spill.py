@@ -1,7 +1,7 @@
-"""Texts on disk between inputs and corpus, in buckets by the hash of the document.
+"""Stores texts on disk between inputs and corpus, in buckets by the hash of the document.
 
-An input's records are spilled together for all its data sets; each bucket is small enough to sort in memory.
-Files are streams of Arrow batches, one stream for each flush, so that few files are open and memory is bounded.
+The records of an input are spilled together for all its data sets, and each bucket is small enough to sort in memory.
+Files are streams of Arrow batches, one stream per flush, so that few files are open and memory is bounded.
 """
 
 from array import array
@@ -43,12 +43,12 @@ ROW_FIELDS = pa.schema(
 
 
 def document_key(text: str) -> int:
-    """The key of a document, from its text as it is tokenized. A corpus stores documents in the order of their keys."""
+    """Returns the key of a document, from its text as tokenized; a corpus stores documents in order of their keys."""
     return stable_id(text)
 
 
 def bucket_of(key: int, buckets: int) -> int:
-    """The bucket of a key; buckets are ranges of keys, in order."""
+    """Returns the bucket of a key; buckets are consecutive ranges of keys."""
     return key * buckets >> 63
 
 
@@ -60,10 +60,10 @@ def spill(
     options: PrepareOptions,
     index: Path | None,
 ) -> None:
-    """Writes the texts of those of an input's rows that stay in the wanted data sets to a new folder.
+    """Writes the texts of an input's kept rows in the wanted data sets to a new folder.
 
     Args:
-        states: what becomes of each row.
+        states: state of each row.
         index: folder of the index of the evaluation texts; None: there are none.
     """
     writer = _Writer(folder)
@@ -81,7 +81,7 @@ def spill(
 
 
 class Document(NamedTuple):
-    """A document of a row, as `DOCUMENT_FIELDS` has it."""
+    """A document of a row, with the fields of `DOCUMENT_FIELDS`."""
 
     key: int
     id: int  # of the text before its instruction
@@ -90,7 +90,7 @@ class Document(NamedTuple):
 
 
 def texts_of_row(record: Record, options: PrepareOptions) -> tuple[str, tuple, list[Document]]:
-    """(split, fields of `ROW_FIELDS`, documents) of a record: its texts as they are tokenized."""
+    """Returns split, fields of `ROW_FIELDS` and documents of a record, with its texts as tokenized."""
     documents = []
     for original in record.documents:
         text = options.instructions.document(original, record)
@@ -112,7 +112,7 @@ def rows_path(folder: str, split: str) -> str:
 
 
 def _text_and_start(text: str, original: str) -> tuple[bytes, int]:
-    """A text in bytes, and where its original begins: an instruction comes before it, if there is one."""
+    """Returns a text as bytes, and the position where its original begins after an instruction, if any."""
     whole = text.encode("utf-8", "surrogatepass")
     return whole, len(whole) - len(original.encode("utf-8", "surrogatepass"))
 
@@ -166,7 +166,7 @@ def batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
 
 
 def spilled_documents(folders: Sequence[Path], dataset: str, bucket: int) -> list[Document]:
-    """A bucket's distinct documents in the order of their keys, given the folders of all inputs in order."""
+    """Returns a bucket's distinct documents in the order of their keys, given the folders of all inputs in order."""
     paths = [folder / documents_path(dataset, bucket) for folder in folders]
     table = pa.Table.from_batches(list(batches(paths)), DOCUMENT_FIELDS)
     _, first = np.unique(table["key"].to_numpy(), return_index=True)
@@ -174,7 +174,7 @@ def spilled_documents(folders: Sequence[Path], dataset: str, bucket: int) -> lis
 
 
 def spilled_rows(folders: Sequence[Path], dataset: str, split: str) -> tuple[int, Iterator[dict]]:
-    """The number of rows of a split, and the rows in the order of the inputs, as `ROW_FIELDS` has them."""
+    """Returns the number of rows in a split, and its rows with the fields of `ROW_FIELDS`, in the inputs' order."""
     paths = [folder / rows_path(dataset, split) for folder in folders]
     count = sum(batch.num_rows for batch in batches(paths))
     return count, (row for batch in batches(paths) for row in _rows_of(batch))

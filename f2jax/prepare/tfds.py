@@ -1,8 +1,8 @@
-"""The TFDS data sets of a data set, in ArrayRecord and without TensorFlow: documents, rows, and their original texts.
+"""Writes data sets for TFDS, in ArrayRecord and without TensorFlow: documents, rows, and their original texts.
 
-A shard is a function of sorted texts, so the bytes do not depend on who writes it: a process here, or a worker of
-Apache Beam. TFDS says what a record is and describes the files. (Its own writers hold a data set with a given order in
-memory, need TensorFlow above 1 GB, and are a Beam pipeline for each data set.)
+A shard is a function of sorted texts, so its bytes do not depend on who writes it, a local process or a worker of
+Apache Beam. TFDS defines the records and describes the files. (Its own writers hold an ordered data set in memory, need
+TensorFlow above 1 GB, and run a Beam pipeline per data set.)
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ class ShardWriter:
 
     @classmethod
     def of(cls, output: str, name: str, fingerprint: str, options: PrepareOptions) -> "ShardWriter":
-        """The writer of a data set, by the tokenizer of the corpus."""
+        """Returns the writer of a data set with the corpus's tokenizer."""
         return cls(output, name, options.keep_texts, options.max_length, f"{output}/{TOKENIZER}", fingerprint)
 
     def documents(self, number: int, count: int, documents: Iterable[Document]) -> list[Shard]:
@@ -101,7 +101,7 @@ class ShardWriter:
 
         Args:
             rows: fields of `spill.ROW_FIELDS`.
-            keys: of all documents of the data set, ascending: the number of a document is the rank of its key.
+            keys: keys of all documents of the data set, ascending; the number of a document is the rank of its key.
         """
         records = (
             {"rows": _row(row, tokens, keys), "texts": {"text": row["query"][row["start"] :]}}
@@ -111,7 +111,7 @@ class ShardWriter:
         return self.write({"rows": split, "texts": split}, number, count, records)
 
     def _tokens(self, texts: Iterable[bytes]) -> list[np.ndarray]:
-        """The token ids of each text, encoded as `spill` does."""
+        """Returns the token ids of each text, given in the encoding of `spill`."""
         decoded = [text.decode("utf-8", "surrogatepass") for text in texts]
         return _tokenizer(self.tokenizer, self.fingerprint).encode(decoded, self.max_length)
 
@@ -198,5 +198,5 @@ def _file_name(kind: str, split: str, number: int, count: int) -> str:
 
 @lru_cache(maxsize=1)
 def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
-    """Loads a tokenizer once per process, since a large one takes a second; the fingerprint tells a new one apart."""
+    """Loads a tokenizer once per process, because large ones take a second; the fingerprint identifies a new one."""
     return load_tokenizer(path)
