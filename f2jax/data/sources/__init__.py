@@ -1,4 +1,4 @@
-"""Readers of data sources: a module for each origin, which yields `Record`s. To add one, write it and list it here."""
+"""Readers of data sources: a module for each origin, which yields records. To add one, write it and list it here."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
