@@ -20,7 +20,8 @@ from datasets import Dataset
 from sentence_transformers.util import mine_hard_negatives
 
 from benchmarks import report
-from benchmarks.mine_rows import peak, vectors
+from benchmarks.mine_rows import vectors
+from benchmarks.peaks import memory_kib
 from f2jax.mine.negatives import Answers, mine_negatives
 from f2jax.mine.options import MiningOptions
 
@@ -94,9 +95,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.memory_of:
         q, d = (np.load(Path(args.vectors, name)) for name in FILES)
-        before = peak()
+        before = memory_kib("VmHWM")
         CONTESTANTS[args.memory_of](q, d)
-        print((peak() - before) // 1024)
+        print((memory_kib("VmHWM") - before) // 1024)
         return
 
     q, d = vectors(args.queries, args.documents, args.dim)

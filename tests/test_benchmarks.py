@@ -1,10 +1,12 @@
 """What the comparisons of benchmarks/ share: the table of all of them, and the highest value during a block."""
 
+import ast
 import dataclasses
 import json
 import subprocess
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from benchmarks import __main__ as bench
 from benchmarks import plans, report
 from benchmarks.peaks import highest
+from tests.tiny import ROOT
 
 
 def test_a_ratio_says_how_many_times_better_ours_is_whichever_way_is_better_and_on_what(tmp_path, monkeypatch):
@@ -48,6 +51,30 @@ def test_lines_of_versions_that_did_not_name_the_processor_are_shown(tmp_path):
     path.write_text(json.dumps(["encode", "f2jax", "300 texts/s", "a", "100 texts/s", 3.0, "nano"]) + "\n")
     line = report.table([path]).splitlines()[-1]
     assert line == "| encode | f2jax | 300 texts/s | a | 100 texts/s | 3.00 | nano | unknown |"
+
+
+@cache
+def names_in(module: str) -> set[str]:
+    """The names that a module of this repository has, told from its source: some need libraries that are not here."""
+    path = ROOT / module.replace(".", "/")
+    beside = {file.stem for file in path.iterdir()} if path.is_dir() else set()
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    nodes = list(ast.walk(ast.parse(source.read_text() if source.exists() else "")))
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    imported = {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    return beside | stored | imported | {getattr(node, "name", "") for node in nodes}
+
+
+def test_what_a_benchmark_imports_from_here_is_there():
+    missing = [
+        f"{path.name}: {node.module}.{name.name}"
+        for path in sorted((ROOT / "benchmarks").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("benchmarks", "f2jax")
+        for name in node.names
+        if name.name not in names_in(node.module)
+    ]
+    assert missing == []
 
 
 def test_without_a_file_nothing_is_reported(tmp_path, monkeypatch):
