@@ -30,18 +30,20 @@ def weight_table(params) -> str:
 
 
 def tokens_summary(mesh: Mesh, tokens: int) -> str:
-    """Returns a sentence on the tokens of a step on each chip, and whether its matrix products wait for memory.
+    """Returns a sentence on the mesh, if it has several devices, and on the tokens of a step on each chip.
 
-    A bfloat16 weight of 2 bytes is read once for 2 operations a token, so a chip needs at least as many tokens as it
-    does operations while it reads a byte (https://jax-ml.github.io/scaling-book/roofline).
+    It also says whether matrix products on a known chip wait for memory. A bfloat16 weight of 2 bytes is read once for
+    2 operations per token, so a chip needs at least as many tokens as it does operations while it reads a byte
+    (https://jax-ml.github.io/scaling-book/roofline).
 
     Args:
-        tokens: of a step, over all devices.
+        tokens: tokens of a step, over all devices.
     """
     tokens_each = tokens // math.prod(mesh.shape[axis] for axis in ROW_AXES)
     kind = mesh.devices.flat[0].device_kind
     shape = " × ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
-    line = f"Mesh {shape}: about {tokens_each:,} tokens a step on each chip"
+    line = f"about {tokens_each:,} tokens a step"
+    line = f"Mesh {shape}: {line} on each chip" if mesh.size > 1 else line.capitalize()
     chip = chip_of_kind(kind)
     if chip is None:
         return f"{line}."
