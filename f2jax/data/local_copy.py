@@ -125,7 +125,20 @@ class LocalCopy:
                     threads.shutdown(cancel_futures=True)
 
     def _follow_earlier_versions(self) -> None:
-        """Takes over what has not changed, and removes the versions that no process uses."""
+        """Takes over what has not changed, and removes the versions that no process uses.
+
+        Before copies had versions, they lay in the folder that holds these now.
+        """
+        unversioned = self.folder.parent
+        for name in self._objects:
+            if (path := unversioned / name).is_file():
+                if self._is_there(name, unversioned):
+                    (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    path.rename(self.folder / name)
+                else:
+                    path.unlink()
+                with suppress(OSError):  # one that is not empty stays
+                    os.removedirs(path.parent)
         for earlier in self.folder.parent.glob(f"{VERSIONS}*"):
             if earlier == self.folder:
                 continue

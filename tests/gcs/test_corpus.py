@@ -1,5 +1,6 @@
 """A corpus on gs:// is copied to this host: what a run selects, once, whole, and in few words where it cannot be."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,23 @@ def test_a_version_stays_while_a_process_uses_it_and_what_did_not_change_is_in_t
     fsspec.filesystem("gs").pipe_file(path, fsspec.filesystem("gs").cat_file(path) + b" ")
     third = PreparedCorpus(f"{remote}/corpus").folder
     assert {path.name for path in third.parent.glob("@*")} == {second.folder.name, third.name}, "one is this process's"
+
+
+def test_a_copy_from_before_there_were_versions_becomes_one(remote, tmp_path, copied):
+    corpus = PreparedCorpus(f"{remote}/corpus")
+    corpus.fetch()
+    version, root = corpus.folder, corpus.folder.parent
+    (row, *_) = (path.relative_to(version) for path in version.rglob("*.array_record*"))
+    for name in os.listdir(version):
+        (version / name).rename(root / name)
+    version.rmdir()
+    (root / row).write_bytes(b"of an earlier upload")
+    local_copy._in_use.clear()
+    copied()
+    again = PreparedCorpus(f"{remote}/corpus")
+    again.fetch()
+    assert copied() == [f"data/corpus/{row}"] and (again.folder / row).stat().st_size > 100
+    assert sorted(os.listdir(root)) == [".lock", version.name]
 
 
 def test_an_interrupted_copy_goes_on(remote, monkeypatch, copied):
