@@ -43,7 +43,8 @@ only_dry_run() {
 # ---- settings ----------------------------------------------------------------
 
 settings() {
-    local file=${F2JAX_ENV:-$LAUNCH/env.sh}
+    local file=${F2JAX_ENV:-$LAUNCH/env.sh} name word
+    [ -z "${F2JAX_ENV:-}" ] || [ -f "$F2JAX_ENV" ] || die "F2JAX_ENV names $F2JAX_ENV, and there is no such file."
     # shellcheck source=env.example.sh
     if [ -f "$file" ]; then . "$file"; else . "$LAUNCH/env.example.sh"; fi
     [ -n "$PROJECT" ] || die "PROJECT is not set; copy launch/env.example.sh to launch/env.sh and fill it in."
@@ -53,6 +54,19 @@ settings() {
         *) die "CAPACITY=$CAPACITY is unknown; it is spot, reserved or on_demand." ;;
     esac
     is_number "$SLICES" && [ "$SLICES" -ge 1 ] || die "SLICES=$SLICES should be a number from 1."
+    [[ $TPU_NAME =~ ^[a-z][a-z0-9-]*$ ]] || die "TPU_NAME=$TPU_NAME should be of small letters, digits and -."
+    for name in BUCKET DATA; do
+        case ${!name} in '' | gs://?*) ;; *) die "$name=${!name} should begin with gs://." ;; esac
+    done
+    for name in RETRIES HEALTHY BACKOFF GRACE SILENCE; do
+        is_number "${!name}" || die "$name=${!name} should be a whole number."
+    done
+    for name in POLL ${PRICE:+PRICE}; do
+        [[ ${!name} =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "$name=${!name} should be a number."
+    done
+    for word in $WORKER_ENV; do
+        [[ $word =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || die "WORKER_ENV has the word $word; it is a list of NAME=VALUE."
+    done
     tpu_type
 }
 
@@ -121,6 +135,10 @@ need_checks() {
 }
 
 check_config() { # --config FILE:OPTIONS … of one run on the slice
+    case " $*" in
+        *" --workdir gs://"* | *" --workdir=gs://"*) ;;
+        *) die "a slice can be taken away with its disks: give train a --workdir on gs://." ;;
+    esac
     need_checks
     check_runs --devices "$CHIPS" --slices "$SLICES" --data "$DATA" --data_dir "$DATA_DIR" -- "$@"
 }

@@ -29,13 +29,7 @@ done
 [ "$1" != f2jax ] || shift
 settings
 need_gcloud
-if [ "$1" = train ]; then
-    case " $*" in
-        *" --workdir gs://"* | *" --workdir=gs://"*) ;;
-        *) die "a slice can be taken away with its disks: give train a --workdir on gs://." ;;
-    esac
-    check_config "${@:2}"
-fi
+[ "$1" != train ] || check_config "${@:2}"
 
 # shellcheck disable=SC2206  # WORKER_ENV is a list of words
 command=($WORKER_ENV)

@@ -37,6 +37,12 @@ def test_run_sends_this_commit_and_restarts_what_a_restart_can_mend(launch):
     assert (sent / "configs/nano.py").exists() and not (sent / "runs").exists()
 
 
+def test_run_wants_a_workdir_that_outlives_the_machines(launch):
+    done = launch("gke.sh", "run", "nano-1", "train", "--config", "configs/nano.py:stage=1", "--workdir", "runs/one")
+    assert done.returncode == 1 and done.stderr.endswith("give train a --workdir on gs://.\n")
+    assert not launch.calls("xpk")
+
+
 def test_run_copies_the_data_before_the_command(launch):
     launch.program(launch.cloud / "bin/xpk", 'printf "%s\\n" "$@" >"$CLOUD/xpk"')
     assert launch("gke.sh", "run", "nano-1", *TRAIN, DATA="gs://b/corpus").returncode == 0
