@@ -121,16 +121,18 @@ def get_config(text: str | None = None) -> ConfigDict:
     lo.document_document_weight = 0.0  # the same for documents: the other rows' positives as negatives of a positive
     lo.spread_weight = 0.0  # weight of the spread-out term: mean squared cosine between queries, and between positives
     lo.score_weight = 0.0  # weight of the KL divergence from a reranker's scores, in the column `scores` of the rows
-    lo.score_temperature = 1.0  # temperature of the softmax over the reranker's scores
+    lo.score_margin_weight = 0.0  # weight of margin-MSE to these scores: by how much the positive beats each negative
+    lo.score_temperature = 1.0  # the reranker's scores are divided by it, in both terms
     lo.distill = "mse"  # distance to the teacher's embeddings: mse (not normalized, as in the reference) or cosine
     lo.distill_weight = 1.0  # weight of that term; like all fields below, it is ignored without a teacher
     lo.distill_projection = False  # learn a projection from the student's to the teacher's dimensions for that term
     lo.distill_matryoshka = False  # apply the distillation terms to the nested dimensions too
     lo.distill_hard_weight = 0.0  # weight of the KL divergence of scores over each row's positive and negatives
+    lo.distill_margin_weight = 0.0  # weight of margin-MSE: by how much the positive beats each negative
     lo.distill_in_batch_weight = 0.0  # weight of the KL divergence of scores over the positives in the batch
     lo.distill_texts_weight = 0.0  # weight of the KL divergence of scores between all distinct texts in the batch
-    lo.distill_temperature = 0.05  # temperature of the softmaxes over these scores
-    lo.distill_teacher_temperature = 0.0  # temperature of the teacher's softmaxes; 0: the same
+    lo.distill_temperature = 0.05  # temperature that divides these scores, in softmaxes and margins
+    lo.distill_teacher_temperature = 0.0  # temperature of the teacher's scores; 0: the same
 
     c.teacher = te = ConfigDict()
     te.path = ""  # folder, hub id, gs:// or workdir of the teacher; "": no distillation

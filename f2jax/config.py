@@ -184,6 +184,7 @@ CONTRASTIVE = (
     "loss.query_query_weight",
     "loss.document_document_weight",
     "loss.score_weight",
+    "loss.score_margin_weight",
 )
 NOT_NEGATIVE = (
     "steps", "data.programs", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr",

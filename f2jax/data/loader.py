@@ -199,6 +199,11 @@ def instructions(config) -> Instructions:
     )
 
 
+def learns_scores(config) -> bool:
+    """Returns whether a term of the loss is of a reranker's scores, which batches then bring."""
+    return bool(config.loss.score_weight or config.loss.score_margin_weight)
+
+
 def row_rules(config, samples: Sequence[Sample], parts: int, texts: Mapping[str, int]) -> RowRules:
     """The rules for the rows of a run whose batches are like the samples, see `choose_programs`."""
     rules = RowRules(config.data.row_length, config.model.chunk_rows)
@@ -231,7 +236,7 @@ class Loader:
         if config.model.chunk_rows < 0:
             raise UserError(f"model.chunk_rows={config.model.chunk_rows} should be at least 1, or 0: all at once.")
         self.datasets, self.pad_id, self.share, self.batch_size = datasets, pad_id, share, data.batch_size
-        self.scored = bool(config.loss.score_weight)
+        self.scored = learns_scores(config)
         unindexed = sum(not dataset.is_indexed for dataset in datasets)
         if unindexed and 0 < len(share.own) < share.parts:
             say_once(

@@ -86,6 +86,20 @@ def score_loss(student_bk, teacher_bk, mask_bk, row_mask_b, temperature: float, 
     return masked_mean(jnp.sum(jnp.where(mask_bk, jnp.exp(log_t) * (log_t - log_s), 0.0), axis=1), row_mask_b)
 
 
+def margin_loss(student_bk, teacher_bk, mask_bj):
+    """Returns the mean over the negatives in the mask of the squared difference of the margins of student and teacher.
+
+        ((s⁺ - sⱼ) - (t⁺ - tⱼ))²   (margin-MSE, https://arxiv.org/abs/2010.02666)
+
+    Unlike `score_loss` it keeps the size of the teacher's differences, and of each negative alone.
+
+    Args:
+        student_bk, teacher_bk: logits [B, 1 + J] of the positive and the negatives.
+    """
+    student_bj, teacher_bj = (x[:, :1] - x[:, 1:] for x in (student_bk, teacher_bk))
+    return masked_mean(jnp.square(student_bj - teacher_bj), mask_bj)
+
+
 def own_scores(q_be, p_be, n_bje):
     """Returns cosine similarities [B, 1 + J] of each query to its positive and to its own negatives."""
     q, p, n = (l2_normalize(x) for x in (q_be, p_be, n_bje))
@@ -134,6 +148,13 @@ def hard_score_term(student, relations: Relations, config: LossConfig):
     return score_loss(*scores, mask_bk, relations.row_b, *temperatures(config))
 
 
+def margin_term(student, relations: Relations, config: LossConfig):
+    """Returns `margin_loss` of the cosines over their temperatures: those of `hard_score_term`."""
+    divisor, teacher_divisor = temperatures(config)
+    logits = own_scores(*student) / divisor, own_scores(*relations.teacher) / teacher_divisor
+    return margin_loss(*logits, relations.here_bj)
+
+
 def in_batch_score_term(student, relations: Relations, config: LossConfig):
     """Returns `score_loss` over the positives of the batch: the soft sibling of `losses.in_batch_term`."""
     mask_bc = jnp.broadcast_to(relations.row_b[None, :], (relations.row_b.size,) * 2)
@@ -155,6 +176,17 @@ def given_score_term(student, relations: Relations, config: LossConfig):
     scored_b = jnp.sum(mask_bk, axis=1) > 1
     divisors = relations.temperature, config.score_temperature
     return score_loss(own_scores(*student), score_bk, mask_bk, scored_b, *divisors)
+
+
+def given_margin_term(student, relations: Relations, config: LossConfig):
+    """Returns `margin_loss` to the scores that the rows bring, over their temperatures: those of `given_score_term`.
+
+    It is the mean over the negatives that have a score and whose positive has one; 0 if there is none.
+    """
+    there_bk = ~jnp.isnan(relations.score_bk)
+    mask_bj = relations.here_bj & there_bk[:, :1] & there_bk[:, 1:]
+    score_bk = jnp.where(there_bk, relations.score_bk, 0.0)
+    return margin_loss(own_scores(*student) / relations.temperature, score_bk / config.score_temperature, mask_bj)
 
 
 def text_score_term(student, relations: Relations, config: LossConfig):

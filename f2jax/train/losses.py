@@ -43,12 +43,14 @@ class LossConfig:
     document_document_weight: float
     spread_weight: float
     score_weight: float
+    score_margin_weight: float
     score_temperature: float
     nested_ranks: bool
     distill: str
     distill_weight: float
     distill_matryoshka: bool
     distill_hard_weight: float
+    distill_margin_weight: float
     distill_in_batch_weight: float
     distill_texts_weight: float
     distill_temperature: float

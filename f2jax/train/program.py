@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from f2jax.checkpoints.orbax import TrainState
+from f2jax.data.loader import learns_scores
 from f2jax.data.packing import PACKED, Batch, texts_of_row
 from f2jax.data.shapes import RowShape
 from f2jax.data.teacher_vectors import read_info
@@ -147,7 +148,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, kind: str, negatives: int, sh
         info = read_info(config.teacher.cache)
         shapes["teacher_se"] = ((-(-s // parts) * parts, info.width), jnp.dtype(info.dtype))
     shapes |= {"row_mask_b": ((b,), jnp.bool_), "negative_mask_bj": ((b, j), jnp.bool_)}
-    if config.loss.score_weight and kind in PAIRED:
+    if learns_scores(config) and kind in PAIRED:
         shapes["score_bk"] = ((b, 1 + j), jnp.float32)
     if shape.slots > 1:
         shapes["chunk_mask_c"] = ((shape.slots,), jnp.bool_)

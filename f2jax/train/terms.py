@@ -42,9 +42,11 @@ TERMS = (
     Term("queries", losses.query_term, "query_query_weight", RETRIEVAL),
     Term("documents", losses.document_term, "document_document_weight", RETRIEVAL),
     Term("scores", distill.given_score_term, "score_weight", scored=True),
+    Term("score_margins", distill.given_margin_term, "score_margin_weight", scored=True),
     Term("spread", losses.spread_term, "spread_weight", KINDS),
     Term("distill", distill.embedding_term, "distill_weight", KINDS, distills=True),
     Term("distill_hard", distill.hard_score_term, "distill_hard_weight", distills=True),
+    Term("distill_margins", distill.margin_term, "distill_margin_weight", distills=True),
     Term("distill_in_batch", distill.in_batch_score_term, "distill_in_batch_weight", distills=True),
     Term("distill_texts", distill.text_score_term, "distill_texts_weight", KINDS, distills=True),
 )
@@ -71,7 +73,7 @@ def batch_loss(
         exponents: of temperatures that are trained, see `trained_temperature`.
         masks_and_numbers: n_mask_bj and row_mask_b, False where a slot or a row is absent; label_b, -1 for none;
             positive_b and negative_bj, document numbers; text_s, numbers of all texts: equal ones have equal numbers;
-            score_bk, a reranker's scores, NaN for none, if `score_weight` is not 0.
+            score_bk, a reranker's scores, NaN for none, where `learns_scores` of `data.loader` holds.
     """
     embeddings = [x.astype(jnp.float32) for x in student]  # the gradients of all terms add up in it too
     width = embeddings[0].shape[-1]
@@ -114,10 +116,11 @@ def check_learned(
         kinds: of the rows of each data set.
         scored: the data sets that have scores of a reranker.
     """
-    if group["score_weight"] and not scored:
-        raise UserError(
-            "loss.score_weight is set and no row has scores; give the rows a column scores, or set it to 0."
-        )
+    for term in TERMS:
+        if term.scored and group[term.weight] and not scored:
+            raise UserError(
+                f"loss.{term.weight} is set and no row has scores; give the rows a column scores, or set it to 0."
+            )
     for name, kind in kinds.items():
         terms = [term for term in TERMS if kind in term.kinds and term.name != "spread"]
         terms = [term for term in terms if name in scored or not term.scored]

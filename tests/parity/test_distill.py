@@ -20,6 +20,7 @@ ALL = {
     "contrastive_weight": 0.0,
     "distill_weight": 0.7,
     "distill_hard_weight": 1.3,
+    "distill_margin_weight": 0.01,
     "distill_in_batch_weight": 0.4,
     "distill_texts_weight": 0.9,
 }
@@ -84,16 +85,33 @@ def oracle(x: dict, config: LossConfig, projected: bool):
             theirs = F.log_softmax(theirs / (config.distill_teacher_temperature or config.distill_temperature), dim=0)
             return F.kl_div(mine, theirs, reduction="sum", log_target=True)
 
+        def difference(b, j, dim=dim):
+            """Of the margins of the two; sentence-transformers' MarginMSELoss."""
+            mine, theirs = (
+                (F.cosine_similarity(q[:d], p[:d], dim=0) - F.cosine_similarity(q[:d], n[:d], dim=0)) / temperature
+                for (q, p, n), d, temperature in (
+                    ((s["q"][b], s["p"][b], s["n"][b, j]), dim, config.distill_temperature),
+                    (
+                        (t["q"][b], t["p"][b], t["n"][b, j]),
+                        t["q"].shape[1],
+                        config.distill_teacher_temperature or config.distill_temperature,
+                    ),
+                )
+            )
+            return F.mse_loss(mine, theirs)
+
         pairs = {"q": rows, "p": paired, "n": slots}
         near = sum(
             torch.stack([distance(s[n][i], t[n][i]) for i in where]).mean() for n, where in pairs.items() if where
         )
         own = [divergence(("q", b), [("p", b), *(("n", i) for i in slots if i[0] == b)]) for b in paired]
+        margins = [difference(b, j) for b, j in slots if b in paired]
         batch = [divergence(("q", b), [("p", c) for c in rows]) for b in paired]
         among = [divergence(text, [other for other in texts if other != text]) for text in texts]
         terms = (
             (near, config.distill_weight),
             (own, config.distill_hard_weight),
+            (margins, config.distill_margin_weight),
             (batch, config.distill_in_batch_weight),
             (among, config.distill_texts_weight),
         )

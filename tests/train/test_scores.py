@@ -21,15 +21,16 @@ def scored_files(folder) -> tuple[str, str]:
     return str(path), colours
 
 
-def test_a_run_learns_the_scores_that_rows_bring(tmp_path):
-    changes = {"data.sources": str(scored_files(tmp_path)), "loss.contrastive_weight": 0.0, "loss.score_weight": 0.5}
+@pytest.mark.parametrize("weight,name", [("score_weight", "scores"), ("score_margin_weight", "score_margins")])
+def test_a_run_learns_the_scores_that_rows_bring(tmp_path, weight, name):
+    changes = {"data.sources": str(scored_files(tmp_path)), "loss.contrastive_weight": 0.0, f"loss.{weight}": 0.5}
     changes |= {"steps": 16, "data.include": "('scored',)", "log.validate_every": 16, "loss.matryoshka": False}
     train(tiny.config(tmp_path, **changes), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "loss_scores" in line]
-    assert all(line["loss"] == pytest.approx(0.5 * line["loss_scores"]) for line in steps)
-    assert steps[-1]["loss_scores"] < 0.8 * steps[0]["loss_scores"]
-    assert "validation/scored/loss_scores" in lines[-1]
+    steps = [line for line in lines if f"loss_{name}" in line]
+    assert all(line["loss"] == pytest.approx(0.5 * line[f"loss_{name}"]) for line in steps)
+    assert steps[-1][f"loss_{name}"] < 0.8 * steps[0][f"loss_{name}"]
+    assert f"validation/scored/loss_{name}" in lines[-1]
 
 
 def test_scores_that_nobody_brings_are_refused():
