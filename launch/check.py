@@ -85,12 +85,14 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
 
     loaded = config.load(spec, overrides)
     config.check(loaded)
-    if loaded.steps:  # else the data decides
+    if loaded.steps:
         optim.make_schedule(loaded.optim, loaded.steps)
+    else:
+        notes.add("steps=0: the data decide; the schedule, and room for the checkpoints at its end, are not checked.")
     known = loaded.model.size in SIZES or (args.folder and Path(loaded.model.size or "no such").is_dir())
     architecture = workdir.architecture_of(loaded.model) if known else None
     if architecture is None:
-        notes.add(f"The shape of model.size={loaded.model.size} is not checked: it is not on this machine.")
+        notes.add(f"model.size={loaded.model.size} is not on this machine: its shape and checkpoints are not checked.")
     if args.devices is not None:
         check_mesh(loaded.mesh, architecture, args)
     if args.data_dir:

@@ -13,7 +13,8 @@
 #                          days. Minutes for each, with the TPU compiler (pip install -e .[tpu]) here
 #     --local              f2jax on this machine in the place of a slice, one run after another; --workdir is a folder,
 #                          which has the logs too
-# Logs lie in runs/<name of the workdir>/, one a run. Exit code 1 if a run has failed.
+# Logs lie in runs/<name of the workdir>/, one a run. Exit code 1 if a run has failed. Compiled programs lie in WORKDIR/
+# compiled for all runs, unless JAX_COMPILATION_CACHE_DIR, on slices one in WORKER_ENV, names another folder.
 # Then: f2jax compare --output page WORKDIR
 . "$(dirname "$0")/lib.sh"
 config='' workdir='' slices=1 yes='' here='' plan=''
@@ -68,6 +69,13 @@ else
     where="$slices x $CHIPS chips of $TPU_TYPE ($CAPACITY)"
 fi
 
+cache=JAX_COMPILATION_CACHE_DIR # runs that differ in their seed or data run the same programs
+if [ -n "$here" ]; then
+    export $cache="${JAX_COMPILATION_CACHE_DIR:-$workdir/compiled}"
+else
+    case " ${WORKER_ENV:-}" in *" $cache="*) ;; *) export WORKER_ENV="${WORKER_ENV:-} $cache=$workdir/compiled" ;; esac
+fi
+
 # All combinations; each is its overrides, one a line.
 runs=('')
 for axis in "${axes[@]}"; do
@@ -112,7 +120,7 @@ for run in "${runs[@]}"; do
     checked+=(++ "${words[@]}")
 done
 need_checks
-where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}")
+where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}" ${DATA_DIR:+--data "$DATA" --data_dir "$DATA_DIR"})
 [ -z "$here" ] || where_to=(--devices 0 --folder "$workdir")
 [ -z "$plan" ] || where_to+=(--plan "$TPU_TYPE" ${PRICE:+--price "$PRICE"})
 check_runs "${where_to[@]}" -- ${checked[@]+"${checked[@]:1}"}

@@ -57,6 +57,7 @@ def test_runs_that_fit_pass_and_what_is_elsewhere_is_said(tmp_path, capsys):
     hub = [*FINE, "--config.init_from=Qwen/Qwen3-0.6B"]
     assert "Qwen/Qwen3-0.6B is not looked for: it would be downloaded" in said(tmp_path, capsys, hub, *options)
     assert "they are not checked here" in said(tmp_path, capsys, FINE, "--devices", "8")
+    assert "the data decide; the schedule" in said(tmp_path, capsys, [*FINE, "--config.steps=0"], *options)
 
 
 def test_raw_data_that_is_not_there_is_found(tmp_path, capsys):

@@ -58,6 +58,7 @@ def test_every_setting_that_a_script_reads_stands_in_the_example():
         "PYTHONPATH",
     }
     own |= {"F2JAX_ENV", "ACCELERATOR", "RUNTIME", "CHIPS", "WORKERS", "BASH_SOURCE", "JAX_PLATFORMS", "PYTHONPATH"}
+    own |= {"JAX_COMPILATION_CACHE_DIR"}
     example = (ROOT / "launch/env.example.sh").read_text()
     settings = set(re.findall(r"^([A-Z_]+)=", example, re.M))
     text = "".join(path.read_text() for path in [*SCRIPTS, ROOT / "launch/lib.sh"])

@@ -29,6 +29,19 @@ def test_each_combination_is_trained_once_in_a_workdir_of_its_own(launch):
     assert done.stdout.count("done  gs://bucket/sweep/") == 4
 
 
+@pytest.mark.parametrize("own", ["", " JAX_COMPILATION_CACHE_DIR=gs://bucket/mine"])
+def test_the_runs_of_a_sweep_share_their_compiled_programs(launch, own):
+    done = launch(*SWEEP, "--dry_run", *GRID, WORKER_ENV=f"A=1{own}")
+    shared = own or " JAX_COMPILATION_CACHE_DIR=gs://bucket/sweep/compiled"
+    assert done.stderr.count(f"start A=1{shared} f2jax train ") == 4
+
+
+def test_the_runs_of_a_local_sweep_share_them_too(launch):
+    local_f2jax(launch, 'echo "$JAX_COMPILATION_CACHE_DIR" >>"$CLOUD/caches"')
+    assert launch(*LOCAL, *GRID, JAX_COMPILATION_CACHE_DIR="").returncode == 0
+    assert launch.read("caches") == 4 * ["runs/here/compiled"]
+
+
 def test_a_run_that_failed_is_reported_and_tried_again_while_the_others_are_skipped(launch):
     launch.machines(1)
     launch.plan("0", "1", "0")
@@ -130,6 +143,12 @@ def test_a_schedule_that_cannot_be_stops_all(launch):
     done = launch(*LOCAL, "--grid", "steps=300,15", "--dry_run", PYTHON=sys.executable)
     assert done.returncode == 1
     assert done.stderr == "launch: optim.warmup_steps=20 leaves nothing of 15 steps; lower it.\n"
+
+
+def test_a_corpus_that_the_workers_will_not_have_stops_all(launch):
+    done = launch(*SWEEP, *GRID, "--", "--config.data.sources=('corpus:/elsewhere',)", PYTHON=sys.executable)
+    assert done.returncode == 1 and done.stderr.startswith("launch: The workers have no /elsewhere; put the corpus on")
+    assert launch.calls() == []
 
 
 def test_a_shape_that_cannot_be_stops_all(launch):
