@@ -58,7 +58,7 @@ def mixture_table() -> list[str]:
     samples = [mixture.batch(i) for i in range(DATA_SETS)]
     steps = [mixture.batch(i) for i in mixture.rng.choice(DATA_SETS, STEPS, p=mixture.shares)]
     lines = ["| chips | rows of a chunk | programs allowed | used | useful |", "|---:|---:|---:|---:|---:|"]
-    for chips, chunk_rows in ((16, 36), (64, 8), (16, 0), (256, 0)):
+    for chips, chunk_rows in ((1, 36), (16, 36), (64, 8), (256, 2), (16, 0), (256, 0)):
         default = CHUNKED_PROGRAMS if chunk_rows else PROGRAMS
         for limit in (default, 10**6):
             rules = RowRules(LONGEST, chunk_rows)

@@ -266,7 +266,10 @@ class Loader:
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """The lengths of the texts of some batches of each data set, or of the most frequent ones if there are many."""
+        """The lengths of the texts of some batches of each data set, or of the most frequent ones if there are many.
+
+        They are evenly spaced rows, so that runs with other seeds have the same shapes, and find their programs.
+        """
         shares = [row["share"] for row in self.mixture.table()]
         order = sorted(range(len(shares)), key=lambda i: -shares[i])
         first = {self.datasets[i].kind: i for i in reversed(order)}  # no kind is left out
@@ -274,10 +277,10 @@ class Loader:
         found = []
         for i in chosen:
             dataset, spec = self.datasets[i], self.mixture.specs[i]
-            full = -(-spec.rows // self.batch_size)
-            count = min(full, max(1, SAMPLED_BATCHES // len(chosen)))
+            size, columns = min(self.batch_size, spec.rows), list(range(spec.max_negatives))
+            count = max(1, min(spec.rows // size, SAMPLED_BATCHES // len(chosen)))
             for n in range(count):
-                numbers, columns = self.mixture.rows(i, n * full // count).tolist(), list(range(spec.max_negatives))
+                numbers = [k * spec.rows // (size * count) for k in range(n, size * count, count)]
                 rows = dataset.rows(numbers, columns, self.mixture.negatives[i])
                 found.append(Sample(dataset.kind, shares[i] / count, rows.distinct()))
         return found

@@ -18,8 +18,12 @@ UNIT = 16  # tokens: lengths of rows are multiples of it, as the tiles of 16-bit
 STEPS = 32  # sizes in each doubling of rows, or of their length
 BINS = (256, 512)  # tokens: attention on a TPU computes fewer tiles where no text lies in two such parts of a row
 ATTENTION = 8192  # tokens of a row in which attention takes as long as all else
-CHUNK_COST = 1024  # tokens that could be encoded in the time in which chips add up the gradients of a chunk
+# Tokens that a chip encodes in the time in which it adds the gradients of a chunk to their sum. While it moves 8 bytes
+# for a weight, a v5p, v5e or v6e encodes 91, 132 or 308 tokens, with 8 operations a weight at 55 % of its peak.
+CHUNK_COST = 128
 PROGRAMS, CHUNKED_PROGRAMS = 48, 12  # compiled for a run, without and with chunks, if it does not say how many
+ROUNDS = 3  # of exchanges; later ones hardly change anything
+IMPOSSIBLE = 1e30  # tokens: the cost of a shape that does not hold a batch
 MARGIN = 1.01  # room for the gaps of most packings
 LARGEST = 0.1  # room beyond the largest sample, as a share of it
 MARGINS = tuple(1 + 0.005 * (2**i - 1) for i in range(20))  # more room, where packing leaves gaps
@@ -176,8 +180,8 @@ def choose_programs(
     """The `limit` shapes, at least one for each kind, with which batches like the samples take the least time.
 
     Each kind begins with the cheapest shape that holds all of its samples, and a batch somewhat larger. Then the shape
-    is added that saves the most, until there are as many as allowed, and each added one is exchanged for a better one
-    if the later ones have changed what it saves.
+    is added that saves the most, until there are as many as allowed. At last each is exchanged for the best one beside
+    the others, some times over.
 
     Args:
         texts: of a batch of each kind, at most.
@@ -188,7 +192,7 @@ def choose_programs(
     for kind in kinds:
         own = [sample for sample in samples if sample.kind == kind]
         options += [(kind, shape) for shape in sorted(program_options(own, rules, parts, texts[kind]))]
-    cost_io = np.stack([program_costs(sample, options, rules, parts) for sample in samples])
+    cost_io = np.stack([program_costs(sample, options, rules, parts) for sample in samples]).clip(max=IMPOSSIBLE)
     weight_i = np.array([sample.weight for sample in samples])
 
     def best(chosen: list[int]) -> int:
@@ -202,10 +206,9 @@ def choose_programs(
         int(np.where(kinds_o == kind, weight_i[own_i] @ cost_io[own_i], np.inf).argmin())
         for kind, own_i in ((kind, kinds_i == kind) for kind in kinds)
     ]
-    first = len(chosen)
     while len(chosen) < limit and (other := best(chosen)) not in chosen:  # it would save nothing
         chosen.append(other)
-    for place in range(first, len(chosen)):
+    for place in ROUNDS * list(range(len(chosen))):
         chosen[place] = best(chosen[:place] + chosen[place + 1 :])
     programs: dict[str, list[RowShape]] = {}
     for option in dict.fromkeys(chosen):
@@ -231,9 +234,9 @@ def program_options(samples: Sequence[Sample], rules: RowRules, parts: int, text
         found |= set(rules.ladder(needed * MARGIN, own_longest, mean))
         found |= set(rules.ladder(needed * MARGIN, longest, mean))
     found = {shape for shape in found if shape.slots == 1}
-    for i in range(2 * STEPS) if rules.chunk_rows else ():  # chunks from the largest allowed to a sixteenth of it
-        tokens = rules.chunk_rows * rules.row_length * 2 ** (-i / 16)
-        for shape in rules.ladder(tokens, 1, 0):
+    largest = min(rules.chunk_rows * rules.row_length, max(needed_i))
+    for i in range(80) if rules.chunk_rows else ():  # chunks from the largest of use to a thirty-second of it
+        for shape in rules.ladder(largest * 2 ** (-i / 16), 1, 0):
             slots = texts if shape.length >= rules.row_length else 2 * max(needed_i) / shape.length
             slots = math.ceil(slots / (parts if shape.length >= rules.row_length else 1) / shape.rows)
             found.add(replace(shape, slots=max(2, 1 << (slots - 1).bit_length())))

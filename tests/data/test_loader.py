@@ -89,6 +89,21 @@ def test_all_batches_of_an_epoch_and_held_out_ones_run_the_programs_chosen_at_th
     assert {(batch.kind, batch.rows) for batch in batches} == chosen
 
 
+def test_runs_with_another_seed_have_the_same_programs(loader, tmp_path):
+    """So they find each other's compiled ones; their batches differ."""
+    other = Loader(loader.datasets, tiny.config(tmp_path, seed=1), loader.pad_id)
+    lengths = [[sample.lengths_u.tolist() for sample in one.samples] for one in (loader, other)]
+    assert lengths[0] == lengths[1] and other.rules == loader.rules
+    assert not same(loader.batch(0), other.batch(0))
+
+
+def test_the_sampled_batches_are_full_ones_of_rows_from_everywhere(loader):
+    rows = loader.datasets[0].rows(range(96), range(2), 2)
+    assert [len(sample.lengths_u) > 16 for sample in loader.samples] == 12 * [True]
+    first = [sample for sample in loader.samples if sample.kind == "retrieval"]
+    assert sum(sample.lengths_u.sum() for sample in first) >= rows.distinct().sum()
+
+
 def test_data_sets_of_a_kind_share_programs_whatever_their_negatives(tmp_path):
     loader = make_loader(tmp_path, **{"data.negatives.retrieval": 3})
     more = loader.datasets[0]
