@@ -277,8 +277,8 @@ class Loader:
         found = []
         for i in chosen:
             dataset, spec = self.datasets[i], self.mixture.specs[i]
-            size, columns = min(self.batch_size, spec.rows), list(range(spec.max_negatives))
-            count = max(1, min(spec.rows // size, SAMPLED_BATCHES // len(chosen)))
+            size, columns = min(self.batch_size, spec.rows) or 1, list(range(spec.max_negatives))
+            count = min(spec.rows // size, max(1, SAMPLED_BATCHES // len(chosen)))
             for n in range(count):
                 numbers = [k * spec.rows // (size * count) for k in range(n, size * count, count)]
                 rows = dataset.rows(numbers, columns, self.mixture.negatives[i])
