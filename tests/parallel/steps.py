@@ -42,7 +42,6 @@ PLAIN = {"loss": {}, "teacher": ""}
 LEARNING = {"loss": {"passage_gradient": True}, "teacher": ""}
 FULL = {"loss": {"passage_gradient": True}, "teacher": "model"}
 ALL_TERMS = {"distill_hard_weight": 1.0, "distill_in_batch_weight": 1.0, "distill_texts_weight": 1.0}
-ALL_TERMS |= {"distill_margin_weight": 0.01}
 ALL_TERMS |= {"shared_negatives_weight": 1.0, "query_query_weight": 1.0, "document_document_weight": 1.0}
 ALL_TERMS |= {
     "trained_temperatures": True,

@@ -54,7 +54,6 @@ def first_loss(folder, run, **changes) -> dict[str, float]:
     defaults = {"init_from": str(folder / "student"), "tokenizer.train_vocab": 0, "steps": 1, "optim.warmup_steps": 0}
     defaults |= {"data.sources": f"('corpus:{folder / 'corpus'}',)", "optim.peak_lr": 1e-30, "optim.end_lr": 0}
     defaults |= {"data.include": "('pairs*',)", "loss.distill_hard_weight": 1.0, "loss.distill_in_batch_weight": 1.0}
-    defaults |= {"loss.distill_margin_weight": 1.0}
     defaults |= {"loss.distill_texts_weight": 1.0}
     return train(tiny.config(run, **(defaults | changes)), run / "run")
 
@@ -69,7 +68,7 @@ def test_training_with_the_cache_gives_the_loss_of_the_teacher_itself(cached, tm
     }
     found = {name: first_loss(cached, tmp_path_factory.mktemp(name), **how) for name, how in teachers.items()}
     names = {name for name in found["online"] if "distill" in name}
-    terms = {"loss_distill", "loss_distill_hard", "loss_distill_margins", "loss_distill_in_batch", "loss_distill_texts"}
+    terms = {"loss_distill", "loss_distill_hard", "loss_distill_in_batch", "loss_distill_texts"}
     assert terms < names and any("validation" in n for n in names)
     for name in names:
         assert found["float32"][name] == pytest.approx(found["online"][name], rel=1e-4)
