@@ -13,7 +13,7 @@ from f2jax.model.sizes import size
 from f2jax.train.loop import train
 
 ROOT = Path(__file__).parents[1]
-NEEDS_MODELS = ("ablation.py", "finetune.py")  # see tests/test_ablations.py, tests/commands/test_finetune.py
+NEEDS_MODELS = ("ablation.py", "cached.py", "finetune.py")  # see tests/test_ablations.py, tests/start/test_run.py
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name not in ("__init__.py", *NEEDS_MODELS))
 SIZES = [name for name in common.HYPER_PARAMETERS if name not in ("nano", "tiny")]
 

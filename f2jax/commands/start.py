@@ -36,5 +36,6 @@ def main(argv: list[str]) -> None:
         student, cosine = start_from_vectors(corpus, paths.teacher_vectors, paths.output, options)
     print(
         f"{paths.output}: {student.parameters:,} parameters, {student.vocab_size:,} tokens; mean cosine to the teacher "
-        f"{cosine:.3f}.\nNext: f2jax train with --config.init_from={paths.output} --config.model.size={paths.output}"
+        f"{cosine:.3f}.\nNext: f2jax train --config cached:start={paths.output},corpus={paths.corpus},"
+        f"cache={paths.teacher_vectors} --workdir RUN"
     )

@@ -1,17 +1,21 @@
 """f2jax start: from a corpus and a teacher's vectors to a package that training begins from."""
 
+import json
+
 import numpy as np
 import pytest
 
 from f2jax.checkpoints.package import ModelSettings
 from f2jax.cli import main
+from f2jax.config import load
 from f2jax.data.corpus import PreparedCorpus, Reader
 from f2jax.data.teacher_vectors import pieces, sample_texts_and_vectors
+from f2jax.errors import UserError
 from f2jax.inference.embedder import Embedder
 from f2jax.model.sizes import size
 from f2jax.train.cache_teacher import by_model, cache_teacher
 from f2jax.train.loop import train
-from tests import tiny, tiny_model
+from tests import tiny_model
 from tests.data import corpora
 
 
@@ -47,12 +51,33 @@ def test_the_start_is_nearer_to_the_teacher_the_longer_it_learns(folder, tmp_pat
     assert "cosine to the teacher" in capsys.readouterr().out
 
 
-def test_training_begins_from_it(folder, tmp_path):
+def test_training_on_the_cached_vectors_goes_on_from_it(folder, tmp_path):
     assert start(folder, tmp_path / "start", "--steps", "20") == 0
-    begin = str(tmp_path / "start")
-    options = {"init_from": begin, "model.size": begin, "tokenizer.train_vocab": 0, "steps": 3}
-    config = tiny.config(tmp_path, **options, **{"data.sources": f"('corpus:{folder / 'corpus'}',)"})
-    assert np.isfinite(train(config, tmp_path / "run")["loss"])
+    options = f"start={tmp_path / 'start'},corpus={folder / 'corpus'},cache={folder / 'v64'}"
+    changes = {
+        "data.include": "('pairs',)",
+        "data.batch_size": 16,
+        "data.max_length": 32,
+        "data.row_length": 32,
+        "data.programs": 1,
+        "data.use_instructions": True,
+        "steps": 40,
+        "optim.warmup_steps": 2,
+        "optim.decay_steps": 20,
+        "log.every": 1,
+        "log.validate_every": 0,
+    }
+    config = load(f"cached:{options}", [f"--config.{field}={value}" for field, value in changes.items()])
+    train(config, tmp_path / "run")
+    lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    losses = [line["loss_distill"] for line in lines if "loss_distill" in line]
+    assert len(losses) == 40
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+def test_a_config_for_cached_vectors_names_what_is_missing():
+    with pytest.raises(UserError, match="needs corpus, cache"):
+        load("cached:start=start")
 
 
 def test_a_student_may_be_narrower_than_its_size(folder, tmp_path):
