@@ -85,18 +85,18 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.weights = ()  # "PATTERN=FACTOR": sample these data sets more or less often, e.g. ("nli*=2", "code=0.5")
     d.language_temperature = 0.0  # sample languages in proportion to share^(1/temperature); 1: as they are, 0: off
     d.draw = "permuted"  # order of the batches in an epoch: permuted, or proportional as in the reference
-    d.mixed_batches = False  # draw each batch from all data sets of a kind, not from one; weights are then per kind
+    d.mixed_batches = False  # draw each batch from all data sets of a kind, mixed-KIND in data.weights, not from one
     d.batch_size = 512  # queries per step, over all devices
     d.max_length = 1024  # maximum tokens of a text, including the end token; longer texts are truncated
     d.row_length = 1024  # tokens of a packed row, at least max_length; some batches use fewer, or up to twice as many
-    d.programs = 0  # maximum number of compiled shapes; more of them waste less padding; 0: 12 with chunk_rows, else 48
+    d.programs = 0  # maximum number of compiled shapes; more shapes mean less padding; 0: 12 with chunk_rows, else 48
     d.skip_steps = 0  # skip this many batches, e.g. bad ones: step n then trains on batch n + skip_steps
     d.validation_share = 0.01  # share of each data set's queries to hold out
     d.hold_out_texts = False  # do not train on clustering documents that are held-out queries, not even as negatives
     d.use_instructions = True  # prepend the task's instruction to each query (stage 2)
     d.instructions = ConfigDict()  # {SOURCE-KIND, source, `symmetric` or kind: instruction}, for records that have none
     d.symmetric_share = 0.3  # share of the documents of symmetric tasks that get the instruction too
-    d.symmetric_sources = ()  # sources with symmetric tasks: STS, bitext, paraphrases; clustering always is symmetric
+    d.symmetric_sources = ()  # sources with symmetric tasks: STS, bitext, paraphrases; clustering always is
     d.negatives = n = ConfigDict()
     n.retrieval = 7  # hard negatives per retrieval query
     n.clustering = 9  # hard negatives per clustering anchor

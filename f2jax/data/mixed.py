@@ -12,6 +12,7 @@ import numpy as np
 
 from f2jax.data.dataset import AnyDataset, RowTexts
 from f2jax.data.record import Kind
+from f2jax.errors import UserError
 
 
 class MixedDataset:
@@ -54,8 +55,19 @@ class MixedDataset:
         return _join(found, len(number_b))
 
 
-def mix(datasets: Sequence[AnyDataset]) -> list[AnyDataset]:
-    """One `MixedDataset` for each kind, in the order in which the kinds first come."""
+def drawn_datasets(datasets: Sequence[AnyDataset], config) -> Sequence[AnyDataset]:
+    """Returns what batches are drawn from: the data sets, or with `data.mixed_batches` one `MixedDataset` per kind.
+
+    Raises:
+        UserError: `data.language_temperature`, which weights data sets, is set as well.
+    """
+    if not config.data.mixed_batches:
+        return datasets
+    if config.data.language_temperature:
+        raise UserError(
+            "data.language_temperature weights data sets, which data.mixed_batches joins; set it to 0, or turn "
+            "data.mixed_batches off."
+        )
     kinds = dict.fromkeys(dataset.kind for dataset in datasets)
     return [MixedDataset(kind, [dataset for dataset in datasets if dataset.kind == kind]) for kind in kinds]
 
@@ -86,6 +98,11 @@ def _join(found: Sequence[tuple[np.ndarray, RowTexts]], count: int) -> RowTexts:
                 values[s] = value
         return values
 
+    def vectors(b_s: np.ndarray, i_s: np.ndarray) -> np.ndarray:
+        first = found[0][1].vectors
+        assert first is not None
+        return np.array(read("vectors", b_s, i_s)) if len(b_s) else first(b_s, i_s)  # no texts: [0, E]
+
     is_scored = any(rows.score_bk is not None for _, rows in found)
     return RowTexts(
         joined("key_bi", 0, (width,)),
@@ -93,6 +110,6 @@ def _join(found: Sequence[tuple[np.ndarray, RowTexts]], count: int) -> RowTexts:
         joined("id_bi", 0, (width,)),
         joined("label_b", -1, ()),
         lambda b_s, i_s: read("tokens", b_s, i_s),
-        (lambda b_s, i_s: np.array(read("vectors", b_s, i_s))) if found[0][1].vectors else None,
+        vectors if found[0][1].vectors else None,
         joined("score_bk", np.nan, (width - 1,)) if is_scored else None,
     )

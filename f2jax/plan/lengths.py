@@ -10,7 +10,7 @@ import numpy as np
 from f2jax import files
 from f2jax.data.corpus import CARD, PreparedCorpus
 from f2jax.data.loader import Loader, mixture_weights, row_rules
-from f2jax.data.mixed import mix
+from f2jax.data.mixed import drawn_datasets
 from f2jax.data.mixture import select
 from f2jax.data.packing import RowShare
 from f2jax.data.shapes import RowRules, RowShape, Sample
@@ -71,7 +71,7 @@ def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
         datasets = [training for training, _ in corpus.splits()]
         datasets = [datasets[i] for i in select([d.name for d in datasets], config.data.include, config.data.exclude)]
         corpus.fetch({dataset.name for dataset in datasets})
-        drawn = mix(datasets) if config.data.mixed_batches else datasets
+        drawn = drawn_datasets(datasets, config)
         loader = Loader(drawn, config, 0, RowShare(parts, ()), mixture_weights(drawn, config))
         return summary(loader.samples, loader.rules, parts)
     lengths = read_lengths(path, config.data.max_length)

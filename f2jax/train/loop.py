@@ -18,7 +18,7 @@ from f2jax.checkpoints.best import read_metrics, scores_of
 from f2jax.checkpoints.orbax import Checkpoints, SaveTimer, TrainState, is_checkpoint_step
 from f2jax.data import loader as loader_lib
 from f2jax.data.loader import Loader
-from f2jax.data.mixed import mix
+from f2jax.data.mixed import drawn_datasets
 from f2jax.data.packing import Batch, RowShare
 from f2jax.data.prompts import write_prompts
 from f2jax.data.skip_list import SkipList
@@ -87,12 +87,12 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
 
     mesh = make_mesh(**config.mesh)
     share = RowShare(*process_share(mesh))
-    drawn = mix(training) if config.data.mixed_batches else training
+    drawn = drawn_datasets(training, config)
     loader = Loader(drawn, config, tokenizer.pad_id, share, loader_lib.mixture_weights(drawn, config))
     hosts.check_same_on_all_hosts({"shapes of packed rows": repr(loader.rules.programs)}, hosts.DATA_SECONDS)
     steps = run.check_steps(config.steps or config.epochs * loader.steps_per_epoch)
     program = Program(config, run.architecture, mesh, steps, teacher_folder.width)
-    hosts.print_once(run_table(run.architecture, loader, held_out, steps, skipped))
+    hosts.print_once(run_table(run.architecture, loader, drawn_datasets(held_out, config), steps, skipped))
     hosts.print_once(layout_report.weight_table(program.state.params))
 
     with Checkpoints(workdir, config.checkpoint, steps) as checkpoints, jax.set_mesh(mesh):

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from f2jax.data import packing
 from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.dataset import RowTexts, build_datasets, texts_of
 from f2jax.data.instructions import Instructions
 from f2jax.data.loader import Loader
-from f2jax.data.mixed import MixedDataset, mix
+from f2jax.data.mixed import MixedDataset, drawn_datasets
+from f2jax.data.packing import WHOLE, RowShare
 from f2jax.data.record import Record
+from f2jax.data.shapes import RowRules
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
+from f2jax.train.loop import train
 from tests import tiny
 from tests.data import corpora
 
@@ -89,7 +93,7 @@ def test_rows_whose_tokens_are_there_have_those_keys_too(parts):
 
 def test_there_is_one_data_set_for_each_kind_and_nothing_is_lost(folder):
     training = [training for training, _ in PreparedCorpus(folder / "corpus").splits()]
-    mixed = mix(training)
+    mixed = drawn_datasets(training, mixing(folder))
     assert [one.name for one in mixed] == ["mixed-retrieval", "mixed-clustering"]
     assert sum(map(len, mixed)) == sum(map(len, training))
     languages = sum((Counter(one.languages) for one in training), Counter())
@@ -109,11 +113,42 @@ def test_a_batch_mixes_data_sets_and_an_epoch_brings_each_row_once(parts, tmp_pa
 def test_weights_are_those_of_kinds(folder, tmp_path):
     from f2jax.data.loader import mixture_weights
 
-    mixed = mix([training for training, _ in PreparedCorpus(folder / "corpus").splits()])
-    config = tiny.config(tmp_path, **{"data.weights": ("mixed-clustering=2",)})
+    training = [training for training, _ in PreparedCorpus(folder / "corpus").splits()]
+    config = mixing(tmp_path, **{"data.weights": ("mixed-clustering=2",)})
+    mixed = drawn_datasets(training, config)
     assert mixture_weights(mixed, config) == [1.0, 2.0]
     with pytest.raises(UserError, match="pairs"):
-        mixture_weights(mixed, tiny.config(tmp_path, **{"data.weights": ("pairs=2",)}))
+        mixture_weights(mixed, mixing(tmp_path, **{"data.weights": ("pairs=2",)}))
+    with pytest.raises(UserError, match=r"language_temperature weights data sets, which data\.mixed_batches joins"):
+        drawn_datasets(training, mixing(tmp_path, **{"data.language_temperature": 2.0}))
+
+
+@pytest.mark.parametrize("own", range(4))
+def test_each_process_has_the_vectors_of_its_share_even_of_no_text(folder, tmp_path, own):
+    """Two rows in a batch of 16, on four processes: some have no text of it."""
+    splits = PreparedCorpus(folder / "corpus").splits(NumberedVectors())
+    parts = [training for training, _ in splits if training.kind == "retrieval"]
+    rows = MixedDataset("retrieval", parts).rows([0, len(parts[0])], [], 0)
+    found = [
+        packing.assemble(rows, 0, kind="retrieval", batch_size=16, rules=RowRules(32, 0), pad_id=0, share=share)
+        for share in (WHOLE, RowShare(4, (own,)))
+    ]
+    whole_se, own_se = (batch.teacher_se for batch in found)
+    assert own_se.tolist() == np.split(whole_se, 4)[own].tolist()
+
+
+def test_a_run_draws_mixed_batches_where_its_config_says_so(folder, tmp_path, capsys):
+    sources = {"data.sources": f"('corpus:{folder / 'corpus'}',)", "tokenizer.train_vocab": 0, "steps": 3}
+    config = mixing(tmp_path, **sources, **{"tokenizer.path": str(folder / "tokenizer"), "log.validate_every": 0})
+    train(config, tmp_path / "run")
+    table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    held_out = [held for _, held in PreparedCorpus(folder / "corpus").splits() if held.kind == "retrieval"]
+    assert int(table["mixed-retrieval"][-1]) == sum(map(len, held_out)) > 0
+    assert "pairs" not in table
+
+
+def mixing(folder, **changes):
+    return tiny.config(folder, **{"data.mixed_batches": True, **changes})
 
 
 def tiny_row(rows: RowTexts, b: int):
