@@ -14,7 +14,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(workdir: str | Path) -> list[dict]:
-    """Returns the lines of a workdir's metrics in order of steps, except an incomplete last one; may be empty."""
+    """Returns the lines of a workdir's metrics in order of steps, without those that are incomplete; may be empty."""
     path = files.join(workdir, METRICS_FILE)
     if not files.exists(path):
         return []

@@ -38,7 +38,7 @@ class ModelSettings:
     """Settings that are needed to use a model correctly, besides its weights and tokenizer."""
 
     max_length: int  # maximum tokens of a text, including the end token
-    prompts: dict[str, str] = field(default_factory=dict)  # {name: prompt}, with `query` and `document`
+    prompts: dict[str, str] = field(default_factory=dict)  # {name: prompt}; `query` and `document` are used by default
     matryoshka_dims: tuple[int, ...] = ()  # in descending order
     default_prompt_name: str | None = None  # name of the prompt to use by default
     similarity: str = "cosine"  # how to compare two vectors: one of settings.SIMILARITIES

@@ -130,8 +130,10 @@ class HFTokenizer(Tokenizer):
     """A `tokenizer.json`, through the `tokenizers` library."""
 
     def __init__(self, text: str, origin: str, config: dict | None = None):
-        """Args:
-        config: the content of its `tokenizer_config.json`.
+        """Parses the content of a `tokenizer.json`.
+
+        Args:
+            config: the content of its `tokenizer_config.json`.
         """
         from tokenizers import Tokenizer as Backend
 

@@ -38,8 +38,10 @@ class Encoder(AbsEncoder):
     mteb_model_meta: ModelMeta
 
     def __init__(self, encode_texts: EncodeTexts, meta: ModelMeta, variant: Variant, prompts: Prompts):
-        """Args:
-        meta: metadata of the model at full width in float32.
+        """Wraps a function from texts to vectors.
+
+        Args:
+            meta: metadata of the model at full width in float32.
         """
         self.encode_texts, self.variant = encode_texts, variant
         self.prompts_dict, self.instruction_template = prompts.instructions, prompts.template

@@ -95,7 +95,7 @@ def _held_out(name: str, rows: Sequence[Record], queries: list[str]) -> HeldOut:
 
 
 def _some(texts: Iterable[str], count: int, kept: Iterable[str] = ()) -> list[str]:
-    """Returns at most `count` of the texts, chosen and ordered by a hash, and before them all those in `kept`."""
+    """Returns `count` of the texts, or all in `kept` if they are more: those first, the others chosen by a hash."""
     first = set(kept)
     order = sorted(texts, key=lambda text: (text not in first, stable_id(text), text))
     return order[: max(count, len(first))]

@@ -46,8 +46,10 @@ class OwnTask(LocalTask):
     kind = ""  # suffix of the task's name
 
     def __init__(self, spec: str, data: Any, revision: str):
-        """Args:
-        data: data of the only subset, in the task type's form.
+        """Makes a task of one subset.
+
+        Args:
+            data: data of the only subset, in the task type's form.
         """
         self._subsets: Subsets = {"default": (UNKNOWN, data)}
         self.metadata = type(self).metadata.model_copy(

@@ -54,7 +54,7 @@ class ScoredVariant:
         return _means((tag, float(np.mean(values))) for (tag, _), values in scores.items())
 
     def types(self, tasks: Iterable[str] | None = None) -> dict[str, float]:
-        """Returns the mean over `tasks` (by default, all) for each task type, and over all types as `ALL`."""
+        """Returns the mean over `tasks` (by default, all) for each task type, and over all of them as `ALL`."""
         scores = self.tasks()
         kept = {task: scores[task] for task in (scores if tasks is None else tasks) if task in scores}
         everything = ((ALL, score) for score in kept.values())

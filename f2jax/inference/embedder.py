@@ -64,7 +64,9 @@ class Embedder:
         origin: str = "",
         truncate_dim: int | None = None,
     ):
-        """Args:
+        """Makes a model of parts that are loaded; `from_pretrained` loads one.
+
+        Args:
             mesh: devices that hold `params` and share the rows of a batch; None: one device.
             origin: folder that the model was loaded from, where `save_pretrained` refuses to write.
             truncate_dim: default number of leading dimensions that `encode` keeps; None: all.
@@ -348,7 +350,7 @@ class Embedder:
     def encode_document(self, texts: str | Iterable[str] | None = None, **options) -> Any:
         """Encodes with the model's prompt `document`, if it has one; `prompt` and `prompt_name` override it.
 
-        Unlike sentence-transformers, this does not look for prompts named `passage` or `corpus`.
+        As in sentence-transformers, a prompt named `passage` or `corpus` is used only if it is named.
         """
         return self.encode(texts, **self._with_prompt("document", options))
 

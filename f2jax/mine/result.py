@@ -107,7 +107,7 @@ class MiningSummary:
 
     @classmethod
     def of(cls, output: str, rows: MiningRows, mined: MinedBlocks, results: Path) -> "MiningSummary":
-        """Returns the sum of the counts that `write_input` wrote for each input."""
+        """Returns the sum of the counts that `ResultWriter.write` wrote for each input."""
         total = cls(output, rows.starts[-1], skipped=Counter(rows.skipped), counts=mined.counts())
         for number in range(len(rows.inputs)):
             part = files.read_json_object(_done_path(results, number))

@@ -20,7 +20,7 @@ from f2jax.errors import UserError
 from f2jax.release import golden
 from f2jax.tables import text_table
 
-BOUND, ROUNDED_BOUND = 0.999, 0.99  # lowest cosine to a golden vector that passes, also for eight-bit weights
+BOUND, ROUNDED_BOUND = 0.999, 0.99  # lowest cosine to a golden vector that passes; the second for eight-bit weights
 ROUNDED = (package.ONNX["int8"], package.GGUF["q8_0"])
 DISTRIBUTIONS = {"optimum.onnxruntime": "optimum-onnx", "optimum.intel": "optimum-intel"}  # of modules with other names
 TRANSFORMERS_JS = "@huggingface/transformers"  # the npm package

@@ -96,7 +96,7 @@ class SearchReport:
         if self.recall is not None:
             text += (
                 f"\n  recall@{options.k} against exact search by all dimensions: {self.recall:.4f} "
-                f"({'all' if self.sample == queries else self.sample} queries)"
+                f"({'all queries' if self.sample == queries else f'{self.sample:,} of the queries'})"
             )
         return text
 

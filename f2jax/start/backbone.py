@@ -23,7 +23,7 @@ GAIN = 0.3  # length that a layer adds, in units of a row: other tokens' states 
 
 
 def average_params(config: Qwen3Config, rows_ve: np.ndarray, weight_v: np.ndarray, end_id: int, seed: int = 0) -> dict:
-    """Returns parameters of a model whose embedding is the normalized, weighted mean of the rows of a text's tokens.
+    """Returns parameters of a model whose embedding is, up to its length, the weighted mean of a text's rows.
 
     Args:
         rows_ve: unit rows, float32 [V, D - 1].

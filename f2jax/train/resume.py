@@ -22,7 +22,7 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
 from f2jax.train.teacher import TEACHER
 
-# Fields and groups of the config that may change when a run resumes, because they do not affect its results.
+# Fields and groups of the config that may change when a run resumes, since they decide how it is computed, not what.
 MAY_CHANGE = (
     *("log", "checkpoint", "mesh", "model.kernel", "model.remat", "model.unroll", "model.chunk_rows"),
     *("model.compiler_options", "model.compile_ahead", "data.row_length", "data.programs"),
@@ -179,7 +179,9 @@ def find_checkpoint(name: str) -> tuple[str, int]:
 
 
 def start_architecture(config: ConfigDict, init_path: str) -> Qwen3Config:
-    """Returns the architecture: that of the initial weights, which must match `model.size` if it is set.
+    """Returns the architecture of the initial weights, which must match `model.size` if it is set.
+
+    Without initial weights it is that of `model.size`.
 
     Raises:
         UserError: they have another size, or their token table has another rank.

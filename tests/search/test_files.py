@@ -61,7 +61,7 @@ def test_vectors_are_searched_and_recall_is_printed(capsys, files, tmp_path):
     np.testing.assert_allclose([[x["score"] for x in r["found"]] for r in rows], -np.sort(-scores)[:, :5], atol=2e-6)
     assert "5 nearest of 300 documents for 20 queries" in out
     assert "first pass: 96 of 96 dimensions, float32, 9 candidates" in out
-    assert "recall@5 against exact search by all dimensions: 1.0000 (7 queries)" in out
+    assert "recall@5 against exact search by all dimensions: 1.0000 (7 of the queries)" in out
 
 
 def test_the_printed_recall_is_that_of_a_brute_force_search(capsys, files, tmp_path):

@@ -41,7 +41,7 @@ def open_source(
         columns: `NAME=COLUMN` for columns whose names f2jax does not know, such as `query=Frage`.
 
     Raises:
-        UserError: there is no such set or file, or it has unknown columns.
+        UserError: there is no such set or file, or columns are named for a source that has its own.
     """
     (origin, path, own_columns), named = _split(spec), parse_columns(columns)
     if named and origin in ("cldr", "stdlib", "beir"):
