@@ -85,7 +85,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     d.weights = ()  # "PATTERN=FACTOR": sample these data sets more or less often, e.g. ("nli*=2", "code=0.5")
     d.language_temperature = 0.0  # sample languages in proportion to share^(1/temperature); 1: as they are, 0: off
     d.draw = "permuted"  # order of the batches in an epoch: permuted, or proportional as in the reference
-    d.mixed_batches = False  # draw each batch from all data sets of a kind, mixed-KIND in data.weights, not from one
+    d.mixed_batches = False  # draw each batch from all data sets of a kind; data.weights then names mixed-KIND
     d.batch_size = 512  # queries per step, over all devices
     d.max_length = 1024  # maximum tokens of a text, including the end token; longer texts are truncated
     d.row_length = 1024  # tokens of a packed row, at least max_length; some batches use fewer, or up to twice as many

@@ -140,8 +140,8 @@ class Report:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
         share = self.useful / max(self.total, 1)
         return (
-            f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of the tokens including padding; "
-            f"peak memory {peak:.1f} GiB."
+            f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of those with "
+            f"padding; peak memory {peak:.1f} GiB."
         )
 
 
