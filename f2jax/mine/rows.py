@@ -57,7 +57,7 @@ class GroupFacts(NamedTuple):
 class MiningRows:
     """The rows of the input, in a folder. Distinct texts are numbered in the order of their first occurrence.
 
-    Queries include the row's own instruction, if any. Documents are the positives, followed by the corpus.
+    Queries include the row's own instruction, if any. Documents are the positives, followed by those of `--documents`.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ def read_mining_rows(given: MiningInput, folder: Path, across_sources: bool = Fa
         across_sources: rows of a kind are mined together, not only those of a source and kind.
 
     Raises:
-        UserError: an input or the corpus cannot be read, a kind is unknown, or there is no row to mine for.
+        UserError: an input or `--documents` cannot be read, a kind is unknown, or there is no row to mine for.
     """
     unknown = next((kind for kind in given.only if kind not in KINDS), None)
     if unknown is not None:

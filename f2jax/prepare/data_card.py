@@ -116,8 +116,8 @@ def table(card: dict) -> str:
         for d in card["datasets"]
         if d["queries_in_both_splits"]
     ]
-    lines += [f"Skipped {count:,} rows: {reason}." for reason, count in card["skipped"].items()]
-    lines += [f"In {count:,} rows: {note}." for note, count in card["noted"].items()]
+    lines += [f"Skipped {count:,} row{'s' * (count > 1)}: {reason}." for reason, count in card["skipped"].items()]
+    lines += [f"In {count:,} row{'s' * (count > 1)}: {note}." for note, count in card["noted"].items()]
     if card["identified"]:
         ranked = sorted(card["identified"].items(), key=lambda item: -item[1]["rows"])
         shares = ", ".join(f"{code} {language['share']:.1%}" for code, language in ranked[:LANGUAGES])

@@ -1,13 +1,14 @@
 """Which rows of all inputs are duplicates, found by the keys that `read_inputs.py` wrote, and their list.
 
 Which one of a set of duplicates stays depends on its content alone (`curate.dedup.rank`), so neither the order of
-inputs nor who reads them matters. Equal rows have equal ranks: the first stays. Memory: keys and their order, 24 bytes
-for each row of the corpus while they are compared, and a byte for what becomes of it.
+inputs nor who reads them matters. Equal rows have equal ranks: the first stays. Memory for each row of the corpus: 27
+to 37 bytes, the more the more keys are repeated (the keys, their order, the keys in order, and a byte for what becomes
+of the row), and 35 to 45 while near duplicates are looked for (also the numbers of the distinct rows).
 """
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,9 @@ def _mark_near(
     for band in tqdm(range(options.permutations // options.band), "near duplicates", disable=None):
         keys = _column(inputs, starts, partial(InputFolder.band, number=band))[distinct]
         places = _repeated(keys)
-        for group in np.split(distinct[places], np.flatnonzero(np.diff(keys[places])) + 1) if len(places) else ():
-            states[list(near_duplicates(map(sketch, group), options))] = IS_NEAR
+        rows, edges = distinct[places], np.flatnonzero(np.diff(keys[places])) + 1
+        for start, stop in pairwise(chain([0], edges, [len(rows)])):
+            states[list(near_duplicates(map(sketch, rows[start:stop]), options))] = IS_NEAR
 
 
 def list_duplicates(item: tuple[InputFolder, np.ndarray], options: PrepareOptions, index: Path | None) -> Path:

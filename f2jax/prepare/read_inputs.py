@@ -59,20 +59,25 @@ class InputFolder:
         """What near duplicates are found by: uint32 [rows, 2 * permutations]."""
         return _map_array(self.path("sketches"), np.dtype("<u4")).reshape(-1, 2 * options.permutations)
 
+    def is_whole(self) -> bool:
+        """Returns whether all files are there that the summary, which was written last, names."""
+        try:
+            paths = {self.path(name): size for name, size in self.summary().sizes.items()}
+        except (UserError, TypeError, KeyError):  # missing, damaged, or of an earlier version
+            return False
+        return all(path.exists() and path.stat().st_size == size for path, size in paths.items())
+
     def is_complete(self, listing: bool) -> bool:
-        """Returns whether all files are there that the summary, which was written last, names.
+        """Returns whether all files are there, in the format of this version.
 
         Args:
             listing: the list of skipped rows is needed too.
         """
-        try:
-            summary = self.summary()
-        except (UserError, TypeError, KeyError):  # missing, damaged, or of an earlier version
+        if not self.is_whole():
             return False
-        sizes = summary.sizes | {"rows": summary.rows * NUMBERS.itemsize}
-        paths = {self.path(name): size for name, size in sizes.items()}
-        whole = all(path.exists() and path.stat().st_size == size for path, size in paths.items())
-        return whole and STAY in sizes and (not listing or SKIPPED in sizes)
+        summary = self.summary()
+        here = summary.sizes.keys() >= {STAY, *[SKIPPED] * listing}
+        return here and summary.sizes.get("rows") == summary.rows * NUMBERS.itemsize
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A complete data set is not made again from the same rows with the same options. An input is read twice, for the numbers
 of its rows and for the texts of the kept ones, and not again unless it changes. Memory grows only with the distinct
-documents of the largest data set (8 bytes each), the rows of the corpus (1 byte each), and the rows of the largest
-input (8 bytes each).
+documents of the largest data set (8 bytes each), the rows of the corpus (27 to 45 bytes each while duplicates are
+looked for, 1 byte after that), and the rows of the largest input (8 bytes each).
 """
 
 import dataclasses
@@ -106,12 +106,13 @@ class _Preparation:
 
     def make(self) -> dict:
         """Reads the inputs that have not been read, makes the missing data sets, and writes the card."""
+        old = self._old_inputs()  # first, because reading may take hours
         unread = [folder for folder in self.inputs if not folder.is_complete(bool(self.listing))]
         for left in (self.output / SURVEYS).glob("*.part"):  # by a run that was killed
             shutil.rmtree(left)
         self._read(unread)
         summaries = [folder.summary() for folder in self.inputs]
-        states = self._find_duplicates()
+        states = find_duplicates([*old, *self.inputs], self.options.curate, len(old))[len(old) :]
         counts = count(summaries, states)
         plans = plan_datasets(self.inputs, states, self.options, self.tokenizer.fingerprint())
         if not plans:
@@ -135,17 +136,23 @@ class _Preparation:
         if not self.before:
             (self.output / CARD).unlink(missing_ok=True)
 
-    def _find_duplicates(self) -> list[np.ndarray]:
-        """Returns the state of each row of each input; rows that are already in the corpus are kept."""
+    def _old_inputs(self) -> list[InputFolder]:
+        """Returns the inputs of the corpus to which others are added, if any; their rows stay.
+
+        Raises:
+            UserError: their numbers are missing, or in the format of an earlier version.
+        """
         old = [InputFolder("", self.output / SURVEYS / name) for name in self.before.names] if self.before else []
-        if not all(folder.is_complete(listing=False) for folder in old):
-            raise UserError(f"{self.output} lacks a part of {SURVEYS}/; prepare it again before you add to it.")
-        return find_duplicates([*old, *self.inputs], self.options.curate, len(old))[len(old) :]
+        if unusable := [folder for folder in old if not folder.is_complete(listing=False)]:
+            earlier = all(folder.is_whole() for folder in unusable)
+            reason = "was prepared by an earlier version" if earlier else f"lacks a part of {SURVEYS}/ that is needed"
+            raise UserError(f"{self.output} {reason}; prepare it again, then add to it.")
+        return old
 
     def _read(self, inputs: Sequence[InputFolder]) -> None:
         if inputs:
             each = bytes_of_row(self.options)
-            say_once(f"{self.output / SURVEYS} keeps {each:,} bytes for good of each row that is read and stays.")
+            say_once(f"{self.output / SURVEYS} permanently takes {each:,} bytes of disk for each kept row.")
         index = self._evaluation_index() if inputs else None
         read = partial(read_input, options=self.options, listing=bool(self.listing), index=index)
         results = self.run(read, inputs)
@@ -193,7 +200,7 @@ class _Preparation:
         most, free = math.ceil(sum(sizes[: self.jobs]) / 1e6), shutil.disk_usage(self.output).free // 10**6
         say_once(
             f"{self.output / WORK} takes up to {most:,} MB until the data sets are made; {free:,} MB are free. "
-            f"{self.output / SURVEYS} keeps {math.ceil(kept / 1e6):,} MB for good."
+            f"{self.output / SURVEYS} permanently takes {math.ceil(kept / 1e6):,} MB."
         )
 
     def _list_skipped(self, target: str | Path, states: Sequence[np.ndarray]) -> None:

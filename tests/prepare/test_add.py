@@ -148,6 +148,21 @@ def test_the_command_adds(folder, capsys):
     assert "new " in capsys.readouterr().out and len(PreparedCorpus(folder / "corpus").card["datasets"]) == 4
 
 
+def test_a_corpus_whose_numbers_cannot_be_used_is_refused_before_anything_is_read(folder, monkeypatch):
+    """Those of an earlier version have 24 bytes a row."""
+    new = corpora.write(folder / "new.jsonl", corpora.rows(30, 9))
+    survey = next(path for path in (folder / "corpus/survey").iterdir())
+    monkeypatch.setattr(run, "read_input", None)
+    summary = json.loads((survey / "survey.json").read_text())
+    size = summary["sizes"]["rows"] = 24 * summary["rows"]
+    (survey / "rows").write_bytes(bytes(size))
+    with pytest.raises(UserError, match=r"corpus lacks a part of survey/ that is needed; prepare it again, then add"):
+        add(folder, new)
+    (survey / "survey.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=r"corpus was prepared by an earlier version; prepare it again, then add to it"):
+        add(folder, new)
+
+
 def test_what_cannot_be_added(folder):
     with pytest.raises(UserError, match="already has rows of the source pairs; give the new ones another source"):
         add(folder, corpora.write(folder / "pairs.jsonl", corpora.rows(30, 9)))

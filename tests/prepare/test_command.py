@@ -62,7 +62,7 @@ def test_every_option_reaches_the_card(folder, capsys):
     licences = {entry["name"]: entry["licence"] for entry in card["datasets"]}
     assert licences == {"pairs": "CC0 1.0", "colours": None, "../hostile name": None}
     printed = capsys.readouterr().out
-    assert "Skipped 1 rows: empty query." in printed and "corpus:" in printed
+    assert "Skipped 1 row: empty query." in printed and "corpus:" in printed
     assert all(sum(entry["rows"].values()) <= 30 for entry in card["datasets"])
 
 

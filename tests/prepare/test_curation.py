@@ -25,6 +25,7 @@ from tests.prepare.curate.in_memory import curate
 
 PLAIN = replace(corpora.OPTIONS, instructions=Instructions(enabled=False), validation_share=0.0)
 CURATED = replace(PLAIN, curate=Curation(excluded_sources=("sib200*",), evaluation_sets=()))
+HELD = [row["query"] for row in corpora.rows(30, 1)[20:26:2]]  # of rows that the inputs have once
 NEAR = replace(PLAIN, curate=replace(CURATED.curate, near_duplicates=0.6, band=2))
 
 
@@ -70,10 +71,14 @@ def contents(card: dict) -> dict:
 
 
 @pytest.fixture(params=[CURATED, NEAR], ids=["exact", "near"])
-def options(request):
-    if request.param is NEAR:
-        pytest.importorskip("rensa")
-    return request.param
+def options(request, tmp_path):
+    """Near duplicates are looked for together with evaluation texts, by the other alone."""
+    if request.param is CURATED:
+        return CURATED
+    pytest.importorskip("rensa")
+    (tmp_path / "held.txt").write_text("\n".join(HELD))
+    sets = {"evaluation_sets": (f"held={tmp_path}/held.txt",), "fewest_letters": 3, "ngram": 0}
+    return replace(NEAR, curate=replace(NEAR.curate, **sets))
 
 
 def test_the_rows_are_those_that_the_library_keeps_in_memory(tmp_path, options):
@@ -83,14 +88,17 @@ def test_the_rows_are_those_that_the_library_keeps_in_memory(tmp_path, options):
     assert queries(tmp_path) == rows
     assert card["skipped"] == report.skipped and card["skipped"]["exact duplicate"] == 1 + 12 + 6
     assert card["noted"] == report.noted | {"text normalized": 1}
-    assert (options is NEAR) == (card["skipped"].get("near duplicate", 0) >= 8)
+    near = options is not CURATED
+    assert near == (card["skipped"].get("near duplicate", 0) >= 8)
+    assert near == (card["skipped"].get("query is in evaluation set held (whole)", 0) >= len(HELD))
     assert card["skipped"]["source sib200-bitext is among the excluded sources (sib200*)"] == 5
 
 
 def test_the_order_of_inputs_does_not_matter(tmp_path, options):
     """Which of two equal rows stays, and in which data set, is decided by what they hold."""
-    inputs = write_inputs(tmp_path / "in")
+    inputs, options = write_inputs(tmp_path / "in"), replace(options, cap=20)
     card = corpora.make(tmp_path, inputs, options)
+    assert max(sum(entry["rows"].values()) for entry in card["datasets"]) == 20
     turned = corpora.make(tmp_path / "turned", inputs[::-1], options)
     assert contents(turned) == contents(card) and turned["skipped"] == card["skipped"]
 

@@ -179,16 +179,16 @@ def test_the_disk_that_texts_take_is_said_before_freed_by_each_data_set_and_belo
 @pytest.mark.parametrize(
     "curate", [None, Curation(evaluation_sets=()), Curation(evaluation_sets=(), near_duplicates=0.8, band=2)]
 )
-def test_what_each_row_takes_for_good_is_said_before_it_is_read_and_all_of_it_after(tmp_path, caplog, curate):
+def test_the_disk_that_a_row_takes_permanently_is_said_before_it_is_read_and_all_of_it_after(tmp_path, caplog, curate):
     if curate and curate.near_duplicates:
         pytest.importorskip("rensa")
     (path,) = corpora.write_inputs(tmp_path / "in")[:1]
     corpora.make(tmp_path, [path], replace(corpora.OPTIONS, curate=curate))
     (survey,) = (tmp_path / "corpus/survey").iterdir()
     kept = sum(file.stat().st_size for file in survey.iterdir() if file.name != read_inputs.SUMMARY)
-    before, after = (record.message for record in caplog.records if "survey keeps" in record.message)
-    assert before.endswith(f"corpus/survey keeps {kept / 80:,.0f} bytes for good of each row that is read and stays.")
-    assert after.endswith("corpus/survey keeps 1 MB for good.") and kept % 80 == 0
+    before, after = (record.message for record in caplog.records if "survey permanently" in record.message)
+    assert before.endswith(f"corpus/survey permanently takes {kept / 80:,.0f} bytes of disk for each kept row.")
+    assert after.endswith("corpus/survey permanently takes 1 MB.") and kept % 80 == 0
 
 
 def test_a_cap_keeps_the_same_rows_in_whatever_order_they_come(tmp_path):
