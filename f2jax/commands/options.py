@@ -67,6 +67,8 @@ class Arguments:
             self._add(kind, positional)
         argv = [self._current(_dashed(text)) for text in argv]
         self.overrides = [text for text in argv if config and text.startswith("--config.")]
+        if bare := next((text for text in self.overrides if "=" not in text), None):
+            raise UserError(f"{bare} has no value; write {bare}=VALUE.")  # the next word may belong to another option
         rest = [text for text in argv if text not in self.overrides]
         self._refuse(self._unknown(rest), config)  # first, because an option that seems to be missing may be mistyped
         self._values, unknown = self._parser.parse_known_args(rest)

@@ -106,7 +106,7 @@ def test_three_rows_are_trained_on_and_the_lack_of_held_out_rows_is_said(capsys,
         (
             ("Frage", "Antwort"),
             "",
-            r"faq\.csv has no column query; it has Frage, Antwort: rename one .or name it in finetune:",
+            r"faq\.csv has no column query; it has Frage, Antwort: rename one .or, to train or evaluate, name it in",
         ),
         (("Frage", "Antwort"), ",query=frage", r"has no column frage; did you mean 'Frage'\?"),
         (("question", "answer"), ",qery=question", r"The config has no option 'qery'; did you mean 'query'\?"),

@@ -141,6 +141,8 @@ def test_fields_of_a_config_are_taken_where_a_command_has_one():
     assert overrides("--config.a_b=1") == ["--config.a_b=1"]
     with pytest.raises(UserError, match="has no option '--seeed'; did you mean '--seed'"):
         overrides("--seeed=1")
+    with pytest.raises(UserError, match=r"--config\.a_b has no value; write --config\.a_b=VALUE"):
+        overrides("--known", "c", "--config.a_b", "5")
 
 
 def test_what_differs_from_its_default_is_named():

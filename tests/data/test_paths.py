@@ -184,7 +184,7 @@ def test_what_is_written_and_what_is_read_lie_apart(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending,between", [(".csv", ","), (".csv", ";"), (".tsv", "\t")])
-def test_columns_of_one_name_are_refused_unless_they_have_none(tmp_path, ending, between):
+def test_columns_of_one_name_are_refused_if_they_are_read(tmp_path, ending, between):
     def records(*names: str) -> list:
         path = tmp_path / f"x{ending}"
         path.write_text("".join(between.join(row) + "\n" for row in (names, ["1", "a", "b", "c", "2"])))
@@ -192,5 +192,6 @@ def test_columns_of_one_name_are_refused_unless_they_have_none(tmp_path, ending,
 
     with pytest.raises(UserError, match=rf"x\{ending} has several columns query; rename all but one"):
         records("", "query", "positive", "query", "")
-    (record,) = records("", "query", "positive", "note", "")
-    assert (record.query, record.positive) == ("a", "b")
+    for names in (("", "query", "positive", "note", ""), ("note", "query", "positive", "note", "note")):
+        (record,) = records(*names)
+        assert (record.query, record.positive) == ("a", "b")

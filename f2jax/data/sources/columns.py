@@ -87,7 +87,7 @@ def recognise(path: str, columns: Mapping[str, str]) -> tuple[str, dict[str, str
 
     def note(names: list[str]) -> list[str]:
         first.extend(names)
-        return names
+        return []  # rows of lines of JSON have all columns nevertheless; those of other files have the same ones
 
     rows = islice(read_named(path, SkipList(), note, columns), LOOKED_AT)
     every = list(dict.fromkeys(name for row in rows for name in row))

@@ -132,8 +132,8 @@ def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str
     """
     present = list(present)
     passage = next((name for name in ("positive", "passage") if name in present), None)
-    found = f"it has {', '.join(present) or 'none'}: rename one (or name it in finetune:…, data.columns or --columns: "
-    found += "query=COLUMN)"
+    found = f"it has {', '.join(present) or 'none'}: rename one (or, to train or evaluate, name it in finetune:…, "
+    found += "data.columns or --columns: query=COLUMN)"
     if "query" not in present:
         file = PurePosixPath(path)
         is_beir = file.name.split(".")[0] in ("corpus", "queries", "qrels")

@@ -244,9 +244,8 @@ def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending
             continue
         if not names:
             names = values
-            if twice := [name for name in names if name.strip() and names.count(name) > 1]:
+            if twice := [name for name in columns(names) if names.count(name) > 1]:
                 raise UserError(f"{path} has several columns {twice[0]}; rename all but one.")
-            columns(names)
         elif len(values) == len(names):
             yield dict(zip(names, values, strict=True))
         elif any(value.strip() for value in values):
