@@ -155,6 +155,16 @@ def test_a_source_that_is_named_twice_is_read_once_and_said(tmp_path, caplog):
     assert said == [f"{name} is named more than once, and read once." for name in (y, "cldr:kinds")]
 
 
+def test_a_file_in_two_spellings_is_read_once(tmp_path, monkeypatch):
+    write(tmp_path, "a/x.jsonl", "b/deep/y.jsonl", "b/x.jsonl")
+    (tmp_path / "a/link").symlink_to(tmp_path / "b/deep")
+    monkeypatch.chdir(tmp_path)
+    assert list_inputs(["a/x.jsonl", "./a/../a/x.jsonl"]) == [f"{tmp_path}/a/x.jsonl"]
+    assert list_inputs(["sts:a/x.jsonl", "sts:./a/x.jsonl"]) == ["sts:a/x.jsonl"]
+    for names in (["a/x.jsonl", "a/link/../x.jsonl"], ["sts:a/x.jsonl", "sts:a/x.jsonl#a,b,c"]):
+        assert len(list_inputs(names)) == 2  # .. is that of the folder to which the link leads
+
+
 @pytest.mark.parametrize("name", ["", " "])
 def test_a_blank_name_is_not_that_of_this_folder(tmp_path, monkeypatch, name):
     write(tmp_path, "x.jsonl")
@@ -178,6 +188,20 @@ def test_what_is_written_and_what_is_read_lie_apart(tmp_path, monkeypatch):
     for spec, output in (("in/x.jsonl", "in"), ("in/*.jsonl", "."), ("in", "in/../in/.")):
         with pytest.raises(UserError, match=r"in/x\.jsonl is inside the output .*, which would replace it"):
             check(spec, output)
+    for spec, output in (
+        ("*/*.jsonl", "out"),
+        ("./*/*.jsonl", "in/../out"),
+        (f"{tmp_path}/**/*.jsonl", "out"),
+        (f"{tmp_path}/**/*.jsonl", "deep/out"),
+        ("clustering:i?/*", "in/out"),
+        ("[it]*/*/*.jsonl", "iron/out"),
+    ):
+        with pytest.raises(UserError, match=r"may match files in the output .*out, which would be read with it"):
+            check(spec, output)
+    check("i?/*.jsonl", "out")
+    check("in/*.jsonl", "in/out")
+    check("*/*.jsonl", "in/deep/out")
+    check("in/**/*.jsonl", "out")
     check("in/x.jsonl", "in/out")
     check("in", "in-out")
     check("cldr:translation", "translation/out")  # the name of a set is none of a folder

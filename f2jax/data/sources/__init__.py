@@ -1,6 +1,5 @@
 """Readers of data sources: a module for each origin, which yields records. To add one, write it and list it here."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,10 @@ from f2jax.data.record import NEED_NEGATIVES, Record
 from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources import beir, cldr, labelled, schema, stdlib
 from f2jax.data.sources.columns import SENTENCES, parse_columns, read_named, recognise
-from f2jax.data.sources.paths import find_files
+from f2jax.data.sources.paths import find_files, may_match_inside
 from f2jax.errors import UserError, did_you_mean
 
+OF_FOLDERS = ("", "beir", *labelled.TASKS)  # what may be written before a local path; "": a path alone
 BUILT_IN = (*(f"cldr:{task}" for task in cldr.TASKS), "stdlib:code")
 
 
@@ -80,13 +80,26 @@ def expand(spec: str, ignored: Sequence[str] = ()) -> list[str]:
 def list_inputs(specs: Iterable[str], ignored: Sequence[str] = ()) -> list[str]:
     """Returns all inputs of sources in order, without repetitions; each is a source that is read as a whole.
 
+    Of several spellings of a path, the first is returned.
+
     Raises:
         UserError: a source is missing.
     """
-    inputs = Counter(name for spec in specs for name in ([spec] if is_single_input(spec) else expand(spec, ignored)))
-    for name in (name for name, count in inputs.items() if count > 1):
-        say_once(f"{name} is named more than once, and read once.")
-    return list(inputs)
+    inputs: dict[str, list[str]] = {}
+    for name in (name for spec in specs for name in ([spec] if is_single_input(spec) else expand(spec, ignored))):
+        inputs.setdefault(_in_full(name), []).append(name)
+    for name, *others in inputs.values():
+        if others:
+            say_once(f"{name} is named more than once, and read once.")
+    return [name for name, *_ in inputs.values()]
+
+
+def _in_full(name: str) -> str:
+    """Returns a name that all spellings of an input share: with the local path in full, without links to folders."""
+    origin, path, columns = _split(name)
+    if origin not in OF_FOLDERS or files.is_remote(path):
+        return name
+    return f"{origin}:{Path(path).parent.resolve() / Path(path).name}#{','.join(columns)}"
 
 
 def check_apart(specs: Iterable[str], inputs: Iterable[str], output: str | Path) -> None:
@@ -102,11 +115,18 @@ def check_apart(specs: Iterable[str], inputs: Iterable[str], output: str | Path)
                 f"The input {path} is inside the output {output}, which would replace it; choose another output."
             )
     for origin, path, _ in map(_split, specs):
+        if origin not in OF_FOLDERS or files.is_remote(path):
+            continue
         folder = Path(path).resolve()
-        if origin in ("", "beir", *labelled.TASKS) and folder.is_dir() and output.is_relative_to(folder):
+        if folder.is_dir() and output.is_relative_to(folder):
             raise UserError(
                 f"The output {output} is inside the input {folder}, and would be read with it the next time; choose a "
                 "folder outside."
+            )
+        if not folder.exists() and may_match_inside(path, output):
+            raise UserError(
+                f"The input {path} may match files in the output {output}, which would be read with it the next time; "
+                "choose a folder outside."
             )
 
 

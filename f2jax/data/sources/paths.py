@@ -7,7 +7,8 @@ listed in a warning, like all other files in a folder that are not read.
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 
 from f2jax import files
 from f2jax.data.skip_list import say_once
@@ -18,6 +19,7 @@ from f2jax.errors import UserError
 HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}  # as the hub names splits
 ABOUT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # written by `datasets`
 DOCUMENTATION = {"README", "LICENSE", "LICENCE"}  # files that need no warning
+WILD = re.compile(r"[*?\[]")  # by which a path is a glob
 _NAMED = 5  # most files that a message lists
 
 
@@ -65,6 +67,21 @@ def find_files(
     return chosen
 
 
+def may_match_inside(pattern: str, folder: Path) -> bool:
+    """Returns whether a glob could match a local folder, or any file in it; `**` stands for any folders.
+
+    >>> [may_match_inside(pattern, Path("/data/new")) for pattern in ("/data/*/*.csv", "/data/**/*.csv", "/data/*.csv")]
+    [True, True, False]
+    """
+    parts = PurePosixPath(pattern).parts
+    fixed = list(takewhile(lambda part: not WILD.search(part), parts))
+    globs, root = parts[len(fixed) :], Path(*fixed).resolve()
+    if not globs or not folder.is_relative_to(root):
+        return False
+    below, above_any = folder.relative_to(root).parts, list(takewhile(lambda part: part != "**", globs))
+    return ("**" in globs or len(below) <= len(globs)) and all(map(fnmatchcase, below, above_any))
+
+
 def is_hidden(inside: str) -> bool:
     """Returns whether a path inside a folder belongs to the operating system or an editor.
 
@@ -103,7 +120,7 @@ def files_inside(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = (
         elif filesystem.exists(path):
             names, root, is_folder = [path], path, False
         else:
-            wild = re.search(r"[*?\[]", path)
+            wild = WILD.search(path)
             names, is_folder = filesystem.glob(path) if wild else [], False
             root = path[: wild.start()].rpartition("/")[0] if wild else path
     start = len(root.rstrip("/")) + 1
