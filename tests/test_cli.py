@@ -352,7 +352,7 @@ def test_an_unknown_task_and_an_output_that_cannot_be_written(capsys, model, tmp
         ),
         (
             ["evaluate", "--model", "m", "--tasks", "STS12", "--output", "o"],
-            "install with pip install 'f2jax[mteb]'",
+            "all others need pip install 'f2jax[mteb]'",
         ),
         (
             ["report", "scores", "--output", "page"],
