@@ -15,7 +15,7 @@ CREATE_FLAGS=${CREATE_FLAGS:-}     # further flags of `queued-resources create`,
 BUCKET=${BUCKET:-}                 # gs://my-bucket/f2jax, in the region of the zone: workdirs, corpora, releases
 DATA=${DATA:-}                     # gs:// folder that set-up copies to DATA_DIR on every worker; empty: none
 DATA_DIR=${DATA_DIR:-/tmp/f2jax-data}                # a prepared corpus is read from a local folder
-WORKER_ENV=${WORKER_ENV:-}         # NAME=VALUE … for the command on the workers, e.g. LIBTPU_INIT_ARGS=…; no secrets
+WORKER_ENV=${WORKER_ENV:-}         # NAME=VALUE … for the command on the workers, e.g. LIBTPU_INIT_ARGS='--a=1 --b=2'; no secrets
 
 PYTHON_VERSION=${PYTHON_VERSION:-3.12}               # uv brings it; the one of the TPU images is older than f2jax needs
 EXTRAS=${EXTRAS:-tpu,eval}         # of setup.py, installed on the workers

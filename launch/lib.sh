@@ -43,7 +43,7 @@ only_dry_run() {
 # ---- settings ----------------------------------------------------------------
 
 settings() {
-    local file=${F2JAX_ENV:-$LAUNCH/env.sh} name word
+    local file=${F2JAX_ENV:-$LAUNCH/env.sh} name word words
     [ -z "${F2JAX_ENV:-}" ] || [ -f "$F2JAX_ENV" ] || die "F2JAX_ENV names $F2JAX_ENV, and there is no such file."
     # shellcheck source=env.example.sh
     if [ -f "$file" ]; then . "$file"; else . "$LAUNCH/env.example.sh"; fi
@@ -64,9 +64,13 @@ settings() {
     for name in POLL ${PRICE:+PRICE}; do
         [[ ${!name} =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "$name=${!name} should be a number."
     done
-    for word in $WORKER_ENV; do
+    words=$(printf '%s' "$WORKER_ENV" | xargs printf '%s\n' 2>/dev/null) || die "WORKER_ENV has a quote that does not end."
+    worker_env=()
+    while IFS= read -r word; do
+        [ -n "$word" ] || continue # of an empty list
         [[ $word =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || die "WORKER_ENV has the word $word; it is a list of NAME=VALUE."
-    done
+        worker_env+=("$word")
+    done <<<"$words"
     tpu_type
 }
 

@@ -31,8 +31,7 @@ settings
 need_gcloud
 [ "$1" != train ] || check_config "${@:2}"
 
-# shellcheck disable=SC2206  # WORKER_ENV is a list of words
-command=($WORKER_ENV)
+command=(${worker_env[@]+"${worker_env[@]}"})
 if [ -n "${ONE:-}" ] && [ "$WORKERS" -gt 1 ]; then
     command+=(JAX_PLATFORMS=cpu) # the chips of a slice start together or not at all
 fi
@@ -71,7 +70,10 @@ start() {
     "$LAUNCH/create.sh" || return $?
     "$LAUNCH/setup.sh" || return $?
     say "$(date '+%F %T') starting on $WORKERS workers."
-    on_workers "bash ~/f2jax/launch/worker.sh start$(quoted "${command[@]}")" || return "$TEMPORARY"
+    # Where programs lie is no part of the command, by which a run is known.
+    on_workers "${F2JAX_COMPILED:+env$(quoted "F2JAX_COMPILED=$F2JAX_COMPILED") }bash ~/f2jax/launch/worker.sh start$(
+        quoted "${command[@]}"
+    )" || return "$TEMPORARY"
 }
 
 # Look at the workers until the run has ended; sets outcome.

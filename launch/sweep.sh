@@ -69,12 +69,7 @@ else
     where="$slices x $CHIPS chips of $TPU_TYPE ($CAPACITY)"
 fi
 
-cache=JAX_COMPILATION_CACHE_DIR # runs that differ in their seed or data run the same programs
-if [ -n "$here" ]; then
-    export $cache="${JAX_COMPILATION_CACHE_DIR:-$workdir/compiled}"
-else
-    case " ${WORKER_ENV:-}" in *" $cache="*) ;; *) export WORKER_ENV="${WORKER_ENV:-} $cache=$workdir/compiled" ;; esac
-fi
+export F2JAX_COMPILED=$workdir/compiled # runs that differ in their seed or data run the same programs
 
 # All combinations; each is its overrides, one a line.
 runs=('')

@@ -21,6 +21,7 @@ from f2jax.errors import Restart, UserError
 CACHE = "F2JAX_CACHE"  # environment variable: the folder of all copies
 TOGETHER = 16  # files that are copied at a time
 BLOCK = 2**20  # bytes
+LOCK = ".lock"  # in the folder of a copy, and in that of each of its versions
 VERSIONS = "@"  # first letter of the folder of each version of a copy
 _in_use: dict[Path, TextIO] = {}  # versions that this process may read until it ends, with a shared lock
 
@@ -127,18 +128,22 @@ class LocalCopy:
     def _follow_earlier_versions(self) -> None:
         """Takes over what has not changed, and removes the versions that no process uses.
 
-        Before copies had versions, they lay in the folder that holds these now.
+        Before copies had versions, they lay in the folder that holds these now, with shards of any upload. Copies of
+        folders inside this one have locks of their own.
         """
         unversioned = self.folder.parent
-        for name in self._objects:
-            if (path := unversioned / name).is_file():
-                if self._is_there(name, unversioned):
+        for place, folders, names in os.walk(unversioned):
+            where = Path(place)
+            folders[:] = [x for x in folders if not x.startswith(VERSIONS) and not (where / x / LOCK).exists()]
+            for path in (where / name for name in names if name != LOCK):
+                name = path.relative_to(unversioned).as_posix()
+                if name in self._objects and self._is_there(name, unversioned):
                     (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                     path.rename(self.folder / name)
                 else:
                     path.unlink()
-                with suppress(OSError):  # one that is not empty stays
-                    os.removedirs(path.parent)
+            with suppress(OSError):  # one that is not empty stays
+                os.removedirs(where)
         for earlier in self.folder.parent.glob(f"{VERSIONS}*"):
             if earlier == self.folder:
                 continue
@@ -183,7 +188,7 @@ def checksum(path: Path) -> str:
 
 def _lock_file(folder: Path, how: int) -> TextIO:
     """Returns the open lock of a folder, which lets go when it is closed."""
-    file = (folder / ".lock").open("w")
+    file = (folder / LOCK).open("w")
     try:
         fcntl.flock(file, how)
     except OSError:

@@ -4,6 +4,7 @@ restarted run compiles nothing.
 
 import hashlib
 import math
+import os
 import platform
 import threading
 from collections.abc import Callable, Hashable, Mapping
@@ -26,6 +27,7 @@ from f2jax.train.step import DeviceBatch, Teacher
 A = TypeVar("A", bound="Ahead")
 
 FOLDER = "compiled"
+SHARED = "F2JAX_COMPILED"  # environment variable: a folder for several runs in its place
 _chosen = ""  # the cache of the last run in this process
 
 
@@ -33,17 +35,18 @@ def keep_compiled(workdir: str | Path) -> None:
     """Sets up JAX's compilation cache in `compiled/` of a workdir, for programs that take over a second to compile.
 
     JAX identifies a program by its operations, the compiler's version and options, and the devices; the first process
-    writes for all. Programs for a CPU also depend on its instructions, so each kind of CPU has a folder. A cache that
-    the user has set up, for example by JAX_COMPILATION_CACHE_DIR, is kept.
+    writes for all. Programs for a CPU also depend on its instructions, so each kind of CPU has a folder. Runs of a
+    sweep share the folder that the environment variable F2JAX_COMPILED names. A cache that the user has set up, for
+    example by JAX_COMPILATION_CACHE_DIR, is kept.
     """
     global _chosen
     settings = jax.config.values
     if settings["jax_compilation_cache_dir"] not in (None, "", _chosen) or not settings["jax_enable_compilation_cache"]:
         return
     devices = cpu_name() if jax.default_backend() == "cpu" else jax.default_backend()
-    _chosen = files.join(files.join(workdir, FOLDER), devices)
+    _chosen = files.join(os.environ.get(SHARED) or files.join(workdir, FOLDER), devices)
     jax.config.update("jax_compilation_cache_dir", _chosen)
-    if files.is_remote(workdir):  # XLA writes what it measures on a GPU to local files alone, and fails with others
+    if files.is_remote(_chosen):  # XLA writes what it measures on a GPU to local files alone, and fails with others
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     compilation_cache.reset_cache()  # what was compiled before has settled that there is none
 

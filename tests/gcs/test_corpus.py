@@ -151,13 +151,16 @@ def test_a_copy_from_before_there_were_versions_becomes_one(remote, tmp_path, co
     for name in os.listdir(version):
         (version / name).rename(root / name)
     version.rmdir()
-    (root / row).write_bytes(b"of an earlier upload")
+    inside = root / "another copy"
+    for path in (root / row, root / f"{row}-of-another-upload", root / "old/x", inside / ".lock", inside / "@1/x"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"of an earlier upload")
     local_copy._in_use.clear()
     copied()
     again = PreparedCorpus(f"{remote}/corpus")
     again.fetch()
     assert copied() == [f"data/corpus/{row}"] and (again.folder / row).stat().st_size > 100
-    assert sorted(os.listdir(root)) == [".lock", version.name]
+    assert sorted(os.listdir(root)) == [".lock", version.name, inside.name] and (inside / "@1/x").exists()
 
 
 def test_an_interrupted_copy_goes_on(remote, monkeypatch, copied):

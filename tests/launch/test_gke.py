@@ -25,12 +25,12 @@ def test_run_sends_this_commit_and_restarts_what_a_restart_can_mend(launch):
     keep = 'for word; do case $word in --script-dir=*) cp -r "${word#*=}" "$CLOUD/sent" ;; esac; done'
     launch.program(launch.cloud / "bin/xpk", f'printf "%s\\n" "$@" >"$CLOUD/xpk"; {keep}')
     (launch.checkout / "runs").mkdir()  # ignored by git
-    assert launch("gke.sh", "run", "nano-1", *TRAIN, WORKER_ENV="A=1").returncode == 0
+    assert launch("gke.sh", "run", "nano-1", *TRAIN, WORKER_ENV="A='1 2'").returncode == 0
     words = launch.read("xpk")
     assert {"--workload=nano-1", "--max-restarts=2", "--restart-on-exit-codes=70,75"} <= set(words)
     assert next(word for word in words if word.startswith("--command=")) == (
-        "--command=pip install -q '.[tpu,eval]' || exit 75; exec env A=1 f2jax train --config configs/nano.py:stage=1"
-        " --workdir gs://b/x '--config.x=('\\''it'\\'''\\''s'\\'',)'"
+        "--command=pip install -q '.[tpu,eval]' || exit 75; exec env A='1 2' f2jax train --config"
+        " configs/nano.py:stage=1 --workdir gs://b/x '--config.x=('\\''it'\\'''\\''s'\\'',)'"
     )
     sent = launch.cloud / "sent"
     assert (sent / "COMMIT").read_text().strip() == launch.git("rev-parse", "HEAD")

@@ -24,6 +24,12 @@ def test_the_settings_of_the_workers_come_before_the_command(launch):
     assert text.startswith("A=1 B=2 f2jax train --config")
 
 
+def test_a_setting_of_the_workers_may_have_spaces_in_quotes(launch):
+    launch.program(launch.cloud / "worker-bin/f2jax", 'echo "$A|$LIBTPU_INIT_ARGS" >>"$CLOUD/flags"')
+    assert launch("run.sh", *COMMAND, WORKER_ENV="LIBTPU_INIT_ARGS='--a=1 --b=2' A=x").returncode == 0
+    assert launch.read("flags") == 2 * ["x|--a=1 --b=2"]
+
+
 def test_a_user_error_ends_the_run_and_is_shown(launch):
     """f2jax ends with 1 on one worker; the other would wait for it."""
     launch.plan("hang", worker1="1")

@@ -58,7 +58,7 @@ def test_every_setting_that_a_script_reads_stands_in_the_example():
         "PYTHONPATH",
     }
     own |= {"F2JAX_ENV", "ACCELERATOR", "RUNTIME", "CHIPS", "WORKERS", "BASH_SOURCE", "JAX_PLATFORMS", "PYTHONPATH"}
-    own |= {"JAX_COMPILATION_CACHE_DIR"}
+    own |= {"F2JAX_COMPILED"}
     example = (ROOT / "launch/env.example.sh").read_text()
     settings = set(re.findall(r"^([A-Z_]+)=", example, re.M))
     text = "".join(path.read_text() for path in [*SCRIPTS, ROOT / "launch/lib.sh"])
@@ -80,6 +80,7 @@ def test_every_setting_that_a_script_reads_stands_in_the_example():
         ("POLL", "1m", "POLL=1m should be a number."),
         ("PRICE", "$4.20", "PRICE=$4.20 should be a number."),
         ("WORKER_ENV", "A=1 --flag", "WORKER_ENV has the word --flag; it is a list of NAME=VALUE."),
+        ("WORKER_ENV", "A='1 2", "WORKER_ENV has a quote that does not end."),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_before_anything_is_asked(launch, setting, value, message):

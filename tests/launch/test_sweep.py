@@ -29,17 +29,20 @@ def test_each_combination_is_trained_once_in_a_workdir_of_its_own(launch):
     assert done.stdout.count("done  gs://bucket/sweep/") == 4
 
 
-@pytest.mark.parametrize("own", ["", " JAX_COMPILATION_CACHE_DIR=gs://bucket/mine"])
-def test_the_runs_of_a_sweep_share_their_compiled_programs(launch, own):
-    done = launch(*SWEEP, "--dry_run", *GRID, WORKER_ENV=f"A=1{own}")
-    shared = own or " JAX_COMPILATION_CACHE_DIR=gs://bucket/sweep/compiled"
-    assert done.stderr.count(f"start A=1{shared} f2jax train ") == 4
+def test_the_runs_of_a_sweep_share_their_compiled_programs_and_their_commands_do_not_say_so(launch):
+    """So that sweeps that began before they did can be followed."""
+    launch.machines(1)
+    launch.program(launch.cloud / "worker-bin/f2jax", 'echo "$A $F2JAX_COMPILED" >>"$CLOUD/folders"')
+    assert launch(*SWEEP, "--grid", "seed=0,1", TPU_TYPE="v5p-8", WORKER_ENV="A=1").returncode == 0
+    assert launch.read("folders") == 2 * ["1 gs://bucket/sweep/compiled"]
+    command = (launch.cloud / "machines/0/f2jax-run/command").read_text()
+    assert command.startswith("A=1 f2jax train ") and "compiled" not in command
 
 
 def test_the_runs_of_a_local_sweep_share_them_too(launch):
-    local_f2jax(launch, 'echo "$JAX_COMPILATION_CACHE_DIR" >>"$CLOUD/caches"')
-    assert launch(*LOCAL, *GRID, JAX_COMPILATION_CACHE_DIR="").returncode == 0
-    assert launch.read("caches") == 4 * ["runs/here/compiled"]
+    local_f2jax(launch, 'echo "$F2JAX_COMPILED $JAX_COMPILATION_CACHE_DIR" >>"$CLOUD/folders"')
+    assert launch(*LOCAL, *GRID, JAX_COMPILATION_CACHE_DIR="own").returncode == 0
+    assert launch.read("folders") == 4 * ["runs/here/compiled own"]
 
 
 def test_a_run_that_failed_is_reported_and_tried_again_while_the_others_are_skipped(launch):

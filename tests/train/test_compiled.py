@@ -64,6 +64,12 @@ def test_each_kind_of_cpu_has_a_folder(no_cache, tmp_path):
     assert jax.config.jax_compilation_cache_dir == f"{tmp_path}/compiled/{cpu_name()}"
 
 
+def test_each_kind_of_cpu_has_one_in_a_folder_for_several_runs_too(no_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("F2JAX_COMPILED", f"{tmp_path}/sweep")
+    keep_compiled(tmp_path / "run")
+    assert jax.config.jax_compilation_cache_dir == f"{tmp_path}/sweep/{cpu_name()}"
+
+
 # Ahead
 
 
