@@ -3,12 +3,13 @@
     python -m benchmarks.input_pipeline start       # 500 data sets, 60 million rows, an index made up here
     python -m benchmarks.input_pipeline batches     # the recipe's batch: 512 x (2 + 7) texts of 64 to 256 tokens
     python -m benchmarks.input_pipeline profile     # the same, and where the time goes
-    python -m benchmarks.input_pipeline hosts       # the share of this work that each of 1, 2 and 4 hosts does
+    python -m benchmarks.input_pipeline hosts       # the share of this work that each of 1, 2, 4 and 16 hosts does
     python -m benchmarks.input_pipeline prepare     # peak memory and speed of `f2jax prepare`, curation off and on
     python -m benchmarks.input_pipeline steps       # what each step of curation costs
     python -m benchmarks.input_pipeline decontaminate  # rows of 24 negatives against 10 million characters; memory
 
-Times are CPU seconds of this process, so that other work on the machine does not count.
+Times are CPU seconds of the process that does the work (`hosts`: of the slowest of several), so that waiting for other
+work on the machine does not count.
 """
 
 import argparse

@@ -17,7 +17,7 @@ OBJECTIVES = {
     "projected": {"distill": "cosine", "distill_projection": True},  # jina-embeddings-v5's (recipe 6.4)
     "nested": {"distill_matryoshka": True},
     "scores": {"distill_hard_weight": 1.0},  # in addition to the recipe's
-    "margins": {"distill_margin_weight": 1.0},  # in addition to the recipe's
+    "margins": {"distill_margin_weight": 0.01},  # likewise; squares of cosines over 0.05 are large
     "in_batch": {"distill_in_batch_weight": 1.0},  # in addition to the recipe's
     "texts": {"distill_texts_weight": 1.0},  # in addition to the recipe's
     "spread": {"spread_weight": 1.0},  # in addition to the recipe's

@@ -268,7 +268,9 @@ class Loader:
     def samples(self) -> list[Sample]:
         """The lengths of the texts of some batches of each data set, or of the most frequent ones if there are many.
 
-        They are evenly spaced rows, so that runs with other seeds have the same shapes, and find their programs.
+        They are evenly spaced rows, so that runs on a prepared corpus have the same shapes with any seed, and find each
+        other's programs. On files the seed also decides on the rows that are held out, and on what a tokenizer is
+        trained on.
         """
         shares = [row["share"] for row in self.mixture.table()]
         order = sorted(range(len(shares)), key=lambda i: -shares[i])

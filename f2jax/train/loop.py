@@ -78,7 +78,8 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     held_out = [held for _, held in validated]
     check_held_out(config.checkpoint.best_metric, held_out)
     kinds, scored = {rows.name: rows.kind for rows in training}, {rows.name for rows in training if rows.is_scored}
-    terms.check_learned(config.loss, kinds, bool(teacher_folder.width), scored)
+    bare = {*kinds.values()} - {r.kind for r in training if r.max_negatives and config.data.negatives.get(r.kind, 0)}
+    terms.check_learned(config.loss, kinds, bool(teacher_folder.width), scored, bare)
     fingerprints = loader_lib.data_fingerprints(tokenizer, training) | teacher_folder.fingerprints()
     hosts.check_same_on_all_hosts(fingerprints, hosts.DATA_SECONDS)
     run.keep(config, fingerprints, tokenizer)

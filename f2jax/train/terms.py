@@ -27,6 +27,7 @@ class Term:
     loss: Callable  # (student, relations, config) → scalar
     weight: str  # the field of `LossConfig` that holds it; 0: the term is not computed
     kinds: tuple[str, ...] = PAIRED  # of the rows that it is taken of
+    negatives: bool = False  # it needs rows with negatives, and is 0 without
     scored: bool = False  # it needs rows with scores of a reranker
     distills: bool = False  # it needs a teacher, and is taken at the full width alone unless `distill_matryoshka`
 
@@ -36,17 +37,17 @@ class Term:
 
 
 TERMS = (
-    Term("hard", losses.hard_term, "contrastive_weight"),
+    Term("hard", losses.hard_term, "contrastive_weight", negatives=True),
     Term("in_batch", losses.in_batch_term, "contrastive_weight", RETRIEVAL),
-    Term("shared", losses.shared_term, "shared_negatives_weight", RETRIEVAL),
+    Term("shared", losses.shared_term, "shared_negatives_weight", RETRIEVAL, negatives=True),
     Term("queries", losses.query_term, "query_query_weight", RETRIEVAL),
     Term("documents", losses.document_term, "document_document_weight", RETRIEVAL),
-    Term("scores", distill.given_score_term, "score_weight", scored=True),
-    Term("score_margins", distill.given_margin_term, "score_margin_weight", scored=True),
+    Term("scores", distill.given_score_term, "score_weight", negatives=True, scored=True),
+    Term("score_margins", distill.given_margin_term, "score_margin_weight", negatives=True, scored=True),
     Term("spread", losses.spread_term, "spread_weight", KINDS),
     Term("distill", distill.embedding_term, "distill_weight", KINDS, distills=True),
-    Term("distill_hard", distill.hard_score_term, "distill_hard_weight", distills=True),
-    Term("distill_margins", distill.margin_term, "distill_margin_weight", distills=True),
+    Term("distill_hard", distill.hard_score_term, "distill_hard_weight", negatives=True, distills=True),
+    Term("distill_margins", distill.margin_term, "distill_margin_weight", negatives=True, distills=True),
     Term("distill_in_batch", distill.in_batch_score_term, "distill_in_batch_weight", distills=True),
     Term("distill_texts", distill.text_score_term, "distill_texts_weight", KINDS, distills=True),
 )
@@ -107,7 +108,11 @@ def batch_loss(
 
 
 def check_learned(
-    group: Mapping[str, Any], kinds: Mapping[str, str], has_teacher: bool, scored: Collection[str] = ()
+    group: Mapping[str, Any],
+    kinds: Mapping[str, str],
+    has_teacher: bool,
+    scored: Collection[str] = (),
+    bare: Collection[str] = (),
 ) -> None:
     """Raises UserError where no term learns from the rows of a data set; to be spread out alone is to learn nothing.
 
@@ -115,6 +120,7 @@ def check_learned(
         group: `loss` of a config.
         kinds: of the rows of each data set.
         scored: the data sets that have scores of a reranker.
+        bare: the kinds of rows that have no negatives in this run.
     """
     for term in TERMS:
         if term.scored and group[term.weight] and not scored:
@@ -124,6 +130,8 @@ def check_learned(
     for name, kind in kinds.items():
         terms = [term for term in TERMS if kind in term.kinds and term.name != "spread"]
         terms = [term for term in terms if name in scored or not term.scored]
+        needy = [term for term in terms if term.negatives and kind in bare]
+        terms = [term for term in terms if term not in needy]
         if any(group[term.weight] and (has_teacher or not term.distills) for term in terms):
             continue
         own, taught = (
@@ -131,6 +139,7 @@ def check_learned(
             for distills in (False, True)
         )
         raise UserError(
-            f"No term of the loss learns from the data set {name}, whose kind is {kind}; set {own}{own and ', or '}"
+            f"No term of the loss learns from the data set {name}, whose kind is {kind}"
+            f"{f' and which has no negatives (see data.negatives.{kind})' if needy else ''}; set {own}{own and ', or '}"
             f"teacher.path or teacher.cache with {taught}, or leave it out by data.exclude."
         )

@@ -89,12 +89,17 @@ def test_all_batches_of_an_epoch_and_held_out_ones_run_the_programs_chosen_at_th
     assert {(batch.kind, batch.rows) for batch in batches} == chosen
 
 
-def test_runs_with_another_seed_have_the_same_programs(loader, tmp_path):
+def test_runs_on_a_corpus_with_another_seed_have_the_same_programs(tmp_path):
     """So they find each other's compiled ones; their batches differ."""
-    other = Loader(loader.datasets, tiny.config(tmp_path, seed=1), loader.pad_id)
-    lengths = [[sample.lengths_u.tolist() for sample in one.samples] for one in (loader, other)]
-    assert lengths[0] == lengths[1] and other.rules == loader.rules
-    assert not same(loader.batch(0), other.batch(0))
+    corpora.make(tmp_path)
+    found = []
+    for seed in (0, 1):
+        config = tiny.config(tmp_path, seed=seed, **{"data.sources": f"('corpus:{tmp_path}/corpus',)"})
+        tokenizer, splits = loader_lib.load_data(config, "", "", 10_000, SkipList())
+        found.append(Loader([training for training, _ in splits], config, tokenizer.pad_id))
+    lengths = [[sample.lengths_u.tolist() for sample in one.samples] for one in found]
+    assert lengths[0] == lengths[1] and found[0].rules == found[1].rules
+    assert not same(found[0].batch(0), found[1].batch(0))
 
 
 def test_the_sampled_batches_are_full_ones_of_rows_from_everywhere(loader):

@@ -141,6 +141,23 @@ def test_labelled_rows_learn_nothing_from_terms_of_retrieval(name, kind):
         check_learned(group, {"topics": kind}, has_teacher=False)
 
 
+@pytest.mark.parametrize("weight", ["distill_margin_weight", "distill_hard_weight", "shared_negatives_weight"])
+def test_rows_without_negatives_learn_nothing_from_terms_that_need_them(weight):
+    group = configs.load("common").loss.to_dict() | {"contrastive_weight": 0.0, "distill_weight": 0.0, weight: 1.0}
+    check_learned(group, {"pairs": "retrieval"}, has_teacher=True, bare={"clustering"})
+    message = r"pairs, whose kind is retrieval and which has no negatives \(see data.negatives.retrieval\); set loss"
+    with pytest.raises(UserError, match=message):
+        check_learned(group, {"pairs": "retrieval"}, has_teacher=True, bare={"retrieval"})
+    group["contrastive_weight"] = 1.0  # in-batch negatives
+    check_learned(group, {"pairs": "retrieval"}, has_teacher=True, bare={"retrieval"})
+
+
+def test_a_run_without_negatives_from_which_nothing_is_learned_is_refused(tmp_path):
+    changes = {"data.negatives.clustering": 0, "data.include": "('colours',)"}
+    with pytest.raises(UserError, match=r"data set colours, .* no negatives \(see data\.negatives\.clustering\)"):
+        train(tiny.config(tmp_path, **changes), tmp_path / "run")
+
+
 def test_texts_alone_are_spread_out():
     """Vectors at 60 degrees: a squared cosine of a quarter."""
     q_be, nothing = jnp.array([[1.0, 0], [1, 3**0.5], [9, 9]]), jnp.zeros((0, 2))
