@@ -64,8 +64,9 @@ settings() {
     for name in POLL ${PRICE:+PRICE}; do
         [[ ${!name} =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "$name=${!name} should be a number."
     done
-    words=$(printf '%s' "$WORKER_ENV" | xargs printf '%s\n' 2>/dev/null) || die "WORKER_ENV has a quote that does not end."
-    worker_env=()
+    worker_env=() words=
+    [ -z "$WORKER_ENV" ] || words=$(printf '%s' "$WORKER_ENV" | xargs printf '%s\n' 2>/dev/null) ||
+        die "WORKER_ENV has a quote that does not end."
     while IFS= read -r word; do
         [ -n "$word" ] || continue # of an empty list
         [[ $word =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || die "WORKER_ENV has the word $word; it is a list of NAME=VALUE."
