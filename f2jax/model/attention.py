@@ -19,21 +19,21 @@ from f2jax.model.attention_triton import attention_on_gpu
 from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
 from f2jax.parallel import sharding
 
-LONG_ROW = 1_024  # tokens of a row that a CPU computes in blocks, and longer ones
+LONG_ROW = 1_024  # tokens; a CPU computes rows of at least this length in blocks
 
 
 def attention(q_btnh, k_btkh, v_btkh, segments_bt, kernel: str = "auto"):
     """Returns causal attention within segments, with grouped query heads (recipe 6.1).
 
     Args:
-        q_btnh: queries [B, T, N, H], times H^-0.5.
+        q_btnh: queries [B, T, N, H], already multiplied by H^-0.5.
         k_btkh: keys [B, T, K, H], where K divides N.
         v_btkh: values [B, T, K, H].
         segments_bt: int32 [B, T]; 0 is padding.
         kernel: `auto`, or a name in `KERNELS`.
 
     Returns:
-        [B, T, N, H] in the type of the queries; the softmax runs in float32.
+        [B, T, N, H] in the type of the queries; the softmax is computed in float32.
 
     Raises:
         UserError: the kernel is unknown, or does not support these shapes.
@@ -48,7 +48,7 @@ def check_kernel(kernel: str) -> None:
 
 
 def check_kernel_fits(kernel: str, head_dim: int, platform: str | None = None) -> None:
-    """Raises UserError where a kernel is for another platform than the one compiled for, or not for such heads."""
+    """Raises UserError if a kernel does not support the platform that is compiled for, or heads of this size."""
     platform = platform or sharding.platform()
     if (needed := PLATFORMS.get(kernel, platform)) != platform:
         raise UserError(
@@ -79,17 +79,17 @@ def choose_kernel(kernel: str, q_btnh, platform: str | None = None) -> str:
 
 
 def segment_mask(segments_bt, start: int, end: int):
-    """Returns bool [B, end - start, end]: whether position t of `start` to `end` attends to position u."""
+    """Returns a bool mask [B, end - start, end]: whether position t, from `start` to `end`, attends to position u."""
     causal_tu = jnp.arange(start, end)[:, None] >= jnp.arange(end)
     return causal_tu & (segments_bt[:, start:end, None] == segments_bt[:, None, :end])
 
 
 def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
-    """Plain XLA on any platform, with the layout that is fastest on a CPU.
+    """Computes attention in plain XLA on any platform, in the layout that is fastest on a CPU.
 
     Heads come before positions, and the queries of a group are the rows (g, t) of one product. On a CPU the queries
-    are split into about four blocks, each with the keys up to its end: three eighths of the scores are never computed,
-    and those of a block stay in the processor's cache.
+    are split into about four blocks, each with the keys up to its end, so three eighths of the scores are never
+    computed, and those of a block stay in the processor's cache.
     """
     batch, length, heads, head_dim = q_btnh.shape
     kv_heads = k_btkh.shape[2]
@@ -114,10 +114,11 @@ def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
 
 
 def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):
-    """cuDNN on an NVIDIA GPU. `is_causal` in addition to the mask lets the kernel skip half of the tiles.
+    """Computes attention with cuDNN on an NVIDIA GPU.
 
-    The remat policies recognise its results by the name of the primitive: the backward pass needs more of them than
-    the output, which is all that could be named here.
+    `is_causal` in addition to the mask lets the kernel skip half of the tiles. The remat policies recognise its results
+    by the name of the primitive, because the backward pass needs more than the output, and only that could be named
+    here.
     """
     same_bntu = (segments_bt[:, :, None] == segments_bt[:, None, :])[:, None]
     return jax.nn.dot_product_attention(
@@ -126,9 +127,9 @@ def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):
 
 
 def on_each_device(kernel: Callable, interpret: bool, q_btnh, k_btkh, v_btkh, segments_bt):
-    """Runs a Pallas kernel, on each device with its own rows and heads; the compiler cannot split a kernel.
+    """Runs a Pallas kernel on each device with its own rows and heads, because the compiler cannot split a kernel.
 
-    Rows of other lengths than multiples of a TPU's lanes are padded for the kernel alone.
+    Rows whose length is not a multiple of a TPU's lanes are padded for the kernel only.
     """
     length = q_btnh.shape[1]
     run = functools.partial(kernel, interpret=interpret)
@@ -148,7 +149,7 @@ def pad_to_lanes(x_bt):
 
 
 def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
-    """JAX's splash kernel, on one device."""
+    """Runs JAX's splash attention kernel on one device."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -176,7 +177,7 @@ def _splash(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool):
 
 
 def splash_block(length: int) -> int:
-    """Returns the side of a tile of positions: larger than the kernel's default, and within its memory.
+    """Returns the side of a tile in positions: larger than the kernel's default where possible, and within its memory.
 
     >>> splash_block(768)
     384
@@ -185,14 +186,14 @@ def splash_block(length: int) -> int:
 
 
 TPU_KERNELS: dict[str, Callable] = {
-    "segments": attention_by_segments,  # computes the tiles that texts lie in
-    "splash": _splash,  # of JAX, all tiles below the diagonal, rows of any length
+    "segments": attention_by_segments,  # computes only the tiles that texts cover
+    "splash": _splash,  # from JAX; computes all tiles below the diagonal, in rows of any length
 }
-PALLAS_KERNELS = TPU_KERNELS | {"triton": attention_on_gpu}  # NVIDIA GPU; the tiles that texts lie in
-PLATFORMS = dict.fromkeys(TPU_KERNELS, "tpu") | {"triton": "gpu"}  # the only ones that these are compiled for
+PALLAS_KERNELS = TPU_KERNELS | {"triton": attention_on_gpu}  # NVIDIA GPU; only the tiles that texts cover
+PLATFORMS = dict.fromkeys(TPU_KERNELS, "tpu") | {"triton": "gpu"}  # the only one that each is compiled for
 KERNELS: dict[str, Callable] = {
     "xla": _xla,  # any platform, any shape
-    "blocks": attention_in_blocks,  # likewise, in memory linear in the length of a row
+    "blocks": attention_in_blocks,  # likewise; memory grows linearly with the length of a row
     "cudnn": _cudnn,  # NVIDIA GPU, 16-bit types
     **{name: functools.partial(on_each_device, kernel, False) for name, kernel in PALLAS_KERNELS.items()},
     # any platform; for tests

@@ -1,10 +1,11 @@
-"""Attention in blocks with a running softmax: memory that grows with the length of a row, not with its square.
+"""Attention in blocks with a running softmax: memory grows with the length of a row, not with its square.
 
 The scores of a block of queries and a block of keys exist only while they are needed, in the processor's cache; blocks
-of keys after the queries are skipped. The backward pass computes the scores again from the logarithms of their sums
-(FlashAttention-2, https://arxiv.org/abs/2307.08691). In the names of arrays, c counts the blocks of a row, t stands for
-the positions of queries in a block, u for those of keys, g for the query heads that share a key/value head, and x for
-the rows (g, t) of one product.
+of keys after the queries are skipped. The backward pass recomputes the scores and turns them into weights with the
+saved log-sum-exp of each query (FlashAttention-2, https://arxiv.org/abs/2307.08691).
+
+In the names of arrays, c stands for the blocks of a row, t for the positions of queries in a block, u for those of
+keys, g for the query heads that share a key/value head, and x for the rows (g, t) of one product.
 """
 
 import jax
@@ -13,13 +14,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from f2jax.model.matmul import contiguous_on_cpu, float32_product
 
-BLOCK = 128  # positions of a block; on a CPU faster than 256 and 512
+BLOCK = 128  # positions in a block; faster on a CPU than 256 or 512
 LOWEST = jnp.finfo(jnp.float32).min
 
 
 @jax.custom_vjp
 def attention_in_blocks(q_btnh, k_btkh, v_btkh, segments_bt):
-    """Returns causal attention within segments, as `attention` does; there are no forward-mode derivatives."""
+    """Returns causal attention within segments like `attention`; there are no forward-mode derivatives."""
     return _forward(q_btnh, k_btkh, v_btkh, segments_bt)[0]
 
 
@@ -90,7 +91,7 @@ def _blocks(q_btnh, k_btkh, v_btkh, segments_bt):
 
 
 def _query_blocks(x_btnh, kv_heads: int):
-    """Returns [C, B, K, G × T, H]; of keys and values, G is 1."""
+    """Returns blocks [C, B, K, G × T, H]; for keys and values, G is 1."""
     x_btnh = _padded(x_btnh)
     batch, length, heads, head_dim = x_btnh.shape
     x_bctkgh = x_btnh.reshape(batch, length // BLOCK, BLOCK, kv_heads, heads // kv_heads, head_dim)
@@ -99,7 +100,7 @@ def _query_blocks(x_btnh, kv_heads: int):
 
 
 def _positions(x_cbkxh, shape):
-    """Returns blocks [C, B, K, G × T, H] as the [B, T, N, H] that they were made of."""
+    """Returns blocks [C, B, K, G × T, H] in the shape [B, T, N, H] that they were made from."""
     batch, length, _, head_dim = shape
     blocks, _, kv_heads, _, _ = x_cbkxh.shape
     x_bctkgh = x_cbkxh.reshape(blocks, batch, kv_heads, -1, BLOCK, head_dim).transpose(1, 0, 4, 2, 3, 5)
@@ -107,12 +108,12 @@ def _positions(x_cbkxh, shape):
 
 
 def _padded(x_bt):
-    """Returns the array with zeros up to a whole number of blocks: as segment 0, they are padding."""
+    """Returns the array with zeros appended up to a whole number of blocks; segment 0 is padding."""
     return jnp.pad(x_bt, [(0, 0), (0, -x_bt.shape[1] % BLOCK)] + [(0, 0)] * (x_bt.ndim - 2))
 
 
 def _scores(q_bkxh, k_bkuh, segments_cbt, i, j):
-    """Returns the scores of block `i` of queries and `j` of keys, float32 [B, K, X, U]; the lowest number: not seen."""
+    """Returns the scores of query block `i` and key block `j`, float32 [B, K, X, U]; masked ones are `LOWEST`."""
     scores_bkxu = float32_product(q_bkxh, k_bkuh, transposed=True)
     step = jnp.arange(BLOCK)
     causal_tu = (i * BLOCK + step)[:, None] >= j * BLOCK + step

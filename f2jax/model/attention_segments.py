@@ -1,11 +1,12 @@
-"""Attention on a TPU that computes only the tiles of a row that a text lies in: a Pallas kernel, forward and backward.
+"""Attention on a TPU that computes only the tiles of a row that texts cover: a Pallas kernel, forward and backward.
 
-Segments of a packed row are contiguous, so a position sees those from the first of its segment to itself, and a block
-of queries sees the blocks of keys from one that is looked up to its own. Scores lie transposed, keys by queries: their
-maxima and sums are over sublanes, which costs a TPU less than over lanes, and what is known of a query is in a row.
+Segments of a packed row are contiguous, so a position sees those from the start of its segment to itself, and a block
+of queries sees the blocks of keys from one that is looked up to its own. Scores are stored transposed, keys by queries:
+their maxima and sums then run over sublanes, which is cheaper on a TPU than over lanes, and an array with one number
+per query is a row.
 
-In the names of arrays, g stands for the query heads that share a key/value head, i for blocks of a row, u for keys of a
-block, t for the queries of a block, those of several heads side by side.
+In the names of arrays, g stands for the query heads that share a key/value head, i for the blocks of a row, u for the
+keys of a block, and t for the queries of a block, of several heads side by side.
 """
 
 import functools
@@ -16,20 +17,20 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LANES = 128  # of a TPU: rows have a multiple of it
-HEADS = 2  # of a group, that are computed at once
-LONGEST = 2_048  # positions of a row, which lies in the chip's memory as a whole
+LANES = 128  # of a TPU; the length of a row is a multiple of it
+HEADS = 2  # heads of a group that are computed at once
+LONGEST = 2_048  # most positions in a row, which is held in on-chip memory as a whole
 LOWEST = -1e30
-VMEM = 48 * 2**20  # bytes that a kernel may use
+VMEM = 48 * 2**20  # bytes of on-chip memory that a kernel may use
 
 
 def block_length(length: int) -> int:
-    """Returns the positions of a block, for a row of a multiple of `LANES`: the longer ones are computed faster."""
+    """Returns the length of a block in a row whose length is a multiple of `LANES`; longer blocks are faster."""
     return LANES if length % (2 * LANES) else 2 * LANES
 
 
 def attention_by_segments(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
-    """Returns attention as `attention.attention` does, on one device, of rows with a multiple of 128 positions."""
+    """Returns attention like `attention.attention`, on one device, for rows whose length is a multiple of 128."""
     batch, length, _, head_dim = q_btnh.shape
     q_bnth, k_bkth, v_bkth = (jnp.swapaxes(x, 1, 2) for x in (q_btnh, k_btkh, v_btkh))
     q_bkgth = q_bnth.reshape(batch, k_bkth.shape[1], -1, length, head_dim)
@@ -38,15 +39,15 @@ def attention_by_segments(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool =
 
 
 def spans(segments_bt):
-    """Returns the first position of each position's segment, int32 [B, 1, T], and the first block that each block sees,
-    int32 [B, I]. A position of padding sees itself alone.
+    """Returns the first position that each position sees, int32 [B, 1, T], and the first block that each block sees,
+    int32 [B, I].
     """
     start_bt, block = first_seen(segments_bt), block_length(segments_bt.shape[1])
     return start_bt[:, None], start_bt[:, ::block] // block
 
 
 def first_seen(segments_bt):
-    """Returns the first position that each position sees, int32 [B, T]: that of its segment; of padding, itself."""
+    """Returns the first position that each position sees, int32 [B, T]: its segment's start, or itself for padding."""
     column_t = jnp.arange(segments_bt.shape[1], dtype=jnp.int32)
     begins_bt = segments_bt != jnp.pad(segments_bt, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
     return jax.lax.cummax(jnp.where(begins_bt | (segments_bt == 0), column_t, 0), axis=1)
@@ -54,7 +55,7 @@ def first_seen(segments_bt):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def attention_of_spans(q_bkgth, k_bkth, v_bkth, spans, interpret: bool):
-    """Returns attention [B, K, G, T, H] of scaled queries, where `spans` says what each position sees."""
+    """Returns attention [B, K, G, T, H] for scaled queries; the result of `spans` says what each position sees."""
     return _forward(q_bkgth, k_bkth, v_bkth, spans, interpret)[0]
 
 
@@ -77,7 +78,7 @@ attention_of_spans.defvjp(_forward, _backward)
 
 
 def _call(kernel, interpret: bool, spans, arrays, results, scratch=()):
-    """Runs a kernel over the grid (rows, key/value heads), each with whole rows of its group of heads."""
+    """Runs a kernel over the grid (rows, key/value heads); each program has whole rows of its group of heads."""
     start_b1t, first_bi = spans
 
     def block(x):
@@ -168,7 +169,7 @@ def _backward_kernel(
 
 
 def _each_block(q_ref, attend) -> None:
-    """Calls `attend` with the number of each block of queries and a few heads of the group at a time."""
+    """Calls `attend` for each block of queries, with a few heads of the group at a time."""
     group, length = q_ref.shape[2:4]
 
     def of_block(i, _):
@@ -183,7 +184,7 @@ def _positions(i, block: int):
 
 
 def _side_by_side(ref, i, heads, block: int):
-    """Returns the positions of block i of some heads, [T, H]."""
+    """Returns block i of some heads, one after another, [T, H]."""
     return jnp.concatenate([ref[0, 0, g, _positions(i, block)] for g in heads], axis=0)
 
 
@@ -198,7 +199,7 @@ def _seen(start, i, j, block: int, on_diagonal: bool):
 
 
 def product(a, b, contracted: tuple[int, int]):
-    """Returns the product of two matrices over an axis of each, in float32."""
+    """Returns the product of two matrices in float32, summed over the given axis of each."""
     dimensions = (contracted[:1], contracted[1:]), ((), ())
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)

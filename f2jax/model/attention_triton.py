@@ -1,11 +1,11 @@
-"""Attention on an NVIDIA GPU that computes only the tiles of a row that a text lies in: Pallas kernels for Triton.
+"""Attention on an NVIDIA GPU that computes only the tiles of a row that texts cover: Pallas kernels for Triton.
 
-As in `attention_segments`, a position sees those from the first of its segment to itself. A block of queries goes
-through the blocks of keys from the first one that it sees; for the gradients of keys and values, a block of keys goes
-through the blocks of queries to the last one that sees it.
+As in `attention_segments`, a position sees those from the start of its segment to itself. The program for a block of
+queries loops over the blocks of keys from the first one that it sees; for the gradients of keys and values, the program
+for a block of keys loops over the blocks of queries up to the last one that sees it.
 
-In the names of arrays, g stands for the query heads that share a key/value head, i and j for blocks of queries and of
-keys, t and u for their positions.
+In the names of arrays, g stands for the query heads that share a key/value head, i and j for the blocks of queries and
+of keys, and t and u for their positions.
 """
 
 import functools
@@ -18,24 +18,24 @@ from jax.experimental.pallas import triton
 
 from f2jax.model.attention_segments import LOWEST, first_seen, product
 
-BLOCK = 64  # positions of a side of a tile; rows have a multiple of it
-WARPS, STAGES = 4, 2  # of a program: groups of 32 threads, and tiles that are loaded ahead
+BLOCK = 64  # positions on a side of a tile; the length of a row is a multiple of it
+WARPS, STAGES = 4, 2  # of a program: groups of 32 threads, and pipeline stages that load tiles ahead
 
 
 def attention_on_gpu(q_btnh, k_btkh, v_btkh, segments_bt, interpret: bool = False):
-    """Returns attention as `attention.attention` does, on one device, of rows with a multiple of `BLOCK` positions."""
+    """Returns attention like `attention.attention`, on one device, for rows whose length is a multiple of `BLOCK`."""
     return attention_of_ranges(q_btnh, k_btkh, v_btkh, first_seen(segments_bt), last_seeing(segments_bt), interpret)
 
 
 def last_seeing(segments_bt):
-    """Returns the last position that sees each position, int32 [B, T]: the last of its segment; of padding, itself."""
+    """Returns the last position that sees each position, int32 [B, T]: its segment's end, or itself for padding."""
     backwards_bt = first_seen(segments_bt[:, ::-1])[:, ::-1]
     return segments_bt.shape[1] - 1 - backwards_bt
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def attention_of_ranges(q_btnh, k_btkh, v_btkh, first_bt, last_bt, interpret: bool):
-    """Returns attention [B, T, N, H] of scaled queries; each position sees those from its first one to itself."""
+    """Returns attention [B, T, N, H] for scaled queries; each position sees those from its `first_bt` to itself."""
     return _forward(q_btnh, k_btkh, v_btkh, first_bt, last_bt, interpret)[0]
 
 
@@ -97,12 +97,12 @@ attention_of_ranges.defvjp(_forward, _backward)
 
 
 def _block(head_dim: int, group: int):
-    """A block of positions of one head [B, T, N, H], by a grid (blocks, rows, heads)."""
+    """Returns the spec for a block of positions of one head of [B, T, N, H], in a grid (blocks, rows, heads)."""
     return pl.BlockSpec((None, BLOCK, None, head_dim), lambda i, b, n: (b, i, n // group, 0))
 
 
 def _row(length: int, head_dim: int, group: int):
-    """All positions of the key/value head of a query head, in the same grid."""
+    """Returns the spec for all positions of a query head's key/value head, in the same grid."""
     return pl.BlockSpec((None, length, None, head_dim), lambda i, b, n: (b, 0, n // group, 0))
 
 

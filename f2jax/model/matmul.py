@@ -1,6 +1,6 @@
-"""Matrix products, each in the form that the platform multiplies fastest.
+"""Matrix products, each in the form that is fastest on the platform.
 
-With `attention`, the only module that asks which platform a computation is compiled for. In the names of arrays, x
+Only this module and `attention` ask which platform a computation is compiled for. In the names of arrays, x
 stands for any leading axes, and m, k and n for the rows, the contracted axis and the columns of a product.
 """
 
@@ -14,11 +14,11 @@ from f2jax.parallel import sharding
 
 
 def project(spec: str, x, weight):
-    """Returns `jnp.einsum(spec, x, weight)`, where the last axes of `x` and the first ones of the weight are summed.
+    """Returns `jnp.einsum(spec, x, weight)`, summed over the last axes of `x` and the first of the weight.
 
-    Except on a TPU, which would copy the activations to flatten them, this is one product of two matrices: with more
-    axes, XLA's backward pass on a CPU takes twice as long. float32 stays float32 on every platform; a TPU or a GPU
-    would round the operands by default.
+    Except on a TPU, which would copy the activations to flatten them, this is a product of two matrices, because with
+    more axes XLA's backward pass takes twice as long on a CPU. float32 stays float32 on every platform; by default, a
+    TPU or a GPU would round the operands.
 
     >>> q_btnh = project("btd,dnh->btnh", x_btd, query_dnh)
     """
@@ -32,7 +32,7 @@ def project(spec: str, x, weight):
 
 
 def precision(dtype) -> str | None:
-    """Returns the precision that keeps float32 products in float32, where a TPU or a GPU would use fewer bits."""
+    """Returns the precision that keeps float32 products in float32, for which a TPU or a GPU would use fewer bits."""
     return "highest" if dtype == jnp.float32 else None
 
 
@@ -54,7 +54,7 @@ def matmul_transposed(a_xmk, b_xnk):
 def float32_product(a_xmk, b, transposed: bool = False):
     """Returns a @ b, or a @ bᵀ, [..., M, N] in float32, of two operands of the same type.
 
-    Unlike `matmul`, it is differentiated as XLA does it; for the inside of functions that define their own gradient.
+    Unlike `matmul`, it has JAX's own gradient; it is meant for functions that define theirs.
     """
     batch = tuple(range(a_xmk.ndim - 2))
     dimensions = ((a_xmk.ndim - 1,), (b.ndim - (1 if transposed else 2),)), (batch, batch)
@@ -66,8 +66,8 @@ def float32_product(a_xmk, b, transposed: bool = False):
 def swap_halves(x_btnh):
     """Returns the heads with their second half before the first, in float32.
 
-    A TPU would have to move lanes for it; a product with a permutation is exact in bfloat16 and fuses with the
-    operations around it.
+    A TPU would have to move lanes for this, so it multiplies by a permutation matrix, which is exact in bfloat16 and
+    fuses with the operations around it.
     """
     head_dim = x_btnh.shape[-1]
     if sharding.platform() == "tpu" and x_btnh.dtype == jnp.bfloat16:
@@ -78,7 +78,7 @@ def swap_halves(x_btnh):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _cpu_product(a_xmk, b, transposed: bool):
-    """Returns a @ b, or a @ bᵀ, of bfloat16 operands in float32.
+    """Returns a @ b, or a @ bᵀ, in float32, of bfloat16 operands.
 
     XLA on a CPU uses the processor's bfloat16 instructions, if it has them, only where the result is float32 and the
     contracted axis of the first operand is the last one in memory; all other products are converted to float32 first.

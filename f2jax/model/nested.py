@@ -1,7 +1,7 @@
 """Smaller models nested in a model: fewer layers, and a token table of smaller rank (3-D Matryoshka, recipe 6.10).
 
-The third dimension, that of the embeddings, is cut from the vectors themselves. In the names of arrays, r is the rank
-of a factorized token table.
+The third dimension, the size of embeddings, is reduced by truncating the vectors themselves. In the names of
+arrays, r is the rank of a factorized token table.
 """
 
 from dataclasses import replace
@@ -63,20 +63,20 @@ def draw_rank(rank: int, seed: int, step):
 def factorize_table(params, rank: int):
     """Returns the parameters with the token table [V, D] factorized into `token_table` [V, R] and `table_basis` [R, D].
 
-    The product is the closest table of that rank in the Frobenius norm, and so is the product of the first columns and
-    rows for every smaller rank: a singular value decomposition, computed from the D × D matrix of inner products so
-    that it works for any vocabulary (Eckart and Young, https://doi.org/10.1007/BF02288367).
+    The product is the closest table of that rank in the Frobenius norm, and the product of the first columns and rows
+    is the closest of each smaller rank (Eckart and Young, https://doi.org/10.1007/BF02288367). The singular value
+    decomposition is computed from the D × D matrix of inner products, so that it works for a vocabulary of any size.
     """
     table_vd = params["token_table"].astype(jnp.float32)
     inner_dd = jnp.matmul(table_vd.T, table_vd, precision="highest")
-    basis_rd = jnp.linalg.eigh(inner_dd)[1].T[::-1][:rank]  # eigenvalues ascend
+    basis_rd = jnp.linalg.eigh(inner_dd)[1].T[::-1][:rank]  # eigenvalues are in ascending order
     table_vr = jnp.einsum("vd,rd->vr", table_vd, basis_rd, precision="highest")
     dtype = params["token_table"].dtype
     return params | {"token_table": table_vr.astype(dtype), "table_basis": basis_rd.astype(dtype)}
 
 
 def cut_nested(architecture: Qwen3Config, params, layers: int | None = None, rank: int | None = None):
-    """Returns architecture and parameters of a smaller model: the first layers, with the token table multiplied out.
+    """Returns the architecture and parameters of a smaller model: the first layers, and the token table multiplied out.
 
     Args:
         layers: number of layers to keep; None: all.

@@ -23,7 +23,7 @@ from f2jax.parallel.sharding import shard_activation
 
 
 def _save_names(*names: str):
-    """Returns a remat policy that saves the values of these names, and the results of cuDNN's attention kernel."""
+    """Returns a remat policy that saves values with these names, and the results of cuDNN's attention kernel."""
     is_named = jax.checkpoint_policies.save_only_these_names(*names)
 
     def save(primitive, *args, **params):
@@ -44,7 +44,7 @@ SPLIT_WEIGHT_AXES = ("q_heads", "kv_heads", "mlp")  # axes over which weights st
 
 
 def check_execution(kernel: str, remat: str) -> None:
-    """Raises UserError if there is no attention kernel, or no remat policy, of these names."""
+    """Raises UserError if the attention kernel or the remat policy does not exist."""
     check_kernel(kernel)
     if remat not in REMAT_POLICIES:
         raise UserError(f"There is no remat policy '{remat}'{did_you_mean(remat, REMAT_POLICIES)}")
@@ -53,7 +53,7 @@ def check_execution(kernel: str, remat: str) -> None:
 def rms_norm(x, scale_d, eps: float):
     """Returns `x` divided by its root mean square over the last axis and scaled, in the type of `x`.
 
-    Computed in float32 (https://arxiv.org/abs/1910.07467).
+    It is computed in float32 (https://arxiv.org/abs/1910.07467).
     """
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
@@ -74,28 +74,29 @@ def rotary_angles(positions_bt, head_dim: int, theta: float):
 def rotate(x_btnh, cos, sin):
     """Returns the heads with their pairs (i, i + H/2) rotated, computed in float32, in the type of `x_btnh`.
 
-    It works on complete heads with swapped halves: a TPU processes 128 lanes at once, and half a head would leave lanes
-    idle.
+    It works on complete heads with swapped halves, because a TPU processes 128 lanes at once, and half a head would
+    leave lanes idle.
     """
     return (x_btnh.astype(jnp.float32) * cos + swap_halves(x_btnh) * sin).astype(x_btnh.dtype)
 
 
 def turn_heads(x_btnh, scale_h, cos, sin, eps: float, kernel: str, factor: float = 1.0):
-    """Returns query or key heads after their RMSNorm and rotation, times a factor.
+    """Returns query or key heads after their RMSNorm and rotation, multiplied by a factor.
 
-    Where attention is a kernel of a TPU this is another one, since XLA passes over memory several times for it.
+    If attention runs in a TPU kernel, this does too, because XLA would pass over memory several times.
     """
     name, _, interpret = choose_kernel(kernel, x_btnh).partition("_")
     if name in TPU_KERNELS and rotary_kernel.fits(x_btnh):
         scale_h = scale_h.astype(jnp.float32) * factor
         return rotary_kernel.normed_rotation(x_btnh, scale_h, cos, sin, eps, bool(interpret))
-    return rotate(rms_norm(x_btnh, scale_h, eps), cos, sin) * factor  # not in the scale: it would round by layout
+    # With the factor in the scale, bfloat16 would round differently on different numbers of devices.
+    return rotate(rms_norm(x_btnh, scale_h, eps), cos, sin) * factor
 
 
 def channel_moments(x_btd, segments_bt):
     """Returns the means of `abs(x)`, x and x² of each channel over the tokens of a row, float32 [B, 3, D].
 
-    Padding does not count. The channels d may also be those of the MLP.
+    Padding does not count. The channels d may also be those inside the MLP.
     """
     x_btd, mask_bt = x_btd.astype(jnp.float32), segments_bt > 0
     sums = [jnp.einsum("btd,bt->bd", f(x_btd), mask_bt, precision="highest") for f in (jnp.abs, jnp.array, jnp.square)]
@@ -121,7 +122,7 @@ class Block(nn.Module):
     kernel: str = "auto"
 
     def weight(self, name: str, axes: tuple[str, ...]):
-        """Returns the weight `name`, declared with one logical name per axis; matrices in the compute type."""
+        """Returns the weight `name`, declared with one logical name per axis; matrices are cast to the compute type."""
         init = nn.initializers.ones if len(axes) == 1 else nn.initializers.normal(0.02)
         shape = _axis_lengths(self.config, axes)
         value: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape, self.param_dtype)  # unboxed
@@ -172,7 +173,7 @@ class Qwen3(nn.Module):
     """
 
     config: Qwen3Config
-    dtype: jnp.dtype = field(default=jnp.float32)  # of activations and products; norms, angles, softmax are float32
+    dtype: jnp.dtype = field(default=jnp.float32)  # of activations and products; norms, angles and softmax use float32
     param_dtype: jnp.dtype = field(default=jnp.float32)  # of the stored weights
     kernel: str = "auto"  # attention kernel, see attention.KERNELS
     remat: str = "none"  # what the backward pass recomputes, see REMAT_POLICIES
@@ -180,8 +181,8 @@ class Qwen3(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_bt, segments_bt, positions_bt, ends=None, rank=None):
-        """Returns hidden states after the final RMSNorm: those of all tokens after the last layer, or those of some
-        tokens after each layer.
+        """Returns hidden states after the final RMSNorm: of all tokens after the last layer, or of some tokens after
+        each layer.
 
         Args:
             tokens_bt: int32 token ids [B, T].
@@ -229,8 +230,8 @@ class Qwen3(nn.Module):
     def token_states(self, tokens_bt, rank=None):
         """Returns the rows of the token table for all tokens, [B, T, D].
 
-        A factorized table is a product [V, R] × [R, D]. Its first columns, with the first rows of the second factor,
-        form a table of smaller rank (recipe 6.10).
+        A factorized table is a product [V, R] × [R, D]. The first columns of the first factor and the first rows of the
+        second form a table of smaller rank (recipe 6.10).
         """
         config = self.config
         normal = nn.initializers.normal
@@ -251,8 +252,8 @@ class Qwen3(nn.Module):
 def look_up(table_vd, tokens_bt, dtype):
     """Returns the rows of the token table for all tokens, [B, T, D] in `dtype`.
 
-    Each device that shares the weights holds some columns of the table. It looks up the tokens of the whole group, then
-    the group exchanges columns for rows, so that no device ever gathers the complete table.
+    The devices that share a copy of the weights each hold some columns of the table. Each looks up the tokens of the
+    whole group; then they exchange columns for rows, so that no device ever gathers the complete table.
     """
     tokens_bt = shard_activation(tokens_bt, "groups")
     x_btd = shard_activation(table_vd[tokens_bt].astype(dtype), "groups", None, "split")
@@ -260,7 +261,7 @@ def look_up(table_vd, tokens_bt, dtype):
 
 
 def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):
-    """Returns shapes and logical axes of all weights, as a tree of boxed `jax.ShapeDtypeStruct`; allocates nothing."""
+    """Returns the shapes and logical axes of weights, as a tree of boxed `jax.ShapeDtypeStruct`; allocates nothing."""
     row_bt = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     model = Qwen3(config, param_dtype=param_dtype, kernel="xla")
     return jax.eval_shape(model.init, jax.random.key(0), row_bt, row_bt, row_bt)["params"]
@@ -272,7 +273,10 @@ def logical_axes(config: Qwen3Config):
 
 
 def init_params(model: Qwen3, seed: int):
-    """Returns fresh weights as a plain tree of arrays: matrices drawn from normal(0.02), norms of 1."""
+    """Returns new weights as a plain tree of arrays: matrices drawn from normal(0.02), norms of 1.
+
+    The second factor of a factorized token table is drawn from normal(R^-0.5).
+    """
     row_bt = jnp.ones((1, 8), jnp.int32)
     return nn.meta.unbox(
         jax.jit(model.clone(kernel="xla").init)(jax.random.key(seed), row_bt, row_bt, row_bt)["params"]

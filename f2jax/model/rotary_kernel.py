@@ -1,6 +1,6 @@
-"""The RMSNorm and the rotation of query or key heads in one pass over memory: a Pallas kernel for a TPU.
+"""The RMSNorm and the rotation of query or key heads in one pass over memory: a Pallas kernel for TPUs.
 
-XLA makes several passes of it, since a norm sums over the lanes of a head and a rotation swaps its halves. In the names
+XLA needs several passes, because a norm sums over the lanes of a head and a rotation swaps its halves. In the names
 of arrays, p stands for the programs of a kernel's grid.
 """
 
@@ -13,30 +13,30 @@ from jax.experimental.pallas import tpu as pltpu
 
 from f2jax.parallel import sharding
 
-LANES = 128  # of a TPU: heads have a multiple of it
-POSITIONS = 128  # of a row, in one program of the grid
-CHUNK, HEADS = 64, 2  # positions and heads that are computed at once, so that they stay in registers
+LANES = 128  # of a TPU; the size of a head is a multiple of it
+POSITIONS = 128  # positions of a row in one program of the grid
+CHUNK, HEADS = 64, 2  # positions and heads that are computed at once, few enough to stay in registers
 
 
 def fits(x_btnh) -> bool:
-    """Returns whether the kernel takes heads of this shape."""
+    """Returns whether the kernel supports heads of this shape."""
     return x_btnh.shape[1] % POSITIONS == 0 and x_btnh.shape[3] % LANES == 0
 
 
 def normed_rotation(x_btnh, scale_h, cos, sin, eps: float, interpret: bool = False):
-    """Returns what `rotate(rms_norm(x_btnh, scale_h, eps), cos, sin)` does, rounded once, at the end.
+    """Returns `rotate(rms_norm(x_btnh, scale_h, eps), cos, sin)`, rounded only once, at the end.
 
-    Each device runs the kernel on its own rows and heads; the compiler cannot split a kernel.
+    Each device runs the kernel on its own rows and heads, because the compiler cannot split a kernel.
 
     Args:
         x_btnh: heads for which `fits` holds.
         cos: float32 [B, T, 1, H], without a gradient; see `rotary_angles`.
         sin: likewise.
-        interpret: run it on any platform, for tests.
+        interpret: run on any platform, for tests.
     """
     head_dim = x_btnh.shape[3]
     kernel = functools.partial(_on_device, eps * head_dim, interpret)
-    scale_h = scale_h.astype(jnp.float32) * head_dim**0.5  # of heads of length 1
+    scale_h = scale_h.astype(jnp.float32) * head_dim**0.5  # the kernel scales heads to length 1
     arrays = jnp.swapaxes(x_btnh, 1, 2), scale_h, cos[:, :, 0], sin[:, :, 0]
     if not jax.sharding.get_abstract_mesh().empty:
         by_head = sharding.activation_spec(arrays[0].shape, ("rows", "heads"))
@@ -104,7 +104,7 @@ def _forward_kernel(eps, x_ref, scale_ref, cos_ref, sin_ref, y_ref):
 
 
 def _backward_kernel(eps, x_ref, dy_ref, scale_ref, cos_ref, sin_ref, dx_ref, sums_ref):
-    """`sums` are those of the scale's gradient."""
+    """Computes the gradients of the heads, and in `sums` partial sums of the scale's gradient."""
     head_dim = x_ref.shape[3]
 
     def chunk(c, sums):
@@ -131,5 +131,5 @@ def _inverse_length(x, eps):
 
 
 def _swap(x):
-    """Returns heads with their second half before the first; this is its own transpose."""
+    """Returns heads with their second half before the first; this operation is its own transpose."""
     return pltpu.roll(x, x.shape[-1] // 2, x.ndim - 1)

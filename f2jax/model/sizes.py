@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from f2jax.errors import UserError, did_you_mean
 
-# What no model exceeds; a larger number is a damaged file, and would take all memory before anything is compared.
+# No model exceeds these; a larger number means a damaged file, and would exhaust memory before anything is compared.
 LARGEST = dict.fromkeys(("width", "mlp", "heads", "kv_heads", "head_dim", "vocab_size", "max_length"), 2**26)
 LARGEST |= {"layers": 1_000}
 

@@ -1,4 +1,4 @@
-"""What TPU chips can do, per device that JAX sees: one table for planning."""
+"""Figures of TPU chips for planning, per device that JAX sees."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,27 +13,27 @@ class Chip:
 
     Peak and bandwidth: https://cloud.google.com/tpu/docs/v4, …/v5e, …/v5p, …/v6e, …/tpu7x. Memory: what the TPU
     compiler lets a program use; the runtime reserves the rest of the chip's. The clock follows from the peak: matrix
-    units × side² × 2 operations a cycle. Links: one-way bandwidth of one link, from
-    https://jax-ml.github.io/scaling-book/tpus (v4 to v6e); 1,200 GB/s both ways over the links of a tpu7x chip.
+    units × side² × 2 operations per cycle. Links: one-way bandwidth of one link, from
+    https://jax-ml.github.io/scaling-book/tpus (v4 to v6e); for tpu7x, from 1,200 GB/s both ways over a chip's links.
     """
 
     name: str
     accelerator: str  # its name in TPU_ACCELERATOR_TYPE
     device_kind: str  # its name in JAX
-    peak: float  # bfloat16 operations a second
-    clock: float  # cycles a second
+    peak: float  # bfloat16 operations per second
+    clock: float  # cycles per second
     hbm: float  # GiB of memory for programs
-    hbm_bandwidth: float  # bytes a second
-    link: float  # bytes a second one way over one link
+    hbm_bandwidth: float  # bytes per second
+    link: float  # bytes per second, one way over one link
     ring: int  # an axis of a slice is a ring if its length is a multiple of this
     unit: int = 128  # side of a matrix unit
-    cores: int = 1  # devices of a chip
+    cores: int = 1  # devices per chip
     dims: int = 3  # axes of a slice
-    xla_options: Mapping[str, str] = field(default_factory=dict)  # of the compiler, for train steps
+    xla_options: Mapping[str, str] = field(default_factory=dict)  # compiler options for train steps
 
     @property
     def counted(self) -> int:
-        """What the number in an accelerator type counts of each chip: its cores, which is one in a flat slice."""
+        """How much each chip adds to the number in an accelerator type: 1 in flat slices, else 2, for its cores."""
         return 1 if self.dims == 2 else 2
 
     @property
@@ -43,13 +43,13 @@ class Chip:
 
 
 GIB = 2**30
-VMEM = {"xla_tpu_scoped_vmem_limit_kib": "65536"}  # on-chip memory of one operation: larger tiles in matrix products
-# US dollars of a chip-hour on demand in the USA, by https://cloud.google.com/tpu/pricing as others cite it in 2025.
+VMEM = {"xla_tpu_scoped_vmem_limit_kib": "65536"}  # on-chip memory of an operation, for larger tiles in matrix products
+# US dollars per chip-hour on demand in the USA, from https://cloud.google.com/tpu/pricing as others cited it in 2025.
 PRICES = {"v4": 3.22, "v5e": 1.2, "v5p": 4.2, "v6e": 2.7}
 CHIPS = {
     chip.name: chip
     for chip in (
-        # 4 matrix units each, but 8 of a v5p
+        # each device has 4 matrix units, but a v5p has 8
         Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, cores=2),
         Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, 16, dims=2, xla_options=VMEM),
         Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, xla_options=VMEM),
@@ -77,7 +77,7 @@ def chip_of_kind(device_kind: str) -> Chip | None:
 
 
 def compiler_options(device_kind: str, changes: Iterable[str] = ()) -> dict[str, str | bool]:
-    """Returns the options of XLA for train steps on a device: those of its chip, with some added, changed or removed.
+    """Returns XLA's options for train steps on a device: those of its chip, with some added, changed or removed.
 
     >>> compiler_options("TPU v5 lite", ["xla_tpu_scoped_vmem_limit_kib=", "xla_enable_async_all_reduce=true"])
     {'xla_enable_async_all_reduce': True}
@@ -86,7 +86,7 @@ def compiler_options(device_kind: str, changes: Iterable[str] = ()) -> dict[str,
         changes: NAME=VALUE adds or changes an option, NAME= removes it.
 
     Raises:
-        UserError: a change is not of that form.
+        UserError: a change does not have this form.
     """
     chip = chip_of_kind(device_kind)
     options = dict(chip.xla_options) if chip else {}
@@ -100,16 +100,16 @@ def compiler_options(device_kind: str, changes: Iterable[str] = ()) -> dict[str,
 
 
 def canonical_topology(text: str) -> str:
-    """Returns chip and shape of a slice, which may also be named by its chips or by its accelerator type.
+    """Returns the chip and shape of a slice, which may also be given as a number of chips or an accelerator type.
 
-    A number of chips stands for Google Cloud's default shape of so many. The number in an accelerator type counts the
-    chips of v5e and v6e, and the cores, two a chip, of the others.
+    A number of chips stands for Google Cloud's default shape with that number. The number in an accelerator type counts
+    chips for v5e and v6e, and cores, two per chip, for the others.
 
     >>> canonical_topology("v5e:16"), canonical_topology("v5litepod-16"), canonical_topology("v5p-128")
     ('v5e:4x4', 'v5e:4x4', 'v5p:4x4x4')
 
     Raises:
-        UserError: there is no such chip, or it is neither a shape nor a number that has a default shape.
+        UserError: there is no such chip, or it is followed by neither a shape nor a number with a default shape.
     """
     separator = ":" if ":" in text else "-"
     name, _, size = text.strip().lower().partition(separator)
@@ -128,13 +128,15 @@ def canonical_topology(text: str) -> str:
 
 
 def default_shape(chip: Chip, chips: int) -> str:
-    """Returns the shape of a slice of so many chips, a power of two: its sides are as equal as they can be, in order.
+    """Returns the default shape of a slice with this many chips, which are a power of two.
+
+    Its sides are as equal as possible, the shortest first.
 
     >>> default_shape(CHIPS["v5p"], 32)
     '2x4x4'
     """
     doublings = chips.bit_length() - 1
-    if chip.dims == 3 and doublings < 3:  # small slices are flat
+    if chip.dims == 3 and doublings < 3:  # small slices are flat, with 1 as the last side
         return "x".join(str(side) for side in (*((1, 1), (1, 2), (2, 2))[doublings], 1))
     sides = [2 ** ((doublings + i) // chip.dims) for i in range(chip.dims)]
     return "x".join(map(str, sides))

@@ -1,4 +1,4 @@
-"""Functions of JAX's private modules without a public counterpart; no other module imports `jax._src`."""
+"""Functions of JAX's private modules that have no public counterpart; no other module imports `jax._src`."""
 
 import glob
 from pathlib import Path
@@ -6,24 +6,24 @@ from typing import Any
 
 from jax._src import distributed, hardware_utils
 
-ACCELERATORS = "0x12", "0xff"  # PCI classes: processing accelerators, and devices of no class, as TPUs call themselves
+ACCELERATORS = "0x12", "0xff"  # PCI classes of TPUs: processing accelerators, and devices without a class
 
 
 def coordination_client() -> Any:
-    """Returns the client of the job's coordinator, whose key-value store needs no computation; None without a job."""
+    """Returns the client of the job's coordinator, whose key-value store needs no computation; None outside a job."""
     return distributed.global_state.client
 
 
 def has_tpu_chips() -> bool:
-    """Returns whether this machine has TPU chips, without starting JAX's backend, which a job may do only later."""
+    """Returns whether this machine has TPU chips, without starting JAX's backend, which a job may only start later."""
     chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
     return chips > 0
 
 
 def unknown_tpu_chips() -> list[str]:
-    """Returns the ids of Google's chips on the bus that this version of JAX has no name for.
+    """Returns the PCI ids of Google's chips in this machine that this version of JAX does not know.
 
-    Google's network cards and disks are there too, and told apart by their PCI class.
+    Google's network cards and disks are on the bus too; their PCI class tells them apart.
     """
     found = []
     for path in glob.glob("/sys/bus/pci/devices/*/vendor"):

@@ -10,7 +10,7 @@ from f2jax.parallel.mesh import ROW_AXES
 
 
 def weight_rows(params) -> list[tuple[str, tuple[int, ...], str, float]]:
-    """Returns (name, shape, mesh axes, MB on each device) of every weight of a tree of arrays or of sharded shapes."""
+    """Returns (name, shape, mesh axes, MB on each device) of each weight in a tree of arrays or sharded shapes."""
     rows = []
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         name = "/".join(key.key for key in path)
@@ -20,7 +20,7 @@ def weight_rows(params) -> list[tuple[str, tuple[int, ...], str, float]]:
 
 
 def weight_table(params) -> str:
-    """Returns the `weight_rows` as a table with their sum; on a single device, only the names and the sum."""
+    """Returns the `weight_rows` as a table with their total; on a single device, only the names and the total."""
     rows = weight_rows(params)
     if len(jax.tree.leaves(params)[0].sharding.device_set) == 1:
         return f"Weights, {sum(mb for *_, mb in rows):,.2f} MB: {', '.join(name for name, *_ in rows)}."
@@ -30,14 +30,14 @@ def weight_table(params) -> str:
 
 
 def tokens_summary(mesh: Mesh, tokens: int) -> str:
-    """Returns a sentence on the mesh, if it has several devices, and on the tokens of a step on each chip.
+    """Returns a sentence about the mesh, if it has several devices, and about the tokens per step on each chip.
 
     It also says whether matrix products on a known chip wait for memory. A bfloat16 weight of 2 bytes is read once for
-    2 operations per token, so a chip needs at least as many tokens as it does operations while it reads a byte
+    2 operations per token, so a chip needs at least as many tokens as the operations that it does while it reads a byte
     (https://jax-ml.github.io/scaling-book/roofline).
 
     Args:
-        tokens: tokens of a step, over all devices.
+        tokens: tokens per step on all devices together.
     """
     tokens_each = tokens // math.prod(mesh.shape[axis] for axis in ROW_AXES)
     kind = mesh.devices.flat[0].device_kind

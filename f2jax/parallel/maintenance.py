@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-ADDRESS = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")  # as Google's own libraries do
+ADDRESS = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")  # the variable that Google's libraries read
 QUIET = {"preempted": "FALSE", "maintenance-event": "NONE"}  # the answers while nothing is announced
 POLL_SECONDS = 5.0  # between two requests
 
@@ -23,7 +23,7 @@ def is_maintenance_announced(address: str = ADDRESS) -> bool:
 def _ask(address: str, key: str) -> str | None:
     url = f"http://{address}/computeMetadata/v1/instance/{key}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is link-local
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy, because the server is link-local
     try:
         with direct.open(request, timeout=POLL_SECONDS) as answer:
             return answer.read().decode().strip()
@@ -32,7 +32,7 @@ def _ask(address: str, key: str) -> str | None:
 
 
 class MaintenanceWatch:
-    """A thread that asks every few seconds, and calls `notify` once when the machine is about to be taken away."""
+    """A thread that asks every few seconds and calls `notify` once when the machine is about to be taken away."""
 
     def __init__(self, notify: Callable[[], None], address: str = ADDRESS, seconds: float = POLL_SECONDS):
         self.notify, self.address, self.seconds = notify, address, seconds

@@ -1,7 +1,7 @@
 """The device mesh: `replica` and `data` split rows, `fsdp` splits rows and weights, `tensor` splits heads and MLP.
 
-Communication grows from the first axis to the last: `replica` uses the slow network between the slices of a TPU pod,
-`tensor` the links between nearest neighbours.
+Communication increases from the first axis to the last: `replica` uses the slow network between the slices of a TPU
+pod, and `tensor` uses the links between nearest neighbours.
 """
 
 import math
@@ -26,7 +26,7 @@ def make_mesh(replica: int = -1, data: int = -1, fsdp: int = 1, tensor: int = 1,
 
     Args:
         replica: a multiple of the number of slices; -1: the number of slices.
-        data: length of this axis. One of data, fsdp and tensor may be -1: all devices that the other axes leave.
+        data: length of this axis. One of data, fsdp and tensor may be -1, for the devices that the other axes leave.
         fsdp: see `data`.
         tensor: see `data`.
         devices: the devices to use; None: all.
@@ -41,13 +41,13 @@ def make_mesh(replica: int = -1, data: int = -1, fsdp: int = 1, tensor: int = 1,
 
 
 def mesh_sizes(sizes: Sequence[int], devices: int, slices: int = 1) -> list[int]:
-    """Returns the lengths of the axes of a mesh, without the -1 that one of them, and `replica`, may be.
+    """Returns the lengths of the axes of a mesh, with the numbers that -1 stands for (see `make_mesh`).
 
     >>> mesh_sizes([-1, -1, 4, 1], devices=8)
     [1, 2, 4, 1]
 
     Raises:
-        UserError: as `make_mesh`.
+        UserError: as in `make_mesh`.
     """
     sizes = [slices if sizes[0] == -1 else sizes[0], *sizes[1:]]
     named = ", ".join(f"{axis}={length}" for axis, length in zip(MESH_AXES, sizes, strict=True))
@@ -63,7 +63,7 @@ def mesh_sizes(sizes: Sequence[int], devices: int, slices: int = 1) -> list[int]
 
 
 def _arrange(sizes: list[int], slices: int, devices) -> np.ndarray:
-    """Returns the devices in the shape of the mesh: neighbours side by side, and only the first axis across slices."""
+    """Returns the devices in the shape of the mesh, with neighbours adjacent and only the first axis across slices."""
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     inside = (sizes[0] // slices, *sizes[1:])
@@ -71,7 +71,7 @@ def _arrange(sizes: list[int], slices: int, devices) -> np.ndarray:
 
 
 def process_share(mesh: Mesh) -> tuple[int, tuple[int, ...]]:
-    """Returns into how many equal parts the packed rows are split, and which of them this process holds."""
+    """Returns the number of equal parts into which packed rows are split, and which of them this process holds."""
     parts = mesh.devices.reshape(math.prod(mesh.shape[axis] for axis in ROW_AXES), -1)
     process = jax.process_index()
     held = tuple(i for i, part in enumerate(parts) if any(device.process_index == process for device in part))

@@ -1,8 +1,8 @@
 """The mesh axes over which weights, batches and activations are split.
 
-`WEIGHT_AXES` maps each logical axis of the weights to a mesh axis, `ACTIVATION_AXES` maps the axes of activations on
-the mesh of `jax.set_mesh`. Without constraints on activations the compiler would be free to gather a complete batch,
-or a complete token table, on each device.
+`WEIGHT_AXES` maps each logical axis of the weights to a mesh axis, `ACTIVATION_AXES` maps the axes of activations to
+those of the mesh of `jax.set_mesh`. Without constraints on activations, the compiler would be free to gather a complete
+batch, or a complete token table, on each device.
 """
 
 import math
@@ -29,12 +29,12 @@ WEIGHT_AXES: dict[str | None, str | None] = {
     "head_dim": None,
     "mlp": "tensor",
 }
-COPY_AXES = ("replica", "data")  # those over which weights are not split
+COPY_AXES = ("replica", "data")  # axes whose devices hold copies of the weights
 ROW_SPEC = PartitionSpec(ROW_AXES)  # of the packed rows of a batch
 
 ACTIVATION_AXES: dict[str | None, tuple[str, ...]] = {
     "rows": ROW_AXES,
-    "groups": ("replica", "data"),  # rows that share one copy of the weights
+    "groups": ("replica", "data"),  # rows that share a copy of the weights
     "split": ("fsdp",),
     "heads": ("tensor",),
     None: (),
@@ -74,7 +74,7 @@ def batch_spec(name: str) -> PartitionSpec:
 
 
 def shard_batch(arrays: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the arrays of a batch on the devices; of those that are split each process passes its own parts."""
+    """Returns the arrays of a batch on the devices; each process passes its own parts of those that are split."""
     parts, own = process_share(mesh)
 
     def on_devices(name, x):
@@ -101,7 +101,7 @@ def optimizer_shardings(tree, params_shardings, mesh: Mesh):
 
 
 def path_name(path) -> str:
-    """Returns the keys of a leaf of a tree as one text, those of dicts, tuples and named tuples alike."""
+    """Returns the keys on the path to a leaf of a tree as one string, for dicts, tuples and named tuples alike."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
@@ -115,12 +115,13 @@ def copy_axes(x) -> tuple[str, ...]:
 
 
 def without_copies(tree, chunks: Mapping[str, Sequence[int]]):
-    """Returns the shapes of a tree, each split also over those mesh axes whose devices would hold copies of it.
+    """Returns the shapes of a tree, each also split over the mesh axes whose devices would otherwise hold copies of it.
 
-    The first axis is split of which each device then has whole chunks. Leaves without such an axis stay as they are.
+    Each is split along the first axis that gives every device whole chunks. Leaves without such an axis stay as they
+    are.
 
     Args:
-        chunks: of each array the shape of the pieces in which it is stored, by `path_name`.
+        chunks: shape of the pieces in which each array is stored, by `path_name`.
     """
 
     def split(path, x):
@@ -139,7 +140,7 @@ def without_copies(tree, chunks: Mapping[str, Sequence[int]]):
 
 
 def with_copies(arrays, like):
-    """Returns arrays in the shardings of another tree of their shapes; all processes call it, as devices exchange."""
+    """Returns arrays with the shardings of the tree `like`; all processes must call it, since devices exchange data."""
     found, structure = jax.tree.flatten(arrays)
     targets = [getattr(x, "sharding", None) for x in jax.tree.leaves(like)]
     moved = [i for i, target in enumerate(targets) if isinstance(target, NamedSharding) and found[i].sharding != target]
@@ -153,8 +154,9 @@ def with_copies(arrays, like):
 def activation_spec(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec:
     """Returns the mesh axes for the first axes of an array, given their names in `ACTIVATION_AXES`.
 
-    An axis whose length is not a multiple of the devices is not split, such as the single row that initializes weights.
-    Inside `for_each_copy` the axes between the copies are not to be named: each copy has arrays of its own.
+    An axis is not split if its length is not a multiple of the number of devices, such as the single row that
+    initializes weights. Inside `for_each_copy`, the axes between copies are left out, because each copy has its own
+    arrays.
     """
     mesh = jax.sharding.get_abstract_mesh()
     mesh_axes: list[tuple[str, ...] | None] = []
@@ -177,14 +179,14 @@ def shard_activation(x, *names: str | None):
 
 
 def for_each_copy(function: Callable, *arrays, rows: Sequence[jax.Array], dtype=None) -> Any:
-    """Returns the sum over the copies of the weights of `function(first row, rows, *arrays)`, each with its own rows.
+    """Returns the sum of `function(first row, rows, *arrays)` over the copies of the weights, each with its own rows.
 
-    What the function adds up stays on the devices of its copy: they exchange the sums once, at the end.
+    What the function adds up stays on the devices of its copy; the copies exchange their sums once, at the end.
 
     Args:
-        arrays: trees of arrays that all copies have.
-        rows: arrays whose first axis is that of the packed rows of a batch. Their number is a multiple of the copies.
-        dtype: in which the sums are exchanged; None: their own.
+        arrays: trees of arrays that all copies share.
+        rows: arrays whose first axis is the packed rows of a batch; their number is a multiple of the number of copies.
+        dtype: type in which the sums are exchanged; None: their own.
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in COPY_AXES if mesh.shape.get(axis, 1) > 1)

@@ -1,4 +1,4 @@
-"""Threads, for calls that block inside a library (so that Ctrl-C and time limits work), and for working ahead."""
+"""Threads for calls that block inside a library, so that Ctrl-C and time limits work, and for working ahead."""
 
 import atexit
 import os
@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 
 from f2jax.errors import exit_code
 
-POLL_SECONDS = 0.2  # how long a signal may have to wait
+POLL_SECONDS = 0.2  # the longest that a signal may have to wait
 Item = TypeVar("Item")
 
 
 def interruptible(function: Callable[[], Any], seconds: float = threading.TIMEOUT_MAX) -> Any:
-    """Returns the result of `function()`, or raises its error; another thread runs it.
+    """Runs `function()` in another thread and returns its result, or raises its error.
 
     Args:
-        seconds: how long to wait for it. The thread keeps running when the time is over.
+        seconds: how long to wait; the thread keeps running afterwards.
 
     Raises:
         TimeoutError: `function` has not returned in time.
@@ -46,11 +46,11 @@ def interruptible(function: Callable[[], Any], seconds: float = threading.TIMEOU
 
 
 def leave_at_exit(error: BaseException) -> None:
-    """Lets the process end with the exit code of an error, and without waiting for threads or other processes.
+    """Makes the process end with the exit code of an error, without waiting for threads or other processes.
 
-    A thread that is inside a library would otherwise abort the process as it ends.
+    Otherwise, a thread inside a library would abort the process as it ends.
     """
-    atexit.register(_leave, exit_code(error))  # runs before JAX's own, which waits for all
+    atexit.register(_leave, exit_code(error))  # runs before JAX's handler, which waits for all processes
 
 
 def _leave(code: int) -> None:
@@ -60,7 +60,7 @@ def _leave(code: int) -> None:
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yields the items in order; another thread makes the next one while the caller works with this one."""
+    """Yields the items in order; another thread prepares the next one while the caller uses this one."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(next, iterator, end)
