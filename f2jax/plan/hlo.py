@@ -1,7 +1,8 @@
 """Reads the text of a compiled TPU program: cycles, kernels and collectives of one run, with the trips of its loops.
 
-The TPU compiler annotates each operation with `estimated_cycles`; the condition of a loop says how often it runs. That
-of a loop over chunks of a batch has two limits: a constant, for how many there is room, and how many have rows.
+The TPU compiler annotates each operation with `estimated_cycles`, and the condition of a loop says how often it runs.
+The condition of a loop over the chunks of a batch has two limits: how many chunks there is room for, which is a
+constant, and how many of them have rows.
 """
 
 import math
@@ -59,7 +60,7 @@ class Collective:
     bytes: int  # of the complete array that is gathered, reduced or exchanged, per device
     group: tuple[int, ...]  # the devices of the first group, by their position in the mesh; (): all
     overlaps: bool  # runs concurrently with computation
-    runs: float = 1  # in one run of the program
+    runs: float = 1  # times that it runs in one run of the program
 
 
 @dataclass
@@ -113,7 +114,7 @@ def program_cost(text: str, chunks: int | None = None) -> Cost:
     """Returns the cost of one run of a program, given its optimized HLO.
 
     Args:
-        chunks: that have rows; None: as many as there is room for.
+        chunks: number of chunks that have rows; None: as many as there is room for.
     """
     computations, entry = parse_hlo(text)
     return _computation(computations, entry, chunks)
@@ -164,7 +165,7 @@ def _operation(total: Cost, computations, x: Instruction) -> None:
 
 
 def _is_irregular(x: Instruction) -> bool:
-    """Returns whether an operation reads or writes at positions that are data; the compiler does not estimate those."""
+    """Returns whether an operation reads or writes at positions that depend on data; the compiler estimates none."""
     return x.op in ("gather", "scatter", "sort") or _is_kernel(x) or (x.op == "fusion" and "kind=kCustom" in x.rest)
 
 
@@ -180,7 +181,7 @@ def _is_product(computations, x: Instruction) -> bool:
 def _heads(x: Instruction) -> tuple[int, ...]:
     """Returns the shape of the largest array of heads that a kernel reads (rows, heads, T, H), or ().
 
-    Heads may be in groups, on an axis of their own.
+    Groups of heads may have an axis of their own.
     """
     operands = re.search(r"operand_layout_constraints=\{(.*?)\}, \w+=", x.rest)
     shapes = [dims for _, dims in arrays(operands.group(1) if operands else "") if len(dims) in (4, 5)]
@@ -189,7 +190,7 @@ def _heads(x: Instruction) -> tuple[int, ...]:
 
 
 def scope(x: Instruction) -> str:
-    """Returns the pass (`forward`, `recompute` or `backward`) of an operation, and the part of the step.
+    """Returns the pass (`forward`, `recompute` or `backward`) of an operation, and its part of the step.
 
     Parts are the named scopes of a layer; `stacks`, the copies into and out of arrays of all layers, in which a loop
     over layers keeps activations and gradients; and `other`.
@@ -219,7 +220,7 @@ def _collectives(computations, x: Instruction, started: bool = False):
 
 
 def _result_bytes(x: Instruction) -> int:
-    """Returns the bytes of a collective's results; one that is only started lists its operands before its results."""
+    """Returns the bytes of a collective's results; a start operation lists its operands before its results."""
     if x.op in ("all-gather-start", "collective-permute-start"):
         both = [f"{kind}[{','.join(map(str, dims))}]" for kind, dims in arrays(x.shape) if dims]
         return sum(array_bytes(shape) for shape in both[len(both) // 2 :])
@@ -227,10 +228,10 @@ def _result_bytes(x: Instruction) -> int:
 
 
 def trip_count(computations: dict[str, list[Instruction]], condition: str, chunks: int | None) -> int:
-    """Returns how often a loop runs: the constant that its condition compares the counter, which starts at 0, with.
+    """Returns how often a loop runs: its counter starts at 0, and its condition compares it with a constant.
 
     Args:
-        chunks: the value of a second limit, see `program_cost`.
+        chunks: value of a second limit, see `program_cost`.
 
     Raises:
         ValueError: the condition has no constant.
@@ -245,13 +246,13 @@ def trip_count(computations: dict[str, list[Instruction]], condition: str, chunk
 
 
 def _with_fusions(computations: dict[str, list[Instruction]], name: str) -> list[Instruction]:
-    """Returns the operations of a computation, and those inside of its fusions."""
+    """Returns the operations of a computation, including those inside its fusions."""
     inner = [_with_fusions(computations, x.called("calls")) for x in computations[name] if x.op == "fusion"]
     return [*computations[name], *(x for operations in inner for x in operations)]
 
 
 def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Returns type and dimensions of each array of a shape, which may be a tuple."""
+    """Returns the type and dimensions of each array of a shape, which may be a tuple."""
     return [(kind, tuple(int(d) for d in dims.split(",") if d)) for kind, dims, _ in _ARRAY.findall(shape)]
 
 
@@ -261,10 +262,10 @@ def array_bytes(shape: str) -> int:
 
 
 def first_group(text: str) -> tuple[int, ...]:
-    """Returns the devices of the first of the `replica_groups`, in any of their notations; () for all or unknown ones.
+    """Returns the devices of the first of the `replica_groups` in any notation; () if they are all devices, or unknown.
 
     `{{0,1},{2,3}}` lists them; `[2,4]<=[4,2]T(1,0)` cuts a transposed grid of all devices into 2 groups of 4;
-    `mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}` names axes of a mesh, whose devices may be such a grid.
+    `mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}` names axes of a mesh, whose devices may be given as such a grid.
     """
     if match := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", text):
         return _numbers(match.group(1))
@@ -292,7 +293,7 @@ def _grid(text: str) -> tuple[int, ...]:
 
 
 def _strided(sizes: Sequence[int], axes: Iterable[int]) -> tuple[int, ...]:
-    """Returns the positions in a grid of `sizes` along `axes`, the last one fastest, at 0 on the other axes."""
+    """Returns the positions in a grid of `sizes` along `axes`, the last one varying fastest; others stay at 0."""
     positions = [0]
     for axis in axes:
         stride = math.prod(sizes[axis + 1 :])

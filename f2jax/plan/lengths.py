@@ -1,4 +1,4 @@
-"""The packed rows of a step that need not be run: from a mean length, or from the lengths of real texts."""
+"""Determines the packed rows of a step without running it, from a mean length or from the lengths of real texts."""
 
 import math
 from collections.abc import Sequence
@@ -18,39 +18,39 @@ from f2jax.errors import UserError
 from f2jax.model.attention_segments import LANES, block_length
 from f2jax.plan.step_time import TILE
 
-BATCHES = 16  # drawn from a file of lengths
+BATCHES = 16  # batches drawn from a file of lengths
 
 
 @dataclass(frozen=True)
 class PlannedRows:
-    """The rows of a typical step, and how much of all steps' rows is useful."""
+    """The rows of a typical step, and the share of useful tokens in all steps."""
 
-    shape: RowShape  # that of the arrays
-    chunks: int  # that are filled, at most as many as the arrays have slots
-    tokens: float  # useful ones of the typical step
-    mean: int  # tokens of a text
-    useful_share: float  # of the tokens of all steps
-    programs: int  # shapes of rows in these steps, each for its kind
-    tiles_below: float  # of a row of the typical step, see `tiles_below`
+    shape: RowShape  # shape of the arrays
+    chunks: int  # filled chunks, at most as many as the arrays have slots
+    tokens: float  # useful tokens of the typical step
+    mean: int  # mean tokens of a text
+    useful_share: float  # share of useful tokens among the tokens of all steps
+    programs: int  # number of distinct pairs of a kind and a shape of rows in all steps
+    tiles_below: float  # tiles of a row of the typical step, see `tiles_below`
 
     @property
     def encoded(self) -> int:
-        """The tokens that a part encodes in the typical step, padding included."""
+        """The number of tokens that a part encodes in the typical step, including padding."""
         return self.shape.rows * self.shape.length * self.chunks
 
 
 def texts_per_step(config) -> int:
-    """Returns the number of texts of a step: queries, their positives and the hard negatives of retrieval."""
+    """Returns the number of texts in a step: queries, their positives and the hard negatives of retrieval."""
     return config.data.batch_size * (2 + config.data.negatives.retrieval)
 
 
 def rows_of_mean(config, parts: int, mean: int) -> PlannedRows:
-    """Returns the rows of a retrieval batch whose texts have this length and leave no gaps."""
+    """Returns the rows of a retrieval batch whose texts all have this length and leave no gaps."""
     rules = RowRules(config.data.row_length, config.model.chunk_rows)
     needed = texts_per_step(config) * mean / parts
     shape = min(rules.ladder(needed, mean, mean), key=lambda shape: shape.cost(shape.slots))
     chunks, room = shape.slots, shape.rows * shape.length * shape.slots
-    shape = replace(shape, slots=1 << (chunks - 1).bit_length())  # as training has them
+    shape = replace(shape, slots=1 << (chunks - 1).bit_length())  # as in training
     start_u = np.arange(0, shape.length, mean)
     below = tiles_below(start_u, np.minimum(start_u + mean, shape.length), shape.length)
     return PlannedRows(shape, chunks, min(needed, room) * parts, mean, min(needed / room, 1.0), 1, below)
@@ -63,7 +63,7 @@ def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
         path: a file with the number of tokens of a text in each line, or the folder of a prepared corpus.
 
     Raises:
-        UserError: it is neither; or a text is longer than `data.max_length`.
+        UserError: it is neither, or a text is longer than `data.max_length`.
     """
     if files.exists(files.join(path, CARD)):
         corpus = PreparedCorpus(path)
@@ -82,10 +82,10 @@ def rows_of_lengths(config, parts: int, path: str) -> PlannedRows:
 
 
 def read_lengths(path: str, longest: int) -> np.ndarray:
-    """Returns the numbers of a file, one in each line.
+    """Returns the numbers in a file, which has one in each line.
 
     Raises:
-        UserError: there is no such file, or a line is no number from 1 to `longest`.
+        UserError: there is no such file, or a line is not a number from 1 to `longest`.
     """
     if not Path(path).is_file():
         raise UserError(f"--lengths={path} is neither a file with a length in each line nor a prepared corpus.")
@@ -98,7 +98,7 @@ def read_lengths(path: str, longest: int) -> np.ndarray:
 
 
 def summary(samples: Sequence[Sample], rules: RowRules, parts: int) -> PlannedRows:
-    """Returns the rows of the batch with about the mean number of tokens, and the useful share of all."""
+    """Returns the rows of the batch closest to the mean number of tokens, and the share of useful tokens in all."""
     placed = [rules.place(sample.lengths_u, parts, sample.kind) for sample in samples]
     weights = np.array([sample.weight for sample in samples])
     useful = np.array([sample.lengths_u.sum() for sample in samples])
@@ -119,11 +119,11 @@ def summary(samples: Sequence[Sample], rules: RowRules, parts: int) -> PlannedRo
 
 
 def tiles_below(start_u: np.ndarray, end_u: np.ndarray, length: int) -> float:
-    """Returns the tiles below the diagonals of rows that texts lie in, from the columns that each begins and ends at.
+    """Returns the number of tiles below the diagonals that texts occupy, given the start and end column of each.
 
     >>> tiles_below(np.array([0, 300]), np.array([300, 1024]), 1024)  # of 4 blocks: 1 and 3 of 6
     4.0
     """
     block = block_length(-(-length // LANES) * LANES)
-    more_u = (end_u - 1) // block - start_u // block  # blocks of a text, beyond its first
+    more_u = (end_u - 1) // block - start_u // block  # blocks of a text after its first
     return float((more_u * (more_u + 1) / 2).sum() * (block / TILE) ** 2)

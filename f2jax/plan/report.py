@@ -1,4 +1,4 @@
-"""Plans as text: a table with a column for each topology."""
+"""Formats plans as a table with a column for each topology."""
 
 import dataclasses
 import json
@@ -31,11 +31,11 @@ def plan_topologies(
     Args:
         tokens_per_text: see `plan_slice`.
         rows: see `plan_slice`.
-        searches: whether to search the layout, see `search_layouts`, and say how to train with it; else use the
-            config's.
-        json_path: a file for all figures, a list of plans.
+        searches: whether to search for the layout (see `search_layouts`) and to add the options that train with it;
+            otherwise, the layout is the config's.
+        json_path: file to which the plans are written as a list, with all figures.
         lengths: see `plan_slice`.
-        price: US dollars of a chip-hour; None: that of the chip in `chips.PRICES`.
+        price: US dollars per chip-hour; None: the price of the chip in `chips.PRICES`.
 
     Raises:
         UserError: see `plan_slice`.
@@ -44,14 +44,14 @@ def plan_topologies(
     for topology in tqdm([canonical_topology(text) for text in topologies], unit="plan", dynamic_ncols=True):
         plan = search_layouts if searches else plan_slice
         plans.append(plan(config, topology, tokens_per_text, rows, lengths))
-        if json_path:  # after each plan: an interruption loses none
+        if json_path:  # after each plan, so that an interruption loses none
             files.write_atomically(json_path, json.dumps([dataclasses.asdict(plan) for plan in plans], indent=2) + "\n")
     commands = [f"{plan.topology}: f2jax train … {layout_options(plan)}" for plan in plans if searches and plan.fits]
     return "\n".join([plan_table(plans, lengths, tokens_per_text, price), *larger_batches(config), *commands])
 
 
 def larger_batches(config) -> list[str]:
-    """Returns a sentence if batches of another kind have more texts than those of retrieval, which a plan compiles."""
+    """Returns a warning if batches of another kind have more texts than those of retrieval, which a plan compiles."""
     negatives = config.data.negatives
     kind, count = max(negatives.items(), key=lambda item: item[1])
     if count <= negatives.retrieval:
@@ -74,7 +74,7 @@ def plan_table(
     tokens_per_text: int | None = None,
     price: float | None = None,
 ) -> str:
-    """Returns the plans of one config side by side, and what to change in those that do not fit, or only just."""
+    """Returns the plans of one config side by side, and what to change in those that do not fit, or only just fit."""
     first = plans[0]
     origin = f"the mean of {lengths}" if lengths else "by --tokens-per-text" if tokens_per_text else "the worst case"
     lines = [
@@ -99,7 +99,7 @@ def _warning(plan: SlicePlan) -> str:
 
 
 def cost(plan: SlicePlan, price: float | None = None) -> str:
-    """Returns what the chip-hours of a plan cost, and at which price; "": the price is not known.
+    """Returns what the chip-hours of a plan cost, and at which price, or "" if the price is not known.
 
     Args:
         price: see `plan_topologies`.
@@ -109,7 +109,7 @@ def cost(plan: SlicePlan, price: float | None = None) -> str:
 
 
 def _column(plan: SlicePlan, price: float | None = None) -> dict[str, str]:
-    """Returns the cells of one plan by the name of their row."""
+    """Returns the cells of a plan by the names of their rows."""
     mesh = " x ".join(f"{axis} {length}" for axis, length in plan.mesh.items() if length > 1) or "one device"
     row_devices = math.prod(plan.mesh.get(axis, 1) for axis in ROW_AXES)
     rows = {

@@ -31,7 +31,7 @@ from f2jax.train.program import Program, abstract_batch
 from f2jax.train.step import Teacher
 
 STAGE_ROWS = {1: 27e6, 2: 18e6}  # training rows of the recipe's stages (recipe 2.1)
-TIGHT = 0.95  # share of the memory above which a program may not run next to transfers and fragmentation
+TIGHT = 0.95  # share of the memory above which transfers and fragmentation may keep a program from running
 COMPILER_ENVIRONMENT = {  # keeps the compiler from looking for a TPU here, and lets several plans run concurrently
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -41,7 +41,7 @@ COMPILER_ENVIRONMENT = {  # keeps the compiler from looking for a TPU here, and 
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """What a config needs on one topology, and how fast it is; bytes are those of a device, seconds those of a step."""
+    """What a config needs on a topology, and how fast it is; bytes are per device, and seconds per step."""
 
     topology: str
     size: str
@@ -50,12 +50,12 @@ class SlicePlan:
     mesh: dict[str, int]
     remat: str
     chunk_rows: int
-    unroll: int  # layers of an iteration of the loop over layers
+    unroll: int  # layers in an iteration of the loop over layers
     rows: int  # packed rows that a step encodes, over all devices
     row_length: int
-    chunks: int  # in which a device encodes its rows one after the other
-    useful_share: float  # of the tokens of rows, in steps of all kinds
-    tiles_below: float  # of a row, that attention visits below its diagonal, see `lengths.tiles_below`
+    chunks: int  # chunks of rows that a device encodes one after the other
+    useful_share: float  # share of useful tokens among the tokens of rows, in steps of all kinds
+    tiles_below: float  # tiles below the diagonal of a row that attention visits, see `lengths.tiles_below`
     tokens_per_text: int
     steps: int
     fits: bool
@@ -70,8 +70,8 @@ class SlicePlan:
     days: float
     chip_hours: float
     limit: str  # compute, memory or links
-    advice: str  # what to change if it does not fit, or only just
-    compile_seconds: float = 0.0  # of one processor core
+    advice: str  # what to change if it does not fit, or only just fits
+    compile_seconds: float = 0.0  # seconds of one processor core
 
     @property
     def is_tight(self) -> bool:
@@ -91,7 +91,7 @@ def plan_slice(
         topology: chip and shape, such as `v5e:16x16`, or another name that `canonical_topology` knows.
         tokens_per_text: mean length of a text; None: `data.max_length`, the worst case.
         rows: training rows of the stage; None: the recipe's (recipe 2.1).
-        lengths: instead of the mean length, real ones, see `rows_of_lengths`.
+        lengths: real lengths in place of the mean length, see `rows_of_lengths`.
 
     Raises:
         UserError: there is no TPU compiler, the topology, the teacher, the attention kernel or the remat policy is
@@ -139,7 +139,7 @@ def plan_slice(
         return _too_large(settings, arguments, sum(arguments.values()), config.data.row_length)
     with jax.set_mesh(mesh):
         lowered = program.step.lower(program.state, batch, teacher, kind="retrieval")
-    start = time.process_time()  # of all threads, whatever else this machine does
+    start = time.process_time()  # of all threads, so that other work on this machine does not count
     try:
         compiled = interruptible(lowered.compile)
     except jax.errors.JaxRuntimeError as error:
@@ -149,7 +149,7 @@ def plan_slice(
         return _too_large(settings, arguments, needed, config.data.row_length)
     compile_seconds = time.process_time() - start
     memory, needed = memory_by_kind(compiled.memory_analysis(), arguments)
-    if needed > chip.memory:  # the compiler does not always complain
+    if needed > chip.memory:  # the compiler does not always raise an error
         return _too_large(settings, arguments, needed, config.data.row_length)
     cost = program_cost(compiled.as_text(), planned.chunks)
     seconds = step_seconds(cost, chip, device_coordinates(mesh), planned.tiles_below)
@@ -200,7 +200,7 @@ def topology_devices(topology: str):
     from jax.experimental import topologies
 
     sides = [int(side) for side in re.findall(r"\d+", topology.partition(":")[2])]
-    host = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sides) == 1 else {}  # else 2 × 2 chips a host
+    host = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sides) == 1 else {}  # otherwise, 2 × 2 chips per host
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology, **host).devices
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
@@ -214,7 +214,7 @@ def device_coordinates(mesh) -> list[tuple[int, ...]]:
 
 
 def teacher_size(path: str) -> str:
-    """Returns the size that a teacher's path ends in, such as `…/F2LLM-v2-1.7B`, or "" if it names none."""
+    """Returns the size that a teacher's path ends with, as in `…/F2LLM-v2-1.7B`, or "" if it does not name one."""
     match = re.search(r"(?:^|[-/])(\d+(?:\.\d+)?[mb])$", path.lower())
     return match.group(1) if match and match.group(1) in SIZES else ""
 
@@ -228,7 +228,7 @@ def teacher_architecture(config) -> Qwen3Config | None:
     """Returns the shape of the teacher in `config.teacher.path`, or None without one.
 
     Raises:
-        UserError: neither the end of the path nor the files there say what size it is.
+        UserError: neither the end of the path nor the files there state its size.
     """
     path = config.teacher.path
     size_name = teacher_size(path)
@@ -276,7 +276,7 @@ def memory_by_kind(stats, arguments: dict[str, int]) -> tuple[dict[str, int], in
 
 
 def sum_collectives(cost: Cost, devices: int) -> list[dict]:
-    """Returns the collectives of a step by kind and number of devices: their count, total bytes and largest bytes."""
+    """Returns the collectives of a step by kind and number of devices: their count, total bytes and largest size."""
     sums: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for exchange in cost.collectives:
         key = exchange.kind, len(exchange.group) or devices, exchange.overlaps
@@ -292,7 +292,7 @@ def sum_collectives(cost: Cost, devices: int) -> list[dict]:
 def bottleneck(seconds: StepSeconds, cost: Cost) -> str:
     """Returns what a step waits for most: `links`, `compute` (matrix products) or `memory` (all other operations).
 
-    Other operations are limited by memory, because they do less work on a number than it takes to read it.
+    Other operations are limited by memory, because reading a number takes longer than the work on it.
     """
     waiting = seconds.step - seconds.compute
     if waiting > 0.25 * seconds.step:
@@ -303,7 +303,7 @@ def bottleneck(seconds: StepSeconds, cost: Cost) -> str:
 def bytes_used(message: str, arguments: int) -> int:
     """Returns the bytes that a step would need according to the compiler's error message, or 0 if it does not say.
 
-    It gives either the total or, if they are too large by themselves, only the temporaries.
+    The message gives either the total or, if the temporaries alone are too large, only those.
 
     Args:
         arguments: bytes of the arguments.
@@ -339,7 +339,7 @@ def what_to_change(settings: dict, memory: dict[str, int], row_length: int) -> s
     """Returns the first change that would help a step that needs too much memory.
 
     Args:
-        row_length: of the config; `model.chunk_rows` counts such rows.
+        row_length: the config's `data.row_length`; `model.chunk_rows` counts rows of this length.
     """
     mesh, devices = settings["mesh"], math.prod(settings["mesh"].values())
     states = memory["parameters"] + memory["optimizer"] + memory["teacher"]

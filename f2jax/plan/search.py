@@ -1,4 +1,4 @@
-"""Searches the fastest layout that fits: estimates bytes on paper, then compiles layouts from fast to frugal."""
+"""Searches for the fastest layout that fits: estimates bytes on paper, then compiles layouts from fast to frugal."""
 
 import math
 from collections.abc import Iterator
@@ -17,24 +17,24 @@ from f2jax.plan.run import SlicePlan, cached_width, plan_slice, planned_rows, te
 from f2jax.train.optim import WeightRules
 from f2jax.train.program import extra_weights
 
-STATE_BYTES = 16  # of a weight in training: the weight, its gradient and two moments, in float32
-FROZEN_BYTES = 4  # of a weight that is not trained
+STATE_BYTES = 16  # bytes for a trained weight: the weight, its gradient and two moments, in float32
+FROZEN_BYTES = 4  # bytes for a weight that is not trained
 ROOM = 0.9  # share of the memory that a layout may take on paper; the compiler has the last word
 
 
 def search_layouts(
     config, topology: str, tokens_per_text: int | None = None, rows: float | None = None, lengths: str | None = None
 ) -> SlicePlan:
-    """Returns the fastest plan of the first layouts that the compiler finds room for, or the last plan if none fits.
+    """Returns the fastest plan of the first layouts that fit according to the compiler, or the last plan if none does.
 
     The `candidate_layouts` are tried in order. If the compiler needs more than estimated, the same layout is tried with
     the weights split over more chips, if that saves enough. A layout that fits is also compiled with the weights
-    split as far as possible. A program that takes nearly all of the memory can be slow, its forward pass above all
-    (docs/plans.md has examples), or may not run: if the faster of both does, the next candidate is compiled too.
-    At last the fastest layout is compiled with its layers unrolled, which takes the compiler longer.
+    split as far as possible. A program that takes nearly all of the memory can be slow, especially in its forward pass
+    (docs/plans.md has examples), or may not run; if the faster of the two takes that much, the next candidate is
+    compiled too. Finally, the fastest layout is compiled with its layers unrolled, which takes the compiler longer.
 
     Raises:
-        UserError: see `plan_slice`; or no layout is small enough even on paper.
+        UserError: see `plan_slice`, or no layout is small enough even on paper.
     """
     topology = canonical_topology(topology)
     last: SlicePlan | None = None
@@ -67,18 +67,18 @@ def search_layouts(
 
 
 def layout_of(plan: SlicePlan) -> dict:
-    """Returns the fields of a config that a search chooses, as a plan has them."""
+    """Returns the fields of a config that a search chooses, with their values in a plan."""
     layout: dict = {f"mesh.{axis}": length for axis, length in plan.mesh.items()}
     return layout | {"model.remat": plan.remat, "model.chunk_rows": plan.chunk_rows, "model.unroll": plan.unroll}
 
 
 def fastest_plan(plans: list[SlicePlan]) -> SlicePlan:
-    """Returns the plan with the shortest step, among those that are not tight if there are any."""
+    """Returns the plan with the shortest step; plans that are tight are chosen only if all are."""
     return min(plans, key=lambda plan: (plan.is_tight, plan.seconds["step"]))
 
 
 def split_further(layout: dict, missing: int, weights: int, shares: list[int]) -> dict | None:
-    """Returns the layout with the weights split over as few more chips as save the missing bytes, or None."""
+    """Returns the layout with the weights split over just enough more chips to save the missing bytes, or None."""
     current = layout["mesh.fsdp"]
     enough = [n for n in shares if n > current and weights / current - weights / n > missing]
     return layout | {"mesh.fsdp": enough[0]} if enough else None
@@ -110,11 +110,11 @@ def with_layout(config, layout: dict):
 def candidate_layouts(
     config, topology: str, tokens_per_text: int | None = None, lengths: str | None = None
 ) -> Iterator[dict]:
-    """Yields the layouts that fit on paper, fastest first; each splits the weights only as far as activations need it.
+    """Yields the layouts that fit on paper, fastest first; weights are only split as far as activations need the room.
 
-    Splitting weights further costs little, and recomputing activations costs much: `full` runs the layers forward once
-    more, and so do chunks, for which `dots` is then faster than `full`. The last and most frugal layout is yielded
-    whatever the estimate, as long as the weights fit.
+    Splitting weights further costs little, while recomputing activations costs much: `full` runs the layers forward
+    once more, and so do chunks, for which `dots` is then faster than `full`. The last and most frugal layout is yielded
+    regardless of the estimate, as long as the weights fit.
     """
     chip, devices = chip_of(topology), topology_devices(topology)
     architecture = workdir.architecture_of(config.model)
@@ -140,18 +140,18 @@ def possible_shares(width: int, devices: int) -> list[int]:
 
 
 def fits_on_paper(needed: float, hbm: int) -> bool:
-    """Returns whether so many bytes leave room for what an estimate does not count."""
+    """Returns whether this many bytes leave room for what an estimate does not count."""
     return needed < ROOM * hbm
 
 
 def saved_bytes(architecture: Qwen3Config, remat: str, tokens: int) -> int:
     """Returns the bytes of bfloat16 activations that the backward pass needs on one device, under a remat policy.
 
-    They are those that a forward pass saves in all layers, and the working set of one layer.
+    These are the activations that the forward pass saves in all layers, and the working set of one layer.
     """
     a = architecture
     out = a.heads * a.head_dim  # the output of attention
-    heads = 2 * out + 2 * a.kv_heads * a.head_dim  # that, and queries, keys, values
+    heads = 2 * out + 2 * a.kv_heads * a.head_dim  # that output, queries, keys and values
     saved = {"full": a.width, "qkv": 2 * a.width + out, "mlp": 2 * a.width + heads}
     saved["dots"] = saved["mlp"] + 2 * a.mlp
     working_set = 8 * a.width + 2 * heads + 4 * a.mlp

@@ -8,16 +8,17 @@ from f2jax.model.attention import splash_block
 from f2jax.parallel.chips import Chip
 from f2jax.plan.hlo import Collective, Cost
 
-SPLASH_EFFICIENCY = {"fwd": 0.46, "dq": 0.8, "dkv": 0.8}  # of peak on the tiles visited, by its bundles for v5p
-TILE = 256  # positions of a side of the tiles of segment attention
-TILE_CYCLES = {  # of a core for a tile of one head of 128, on the diagonal and below, by benchmarks/kernel_cycles.py
+SPLASH_EFFICIENCY = {"fwd": 0.46, "dq": 0.8, "dkv": 0.8}  # share of the peak on visited tiles, by its bundles for v5p
+TILE = 256  # positions along a side of a tile of segment attention
+# Cycles of a core for a tile of one head of 128, on the diagonal and below it, by benchmarks/kernel_cycles.py.
+TILE_CYCLES = {
     "v5p": {"forward": (511, 406), "backward": (695, 656)},
     "v5e": {"forward": (503, 386), "backward": (694, 612)},
     "v6e": {"forward": (404, 263), "backward": (522, 441)},
 }
-TILE_CYCLES |= {"v4": TILE_CYCLES["v5p"], "tpu7x": TILE_CYCLES["v6e"]}  # with the same matrix units
-ROTATION_CYCLES = {"fwd": 8.7, "bwd": 13.9}  # of a core for 1,024 numbers, likewise for v5p; v6e takes less
-CORE_UNITS = 4  # matrix units of a core
+TILE_CYCLES |= {"v4": TILE_CYCLES["v5p"], "tpu7x": TILE_CYCLES["v6e"]}  # chips with the same matrix units
+ROTATION_CYCLES = {"fwd": 8.7, "bwd": 13.9}  # cycles of a core for 1,024 numbers, likewise, for v5p; v6e takes fewer
+CORE_UNITS = 4  # matrix units in a core
 HOP_SECONDS = 1e-6  # latency from a chip to the next
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of T × T × H in each attention kernel
 
@@ -42,7 +43,7 @@ def step_seconds(
     """Returns the estimated time of a step.
 
     Args:
-        cost: of one run, as `program_cost` returns it.
+        cost: cost of one run, as returned by `program_cost`.
         coordinates: position of each device along each axis of the slice, in the order of the mesh.
         tiles_below: see `kernel_seconds`.
     """
@@ -56,11 +57,11 @@ def step_seconds(
 
 
 def kernel_seconds(name: str, shape: Sequence[int], chip: Chip, tiles_below: float | None = None) -> float:
-    """Returns the time of a kernel, of which the compiler gives none, by the instruction bundles that it makes.
+    """Returns the time of a kernel, judged by its instruction bundles, since the compiler estimates none.
 
     Args:
-        shape: of the queries, or of the heads that are turned: rows, heads, T, H.
-        tiles_below: of a row, that segment attention visits below the diagonal; None: all.
+        shape: shape of the queries, or of the heads that are rotated: rows, heads, T, H.
+        tiles_below: tiles below the diagonal of a row that segment attention visits; None: all.
     """
     rows, heads, length, head_dim = shape
     cores = chip.peak / (2 * chip.unit**2 * chip.clock) / CORE_UNITS
@@ -79,7 +80,7 @@ def kernel_seconds(name: str, shape: Sequence[int], chip: Chip, tiles_below: flo
 
 
 def collective_seconds(collective: Collective, chip: Chip, coordinates: Sequence[Sequence[int]]) -> float:
-    """Returns the time of one collective that uses all links along the axes of the slice over which its group extends.
+    """Returns the time of a collective, which uses all links along the axes of the slice over which its group extends.
 
     A gather or a scatter sends (n - 1) / n of the bytes through each chip, a reduction twice that, and an all-to-all on
     a ring of n chips sends n / 4 of a chip's bytes over each of its links
