@@ -1,4 +1,4 @@
-"""From a config to packed batches: tokenizer, data sets, mixture, and a thread that packs ahead of the device."""
+"""Turns a config into packed batches: tokenizer, data sets, mixture, and a thread that packs ahead of the device."""
 
 import hashlib
 import json
@@ -30,19 +30,19 @@ from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
 
-SAMPLED_SETS, SAMPLED_BATCHES = 256, 64  # read at the start, to choose the shapes of packed rows
-CORPUS = "corpus:"  # a source that `f2jax prepare` wrote
+SAMPLED_SETS, SAMPLED_BATCHES = 256, 64  # read at the start to choose the shapes of packed rows
+CORPUS = "corpus:"  # prefix of a source that `f2jax prepare` wrote
 
 
 def load_data(
     config, kept: str | Path, init: str, vocab_size: int, skipped: SkipList
 ) -> tuple[Tokenizer, list[tuple[AnyDataset, AnyDataset]]]:
-    """The tokenizer of a run, and (training, held-out) rows of each data set that it selects.
+    """Returns the tokenizer of a run, and the (training, held-out) rows of each data set that it selects.
 
     Args:
-        kept: the tokenizer folder of a run that continues; "": the run begins.
-        init: the tokenizer of the starting weights; "": none.
-        vocab_size: rows of the model's token table.
+        kept: folder of the tokenizer of a run that continues; "": the run is new.
+        init: folder of the tokenizer of the starting weights; "": none.
+        vocab_size: number of rows of the model's token table.
         skipped: counts the rows that are left out, by reason.
 
     Raises:
@@ -74,7 +74,7 @@ def load_data(
 def _open_corpora(
     paths: Sequence[str], config, kept: str | Path, init: str
 ) -> tuple[Tokenizer, Sequence[tuple[AnyDataset, AnyDataset]]]:
-    from f2jax.data.corpus import PreparedCorpus, check_alike  # needs TFDS's messages, as no run without a corpus
+    from f2jax.data.corpus import PreparedCorpus, check_alike  # imports TFDS's messages, which only a corpus needs
 
     corpora = [PreparedCorpus(path) for path in paths]
     for corpus in corpora:
@@ -103,14 +103,14 @@ def _open_corpora(
 
 
 def mixture_weights(datasets: Sequence[AnyDataset], config) -> list[float]:
-    """How often the batches of each data set come: the factors of its name, times the balance of languages."""
+    """Returns the weight of each data set's batches: the factors of its name times the balance of languages."""
     by_name = pattern_weights([dataset.name for dataset in datasets], config.data.weights)
     by_language = language_weights([dataset.languages for dataset in datasets], config.data.language_temperature)
     return [a * b for a, b in zip(by_name, by_language, strict=True)]
 
 
 def data_fingerprints(tokenizer: Tokenizer, datasets: Sequence[AnyDataset]) -> dict[str, str]:
-    """Hashes, by name, of what decides the rows of a run besides its config; the same wherever the data lies."""
+    """Returns hashes, by name, of what determines the rows of a run besides its config; paths do not change them."""
     names = [dataset.name for dataset in datasets]
     counted = [
         f"{name} ({names[:n].count(name) + 1})" if names.count(name) > 1 else name for n, name in enumerate(names)
@@ -139,9 +139,9 @@ def read_records(config, skipped: SkipList) -> Iterator[Record]:
 
 
 def _keep_texts_apart(records: Iterable[Record], share: float, seed: int) -> Iterator[Record]:
-    """The records without those texts of clustering that are held out as queries: no other row is to teach them.
+    """Yields the records without texts of clustering that are held out as queries, so that no other row teaches them.
 
-    A row whose positive is such a text goes, and so does one that loses all its negatives.
+    A row whose positive is such a text is left out, as is a row that loses all its negatives.
     """
     for record in records:
         if record.kind == "clustering" and not is_held_out(record.split_id, share, seed):
@@ -153,12 +153,12 @@ def _keep_texts_apart(records: Iterable[Record], share: float, seed: int) -> Ite
 
 
 def make_tokenizer(config, kept: str | Path, init: str, records: Iterable[Record]) -> Tokenizer:
-    """The tokenizer of a run: the one that it kept, a new one, the configured one, or that of the starting weights.
+    """Returns the tokenizer of a run: its kept one, a new one, the configured one, or that of the starting weights.
 
-    Every process makes the same one.
+    All processes make the same tokenizer.
 
     Raises:
-        UserError: none or several are named, the named one cannot be read, or the weights know other tokens.
+        UserError: none or several are named, the named one cannot be read, or the weights are for other tokens.
     """
     path, train_vocab = config.tokenizer.path, config.tokenizer.train_vocab
     if kept:
@@ -200,25 +200,25 @@ def instructions(config) -> Instructions:
 
 
 def learns_scores(config) -> bool:
-    """Returns whether a term of the loss is of a reranker's scores, which batches then bring."""
+    """Returns whether a term of the loss uses the scores of a reranker, which batches then contain."""
     return bool(config.loss.score_weight or config.loss.score_margin_weight)
 
 
 def row_rules(config, samples: Sequence[Sample], parts: int, texts: Mapping[str, int]) -> RowRules:
-    """The rules for the rows of a run whose batches are like the samples, see `choose_programs`."""
+    """Returns the rules for the rows of a run whose batches are like the samples; see `choose_programs`."""
     rules = RowRules(config.data.row_length, config.model.chunk_rows)
     limit = config.data.programs or (CHUNKED_PROGRAMS if config.model.chunk_rows else PROGRAMS)
     return replace(rules, programs=choose_programs(samples, rules, parts, texts, limit))
 
 
 class Loader:
-    """Batches by step: `loader.batch(step)` is a function of (seed, step) alone.
+    """The batch of each step: `loader.batch(step)` only depends on the seed and the step.
 
     Args:
         datasets: tokenized data sets, in memory or in a corpus.
         share: the packed rows that this process fills.
-        weights: how often the batches of each data set come; None: once for each row.
-        like: the loader whose packed rows and negative slots this one takes too, so that the same programs serve both.
+        weights: factors on the number of batches from each data set; None: 1.
+        like: a loader whose shapes of packed rows and slots of negatives are used, so that both share programs.
     """
 
     def __init__(
@@ -261,20 +261,20 @@ class Loader:
         return self.mixture.steps_per_epoch
 
     def program_shares(self) -> dict[tuple[str, RowShape], float]:
-        """About how often a batch has each of the shapes of a kind, the most frequent first; see `rules`."""
+        """Returns about how often a batch has each shape of a kind, the most frequent first; see `rules`."""
         return program_shares(self.samples, self.rules, self.share.parts)
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """The lengths of the texts of some batches of each data set, or of the most frequent ones if there are many.
+        """The lengths of texts in some batches of each data set, or of the most frequent data sets if there are many.
 
-        They are evenly spaced rows, so that runs on a prepared corpus have the same shapes with any seed, and find each
-        other's programs. On files the seed also decides on the rows that are held out, and on what a tokenizer is
-        trained on.
+        The rows are evenly spaced, so that runs on a prepared corpus have the same shapes with any seed, and find each
+        other's compiled programs. With files, the seed also determines which rows are held out, and what a tokenizer
+        is trained on.
         """
         shares = [row["share"] for row in self.mixture.table()]
         order = sorted(range(len(shares)), key=lambda i: -shares[i])
-        first = {self.datasets[i].kind: i for i in reversed(order)}  # no kind is left out
+        first = {self.datasets[i].kind: i for i in reversed(order)}  # so that no kind is left out
         chosen = list(dict.fromkeys([*first.values(), *order[:SAMPLED_SETS]]))
         found = []
         for i in chosen:
@@ -288,7 +288,7 @@ class Loader:
         return found
 
     def batch(self, step: int) -> tuple[str, Batch]:
-        """(name of the data set, packed batch) of a step."""
+        """Returns (name of the data set, packed batch) for a step."""
         plan = self.mixture.plan(step)
         dataset = self.datasets[plan.dataset]
         slots = self.slots[dataset.kind]  # held-out rows may have more negatives than those of training
@@ -306,7 +306,7 @@ class Loader:
         return dataset.name, batch
 
     def batches(self, start: int, stop: int, ahead: int = 2) -> Iterator[tuple[int, str, Batch]]:
-        """Yields (step, data set, batch) from `start` to `stop`; a thread packs them up to `ahead` steps early."""
+        """Yields (step, data set, batch) from `start` to `stop`; a thread packs up to `ahead` steps in advance."""
         ready: queue.Queue = queue.Queue(maxsize=ahead)
         stopped = threading.Event()
 
@@ -324,7 +324,7 @@ class Loader:
                         return
                     put((step, *self.batch(step)))
                 put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
+            except BaseException as error:  # passed to the consumer, which raises it
                 put(error)
 
         thread = threading.Thread(target=work, name="batches", daemon=True)

@@ -1,4 +1,4 @@
-"""A folder on gs:// and its copy on a disk of this host, such as of a prepared corpus."""
+"""Copies a folder on gs://, such as a prepared corpus, to a disk of this host."""
 
 import base64
 import fcntl
@@ -18,18 +18,18 @@ from tqdm import tqdm
 from f2jax import files
 from f2jax.errors import Restart, UserError
 
-CACHE = "F2JAX_CACHE"  # environment variable: the folder of all copies
-TOGETHER = 16  # files that are copied at a time
+CACHE = "F2JAX_CACHE"  # environment variable with the folder of all copies
+TOGETHER = 16  # files that are copied at the same time
 BLOCK = 2**20  # bytes
-LOCK = ".lock"  # in the folder of a copy, and in that of each of its versions
-VERSIONS = "@"  # first letter of the folder of each version of a copy
-_in_use: dict[Path, TextIO] = {}  # versions that this process may read until it ends, with a shared lock
+LOCK = ".lock"  # name of a lock in the folder of a copy, and in that of each of its versions
+VERSIONS = "@"  # first character of the folder of each version of a copy
+_in_use: dict[Path, TextIO] = {}  # versions that this process may read until it ends, with their shared locks
 
 
 class LocalCopy:
     """A folder that is local, or on gs:// with a copy in `F2JAX_CACHE`, by default `~/.cache/f2jax`.
 
-    Each version of the folder has a copy of its own, since other runs on this host may read an earlier one.
+    Each version of the folder has its own copy, since other runs on this host may be reading an earlier one.
 
     >>> copy = LocalCopy("gs://bucket/corpus")
     >>> copy.fetch(["corpus.json"])
@@ -37,10 +37,10 @@ class LocalCopy:
     PosixPath('/home/me/.cache/f2jax/bucket/corpus/@5bd2f0c91a7e43d6/corpus.json')
 
     Attributes:
-        source: as it was given.
+        source: the folder as it was given.
 
     Raises:
-        UserError: the folder is on something else than gs://.
+        UserError: the folder is neither local nor on gs://.
     """
 
     def __init__(self, source: str | Path):
@@ -50,7 +50,7 @@ class LocalCopy:
 
     @cached_property
     def folder(self) -> Path:
-        """On a disk of this host."""
+        """The folder on a disk of this host."""
         if not self.is_remote:
             return Path(self.source)
         cache = Path(os.environ.get(CACHE) or Path.home() / ".cache/f2jax")
@@ -60,32 +60,32 @@ class LocalCopy:
 
     @cached_property
     def _objects(self) -> dict[str, dict]:
-        """What is known of each object, by its name inside the folder."""
+        """The metadata of each object, by its name inside the folder."""
         store, root = files.filesystem(self.source)
         with files.clear_errors(self.source):
             return {path.removeprefix(f"{root}/"): found for path, found in store.find(root, detail=True).items()}
 
     def names(self, folder: str) -> list[str]:
-        """Returns the names of all objects in a folder inside this one on gs://."""
+        """Returns the names of all objects in a subfolder on gs://."""
         return [name for name in self._objects if name.startswith(f"{folder}/")]
 
     def exists(self, name: str) -> bool:
-        """Returns whether the folder that was given has a file or, if it is local, a folder of this name."""
+        """Returns whether the given folder contains a file or, if it is local, a folder of this name."""
         return name in self._objects if self.is_remote else (self.folder / name).exists()
 
     def fetch(self, names: Collection[str], sizes: Mapping[str, int] = {}) -> None:
-        """Copies files from gs:// that are not there yet; of a local folder none. Another process waits meanwhile.
+        """Copies missing files from gs://, while other processes wait; does nothing for a local folder.
 
-        Each is checked against its CRC32C in the bucket, and appears when it is complete; a copy is of an object's
-        generation, which is the file's time.
+        Each file is checked against its CRC32C in the bucket, and only appears once it is complete. Its modification
+        time stores the generation of the object that it was copied from.
 
         Args:
-            names: inside the folder.
-            sizes: in bytes, of files whose sizes are known.
+            names: file names inside the folder.
+            sizes: known sizes of files, in bytes.
 
         Raises:
             UserError: a file is missing or has another size, or the disk has no room.
-            Restart: besides failures that pass, a file arrived damaged.
+            Restart: there was a temporary failure, or a file arrived damaged.
         """
         if not self.is_remote:
             return
@@ -126,10 +126,10 @@ class LocalCopy:
                     threads.shutdown(cancel_futures=True)
 
     def _follow_earlier_versions(self) -> None:
-        """Takes over what has not changed, and removes the versions that no process uses.
+        """Takes over files that have not changed, and removes versions that no process uses.
 
-        Before copies had versions, they lay in the folder that holds these now, with shards of any upload. Copies of
-        folders inside this one have locks of their own.
+        Before copies had versions, files were stored directly in the folder that now holds these, with shards of any
+        upload. Copies of subfolders have their own locks, and are left alone.
         """
         unversioned = self.folder.parent
         for place, folders, names in os.walk(unversioned):
@@ -142,7 +142,7 @@ class LocalCopy:
                     path.rename(self.folder / name)
                 else:
                     path.unlink()
-            with suppress(OSError):  # one that is not empty stays
+            with suppress(OSError):  # a folder that is not empty stays
                 os.removedirs(where)
         for earlier in self.folder.parent.glob(f"{VERSIONS}*"):
             if earlier == self.folder:
@@ -150,10 +150,10 @@ class LocalCopy:
             for name in self._objects:
                 if self._is_there(name, earlier) and not (path := self.folder / name).exists():
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    with suppress(OSError):  # on a disk without hard links it is copied from the bucket
+                    with suppress(OSError):  # on a disk without hard links, it is copied from the bucket
                         os.link(earlier / name, path)
             with suppress(BlockingIOError), _lock_file(earlier, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                shutil.rmtree(earlier, ignore_errors=True)  # a lock that is open stays on NFS
+                shutil.rmtree(earlier, ignore_errors=True)  # on NFS, an open lock stays
 
     def _is_there(self, name: str, folder: Path) -> bool:
         path, found = folder / name, self._objects[name]
@@ -171,12 +171,12 @@ class LocalCopy:
 
 
 def _time(found: dict) -> int:
-    """The time of a copy in nanoseconds: the generation of its object, which is in microseconds."""
+    """Returns the time of a copy in nanoseconds: the generation of its object, which is in microseconds."""
     return int(found["generation"]) * 1000
 
 
 def checksum(path: Path) -> str:
-    """Returns the CRC32C of a file as Google writes it."""
+    """Returns the CRC32C of a file in Google's encoding."""
     import google_crc32c
 
     with path.open("rb") as file:
@@ -187,7 +187,7 @@ def checksum(path: Path) -> str:
 
 
 def _lock_file(folder: Path, how: int) -> TextIO:
-    """Returns the open lock of a folder, which lets go when it is closed."""
+    """Locks a folder and returns the lock file, which releases the lock when it is closed."""
     file = (folder / LOCK).open("w")
     try:
         fcntl.flock(file, how)

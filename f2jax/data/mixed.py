@@ -1,7 +1,7 @@
-"""Data sets of one kind as a single one, whose batches mix their rows (`data.mixed_batches`).
+"""Joins data sets of a kind into a single one, whose batches mix their rows (`data.mixed_batches`).
 
-The recipe takes each batch from one data set, so that in-batch negatives are of one task (recipe 2.3). Where a teacher
-says what each text means, batches of unlike texts have less noisy gradients.
+The recipe takes each batch from one data set, so that in-batch negatives are from the same task (recipe 2.3). When a
+teacher gives the target of each text, batches of more diverse texts have less noisy gradients.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from f2jax.errors import UserError
 
 
 class MixedDataset:
-    """The rows of several data sets of one kind, one data set after the other.
+    """The concatenated rows of several data sets of one kind.
 
     >>> MixedDataset("retrieval", [nq, hotpotqa]).rows([0, len(nq)], columns=[], negatives=0)  # the first row of each
     """
@@ -39,11 +39,11 @@ class MixedDataset:
         return int(self._ends[-1])
 
     def fingerprint(self) -> str:
-        """A hash of those of its parts, in their order."""
+        """Returns a hash of the fingerprints of its parts, in order."""
         return hashlib.blake2b("\n".join(part.fingerprint() for part in self._parts).encode()).hexdigest()
 
     def rows(self, indices: Sequence[int], columns: Sequence[int], negatives: int) -> RowTexts:
-        """As `dataset.Dataset.rows`; `columns` is an order of the negative columns of the part that has the most."""
+        """Like `dataset.Dataset.rows`; `columns` is an order of the negative columns of the part with the most."""
         number_b = np.asarray(indices, np.int64)
         part_b = np.searchsorted(self._ends, number_b, side="right")
         found: list[tuple[np.ndarray, RowTexts]] = []  # (places in the batch, rows) of each part
@@ -56,7 +56,7 @@ class MixedDataset:
 
 
 def drawn_datasets(datasets: Sequence[AnyDataset], config) -> Sequence[AnyDataset]:
-    """Returns what batches are drawn from: the data sets, or with `data.mixed_batches` one `MixedDataset` per kind.
+    """Returns what batches are drawn from: the data sets or, with `data.mixed_batches`, one `MixedDataset` per kind.
 
     Raises:
         UserError: `data.language_temperature`, which weights data sets, is set as well.
@@ -73,7 +73,7 @@ def drawn_datasets(datasets: Sequence[AnyDataset], config) -> Sequence[AnyDatase
 
 
 def _join(found: Sequence[tuple[np.ndarray, RowTexts]], count: int) -> RowTexts:
-    """The rows of all parts, each at its place."""
+    """Returns the rows of all parts, each at its place in the batch."""
     width = max(rows.length_bi.shape[1] for _, rows in found)
     part_b, row_b = np.zeros(count, np.int64), np.zeros(count, np.int64)
     for number, (place_b, _) in enumerate(found):
@@ -88,7 +88,7 @@ def _join(found: Sequence[tuple[np.ndarray, RowTexts]], count: int) -> RowTexts:
         return all_b
 
     def read(name: str, b_s: np.ndarray, i_s: np.ndarray) -> list[np.ndarray]:
-        """What a reader of the parts gives for texts, in their order."""
+        """Returns the results of a reader of the parts for texts, in their order."""
         values: list[np.ndarray] = [np.zeros(0)] * len(b_s)
         for number, (_, rows) in enumerate(found):
             own_s = np.flatnonzero(part_b[b_s] == number)

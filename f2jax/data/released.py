@@ -1,7 +1,7 @@
-"""What is known of the sources of the released F2LLM-v2 corpus, by the name of a file (recipe 2.1, 3.1 and 3.3).
+"""Properties of the sources of the released F2LLM-v2 corpus, by file name (recipe 2.1, 3.1 and 3.3).
 
-The files hold texts alone: which loss a row takes, whether its task is symmetric and which language it is in follow
-from the name of its file. `released.json` says so; `{query}` and `{passage}` in a name there stand for a language.
+The files only contain texts. The loss, symmetry and language of a row follow from the name of its file, according to
+`released.json`, where `{query}` and `{passage}` in a name stand for a language.
 """
 
 import re
@@ -17,25 +17,25 @@ TABLE = Path(__file__).with_name("released.json")
 
 @dataclass(frozen=True)
 class ReleasedSource:
-    """One source of the released corpus, or its part in one language."""
+    """A source of the released corpus, or its part in one language."""
 
-    name: str  # of the file, without the numbers of parts and shards
-    kind: Kind  # which loss its rows take
-    task: str  # what its pairs are, as the paper groups them
-    language: str = "und"  # of the queries: ISO 639-3, or `code:<name>`; und: rows differ, or it is not known
-    symmetric: bool = False  # query and passage may change places: bitext, paraphrase, similarity
+    name: str  # name of the file, without the numbers of parts and shards
+    kind: Kind  # determines the loss of its rows
+    task: str  # what its pairs are, as grouped in the paper
+    language: str = "und"  # language of the queries: ISO 639-3, or `code:<name>`; und: rows differ, or it is unknown
+    symmetric: bool = False  # query and passage may swap places: bitext, paraphrase, similarity
     stage_1: bool = False  # one of the seven sources of the first stage
-    overlaps_mteb: bool = False  # tasks of MTEB are made of it
+    overlaps_mteb: bool = False  # tasks of MTEB are made from it
 
 
 def find_released(name: str) -> ReleasedSource | None:
-    """Returns what is known of a source of the released corpus; None for any other.
+    """Returns the properties of a source of the released corpus, or None for any other source.
 
     >>> find_released("unpc_ar2en").language
     'ara'
 
     Args:
-        name: of a file, without ending and without the numbers of parts and shards.
+        name: name of a file, without its ending and the numbers of parts and shards.
     """
     for pattern, fields in _table():
         if match := pattern.fullmatch(name):
@@ -45,7 +45,7 @@ def find_released(name: str) -> ReleasedSource | None:
 
 
 def sources_that_overlap() -> tuple[str, ...]:
-    """Patterns of the sources that tasks of MTEB are made of, and of others whose names begin alike.
+    """Returns patterns of sources from which tasks of MTEB are made; they also match others with the same prefix.
 
     >>> sources_that_overlap()
     ('mkqa_*', 'sib200*')
@@ -55,7 +55,7 @@ def sources_that_overlap() -> tuple[str, ...]:
 
 
 def files_after_stage_1() -> list[str]:
-    """Patterns of the names of files, with any ending, of all sources but those of the first stage."""
+    """Returns patterns of the file names, with any ending, of all sources except those of the first stage."""
     names = [row["files"] for row in files.read_json(TABLE)["sources"] if not row.get("stage_1")]
     names = [re.sub(r"\{\w+\}", "*", name) for name in names]
     return [f"{name}{rest}" for name in names for rest in (".*", "_part*.*")]
@@ -63,14 +63,14 @@ def files_after_stage_1() -> list[str]:
 
 @cache
 def _languages() -> dict[str, str]:
-    """The language of a record by each code or name that file names have; an ISO 639-3 code stands for itself."""
+    """Returns the language of a record for each code or name in file names; ISO 639-3 codes stand for themselves."""
     languages = files.read_json(TABLE)["languages"]
     return languages | {code: code for code in languages.values()}
 
 
 @cache
 def _table() -> list[tuple[re.Pattern, dict]]:
-    """The pattern of each source's file names and its fields, fixed names before those with a language."""
+    """Returns the pattern of each source's file names and its fields; fixed names come before those with a language."""
     rows = files.read_json(TABLE)["sources"]
     rows = sorted(rows, key=lambda row: "{" in row["files"] or "*" in row["files"])
     code = "|".join(map(re.escape, sorted(_languages(), key=len, reverse=True)))

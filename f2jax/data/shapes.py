@@ -1,7 +1,7 @@
-"""The shapes of packed rows: few, since each is a program to compile, and with little padding on any number of chips.
+"""Chooses the shapes of packed rows: few, since each is compiled, and with little padding on any number of chips.
 
 A chip has rows of T tokens, in chunks that are encoded one after the other. XLA compiles a program for each number of
-rows, each T, and each number of chunks that there is room for; how many of these a batch fills is a value.
+rows, each T, and each number of chunks that there is room for; how many chunks a batch fills is decided at run time.
 
 Letters: u distinct texts of a batch, i samples of batches, o shapes to choose from.
 """
@@ -13,69 +13,69 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-SHORTEST = 128  # tokens of the shortest rows
-UNIT = 16  # tokens: lengths of rows are multiples of it, as the tiles of 16-bit numbers on a TPU
-STEPS = 32  # sizes in each doubling of rows, or of their length
-BINS = (256, 512)  # tokens: attention on a TPU computes fewer tiles where no text lies in two such parts of a row
-ATTENTION = 8192  # tokens of a row in which attention takes as long as all else
-# Tokens that a chip encodes in the time in which it adds the gradients of a chunk to their sum. While it moves 8 bytes
-# for a weight, a v5p, v5e or v6e encodes 91, 132 or 308 tokens, with 8 operations a weight at 55 % of its peak.
+SHORTEST = 128  # tokens in the shortest rows
+UNIT = 16  # row lengths are multiples of this many tokens, like the tiles of 16-bit numbers on a TPU
+STEPS = 32  # sizes in each doubling of the number of rows, or of their length
+BINS = (256, 512)  # tokens; attention on a TPU computes fewer tiles if no text crosses between such parts of a row
+ATTENTION = 8192  # tokens in a row for which attention takes as long as everything else
+# Tokens that a chip encodes in the time that it takes to add the gradients of a chunk to their sum. While a v5p, v5e or
+# v6e moves 8 bytes per weight, it encodes 91, 132 or 308 tokens, with 8 operations per weight at 55 % of its peak.
 CHUNK_COST = 128
-PROGRAMS, CHUNKED_PROGRAMS = 48, 12  # compiled for a run, without and with chunks, if it does not say how many
-ROUNDS = 3  # of exchanges; later ones hardly change anything
-IMPOSSIBLE = 1e30  # tokens: the cost of a shape that does not hold a batch
-MARGIN = 1.01  # room for the gaps of most packings
+PROGRAMS, CHUNKED_PROGRAMS = 48, 12  # default number of programs of a run, without and with chunks
+ROUNDS = 3  # rounds of exchanges; further ones hardly change anything
+IMPOSSIBLE = 1e30  # cost in tokens of a shape that a batch does not fit
+MARGIN = 1.01  # room for the gaps in most packings
 LARGEST = 0.1  # room beyond the largest sample, as a share of it
-MARGINS = tuple(1 + 0.005 * (2**i - 1) for i in range(20))  # more room, where packing leaves gaps
+MARGINS = tuple(1 + 0.005 * (2**i - 1) for i in range(20))  # increasing room, for packings with larger gaps
 
 
 @dataclass(frozen=True, order=True)
 class RowShape:
     """The rows of one part of a batch, which is what a device holds."""
 
-    length: int  # tokens of a row, T
-    rows: int  # of a chunk
+    length: int  # tokens in a row, T
+    rows: int  # rows in a chunk
     slots: int = 1  # chunks that the arrays have room for; 1: all rows are encoded at once
 
     def chunks(self, rows: int, parts: int) -> int:
-        """The chunks that so many rows of all parts fill."""
+        """Returns the number of chunks that are filled by this many rows of all parts."""
         return max(1, -(-rows // (parts * self.rows)))
 
     def cost(self, chunks: int) -> float:
-        """The time of so many chunks, in tokens."""
+        """Returns the time that this many chunks take, in tokens."""
         return chunks * (self.rows * self.length * (1 + self.length / ATTENTION) + CHUNK_COST)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The place of each sequence u, and the rows that it implies."""
+    """The place of each sequence u, and the resulting rows."""
 
     shape: RowShape
     parts: int
-    chunks: int  # that are filled
-    row_u: np.ndarray  # among the rows of all parts; row r stands in chunk r % slots
+    chunks: int  # filled chunks
+    row_u: np.ndarray  # among the rows of all parts; row r is in chunk r % slots
     start_u: np.ndarray  # first column
     segment_u: np.ndarray  # 1 … in the order of the row
 
     @property
     def rows(self) -> int:
-        """The rows of all parts, those of empty chunks included."""
+        """The number of rows of all parts, including those of empty chunks."""
         return self.parts * self.shape.rows * self.shape.slots
 
     @property
     def tokens(self) -> int:
-        """The tokens of all filled chunks, padding included."""
+        """The number of tokens in all filled chunks, including padding."""
         return self.parts * self.shape.rows * self.chunks * self.shape.length
 
 
 @dataclass(frozen=True)
 class RowRules:
-    """How the rows of batches are chosen.
+    """Rules by which the rows of batches are chosen.
 
     Args:
-        row_length: the longest text fits such a row.
-        chunk_rows: rows of `row_length` tokens, or others with as many tokens, that a part encodes at once; 0: all.
-        programs: the shapes to use, by kind; where there are none for a kind, each batch has the shape that suits it.
+        row_length: tokens in a row that is long enough for any text.
+        chunk_rows: rows of `row_length` tokens, or as many tokens in other rows, that a part encodes at once; 0: all.
+        programs: the shapes to use, by kind; for other kinds, each batch has the shape that suits it best.
     """
 
     row_length: int
@@ -84,20 +84,20 @@ class RowRules:
 
     @property
     def lengths(self) -> list[int]:
-        """The ladder of row lengths: doubled from 128 to `row_length`."""
+        """The ladder of row lengths, which double from 128 up to `row_length`."""
         doubled = [SHORTEST << i for i in range(32)]
         return [*(length for length in doubled if length < self.row_length), self.row_length]
 
     def place(self, lengths_u: np.ndarray, parts: int = 1, kind: str = "") -> Placement:
-        """Places sequences of these lengths in rows of the cheapest shape that holds them.
+        """Places sequences of these lengths in rows of the cheapest shape that they fit.
 
         >>> RowRules(row_length=1024).place(np.full(4608, 60), parts=256).shape
         RowShape(length=1088, rows=1, slots=1)
 
         Args:
-            lengths_u: none above `row_length`.
-            parts: equal ones into which the rows are split, one per device.
-            kind: of the batch, see `programs`.
+            lengths_u: lengths in tokens, none above `row_length`.
+            parts: number of equal parts into which the rows are split, one per device.
+            kind: kind of the batch, see `programs`.
         """
         packed: dict[int, tuple] = {}  # by row length
         for shape in self._candidates(lengths_u, parts, kind):
@@ -112,10 +112,10 @@ class RowRules:
             room = parts * shape.rows * chunks
             for bin_length in (n for n in BINS if n < shape.length and shape.length % n == 0):
                 in_bins = best_fit(lengths_u, shape.length, bin_length)
-                if in_bins[3] <= room:  # it costs nothing
+                if in_bins[3] <= room:  # the bins cost nothing
                     row_u, start_u, segment_u, _ = in_bins
                     break
-            row_u = row_u % parts * (shape.rows * chunks) + row_u // parts  # each part has long and short texts
+            row_u = row_u % parts * (shape.rows * chunks) + row_u // parts  # gives each part long and short texts
             in_arrays_u = row_u // chunks * shape.slots + row_u % chunks
             return Placement(shape, parts, chunks, in_arrays_u, start_u, segment_u)
         raise AssertionError("there is a shape for any lengths up to row_length")
@@ -123,9 +123,9 @@ class RowRules:
     def _candidates(self, lengths_u: np.ndarray, parts: int, kind: str) -> Iterator[RowShape]:
         """Yields the shapes to try, cheapest first.
 
-        A batch of a kind that has `programs` and that fits none of them has whole rows, of whose number there are four
-        in each doubling, so that it takes little more memory than it needs. For other kinds it is shapes of the ladder,
-        which have as many slots as they should fill.
+        A batch that fits none of the `programs` of its kind gets rows of `row_length`, with four possible numbers of
+        them in each doubling, so that it takes little more memory than it needs. Kinds without programs get shapes of
+        the ladder, with as many slots as the batch should fill.
         """
         tokens, longest = max(int(lengths_u.sum()), 1), int(lengths_u.max(initial=1))
         needed = tokens / parts
@@ -145,16 +145,16 @@ class RowRules:
             tried |= found
 
     def ladder(self, needed: float, longest: int, mean: float) -> Iterator[RowShape]:
-        """Yields the smallest shapes that have room for `needed` tokens of a part, one for each length of the ladder.
+        """Yields the smallest shape with room for `needed` tokens of a part, for each length of the ladder.
 
-        Rows are many of exactly that length, or a few that may be up to twice as long.
+        There are either many rows of exactly that length, or a few that may be up to twice as long.
         """
         limit = self.chunk_rows * self.row_length or 2**62
         chunks = math.ceil(needed / limit) or 1
         for length in self.lengths:
             count = needed / chunks / length
             if length < min(4 * mean, self.row_length):
-                continue  # gaps would be large
+                continue  # the gaps would be large
             if count >= STEPS // 2 or self.row_length < SHORTEST:
                 rows = min(round_up(math.ceil(count), STEPS), limit // length)
             else:
@@ -167,24 +167,24 @@ class RowRules:
 
 @dataclass(frozen=True)
 class Sample:
-    """The texts of a batch, as far as its rows depend on them."""
+    """What the rows of a batch depend on."""
 
     kind: str
-    weight: float  # how often such batches come
-    lengths_u: np.ndarray  # of its distinct texts
+    weight: float  # frequency of such batches
+    lengths_u: np.ndarray  # tokens in each of its distinct texts
 
 
 def choose_programs(
     samples: Sequence[Sample], rules: RowRules, parts: int, texts: Mapping[str, int], limit: int
 ) -> dict[str, list[RowShape]]:
-    """The `limit` shapes, at least one for each kind, with which batches like the samples take the least time.
+    """Chooses `limit` shapes, at least one per kind, with which batches like the samples take the least time.
 
-    Each kind begins with the cheapest shape that holds all of its samples, and a batch somewhat larger. Then the shape
-    is added that saves the most, until there are as many as allowed. At last each is exchanged for the best one beside
-    the others, some times over.
+    Each kind starts with the cheapest shape that holds all of its samples, and a somewhat larger batch. Then, the shape
+    that saves the most is added, until there are `limit` of them. Finally, each shape is exchanged for the one that
+    goes best with the others, in several rounds.
 
     Args:
-        texts: of a batch of each kind, at most.
+        texts: largest number of texts in a batch of each kind.
     """
     kinds = sorted({sample.kind for sample in samples})
     samples = [*samples, *(_larger(samples, kind, rules) for kind in kinds)]
@@ -196,7 +196,7 @@ def choose_programs(
     weight_i = np.array([sample.weight for sample in samples])
 
     def best(chosen: list[int]) -> int:
-        """The option that saves the most beside the chosen ones."""
+        """Returns the option that saves the most in addition to the chosen ones."""
         now_i = cost_io[:, chosen].min(axis=1, initial=np.inf)
         return int((weight_i @ np.minimum(cost_io, now_i[:, None])).argmin())
 
@@ -206,7 +206,7 @@ def choose_programs(
         int(np.where(kinds_o == kind, weight_i[own_i] @ cost_io[own_i], np.inf).argmin())
         for kind, own_i in ((kind, kinds_i == kind) for kind in kinds)
     ]
-    while len(chosen) < limit and (other := best(chosen)) not in chosen:  # it would save nothing
+    while len(chosen) < limit and (other := best(chosen)) not in chosen:  # a chosen one saves nothing
         chosen.append(other)
     for place in ROUNDS * list(range(len(chosen))):
         chosen[place] = best(chosen[:place] + chosen[place + 1 :])
@@ -218,14 +218,14 @@ def choose_programs(
 
 
 def _larger(samples: Sequence[Sample], kind: str, rules: RowRules) -> Sample:
-    """A batch that is larger than all samples of a kind and has a text of the greatest length; it never comes."""
+    """Returns a batch larger than all samples of a kind, with a text of the greatest length; its weight is almost 0."""
     largest = max((sample.lengths_u for sample in samples if sample.kind == kind), key=np.sum)
     more = math.ceil(LARGEST * max(largest.sum(), 1) / rules.row_length)
     return Sample(kind, 1e-12, np.append(largest, np.full(more, rules.row_length)))
 
 
 def program_options(samples: Sequence[Sample], rules: RowRules, parts: int, texts: int) -> set[RowShape]:
-    """The shapes that may serve some batches of one kind: those that suit a sample, and one that holds all of them."""
+    """Returns the shapes that may suit batches of one kind: those that suit a sample, and one that holds any sample."""
     found: set[RowShape] = set()
     needed_i = [max(int(sample.lengths_u.sum()), 1) / parts for sample in samples]
     longest = max(int(sample.lengths_u.max(initial=1)) for sample in samples)
@@ -235,7 +235,7 @@ def program_options(samples: Sequence[Sample], rules: RowRules, parts: int, text
         found |= set(rules.ladder(needed * MARGIN, longest, mean))
     found = {shape for shape in found if shape.slots == 1}
     largest = min(rules.chunk_rows * rules.row_length, max(needed_i))
-    for i in range(80) if rules.chunk_rows else ():  # chunks from the largest of use to a thirty-second of it
+    for i in range(80) if rules.chunk_rows else ():  # chunks from the largest useful one to a thirty-second of it
         for shape in rules.ladder(largest * 2 ** (-i / 16), 1, 0):
             slots = texts if shape.length >= rules.row_length else 2 * max(needed_i) / shape.length
             slots = math.ceil(slots / (parts if shape.length >= rules.row_length else 1) / shape.rows)
@@ -244,7 +244,7 @@ def program_options(samples: Sequence[Sample], rules: RowRules, parts: int, text
 
 
 def program_costs(sample: Sample, options: Sequence[tuple[str, RowShape]], rules: RowRules, parts: int) -> np.ndarray:
-    """About how long a batch takes in each of the shapes; infinite where it does not fit or the kind is another."""
+    """Returns about how long a batch takes in each shape; infinite if it does not fit or is of another kind."""
     tokens, longest = max(int(sample.lengths_u.sum()), 1), int(sample.lengths_u.max(initial=1))
     length_o, rows_o, slots_o = np.array([(x.length, x.rows, x.slots) for _, x in options]).T
     chunks_o = np.ceil(tokens / parts * MARGIN / (length_o * rows_o))
@@ -256,7 +256,7 @@ def program_costs(sample: Sample, options: Sequence[tuple[str, RowShape]], rules
 
 
 def program_shares(samples: Sequence[Sample], rules: RowRules, parts: int) -> dict[tuple[str, RowShape], float]:
-    """About how often batches like the samples take each shape of `rules.programs`, the most frequent first."""
+    """Returns about how often batches like the samples use each shape of `rules.programs`, the most frequent first."""
     options = [(kind, shape) for kind, shapes in rules.programs.items() for shape in shapes]
     share_o = np.zeros(len(options))
     for sample in samples:
@@ -265,9 +265,9 @@ def program_shares(samples: Sequence[Sample], rules: RowRules, parts: int) -> di
 
 
 def round_up(size: int, steps: int, multiple: int = 1) -> int:
-    """The smallest allowed number ≥ `size`.
+    """Returns the smallest allowed number ≥ `size`.
 
-    Allowed are multiples of `multiple`, at most `steps` of them in each doubling, so that less than 1/steps is wasted.
+    Multiples of `multiple` are allowed, at most `steps` of them in each doubling, so that less than 1/steps is wasted.
 
     >>> round_up(1000, steps=16)
     1024
@@ -279,18 +279,19 @@ def round_up(size: int, steps: int, multiple: int = 1) -> int:
 
 
 def best_fit(lengths: np.ndarray, row_length: int, bin_length: int = 0):
-    """(row, first column, segment number) of each sequence in the fullest room that takes it, and the number of rows.
+    """Returns (row, first column, segment number) of each sequence, packed by best fit, and the number of rows.
 
-    The longest come first. Sequences of one length go into a room together, as many as it takes: what the first of them
-    leaves there is less than any other room for the next.
+    Each sequence, the longest first, is placed in the smallest gap that it fits. Sequences of equal length fill a gap
+    together, since what one of them leaves there is a smaller gap than any other that the next one fits.
 
     Args:
-        bin_length: of equal parts of a row; no sequence that fits one lies in two of them. 0: a row is one part.
+        bin_length: length of the equal parts of a row; sequences that fit a part do not cross into another. 0: a row
+            is a single part.
     """
     bin_length = bin_length or row_length
     order = np.argsort(-lengths, kind="stable")
     distinct, counts = np.unique(lengths, return_counts=True)
-    room: list[tuple[int, int, int]] = []  # (free tokens, row, first free column), sorted
+    room: list[tuple[int, int, int]] = []  # gaps: (free tokens, row, first free column), sorted
     rows = 0
     pieces: list[tuple[int, int, int]] = []  # row, first column, number of sequences
     for length, left in zip(distinct[::-1].tolist(), counts[::-1].tolist(), strict=True):
@@ -309,7 +310,7 @@ def best_fit(lengths: np.ndarray, row_length: int, bin_length: int = 0):
             if more := free - number * length:
                 insort(room, (more, row, start + number * length))
     row_p, start_p, number_p = np.array(pieces, np.int64).reshape(-1, 3).T
-    within_s = np.arange(len(order)) - np.repeat(np.cumsum(number_p) - number_p, number_p)  # place in its piece
+    within_s = np.arange(len(order)) - np.repeat(np.cumsum(number_p) - number_p, number_p)  # index in its piece
     row_s, start_s, segment_s = (np.zeros(len(lengths), np.int32) for _ in range(3))
     row_s[order] = np.repeat(row_p, number_p)
     start_s[order] = np.repeat(start_p, number_p) + within_s * lengths[order]

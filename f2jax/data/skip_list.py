@@ -13,9 +13,9 @@ _SAID: set[object] = set()
 
 
 class SkipList(Counter[str]):
-    """Counts the rows that are left out, by reason, and writes a line of JSON for each if there is a listing.
+    """Counts rows that are left out, by reason; if there is a listing, it gets a line of JSON for each.
 
-    A reader calls `at` for each row, and `skip` to leave it out.
+    Readers call `at` for each row, and `skip` to leave it out.
     """
 
     def __init__(self, listing: TextIO | None = None):

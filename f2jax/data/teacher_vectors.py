@@ -1,6 +1,6 @@
-"""A teacher's cached vectors for a prepared corpus: one for each document and for the query of each row.
+"""A teacher's cached vectors for a prepared corpus: one for each document and one for the query of each row.
 
-`f2jax cache-teacher` writes them in pieces; each piece is an ArrayRecord file whose records are the bytes of a vector.
+`f2jax cache-teacher` writes them in pieces: ArrayRecord files in which each record is the bytes of a vector.
 """
 
 import json
@@ -24,18 +24,18 @@ PIECE = 65_536  # vectors in a file
 
 @dataclass(frozen=True)
 class TeacherVectorsInfo:
-    """Describes the vectors in a folder."""
+    """A description of the vectors in a folder."""
 
     teacher: str  # hash of the model, or of the origin of the vectors
     width: int  # number of dimensions
     dtype: str  # a name in DTYPES
-    unit: bool = False  # whether the teacher's vectors were normalized, so that lengths have no meaning
+    unit: bool = False  # whether the teacher's vectors were normalized, so that their lengths have no meaning
     centered: bool = False  # whether the mean over all distinct texts was subtracted
     reduced: str = ""  # how the number of dimensions was reduced: `first`, `pca`, or not at all
     explained: float = 1.0  # share of the variance that the PCA kept
     whitened: float = 0.0  # exponent of whitening
-    pivot: str = ""  # language whose texts gave their vectors to their translations
-    pivoted: int = 0  # number of distinct texts that took such a vector
+    pivot: str = ""  # language whose texts passed their vectors on to their translations
+    pivoted: int = 0  # number of distinct texts that got such a vector
 
     def describe(self) -> str:
         """Returns a description of how the vectors were made."""
@@ -60,7 +60,7 @@ class Piece:
     first: int  # number of the first text within the corpus
 
     def tokens(self, reader: Reader, numbers: np.ndarray | None = None) -> list[np.ndarray]:
-        """Returns the token ids of the texts, or of those with these numbers; raises UserError if they are damaged."""
+        """Returns the token ids of all texts, or of those with these numbers; raises UserError if they are damaged."""
         numbers = np.arange(self.stop - self.start) if numbers is None else numbers
         raw = self.source.read(numbers + self.start, reader)
         return [parse_document(record)[1] if self.part == "documents" else parse_row(record)[0] for record in raw]
@@ -73,16 +73,15 @@ class Piece:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         with files.atomic_path(self.path) as part:
-            writer = ArrayRecordWriter(
-                str(part), "group_size:1,uncompressed"
-            )  # read at random; vectors do not compress
+            # Vectors are read in random order, and do not compress.
+            writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
             for vector in vectors.astype(DTYPES[dtype]):
                 writer.write(vector.tobytes())
             writer.close()
 
 
 def pieces(folder: str | Path, corpus: PreparedCorpus) -> list[Piece]:
-    """Returns all pieces in the order of the texts: for each data set, its documents and then its rows' queries."""
+    """Returns all pieces in the order of the texts: the documents of each data set, then the queries of its rows."""
     result, first = [], 0
     for entry in corpus.card["datasets"]:
         for part in PARTS:
@@ -99,7 +98,7 @@ class TeacherVectors:
     """The vectors that `f2jax cache-teacher` wrote for a corpus, in a local folder or copied to gs://.
 
     Raises:
-        UserError: the folder does not have the vectors of all texts of this corpus.
+        UserError: the folder does not contain the vectors of all texts of this corpus.
     """
 
     def __init__(self, folder: str | Path, corpus: PreparedCorpus):
@@ -114,7 +113,7 @@ class TeacherVectors:
         self._reader = Reader()
 
     def _names(self, datasets: Collection[str] | None = None) -> list[str]:
-        """Returns the names of the files of these data sets, or of all."""
+        """Returns the file names of these data sets, or of all."""
         found = pieces("", self._corpus)
         return [piece.path.lstrip("/") for piece in found if datasets is None or piece.entry["name"] in datasets]
 
@@ -134,7 +133,7 @@ def sample_texts_and_vectors(
     """Returns token ids and vectors, float32 [i, e], of at most `count` random texts of a corpus.
 
     Raises:
-        UserError: the folder does not have the vectors of all texts, or a file is damaged.
+        UserError: the folder does not contain the vectors of all texts, or a file is damaged.
     """
     stored, reader = TeacherVectors(folder, corpus), Reader()
     stored.fetch()
