@@ -1,9 +1,10 @@
-"""Which rows of all inputs are duplicates, found by the keys that `read_inputs.py` wrote, and their list.
+"""Finds and lists the duplicates among the rows of all inputs, by the keys that `read_inputs.py` wrote.
 
-Which one of a set of duplicates stays depends on its content alone (`curate.dedup.rank`), so neither the order of
-inputs nor who reads them matters. Equal rows have equal ranks: the first stays. Memory for each row of the corpus: 27
-to 37 bytes, the more the more keys are repeated (the keys, their order, the keys in order, and a byte for what becomes
-of the row), and 35 to 45 while near duplicates are looked for (also the numbers of the distinct rows).
+Which of several duplicates stays only depends on their content (`curate.dedup.rank`), so it does not matter in which
+order inputs come, or which process reads them. Identical rows have equal ranks, and the first one stays. The memory per
+row of the corpus is 27 to 37 bytes, increasing with the share of repeated keys (the keys, their order, the sorted keys,
+and a byte for the state of the row), and 35 to 45 bytes during the search for near duplicates (also the numbers of the
+distinct rows).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +22,8 @@ from f2jax.prepare.curate.steps import EXACT, NEAR
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder, read_again
 
-STAYS, IS_EXACT, IS_NEAR, OVER_CAP = range(4)  # what becomes of a row
-OPEN_INPUTS = 32  # at most so many at once
+STAYS, IS_EXACT, IS_NEAR, OVER_CAP = range(4)  # states of a row
+OPEN_INPUTS = 32  # largest number of inputs to open at once
 REASONS = {IS_EXACT: EXACT, IS_NEAR: NEAR}
 
 
@@ -48,7 +49,7 @@ def find_duplicates(
 
 
 def _column(inputs: Sequence[InputFolder], starts: np.ndarray, read: Callable[[InputFolder], np.ndarray]) -> np.ndarray:
-    """A number of each row of all inputs. Files are opened one by one: a process may hold fewer open than there are."""
+    """Returns a value of each row of all inputs. Only one file is open at a time, since a process may not open all."""
     column = np.empty(starts[-1], np.uint64)
     for folder, start, stop in zip(inputs, starts, starts[1:], strict=False):
         column[start:stop] = read(folder)
@@ -56,7 +57,7 @@ def _column(inputs: Sequence[InputFolder], starts: np.ndarray, read: Callable[[I
 
 
 def _repeated(keys: np.ndarray) -> np.ndarray:
-    """The places of the keys that occur more than once, those of one key in order and side by side."""
+    """Returns the indices of keys that occur more than once; those of equal keys are adjacent and in order."""
     order = np.argsort(keys, kind="stable")
     keys, same = keys[order], np.zeros(len(keys) + 1, bool)
     same[1:-1] = keys[1:] == keys[:-1]
@@ -73,7 +74,7 @@ def _mark_near(
     def sketch(row: int) -> Sketch:
         number = int(np.searchsorted(starts, row, side="right")) - 1
         rank, values = (array[row - starts[number]] for array in opened(number))
-        return Sketch(int(rank) - (number < before) * 2**63, int(row), values.tobytes())  # ranks lie below 2^63
+        return Sketch(int(rank) - (number < before) * 2**63, int(row), values.tobytes())  # ranks are below 2^63
 
     distinct = np.flatnonzero(states == STAYS)
     for band in tqdm(range(options.permutations // options.band), "near duplicates", disable=None):

@@ -1,4 +1,4 @@
-"""Curation of records. Every step is optional, and every change and every dropped row is counted with its reason."""
+"""Curation of records. Every step is optional; every change and every dropped row is counted with its reason."""
 
 from f2jax.prepare.curate.options import CurationOptions
 from f2jax.prepare.curate.steps import CurationReport, Outcome, curate_record

@@ -1,8 +1,9 @@
-"""Training texts that are in an evaluation set: the complete text, or 13 consecutive words, by letters and digits.
+"""Finds training texts that share a complete text or 13 consecutive words with an evaluation set.
 
-GPT-3 was checked with 13 words (Brown et al. 2020, appendix C). In scripts without spaces characters stand for parts
-of words (`stretches.py`), and a stretch has as many units as weigh 13 words: 26 ideographs or 52 Thai letters. 13 Thai
-letters are only three words, which unrelated texts share ("of the United States").
+Only letters and digits are compared. GPT-3 was checked with 13 words (Brown et al. 2020, appendix C). In scripts
+without spaces, characters count as parts of words (`stretches.py`), and a stretch has the weight of 13 words: 26
+ideographs or 52 Thai letters. 13 Thai letters are only three words, which unrelated texts share ("of the United
+States").
 """
 
 import json
@@ -25,10 +26,10 @@ from f2jax.prepare.curate import mteb
 from f2jax.prepare.curate.stretches import hash_texts
 
 TEXT_COLUMNS = ("text", "query", "positive", "passage", "negatives", "question", "sentence1", "sentence2", "sentences")
-BATCH_CHARACTERS = 1 << 20  # of evaluation texts that are hashed at once
-REMEMBERED = 1 << 21  # texts without a hit that a process remembers; 8 bytes each
-ABOUT = "about.json"  # in the folder of an index
-MTEB = "mteb"  # an evaluation set: all of its tests that are at hand
+BATCH_CHARACTERS = 1 << 20  # characters of evaluation texts to hash at once
+REMEMBERED = 1 << 21  # texts without a hit that a process remembers, at 8 bytes each
+ABOUT = "about.json"  # file in the folder of an index
+MTEB = "mteb"  # evaluation set of all tests of MTEB on this machine
 BUILT_IN = {"cldr-names": ("cldr:translation", ("query",)), "stdlib-code": ("stdlib:code", ("query", "positive"))}
 
 
@@ -41,10 +42,10 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The content of evaluation sets as sorted hashes: 14 bytes at most for each distinct text or stretch.
+    """The content of evaluation sets as sorted hashes, with at most 14 bytes per distinct text or stretch.
 
-    Processes share the memory of one that was saved. Texts in which nothing was found are remembered, so that a
-    negative of many rows is looked at once.
+    Processes share the memory of a saved index. Texts without a hit are remembered, so that a negative of many rows is
+    only looked up once.
     """
 
     names: tuple[str, ...]
@@ -56,7 +57,7 @@ class Index:
 
     @classmethod
     def build(cls, sets: Mapping[str, Iterable[str]], ngram: int = 13, fewest_letters: int = 12) -> "Index":
-        """An index of the texts of each named set."""
+        """Builds an index of the texts of named sets."""
         whole: list[tuple[int, np.ndarray]] = []
         stretches: list[tuple[int, np.ndarray]] = []
         for number, texts in enumerate(sets.values()):
@@ -77,17 +78,17 @@ class Index:
     @classmethod
     @lru_cache(maxsize=1)
     def open(cls, folder: Path) -> "Index":
-        """The index that was saved to a folder; its files are mapped into memory."""
+        """Opens an index that was saved to a folder; its files are mapped into memory."""
         about = files.read_json_object(folder / ABOUT)
         whole, stretches = (_Owners.open(folder, name) for name in ("whole", "stretches"))
         return cls(tuple(about["names"]), about["ngram"], about["fewest_letters"], whole, stretches)
 
     def find(self, text: str) -> Hit | None:
-        """The first set, in the order of `names`, that holds the text or a stretch of it; None if there is none."""
+        """Returns the first set, in the order of `names`, that contains the text or a stretch of it, or None."""
         return self.find_all([text])[0]
 
     def find_all(self, texts: Sequence[str]) -> list[Hit | None]:
-        """`find` of each text."""
+        """Returns the result of `find` for each text."""
         hits: list[Hit | None] = [None] * len(texts)
         keys_x = np.fromiter(map(hash, texts), np.int64, len(texts))
         unknown = np.flatnonzero(self._clean[keys_x % REMEMBERED] != keys_x)
@@ -105,7 +106,7 @@ class Index:
 
 
 def _first_of_each(texts: np.ndarray, owners: np.ndarray) -> tuple[list[int], list[int]]:
-    """(text, its smallest owner) for each of the texts."""
+    """Returns the distinct texts, and the smallest owner of each."""
     order = np.lexsort((owners, texts))
     distinct, first = np.unique(texts[order], return_index=True)
     return distinct.tolist(), owners[order][first].tolist()
@@ -113,10 +114,10 @@ def _first_of_each(texts: np.ndarray, owners: np.ndarray) -> tuple[list[int], li
 
 @dataclass(frozen=True, eq=False)
 class _Owners:
-    """Sorted hashes, each with the number of the first set that holds it.
+    """Sorted hashes, each with the number of the first set that contains it.
 
-    A bit for each beginning of a hash says whether there is one: most of those that are looked for end at it, in memory
-    that the processor has near.
+    For each possible prefix of a hash, a bit says whether any hash starts with it. Most lookups end at these bits,
+    which are likely to be in the cache of the processor.
     """
 
     hashes: np.ndarray  # uint64
@@ -125,7 +126,7 @@ class _Owners:
 
     @classmethod
     def of(cls, parts: Sequence[tuple[int, np.ndarray]]) -> "_Owners":
-        """From (number of a set, hashes) in ascending order of the numbers."""
+        """Builds them from (number of a set, hashes), in ascending order of the numbers."""
         numbers = [np.full(len(hashes), number, np.int32) for number, hashes in parts]
         hashes, first = np.unique(np.concatenate([hashes for _, hashes in parts]), return_index=True)
         bits = np.zeros(8 << len(hashes).bit_length(), bool)
@@ -142,7 +143,7 @@ class _Owners:
         return cls(*(np.asarray(np.load(path, mmap_mode="r")) for path in paths))
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(places, owners) of those hashes that are among these."""
+        """Returns the indices of the given hashes that are stored, and their owners."""
         begin = _beginnings(hashes, 8 * len(self.bits))
         likely = np.flatnonzero(self.bits[begin >> 3] >> (begin & 7).astype(np.uint8) & 1)
         if not len(self.hashes):
@@ -153,12 +154,12 @@ class _Owners:
 
 
 def _beginnings(hashes: np.ndarray, count: int) -> np.ndarray:
-    """The first bits of hashes, as numbers below `count`, a power of two."""
+    """Returns the first bits of hashes as numbers below `count`, a power of two."""
     return (hashes >> np.uint64(65 - count.bit_length())).astype(np.int64)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in lists of about a million characters."""
+    """Yields the texts in lists of about a million characters."""
     some: list[str] = []
     size = 0
     for text in texts:
@@ -171,14 +172,14 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def build_index(specs: Sequence[str], ngram: int, fewest_letters: int) -> Index:
-    """The index of the evaluation sets that `CurationOptions.evaluation_sets` names.
+    """Builds the index of the evaluation sets in `CurationOptions.evaluation_sets`.
 
-    A spec is the name of a built-in set, `mteb` for the tests of MTEB that are at hand, or PATH, NAME=PATH or
-    NAME=PATH#COLUMN,COLUMN of a file, glob or folder, in any format of `data.sources.tables`. Without columns those of
-    `TEXT_COLUMNS` are read.
+    A spec is the name of a built-in set, `mteb` for the tests of MTEB on this machine, or PATH, NAME=PATH or
+    NAME=PATH#COLUMN,COLUMN for a file, glob or folder in any format of `data.sources.tables`. The default columns are
+    `TEXT_COLUMNS`.
 
     Raises:
-        UserError: a set is missing, cannot be read, or holds no text.
+        UserError: a set is missing, cannot be read, or contains no text.
     """
     sets = {}
     for spec in specs:
@@ -190,10 +191,10 @@ def build_index(specs: Sequence[str], ngram: int, fewest_letters: int) -> Index:
 
 
 def set_files(spec: str) -> list[str]:
-    """The files of an evaluation set; none where it is built in.
+    """Returns the files of an evaluation set; empty for a built-in set.
 
     Raises:
-        UserError: it is missing.
+        UserError: the set is missing.
     """
     if spec == MTEB:
         return mteb.test_files()
@@ -201,7 +202,7 @@ def set_files(spec: str) -> list[str]:
 
 
 def _open(spec: str) -> tuple[str, Iterator[str]]:
-    """(name, texts) of an evaluation set."""
+    """Returns the name and the texts of an evaluation set."""
     if spec in BUILT_IN:
         source, roles = BUILT_IN[spec]
         return spec, (getattr(record, role) for record in open_source(source, "test", SkipList()) for role in roles)
@@ -212,9 +213,9 @@ def _open(spec: str) -> tuple[str, Iterator[str]]:
 
 
 def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
-    """(name, path, columns) of `NAME=PATH#COLUMN,…`."""
+    """Splits `NAME=PATH#COLUMN,…` into (name, path, columns)."""
     name, _, rest = spec.partition("=")
-    if not rest or "/" in name:  # an = further on belongs to the path
+    if not rest or "/" in name:  # a later = belongs to the path
         name, rest = "", spec
     path, _, columns = rest.partition("#")
     name = name or PurePosixPath(path.rstrip("/")).name.split(".")[0]
@@ -222,7 +223,7 @@ def _parse(spec: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _texts(path: str, columns: tuple[str, ...]) -> Iterator[str]:
-    """Yields all texts in the wanted columns of a set's files; a file without one, such as qrels, has none."""
+    """Yields all texts in the wanted columns of a set's files; some files, such as qrels, may have no such column."""
     wanted, has_text = columns or TEXT_COLUMNS, False
     for file in find_files(path, ENDINGS, all_splits=True):
         for row in read_rows(file, NoneSkipped(), lambda present: [name for name in present if name in wanted]):
@@ -239,7 +240,7 @@ def _row_texts(row: FileRow, columns: Sequence[str]) -> Iterator[str]:
 
 
 def _strings(value: object) -> Iterator[str]:
-    """Yields all texts in a field that are not blank; it may be a list of texts or of objects."""
+    """Yields all texts in a field that are not blank; the field may be a list of texts or of objects."""
     if isinstance(value, str):
         if value.strip():
             yield value

@@ -1,13 +1,13 @@
-"""Duplicates: keys that group rows, and the row of each group that stays, in whatever order rows come.
+"""Duplicates: the keys that group rows, and which row of a group stays, regardless of the order of rows.
 
-Exact duplicates have the same query, positive and kind. Near duplicates have queries and positives whose sets of
-letter n-grams overlap (Jaccard). Both must: two questions about one passage are two rows. MinHash estimates the
-overlap (Broder 1997), and only rows that agree in a whole band of values are compared (Leskovec, Rajaraman and Ullman,
-Mining of Massive Datasets, 3.4). A band holds values of the query and of the positive, so that rows with one query and
-many positives do not meet. No group is compared quadratically (`small_groups`).
+Exact duplicates have the same query, positive and kind. Near duplicates have overlapping sets of letter n-grams
+(Jaccard) in both their queries and their positives: two questions about one passage are distinct rows. The overlap is
+estimated by MinHash (Broder 1997), and only rows that agree in a complete band of values are compared (Leskovec,
+Rajaraman and Ullman, Mining of Massive Datasets, 3.4). A band contains values of the query and of the positive, so that
+rows with the same query and different positives are not grouped. No comparison is quadratic (`small_groups`).
 
-All rows of a corpus take these steps (`f2jax/prepare/duplicates.py`): group by `exact_key`, of each group the smallest
-`rank` stays; then group by `band_keys`, and drop `near_duplicates(group)`.
+The rows of a corpus go through these steps (`f2jax/prepare/duplicates.py`): group by `exact_key` and keep the smallest
+`rank` of each group; then group by `band_keys` and drop `near_duplicates(group)`.
 """
 
 import json
@@ -21,46 +21,46 @@ from f2jax.data.record import Record, stable_id
 from f2jax.prepare.curate.options import CurationOptions
 from f2jax.prepare.curate.words import split_words
 
-_SEED = 1  # of MinHash: sketches of one corpus must share it
-MAX_NEGATIVES = (1 << 16) - 1  # that a rank tells apart
-LARGEST_GROUP = 1024  # rows that are compared pair by pair
-_BLOCK = 256  # rows of smaller rank that a row is compared with at once
+_SEED = 1  # seed of MinHash, which all sketches of a corpus must share
+MAX_NEGATIVES = (1 << 16) - 1  # largest number of negatives that ranks distinguish
+LARGEST_GROUP = 1024  # largest number of rows to compare pair by pair
+_BLOCK = 256  # rows of smaller rank to compare a row with at once
 _FIELDS = tuple(field.name for field in fields(Record) if field.name != "scores")
 
 
 class Sketch(NamedTuple):
     """The values by which near duplicates are found: about 1 kB with 128 permutations."""
 
-    rank: int  # of the record: the smallest stays
-    id: int  # of the record, among those that are compared
+    rank: int  # rank of the record; the smallest stays
+    id: int  # id of the record, unique among those that are compared
     values: bytes  # uint32 MinHash values of the query, then of the positive
 
 
 def record_id(record: Record) -> int:
-    """A 63-bit hash of a complete row."""
-    scores = [record.scores] if record.scores else []  # rows without have the hash that they had before there were any
+    """Returns a 63-bit hash of a complete row."""
+    scores = [record.scores] if record.scores else []  # without scores, the hash is that of earlier versions
     return stable_id(json.dumps([*(getattr(record, name) for name in _FIELDS), *scores]))
 
 
 def rank(record: Record) -> int:
-    """A number below 2^63, smallest for the duplicate that stays: most negatives, then smallest id."""
+    """Returns a number below 2^63, smallest for the duplicate that stays: most negatives, then smallest id."""
     return (MAX_NEGATIVES - min(len(record.negatives), MAX_NEGATIVES)) << 47 | record_id(record) >> 16
 
 
 def exact_key(record: Record) -> int:
-    """A key that exact duplicates share: the same query and positive, apart from white space, and the same kind."""
+    """Returns a key that exact duplicates share: same query and positive, except for white space, and same kind."""
     squeezed = (" ".join(text.split()) for text in (record.query, record.positive))
     return stable_id(json.dumps([record.kind, *squeezed]))
 
 
 def shingles(text: str, length: int) -> set[str]:
-    """The n-grams of `length` letters of a text; a shorter text, or one without letters, is a single piece."""
+    """Returns the n-grams of `length` letters in a text; a shorter text, or one without letters, is a single piece."""
     text = " ".join(split_words(text)) or text
     return {text[i : i + length] for i in range(max(1, len(text) - length + 1))}
 
 
 def sketch(record: Record, options: CurationOptions) -> Sketch:
-    """The MinHash values of a record's query and positive."""
+    """Returns the MinHash values of a record's query and positive."""
     import rensa
 
     values = []
@@ -72,16 +72,16 @@ def sketch(record: Record, options: CurationOptions) -> Sketch:
 
 
 def band_keys(row: Sketch, options: CurationOptions) -> list[int]:
-    """The keys of the groups in which a row may meet its near duplicates, one for each band."""
+    """Returns the keys of the groups in which a row may find its near duplicates, one for each band."""
     values_2hb = np.frombuffer(row.values, "<u4").reshape(2, -1, options.band)
     return [stable_id(f"{h} {values_2hb[:, h].tobytes().hex()}") for h in range(values_2hb.shape[1])]
 
 
 def near_duplicates(group: Iterable[Sketch], options: CurationOptions) -> Iterator[int]:
-    """Yields the ids of the rows of a group to drop: those like a row of smaller rank, whether or not that one stays.
+    """Yields the ids of rows to drop from a group: those similar to a row of smaller rank, whether or not that stays.
 
-    Each decision is about a pair, so it depends neither on order nor on what other groups decide, and the best row of
-    a chain of near duplicates always stays. A group of more than `LARGEST_GROUP` rows is parted first.
+    Each decision is about a pair, so it does not depend on the order of rows or on other groups, and the best row of a
+    chain of near duplicates always stays. A group of more than `LARGEST_GROUP` rows is split first.
     """
     ranked = sorted(set(group))
     values_r2p = np.frombuffer(b"".join(row.values for row in ranked), "<u4").reshape(-1, 2, options.permutations)
@@ -97,10 +97,10 @@ def near_duplicates(group: Iterable[Sketch], options: CurationOptions) -> Iterat
 
 
 def small_groups(values_r2p: np.ndarray, rows: np.ndarray, permutation: int = 0) -> Iterator[np.ndarray]:
-    """Parts rows, in their order, into groups of at most `LARGEST_GROUP`, or of rows whose values are all the same.
+    """Splits rows, in order, into groups of at most `LARGEST_GROUP`, or of rows whose values are all the same.
 
-    A row of such a group is compared with few others, or is alike the first. Rows that agree in one more value of the
-    query and of the positive stay together, so of those that are alike most do; the others may meet in another band.
+    Thus a row is compared with few others, or is like the first. Rows that agree in one more value of the query and of
+    the positive stay together, so most similar rows do; the others may be grouped in another band.
     """
     if len(rows) <= LARGEST_GROUP or permutation == values_r2p.shape[-1]:
         yield rows

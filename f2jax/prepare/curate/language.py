@@ -1,9 +1,9 @@
 """Identifies the language of queries, and compares it with the language that rows state.
 
-The identifier is py3langid: 139 languages, its model inside the wheel, no dependency but NumPy, BSD, and a calibrated
-confidence. Of the 197 languages of SIB-200 it finds most sentences of 114, where lingua (75 languages, ten times
-slower) finds those of 71 and fastText's small model those of 86. When it is 90 % sure, it is right about 98 of 100
-texts in languages that it knows. It takes a text in another language for a similar one, so a row is judged only if its
+The identifier is py3langid: 139 languages, a model inside the wheel, no dependency but NumPy, a BSD license, and a
+calibrated confidence. It recognizes most sentences in 114 of the 197 languages of SIB-200; lingua (75 languages, ten
+times slower) does so in 71, and fastText's small model in 86. When it is 90 % sure, it is right for about 98 of 100
+texts in languages that it knows. It mistakes unknown languages for similar ones, so a row is only judged if its
 declared language is known.
 """
 
@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import langcodes
 
-MAX_CHARACTERS = 1_000  # of a text that are looked at
-CLOSE = 14  # CLDR's largest distance of languages whose speakers read the other: Moroccan and Standard Arabic
+MAX_CHARACTERS = 1_000  # characters of a text to look at
+CLOSE = 14  # CLDR's largest distance between languages whose speakers read the other: Moroccan and Standard Arabic
 UNKNOWN = "und"
 NO_LANGUAGE = "zxx"  # numbers, markup, identifiers
 # Languages that cannot be told apart in one sentence, and Hebrew with vowel points, count as one.

@@ -1,7 +1,7 @@
 """The test sets of MTEB's tasks on this machine: data sets of the organization `mteb` in the hub's cache.
 
-`f2jax evaluate` and mteb download them there. From retrieval tasks, only judged queries are used and not documents,
-because these are pages of Wikipedia and similar texts, which may well be training data.
+`f2jax evaluate` and mteb download them there. From retrieval tasks, only judged queries are used, but not documents:
+these are pages of Wikipedia and similar texts, which may well be training data.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from f2jax.data.sources.paths import HELD_OUT, path_words
 from f2jax.data.sources.tables import ENDINGS, FileRow, as_name, read_rows
 from f2jax.errors import UserError
 
-ID, JUDGED = "_id", "query-id"  # columns: the number of a query, there and in judgements
-NAMED = 5  # data sets that the message names
+ID, JUDGED = "_id", "query-id"  # columns with the id of a query, in queries and in judgements
+NAMED = 5  # data sets to name in the message
 
 
 def test_files() -> list[str]:
@@ -22,9 +22,9 @@ def test_files() -> list[str]:
 
 
 def test_rows(columns: tuple[str, ...]) -> Iterator[FileRow]:
-    """Yields the rows of the tests with these columns; says whose they are, and what cannot be read or has no text.
+    """Yields the rows of the tests with these columns; logs the data sets, and what cannot be read or has no text.
 
-    A file that cannot be read is left out: the cache is other programs' too.
+    Files that cannot be read are left out, because other programs use the cache too.
     """
     folders, bad = _cached(), SkipList()
     names = sorted({folder.parts[-3].split("--", 2)[2] for folder in folders})
@@ -74,7 +74,7 @@ def _cached() -> list[Path]:
 
 
 def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files of test and validation splits, and those of queries that belong to no split; no link without a blob."""
+    """Returns files of test and validation splits, and of queries without a split; links without a blob are skipped."""
     tests, queries = [], []
     for path in sorted(folder.rglob("*")):
         words = path_words(str(path.relative_to(folder)))

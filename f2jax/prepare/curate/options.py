@@ -1,4 +1,4 @@
-"""What curation does: one frozen, hashable and picklable object."""
+"""The options of curation: a frozen, hashable and picklable object."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,6 +1,6 @@
-"""The steps of curation, in order: source, text, language, evaluation sets; then duplicates.
+"""The steps of curation, in order: source, text, language, evaluation sets, and then duplicates.
 
-`curate_record` is a function of one record: map it with any runner, and add up its outcomes in a `CurationReport`.
+`curate_record` is a function of a single record: map it with any runner, and sum its outcomes in a `CurationReport`.
 Duplicates are found over all records (`f2jax/prepare/duplicates.py`).
 """
 
@@ -20,12 +20,12 @@ EXACT, NEAR = "exact duplicate", "near duplicate"
 
 
 class Outcome(NamedTuple):
-    """What became of one record."""
+    """The result of curating a record."""
 
     record: Record | None  # None: dropped
     reason: str | None  # why it was dropped
-    notes: tuple[str, ...]  # what was changed, and what was noticed
-    language: str | None  # identified language of the query, ISO 639-3; None: not looked at
+    notes: tuple[str, ...]  # what was changed or noticed
+    language: str | None  # identified language of the query, ISO 639-3; None: not identified
 
 
 @dataclass
@@ -34,11 +34,11 @@ class CurationReport:
 
     kept: int = 0
     skipped: SkipList = field(default_factory=SkipList)  # reason → rows
-    noted: Counter[str] = field(default_factory=Counter)  # note → rows that stay
-    languages: Counter[str] = field(default_factory=Counter)  # identified language → rows that stay, with duplicates
+    noted: Counter[str] = field(default_factory=Counter)  # note → kept rows
+    languages: Counter[str] = field(default_factory=Counter)  # identified language → kept rows, including duplicates
 
     def add(self, outcome: Outcome, original: Record, where: str | None = None) -> None:
-        """Counts the outcome of a record that comes from `where` (None: its source)."""
+        """Counts the outcome of a record from `where` (None: its source)."""
         if outcome.record is None:
             self.drop(original, outcome.reason or "", where)
             return
@@ -54,10 +54,10 @@ class CurationReport:
 
 
 def curate_record(record: Record, options: CurationOptions, index: Index | None = None) -> Outcome:
-    """Applies all steps that look at a single record.
+    """Applies all steps that only need a single record.
 
     Args:
-        index: of the evaluation sets; None: there are none.
+        index: index of the evaluation sets; None: there are none.
     """
     notes: list[str] = []
     identified = None
@@ -73,11 +73,11 @@ def curate_record(record: Record, options: CurationOptions, index: Index | None 
     return Outcome(None, step, (), identified)
 
 
-# Each step returns the record, or the reason why it cannot stay.
+# Each step returns the record, or the reason for which it is dropped.
 
 
 def check_source(record: Record, options: CurationOptions) -> Record | str:
-    """Leaves out the sources that overlap evaluation sets."""
+    """Drops records of the excluded sources, which overlap evaluation sets."""
     for pattern in options.excluded_sources:
         if fnmatchcase(record.source, pattern):
             return f"source {record.source} is among the excluded sources ({pattern})"
@@ -122,7 +122,7 @@ def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record 
 
 
 def check_language(record: Record, options: CurationOptions, notes: list[str]) -> tuple[str | None, Record | str]:
-    """Sets a language that is und, and compares one that is declared, except for code; (identified language, step)."""
+    """Sets the language if it is und, else checks it, except for code; returns (identified language, result)."""
     from f2jax.prepare.curate import language  # its libraries come with the `curate` extra
 
     if record.language.startswith("code:"):
@@ -139,7 +139,7 @@ def check_language(record: Record, options: CurationOptions, notes: list[str]) -
 
 
 def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | str:
-    """Drops a row whose query or positive is in an evaluation set, and negatives that are."""
+    """Drops a row whose query or positive is in an evaluation set, and removes such negatives from other rows."""
     query, positive, *others = index.find_all([record.query, record.positive, *record.negatives])
     for name, hit in (("query", query), ("positive", positive)):
         if hit:
@@ -152,7 +152,7 @@ def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | st
 
 
 def _with_negatives(record: Record, places: Sequence[int]) -> Record | str:
-    """The record with these of its negatives, which all kinds but retrieval need."""
+    """Returns the record with only these negatives, or the reason to drop it if its kind needs some."""
     if record.kind in NEED_NEGATIVES and not places:
         return f"{record.kind} without negatives"
     return record.with_negatives(places)

@@ -1,4 +1,4 @@
-"""The letters and digits of a text, by which duplicates are compared; evaluation texts are too (`stretches.py`)."""
+"""Splits texts into runs of letters and digits, by which duplicates and evaluation texts (`stretches.py`) are found."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def split_words(text: str) -> list[str]:
-    """The runs of letters and digits in a text, without case, accents, vowel signs, or compatibility forms.
+    """Returns the runs of letters and digits in a text, without case, accents, vowel signs, or compatibility forms.
 
     >>> split_words("L'Été, № 5: ﬁn")
     ['l', 'ete', 'no', '5', 'fin']
@@ -22,6 +22,6 @@ def split_words(text: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _marks() -> dict[int, None]:
-    """All combining marks and invisible characters, for `str.translate`."""
+    """Returns all combining marks and invisible characters, for `str.translate`."""
     marks = (code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] == "M")
     return dict.fromkeys([*marks, *INVISIBLE])
