@@ -1,11 +1,10 @@
-"""All comparisons with peers on this machine, one after the other, into one table: `make bench`.
+"""Runs all comparisons with peers on this machine, one after the other, and gathers them in a table: `make bench`.
 
 python -m benchmarks --model demo/release --output build/bench [--only encode training …] [--quick]
 python -m benchmarks --gpu --data train.parquet --tokenizer FOLDER --output build/gpu --minutes 12  # on an NVIDIA GPU
 
-What is done is not done again; delete its file in the output folder for that. Nothing goes on after `--minutes`: the
-next call begins with the run that was stopped. Quick runs have a folder of their own inside, since their numbers say
-nothing.
+Finished runs are not repeated unless their file in the output folder is deleted. After `--minutes`, the current run is
+stopped, and the next call starts with it. Quick runs have their own folder inside, since their numbers are meaningless.
 """
 
 import argparse
@@ -21,7 +20,7 @@ QUICK = {
     "encode": ["--texts", "64", "--rounds", "1"],
     "training": ["--queries", "2", "--negatives", "1", "--rounds", "1"],
 }
-RUNS = {  # name of the run: module, its options, and those of a quick one, which only shows that it works
+RUNS = {  # name of the run: module, its options, and those of a quick run, which only shows that it works
     "cold_start": ("cold_start", NANO, ["--rounds", "1"]),
     "encode-nano": ("encode", NANO, QUICK["encode"]),
     "encode-80m": ("encode", ["--size", "80m", "--tokenizer", "{model}", "--texts", "60"], QUICK["encode"]),
@@ -37,7 +36,7 @@ STEP = ["--data", "{data}", "--tokenizer", "{tokenizer}", "--queries", "16", "--
 STEP += ["--max-length", "1024", "--row-length", "1024", "--dtypes", "bfloat16", "--remat", "dots", "--rounds", "8"]
 STEP += ["--other-kernels", "triton"]
 PASSAGES = ["--data", "{data}", "--tokenizer", "{tokenizer}", "--dtypes", "bfloat16", "--texts", "1000"]
-GPU_RUNS = {  # what is wanted most comes first; the padded batch of the peer of 0.6b needs --checkpointing
+GPU_RUNS = {  # the most important first; the padded batch of the peer for 0.6b needs --checkpointing
     "attention": ("gpu_attention", [], ["--rows", "2", "--rounds", "1"]),
     "training-0.6b": ("training", ["--size", "0.6b", "--unroll", "28", "--checkpointing", *STEP], QUICK["training"]),
     "training-330m": ("training", ["--size", "330m", "--unroll", "16", *STEP], QUICK["training"]),
@@ -78,7 +77,7 @@ def main() -> None:
         except subprocess.TimeoutExpired:
             print(f"{args.minutes:g} minutes are over; {name} and what follows are left for another call.")
             break
-        except subprocess.CalledProcessError:  # its own words are above; the others still have their turn
+        except subprocess.CalledProcessError:  # its message is printed above; the other runs still take their turn
             failed.append(name)
             continue
         part.rename(done)

@@ -1,11 +1,12 @@
-"""What each part of the recipe is worth: the rows of configs/ablation.py trained and scored, in tables and plots.
+"""Shows what each part of the recipe is worth: trains and scores the rows of configs/ablation.py, for tables and plots.
 
 python -m benchmarks.ablations --data FOLDER --sets EVAL --output OUTPUT [--rows alone …] [--seeds 0 1 2]
 python -m benchmarks.ablations --scores docs/ablations/scores.jsonl --plots docs/ablations
 
-Every finished run is a line of `scores.jsonl` in OUTPUT, and the same command goes on with the others. FOLDER has the
-corpora and vectors that docs/ablations.md names, EVAL the evaluation sets. Scores are main scores in per cent, the mean
-over the languages of a set; `±` is the standard error of a mean over the seeds, and a difference is taken seed by seed.
+Every finished run is a line in `scores.jsonl` in OUTPUT, and the same command continues with the others. FOLDER
+contains the corpora and vectors that docs/ablations.md names, and EVAL the evaluation sets. Scores are main scores in
+per cent, averaged over the languages of a set. `±` is the standard error of a mean over the seeds, and differences are
+taken seed by seed.
 """
 
 import argparse
@@ -32,11 +33,11 @@ from f2jax.start.options import BagOptions, StartOptions
 from f2jax.start.run import start_from_vectors
 from f2jax.train.loop import train
 
-WIDTH = 64  # of the recipe's student
-TABLE_STEPS = 600  # of the token table that students start from
-STARTS = ("table", "unordered", "cut")  # by name; the first one is also a row: the start, scored as it is
-MERGED = "merged"  # a row that is no run either: the mean of the checkpoints at the end of the recipe's
-SETS = {  # the local tasks and the subsets of each
+WIDTH = 64  # width of the recipe's student
+TABLE_STEPS = 600  # steps for the token table that students start from
+STARTS = ("table", "unordered", "cut")  # names of starts; the first one is also a row, scored without training
+MERGED = "merged"  # another row without a run: the mean of the checkpoints at the end of the recipe's run
+SETS = {  # the local tasks and their subsets
     "Tatoeba.local": ("cmn-eng", "deu-eng", "spa-eng"),
     "STSB.local": ("deu", "eng", "zho"),
     "Banking77.local": ("default",),
@@ -48,11 +49,11 @@ SETS = {  # the local tasks and the subsets of each
 
 @dataclass(frozen=True)
 class Question:
-    """Rows side by side."""
+    """Rows to compare."""
 
     title: str
-    rows: dict[str, str]  # row: the one that it is compared with; "": none
-    nested: bool = False  # whether they are scored at fewer dimensions and as bits too
+    rows: dict[str, str]  # row: the row that it is compared with; "": none
+    nested: bool = False  # whether they are also scored at fewer dimensions and as bits
 
 
 OPTIONS = ("gradient", "masked", "spread", "projected", "in_batch", "texts", "shared", "strong", "taught_alone", MERGED)
@@ -79,7 +80,7 @@ QUESTIONS = {
 
 @dataclass
 class Runs:
-    """Trains and scores rows, each of them once.
+    """Trains and scores rows, each only once.
 
     Args:
         data: folder of corpora and vectors. sets: folder of the evaluation sets. output: where everything goes.
@@ -91,7 +92,7 @@ class Runs:
     tasks: list = field(default_factory=list)  # opened for the first score
 
     def run(self, row: str, seed: int) -> None:
-        """Trains and scores a row, unless its scores are there."""
+        """Trains and scores a row, unless its scores exist."""
         if any((line["row"], line["seed"]) == (row, seed) for line in read_lines(self.output / "scores.jsonl")):
             return
         if row in STARTS:
@@ -107,7 +108,7 @@ class Runs:
         print(f"{row} {seed}: {mean:.2f}", flush=True)
 
     def train(self, row: str, seed: int) -> Path:
-        """Trains a row if it is not finished; returns its workdir."""
+        """Trains a row unless it is finished, and returns its workdir."""
         workdir = self.output / "runs" / f"{row}-{seed}"
         done = workdir / "finished"
         if not done.exists():
@@ -119,13 +120,13 @@ class Runs:
         return workdir
 
     def start(self, name: str, width: int, seed: int) -> Path:
-        """Returns the first weights of this name, made where they are not there."""
+        """Returns the initial weights of this name, which are made if they are missing."""
         if name in ROWS:
             return self.train(name, seed)
         folder = self.output / "starts" / f"{name}-{width}-{seed}"
         if (folder / "config.json").exists():
             return folder
-        if name == "cut":  # where Matryoshka has ordered the coordinates, the first ones stand alone
+        if name == "cut":  # Matryoshka has ordered the coordinates, so the first ones can be used alone
             choice = ChannelChoice(channels="first", neurons="first")
             options = PruneOptions(width=width, rescale=False, choice=choice)
             prune_model(str(self.train("alone_128", seed)), folder, options)
@@ -144,8 +145,8 @@ class Runs:
         return folder
 
     def score(self, row: str, model: Path) -> dict[str, dict[str, float]]:
-        """Returns {task: {variant: score}}; the variants are `full`, and of some rows dimensions and `binary`."""
-        from f2jax.evaluation import prompts, runner  # bring mteb, which tables and plots do without
+        """Returns {task: {variant: score}}; the variants are `full` and, for some rows, dimensions and `binary`."""
+        from f2jax.evaluation import prompts, runner  # import mteb, which tables and plots do not need
         from f2jax.evaluation.local import TASKS
         from f2jax.evaluation.run import variant_encoders
         from f2jax.evaluation.variants import Variant
@@ -170,13 +171,13 @@ class Runs:
 
 
 def trained_tokens(model: Path) -> int:
-    """Returns the tokens that a workdir was trained on; 0 of a package."""
+    """Returns the number of tokens that a workdir was trained on, or 0 for a package."""
     lines = read_lines(model / "metrics.jsonl")
     return int(lines[-1]["tokens"]) if lines else 0
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Returns the lines of a file of JSON lines; of one that is not there, none."""
+    """Returns the objects in a file of JSON lines; a missing file has none."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -190,7 +191,7 @@ class Scores:
         self.lines = lines
 
     def of(self, row: str, variant: str = "full", task: str = "") -> Values:
-        """Returns the scores of a task, or the means over all tasks, of the seeds that have the variant."""
+        """Returns the scores of a task, or the means over all tasks, for the seeds that have the variant."""
         return {
             line["seed"]: line["scores"][task][variant]
             if task
@@ -200,7 +201,7 @@ class Scores:
         }
 
     def gain(self, row: str, other: str, variant: str = "full", task: str = "") -> Values:
-        """Returns the difference of two rows, of the seeds that both have."""
+        """Returns the difference between two rows, for the seeds that both have."""
         a, b = self.of(row, variant, task), self.of(other, variant, task)
         return {seed: a[seed] - b[seed] for seed in a.keys() & b.keys()}
 
@@ -212,7 +213,7 @@ def mean_and_error(values: Values) -> tuple[float, float]:
 
 
 def cell(values: Values, sign: str = "") -> str:
-    """Returns `mean ± error`; nothing of no values."""
+    """Returns `mean ± error`, or "" if there are no values."""
     if not values:
         return ""
     mean, error = mean_and_error(values)
@@ -220,7 +221,7 @@ def cell(values: Values, sign: str = "") -> str:
 
 
 def table(question: Question, scores: Scores) -> str:
-    """Markdown: a line for each row that was run."""
+    """Returns a Markdown table with a line for each row that was run."""
     rows = [row for row in question.rows if scores.of(row)]
     if question.nested:
         variants = ("full", "32", "16", "8", "binary")
@@ -247,7 +248,7 @@ def table(question: Question, scores: Scores) -> str:
 
 
 def plot(question: Question, scores: Scores) -> bytes:
-    """PNG: differences with their errors, or, of a nested question, scores against dimensions."""
+    """Returns a PNG of differences with their errors or, for a nested question, of scores against dimensions."""
     figure, (panel,) = new_figure(1, (5, 3.2))
     if question.nested:
         for row in question.rows:

@@ -1,9 +1,9 @@
-"""Seconds from an empty process to the first vector: f2jax beside sentence-transformers, the same package.
+"""Measures the seconds from an empty process to the first vector: f2jax and sentence-transformers, same package.
 
 python -m benchmarks.cold_start --model demo/release [--rounds 5]
 
-Needs the `bench` extra. Each run is a new process, and the tools take turns. f2jax compiles in it, or finds what it
-compiled before in the cache that JAX keeps where JAX_COMPILATION_CACHE_DIR says.
+Needs the `bench` extra. Each run is a new process, and the tools take turns. f2jax compiles its programs there, or
+finds them in JAX's cache in JAX_COMPILATION_CACHE_DIR.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
         for turn in range(args.rounds + 1):
             for name, (program, environment) in programs.items():
                 taken = seconds(program.format(model=args.model, text=TEXT), environment)
-                if turn:  # the first fills the page cache, and the cache of programs
+                if turn:  # the first turn fills the page cache and the cache of programs
                     times[name].append(taken)
     median = {name: statistics.median(values) for name, values in times.items()}
     for name, value in median.items():

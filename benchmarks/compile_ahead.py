@@ -1,9 +1,9 @@
-"""Seconds that a training waits for the compiler, with programs compiled ahead in a thread and without, on a CPU.
+"""Measures how long a training waits for the compiler on a CPU, with and without a thread that compiles ahead.
 
     python -m benchmarks.compile_ahead
 
-Each run starts in a process of its own with an empty cache of compiled programs. Its mixture has four data sets, whose
-texts have about 5, 20, 60 and 200 words, and up to six shapes of packed rows.
+Each run is a process of its own, with an empty cache of compiled programs. Its mixture has four data sets, with texts
+of about 5, 20, 60 and 200 words, and up to six shapes of packed rows.
 """
 
 import argparse
@@ -21,7 +21,7 @@ MEANS = (5, 20, 60, 200)
 
 
 def write_rows(folder: Path, count: int = 1_000) -> list[str]:
-    """A JSONL file of pairs for each mean length, in words."""
+    """Writes a JSONL file of pairs for each mean length in words."""
     rng, words = np.random.default_rng(0), np.array([f"w{i}" for i in range(300)])
     paths = []
     for mean in MEANS:
@@ -33,7 +33,7 @@ def write_rows(folder: Path, count: int = 1_000) -> list[str]:
 
 
 def run(folder: Path, sources: list[str], name: str, ahead: bool, steps: int) -> dict[str, float]:
-    """The seconds of the parts of a training."""
+    """Returns the seconds that the parts of a training take."""
     settings = {
         "model.size": "tiny",
         "model.compile_ahead": ahead,

@@ -1,4 +1,4 @@
-"""What `f2jax prepare` takes of a disk for each byte of raw data: `launch/check.py` asks for that much room.
+"""Measures the disk space that `f2jax prepare` takes per byte of raw data, which `launch/check.py` asks for.
 
 python -m benchmarks.corpus_disk --tokenizer TOKENIZER FILE …  # each file alone
 """
@@ -13,7 +13,7 @@ from benchmarks.peaks import bytes_below, highest
 
 
 def prepare(path: str, tokenizer: str, output: Path) -> tuple[int, int]:
-    """(bytes of the corpus, the most bytes that there were meanwhile)."""
+    """Returns the bytes of the corpus, and the largest number of bytes on disk while it was made."""
     command = [sys.executable, "-m", "f2jax", "prepare", "--input", path, "--tokenizer", tokenizer]
     with highest(lambda: bytes_below(output)) as most:
         subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)

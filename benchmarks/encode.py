@@ -1,15 +1,15 @@
-"""Texts a second of f2jax, sentence-transformers and ONNX Runtime: same weights, same texts, tokenization inside.
+"""Texts per second of f2jax, sentence-transformers and ONNX Runtime: same weights, same texts, including tokenization.
 
 python -m benchmarks.encode --model demo/release [--texts 2000] [--rounds 3]
 python -m benchmarks.encode --size 80m --tokenizer FOLDER      # random weights
-python -m benchmarks.encode … --data train.parquet             # passages of a training file, in place of built-in texts
-python -m benchmarks.encode … --lengths 1024 4096 8192         # one text of about so many tokens at a time
-python -m benchmarks.encode … --cpu-time                       # of all cores, where other programs run beside it
+python -m benchmarks.encode … --data train.parquet             # passages of a training file instead of built-in texts
+python -m benchmarks.encode … --lengths 1024 4096 8192         # single texts of about these numbers of tokens
+python -m benchmarks.encode … --cpu-time                       # of all cores, if other programs run at the same time
 
-Needs the `bench` extra. Tools take turns in one process, on the GPU where there is one; ratios are of medians, to
-sentence-transformers in the first dtype. Each has its better batch size of three, found in a round that does not count;
-ONNX Runtime (on a CPU, in float32, not with --lengths), which has no encode function, gets texts sorted by length, as
-sentence-transformers sorts them. Cosines are to sentence-transformers in float32.
+Needs the `bench` extra. Tools take turns in one process, on the GPU if there is one; ratios are of medians, to
+sentence-transformers in the first dtype. Each tool uses the best of three batch sizes, found in a round that does not
+count. ONNX Runtime (on a CPU, in float32, not with --lengths) has no encode function, and gets texts sorted by length,
+like sentence-transformers. Cosines are to sentence-transformers in float32.
 """
 
 import argparse
@@ -42,11 +42,11 @@ GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 BATCH_SIZES = (64, 256, 1024) if GPU else (16, 64, 256)
 DTYPES = ("float32", "bfloat16")
-INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask"}  # of the graph, and where a tokenizer has them
+INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask"}  # in the graph, and in a tokenizer's output
 
 
 def fresh(name: str, tokenizer_folder: str, max_length: int) -> Embedder:
-    """A model of this size with random weights, and with the positions and ids that are needed."""
+    """Returns a model of this size with random weights, and with the positions and ids that are needed."""
     tokenizer, known = load_tokenizer(tokenizer_folder), size(name)
     vocab_size = max(known.vocab_size, tokenizer.vocab_size)
     architecture = size(name, vocab_size=vocab_size, max_length=max(known.max_length, max_length))
@@ -54,7 +54,7 @@ def fresh(name: str, tokenizer_folder: str, max_length: int) -> Embedder:
 
 
 def onnx(folder: str) -> Callable:
-    """encode(texts, batch_size) of the package's ONNX graph."""
+    """Returns encode(texts, batch_size) for the package's ONNX graph."""
     tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
     tokenizer.enable_truncation(files.read_json(f"{folder}/tokenizer_config.json")["model_max_length"])
     tokenizer.enable_padding(pad_id=files.read_json(f"{folder}/config.json")["pad_token_id"])
@@ -75,7 +75,7 @@ def onnx(folder: str) -> Callable:
 
 
 def tools(folder: str, dtypes: list[str], with_onnx: bool) -> dict[str, Callable]:
-    """{name: encode(texts, batch_size)}, loaded."""
+    """Loads the tools and returns {name: encode(texts, batch_size)}."""
     found = {}
     for dtype in dtypes:
         ours = Embedder.from_pretrained(folder, dtype)
@@ -87,7 +87,7 @@ def tools(folder: str, dtypes: list[str], with_onnx: bool) -> dict[str, Callable
 
 
 def kinds_of_text(data: Path | None, count: int) -> Iterator[tuple[str, list[str]]]:
-    """(name, texts) of each kind."""
+    """Yields (name, texts) for each kind of text."""
     if data is None:
         yield from ((name, sample_texts(sources, count)) for name, sources in TEXTS.items())
         return
@@ -96,7 +96,7 @@ def kinds_of_text(data: Path | None, count: int) -> Iterator[tuple[str, list[str
 
 
 def long_texts(tokenizer, lengths: list[int]) -> Iterator[tuple[str, list[str]]]:
-    """(name, one text) of about so many tokens each."""
+    """Yields (name, [text]) with a text of about each number of tokens."""
     text = " ".join(sample_texts(TEXTS["long"], 500))
     characters = len(text) / len(tokenizer.encode([text], 2**31 - 1)[0])
     yield from ((f"one of {length:,}", [text[: int(length * characters)]]) for length in lengths)
@@ -129,7 +129,7 @@ def main() -> None:
             embedder = fresh(args.size, args.tokenizer, longest or 512)
         else:
             embedder = Embedder.from_pretrained(args.model, max_length=longest)
-        with_onnx = not (GPU or longest)  # our graph has all scores of a text in memory
+        with_onnx = not (GPU or longest)  # our graph holds all attention scores of a text in memory
         export_package(embedder, folder, formats=("onnx",) if with_onnx else ())
         encoders = tools(folder, args.dtypes, with_onnx)
         oracle = SentenceTransformer(folder, device=DEVICE)
@@ -141,7 +141,7 @@ def main() -> None:
             golden = oracle.encode(texts, show_progress_bar=False)
             worst, chosen, times = {}, {}, {tool: [] for tool in encoders}
             for tool, encode in tqdm(encoders.items(), desc=f"{name}: batch sizes", leave=False):
-                one = tool.startswith("f2jax") or len(texts) == 1  # ours packs by tokens: 1,024 is its limit
+                one = tool.startswith("f2jax") or len(texts) == 1  # f2jax packs by tokens, up to 1,024 texts
                 sizes = (1024,) if one else BATCH_SIZES
                 found = np.asarray(encode(texts, batch_size=sizes[-1]), np.float32)  # compiles
                 worst[tool] = np.min(np.sum(found * golden, axis=1) / np.linalg.norm(found, axis=1))

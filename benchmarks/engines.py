@@ -1,13 +1,13 @@
-"""What a local run of `f2jax prepare` could run on: which rows stay, by embedded engines; all of it, by Beam.
+"""Compares what a local `f2jax prepare` could run on: embedded engines find which rows stay; Beam runs all of it.
 
 pip install duckdb polars
 python -m benchmarks.engines [--rows 1000000 10000000] [--memory 256MB]  # exact duplicates, then a cap
 python -m benchmarks.engines --whole 20000  # from raw rows to the corpus, here and as one graph in Beam's local runner
 
-The numbers of rows lie on disk, a tenth of them duplicates, in twenty data sets of which each keeps half: for `prepare`
-as it writes them, for the engines in Parquet. Each run is a process of its own; all have to find the same rows, by
-which the last column is a hash. `anonymous` is the memory of the process at its highest without files that it maps,
-`peak` with them, both less what its imports take.
+The keys of the rows are on disk, for `prepare` as it writes them, and for the engines in Parquet. A tenth of the rows
+are duplicates, and each of twenty data sets keeps half of its rows. Each run is a process of its own; all have to find
+the same rows, of which the last column is a hash. `anonymous` is the peak memory of the process without files that it
+maps, and `peak` includes them, both minus the memory of its imports.
 """
 
 import argparse
@@ -26,12 +26,12 @@ import numpy as np
 from benchmarks.peaks import highest, memory_kib
 
 SETS, DUPLICATES = 20, 0.1
-EVERY = 0.02  # seconds between two looks at the memory
+EVERY = 0.02  # seconds between measurements of the memory
 COLUMNS = ("key", "rank", "hash", "part")
 
 
 def write(folder: Path, count: int) -> None:
-    """The numbers of rows in one input: their files in `prepare`, and `rows.parquet`."""
+    """Writes the keys of the rows of one input, as files of `prepare` and as `rows.parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -98,7 +98,7 @@ def by_polars(folder: Path, cap: int, memory: str) -> Iterator:
 
 
 def write_raw(folder: Path, count: int) -> None:
-    """Rows of two negatives, of twelve words a text, and a tokenizer."""
+    """Writes rows with two negatives and twelve words per text, and a tokenizer."""
     from f2jax.data.tokenizer_training import train_sentencepiece
 
     rng = random.Random(0)

@@ -1,10 +1,11 @@
-"""Milliseconds of attention on the GPU at hand, forward and backward: the kernel that skips tiles beside the others.
+"""Times attention on this machine's GPU, forward and backward: the kernel that skips tiles, and the others.
 
 python -m benchmarks.gpu_attention [--kernels triton cudnn xla] [--tiles 64,4 128,8]
 
 Rows are packed with texts of log-normal lengths (mean 246 tokens, cut at 784); heads are those of 0.6b. Kernels take
-turns; times are medians. `triton` has a line for each of `--tiles`: positions of a side of a tile, warps of a program.
-Differences are the largest ones of values and gradients to plain XLA in float32, as shares of its largest number.
+turns, and times are medians in milliseconds. `triton` has a line for each of `--tiles`: positions along a side of a
+tile, and warps of a program. Differences are the largest ones of values and gradients from plain XLA in float32, as
+shares of its largest number.
 """
 
 import argparse
@@ -27,7 +28,7 @@ MEAN, SIGMA, LONGEST, HEAD_DIM = 246, 0.6, 784, 128
 
 
 def packed_segments(rows: int, length: int) -> np.ndarray:
-    """Segments [B, T] of full rows."""
+    """Returns the segments [B, T] of full rows."""
     rng = np.random.default_rng(0)
     lengths = rng.lognormal(np.log(MEAN) - SIGMA**2 / 2, SIGMA, 8 * rows * length // MEAN)
     lengths = np.clip(lengths, 8, min(LONGEST, length)).astype(int)
@@ -36,7 +37,7 @@ def packed_segments(rows: int, length: int) -> np.ndarray:
 
 
 def both_passes(kernel: str, segments_bt) -> Callable:
-    """(q, k, v, gradient) → (values, gradients of q, k and v)."""
+    """Returns a function of (q, k, v, gradient) that gives (values, gradients of q, k and v)."""
 
     def compute(q, k, v, dout):
         out, back = jax.vjp(lambda q, k, v: attention(q, k, v, segments_bt, kernel), q, k, v)
@@ -74,7 +75,7 @@ def main() -> None:
             try:
                 ways[name] = jax.jit(both_passes(kernel, segments_bt)).lower(*arrays).compile()
                 found = jax.block_until_ready(ways[name](*arrays))
-            except Exception as error:  # a tile too large for the card must not end a run that others wait for
+            except Exception as error:  # a tile too large for the GPU must not end the run
                 failed[name] = str(error).splitlines()[0][:100]
                 ways.pop(name, None)
                 continue

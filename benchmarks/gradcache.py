@@ -1,8 +1,8 @@
-"""Memory of a training step against the size of the batch and of its chunks, as the TPU compiler plans it for one chip.
+"""Memory of a training step by the size of the batch and of its chunks, as planned by the TPU compiler for one chip.
 
 python -m benchmarks.gradcache [--size 80m] [--sequences 4608 16384 65536] [--chunk-rows 0 8 32] [--topology v5p:2x2x1]
 
-No TPU is needed: `pip install 'f2jax[tpu]'` brings the compiler. A step that does not fit the chip is printed as such.
+No TPU is needed: `pip install 'f2jax[tpu]'` installs the compiler. A step that does not fit the chip is marked so.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import re
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles, and shares no chip with others
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # this only compiles, and uses no chip
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ NEGATIVES, ROW_LENGTH, MEAN_TOKENS = 7, 1024, 128
 
 
 def make_batch(sequences: int, chunk_rows: int):
-    """A retrieval batch of distinct texts whose lengths spread around `MEAN_TOKENS`."""
+    """Returns a retrieval batch of distinct texts with lengths around `MEAN_TOKENS`."""
     rng = np.random.default_rng(0)
     queries = sequences // (2 + NEGATIVES)
 
@@ -45,7 +45,7 @@ def make_batch(sequences: int, chunk_rows: int):
 
 
 def temporary_bytes(name: str, device, batch, remat: str) -> int | None:
-    """What the compiled step needs beside its arguments; None where the chip has less."""
+    """Returns the bytes that the compiled step needs besides its arguments, or None if the chip has fewer."""
     config = common.get_config(f"size={name}")
     config.model.update(kernel="splash", remat=remat)
     mesh = make_mesh(devices=[device])

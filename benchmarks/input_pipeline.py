@@ -1,15 +1,15 @@
-"""How fast and how small the input pipeline is: start-up over a large corpus, packed sequences a second of one core.
+"""Measures speed and memory of the input pipeline: start-up over a large corpus, packed sequences per second and core.
 
-    python -m benchmarks.input_pipeline start       # 500 data sets, 60 million rows, an index made up here
+    python -m benchmarks.input_pipeline start       # 500 data sets, 60 million rows, a made-up index
     python -m benchmarks.input_pipeline batches     # the recipe's batch: 512 x (2 + 7) texts of 64 to 256 tokens
-    python -m benchmarks.input_pipeline profile     # the same, and where the time goes
-    python -m benchmarks.input_pipeline hosts       # the share of this work that each of 1, 2, 4 and 16 hosts does
+    python -m benchmarks.input_pipeline profile     # the same, with a profile
+    python -m benchmarks.input_pipeline hosts       # the share of this work on each of 1, 2, 4 and 16 hosts
     python -m benchmarks.input_pipeline prepare     # peak memory and speed of `f2jax prepare`, curation off and on
     python -m benchmarks.input_pipeline steps       # what each step of curation costs
     python -m benchmarks.input_pipeline decontaminate  # rows of 24 negatives against 10 million characters; memory
 
-Times are CPU seconds of the process that does the work (`hosts`: of the slowest of several), so that waiting for other
-work on the machine does not count.
+Times are CPU seconds of the process that does the work (`hosts`: of the slowest one), so that waiting for other work
+on the machine does not count.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def write_card(folder: Path, entries: list[dict]) -> None:
 
 
 def start(folder: Path) -> None:
-    """A process of its own opens the index, so that its memory is that of the pipeline alone."""
+    """Opens the index in a process of its own, so that its memory is that of the pipeline alone."""
     entries = [entry(f"d{i:03d}", 120_000, 180_000, [60_000] * 2, [60_000] * 3) for i in range(500)]
     write_card(folder, entries)
     subprocess.run([*SELF, "open", "--folder", str(folder)], check=True)
@@ -102,7 +102,7 @@ def open_index(folder: Path) -> None:
 
 
 def documents(count: int, seed: int, mean: int = 160):
-    """Of 0.4 to 1.6 times as many tokens as the mean."""
+    """Yields documents of 0.4 to 1.6 times the mean number of tokens."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         length = rng.integers(mean * 2 // 5, mean * 8 // 5 + 1)
@@ -132,9 +132,9 @@ def make_loader(folder: Path, share: RowShare = WHOLE) -> Loader:
 
 
 def host_share(folder: Path, host: int, count: int, parts: int = 128, steps: int = 20) -> tuple[float, float]:
-    """(CPU seconds of a batch on one of so many hosts that share 128 devices, tokens of a batch on all of them)."""
+    """Returns CPU seconds of a batch on one of `count` hosts that share 128 devices, and tokens of a batch on all."""
     loader = make_loader(folder, RowShare(parts, tuple(range(host * parts // count, (host + 1) * parts // count))))
-    for step in range(loader.steps_per_epoch):  # into the page cache
+    for step in range(loader.steps_per_epoch):  # fills the page cache
         loader.batch(step)
     began = time.process_time()
     tokens = sum(loader.batch(step)[1].useful_tokens for step in range(steps))
@@ -142,7 +142,7 @@ def host_share(folder: Path, host: int, count: int, parts: int = 128, steps: int
 
 
 def hosts(folder: Path, counts: Sequence[int] = (1, 2, 4, 16)) -> None:
-    """CPU time of a batch on the slowest of so many hosts, each a process; all at once, or the first and the last."""
+    """Prints the CPU time of a batch on the slowest host. Each is a process; of more than 4, only the outer two run."""
     for mean in (60, 160):
         where = folder / str(mean)
         where.mkdir()
@@ -164,7 +164,7 @@ def hosts(folder: Path, counts: Sequence[int] = (1, 2, 4, 16)) -> None:
 def batches(folder: Path, profile: bool) -> None:
     make_corpus(folder)
     loader = make_loader(folder)
-    for step in range(loader.steps_per_epoch):  # into the page cache
+    for step in range(loader.steps_per_epoch):  # fills the page cache
         loader.batch(step)
     profiler = cProfile.Profile()
     began, count = time.process_time(), 40
@@ -180,7 +180,7 @@ def batches(folder: Path, profile: bool) -> None:
 
 
 def million(folder: Path, count: int) -> None:
-    """Rows of which each hundredth comes again; each setting in a process of its own."""
+    """Prepares rows, one in a hundred of them repeated, with each setting in a process of its own."""
     words = [f"word{i}" for i in range(2000)]
     rng = np.random.default_rng(0)
     with open(folder / "million.jsonl", "w") as file:
@@ -198,7 +198,7 @@ def million(folder: Path, count: int) -> None:
 
 
 def size_mib(folder: Path, *parts: str) -> float:
-    """MiB of all files in some folders."""
+    """Returns the MiB of all files in some folders."""
     return sum(bytes_below(folder / part) for part in parts) / 2**20
 
 
@@ -217,9 +217,9 @@ def prepare_once(folder: Path, curation: str) -> None:
 
 
 def steps(count: int = 1000) -> None:
-    """CPU time of a row in each step of curation, over functions of the standard library and their docstrings."""
+    """Prints the CPU time per row of each step of curation, on docstrings and functions of the standard library."""
     found = islice(open_source("stdlib:code", "train", SkipList()), count)
-    rows = [replace(row, language="und") for row in found]  # the language of code is not looked for
+    rows = [replace(row, language="und") for row in found]  # the language of code is not identified
     near = Curation(near_duplicates=0.8)
 
     def curated(options: Curation):
@@ -247,11 +247,11 @@ def steps(count: int = 1000) -> None:
 
 
 def use_index(folder: Path, together, found, rows: int = 200) -> None:
-    """Puts the MB of its own memory, and of mapped files, by which a process grows that looks for rows of 26 texts."""
+    """Puts the MB of private memory, and of mapped files, by which a process grows that looks up rows of 26 texts."""
     rng = np.random.default_rng(os.getpid())
     letters = np.array([*"abcdefghijklmnopqrstuvwxyz      "])
     texts = ["".join(row) for row in rng.choice(letters, (rows * 26, 400)).tolist()]
-    Index.build({"none": texts[:26]}).find_all(texts[:26])  # tables of characters, which need no index
+    Index.build({"none": texts[:26]}).find_all(texts[:26])  # makes the tables of characters, which need no index
     before = memory_kib("RssAnon"), memory_kib("RssFile")
     index = Index.open(folder)
     for start in range(0, len(texts), 26):
@@ -261,7 +261,7 @@ def use_index(folder: Path, together, found, rows: int = 200) -> None:
 
 
 def decontaminate(folder: Path, count: int = 200, characters: int = 10_000_000) -> None:
-    """CPU time of curation of a row with 24 negatives, all texts new or most of them seen before, and memory."""
+    """Prints memory and the CPU time of curating a row with 24 negatives, if all texts are new or most were seen."""
     rng = np.random.default_rng(0)
     words = np.array(["".join(map(chr, rng.integers(97, 123, rng.integers(2, 9)))) for _ in range(50_000)])
     texts = [" ".join(rng.choice(words, 100)) for _ in range(characters // 600)]

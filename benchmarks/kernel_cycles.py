@@ -1,7 +1,7 @@
-"""Cycles of our kernels, by the instruction bundles that the TPU compiler makes of them; no TPU needed.
+"""Counts the cycles of our kernels from the instruction bundles that the TPU compiler makes; no TPU needed.
 
-The compiler gives no estimate for a kernel, but it writes its final bundles, of which a core begins one a cycle. Those
-of a loop count as often as it runs; that data is there in time is assumed.
+The compiler gives no estimate for a kernel, but writes its final bundles, of which a core starts one per cycle. The
+bundles of a loop count as often as it runs; data are assumed to arrive in time.
 
 python -m benchmarks.kernel_cycles --topology v5p:2x2x1
 """
@@ -16,7 +16,7 @@ ROWS, KV_HEADS, GROUP, LENGTH, HEAD_DIM = 2, 8, 2, 1024, 128
 
 
 def compile_into(folder: str, topology: str) -> None:
-    """Compiles the kernels for one chip, which leaves their bundles in a folder."""
+    """Compiles the kernels for one chip, which writes their bundles to a folder."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
     import jax
@@ -48,7 +48,7 @@ def compile_into(folder: str, topology: str) -> None:
 
 
 def bundles_by_depth(folder: str, kernel: str) -> list[int]:
-    """Returns how many bundles of a kernel lie in loops of depth 0, 1, 2 and 3."""
+    """Returns the numbers of bundles of a kernel in loops of depth 0, 1, 2 and 3."""
     (path,) = (path for path in Path(folder).glob(f"*{kernel}*-final_bundles.txt") if "schedule" not in path.name)
     marks = re.findall(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:\w\w)?\s*:\s*(>*)\s*\{", path.read_text(), re.MULTILINE)
     return [sum(len(mark) == depth for mark in marks) for depth in range(4)]
@@ -67,7 +67,7 @@ def main() -> None:
     from f2jax.model.rotary_kernel import CHUNK, HEADS, POSITIONS
 
     chunks, heads = POSITIONS // CHUNK, KV_HEADS * GROUP
-    trips = 0, 1, chunks, chunks * -(-heads // HEADS)  # for one program of the grid
+    trips = 0, 1, chunks, chunks * -(-heads // HEADS)  # in one program of the grid
     for name in names[:2]:
         cycles = sum(n * times for n, times in zip(bundles[name], trips, strict=True))
         print(f"{args.topology} {name}: {cycles / (heads * POSITIONS * HEAD_DIM / 1024):.1f} cycles for 1,024 numbers")

@@ -1,6 +1,7 @@
-"""Cycles of the layer loop, forward and backward, as the TPU compiler estimates them for one chip; no TPU needed.
+"""Cycles of the layer loop, forward and backward, as estimated by the TPU compiler for one chip; no TPU needed.
 
-The figure to compare with other code: no exchanges, optimizer or loss in it. Attention kernels have no estimate.
+This is the figure to compare with other code: it has no exchanges, optimizer or loss. Attention kernels have no
+estimate.
 
 python -m benchmarks.layer_cycles --size 14b --remat full mlp
 """
@@ -12,7 +13,7 @@ LAYERS = 3  # the loop's cycles do not depend on how often it runs
 
 
 def program(size_name: str, remat: str, rows: int, length: int, topology: str, changes: list[str]) -> str:
-    """Returns the optimized HLO of the gradient of the backbone, for one chip, with the options of its train steps."""
+    """Returns the optimized HLO of the gradient of the backbone for one chip, with the options of its train steps."""
     import jax
     import jax.numpy as jnp
     from flax import linen as nn

@@ -1,8 +1,10 @@
-"""Two ways to compute a part of a layer, by the TPU compiler's cycles for one v5p chip, forward and backward; no TPU.
+"""Compares ways to compute a part of a layer, by the TPU compiler's cycles for one v5p chip; no TPU needed.
+
+Cycles are those of the forward and the backward pass.
 
 python -m benchmarks.layer_parts rotary      # queries of 1.7b, 72 rows: halves of heads moved, or swapped by a product
-python -m benchmarks.layer_parts norms       # queries of 1.7b: their mean squares by a sum, or by a product with ones
-python -m benchmarks.layer_parts products    # q, k, v and gate, up of 14b, 18 rows: apart, or of joined weights
+python -m benchmarks.layer_parts norms       # queries of 1.7b: mean squares by a sum, or by a product with ones
+python -m benchmarks.layer_parts products    # q, k, v and gate, up of 14b, 18 rows: separate, or with joined weights
 python -m benchmarks.layer_parts swiglu      # the MLP of 0.6b, 72 rows: XLA's gradient of the gate, or ours
 """
 
@@ -31,10 +33,10 @@ def shape(*sizes, dtype=jnp.bfloat16):
 
 
 def queries(ways):
-    """(ways, arguments, cotangents) of the queries: projection, norm, rotation, and the kernel's layout.
+    """Returns (ways, arguments, cotangents) for the queries: projection, norm, rotation, and the kernel's layout.
 
     Args:
-        ways: {name: (the norm, how the halves of a head are swapped)}.
+        ways: {name: (norm, function that swaps the halves of a head)}.
     """
     rows, width, heads, head_dim = 72, 2048, 16, 128
 
@@ -62,7 +64,7 @@ def rotary():
 
 def norms():
     def by_product(x_btnh, scale_h, eps):
-        """With 16 bits of each square, of three products in bfloat16."""
+        """Normalizes with 16 bits of each square, by three products in bfloat16."""
         x32_btnh, head_dim = x_btnh.astype(jnp.float32), x_btnh.shape[-1]
         ones_hg = jnp.ones((head_dim, head_dim), jnp.float32)
         sums_btng = jnp.einsum("btnh,hg->btng", jnp.square(x32_btnh), ones_hg, precision="high")
@@ -72,7 +74,7 @@ def norms():
 
 
 def products():
-    """(ways, arguments, cotangents) of the products that share an input."""
+    """Returns (ways, arguments, cotangents) for the products that share an input."""
     rows, width, heads, kv_heads, head_dim, mlp = 18, 5120, 40, 8, 128, 17_408
 
     def apart(x_btd, scale_d, q, k, v, gate, up):
@@ -96,14 +98,14 @@ def products():
 
 
 def swiglu():
-    """(ways, arguments, cotangents) of the products of an MLP and the gate between them."""
+    """Returns (ways, arguments, cotangents) for the products of an MLP and the gate between them."""
     rows, width, mlp = 72, 1024, 3072
 
     def plain(gate_btf, up_btf):
         return jax.nn.silu(gate_btf) * up_btf
 
     def ours(apart: bool):
-        """Rounds each gradient once; `apart` from the product that its own gradient comes from."""
+        """Rounds each gradient once; `apart` keeps it separate from the product that its own gradient comes from."""
 
         def forward(gate_btf, up_btf):
             return plain(gate_btf, up_btf), (gate_btf, up_btf)
@@ -134,7 +136,7 @@ def swiglu():
 
 
 def cost(way, arguments, cotangents, changes: list[str]) -> Cost:
-    """Of a function and its gradients, with the options of train steps."""
+    """Returns the cost of a function and its gradients, with the options of train steps."""
 
     def both(arguments, cotangents):
         out, back = jax.vjp(way, *arguments)

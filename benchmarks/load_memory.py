@@ -1,4 +1,4 @@
-"""Peak memory of reading a checkpoint, as a multiple of its size, in a process of its own for each stored type.
+"""Peak memory for reading a checkpoint, as a multiple of its size, in a separate process for each stored type.
 
 python -m benchmarks.load_memory [--layers 24]
 """
@@ -31,7 +31,7 @@ print(f"{size / 2**30:.2f} GiB of {sys.argv[2]} read with a peak of {peak / 2**3
 
 
 def write(folder: Path, layers: int) -> None:
-    """A checkpoint of the 0.6b shape with `layers` layers in 1 GiB shards, made shard by shard."""
+    """Writes a checkpoint of the 0.6b shape with `layers` layers in 1 GiB shards, one shard at a time."""
     config = size("0.6b", layers=layers)
     (folder / "config.json").write_text(json.dumps(settings.config_to_hf(config, "float32", 1, 0)))
     weight_map, d, h = {}, config.width, config.head_dim

@@ -1,10 +1,10 @@
-"""Batches a second of one core: our loader, which packs, beside a PyTorch DataLoader with the reference's collate.
+"""Batches per second on one core: our loader, which packs, and a PyTorch DataLoader with the reference's collate.
 
 python -m benchmarks.loader [--rows 20000] [--batches 40] [--rounds 3]
 
 Needs the `bench` extra. Both read the recipe's batch, 512 x (2 + 7) texts of 64 to 256 tokens, from files in the page
-cache: ours ArrayRecord, the peer parquet through `datasets`, with each document stored once (recipe 2.3). The peer pads
-queries, positives and negatives to their longest. Times are CPU seconds of this process.
+cache: ours ArrayRecord, the peer Parquet through `datasets`, with each document stored once (recipe 2.3). The peer pads
+queries, positives and negatives each to their longest text. Times are CPU seconds of this process.
 """
 
 import argparse
@@ -28,7 +28,7 @@ BATCH, NEGATIVES, STORED = 512, 7, 24
 
 
 def ours(folder: Path, row_count: int, pool: int) -> Callable[[int], int]:
-    """Packs so many batches; returns their useful tokens."""
+    """Returns a function that packs a number of batches and returns their useful tokens."""
     make_corpus(folder, row_count, pool)
     loader, steps = make_loader(folder), count()
     return lambda batches: sum(loader.batch(step)[1].useful_tokens for step in islice(steps, batches))
@@ -89,7 +89,7 @@ def main() -> None:
             for name, make in tools.items():
                 start = time.process_time()
                 make(args.batches)
-                if turn:  # the first fills the page cache
+                if turn:  # the first turn fills the page cache
                     taken = time.process_time() - start
                     speeds[name].append(args.batches * BATCH * (2 + NEGATIVES) / taken)
     found = {name: statistics.median(values) for name, values in speeds.items()}

@@ -1,9 +1,9 @@
-"""Mining hard negatives: seconds and memory of f2jax and of sentence-transformers, on the same vectors.
+"""Compares seconds and memory of f2jax and sentence-transformers for mining hard negatives, on the same vectors.
 
 python -m benchmarks.mine [--queries 20000] [--documents 20000] [--dim 256] [--rounds 3]
 
-Needs the `bench` extra. Both get vectors that are ready, apply the recipe's rules and look up the texts. Times are
-taken in one process, by turns.
+Needs the `bench` extra. Both get precomputed vectors, apply the recipe's rules and look up the texts. They take turns
+in one process.
 """
 
 import argparse
@@ -30,7 +30,7 @@ PEER = {"range_min": 5, "range_max": 100, "max_score": 0.8, "relative_margin": 0
 
 
 class Vectors:
-    """What `mine_hard_negatives` asks of a model, answered with the vectors of the benchmark."""
+    """Stands in for the model that `mine_hard_negatives` needs, with the vectors of the benchmark."""
 
     device = torch.device("cpu")
 
@@ -77,7 +77,7 @@ CONTESTANTS = {"f2jax": ours, "sentence-transformers": peer}
 
 
 def memory_of(name: str, folder: str) -> int:
-    """MB that one alone, in a process of its own, has at its highest above its imports and the vectors."""
+    """Returns the peak MB of a tool in a process of its own, above its imports and the vectors."""
     command = [sys.executable, "-m", "benchmarks.mine", "--memory-of", name, "--vectors", folder]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return int(done.stdout.splitlines()[-1])
@@ -106,7 +106,7 @@ def main() -> None:
         for name, run in CONTESTANTS.items():
             start = time.perf_counter()
             rows[name] = run(q, d)
-            if round_:  # the first compiles
+            if round_:  # the first round compiles
                 seconds[name].append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
         for name, x in zip(FILES, (q, d), strict=True):

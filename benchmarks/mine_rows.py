@@ -1,9 +1,9 @@
-"""Mining many rows: seconds and memory of `f2jax mine`, from rows and vectors in files to a folder of rows.
+"""Measures seconds and memory of `f2jax mine` for many rows, from rows and vectors in files to a folder of rows.
 
 python -m benchmarks.mine_rows [--rows 100000 200000 400000] [--source 10000] [--dim 16] [--negatives 24]
 
-Rows are short, `--source` of them in each source, and bring no negatives. Each number of rows is a process of its own;
-`anonymous` is its memory without the files that it maps, `peak` is all that it had at its highest.
+Rows are short, without negatives, and there are `--source` of them in each source. Each number of rows has a process of
+its own; `anonymous` is its peak memory without the files that it maps, and `peak` includes them.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from benchmarks.peaks import highest, memory_kib
 from f2jax.mine.options import MiningInput, MiningOptions
 from f2jax.mine.run import FileVectors, mine_folder
 
-EVERY = 0.05  # seconds between two looks at the memory
+EVERY = 0.05  # seconds between measurements of the memory
 
 
 def vectors(queries: int, documents: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors: query i is near document i, the documents lie in loose clusters."""
+    """Returns unit vectors: query i is near document i, and the documents form loose clusters."""
     rng = np.random.default_rng(0)
 
     def unit(x):
@@ -35,7 +35,7 @@ def vectors(queries: int, documents: int, dim: int) -> tuple[np.ndarray, np.ndar
 
 
 def write_rows(folder: Path, rows: int, of_source: int, dim: int) -> None:
-    """Rows with a query and a document of their own, a file for each source, and their vectors."""
+    """Writes rows, each with its own query and document, in a file for each source, and their vectors."""
     (folder / "rows").mkdir()
     for start in range(0, rows, of_source):
         lines = (f'{{"query": "query {i}", "positive": "document {i}"}}\n' for i in range(start, start + of_source))
@@ -45,7 +45,7 @@ def write_rows(folder: Path, rows: int, of_source: int, dim: int) -> None:
 
 
 def measure(folder: Path, negatives: int) -> str:
-    """Mines, and returns what it took."""
+    """Mines, and returns the time and memory that it took."""
     options = MiningOptions(top=negatives * 2, skip=5, keep=negatives, max_score=None, relative=None)
     given = MiningInput((f"{folder}/rows",))
     with highest(lambda: memory_kib("RssAnon"), EVERY) as most:

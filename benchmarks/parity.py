@@ -1,4 +1,4 @@
-"""How close the numbers are to their oracles: worst differences, one line for each setting. Needs the `test` extra.
+"""Prints the largest differences from the oracles, with a line for each setting. Needs the `test` extra.
 
 python -m benchmarks.parity
 """

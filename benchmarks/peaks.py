@@ -1,4 +1,4 @@
-"""The highest value of something while a block runs: of the memory of this process, or of the bytes in a folder."""
+"""Tracks peaks while a block runs: of the memory of this process, or of the bytes in a folder."""
 
 import re
 import threading
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def highest(read: Callable[[], float], seconds: float = 0.1) -> Iterator[list[float]]:
-    """Keeps the highest value that `read()` gives, at the start, every so many seconds, and at the end.
+    """Keeps the highest value of `read()`, called at the start, every `seconds`, and at the end.
 
     >>> with highest(lambda: memory_kib("RssAnon")) as most:
     ...     work()
@@ -32,15 +32,15 @@ def highest(read: Callable[[], float], seconds: float = 0.1) -> Iterator[list[fl
 
 
 def memory_kib(name: str) -> int:
-    """KiB of this process by a name of /proc/self/status: VmRSS, RssAnon, or VmHWM, its peak.
+    """Returns a figure in KiB from /proc/self/status of this process: VmRSS, RssAnon, or VmHWM, its peak.
 
-    (`ru_maxrss` counts the process that started it, too.)
+    (`ru_maxrss` also counts the process that started this one.)
     """
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def bytes_below(folder: Path) -> int:
-    """Bytes of all files below a folder, while others write and delete them."""
+    """Returns the bytes of all files below a folder, while others write and delete them."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):

@@ -1,11 +1,11 @@
-"""Plans of the whole family for docs/plans.md: eight sizes, both stages and distillation, on three kinds of slices.
+"""Plans the whole family for docs/plans.md: eight sizes, both stages and distillation, on three kinds of slices.
 
-python -m benchmarks.plans          # compiles what is not in docs/plans.json yet; hours on two cores
-python -m benchmarks.plans --only "0.6b 2 v5p" "80m 2 v5p"  # some of them, in this order
-python -m benchmarks.plans --layouts docs/plans.json --output build/plans.json  # anew, without a search for layouts
-python -m benchmarks.plans --only "80m 2 v5p" --change model.unroll=8  # other layouts; a faster one takes the place
-python -m benchmarks.plans --table  # prints what is there
-python -m benchmarks.plans --cost   # and what it costs
+python -m benchmarks.plans          # compiles what is not yet in docs/plans.json; takes hours on two cores
+python -m benchmarks.plans --only "0.6b 2 v5p" "80m 2 v5p"  # only these, in this order
+python -m benchmarks.plans --layouts docs/plans.json --output build/plans.json  # again, without a search for layouts
+python -m benchmarks.plans --only "80m 2 v5p" --change model.unroll=8  # another layout, which is kept if it is faster
+python -m benchmarks.plans --table  # prints the plans in the file
+python -m benchmarks.plans --cost   # prints what they cost
 """
 
 import argparse
@@ -23,21 +23,21 @@ from f2jax.model.operations import model_operations
 from f2jax.parallel import chips
 
 ROOT = Path(__file__).parents[1]
-TOPOLOGIES = {  # by size: slices on which a stage takes days, not weeks
+TOPOLOGIES = {  # by size: slices on which a stage takes days rather than weeks
     "v5p": {"small": "v5p:2x2x2", "medium": "v5p:4x4x4", "large": "v5p:4x8x8"},
     "v5e": {"small": "v5e:4x4", "medium": "v5e:8x16", "large": "v5e:16x16"},
     "v6e": {"small": "v6e:4x4", "medium": "v6e:8x16", "large": "v6e:16x16"},
 }
 CLASSES = dict.fromkeys(("14b", "8b", "4b"), "large") | dict.fromkeys(("1.7b", "0.6b"), "medium")
 CLASSES |= dict.fromkeys(("330m", "160m", "80m"), "small")
-FIRST_STAGE = ("0.6b", "1.7b", "4b", "8b", "14b")  # the pruned sizes start at the second (recipe 2.1)
+FIRST_STAGE = ("0.6b", "1.7b", "4b", "8b", "14b")  # the pruned sizes start with the second (recipe 2.1)
 PARTS = ("attention", "mlp", "stacks", "other")
 SCOPES = [f"{when} {part}" for when in ("forward", "recompute", "backward") for part in PARTS]
 TEACHERS = ("80m", "160m", "330m", "0.6b", "1.7b")
 
 
 def cases() -> list[tuple[str, str, str]]:
-    """(size, stage, topology) in the order of the table; stages: `2` without a teacher, `1`, `distill`."""
+    """Returns (size, stage, topology) in the order of the table; stages: `2` without a teacher, `1`, `distill`."""
     found = []
     for slices in TOPOLOGIES.values():
         for size, group in CLASSES.items():
@@ -53,7 +53,7 @@ def load_config(size: str, stage: str):
 
 
 def chosen(starts: list[str]) -> list[tuple[str, str, str]]:
-    """The cases whose names, such as `0.6b 2 v5p:4x4x4`, start with one of these, in their order."""
+    """Returns the cases whose names, such as `0.6b 2 v5p:4x4x4`, start with one of `starts`, in that order."""
     found = [case for start in starts for case in cases() if " ".join(case).startswith(start)]
     return list(dict.fromkeys(found))
 
@@ -65,12 +65,11 @@ def fill(
     layouts: Path | None = None,
     changes: dict | None = None,
 ) -> None:
-    """Compiles the cases that the file does not have; a step without a teacher is the same in both stages.
+    """Compiles the cases that are not in the file; a step without a teacher is the same in both stages.
 
     Args:
-        layouts: a file of earlier plans, which have the layouts; None: they are searched for.
-        changes: fields of a config; the cases that the file has are compiled with these, and kept so where that is
-            faster.
+        layouts: file of earlier plans whose layouts are used; None: layouts are searched for.
+        changes: fields of a config; the cases in the file are compiled with these, and replaced if that is faster.
     """
     from f2jax.plan.run import plan_slice
     from f2jax.plan.search import search_layouts, with_layout
@@ -98,13 +97,13 @@ def fill(
 
 
 def layout_of(plan: dict) -> dict:
-    """The fields of a config that a search chooses, as a plan in the file has them."""
+    """Returns the fields of a config that a search chooses, with their values in a plan of the file."""
     layout = {f"mesh.{axis}": length for axis, length in plan["mesh"].items()}
     return layout | {f"model.{name}": plan.get(name, 1) for name in ("remat", "chunk_rows", "unroll")}
 
 
 def field(text: str) -> tuple[str, int | str]:
-    """The name and the value of a field, from `NAME=VALUE`."""
+    """Returns the name and the value of a field, given `NAME=VALUE`."""
     name, _, value = text.partition("=")
     return name, int(value) if value.lstrip("-").isdecimal() else value
 
@@ -114,7 +113,7 @@ def read(path: Path) -> dict[str, dict]:
 
 
 def table(done: dict[str, dict]) -> str:
-    """Markdown: a row for each case that is there; those of before today's kernels and options have a star."""
+    """Returns a Markdown table of the cases in the file; those from before today's kernels and options have a star."""
     names = ["size", "stage", "slice", "mesh", "remat", "GiB a chip", "step, s", "limited by", "MFU"]
     names += ["tokens/s a chip", "days", "chip-hours"]
     lines = [f"| {' | '.join(names)} |", "|---|---|---|---|---|---:|---:|---|---:|---:|---:|---:|"]
@@ -135,12 +134,12 @@ def table(done: dict[str, dict]) -> str:
 
 
 def is_new(plan: dict) -> bool:
-    """Whether a plan was made with today's kernels and options; earlier ones have no time of compiling."""
+    """Returns whether a plan was made with today's kernels and options; earlier plans have no compile time."""
     return "compile_seconds" in plan
 
 
 def costs(done: dict[str, dict]) -> str:
-    """Markdown: what all stages of each size cost on each kind of slice, at the list prices in `chips`."""
+    """Returns a Markdown table of the cost of all stages by size and kind of slice, at the list prices in `chips`."""
     priced = {name: chips.PRICES[name] for name in TOPOLOGIES}
     lines = [
         f"| size | {' | '.join(f'{name}, ${price:.2f}' for name, price in priced.items())} |",
@@ -149,7 +148,7 @@ def costs(done: dict[str, dict]) -> str:
     totals = dict.fromkeys(priced, 0.0)
     for size in CLASSES:
         paid = dict.fromkeys(priced, 0.0)
-        for other, stage, topology in cases():  # a size that has a teacher is trained with it
+        for other, stage, topology in cases():  # a size with a teacher is trained with it
             if other == size and not (stage == "2" and size in TEACHERS):
                 name = topology.partition(":")[0]
                 paid[name] += done[f"{size} {stage} {topology}"]["chip_hours"] * priced[name]
@@ -159,9 +158,9 @@ def costs(done: dict[str, dict]) -> str:
 
 
 def parts(done: dict[str, dict]) -> str:
-    """Markdown: where the time of a step goes, beside what the same operations take at the chip's peak.
+    """Returns a Markdown table of the time of a step by part, and of the same operations at the chip's peak.
 
-    Attention kernels, for which the compiler gives no cycles, have a column of their own.
+    Attention kernels, for which the compiler gives no cycles, have their own column.
     """
     names = ["size", "slice", "step, s", "attention", "its kernels", "both at peak", "MLP", "at peak", "MLP again"]
     names += ["attention again", "all else", "exchanges that wait"]

@@ -1,8 +1,8 @@
-"""What each way of pruning leaves of a model's function, before any training: cosines to the original's vectors.
+"""Shows how well each way of pruning preserves a model's function before training: cosines to the original's vectors.
 
 python -m benchmarks.prune --model demo/stage2 --width 128 --mlp 384 --layers 3
 
-The texts are other ones than those that importance is measured on. A vector is compared with the original's in the kept
+The texts are not those on which importance is measured. A vector is compared with the original's in the kept
 coordinates; `neighbours` is the share of texts whose nearest other text stays the same.
 """
 

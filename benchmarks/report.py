@@ -1,4 +1,4 @@
-"""What `python -m benchmarks` gathers: each comparison is a line of a JSON file, and all lines are one table."""
+"""Gathers the results of `python -m benchmarks`: each comparison is a line of JSON, and all lines form a table."""
 
 import json
 import shutil
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 COLUMNS = ("what", "ours", "", "peer", "", "ratio", "conditions", "processor")
-UNITS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "amx_bf16": "AMX"}  # by their flags in Linux
+UNITS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "amx_bf16": "AMX"}  # by Linux's CPU flags
 
 
 def add(path: Path | None, what: str, unit: str, ours: dict[str, float], peers: dict[str, float], conditions: str = ""):
-    """Append the comparison of each of ours with each of the peers.
+    """Appends the comparison of each of ours with each of the peers.
 
     Args:
-        path: the file; None: no report is wanted.
+        path: file of the report; None: nothing is written.
         ours: {name: median}.
-        unit: of the medians; of one that ends with `/s`, more is better, of others less. The ratio is how many times
+        unit: unit of the medians; more is better if it ends with `/s`, and less otherwise. The ratio is how many times
             better ours is.
     """
     if path is None:
@@ -31,7 +31,7 @@ def add(path: Path | None, what: str, unit: str, ours: dict[str, float], peers: 
 
 
 def processor() -> str:
-    """The name of the GPU, or what the processor multiplies with: what a figure holds for."""
+    """Returns the hardware that a figure holds for: the name of the GPU, or the processor's vector units."""
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         if cards := subprocess.run(query, capture_output=True, text=True).stdout.splitlines():
@@ -41,7 +41,7 @@ def processor() -> str:
 
 
 def units(cpuinfo: str) -> str:
-    """The number of processors of Linux's `/proc/cpuinfo`, and the units that they have.
+    """Returns the number of processors in Linux's `/proc/cpuinfo`, and their vector units.
 
     >>> units("processor : 0\nflags : fpu avx2 avx512f avx512_bf16")
     '1 x AVX2, AVX-512, bfloat16'
@@ -53,7 +53,7 @@ def units(cpuinfo: str) -> str:
 
 
 def table(paths: Sequence[Path]) -> str:
-    """Markdown of all lines of the files."""
+    """Returns a Markdown table of all lines of the files."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---|---:|---:|---|---|"]
     for line in [line for path in paths for line in path.read_text().splitlines()]:
         row = json.loads(line)

@@ -1,13 +1,13 @@
-"""Search in two passes against exact search and graph indexes: time a query, recall@10, memory, on the same vectors.
+"""Compares search in two passes with exact search and graph indexes: time per query, recall@10 and memory.
 
 python -m benchmarks.search --scratch FOLDER [--documents 1000000] [--queries 64] [--rounds 3] [--decay 0.75]
 
-Needs the `bench` extra. Vectors are made as a Matryoshka model might make them: Gaussian, coordinate i of variance
-i ** -decay, averaged between powers of two, since a Matryoshka loss orders these blocks alone. A query is a document
-plus noise of the same spectrum, half as strong. They are written block by block, from a seed, as float32 files in the
-scratch folder, and are found there the next time. Contestants search by turns, all queries at once; the table has
-medians, and ratios to the fastest exact search, by the clock and by the CPU time of all threads, which other work on
-the machine disturbs less. What an index takes to build is not in its times, but beside them.
+Needs the `bench` extra. All search the same vectors, made like those of a Matryoshka model: Gaussian, with variance
+i ** -decay in coordinate i, averaged between powers of two, since a Matryoshka loss only orders these blocks. A query
+is a document plus noise of the same spectrum, half as strong. They are written in blocks, from a seed, as float32 files
+in the scratch folder, where the next run finds them. Contestants take turns, with all queries at once. The table has
+medians, and ratios to the fastest exact search, by wall time and by the CPU time of all threads, which other work on
+the machine disturbs less. The time to build an index is not included, but reported separately.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
-os.environ["OMP_WAIT_POLICY"] = "passive"  # of faiss: threads that wait for others take no CPU time
+os.environ["OMP_WAIT_POLICY"] = "passive"  # for faiss, so that waiting threads take no CPU time
 
 import faiss
 import numpy as np
@@ -28,7 +28,7 @@ from f2jax.search.two_pass import Search, SearchOptions, SearchResult, recall
 
 WIDTH = 1_024
 K = 10
-PIECE = 16_384  # vectors made at once
+PIECE = 16_384  # vectors to make at once
 NOISE = 0.5
 OURS = {
     "f2jax 64 dims float32, 200 candidates": SearchOptions(K, 64, 200),
@@ -40,7 +40,7 @@ OURS = {
 
 
 def spectrum(decay: float) -> np.ndarray:
-    """Standard deviation of each coordinate."""
+    """Returns the standard deviation of each coordinate."""
     variance = np.arange(1, WIDTH + 1) ** -decay
     for start, stop in zip([0, *(2**n for n in range(3, 10))], [2**n for n in range(3, 11)], strict=True):
         variance[start:stop] = variance[start:stop].mean()
@@ -48,7 +48,7 @@ def spectrum(decay: float) -> np.ndarray:
 
 
 def make(folder: Path, documents: int, queries: int, decay: float) -> tuple[np.ndarray, np.ndarray]:
-    """(queries, documents): unit vectors; documents stay in their file."""
+    """Returns (queries, documents) as unit vectors; documents stay in their file."""
     path, scale = folder / f"documents-{documents}-{decay}.npy", spectrum(decay)
     if not path.exists():
         part = path.with_suffix(".part")
@@ -92,7 +92,7 @@ def graph(d: np.ndarray, beam: int):
 
 
 def resident() -> float:
-    """GB of this process that are no pages of a file."""
+    """Returns the GB of this process that are not pages of a file."""
     status = Path("/proc/self/status").read_text().split("RssAnon:")[1]
     return int(status.split()[0]) / 2**20
 
@@ -123,7 +123,7 @@ def main() -> None:
     for name, make_one in makers.items():
         before, start = resident(), time.perf_counter()
         ready[name] = make_one(d)
-        found[name] = ready[name](q)  # ours builds and compiles here
+        found[name] = ready[name](q)  # f2jax builds and compiles here
         built[name] = time.perf_counter() - start
         gc.collect()
         memory[name] = resident() - before

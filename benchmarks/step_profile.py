@@ -1,9 +1,9 @@
-"""Where the time of a training step goes on the GPU at hand: its kernels by part of the model and by kind.
+"""Profiles a training step on this machine's GPU: the time of its kernels by part of the model and by kind.
 
 python -m benchmarks.step_profile --size 0.6b --data train.parquet --tokenizer FOLDER --remat dots [--unroll 28]
 
-Needs the `bench` extra; rows and options are those of `benchmarks.training`. Kernels are timed one by one, so CUDA
-graphs are off, and the step takes a little longer than without a profiler.
+Needs the `bench` extra; rows and options are those of `benchmarks.training`. Kernels are timed individually, so CUDA
+graphs are off, and the step takes slightly longer than without a profiler.
 """
 
 import os
@@ -23,7 +23,7 @@ from f2jax.model.sizes import size
 from f2jax.plan.hlo import parse_hlo, scope
 
 STEPS = 3
-KINDS = {  # by the names of kernels; the first that is found in a name counts
+KINDS = {  # by parts of kernel names; the first match counts
     "attention kernels": re.compile("sdpa|fmha|cudnn"),
     "products": re.compile("nvjet|gemm|cutlass"),
     "copies": re.compile("^Mem"),
@@ -31,7 +31,7 @@ KINDS = {  # by the names of kernels; the first that is found in a name counts
 
 
 def kernels(folder: str) -> list[tuple[str, str, float]]:
-    """(name, HLO operation, nanoseconds) of each kernel that a trace in `folder` saw."""
+    """Returns (name, HLO operation, nanoseconds) for each kernel in a trace in `folder`."""
     path = next(Path(folder).rglob("*.xplane.pb"))
     planes = [x for x in jax.profiler.ProfileData.from_file(str(path)).planes if x.name.startswith("/device:GPU")]
     events = [x for plane in planes for line in plane.lines if line.name.startswith("Stream") for x in line.events]

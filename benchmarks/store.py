@@ -1,10 +1,10 @@
-"""`f2jax search` beside its store in Postgres: time a query and recall@10 on the same vectors.
+"""Compares `f2jax search` with its store in Postgres: time per query and recall@10 on the same vectors.
 
 python -m benchmarks.store --scratch FOLDER [--documents 100000] [--queries 64] [--rounds 3] [--dims 128]
 
-Needs the extras `bench` and `store`. Vectors are those of `benchmarks.search`; the store lies in the scratch folder and
-is filled there anew. Contestants search by turns; the table has medians. The store gets its queries one by one, as a
-server does; `f2jax search` gets them all at once, and one by one.
+Needs the extras `bench` and `store`. Vectors are those of `benchmarks.search`; the store is in the scratch folder, and
+is filled again each time. Contestants take turns; the table has medians. The store gets its queries one by one, as a
+server does; `f2jax search` gets them both all at once and one by one.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
             "store": lambda: postgres.search_store(connection, q, options)[0],
             "store, `--exact`": lambda: postgres.search_store(connection, q, options, exact=True)[0],
         }
-        found = {name: contestant() for name, contestant in contestants.items()}  # compiles, and fills caches
+        found = {name: contestant() for name, contestant in contestants.items()}  # compiles and fills caches
         seconds = {name: [] for name in contestants}
         for _ in range(args.rounds):
             for name, contestant in contestants.items():

@@ -1,4 +1,4 @@
-"""The reference's training step in PyTorch, on padded batches: what ours is compared with, in numbers and in time."""
+"""The reference's training step in PyTorch, on padded batches, to compare our numbers and times with."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 
 def embed(model, texts: list[np.ndarray]) -> torch.Tensor:
-    """States of the last tokens, [texts, width], of token ids that are padded to the longest."""
+    """Returns the states of the last tokens, [texts, width], for token ids that are padded to the longest text."""
     longest = max(map(len, texts))
     ids = torch.tensor(np.stack([np.pad(t, (0, longest - len(t))) for t in texts]), device=model.device).long()
     lengths = torch.tensor([len(t) for t in texts], device=model.device)
@@ -16,7 +16,7 @@ def embed(model, texts: list[np.ndarray]) -> torch.Tensor:
 
 
 def loss(model, rows, kind: str, dims, weights, temperature: float = 0.05) -> torch.Tensor:
-    """InfoNCE over hard negatives, and for retrieval over the batch, at each of the nested dimensions (recipe 2.4).
+    """Returns InfoNCE over hard negatives and, for retrieval, over the batch, at each nested dimension (recipe 2.4).
 
     As in the reference, gathered passages get no gradient.
     """
@@ -35,7 +35,7 @@ def loss(model, rows, kind: str, dims, weights, temperature: float = 0.05) -> to
 
 
 def step(model, optimizer, clip_norm: float, *args) -> float:
-    """One optimizer step; the loss before it. The arguments behind the norm are those of `loss`."""
+    """Takes an optimizer step and returns the loss before it; the arguments after the norm are those of `loss`."""
     optimizer.zero_grad()
     value = loss(model, *args)
     value.backward()

@@ -1,12 +1,12 @@
-"""Seconds of a training step: f2jax on packed rows beside the reference's padded step in PyTorch, on the same rows.
+"""Seconds of a training step: f2jax on packed rows, and the reference's padded step in PyTorch, on the same rows.
 
 python -m benchmarks.training [--size 80m] [--queries 4] [--negatives 7] [--max-length 512] [--rounds 3]
 python -m benchmarks.training --data train.parquet --tokenizer FOLDER      # rows of a training file
 
-Needs the `bench` extra. A row is a query, a positive and hard negatives: of a file, or of random ids, as long as texts
-of the built-in data (four bytes are a token). Tools take turns in one process, on the GPU where there is one; ratios
-are of medians, to PyTorch in the first dtype. `useful` is the share of tokens that are no padding, of what each tool
-computes. MFU counts the operations that the useful tokens need, of the peak that a GPU's maker states for bfloat16.
+Needs the `bench` extra. A row is a query, a positive and hard negatives, either from a file or random ids, as long as
+texts of the built-in data (with four bytes per token). Tools take turns in one process, on the GPU if there is one;
+ratios are of medians, to PyTorch in the first dtype. `useful` is the share of a tool's computed tokens that are not
+padding. MFU is the share of the GPU's stated bfloat16 peak taken by the operations that the useful tokens need.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def make_rows(queries: int, negatives: int, max_length: int, vocab: int) -> list
 
 
 def rows_of(path: Path, tokenizer_folder: str, queries: int, negatives: int, max_length: int) -> list[Row]:
-    """The first retrieval rows of a shuffled training file that have so many negatives."""
+    """Returns random retrieval rows of a training file that have at least so many negatives, cut to this number."""
     found = [
         row
         for row in pyarrow.parquet.read_table(path, columns=["query", "positive", "negatives", "kind"]).to_pylist()
@@ -75,13 +75,13 @@ def rows_of(path: Path, tokenizer_folder: str, queries: int, negatives: int, max
 
 
 def padded_tokens(rows: list[Row]) -> int:
-    """That the reference computes: queries, positives and negatives, each padded to their longest."""
+    """Returns the reference's number of tokens: queries, positives and negatives are each padded to their longest."""
     groups = [r.query for r in rows], [r.documents[0] for r in rows], [t for r in rows for t in r.negatives]
     return sum(len(texts) * max(map(len, texts)) for texts in groups)
 
 
 def operations(architecture: Qwen3Config, rows: list[Row]) -> float:
-    """That a step needs for the texts of a batch, each of which is encoded once."""
+    """Returns the operations that a step needs for the texts of a batch, each of which is encoded once."""
     texts = {text.tobytes(): len(text) for r in rows for text in (r.query, *r.documents)}
     lengths = np.array(list(texts.values()))
     return model_operations(architecture, lengths.sum(), np.square(lengths).sum() / lengths.sum(), passes=3)
@@ -89,16 +89,16 @@ def operations(architecture: Qwen3Config, rows: list[Row]) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """A tool at work on one batch."""
+    """A tool that trains on one batch."""
 
-    step: Callable[[], float]  # returns the loss before it
-    computed: int  # tokens of a step, padding too
-    params: dict | None = None  # before the first step
+    step: Callable[[], float]  # takes a step and returns the loss before it
+    computed: int  # tokens of a step, including padding
+    params: dict | None = None  # weights before the first step
     text: Callable[[], str] | None = None  # the compiled program
 
 
 def ours(config, architecture: Qwen3Config, rows: list[Row], keep: bool) -> Run:
-    """f2jax on packed rows; with `keep` the run holds the weights before its first step."""
+    """Returns a run of f2jax on packed rows; with `keep`, it holds the weights before its first step."""
     mesh = make_mesh(devices=jax.devices()[:1])
     program = Program(config, architecture, mesh, config.steps)
     data = config.data
@@ -130,7 +130,7 @@ def ours(config, architecture: Qwen3Config, rows: list[Row], keep: bool) -> Run:
 
 
 def theirs(model: Qwen3Model, dtype: str, settings, rows: list[Row], dims, checkpointing: bool) -> Run:
-    """Weights stay in float32, as ours; bfloat16 computes by autocast."""
+    """Returns a run of PyTorch; weights stay in float32, like ours, and bfloat16 is used by autocast."""
     device = model.device.type
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -156,7 +156,7 @@ def make_config(args, dtype: str, kernel: str = ""):
 
 
 def peer_model(architecture: Qwen3Config, params: dict | None, device: str) -> Qwen3Model:
-    """With our weights; None: with its own."""
+    """Returns the peer's model with our weights; None: with its own."""
     config = config_to_hf(architecture, "float32", 1, 0)
     if params is None:
         with torch.device(device):
@@ -168,7 +168,7 @@ def peer_model(architecture: Qwen3Config, params: dict | None, device: str) -> Q
 
 
 def measure(tools: dict[str, Run], rounds: int) -> dict[str, dict]:
-    """{tool: first loss, seconds of the first step, median seconds of the others}; the tools take turns."""
+    """Returns first loss, seconds of the first step and median seconds of the others by tool; the tools take turns."""
     found, times = {}, {name: [] for name in tools}
     for turn in tqdm(range(rounds + 1), desc="rounds", leave=False):
         for name, tool in tools.items():
@@ -183,7 +183,7 @@ def measure(tools: dict[str, Run], rounds: int) -> dict[str, dict]:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that say what a step is."""
+    """Returns a parser with the options that define a step."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", default="80m")
     parser.add_argument("--queries", type=int, default=4)

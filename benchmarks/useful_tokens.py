@@ -1,11 +1,11 @@
-"""Useful share of the tokens that chips encode: by mean length, chips and chunks, and for a mixture with few programs.
+"""Share of useful tokens that chips encode: by mean length, chips and chunks, and for a mixture with few programs.
 
 python -m benchmarks.useful_tokens  # NumPy alone, nothing is compiled
 
 Batches are those of the recipe: 512 queries, each with a positive and 7 hard negatives; the lengths of texts are
 log-normal (sigma 0.6), cut at 1,024 tokens, or at 4,096 for the mean of 1,000. The mixture has 395 data sets of three
-kinds, with log-normal mean lengths and sizes; its programs are chosen from one batch of each set, and measured on
-others.
+kinds, with log-normal mean lengths and sizes; its programs are chosen on one batch of each set, and measured on other
+batches.
 """
 
 import argparse
@@ -22,12 +22,12 @@ TEXTS = {kind: QUERIES * (2 + count) for kind, count in NEGATIVES.items()}
 
 
 def lengths(rng: np.random.Generator, mean: float, count: int, longest: int) -> np.ndarray:
-    """Lengths of texts, with about this mean."""
+    """Returns lengths of texts with about this mean."""
     return np.clip(rng.lognormal(np.log(mean) - 0.6**2 / 2, 0.6, count), 1, longest).astype(int)
 
 
 def useful_share(mean: int, chips: int, chunk_rows: int, batches: int = 4) -> float:
-    """Useful share of batches of one mean length, each in the rows that suit it."""
+    """Returns the share of useful tokens in batches of one mean length, each in the rows that suit it."""
     rng, longest = np.random.default_rng(0), LONGEST if mean < LONGEST / 2 else 4 * LONGEST
     drawn = [lengths(rng, mean, TEXTS["retrieval"], longest) for _ in range(batches)]
     placed = [RowRules(longest, chunk_rows).place(one, chips) for one in drawn]
@@ -35,7 +35,7 @@ def useful_share(mean: int, chips: int, chunk_rows: int, batches: int = 4) -> fl
 
 
 class Mixture:
-    """Data sets of the three kinds, of many lengths and sizes."""
+    """Data sets of the three kinds, with many lengths and sizes."""
 
     def __init__(self) -> None:
         self.rng = rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ class Mixture:
         self.shares = sizes / sizes.sum()
 
     def batch(self, i: int) -> Sample:
-        """A batch of data set `i`."""
+        """Returns a batch of data set `i`."""
         documents = TEXTS[self.kinds[i]] - QUERIES
         counts = ((self.queries[i], QUERIES), (self.documents[i], documents))
         parts = [lengths(self.rng, mean, count, LONGEST) for mean, count in counts]
