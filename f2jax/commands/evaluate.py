@@ -1,7 +1,7 @@
 """`f2jax evaluate`: score a model on built-in tasks, on your own files, or on MTEB."""
 
 from contextlib import nullcontext
-from importlib.util import find_spec
+from importlib import util
 
 from f2jax.commands.options import Arguments, changed
 from f2jax.errors import UserError, require_extra
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     hosts.start()
     others = options.data or options.benchmark or options.baseline  # built-in tasks always show TF-IDF
     for name in options.tasks:
-        if name not in (*TASKS, *LOCAL_NAMES) and not find_spec("mteb"):
+        if name not in (*TASKS, *LOCAL_NAMES) and not util.find_spec("mteb"):
             raise unknown_task(name)
     if others or not set(options.tasks) <= set(TASKS):
         _evaluate_with_mteb(options)
