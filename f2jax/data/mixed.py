@@ -1,7 +1,7 @@
 """Joins data sets of a kind into a single one, whose batches mix their rows (`data.mixed_batches`).
 
-The recipe takes each batch from one data set, so that in-batch negatives are from the same task (recipe 2.3). Students of
-a teacher that gives the target of each text need no negatives, and can learn from mixed batches.
+The recipe takes each batch from one data set, so that in-batch negatives are from the same task (recipe 2.3). A student
+whose teacher gives the target of each text needs no negatives, and can learn from mixed batches.
 """
 
 import hashlib
