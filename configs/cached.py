@@ -14,9 +14,8 @@ def get_config(text=None):
     options = common.options(text, start="", corpus="", cache="")
     if missing := [name for name, value in options.items() if not value]:
         raise UserError(f"configs/cached.py needs {', '.join(missing)}: cached.py:start=…,corpus=…,cache=…")
-    config = common.get_config("size=mini")
+    config = common.small_config("mini")
     config.init_from = config.model.size = options["start"]
-    config.model.remat = "none"
     config.model.unroll = 2
     config.data.sources = (f"corpus:{options['corpus']}",)
     config.data.mixed_batches = True
@@ -40,8 +39,6 @@ def get_config(text=None):
     config.optim.schedule = "wsd"
     config.optim.decay_steps = 3_500
     config.checkpoint.every = 500
-    config.checkpoint.keep_every = 0
-    config.checkpoint.tail_steps = 0
     config.log.every = 25
     config.log.validate_every = 500
     config.log.validation_batches = 8

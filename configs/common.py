@@ -184,3 +184,12 @@ def get_config(text: str | None = None) -> ConfigDict:
     lg.tensorboard = True  # write TensorBoard event files next to metrics.jsonl
     lg.profile = ()  # (START, STEPS): trace this many steps after step START into profile/, for TensorBoard or XProf
     return c
+
+
+def small_config(size: str) -> ConfigDict:
+    """Returns the config of a small model that trains on a few cores."""
+    config = get_config(f"size={size}")
+    config.model.remat = "none"  # there is memory for all activations
+    config.checkpoint.keep_every = 0  # no checkpoint is kept for good
+    config.checkpoint.tail_steps = 0  # nor any for merging
+    return config

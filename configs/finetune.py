@@ -34,13 +34,12 @@ def get_config(text=None):
     settings = package.read_settings(folder, architecture)
     task, _ = split_instruction(settings.prompts.get("query", ""))
 
-    config = common.get_config()
+    config = common.small_config("0.6b")
     config.init_from = options["model"]
     config.epochs = options["epochs"]
     config.model.size = ""
     config.model.table_rank = architecture.table_rank
     config.model.dtype = "float32"
-    config.model.remat = "none"
     config.data.sources = (options["data"],) if options["data"] else ()
     config.data.columns = tuple(f"{name}={options[name]}" for name in COLUMNS if options[name])
     config.data.instructions.retrieval = task or ""
@@ -57,8 +56,6 @@ def get_config(text=None):
     config.optim.peak_lr = min(LARGEST_RATE, RATE * (PARAMETERS / architecture.parameters) ** 0.5)
     config.optim.warmup_share = 0.1
     config.checkpoint.every = 500
-    config.checkpoint.keep_every = 0
-    config.checkpoint.tail_steps = 0
     config.log.compare = True
     config.log.validate_every = 0
     if options["teacher"]:

@@ -14,9 +14,8 @@ QUERY_TASK = "Given a question, retrieve passages that can help answer the quest
 def get_config(text=None):
     """Option: stage, which is 1 (retrieval, no instructions) or 2 (all kinds, instructions, hard negatives)."""
     stage = common.options(text, stage=1)["stage"]
-    config = common.get_config("size=mini")
+    config = common.small_config("mini")
     config.model.dtype = "float32"
-    config.model.remat = "none"
     config.model.unroll = 2
     config.data.max_length = 128
     config.data.row_length = 128
@@ -34,6 +33,4 @@ def get_config(text=None):
     config.loss.passage_gradient = True
     config.loss.spread_weight = 10.0  # without it, all embeddings collapse to one direction at first
     config.checkpoint.every = 100
-    config.checkpoint.keep_every = 0
-    config.checkpoint.tail_steps = 0
     return config

@@ -16,9 +16,8 @@ INSTRUCTIONS = {
 def get_config(text=None):
     """Option: stage, 1 or 2."""
     stage = common.options(text, stage=1)["stage"]
-    config = common.get_config("size=nano")
+    config = common.small_config("nano")
     config.model.dtype = "float32"
-    config.model.remat = "none"
     config.model.unroll = 3
     config.tokenizer.train_vocab = 8_192 if stage == 1 else 0
 
@@ -40,6 +39,4 @@ def get_config(text=None):
     config.loss.passage_gradient = True
     config.optim.warmup_steps = 20 if stage == 1 else 5
     config.checkpoint.every = 100
-    config.checkpoint.keep_every = 0
-    config.checkpoint.tail_steps = 0
     return config

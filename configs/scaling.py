@@ -18,13 +18,12 @@ def get_config(text=None):
     width = common.options(text, width=32)["width"]
     if width < HEAD_DIM or width % HEAD_DIM:
         raise UserError(f"width={width} should be a multiple of {HEAD_DIM}.")
-    config = common.get_config("size=tiny")
+    config = common.small_config("tiny")
     model = config.model
     model.width, model.mlp, model.layers, model.vocab = width, 2 * width, 2, 4_096
     model.heads = model.kv_heads = width // HEAD_DIM
     model.head_dim = HEAD_DIM
     model.dtype = "float32"
-    model.remat = "none"
     model.unroll = 2
 
     config.data.batch_size = 128
@@ -38,8 +37,6 @@ def get_config(text=None):
     config.optim.peak_lr = 0.01 * (32 / width) ** 0.5
     config.optim.warmup_steps = 20
     config.checkpoint.every = 1_000
-    config.checkpoint.keep_every = 0
-    config.checkpoint.tail_steps = 0
     config.checkpoint.keep_last = 1
     config.log.every = 25
     config.log.validate_every = 1_000  # only after the last step
