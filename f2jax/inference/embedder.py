@@ -364,7 +364,7 @@ class Embedder:
 
     def tokenize(self, texts: str | Iterable[str]) -> dict[str, np.ndarray]:
         """Returns `input_ids` and `attention_mask`, int64 [i, t], truncated to `max_length` and padded on the left."""
-        sequences = self._cut(self.tokenizer.encode(check_texts(texts), UNLIMITED), self.max_length)
+        sequences, _ = self._tokenize(check_texts(texts), None)
         longest = max(map(len, sequences), default=0)
         ids_it = np.full((len(sequences), longest), self.tokenizer.pad_id, np.int64)
         mask_it = np.zeros_like(ids_it)
@@ -467,10 +467,8 @@ class Embedder:
         limit = self.max_length if max_length is None else check_length(max_length, self.architecture)
         sequences = self.tokenizer.encode(texts, UNLIMITED)
         lost = [len(ids) - limit for ids in sequences if len(ids) > limit]
-        return self._cut(sequences, limit), Truncation(len(texts), sum(map(len, sequences)), len(lost), sum(lost))
-
-    def _cut(self, sequences: list[np.ndarray], limit: int) -> list[np.ndarray]:
-        return [ids if len(ids) <= limit else np.append(ids[: limit - 1], ids[-1:]) for ids in sequences]
+        kept = [ids if len(ids) <= limit else np.append(ids[: limit - 1], ids[-1:]) for ids in sequences]
+        return kept, Truncation(len(texts), sum(map(len, sequences)), len(lost), sum(lost))
 
     def _dims(self, truncate_dim: int | None) -> int:
         """Returns the number of dimensions to keep; raises UserError if the model has fewer."""
@@ -483,9 +481,8 @@ class Embedder:
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt_name is not None and prompt_name not in self.prompts:
             raise UserError(f"The model has no prompt named '{prompt_name}'{did_you_mean(prompt_name, self.prompts)}")
-        return (
-            self.prompts.get(prompt_name or self.settings.default_prompt_name or "", "") if prompt is None else prompt
-        )
+        named = self.prompts.get(prompt_name or self.settings.default_prompt_name or "", "")
+        return named if prompt is None else prompt
 
     def _with_prompt(self, name: str, options: dict) -> dict:
         if options.get("prompt") is not None or options.get("prompt_name") is not None:
