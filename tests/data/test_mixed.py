@@ -17,6 +17,7 @@ from f2jax.data.record import Record
 from f2jax.data.shapes import RowRules
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
+from f2jax.plan.lengths import rows_of_lengths
 from f2jax.train.loop import train
 from tests import tiny
 from tests.data import corpora
@@ -145,6 +146,13 @@ def test_a_run_draws_mixed_batches_where_its_config_says_so(folder, tmp_path, ca
     held_out = [held for _, held in PreparedCorpus(folder / "corpus").splits() if held.kind == "retrieval"]
     assert int(table["mixed-retrieval"][-1]) == sum(map(len, held_out)) > 0
     assert "pairs" not in table
+
+
+def test_a_plan_of_a_corpus_draws_them_too(folder, tmp_path):
+    of_kinds = {"data.weights": ("mixed-retrieval=2",)}  # only mixed data sets have such names
+    assert rows_of_lengths(mixing(tmp_path, **of_kinds), 1, str(folder / "corpus")).mean > 0
+    with pytest.raises(UserError, match="mixed-retrieval"):
+        rows_of_lengths(tiny.config(tmp_path, **of_kinds), 1, str(folder / "corpus"))
 
 
 def mixing(folder, **changes):

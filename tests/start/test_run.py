@@ -48,7 +48,9 @@ def test_the_start_is_nearer_to_the_teacher_the_longer_it_learns(folder, tmp_pat
         found_ie = Embedder.from_pretrained(tmp_path / str(steps)).encode(texts)[:, :63]
         cosines.append((found_ie * teacher_ie).sum(axis=1).mean())
     assert cosines[1] > cosines[0] + 0.1
-    assert "cosine to the teacher" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "cosine to the teacher" in out
+    assert f"cached:start={tmp_path / '200'},corpus={folder / 'corpus'},cache={folder / 'v64'} --workdir" in out
 
 
 def test_training_on_the_cached_vectors_goes_on_from_it(folder, tmp_path):

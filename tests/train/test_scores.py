@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from f2jax import config as configs
+from f2jax.data.loader import learns_scores
 from f2jax.errors import UserError
 from f2jax.train.loop import train
-from f2jax.train.terms import check_learned
+from f2jax.train.terms import TERMS, check_learned
 from tests import tiny
 
 
@@ -31,6 +32,12 @@ def test_a_run_learns_the_scores_that_rows_bring(tmp_path, weight, name):
     assert all(line["loss"] == pytest.approx(0.5 * line[f"loss_{name}"]) for line in steps)
     assert steps[-1][f"loss_{name}"] < 0.8 * steps[0][f"loss_{name}"]
     assert f"validation/scored/loss_{name}" in lines[-1]
+
+
+@pytest.mark.parametrize("term", [term for term in TERMS if term.scored], ids=lambda term: term.name)
+def test_batches_have_the_scores_that_a_term_needs(tmp_path, term):
+    assert learns_scores(tiny.config(tmp_path, **{f"loss.{term.weight}": 0.5}))
+    assert not learns_scores(tiny.config(tmp_path))
 
 
 def test_scores_that_nobody_brings_are_refused():
