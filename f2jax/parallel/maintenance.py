@@ -6,9 +6,9 @@ The metadata server announces it seconds to minutes ahead
 
 import os
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 
 ADDRESS = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")  # the variable that Google's libraries read
 QUIET = {"preempted": "FALSE", "maintenance-event": "NONE"}  # the answers while nothing is announced
@@ -27,7 +27,7 @@ def _ask(address: str, key: str) -> str | None:
     try:
         with direct.open(request, timeout=POLL_SECONDS) as answer:
             return answer.read().decode().strip()
-    except (urllib.error.URLError, OSError):
+    except (OSError, HTTPException, UnicodeDecodeError):  # an answer that was cut off must not end the watch
         return None
 
 

@@ -1,5 +1,6 @@
 """The metadata server of Google Cloud, played by a local one, announces that the machine will go."""
 
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -42,3 +43,18 @@ def test_it_is_noticed_once_it_is_announced(server, key, value):
 
 def test_without_a_metadata_server_nothing_is_announced():
     assert not maintenance.is_maintenance_announced("localhost:1")
+
+
+@pytest.mark.parametrize("answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nNON"])
+def test_an_answer_that_is_cut_off_or_no_answer_at_all_does_not_end_the_watch(answer):
+    with socket.create_server(("localhost", 0)) as server:
+
+        def answer_both():
+            for _ in maintenance.QUIET:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+        threading.Thread(target=answer_both, daemon=True).start()
+        assert not maintenance.is_maintenance_announced(f"localhost:{server.getsockname()[1]}")
