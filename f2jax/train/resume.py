@@ -129,7 +129,11 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
     if step >= 0:
         return Run(str(workdir), True, step, None, None, workdir_lib.read_architecture(workdir))
     if config.resume_from:
-        branch = find_checkpoint(config.resume_from)
+        path, name = files.join(workdir, BRANCH_FILE), config.resume_from
+        if begun and files.exists(path):  # the newest, or best, checkpoint of the other run may be another by now
+            before = files.read_json_object(path, {"run": str, "step": int})
+            name = f"{before['run']}@{before['step']}"
+        branch = find_checkpoint(name)
         architecture = branch_architecture(config, branch[0])
         return Run(str(workdir), bool(begun), None, branch, None, architecture)
     init = workdir_lib.find_model(config.init_from) if config.init_from else None

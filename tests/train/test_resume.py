@@ -1,6 +1,7 @@
 """What a start finds in a workdir: whether a run has begun, what it goes on from, and what may differ then."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -180,6 +181,20 @@ def test_a_branch_from_a_checkpoint_that_is_not_there_is_refused(tmp_path, name,
     run = workdir(tmp_path, STEP)
     with pytest.raises(UserError, match=message):
         resume.open_run(tiny.config(tmp_path, resume_from=name.format(run=run)), tmp_path / "branch")
+
+
+def test_a_branch_without_a_checkpoint_begins_again_where_it_began(tmp_path):
+    """The other run has gone on since: its newest checkpoint is another one."""
+    other, config = workdir(tmp_path, STEP), tiny.config(tmp_path, resume_from=str(tmp_path / "run"))
+    branch = tmp_path / "branch"
+    resume.open_run(config, branch).keep(config, {}, SimpleNamespace(save=lambda folder: None))
+    (branch / METRICS).write_text('{"step": 6}\n')
+    (other / "checkpoints/12").mkdir()
+    assert resume.open_run(config, branch).branch == (str(other), 4)
+    assert resume.open_run(config, tmp_path / "new").branch == (str(other), 12)
+    (other / STEP).rmdir()
+    with pytest.raises(UserError, match=r"has no checkpoint of step 4; it has those of 12\."):
+        resume.open_run(config, branch)
 
 
 @pytest.mark.parametrize(
