@@ -41,12 +41,13 @@ def scores_of(lines: Iterable[Mapping[str, float]], metric: str) -> dict[int, fl
 def best_step(scores: Mapping[int, float], metric: str, steps: Iterable[int]) -> int | None:
     """Returns the best of the steps, and of equal ones the last; None if none of them has a score.
 
-    The highest score is best, except for a loss, which is a metric with `loss` at the start of one of its parts.
+    The highest score is best, except for a loss, which is a metric whose name begins with `loss` after the last slash,
+    or before it where a size follows (`validation/loss/64`).
 
     >>> best_step({10: 0.5, 20: 0.7, 30: 0.6}, "validation/accuracy", (10, 30))
     30
     """
-    sign = -1 if any(part.startswith("loss") for part in metric.split("/")[-2:]) else 1  # validation/loss/64 is one
+    sign = -1 if metric.rstrip("/0123456789").rpartition("/")[2].startswith("loss") else 1
     scored = (step for step in steps if math.isfinite(scores.get(step, math.nan)))
     return max(scored, key=lambda step: (sign * scores[step], step), default=None)
 
