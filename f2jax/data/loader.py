@@ -305,8 +305,8 @@ class Loader:
         )
         return dataset.name, batch
 
-    def batches(self, start: int, stop: int, ahead: int = 2) -> Iterator[tuple[int, str, Batch]]:
-        """Yields (step, data set, batch) from `start` to `stop`; a thread packs up to `ahead` steps in advance."""
+    def batches(self, steps: Iterable[int], ahead: int = 2) -> Iterator[tuple[int, str, Batch]]:
+        """Yields (step, data set, batch) of these steps; a thread packs up to `ahead` steps in advance."""
         ready: queue.Queue = queue.Queue(maxsize=ahead)
         stopped = threading.Event()
 
@@ -319,7 +319,7 @@ class Loader:
 
         def work():
             try:
-                for step in range(start, stop):
+                for step in steps:
                     if stopped.is_set():
                         return
                     put((step, *self.batch(step)))

@@ -251,7 +251,7 @@ class Loop:
     def batches(self, start: int, steps: int) -> Iterator[tuple[int, str, Batch]]:
         """Yields (step, data set, batch) from `start` to `steps`; step n takes batch n + `data.skip_steps`."""
         skip = self.config.data.skip_steps
-        for number, name, batch in self.loader.batches(start + skip, steps + skip):
+        for number, name, batch in self.loader.batches(range(start + skip, steps + skip)):
             if number == start + skip:
                 tokens = batch.tokens
                 hosts.print_once(layout_report.tokens_summary(self.compiled.program.mesh, tokens))

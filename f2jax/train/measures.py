@@ -64,10 +64,12 @@ class Validation:
         by_set: list[dict[str, float]] = []
         for rows in self.held_out:
             loader = self.batches([rows])
-            count = min(loader.steps_per_epoch, self.config.log.validation_batches or loader.steps_per_epoch)
+            steps: Sequence[int] = range(loader.steps_per_epoch)
+            if count := self.config.log.validation_batches:  # full ones first: a loss depends on the candidates
+                steps = sorted(steps, key=lambda step: -len(loader.mixture.plan(step).rows))[:count]
             totals: dict[str, float] = defaultdict(float)
             total_rows = 0
-            for _, _, batch in loader.batches(0, count):
+            for _, _, batch in loader.batches(steps):
                 arrays = self.compiled.program.put(batch)
                 metrics = jax.device_get(self.compiled.evaluate(params, arrays, batch.kind))
                 row_count = int(batch.row_mask_b.sum())

@@ -139,7 +139,7 @@ def test_a_row_length_below_the_length_of_a_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize("start,stop", [(0, 13), (5, 13), (12, 13), (13, 13), (14, 13)])
 def test_batches_from_any_start_are_those_of_their_steps(loader, start, stop):
-    found = list(loader.batches(start, stop))
+    found = list(loader.batches(range(start, stop)))
     assert [step for step, _, _ in found] == list(range(start, stop))
     assert all(same((name, batch), loader.batch(step)) for step, name, batch in found)
     assert not packing_threads()
@@ -155,7 +155,7 @@ def test_the_thread_packs_a_few_steps_ahead_and_no_more(loader, monkeypatch):
         return "name", step
 
     monkeypatch.setattr(loader, "batch", batch)
-    batches = loader.batches(0, 100, ahead=3)
+    batches = loader.batches(range(100), ahead=3)
     assert next(batches) == (0, "name", 0)
     assert enough.wait(600), "1, 2 and 3 are ready, 4 waits for room"
     assert packed == [0, 1, 2, 3, 4]
@@ -172,7 +172,7 @@ def test_an_error_in_the_thread_reaches_the_consumer_after_the_batches_before_it
         return "name", step
 
     monkeypatch.setattr(loader, "batch", batch)
-    batches = loader.batches(1, 9)
+    batches = loader.batches(range(1, 9))
     assert [next(batches)[0] for _ in range(2)] == [1, 2]
     with pytest.raises(UserError) as caught:
         next(batches)
@@ -180,7 +180,7 @@ def test_an_error_in_the_thread_reaches_the_consumer_after_the_batches_before_it
 
 
 def test_closing_early_ends_the_thread(loader):
-    batches = loader.batches(0, 10**9)
+    batches = loader.batches(range(10**9))
     next(batches)
     assert packing_threads()
     batches.close()
@@ -189,7 +189,7 @@ def test_closing_early_ends_the_thread(loader):
 
 def test_an_error_of_the_consumer_ends_the_thread(loader):
     def consume():
-        for step, _, _ in loader.batches(0, 10**9):
+        for step, _, _ in loader.batches(range(10**9)):
             if step == 2:
                 raise KeyboardInterrupt
 

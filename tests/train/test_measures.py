@@ -10,11 +10,13 @@ from f2jax import cli
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.best import best_step
 from f2jax.checkpoints.orbax import finished_steps
+from f2jax.data.loader import Loader, load_data
+from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 from f2jax.evaluation.during_training import open_tasks
 from f2jax.inference.embedder import Embedder
 from f2jax.train.loop import train
-from f2jax.train.measures import validation_means
+from f2jax.train.measures import Validation, validation_means
 from tests import tiny
 
 EVERY_4 = {"checkpoint.every": 100, "checkpoint.tail_steps": 0, "checkpoint.keep_last": 1, "log.validate_every": 0}
@@ -122,7 +124,10 @@ def test_of_a_loss_the_lowest_is_best_and_held_out_rows_choose_too(tmp_path):
 
 @pytest.mark.parametrize(
     "metric,best",
-    [("validation/loss", 10), ("validation/loss/64", 10), ("loss-held-out", 10), ("validation/accuracy/64", 20)],
+    [
+        *[("validation/loss", 10), ("validation/loss/64", 10), ("loss-held-out", 10), ("validation/accuracy/64", 20)],
+        *[("validation/loss-adjusters/accuracy", 20), ("validation/loss-adjusters/accuracy/64", 20)],
+    ],
 )
 def test_of_a_loss_at_any_dimension_the_lowest_is_best(metric, best):
     assert best_step({10: 0.5, 20: 0.7}, metric, (10, 20)) == best
@@ -170,6 +175,23 @@ def test_means_of_held_out_rows_are_those_by_hand():
     assert not any(name.startswith("validation/language/") and name.endswith("hard") for name in values)
     alone = validation_means(sets, metrics, [{"deu": 30}, {"deu": 8}])
     assert not any("language" in name for name in alone), "of one language the mean is that of all"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_some_batches_of_held_out_rows_are_full_ones(tmp_path, seed):
+    """The last batch may be a single row, whose loss among its own candidates is near 0."""
+    changes = {"seed": seed, "data.validation_share": 0.3, "data.batch_size": 8, "log.validation_batches": 1}
+    config = tiny.config(tmp_path, **changes)
+    tokenizer, splits = load_data(config, "", "", 512, SkipList())
+    loader = Loader([training for training, _ in splits], config, tokenizer.pad_id)
+    counted = SimpleNamespace(
+        program=SimpleNamespace(put=lambda batch: batch),
+        evaluate=lambda params, batch, kind: {"loss": float(batch.row_mask_b.sum())},
+    )
+    held_out = [held for _, held in splits]
+    validation = Validation(config, counted, loader, held_out, steps=12)
+    found = validation.measure(None, SimpleNamespace(exchange=lambda: 0))
+    assert len(held_out) == 2 and all(len(held) % 8 and found[f"validation/{held.name}/loss"] == 8 for held in held_out)
 
 
 def test_a_command_scores_a_step_of_a_run_as_the_run_did(tmp_path, monkeypatch, capsys):
