@@ -57,6 +57,7 @@ class Batch:
     rows: int  # packed rows of all processes
     tokens: int  # that are encoded, of all processes, padding included
     useful_tokens: int  # of all processes
+    squared_tokens: int  # of all processes: the sum of the squares of the lengths of all distinct texts
     tokens_bt: np.ndarray
     segments_bt: np.ndarray
     positions_bt: np.ndarray
@@ -212,11 +213,12 @@ def assemble(
     first_u = present[first[order]]
     u_s = np.full(len(lengths_s), -1)
     u_s[present] = np.argsort(order)[inverse]
-    _check_lengths(lengths_s[first_u], rules.row_length)
-    placement = rules.place(lengths_s[first_u], share.parts, kind)
+    lengths_u = lengths_s[first_u]
+    _check_lengths(lengths_u, rules.row_length)
+    placement = rules.place(lengths_u, share.parts, kind)
     packed = _fill(
         u_s,
-        lengths_s[first_u],
+        lengths_u,
         (placement.row_u, placement.start_u, placement.segment_u),
         (placement.rows, placement.shape.length),
         pad_id,
@@ -238,6 +240,7 @@ def assemble(
         rows=packed.rows,
         tokens=placement.tokens,
         useful_tokens=packed.useful_tokens,
+        squared_tokens=int(np.square(lengths_u).sum()),
         tokens_bt=packed.tokens_bt,
         segments_bt=packed.segments_bt,
         positions_bt=packed.positions_bt,

@@ -48,10 +48,8 @@ class Work:
         """Returns the work of a run, from `step_operations` and the table of chips."""
 
         def operations(batch: Batch) -> float:
-            lengths = text_lengths(batch)
-            tokens = float(lengths.sum())
-            length = float(np.square(lengths).sum()) / tokens
-            return step_operations(student, teacher.model.config if teacher else None, tokens, length)
+            length = batch.squared_tokens / batch.useful_tokens
+            return step_operations(student, teacher.model.config if teacher else None, batch.useful_tokens, length)
 
         chip = chip_of_kind(mesh.devices.flat[0].device_kind)
         return cls(operations, chip.peak * mesh.devices.size if chip else 0.0, so_far)
@@ -143,17 +141,6 @@ class Report:
             f"{self.steps:,} steps in {seconds:,.0f} s: {self.useful:,} tokens, {share:.1%} of those with "
             f"padding; peak memory {peak:.1f} GiB."
         )
-
-
-def text_lengths(batch: Batch) -> np.ndarray:
-    """Returns the tokens of each distinct text of a batch, of all processes: texts lie in their rows without gaps."""
-    rows_b, width = batch.row_mask_b, batch.tokens_bt.shape[1]
-    documents = [] if batch.kind == "texts" else [rows_b, batch.negative_mask_bj.ravel()]
-    present_s = np.concatenate([rows_b, *documents])
-    ends = np.unique(batch.row_s[present_s].astype(np.int64) * width + batch.col_s[present_s])
-    starts = ends // width * width
-    starts[1:] = np.maximum(starts[1:], ends[:-1] + 1)
-    return ends + 1 - starts
 
 
 def progress(values: dict[str, float], left: str) -> str:

@@ -103,6 +103,7 @@ def test_a_batch_lays_out_queries_positives_then_negatives():
     assert [sequence(batch, s) for s in (6, 7, 8)] == [[7], [4], [3]]
     assert batch.label_b.tolist() == [0, -1, -1]
     assert batch.useful_tokens == 2 + 1 + 1 + 2 + 1 + 1, "[3] takes its token once, as positive and as negative"
+    assert batch.squared_tokens == 4 + 1 + 1 + 4 + 1 + 1
 
 
 def rows_of_length(*lengths) -> list[Row]:
@@ -122,6 +123,7 @@ def test_every_text_of_a_batch_comes_back_whole_where_rows_have_parts(row_length
     rules = RowRules(row_length, programs={"retrieval": [RowShape(row_length, rows)]})
     options = {"batch_size": len(given), "rules": rules, "share": RowShare(parts, (*range(parts),)), "pad_id": 0}
     batch = assemble(texts_of(given), 0, kind="retrieval", **options)
+    assert batch.squared_tokens == sum(n * n for n in lengths) + len(given), "queries have one token each"
     found = [sequence(batch, s) for s in range(2 * len(given))]
     assert found == [ids.tolist() for ids in [*(row.query for row in given), *(row.positive for row in given)]]
     columns = np.arange(row_length)
@@ -156,7 +158,7 @@ def test_the_shares_of_all_processes_are_the_rows_of_one(owners):
     for own in owners:
         share = RowShare(3, own)
         part = assemble(texts_of(ROWS), 2, share=share, **options)
-        assert len(part.tokens_bt) == whole.rows * len(own) // 3
+        assert len(part.tokens_bt) == whole.rows * len(own) // 3 and part.squared_tokens == whole.squared_tokens
         for name, array in part.arrays().items():
             if name in PACKED:
                 joined[name][share.rows(whole.rows)] = array

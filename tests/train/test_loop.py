@@ -17,11 +17,8 @@ import pytest
 
 from f2jax import config as configs
 from f2jax.checkpoints import orbax, workdir
-from f2jax.data.dataset import Row, texts_of
 from f2jax.data.loader import Loader, load_data
-from f2jax.data.packing import RowShare, assemble
 from f2jax.data.prompts import read_prompts
-from f2jax.data.shapes import RowRules, RowShape
 from f2jax.data.skip_list import SkipList
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import Interrupted, UserError
@@ -29,9 +26,8 @@ from f2jax.train import loop
 from f2jax.train.goodput import Goodput
 from f2jax.train.loop import train
 from f2jax.train.metrics import Totals
-from f2jax.train.report import Pending, Report, Work, text_lengths
+from f2jax.train.report import Pending, Report, Work
 from tests import tiny
-from tests.train.test_chunks import rows
 
 RUN = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.ROOT)}
 
@@ -458,10 +454,6 @@ def test_time_of_other_work_is_not_in_the_speed_of_the_steps(monkeypatch):
     assert clock.training_seconds() == 60 - 10 - 10
 
 
-def texts() -> list[Row]:
-    return [Row(row.query, None, [], -1, []) for row in rows(16)]
-
-
 class Lines:
     """In the place of a file of metrics."""
 
@@ -515,23 +507,3 @@ def test_what_is_not_known_is_no_metric():
     step = Pending(8, "pairs", 9, 12, 50.0, {})
     assert Work(lambda batch: 50.0, 0.0, None).metrics([step], 2.0) == {}
     assert Work(lambda batch: 50.0).metrics([step, step], 2.0) == {"tokens": 18.0, "operations": 100.0}
-
-
-@pytest.mark.parametrize(
-    ("kind", "rules"), [("retrieval", RowRules(16)), ("texts", RowRules(16)), ("clustering", None)]
-)
-def test_the_lengths_of_the_texts_of_a_batch_are_those_of_its_segments(kind, rules):
-    rules = rules or RowRules(16, 1, {kind: [RowShape(16, 1, slots=32)]})
-    given = texts_of(rows(16) if kind != "texts" else texts())
-    batch = assemble(given, 2 * (kind != "texts"), kind=kind, batch_size=8, rules=rules, pad_id=0)
-    pairs = np.stack([np.arange(len(batch.tokens_bt))[:, None] + 0 * batch.segments_bt, batch.segments_bt], -1)
-    counts = np.unique(pairs[batch.segments_bt > 0], axis=0, return_counts=True)[1]
-    assert len(counts) > 5 and sorted(text_lengths(batch)) == sorted(counts) and sum(counts) == batch.useful_tokens
-
-
-def test_a_process_with_a_part_of_the_rows_knows_the_lengths_of_all():
-    options = {"kind": "retrieval", "batch_size": 8, "rules": RowRules(16), "pad_id": 0}
-    shares = RowShare(2, (0, 1)), RowShare(2, (1,))
-    whole, part = (assemble(texts_of(rows(16)), 2, share=share, **options) for share in shares)
-    assert len(part.tokens_bt) < len(whole.tokens_bt)
-    assert np.array_equal(text_lengths(whole), text_lengths(part))
