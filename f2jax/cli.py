@@ -10,7 +10,7 @@ import traceback
 from importlib import import_module
 
 from f2jax import __version__
-from f2jax.errors import UserError, did_you_mean, exit_code, is_transient_io_error
+from f2jax.errors import UserError, did_you_mean, exit_code, is_device_full, is_transient_io_error
 
 COMMANDS = {
     "prepare": "curate and tokenize data into a corpus for training",
@@ -64,6 +64,12 @@ def _sentence(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename else ""
         fix = "" if is_transient_io_error(error) else "fix that and "
         return f"{where}{error.strerror or error}; {fix}run the same command again."
+    if is_device_full(error):
+        reason = str(error).splitlines()[0].partition(": ")[2].rstrip(".")[:200]
+        return (
+            f"the device has too little memory ({reason}); take a smaller batch, and in a training model.chunk_rows=8, "
+            "then mesh.fsdp."
+        )
     return str(error)
 
 

@@ -76,7 +76,7 @@ def exit_code(error: BaseException) -> int:
         return 130
     if isinstance(error, (Restart, ConnectionError, TimeoutError)) or is_transient_io_error(error):
         return 75
-    return 1 if isinstance(error, (UserError, OSError)) else 70
+    return 1 if isinstance(error, (UserError, OSError)) or is_device_full(error) else 70
 
 
 def is_transient_io_error(error: BaseException) -> bool:
@@ -129,6 +129,12 @@ def _is_a(names: set[str], errors: Iterable[BaseException]) -> bool:
 def is_disk_full(error: BaseException) -> bool:
     """Returns whether an error reports a full disk, which TensorStore does inside a long message."""
     return any(words in str(error) for words in DISK_FULL_WORDS)
+
+
+def is_device_full(error: BaseException) -> bool:
+    """Returns whether XLA reports that a computation does not fit into the memory of its device."""
+    found = isinstance(error, (RuntimeError, ValueError)) and str(error).startswith("RESOURCE_EXHAUSTED")
+    return found and not is_disk_full(error)
 
 
 def short_reason(error: BaseException) -> str:

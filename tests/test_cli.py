@@ -11,6 +11,7 @@ from importlib import util
 from io import StringIO
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -425,6 +426,7 @@ def test_a_reader_that_has_gone_is_no_traceback(argv, unbuffered):
         ),
         (Restart("The others are gone; start again."), 75, "f2jax: The others are gone; start again.\n"),
         (RuntimeError("a bug"), 70, "Traceback (most recent call last):\n"),
+        (ValueError("RESOURCE_EXHAUSTED: No space left on device"), 70, "Traceback (most recent call last):\n"),
     ],
 )
 def test_what_a_restart_may_fix_has_other_exit_codes_than_a_user_error(monkeypatch, capsys, error, code, message):
@@ -435,3 +437,11 @@ def test_what_a_restart_may_fix_has_other_exit_codes_than_a_user_error(monkeypat
     found, _, err = run(capsys, "encode")
     assert found == code
     assert err.startswith(message)
+
+
+def test_a_computation_that_does_not_fit_the_device_is_a_mistake_and_no_crash(monkeypatch, capsys):
+    """A crash would be tried again, ten times on a slice, and run out of memory each time."""
+    monkeypatch.setattr("f2jax.commands.encode.main", lambda argv: jax.numpy.zeros(1 << 46))
+    code, _, err = run(capsys, "encode")
+    assert code == 1 and err.count("\n") == 1
+    assert re.match(r"f2jax: the device has too little memory \(Out of memory .*\); .* model.chunk_rows=8, then", err)
