@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from f2jax.errors import UserError
+from f2jax.errors import UserError, did_you_mean
 from f2jax.model.sizes import Qwen3Config
 
 
@@ -29,6 +29,21 @@ def check_dims(dims: Sequence[int], width: int) -> tuple[int, ...]:
     if wrong := [dim for dim in dims if not 1 <= dim <= width]:
         raise UserError(f"matryoshka_dims={wrong[0]} is out of range; this model has 1 to {width} dimensions.")
     return tuple(sorted({*dims, width}, reverse=True))
+
+
+def named_prompt(prompts: Mapping[str, str], name: str) -> str:
+    """Returns a prompt of a model by its name.
+
+    As in sentence-transformers, every model knows the names `query` and `document`; they stand for no prompt if it has
+    none of that name.
+
+    Raises:
+        UserError: the model has no prompt of another name.
+    """
+    known = {"query": "", "document": ""} | dict(prompts)
+    if not isinstance(name, str) or name not in known:
+        raise UserError(f"The model has no prompt named '{name}'{did_you_mean(str(name), known)}")
+    return known[name]
 
 
 def to_tensors(found: Any, stacked: bool) -> Any:

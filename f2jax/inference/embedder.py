@@ -23,7 +23,7 @@ from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference import multihost
-from f2jax.inference.arguments import check_dims, check_length, check_texts, to_tensors
+from f2jax.inference.arguments import check_dims, check_length, check_texts, named_prompt, to_tensors
 from f2jax.inference.encode import NotFiniteError, check_batch_size, encode_all_tokens, encode_texts, make_embed
 from f2jax.inference.fingerprint import weights_hash
 from f2jax.inference.quantize import check_precision, quantize
@@ -236,7 +236,7 @@ class Embedder:
 
         Args:
             prompt: string to prepend to every text; default: the model's default prompt, if it has one.
-            prompt_name: a name in `prompts`, as an alternative to `prompt`.
+            prompt_name: a name in `prompts`, or query or document, as an alternative to `prompt`.
             batch_size: maximum number of texts in a batch on each device.
             truncate_dim: number of leading dimensions to keep; default: as set when loading, or all.
             max_length: maximum tokens of a text, including the end token; default: that of the model.
@@ -266,7 +266,7 @@ class Embedder:
         as_tensors = convert_to_tensor or not convert_to_numpy
         if as_tensors and not importlib.util.find_spec("torch"):
             raise UserError("Tensors need PyTorch; install torch, or leave out convert_to_tensor and convert_to_numpy.")
-        prompt = self._prompt(prompt, prompt_name)
+        prompt = self.choose_prompt(prompt, prompt_name)
         items = check_texts(given[0])
 
         prompted = [prompt + text for text in items]
@@ -286,6 +286,16 @@ class Embedder:
             found = to_tensors(found, stacked=convert_to_tensor and not all_tokens)
         return found[0] if isinstance(given[0], str) else found
 
+    def choose_prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
+        """Returns the string to prepend to a text: `prompt`, the one named `prompt_name`, or the default prompt.
+
+        Raises:
+            UserError: there is no prompt of this name.
+        """
+        default = self.prompts.get(self.settings.default_prompt_name or "", "")
+        named = default if prompt_name is None else named_prompt(self.prompts, prompt_name)
+        return named if prompt is None else prompt
+
     def encode_each(
         self,
         pieces: Iterable[list[str]],
@@ -300,7 +310,7 @@ class Embedder:
         Raises:
             UserError: as for `encode`; options are checked before anything is read.
         """
-        dim, prompt = self._dims(truncate_dim), self._prompt(prompt, prompt_name)
+        dim, prompt = self._dims(truncate_dim), self.choose_prompt(prompt, prompt_name)
         check_batch_size(batch_size)
         ready = ((texts, self._tokenize([prompt + text for text in texts], max_length)) for texts in pieces)
 
@@ -477,12 +487,6 @@ class Embedder:
         if not 1 <= truncate_dim <= self.dim:
             raise UserError(f"truncate_dim={truncate_dim} is out of range; this model has 1 to {self.dim} dimensions.")
         return truncate_dim
-
-    def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        if prompt_name is not None and prompt_name not in self.prompts:
-            raise UserError(f"The model has no prompt named '{prompt_name}'{did_you_mean(prompt_name, self.prompts)}")
-        named = self.prompts.get(prompt_name or self.settings.default_prompt_name or "", "")
-        return named if prompt is None else prompt
 
     def _with_prompt(self, name: str, options: dict) -> dict:
         if options.get("prompt") is not None or options.get("prompt_name") is not None:

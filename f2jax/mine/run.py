@@ -23,7 +23,8 @@ from f2jax.data.instructions import INSTRUCTED
 from f2jax.data.skip_list import say_once
 from f2jax.data.sources import check_apart, list_inputs
 from f2jax.data.sources.tables import ENDINGS
-from f2jax.errors import UserError, did_you_mean
+from f2jax.errors import UserError
+from f2jax.inference.arguments import named_prompt
 from f2jax.inference.embedder import Embedder
 from f2jax.inference.multihost import follow_first
 from f2jax.inference.top_k import SearchBlocks
@@ -242,13 +243,11 @@ class ModelVectors:
     batch_size: int = 1_024
 
     def __post_init__(self):
-        if self.prompt_name is not None and self.prompt_name not in self.embedder.prompts:
-            hint = did_you_mean(self.prompt_name, self.embedder.prompts)
-            raise UserError(f"The model has no prompt named '{self.prompt_name}'{hint}")
+        named_prompt(self.embedder.prompts, self.prompt_name or "query")
 
     @property
     def prompt(self) -> str:
-        return self.embedder.prompts.get(self.prompt_name or "query", "")
+        return named_prompt(self.embedder.prompts, self.prompt_name or "query")
 
     @property
     def call(self) -> dict:

@@ -17,11 +17,14 @@ import numpy as np
 
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import UNLIMITED, Embedder
+from f2jax.inference.encode import check_batch_size
 from f2jax.inference.vectors import scale_to_unit
 from f2jax.serve.options import ServeOptions
 
 MOST_TEXTS = 2_048  # in a request, as in OpenAI's API
 MOST_BYTES = 2**23  # of a request, because all of its texts are tokenized before long ones are refused
+MOST_DISCARDED = 2**28  # bytes of a larger request that are read after it has been refused
+PART = 2**16  # bytes to read at a time
 FORMATS = ("float", "base64")
 FIELDS = ("input", "model", "dimensions", "encoding_format", "prompt_name", "user")
 
@@ -80,13 +83,14 @@ class Service:
     """Answers requests, which are Python objects from JSON.
 
     Raises:
-        UserError: the model has no prompt named `options.prompt_name`.
+        UserError: the model has no prompt named `options.prompt_name`, or `options.batch_size` is below 1.
     """
 
     def __init__(self, embedder: Embedder, name: str, options: ServeOptions):
         self._embedder, self.name, self._options = embedder, name, options
         self._batcher = Batcher(embedder, options.batch_size)
-        self._prompt(options.prompt_name)
+        embedder.choose_prompt(None, options.prompt_name)
+        check_batch_size(options.batch_size)
 
     def models(self) -> dict:
         """Returns the answer to `GET /v1/models`."""
@@ -110,7 +114,7 @@ class Service:
         form = request.get("encoding_format") or "float"
         if form not in FORMATS:
             raise UserError(f"There is no encoding_format '{form}'{did_you_mean(str(form), FORMATS)}")
-        prompt = self._prompt(request.get("prompt_name") or self._options.prompt_name)
+        prompt = self._embedder.choose_prompt(None, request.get("prompt_name") or self._options.prompt_name)
         texts = [prompt + text for text in _texts(request.get("input"))]
         counts = [len(ids) for ids in self._embedder.tokenizer.encode(texts, UNLIMITED)]
         limit = self._embedder.max_length
@@ -124,14 +128,6 @@ class Service:
         tokens = sum(min(count, limit) for count in counts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return {"object": "list", "data": data, "model": self.name, "usage": usage}
-
-    def _prompt(self, name: str | None) -> str:
-        prompts = self._embedder.prompts
-        if name is None:
-            return prompts.get(self._embedder.settings.default_prompt_name or "", "")
-        if not isinstance(name, str) or name not in prompts:
-            raise UserError(f"The model has no prompt named '{name}'{did_you_mean(str(name), prompts)}")
-        return prompts[name]
 
 
 def _texts(given: Any) -> list[str]:
@@ -175,6 +171,8 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
         timeout = 60  # seconds after which a silent client is disconnected
 
         def do_GET(self):
+            if "Content-Length" in self.headers:  # a body that nobody reads would pass for the next request
+                self.close_connection = True
             if self.path.rstrip("/") == "/v1/models":
                 return self._answer(200, service.models())
             return self._fail(404, "There is GET /v1/models and POST /v1/embeddings.")
@@ -183,7 +181,8 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
             length = self.headers.get("Content-Length", "")
             if not (length.isascii() and length.isdigit()) or int(length) > MOST_BYTES:
                 self.close_connection = True
-                return self._fail(413, f"A request has a Content-Length of at most {MOST_BYTES:,} bytes.")
+                self._fail(413, f"A request has a Content-Length of at most {MOST_BYTES:,} bytes.")
+                return self._discard()
             body = self.rfile.read(int(length))
             if self.path.rstrip("/") != "/v1/embeddings":
                 return self._fail(404, "There is GET /v1/models and POST /v1/embeddings.")
@@ -200,6 +199,12 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
                 return self._fail(500, f"The model failed ({type(error).__name__}).")
             return self._answer(200, answer)
 
+        def _discard(self):
+            """Reads what a client still sends, because most read the answer only after that."""
+            for _ in range(MOST_DISCARDED // PART):
+                if not self.rfile.read1(PART):
+                    break
+
         def _fail(self, status: int, message: str):
             kind = "server_error" if status == 500 else "invalid_request_error"
             error = {"message": message, "type": kind, "param": None, "code": None}
@@ -210,6 +215,8 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(text)
 
@@ -226,7 +233,7 @@ def serve_api(embedder: Embedder, name: str, options: ServeOptions) -> None:
     """Serves until Ctrl-C.
 
     Raises:
-        UserError: the address cannot be used, or the model has no prompt named `options.prompt_name`.
+        UserError: the address or an option cannot be used.
     """
     service = Service(embedder, name, options)
     with make_api_server(service, options.host, options.port) as server:

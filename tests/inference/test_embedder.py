@@ -173,11 +173,13 @@ def test_who_has_a_name_in_the_place_of_the_architecture_is_told_how_to_load_it(
         Embedder("mini")
 
 
-def test_a_model_without_prompts_has_none_to_choose_from(embedder):
+def test_every_model_knows_the_names_query_and_document_as_in_sentence_transformers(embedder):
     plain = embedder.with_weights(embedder.params)
-    plain.settings = replace(embedder.settings, prompts={})
-    with pytest.raises(UserError, match=r"no prompt named 'query'\.$"):
-        plain.encode(["a"], prompt_name="query")
+    plain.settings = replace(embedder.settings, prompts={"title": "Title: "}, default_prompt_name="title")
+    for name in ("query", "document"):
+        np.testing.assert_array_equal(plain.encode(["a"], prompt_name=name), plain.encode(["a"], prompt=""))
+    with pytest.raises(UserError, match=r"no prompt named 'passage'; choose from document, query, title\.$"):
+        plain.encode(["a"], prompt_name="passage")
 
 
 def test_numbers_that_the_model_does_not_have_are_refused(embedder, folder):

@@ -1,14 +1,17 @@
 """The server as a client of OpenAI's API sees it."""
 
 import base64
+import http.client
 import json
 import socket
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +134,21 @@ def test_other_addresses_and_too_large_requests_are_refused(address):
         urllib.request.urlopen(request)
 
 
+def test_a_client_that_sends_a_large_request_to_its_end_reads_why_it_is_refused(address):
+    """http.client reads the answer only once it has sent all."""
+    status, answer = ask(f"{address}/embeddings", {"input": "a" * (4 * MOST_BYTES)})
+    assert status == 413 and "8,388,608 bytes" in answer["error"]["message"]
+
+
+def test_the_body_of_a_get_does_not_pass_for_the_next_request(address):
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=20)
+    for _ in range(2):
+        connection.request("GET", "/v1/models", body=b"{}")
+        with connection.getresponse() as answer:
+            assert answer.status == 200 and json.load(answer)["object"] == "list"
+    connection.close()
+
+
 def test_longer_texts_are_cut_where_the_server_is_told_to(embedder):
     answer = Service(embedder, "tiny", ServeOptions(cut=True)).embeddings({"input": LONG})
     np.testing.assert_allclose(vectors(answer)[0], embedder.encode(LONG), atol=1e-6)
@@ -158,7 +176,16 @@ def test_one_bad_request_spoils_no_other(embedder):
             np.testing.assert_allclose(vectors(job.result())[0], embedder.encode("red"), atol=1e-5)
 
 
-def test_an_unknown_prompt_and_a_port_in_use_are_refused(embedder, address):
+def test_a_model_without_a_prompt_for_queries_is_asked_as_any_other(embedder):
+    plain = embedder.with_weights(embedder.params)
+    plain.settings = replace(embedder.settings, prompts={})
+    answer = Service(plain, "tiny", ServeOptions()).embeddings({"input": "a", "prompt_name": "query"})
+    np.testing.assert_allclose(vectors(answer)[0], plain.encode("a"), atol=1e-6)
+
+
+def test_an_unknown_prompt_a_batch_of_nothing_and_a_port_in_use_are_refused(embedder, address):
+    with pytest.raises(UserError, match="batch_size=0 should be at least 1"):
+        Service(embedder, "tiny", ServeOptions(batch_size=0))
     with pytest.raises(UserError, match="no prompt named 'x'"):
         Service(embedder, "tiny", ServeOptions(prompt_name="x"))
     with pytest.raises(UserError, match="choose another --port, or 0 for any"):
