@@ -30,7 +30,7 @@ RANDOM_WIDTH = 64
 class Encoder(AbsEncoder):
     """An mteb encoder for one variant (dimension and precision); all variants of a model share a cache.
 
-    Every text gets a prompt, except documents in retrieval (recipe 4.1). `AbsEncoder` looks up the instruction and
+    Every text gets a prompt, except documents in retrieval (recipe 4.1) unless the user gives one for them. `AbsEncoder` looks up the instruction and
     computes similarities, which are cosines.
     """
 
@@ -45,22 +45,23 @@ class Encoder(AbsEncoder):
         """
         self.encode_texts, self.variant = encode_texts, variant
         self.prompts_dict, self.instruction_template = prompts.instructions, prompts.template
-        self.whole_prompts = prompts.whole
+        self.given_prompts, self.whole_prompts = prompts.given, prompts.whole
         self.mteb_model_meta = variant_meta(meta, variant, prompts)
         self.used_prompts: dict[str, str] = {}  # by `query` and `document`, or `text`
 
     def prompt(self, task_metadata, prompt_type: PromptType | None) -> str:
         """Returns the string to prepend to each text of a task."""
-        if (whole := self.whole_prompts.get(task_metadata.name)) is not None:
-            return whole[prompt_type.value if prompt_type else "text"]
-        if prompt_type == PromptType.document or not self.instruction_template:
-            return ""
-        return self.get_task_instruction(task_metadata, prompt_type)
+        if not any(name in self.given_prompts for name in _instruction_names(task_metadata, prompt_type)):
+            if (whole := self.whole_prompts.get(task_metadata.name)) is not None:
+                return whole[prompt_type.value if prompt_type else "text"]
+            if prompt_type == PromptType.document:
+                return ""
+        return self.get_task_instruction(task_metadata, prompt_type) if self.instruction_template else ""
 
     def get_instruction(self, task_metadata, prompt_type: PromptType | None) -> str:
         """Returns the instruction as `AbsEncoder` does, except that our empty instructions mean none."""
-        names = (task_metadata.name, task_metadata.type, prompt_type.value if prompt_type else "")
-        ours = next((self.prompts_dict[name] for name in names if name in self.prompts_dict), None)
+        names, known = _instruction_names(task_metadata, prompt_type), (self.given_prompts, self.prompts_dict)
+        ours = next((prompts[name] for prompts in known for name in names if name in prompts), None)
         return super().get_instruction(task_metadata, prompt_type) if ours is None else ours
 
     def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs) -> np.ndarray:
@@ -79,6 +80,13 @@ class Encoder(AbsEncoder):
                 by_prompt.setdefault(self.prompt(task.metadata, prompt_type), []).extend(texts)
             for prompt, texts in by_prompt.items():
                 self.encode_texts.fill(prompt, texts)
+
+
+def _instruction_names(task_metadata, prompt_type: PromptType | None) -> tuple[str, ...]:
+    """Returns the names under which an instruction is looked up, in this order."""
+    if prompt_type == PromptType.document:
+        return ("document",)
+    return (task_metadata.name, task_metadata.type, *([prompt_type.value] if prompt_type else []))
 
 
 @dataclasses.dataclass(frozen=True)

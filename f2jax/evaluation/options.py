@@ -36,7 +36,7 @@ class EvaluationOptions:
     dims: tuple[int | Literal["all"], ...] = ()
     # also score these, at the largest dimension; may be empty
     precisions: tuple[Precision, ...] = ("int8", "binary")
-    # JSON file of {task, type of task or query: instruction}, which may have a 'template', or the word none. None: the
+    # JSON file of {task, type of task, query or document: instruction}, which may have a 'template', or none. None: the
     # instructions of F2LLM-v2 in mteb, in the template 'Instruct: … \nQuery: '
     prompts: str | None = None
     prompt: dict[str, str] = field(default_factory=dict)  # single instructions, which replace those of --prompts

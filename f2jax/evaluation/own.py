@@ -31,6 +31,7 @@ from f2jax.evaluation.local import LocalTask, Subsets, adapt_metadata, to_retrie
 from f2jax.evaluation.rows import Classification, to_dataset
 
 PREFIXES = ("beir", "sts", "classification", "clustering")
+PROMPTLESS = "as texts"  # protocol of pairs in which neither text is a query
 UNKNOWN = ["und-Zyyy"]  # tag of unknown language and script
 
 
@@ -44,6 +45,7 @@ class OwnTask(LocalTask):
     """Base class of the tasks on your own files; a subclass has one of mteb's task types as its second base."""
 
     kind = ""  # suffix of the task's name
+    alike = False  # whether neither of the texts of a pair is a query
 
     def __init__(self, spec: str, data: Any, revision: str):
         """Makes a task of one subset.
@@ -135,7 +137,9 @@ def own_tasks(spec: str, columns: Mapping[str, str]) -> list[OwnTask]:
         elif known:
             raise UserError(f"{path} has rows of {known}, for which there is no task; give pairs, scores or labels.")
         else:
-            tasks = [OwnRetrieval(path, _pairs(path, columns, skipped), revision)]
+            data, alike = _pairs(path, columns, skipped)
+            tasks = [OwnRetrieval(path, data, _revision(spec, columns, PROMPTLESS) if alike else revision)]
+            tasks[0].alike = alike
     if skipped:
         say_once(f"{spec}: left out are {', '.join(f'{count} {reason}' for reason, count in skipped.items())}.")
     return tasks
@@ -151,9 +155,9 @@ def _name(path: str) -> str:
     return source_of(f"{path.rstrip('/')}/data") if not path.endswith(TABLES) else source_of(path)
 
 
-def _revision(spec: str, columns: Mapping[str, str]) -> str:
+def _revision(spec: str, columns: Mapping[str, str], protocol: str = "") -> str:
     """Returns a hash of the files and of how they are read."""
-    digest = hashlib.sha256(repr((bool(_split(spec)[0]) and spec, sorted(columns.items()))).encode())
+    digest = hashlib.sha256(f"{(bool(_split(spec)[0]) and spec, sorted(columns.items()))!r}{protocol}".encode())
     for path in source_files(spec):
         with files.open_file(path) as file:
             while block := file.read(2**20):
@@ -188,22 +192,25 @@ def _halves(path: str, rows: list[tuple], skipped: SkipList) -> DatasetDict:
     return DatasetDict(train=_labelled(train, "text", "label"), test=_labelled(test, "text", "label"))
 
 
-def _pairs(path: str, columns: Mapping[str, str], skipped: SkipList) -> dict:
-    """Returns the data for retrieval among the distinct documents of a file."""
+def _pairs(path: str, columns: Mapping[str, str], skipped: SkipList) -> tuple[dict, bool]:
+    """Returns the data for retrieval among the distinct documents of a file, and whether all its rows are symmetric."""
+    alike = True
     queries: dict[str, set[str]] = {}
     documents: dict[str, None] = {}
     for record in open_source(path, "train", skipped, columns=[f"{name}={column}" for name, column in columns.items()]):
         queries.setdefault(record.query, set()).add(record.positive)
         documents.update(dict.fromkeys(record.documents))
+        alike = alike and record.symmetric
     if len(documents) < 2:
         raise UserError(f"{path} has a single document, so there is nothing to search.")
     number = {text: f"d{i}" for i, text in enumerate(documents)}
     texts = [(f"q{i}", query, right) for i, (query, right) in enumerate(queries.items())]
-    return _retrieval(
+    data = _retrieval(
         {number[text]: text for text in documents},
         {query_id: query for query_id, query, _ in texts},
         {query_id: {number[text]: 1.0 for text in right} for query_id, _, right in texts},
     )
+    return data, alike
 
 
 def _collection(folder: str, skipped: SkipList) -> dict:

@@ -24,41 +24,53 @@ TEMPLATE = REFERENCE["instruction_template"]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Instructions by task name, task type or `query`, looked up in this order. An empty instruction means none."""
+    """Instructions by task name, task type, `query` or `document`, in this order. An empty instruction means none.
+
+    Documents get only an instruction that the user gave for `document`.
+    """
 
     instructions: dict[str, str]
+    given: dict[str, str] = field(default_factory=dict)  # the user's own among them, which are looked up first
     template: str = TEMPLATE  # contains {instruction}; empty: no instructions
     mark: str = ""  # identifies the user's own instructions in results; empty for the reference's
-    # Complete prompts of tasks on your own files: {task: {`query`, `document` or `text`: prompt}}.
+    # Complete prompts of tasks on your own files without an instruction: {task: {`query`, `document`, `text`: prompt}}.
     whole: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def for_tasks(self, tasks: Iterable[AbsTask]) -> "Prompts":
         """Adds to each local task the instruction of the mteb task that it is adapted from."""
-        adapted = {
-            task.metadata.name: self.instructions[original]
+        originals = [
+            (task.metadata.name, original)
             for task in tasks
             if isinstance(task, LocalTask)
             for original in task.metadata.adapted_from or ()
-            if original in self.instructions
-        }
-        return dataclasses.replace(self, instructions=adapted | self.instructions)
+        ]
+
+        def adapted(known: dict[str, str]) -> dict[str, str]:
+            return {name: known[original] for name, original in originals if original in known} | known
+
+        return dataclasses.replace(self, instructions=adapted(self.instructions), given=adapted(self.given))
 
     def for_own(self, tasks: Iterable[AbsTask], embedder: Embedder) -> "Prompts":
         """Adds the model's own prompts for tasks on the user's files."""
-        by_role = {name: embedder.prompts.get(name, "") for name in ("query", "document")}
-        by_role["text"] = embedder.prompts.get(embedder.settings.default_prompt_name or "", "")
-        return dataclasses.replace(
-            self, whole={task.metadata.name: by_role for task in tasks if isinstance(task, OwnTask)}
-        )
+        alike = dict.fromkeys(("query", "document", "text"), embedder.choose_prompt())
+        by_role = alike | {name: embedder.prompts.get(name, "") for name in ("query", "document")}
+        own = [task for task in tasks if isinstance(task, OwnTask)]
+        return dataclasses.replace(self, whole={task.metadata.name: alike if task.alike else by_role for task in own})
 
 
 NONE = Prompts({}, template="")
+ORDER = "given first"  # changes if the same instructions are applied in a new way
 
 
-def read_instructions(path: str | None = None, given: dict[str, str] | None = None) -> Prompts:
+def read_instructions(
+    path: str | None = None, given: dict[str, str] | None = None, tasks: Iterable[AbsTask] = ()
+) -> Prompts:
     """Returns the reference's instructions, overridden by a JSON file {name: instruction} and then by `given`.
 
     In the file, `template` is the text around the instruction. The path `none` means no instructions.
+
+    Args:
+        tasks: tasks that may be named besides those that mteb and f2jax know.
 
     Raises:
         UserError: the file cannot be read or has another form, its template lacks {instruction}, `given` is combined
@@ -82,14 +94,16 @@ def read_instructions(path: str | None = None, given: dict[str, str] | None = No
         overrides = content | overrides
     if "{instruction}" not in template:
         raise UserError(f"The template in {path} should hold {{instruction}}.")
+    if "{" in (rest := template.replace("{instruction}", "")) or "}" in rest:
+        raise UserError(f"The template in {path} should hold no braces but {{instruction}}; the text follows it by itself.")
     if overrides:
-        _check_names(overrides)
-    mark = "" if not overrides and template == TEMPLATE else _mark([template, overrides])
-    return Prompts(REFERENCE["prompts_dict"] | overrides, template, mark)
+        _check_names(overrides, [task.metadata.name for task in tasks])
+    mark = "" if not overrides and template == TEMPLATE else _mark([ORDER, template, overrides])
+    return Prompts(REFERENCE["prompts_dict"] | overrides, overrides, template, mark)
 
 
-def _check_names(names: Iterable[str]) -> None:
-    known = {*REFERENCE["prompts_dict"], *get_args(TaskType), *selection.known_names()}
+def _check_names(names: Iterable[str], own: Iterable[str]) -> None:
+    known = {*REFERENCE["prompts_dict"], *get_args(TaskType), *selection.known_names(), *own}
     for name in names:
         if name not in known:
             close = did_you_mean(name, known)

@@ -11,6 +11,7 @@ from pathlib import Path
 import mteb
 import numpy as np
 
+from f2jax import files
 from f2jax.errors import UserError
 from f2jax.evaluation import builtin, local, own, published
 from f2jax.evaluation.variants import Variant
@@ -62,7 +63,7 @@ class ScoredVariant:
 
 
 def read_results(folders: Iterable[str | Path]) -> list[ScoredVariant]:
-    """Reads folders of results: the output of `f2jax evaluate`, or a copy of mteb's own collection.
+    """Reads folders of results, local or gs://: the output of `f2jax evaluate`, or a copy of mteb's own collection.
 
     Raises:
         UserError: a folder is missing or has no results, or a file is not a result file.
@@ -72,19 +73,21 @@ def read_results(folders: Iterable[str | Path]) -> list[ScoredVariant]:
     runs: list[ScoredVariant] = []
     for folder in folders:
         empty = True
-        for path in sorted(Path(folder).rglob("*.json")):
-            content = _json(path)
-            with _readable(path):
-                if path.name == "results.json" and "tasks" in content:
-                    runs += _builtin_runs(path, content)
-                elif "task_name" in content:
-                    meta = _meta(path)
-                    key = (meta["name"], meta["revision"], json.dumps(meta["experiment_kwargs"] or {}, sort_keys=True))
-                    metas[key] = meta
-                    entries[key] += _entries(content)
-                else:
-                    continue
-            empty = False
+        with files.mirrored(folder, "") as mirror:
+            for path in sorted(mirror.folder.rglob("*.json")):
+                content = _json(path)
+                with _readable(path):
+                    if path.name == "results.json" and "tasks" in content:
+                        runs += _builtin_runs(path, content)
+                    elif "task_name" in content:
+                        meta = _meta(path)
+                        experiment = json.dumps(meta["experiment_kwargs"] or {}, sort_keys=True)
+                        key = (meta["name"], meta["revision"], experiment)
+                        metas[key] = meta
+                        entries[key] += _entries(content)
+                    else:
+                        continue
+                empty = False
         if empty:
             raise UserError(f"There are no results in {folder}; give the --output of f2jax evaluate.")
     return _distinct(runs + [_run(metas[key], found) for key, found in entries.items()])

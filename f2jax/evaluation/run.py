@@ -41,7 +41,12 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
     tasks = selection.select_tasks(options.tasks, options.benchmark, options.data, options.languages, options.columns)
     if not output:
         raise UserError("f2jax evaluate needs --output for these tasks.")
-    instructions = prompts.read_instructions(options.prompts, options.prompt).for_tasks(tasks)
+    if not tasks:
+        raise UserError(
+            "--baseline needs tasks of --tasks, --benchmark or --data; the built-in ones always have TF-IDF beside them, "
+            "so for these leave it out."
+        )
+    instructions = prompts.read_instructions(options.prompts, options.prompt, tasks).for_tasks(tasks)
     embedder = None
     if model:
         named = builtin.model_name(model, options.name)
@@ -50,7 +55,7 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
         embedder = Embedder.from_pretrained(
             model, options.dtype, fsdp=options.fsdp, revision=options.revision, max_length=options.max_length
         )
-        if not instructions.mark:  # no others were asked for
+        if instructions.template:
             instructions = instructions.for_own(tasks, embedder)
     usual = list(BASELINES) if all(isinstance(task, LocalTask) for task in tasks) else []
     baselines: list[str] = [*options.baseline] or usual

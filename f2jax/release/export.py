@@ -122,8 +122,15 @@ def _datasets(sources: Sequence[str]) -> tuple[dict, ...]:
     return tuple(files.check_object(entry, "A data set in the data card", fields) for entry in entries)
 
 
+def _builtin_scores(results: dict, path: str) -> dict[str, dict]:
+    files.check_object(results, path, {"tasks": dict[str, dict]})
+    for task, content in results["tasks"].items():
+        files.check_object(content, f"The task {task} in {path}", {"dims": dict[str, float]})
+    return {task: content["dims"] for task, content in results["tasks"].items()}
+
+
 def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
-    """Returns {task: {dimension: score}} from a folder that `f2jax evaluate --output FOLDER` wrote.
+    """Returns {task: {dimension: score}} from a folder, local or gs://, that `f2jax evaluate --output FOLDER` wrote.
 
     Args:
         fingerprint: fingerprint of the model; MTEB's results may include baselines and other models.
@@ -132,28 +139,27 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
         UserError: there are no scores of this model, they were made with several sets of prompts, or a file has
             another form.
     """
-    builtin = Path(folder, "results.json")
-    if builtin.exists():
-        results = files.read_json_object(builtin)
-        if results.get("revision") != fingerprint:
-            raise UserError(f"{builtin} has scores, but not of exactly this model; {ADVICE}")
-        files.check_object(results, builtin, {"tasks": dict[str, dict]})
-        for task, content in results["tasks"].items():
-            files.check_object(content, f"The task {task} in {builtin}", {"dims": dict[str, float]})
-        return {task: content["dims"] for task, content in results["tasks"].items()}
-    if not Path(folder).is_dir():
+    if not files.exists(folder):
         raise UserError(f"There is no folder {folder}; give the --output of f2jax evaluate.")
+    scores: dict[str, dict] = {}
+    if files.exists(path := files.join(folder, "results.json")):
+        results, has_others = files.read_json_object(path), files.exists(files.join(folder, "results"))
+        if results.get("revision") == fingerprint:
+            scores = _builtin_scores(results, path)
+        elif not has_others:
+            raise UserError(f"{path} has scores, but not of exactly this model; {ADVICE}")
+        if not has_others:
+            return scores
     require_extra("mteb", "Reading results of MTEB")
     from f2jax.evaluation.results import read_results
 
     runs = read_results([folder])
-    model_runs = [run for run in runs if run.revision == fingerprint]
-    if not model_runs:
+    model_runs = [run for run in runs if run.revision == fingerprint and not run.tasks().keys() <= scores.keys()]
+    if not model_runs and not scores:
         others = ", ".join(sorted({run.model for run in runs}))
         raise UserError(f"{folder} has scores of {others}, not of exactly this model; {ADVICE}")
     if len(names := sorted({run.model for run in model_runs})) > 1:
         raise UserError(f"{folder} has scores of {' and '.join(names)}; evaluate one of them into a folder of its own.")
-    scores: dict[str, dict] = {}
     for run in model_runs:
         if run.variant.precision == "float32":
             for task, score in run.tasks().items():

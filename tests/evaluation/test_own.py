@@ -18,6 +18,8 @@ own = pytest.importorskip("f2jax.evaluation.own")
 selection = pytest.importorskip("f2jax.evaluation.selection")
 runner = pytest.importorskip("f2jax.evaluation.runner")
 encoder = pytest.importorskip("f2jax.evaluation.encoder")
+prompts = pytest.importorskip("f2jax.evaluation.prompts")
+PromptType = encoder.PromptType
 
 
 def write(path, names, rows):
@@ -217,3 +219,28 @@ def test_the_command_scores_a_model_with_its_own_prompts_beside_its_baselines(fo
     (settings,) = (tmp_path / "scores" / "results").rglob("*model/*/settings.jsonl")
     record = json.loads(settings.read_text())
     assert record["prompts"] == {name: tiny_model.PROMPTS[name] for name in ("query", "document")}
+
+
+@pytest.mark.parametrize(
+    "given,question",
+    [
+        ({}, tiny_model.PROMPTS["query"]),
+        ({"STS": "Same?"}, tiny_model.PROMPTS["query"]),
+        ({"query": "Ask."}, "Instruct: Ask.\nQuery: "),
+        ({"faq-retrieval": "Ask."}, "Instruct: Ask.\nQuery: "),
+    ],
+)
+def test_an_instruction_changes_the_prompts_of_the_tasks_that_it_names_alone(folder, tmp_path, given, question):
+    """And two sentences are not a question and its document."""
+    embedder = tiny_model.make_embedder(tmp_path)
+    write(tmp_path / "same.csv", ("sentence1", "sentence2"), [("red", "rose"), ("blue", "sky")])
+    tasks = selection.select_tasks(data=[f"{folder}/faq.csv", f"{tmp_path}/same.csv", f"{folder}/pairs.csv"])
+    instructions = prompts.read_instructions(given=given, tasks=tasks).for_tasks(tasks).for_own(tasks, embedder)
+    model = encoder.Encoder(vector, encoder.empty_meta("f2jax/x"), encoder.Variant(8), instructions)
+    query, document = PromptType.query, PromptType.document
+    faq, same, scored = (task.metadata for task in tasks)
+    assert (model.prompt(faq, query), model.prompt(faq, document)) == (question, tiny_model.PROMPTS["document"])
+    plain = embedder.choose_prompt()
+    assert model.prompt(same, document) == plain
+    assert model.prompt(same, query) == (question if "query" in given else plain)
+    assert model.prompt(scored, None) == ("Instruct: Same?\nQuery: " if given.get("STS") else plain)

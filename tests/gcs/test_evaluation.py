@@ -7,6 +7,7 @@ import pytest
 
 from f2jax import cli, files
 from f2jax.evaluation import runner
+from f2jax.release.export import read_scores
 from tests import tiny
 
 
@@ -57,3 +58,6 @@ def test_what_was_stopped_goes_on_from_the_bucket(data, tmp_path, bucket, monkey
     assert done == ["one-retrieval", "two-retrieval"], "each task is scored once"
     assert found(f"{bucket}/scores") == expected
     assert f"Results: {bucket}/scores/results" in capsys.readouterr().out
+    assert cli.main(["report", f"{bucket}/scores", "--output", str(tmp_path / "page")]) == 0  # as evaluate says
+    assert (tmp_path / "page/scores.csv").read_text().count("f2jax/tfidf") == 2
+    assert read_scores(f"{bucket}/scores", "char_wb-1-4-4096").keys() == {"one-retrieval", "two-retrieval"}

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import httpx
@@ -25,6 +26,7 @@ command, encoder, local, prompts, run, selection = (
     pytest.importorskip(f"f2jax.evaluation.{name}")
     for name in ("run", "encoder", "local", "prompts", "runner", "selection")
 )
+PromptType = encoder.PromptType
 pytestmark = pytest.mark.parity
 
 Options = functools.partial(command.EvaluationOptions, baseline=("none",))
@@ -270,6 +272,26 @@ def test_own_instructions_go_before_the_texts_and_have_results_of_their_own(rele
     assert len(folders) == 3 and "experiments/prompts_none" in folders and "." not in folders
 
 
+@pytest.mark.parametrize(
+    "given,expected",
+    [
+        ({}, ["Find code.", "", "Detect cheese."]),
+        ({"query": "Ask."}, ["Ask.", "", "Detect cheese."]),
+        ({"Classification": "Sort.", "document": "Keep."}, ["Find code.", "Keep.", "Sort."]),
+        ({"query": "Ask.", "Search": "", "Banking77": "Own.", "Classification": "Sort."}, ["", "", "Own."]),
+    ],
+)
+def test_an_instruction_of_ones_own_comes_before_those_of_the_reference(given, expected):
+    """However general it is: a type of task, or the queries of all."""
+    known = {"Search": "Find code.", "Banking77": "Detect cheese.", "document": ""}
+    own = prompts.Prompts(known | given, given, template="{instruction}")
+    model = encoder.Encoder(None, encoder.empty_meta("f2jax/x"), command.Variant(8), own)
+    search = SimpleNamespace(name="Search", type="Retrieval", prompt=None)
+    banking = SimpleNamespace(name="Banking77", type="Classification", prompt=None)
+    asked = [(search, PromptType.query), (search, PromptType.document), (banking, None)]
+    assert [model.prompt(*one) for one in asked] == expected
+
+
 # Baselines and selection
 
 
@@ -322,6 +344,7 @@ def test_the_benchmarks_of_the_paper_have_short_names():
         (["--tasks", "STSBenchmrk"], "There is no task 'STSBenchmrk'; did you mean 'STSBenchmark'?"),
         (["--benchmark", "germna"], "There is no benchmark 'germna'; did you mean 'german'?"),
         (["--data", "nowhere"], "nowhere/eval-tatoeba/bitext.parquet cannot be read"),
+        (["--baseline", "tfidf"], "--baseline needs tasks of --tasks, --benchmark or --data; the built-in ones always"),
         (["--data", ".", "--baseline", "tfdf"], "There is no baseline 'tfdf'; did you mean 'tfidf'?"),
         (["--data", ".", "--baseline", "none", "random"], "--baseline none cannot be combined with another"),
         (["--data", ".", "--cache", "gs://bucket/vectors"], "--cache gs://bucket/vectors should be a local folder."),
@@ -335,7 +358,12 @@ def test_a_wrong_option_is_told_in_one_sentence(capsys, tmp_path, argv, complain
 
 
 def test_prompts_that_cannot_be_used_are_refused(tmp_path):
-    for content, complaint in (("{", "is no JSON"), ('["a"]', "JSON object"), ('{"template": "x"}', "{instruction}")):
+    for content, complaint in (
+        ("{", "is no JSON"),
+        ('["a"]', "JSON object"),
+        ('{"template": "x"}', "should hold {instruction}"),
+        ('{"template": "{instruction} {query}"}', "no braces but {instruction}"),
+    ):
         (tmp_path / "p.json").write_text(content)
         with pytest.raises(UserError, match=complaint):
             prompts.read_instructions(str(tmp_path / "p.json"))

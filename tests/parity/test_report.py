@@ -236,6 +236,18 @@ def test_the_model_card_takes_the_scores_of_its_model_alone(folder):
         read_scores(folder, "of no run")
 
 
+@pytest.mark.parametrize("revision", ["mine", "of another model"])
+def test_the_model_card_takes_built_in_scores_and_those_of_mteb_from_one_folder(folder, revision):
+    content = {"model": "f2jax/a", "revision": revision, "tasks": {"cldr-names": {"tfidf": 0.1, "dims": {"64": 0.5}}}}
+    (folder / "results.json").write_text(json.dumps(content))
+    write(folder, "f2jax/a", "SIB200.local", {"deu_Latn": 0.4}, revision="mine", experiment_kwargs={"prompts": "1"})
+    built_in = {"cldr-names": {"64": 0.5}} if revision == "mine" else {}
+    assert read_scores(folder, "mine") == built_in | {"SIB200.local": {"64": pytest.approx(0.4)}}
+    if built_in:
+        (folder / "results.json").write_text(json.dumps(content | {"revision": "built in alone"}))
+        assert read_scores(folder, "built in alone") == built_in
+
+
 def test_the_model_card_takes_no_scores_of_two_sets_of_prompts(tmp_path):
     for kwargs in (None, {"prompts": "none"}):
         write(tmp_path, "f2jax/a", "SIB200.local", {"deu_Latn": 0.4}, experiment_kwargs=kwargs)
