@@ -30,8 +30,8 @@ RANDOM_WIDTH = 64
 class Encoder(AbsEncoder):
     """An mteb encoder for one variant (dimension and precision); all variants of a model share a cache.
 
-    Every text gets a prompt, except documents in retrieval (recipe 4.1) unless the user gives one for them. `AbsEncoder` looks up the instruction and
-    computes similarities, which are cosines.
+    Every text gets a prompt, except documents in retrieval (recipe 4.1) unless the user gives one for them.
+    `AbsEncoder` looks up the instruction and computes similarities, which are cosines.
     """
 
     prompts_dict: dict[str, str]

@@ -94,8 +94,11 @@ def read_instructions(
         overrides = content | overrides
     if "{instruction}" not in template:
         raise UserError(f"The template in {path} should hold {{instruction}}.")
-    if "{" in (rest := template.replace("{instruction}", "")) or "}" in rest:
-        raise UserError(f"The template in {path} should hold no braces but {{instruction}}; the text follows it by itself.")
+    try:
+        template.format(instruction="")
+    except (LookupError, ValueError) as error:
+        message = f"The template in {path} should hold no braces but {{instruction}}; the text comes after it."
+        raise UserError(message) from error
     if overrides:
         _check_names(overrides, [task.metadata.name for task in tasks])
     mark = "" if not overrides and template == TEMPLATE else _mark([ORDER, template, overrides])

@@ -43,8 +43,8 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
         raise UserError("f2jax evaluate needs --output for these tasks.")
     if not tasks:
         raise UserError(
-            "--baseline needs tasks of --tasks, --benchmark or --data; the built-in ones always have TF-IDF beside them, "
-            "so for these leave it out."
+            "--baseline needs tasks of --tasks, --benchmark or --data; the built-in ones always have TF-IDF beside "
+            "them, so for these leave it out."
         )
     instructions = prompts.read_instructions(options.prompts, options.prompt, tasks).for_tasks(tasks)
     embedder = None
