@@ -146,7 +146,7 @@ def make_graph(pipeline: beam.Pipeline, job: Job, inputs: Sequence[str]) -> None
         pipeline
         | "inputs" >> beam.Create(list(enumerate(inputs)))
         | "spread" >> beam.Reshuffle()
-        | "read" >> beam.ParDo(_Read(job)).with_outputs("texts", "counts", main="numbers")
+        | "read" >> beam.FlatMap(_read, job).with_outputs("texts", "counts", main="numbers")
     )
     numbers, lost = read.numbers, []
     if curate and curate.exact_duplicates:
@@ -183,7 +183,7 @@ def make_graph(pipeline: beam.Pipeline, job: Job, inputs: Sequence[str]) -> None
 
     chosen = staying | "places" >> beam.MapTuple(lambda place, row: (place, None))
     texts = {"texts": read.texts, "chosen": chosen} | "texts that stay" >> beam.CoGroupByKey()
-    parted = texts | "part" >> beam.ParDo(_Part(), the_plan).with_outputs("documents", main="rows")
+    parted = texts | "part" >> beam.FlatMap(_part, the_plan).with_outputs("documents", main="rows")
     first = parted.documents | "first of each key" >> beam.CombinePerKey(min)
     buckets = (
         first | "bucket" >> beam.Map(_bucketed, the_plan),
@@ -194,12 +194,12 @@ def make_graph(pipeline: beam.Pipeline, job: Job, inputs: Sequence[str]) -> None
     documents = (
         buckets
         | "by bucket" >> beam.GroupByKey()
-        | "write documents" >> beam.ParDo(_WriteDocuments(job), the_plan).with_outputs("keys", main="shards")
+        | "write documents" >> beam.FlatMap(_write_documents, job, the_plan).with_outputs("keys", main="shards")
     )
     rows = (
         parted.rows
         | "by shard" >> beam.GroupByKey()
-        | "write rows" >> beam.ParDo(_WriteRows(job), the_plan, beam.pvalue.AsMultiMap(documents.keys))
+        | "write rows" >> beam.FlatMap(_write_rows, job, the_plan, beam.pvalue.AsMultiMap(documents.keys))
     )
     entries = (
         (documents.shards, rows)
@@ -220,31 +220,26 @@ def make_graph(pipeline: beam.Pipeline, job: Job, inputs: Sequence[str]) -> None
     )
 
 
-class _Read(beam.DoFn):
+def _read(item: tuple[int, str], job: Job) -> Iterator:
     """(number, input) → (place, (data set, split, `RowNumbers`)) of each row that stays; as `texts` (place, texts).
 
     As `counts` its report.
     """
-
-    def __init__(self, job: Job):
-        self._job = job
-
-    def process(self, item: tuple[int, str]):
-        (number, spec), options = item, self._job.options
-        skipped, rows = SkipList(), 0
-        report = CurationReport(skipped=skipped)
-        index = _open_index(self._job.index) if self._job.index else None
-        for record, where in open_records(spec, options, skipped):
-            outcome = curated(record, options, index)
-            report.add(outcome, record, where)
-            if outcome.record is None:
-                continue
-            record, place, rows = outcome.record, number << ROW_BITS | rows, rows + 1
-            split, row, documents = texts_of_row(record, options)
-            key = (record.source.encode("utf-8", "surrogatepass"), record.kind)
-            yield place, (key, split, *numbers_of(record, options))
-            yield beam.pvalue.TaggedOutput("texts", (place, (key, split, row, [tuple(found) for found in documents])))
-        yield beam.pvalue.TaggedOutput("counts", tuple(map(dict, (report.skipped, report.noted, report.languages))))
+    (number, spec), options = item, job.options
+    skipped, rows = SkipList(), 0
+    report = CurationReport(skipped=skipped)
+    index = _open_index(job.index) if job.index else None
+    for record, where in open_records(spec, options, skipped):
+        outcome = curated(record, options, index)
+        report.add(outcome, record, where)
+        if outcome.record is None:
+            continue
+        record, place, rows = outcome.record, number << ROW_BITS | rows, rows + 1
+        split, row, documents = texts_of_row(record, options)
+        key = (record.source.encode("utf-8", "surrogatepass"), record.kind)
+        yield place, (key, split, *numbers_of(record, options))
+        yield beam.pvalue.TaggedOutput("texts", (place, (key, split, row, [tuple(found) for found in documents])))
+    yield beam.pvalue.TaggedOutput("counts", tuple(map(dict, (report.skipped, report.noted, report.languages))))
 
 
 @lru_cache(maxsize=1)
@@ -256,11 +251,9 @@ def _open_index(folder: str) -> Index:
 
 def _all_but_smallest(_, group: Iterable[tuple[int, int]]) -> Iterator[tuple[int, str]]:
     """Yields (place, why) of all but the best of equal rows."""
-    best = None
+    group = iter(group)
+    best = next(group)
     for current in group:
-        if best is None:
-            best = current
-            continue
         best, worse = min(best, current), max(best, current)
         yield worse[1], EXACT
 
@@ -299,18 +292,14 @@ def _readable_key(key: tuple[bytes, str]) -> Key:
     return key[0].decode("utf-8", "surrogatepass"), key[1]
 
 
-class _Part(beam.DoFn):
+def _part(item: tuple[int, Mapping[str, Iterable]], plan: Mapping[tuple, Plan]) -> Iterator:
     """Texts of a row that stays → (shard, row), and as `documents` ((data set, key), document)."""
-
-    def process(self, item, plan: Mapping[tuple, Plan]):
-        place, groups = item
-        if not list(groups["chosen"]):
-            return
-        for key, split, row, documents in groups["texts"]:
-            shard = int(np.searchsorted(plan[key].starts[split], place >> BLOCK_BITS, side="right")) - 1
-            yield (key, split, shard), (place, row)
-            for i, document in enumerate(documents):
-                yield beam.pvalue.TaggedOutput("documents", ((key, document[0]), (place, i, document)))
+    place, groups = item
+    for key, split, row, documents in groups["texts"] if list(groups["chosen"]) else ():
+        shard = int(np.searchsorted(plan[key].starts[split], place >> BLOCK_BITS, side="right")) - 1
+        yield (key, split, shard), (place, row)
+        for i, document in enumerate(documents):
+            yield beam.pvalue.TaggedOutput("documents", ((key, document[0]), (place, i, document)))
 
 
 def _bucketed(item: tuple[tuple, tuple], plan: Mapping[tuple, Plan]) -> tuple[tuple, tuple | None]:
@@ -318,35 +307,26 @@ def _bucketed(item: tuple[tuple, tuple], plan: Mapping[tuple, Plan]) -> tuple[tu
     return (key, bucket_of(number, plan[key].buckets)), found[2]
 
 
-class _WriteDocuments(beam.DoFn):
+def _write_documents(item: tuple[tuple, Iterable], job: Job, plan: Mapping[tuple, Plan]) -> Iterator:
     """Documents of a bucket → (data set, shard), and as `keys` (data set, (bucket, keys))."""
-
-    def __init__(self, job: Job):
-        self._job = job
-
-    def process(self, item, plan: Mapping[tuple, Plan]):
-        (key, bucket), found = item
-        documents = sorted(Document(*document) for document in found if document)
-        for shard in self._job.writer(plan[key].folder).documents(bucket, plan[key].buckets, documents):
-            yield key, tuple(shard)
-        keys = np.array([document.key for document in documents], np.int64).tobytes()
-        yield beam.pvalue.TaggedOutput("keys", (key, (bucket, keys)))
+    (key, bucket), found = item
+    documents = sorted(Document(*document) for document in found if document)
+    for shard in job.writer(plan[key].folder).documents(bucket, plan[key].buckets, documents):
+        yield key, tuple(shard)
+    keys = np.array([document.key for document in documents], np.int64).tobytes()
+    yield beam.pvalue.TaggedOutput("keys", (key, (bucket, keys)))
 
 
-class _WriteRows(beam.DoFn):
+def _write_rows(
+    item: tuple[tuple, Iterable], job: Job, plan: Mapping[tuple, Plan], keys: Mapping[tuple, Iterable]
+) -> Iterator:
     """Rows of a shard → (data set, shard)."""
-
-    def __init__(self, job: Job):
-        self._job, self._last = job, (None, np.zeros(0, np.int64))
-
-    def process(self, item, plan: Mapping[tuple, Plan], keys: Mapping[tuple, Iterable[tuple[int, bytes]]]):
-        (key, split, number), found = item
-        if self._last[0] != key:
-            self._last = key, np.frombuffer(b"".join(some for _, some in sorted(keys[key])), np.int64)
-        rows = (dict(zip(ROW_FIELDS.names, row, strict=True)) for _, row in sorted(found, key=lambda item: item[0]))
-        count = len(plan[key].starts[split])
-        for shard in self._job.writer(plan[key].folder).rows(split, number, count, rows, self._last[1]):
-            yield key, tuple(shard)
+    (key, split, number), found = item
+    all_keys = np.frombuffer(b"".join(some for _, some in sorted(keys[key])), np.int64)
+    rows = (dict(zip(ROW_FIELDS.names, row, strict=True)) for _, row in sorted(found, key=lambda item: item[0]))
+    count = len(plan[key].starts[split])
+    for shard in job.writer(plan[key].folder).rows(split, number, count, rows, all_keys):
+        yield key, tuple(shard)
 
 
 def _describe(item: tuple[tuple, Iterable[tuple]], job: Job, plan: Mapping[tuple, Plan]) -> tuple[int, dict]:
