@@ -19,6 +19,10 @@ from f2jax.prepare.curate.options import CurationOptions
 EXACT, NEAR = "exact duplicate", "near duplicate"
 
 
+class _Dropped(Exception):
+    """A step drops the record; the message is the reason."""
+
+
 class Outcome(NamedTuple):
     """The result of curating a record."""
 
@@ -61,30 +65,26 @@ def curate_record(record: Record, options: CurationOptions, index: Index | None 
     """
     notes: list[str] = []
     identified = None
-    step = check_source(record, options)
-    if isinstance(step, Record):
-        step = clean(step, options, notes)
-    if isinstance(step, Record) and options.identify_language:
-        identified, step = check_language(step, options, notes)
-    if isinstance(step, Record) and index:
-        step = decontaminate(step, index, notes)
-    if isinstance(step, Record):
-        return Outcome(step, None, tuple(notes), identified)
-    return Outcome(None, step, (), identified)
+    try:
+        check_source(record, options)
+        record = clean(record, options, notes)
+        if options.identify_language:
+            identified, record = check_language(record, options, notes)
+        if index:
+            record = decontaminate(record, index, notes)
+    except _Dropped as reason:
+        return Outcome(None, str(reason), (), identified)
+    return Outcome(record, None, tuple(notes), identified)
 
 
-# Each step returns the record, or the reason for which it is dropped.
-
-
-def check_source(record: Record, options: CurationOptions) -> Record | str:
+def check_source(record: Record, options: CurationOptions) -> None:
     """Drops records of the excluded sources, which overlap evaluation sets."""
     for pattern in options.excluded_sources:
         if fnmatchcase(record.source, pattern):
-            return f"source {record.source} is among the excluded sources ({pattern})"
-    return record
+            raise _Dropped(f"source {record.source} is among the excluded sources ({pattern})")
 
 
-def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record | str:
+def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record:
     """Normalizes and cuts the texts; leaves out what cannot teach: empty texts, and the same text on both sides."""
     form, limit = options.unicode_form, options.max_characters
     texts = [record.query, record.positive, *record.negatives]
@@ -102,17 +102,17 @@ def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record 
         texts = normalized
     if limit and max(map(len, texts)) > limit:
         if options.too_long == "drop":
-            return "text is too long"
+            raise _Dropped("text is too long")
         notes.append("text cut")
         texts = [cut_text(text, limit) for text in texts]
     query, positive, *negatives = texts
     record = replace(record, query=query, positive=positive, negatives=tuple(negatives))
     for name, text in (("query", query), ("positive", positive)):
         if not text.strip() and (name == "query" or record.documents):
-            return f"empty {name}"
+            raise _Dropped(f"empty {name}")
     if options.drop_trivial:
         if query == positive:
-            return "query is its own positive"
+            raise _Dropped("query is its own positive")
         others = [text for text in negatives if text.strip() and text not in (query, positive)]
         kept = [negatives.index(text) for text in dict.fromkeys(others)]
         if len(kept) < len(negatives):
@@ -121,7 +121,7 @@ def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record 
     return _with_negatives(record, range(len(negatives)))
 
 
-def check_language(record: Record, options: CurationOptions, notes: list[str]) -> tuple[str | None, Record | str]:
+def check_language(record: Record, options: CurationOptions, notes: list[str]) -> tuple[str | None, Record]:
     """Sets the language if it is und, else checks it, except for code; returns (identified language, result)."""
     from f2jax.prepare.curate import language  # its libraries come with the `curate` extra
 
@@ -133,17 +133,17 @@ def check_language(record: Record, options: CurationOptions, notes: list[str]) -
         return identified, replace(record, language=identified)
     if language.language_agrees(record.language, identified) is False:
         if options.drop_other_language:
-            return identified, "query is in another language than declared"
+            raise _Dropped("query is in another language than declared")
         notes.append("query is in another language than declared")
     return identified, record
 
 
-def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | str:
+def decontaminate(record: Record, index: Index, notes: list[str]) -> Record:
     """Drops a row whose query or positive is in an evaluation set, and removes such negatives from other rows."""
     query, positive, *others = index.find_all([record.query, record.positive, *record.negatives])
     for name, hit in (("query", query), ("positive", positive)):
         if hit:
-            return f"{name} is in evaluation set {hit.evaluation_set} ({hit.how})"
+            raise _Dropped(f"{name} is in evaluation set {hit.evaluation_set} ({hit.how})")
     kept = [place for place, hit in enumerate(others) if not hit]
     if len(kept) == len(record.negatives):
         return record
@@ -151,8 +151,8 @@ def decontaminate(record: Record, index: Index, notes: list[str]) -> Record | st
     return _with_negatives(record, kept)
 
 
-def _with_negatives(record: Record, places: Sequence[int]) -> Record | str:
-    """Returns the record with only these negatives, or the reason to drop it if its kind needs some."""
+def _with_negatives(record: Record, places: Sequence[int]) -> Record:
+    """Returns the record with only these negatives; drops it if its kind needs some and none is left."""
     if record.kind in NEED_NEGATIVES and not places:
-        return f"{record.kind} without negatives"
+        raise _Dropped(f"{record.kind} without negatives")
     return record.with_negatives(places)
