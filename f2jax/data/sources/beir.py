@@ -3,28 +3,21 @@
 A single file `qrels` is used for all splits. Only judged documents are held in memory.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from f2jax.data.instructions import split_instruction
 from f2jax.data.record import Record
 from f2jax.data.skip_list import SkipList
 from f2jax.data.sources.paths import files_inside, is_hidden
 from f2jax.data.sources.schema import BadField, as_text, name_in, usable
-from f2jax.data.sources.tables import ENDINGS, FileRow, as_name, is_missing, read_rows
+from f2jax.data.sources.tables import ENDINGS, FileRow, as_id, as_number, is_missing, read_rows
 from f2jax.errors import UserError
 
-_ID = ("_id", "id")
-_TEXT = ("text",)
-_QUERY = ("query-id", "query_id")
-_DOCUMENT = ("corpus-id", "corpus_id")
-_SCORE = ("score",)
-_OPTIONAL = ("title", "language")
+OTHER_NAMES = {"id": "_id", "query_id": "query-id", "corpus_id": "corpus-id"}  # of columns
 
 Scores = dict[str, dict[str, float]]  # of the documents of a query, by id
 Texts = dict[str, tuple[str, str]]  # text and language, by id
@@ -84,21 +77,11 @@ def read_beir(folder: str, split: str, skipped: SkipList) -> Iterator[Record]:
         negatives = tuple(documents[document][0] for document in wrong)
         label = number if len(right) > 1 else None
         for document in right:
-            record = usable(
-                Record(
-                    query,
-                    documents[document][0],
-                    negatives,
-                    language=language,
-                    source=source,
-                    label=label,
-                    instruction=instruction,
-                ),
-                skipped,
-            )
-            if record:
+            positive = documents[document][0]
+            record = Record(query, positive, negatives, "retrieval", language, source, label, instruction)
+            if usable_record := usable(record, skipped):
                 good = True
-                yield record
+                yield usable_record
     if not good:
         raise UserError(f"{folder} has no query with a right document; check that its ids are those of its qrels.")
 
@@ -143,16 +126,14 @@ def _of_split(files_by_name: dict[str, str], folder: str, split: str) -> list[st
 def _judgements(paths: list[str], skipped: SkipList) -> Scores:
     """Returns {query id: {document id: score}} in the order of the files."""
     judgements: Scores = {}
-    for row in _rows(paths, (_QUERY, _DOCUMENT, _SCORE), skipped):
-        query, document = _id(row, _QUERY), _id(row, _DOCUMENT)
+    for row in _rows(paths, ("query-id", "corpus-id", "score"), skipped):
+        query, document = as_id(row.get("query-id")), as_id(row.get("corpus-id"))
         if query is None or document is None:
             skipped.skip("judgement without an id")
             continue
         try:
-            score = float(_value(row, _SCORE))
-        except (TypeError, ValueError, OverflowError):
-            score = math.nan
-        if not math.isfinite(score):
+            score = as_number(row.get("score"))
+        except ValueError:
             skipped.skip("judgement without a number")
             continue
         scores = judgements.setdefault(query, {})
@@ -165,8 +146,8 @@ def _judgements(paths: list[str], skipped: SkipList) -> Scores:
 def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipList) -> Texts:
     """Returns {id: (text, language)} for the wanted rows (None: all); the first row with an id counts."""
     texts: Texts = {}
-    for row in _rows(paths, (_ID, _TEXT), skipped):
-        number = _id(row, _ID)
+    for row in _rows(paths, ("_id", "text"), skipped):
+        number = as_id(row.get("_id"))
         if number is None:
             skipped.skip(f"{kind} without an id")
             continue
@@ -184,25 +165,15 @@ def _texts(paths: list[str], wanted: set[str] | None, kind: str, skipped: SkipLi
     return texts
 
 
-def _id(row: FileRow, names: tuple[str, ...]) -> str | None:
-    try:
-        return as_name(_value(row, names))
-    except ValueError:
-        return None
-
-
-def _rows(paths: list[str], needed: tuple[tuple[str, ...], ...], skipped: SkipList) -> Iterator[FileRow]:
-    """Yields the rows of files that have the needed columns, each under one of its names."""
+def _rows(paths: list[str], needed: tuple[str, ...], skipped: SkipList) -> Iterator[FileRow]:
+    """Yields the rows of files that have the needed columns, under the names of BEIR."""
     for path in paths:
-        yield from read_rows(path, skipped, partial(_columns, path, needed))
+        for row in read_rows(path, skipped, partial(_columns, path, needed)):
+            yield {OTHER_NAMES.get(name, name): value for name, value in row.items()} | row
 
 
-def _columns(path: str, needed: tuple[tuple[str, ...], ...], present: list[str]) -> list[str]:
-    for names in needed:
-        if not set(names) & set(present):
-            raise UserError(f"{path} has no column {names[0]}; it has {', '.join(present)}: rename one.")
-    return [name for name in present if name in (*chain(*needed), *_OPTIONAL)]
-
-
-def _value(row: FileRow, names: tuple[str, ...]) -> Any:
-    return next((row[name] for name in names if name in row), None)
+def _columns(path: str, needed: tuple[str, ...], present: list[str]) -> list[str]:
+    names = {name: OTHER_NAMES.get(name, name) for name in present}
+    if missing := [name for name in needed if name not in names.values()]:
+        raise UserError(f"{path} has no column {missing[0]}; it has {', '.join(present)}: rename one.")
+    return [name for name, usual in names.items() if usual in (*needed, "title", "language")]

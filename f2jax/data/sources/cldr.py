@@ -58,7 +58,7 @@ def english() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _english_strings() -> frozenset[str]:
-    return frozenset(_key(text) for text in english().values())
+    return frozenset(map(_key, english().values()))
 
 
 def _key(text: str) -> str:
@@ -77,6 +77,13 @@ def read_cldr(task: str, split: str = "train") -> Iterator[Record]:
     return {"translation": _translation, "kinds": _kinds, "labels": _labels}[task](split == "test")
 
 
+def _queries(test: bool, task: str = "") -> Iterator[Name]:
+    """Yields the names of a split; for a task, a sample."""
+    for name in names():
+        if is_test_name(name.text) == test and not (task and stable_id(f"{task} {name.text}") % SAMPLE):
+            yield name
+
+
 def _translation(test: bool) -> Iterator[Record]:
     """Pairs a name in any language with its English name, against other English names of the same kind."""
     right: dict[str, set[str]] = defaultdict(set)  # query string → all its English names
@@ -88,11 +95,9 @@ def _translation(test: bool) -> Iterator[Record]:
         pool[entity.split(":")[0]][text] = None
     pools = {kind: list(texts) for kind, texts in pool.items()}
     seen = set()
-    for name in names():
-        if name.entity not in english() or is_test_name(name.text) != test:
-            continue
-        answer = english()[name.entity]
-        if name.text == answer or (name.text, answer) in seen:
+    for name in _queries(test):
+        answer = english().get(name.entity)
+        if answer is None or name.text == answer or (name.text, answer) in seen:
             continue
         seen.add((name.text, answer))
         excluded = right[_key(name.text)] | {name.text}
@@ -118,9 +123,7 @@ def _kinds(test: bool) -> Iterator[Record]:
             distinct[_class(name)][name.text] = None
     members = {kind: list(texts) for kind, texts in sorted(distinct.items())}
     every = list(members)
-    for name in names():
-        if is_test_name(name.text) != test or stable_id("kinds " + name.text) % SAMPLE:
-            continue
+    for name in _queries(test, "kinds"):
         key, label = _key(name.text), _class(name)
         positive = next((text for text in _walk(members[label], name) if _key(text) != key), None)
         others = islice((kind for kind in _walk(every, name) if kind not in classes[key]), WRONG_CLASSES)
@@ -138,12 +141,8 @@ def _labels(test: bool) -> Iterator[Record]:
     for name in names():
         kinds[_key(name.text)].add(name.kind)
     seen = set()
-    for name in names():
-        if (
-            is_test_name(name.text) != test
-            or stable_id("labels " + name.text) % SAMPLE
-            or (name.text, name.kind) in seen
-        ):
+    for name in _queries(test, "labels"):
+        if (name.text, name.kind) in seen:
             continue
         seen.add((name.text, name.kind))
         wrong = (kind for kind in _walk(sorted(KINDS.values()), name) if kind not in kinds[_key(name.text)])

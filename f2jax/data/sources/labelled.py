@@ -4,7 +4,6 @@ Rows with a column `language` or `lang` are converted language by language. Part
 together, and so are files with one label each. The labels and texts of a source are held in memory.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources import convert
 from f2jax.data.sources.columns import read_named
 from f2jax.data.sources.schema import BadField, as_text, name_in, source_of
-from f2jax.data.sources.tables import as_name, is_missing
+from f2jax.data.sources.tables import as_name, as_number, is_missing
 from f2jax.errors import UserError
 
 _TEXT = ("text", "sentence", "query", "utterance", "content")
@@ -38,13 +37,6 @@ class LabelledTask(NamedTuple):
     columns: tuple[tuple[str, ...], ...]  # the names that each column may have
     read: Callable[[object], object]  # the value of the last column; ValueError where it is none
     prepare: Callable[[str, list[Values]], list[Values]]  # all rows of a source, in the form that `convert` takes
-
-
-def _score(value: object) -> float:
-    score = float(value)  # type: ignore[arg-type]  # what it cannot take is an error that the caller counts
-    if not math.isfinite(score):
-        raise ValueError(f"{score} is no score")
-    return score
 
 
 def _named_labels(spec: str, rows: list[Values]) -> list[Values]:
@@ -77,7 +69,7 @@ TASKS = {
     "clustering": LabelledTask("clustering", convert.clustering, (_TEXT, _LABEL), as_name, _named_labels),
     "classification": LabelledTask("classification", convert.classification, (_TEXT, _LABEL), as_name, _named_labels),
     "sts": LabelledTask(
-        "retrieval", convert.sts, (_FIRST, _SECOND, ("score", "similarity_score", "label")), _score, _scores_of_five
+        "retrieval", convert.sts, (_FIRST, _SECOND, ("score", "similarity_score", "label")), as_number, _scores_of_five
     ),
     "nli": LabelledTask(
         "retrieval",
@@ -165,7 +157,7 @@ def _rows(
 
 
 def _value(task: LabelledTask, field: object) -> object:
-    with suppress(TypeError, ValueError, OverflowError):
+    with suppress(ValueError):
         if not is_missing(field):
             return task.read(field)
     raise BadField("no label or score")

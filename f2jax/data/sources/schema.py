@@ -152,10 +152,7 @@ def columns(path: str, kinds: Iterable[str], present: Iterable[str]) -> list[str
 
 
 def to_record(row: FileRow, defaults: Defaults, skipped: SkipList, bare: bool = False) -> Record | None:
-    """Returns the record of a row, or None if it cannot be used, which is counted with its reason.
-
-    Args:
-        bare: accept rows of any kind without negatives, for mining.
+    """Returns the record of a row, or None if it cannot be used, which is counted; `bare` as in `open_source`.
 
     Raises:
         UserError: the row must state its kind and does not.
@@ -182,10 +179,8 @@ def to_record(row: FileRow, defaults: Defaults, skipped: SkipList, bare: bool = 
 
 
 def usable(record: Record, skipped: SkipList, bare: bool = False) -> Record | None:
-    """Returns the record without negatives equal to its positive, or None if a row that needs negatives has none left.
-
-    Args:
-        bare: accept rows of any kind without negatives.
+    """Returns the record without negatives equal to its positive, or None if a row that needs negatives has none left,
+    unless `bare`.
     """
     others = [place for place, text in enumerate(record.negatives) if text.strip() != record.positive.strip()]
     if len(others) < len(record.negatives):
@@ -298,7 +293,7 @@ def _symmetric(value: object) -> bool:
 def to_records(
     path: str, rows: Iterable[FileRow], skipped: SkipList, kinds: Iterable[str] = (), bare: bool = False
 ) -> Iterator[Record]:
-    """Yields the usable rows of a file as records; `kinds` as in `Defaults.of`, `bare` as in `to_record`.
+    """Yields the usable rows of a file as records; `kinds` and `bare` as in `open_source`.
 
     Raises:
         UserError: no row is usable, or rows of an unknown source do not state their kind.

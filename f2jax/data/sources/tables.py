@@ -7,9 +7,10 @@ them.
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -92,6 +93,28 @@ def as_name(value: object) -> str | None:
     if isinstance(value, str | int | float):
         return str(value)
     raise ValueError(f"{type(value).__name__} names nothing")
+
+
+def as_id(value: object) -> str | None:
+    """Returns `as_name` of an id, which is a text in some files and a number in others; None if it is neither."""
+    with suppress(ValueError):
+        return as_name(value)
+    return None
+
+
+def as_number(value: object) -> float:
+    """Returns a field as a finite number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]  # what it cannot take is an error
+    except (TypeError, OverflowError) as error:
+        raise ValueError(error) from error
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
 
 
 @contextmanager

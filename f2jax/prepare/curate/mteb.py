@@ -9,7 +9,7 @@ from pathlib import Path
 
 from f2jax.data.skip_list import SkipList, say_once
 from f2jax.data.sources.paths import HELD_OUT, path_words
-from f2jax.data.sources.tables import ENDINGS, FileRow, as_name, read_rows
+from f2jax.data.sources.tables import ENDINGS, FileRow, as_id, read_rows
 from f2jax.errors import UserError
 
 ID, JUDGED = "_id", "query-id"  # columns with the id of a query, in queries and in judgements
@@ -47,23 +47,18 @@ def test_rows(columns: tuple[str, ...]) -> Iterator[FileRow]:
     for folder in folders:
         judged, has_text, (tests, queries) = set[str | None](), False, _files(folder)
         for row in rows_of(tests):
-            judged.add(_id(row.get(JUDGED)))
+            judged.add(as_id(row.get(JUDGED)))
             has_text |= any(row.get(name) for name in columns)
             yield row
         judged.discard(None)
         for row in rows_of(queries):
-            if not judged or _id(row.get(ID)) in judged:
+            if not judged or as_id(row.get(ID)) in judged:
                 has_text |= any(row.get(name) for name in columns)
                 yield row
         if not has_text:
             say_once(f"mteb: {folder} holds no text of a test, so none of its tests is looked for.")
     for reason, count in bad.items():
         say_once(f"mteb: {count:,} rows of its tests are not looked for: {reason}.")
-
-
-def _id(value: object) -> str | None:
-    """Returns the id of a query, which is a string in some files and a number in others."""
-    return as_name(value) if isinstance(value, str | int | float) else None
 
 
 def _cached() -> list[Path]:
