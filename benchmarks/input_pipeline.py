@@ -235,7 +235,7 @@ def steps(count: int = 1000) -> None:
         ("the same, and language", curated(replace(plain, identify_language=True))),
         ("the same as first, and evaluation sets", curated(replace(plain, evaluation_sets=tuple(BUILT_IN)))),
         ("exact duplicates", lambda record: (dedup.exact_key(record), dedup.rank(record))),
-        ("near duplicates", lambda record: dedup.band_keys(dedup.sketch(record, near), near)),
+        ("near duplicates", lambda record: dedup.band_keys(dedup.minhash_values(record, near), near)),
     ):
         began = time.process_time()
         step(rows[0])

@@ -14,8 +14,6 @@ from f2jax.prepare.curate import CurationOptions
 from f2jax.prepare.data_card import counts_of, for_card, sum_counts
 from f2jax.prepare.options import PrepareOptions
 
-OF_THE_FILES = ("kinds",)  # options that say what the added files are
-
 
 @dataclass(frozen=True)
 class AddedTo:
@@ -48,7 +46,7 @@ class AddedTo:
         return self.card["datasets"]
 
     def options(self, given: PrepareOptions) -> PrepareOptions:
-        """Returns the options of the corpus, with those that describe the added files.
+        """Returns the options of the corpus, with the kinds of the added files.
 
         Raises:
             UserError: another option differs from that of the corpus.
@@ -56,12 +54,12 @@ class AddedTo:
         stored = {name: _frozen(value) for name, value in self.card["options"].items()}
         for name, default in dataclasses.asdict(PrepareOptions(curate=CurationOptions())).items():
             asked = dataclasses.asdict(given)[name]
-            if name not in OF_THE_FILES and asked != default and json.dumps(asked) != json.dumps(stored[name]):
+            if name != "kinds" and asked != default and json.dumps(asked) != json.dumps(stored[name]):
                 raise UserError(f"{self.folder} was prepared with another {name}; leave that option out with --add.")
         return PrepareOptions(
             **stored
-            | {name: getattr(given, name) for name in OF_THE_FILES}
             | {
+                "kinds": given.kinds,
                 "instructions": Instructions(**stored["instructions"]),
                 "curate": stored["curate"] and CurationOptions(**stored["curate"]),
             }

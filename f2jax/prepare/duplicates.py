@@ -1,10 +1,9 @@
 """Finds and lists the duplicates among the rows of all inputs, by the keys that `read_inputs.py` wrote.
 
 Which of several duplicates stays only depends on their content (`curate.dedup.rank`), so it does not matter in which
-order inputs come, or which process reads them. Identical rows have equal ranks, and the first one stays. The memory per
-row of the corpus is 27 to 37 bytes, increasing with the share of repeated keys (the keys, their order, the sorted keys,
-and a byte for the state of the row), and 35 to 45 bytes during the search for near duplicates (also the numbers of the
-distinct rows).
+order inputs come, or which process reads them. Identical rows have equal ranks, and the first one stays. In memory are,
+for each row, its key, its place in the order of keys, its sorted key and a byte for its state; during the search for
+near duplicates, also the numbers of the distinct rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,6 +90,6 @@ def list_duplicates(item: tuple[InputFolder, np.ndarray], options: PrepareOption
     duplicates = np.isin(states, list(REASONS))
     with (path := source.path("duplicates.jsonl")).open("w") as file:
         report = CurationReport(skipped=SkipList(file))
-        for number, record, where in read_again(source, duplicates, options, index) if duplicates.any() else ():
+        for number, record, where in read_again(source, duplicates, options, index):
             report.drop(record, REASONS[states[number]], where)
     return path

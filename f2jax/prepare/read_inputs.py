@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,8 @@ class InputFolder:
         return self.path(SKIPPED)
 
     def summary(self) -> "InputSummary":
-        return InputSummary.load(self.path(SUMMARY))
+        fields = files.read_json_object(self.path(SUMMARY), {"parts": list[list]})
+        return InputSummary(**fields | {"parts": [tuple(key) for key in fields["parts"]]})
 
     def rows(self) -> np.ndarray:
         """The numbers of each record, of dtype `NUMBERS`."""
@@ -91,11 +93,6 @@ class InputSummary:
     languages: dict[str, int]  # identified language of the query → rows
     sizes: dict[str, int]  # bytes of each file of the input
 
-    @classmethod
-    def load(cls, path: Path) -> "InputSummary":
-        fields = files.read_json_object(path, {"parts": list[list]})
-        return cls(**fields | {"parts": [tuple(key) for key in fields["parts"]]})
-
 
 def _band_name(number: int) -> str:
     return f"band-{number:03d}"
@@ -129,8 +126,8 @@ def numbers_of(record: Record, options: PrepareOptions) -> RowNumbers:
     """Returns the numbers of a row."""
     curate = options.curate
     exact, rank = (dedup.exact_key(record), dedup.rank(record)) if curate and curate.exact_duplicates else (0, 0)
-    sketch = dedup.sketch(record, curate) if curate and curate.near_duplicates else None
-    values, bands = (sketch.values, dedup.band_keys(sketch, curate)) if sketch and curate else (b"", [])
+    values = dedup.minhash_values(record, curate) if curate and curate.near_duplicates else b""
+    bands = dedup.band_keys(values, curate) if curate and values else []
     sizes = _bytes_of(record.documents), _bytes_of([record.query])
     return RowNumbers(*sizes, row_hash(record, options.seed), exact, rank, values, bands)
 
@@ -201,19 +198,14 @@ def read_again(
     hashes, found = source.rows()["hash"], Index.open(index) if index else None
     numbers = np.flatnonzero(chosen)
     places = np.flatnonzero(_map_array(source.path(STAY), np.dtype(bool)))[numbers]
-    todo = iter(zip(places.tolist(), numbers.tolist(), strict=True))
-    place, number = next(todo, (-1, -1))
-    for current, (record, where) in enumerate(open_records(source.spec, options, SkipList())):
-        if place < 0:
-            return
-        if current == place:
-            kept = curated(record, options, found).record
-            if kept is None or row_hash(kept, options.seed) != hashes[number]:
-                break
-            yield number, kept, where
-            place, number = next(todo, (-1, -1))
-    if place >= 0:
-        raise UserError(f"{source.spec} has changed since it was read first; run the same command again.")
+    records, following = open_records(source.spec, options, SkipList()), 0
+    for place, number in zip(places.tolist(), numbers.tolist(), strict=True):
+        record, where = next(islice(records, place - following, None), (None, ""))
+        following = place + 1
+        kept = record and curated(record, options, found).record
+        if kept is None or row_hash(kept, options.seed) != hashes[number]:
+            raise UserError(f"{source.spec} has changed since it was read first; run the same command again.")
+        yield number, kept, where
 
 
 class _Writer(ExitStack):

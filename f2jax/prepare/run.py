@@ -1,16 +1,15 @@
 """`f2jax prepare`: makes a corpus folder from source files.
 
 A complete data set is not made again from the same rows with the same options. An input is read twice, for the numbers
-of its rows and for the texts of the kept ones, and not again unless it changes. Memory grows only with the distinct
-documents of the largest data set (8 bytes each), the rows of the corpus (27 to 45 bytes each while duplicates are
-looked for, 1 byte after that), and the rows of the largest input (8 bytes each).
+of its rows and for the texts of the kept ones, and not again unless it changes. Memory holds numbers for each row of
+the corpus, for each row of one input, and for each distinct document of one data set, but few texts at a time.
 """
 
 import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -81,11 +80,14 @@ def prepare(
     with exclusive(output):
         (output / SURVEYS).mkdir(exist_ok=True)
         chosen = choose_tokenizer(tokenizer, signatures, options, output / VOCABULARY)
-        names = names_of(signatures, options, sets_signatures(options, evaluation_folder(output, options)))
-        inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in names.items()]
+        curate = options.curate and dataclasses.asdict(options.curate)
+        evaluation, sets = sign_evaluation_sets(output, options)
+        decides = (options.kinds, options.seed, curate, sets)  # with the content, all records of an input
+        names = [settings_digest([READER, spec, signature, *decides]) for spec, signature in signatures.items()]
+        inputs = [InputFolder(spec, output / SURVEYS / name) for spec, name in zip(signatures, names, strict=True)]
         if before and not (inputs := [folder for folder in inputs if folder.folder.name not in before.names]):
             return before.card  # all are in it
-        return _Preparation(output, inputs, chosen, options, licences or {}, jobs, listing, before).make()
+        return _Preparation(output, inputs, chosen, options, evaluation, licences or {}, jobs, listing, before).make()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +98,11 @@ class _Preparation:
     inputs: Sequence[InputFolder]
     tokenizer: Tokenizer
     options: PrepareOptions
+    evaluation: Path  # folder of the index of evaluation texts
     licences: Mapping[str, str]
     jobs: int
     listing: str | Path | None
     before: AddedTo | None
-
-    def run(self, function: Callable, items: Sequence) -> Iterator:
-        return run_in_processes(function, items, self.jobs)
 
     def make(self) -> dict:
         """Reads the inputs that have not been read, makes the missing data sets, and writes the card."""
@@ -126,9 +126,13 @@ class _Preparation:
         if self.listing:
             self._list_skipped(self.listing, states)
         self._forget_card()  # it names nothing that is removed now
-        surveys = {folder.folder.name for folder in self.inputs}.union(self.before.names if self.before else ())
-        evaluation = {evaluation_folder(self.output, self.options).name}
-        remove_leftovers(self.output, surveys, {entry["folder"] for entry in (*staying, *entries)}, evaluation)
+        names = {entry["folder"] for entry in (*staying, *entries)}
+        keep = {
+            SURVEYS: {folder.folder.name for folder in self.inputs}.union(self.before.names if self.before else ()),
+            EVALUATION: {self.evaluation.name},
+            cards.FINISHED: {f"{name}.json" for name in names},
+        }
+        remove_leftovers(self.output, keep | dict.fromkeys(("documents", "rows", "texts", INDEX), names))
         return self._write_card(entries, counts)
 
     def _forget_card(self) -> None:
@@ -155,16 +159,15 @@ class _Preparation:
             say_once(f"{self.output / SURVEYS} permanently takes {each:,} bytes of disk for each kept row.")
         index = self._evaluation_index() if inputs else None
         read = partial(read_input, options=self.options, listing=bool(self.listing), index=index)
-        results = self.run(read, inputs)
+        results = run_in_processes(read, inputs, self.jobs)
         for _ in tqdm(results, "inputs", len(inputs), unit="file", disable=None if inputs else True):
             pass
 
     def _evaluation_index(self) -> Path | None:
         """Returns the folder with the index of all evaluation texts, which is made once for all workers."""
-        curate = self.options.curate
+        curate, folder = self.options.curate, self.evaluation
         if not curate or not curate.evaluation_sets:
             return None
-        folder = evaluation_folder(self.output, self.options)
         if not folder.exists():
             part = folder.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)
@@ -189,7 +192,8 @@ class _Preparation:
         if batches:
             self._say_disk(batches, kept)
         items = [(some, {n: (self.inputs[n], states[n]) for plan in some for n in plan.inputs}) for some in batches]
-        results = self.run(partial(make_group, output=output, options=self.options, index=index), items)
+        make = partial(make_group, output=output, options=self.options, index=index)
+        results = run_in_processes(make, items, self.jobs)
         with tqdm(total=len(todo), desc="data sets", disable=None) as bar:
             for some, _ in zip(batches, results, strict=True):
                 bar.update(len(some))
@@ -207,7 +211,7 @@ class _Preparation:
         """Writes the list of all rows that are left out: for each input, the skipped rows and then the duplicates."""
         index = self._evaluation_index()
         duplicates = partial(list_duplicates, options=self.options, index=index)
-        lists = self.run(duplicates, list(zip(self.inputs, states, strict=True)))
+        lists = run_in_processes(duplicates, list(zip(self.inputs, states, strict=True)), self.jobs)
         with files.atomic_path(target) as part, files.clear_errors(target, "written"), open(part, "wb") as file:
             for folder, listed in zip(self.inputs, lists, strict=True):
                 for path in (folder.listing, listed):
@@ -271,35 +275,16 @@ def content_signature(paths: Sequence[str]) -> str:
     return "\n".join(stats) or f"f2jax {__version__}"
 
 
-def names_of(signatures: Mapping[str, str], options: PrepareOptions, sets: Sequence[str]) -> dict[str, str]:
-    """Returns a name for each input, from everything that determines its records.
+def sign_evaluation_sets(output: Path, options: PrepareOptions) -> tuple[Path, list[str]]:
+    """Returns the folder of the index of the evaluation texts, and for each set, a text that changes with its content.
 
-    Args:
-        sets: signature of each evaluation set.
+    Tests of MTEB come and go in the hub's cache, so the folder, which lasts as long as the corpus, does not depend on
+    them; if it exists, their text is that of the tests in the index.
     """
-    curate = options.curate and dataclasses.asdict(options.curate)
-    return {
-        spec: settings_digest([READER, spec, signature, options.kinds, options.seed, curate, sets])
-        for spec, signature in signatures.items()
-    }
-
-
-def evaluation_folder(output: Path, options: PrepareOptions) -> Path:
-    """Where the index of the evaluation texts lies, as long as the corpus: tests of MTEB come and go in the cache."""
     curate = options.curate
-    sets = [spec for spec in curate.evaluation_sets if spec != MTEB] if curate else []
-    made_of = [[content_signature(set_files(spec)) for spec in sets], *(dataclasses.astuple(curate) if curate else ())]
-    return output / EVALUATION / settings_digest(made_of)
-
-
-def sets_signatures(options: PrepareOptions, folder: Path) -> list[str]:
-    """A text for each evaluation set that changes with its content; that of MTEB's tests is of those in the index.
-
-    Args:
-        folder: of the index of their texts, if there is one.
-    """
-    sets = options.curate.evaluation_sets if options.curate else ()
-    signatures = {spec: content_signature(set_files(spec)) for spec in sets}
+    signatures = {spec: content_signature(set_files(spec)) for spec in (curate.evaluation_sets if curate else ())}
+    others = [signature for spec, signature in signatures.items() if spec != MTEB]
+    folder = output / EVALUATION / settings_digest([others, *(dataclasses.astuple(curate) if curate else ())])
     if MTEB in signatures and folder.exists():
         old = (folder / SIGNATURE).read_text()
         if old != signatures[MTEB]:
@@ -308,7 +293,7 @@ def sets_signatures(options: PrepareOptions, folder: Path) -> list[str]:
                 f"for; delete {folder} to look for those of now, which reads all inputs again."
             )
         signatures[MTEB] = old
-    return list(signatures.values())
+    return folder, list(signatures.values())
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -376,15 +361,10 @@ def write_dataset(
     return writer.describe(shards)
 
 
-def remove_leftovers(output: Path, surveys: set[str], names: set[str], evaluation: set[str]) -> None:
-    """Removes files that are not needed once all data sets are complete, and those of earlier runs.
-
-    Args:
-        surveys, names, evaluation: names of the folders to keep, of inputs, data sets and indexes of evaluation texts.
-    """
+def remove_leftovers(output: Path, keep: Mapping[str, Collection[str]]) -> None:
+    """Removes temporary files, and in some folders of a corpus all but the names to keep."""
     shutil.rmtree(output / WORK, ignore_errors=True)
-    keep = {SURVEYS: surveys, EVALUATION: evaluation, cards.FINISHED: {f"{name}.json" for name in names}}
-    for name, stays in (keep | {"documents": names, "rows": names, "texts": names, INDEX: names}).items():
-        for path in (output / name).glob("*"):
-            if path.name not in stays:
+    for folder, names in keep.items():
+        for path in (output / folder).glob("*"):
+            if path.name not in names:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -177,9 +177,5 @@ def spilled_rows(folders: Sequence[Path], dataset: str, split: str) -> tuple[int
     """Returns the number of rows in a split, and its rows with the fields of `ROW_FIELDS`, in the inputs' order."""
     paths = [folder / rows_path(dataset, split) for folder in folders]
     count = sum(batch.num_rows for batch in batches(paths))
-    return count, (row for batch in batches(paths) for row in _rows_of(batch))
-
-
-def _rows_of(batch: pa.RecordBatch) -> Iterator[dict]:
-    for start in range(0, batch.num_rows, ROWS_TOGETHER):
-        yield from batch.slice(start, ROWS_TOGETHER).to_pylist()
+    pieces = (batch.slice(i, ROWS_TOGETHER) for batch in batches(paths) for i in range(0, len(batch), ROWS_TOGETHER))
+    return count, (row for piece in pieces for row in piece.to_pylist())

@@ -7,12 +7,12 @@ TensorFlow above 1 GB, and run a Beam pipeline per data set.)
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,6 +24,7 @@ from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.spill import Document
 
+T = TypeVar("T")
 SHARD_ROWS = 65_536
 CHUNK = 4_096  # texts that are tokenized at once
 NUMBERS = "numbers of the positive, then of the negatives, in the documents of the same name"
@@ -89,10 +90,9 @@ class ShardWriter:
 
     def documents(self, number: int, count: int, documents: Iterable[Document]) -> list[Shard]:
         """Writes shard `number` of `count`: documents in the order of their keys."""
-        records = (
+        records: Iterator[dict[str, dict]] = (
             {"documents": {"id": found.id, "tokens": tokens}, "texts": {"text": found.text[found.start :]}}
-            for some in _chunks(documents)
-            for found, tokens in zip(some, self._tokens(found.text for found in some), strict=True)
+            for found, tokens in self._tokenized(documents, lambda document: document.text)
         )
         return self.write({"documents": "train", "texts": "documents"}, number, count, records)
 
@@ -105,15 +105,17 @@ class ShardWriter:
         """
         records = (
             {"rows": _row(row, tokens, keys), "texts": {"text": row["query"][row["start"] :]}}
-            for some in _chunks(rows)
-            for row, tokens in zip(some, self._tokens(row["query"] for row in some), strict=True)
+            for row, tokens in self._tokenized(rows, lambda row: row["query"])
         )
         return self.write({"rows": split, "texts": split}, number, count, records)
 
-    def _tokens(self, texts: Iterable[bytes]) -> list[np.ndarray]:
-        """Returns the token ids of each text, given in the encoding of `spill`."""
-        decoded = [text.decode("utf-8", "surrogatepass") for text in texts]
-        return _tokenizer(self.tokenizer, self.fingerprint).encode(decoded, self.max_length)
+    def _tokenized(self, items: Iterable[T], text: Callable[[T], bytes]) -> Iterator[tuple[T, np.ndarray]]:
+        """Yields items with the token ids of their texts, which are in the encoding of `spill`."""
+        rest = iter(items)
+        while some := list(islice(rest, CHUNK)):
+            decoded = [text(item).decode("utf-8", "surrogatepass") for item in some]
+            tokens = _tokenizer(self.tokenizer, self.fingerprint).encode(decoded, self.max_length)
+            yield from zip(some, tokens, strict=True)
 
     def write(self, splits: dict[str, str], number: int, count: int, records: Iterable[dict[str, dict]]) -> list[Shard]:
         """Writes records of several kinds, given the split of each."""
@@ -177,13 +179,6 @@ class ShardWriter:
             description=DESCRIPTIONS[kind],
             disable_shuffling=True,
         )
-
-
-def _chunks(items: Iterable) -> Iterator[list]:
-    """Yields the items in lists of `CHUNK`."""
-    rest = iter(items)
-    while some := list(islice(rest, CHUNK)):
-        yield some
 
 
 def _row(row: dict, tokens: np.ndarray, keys: np.ndarray) -> dict:

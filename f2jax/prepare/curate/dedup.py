@@ -59,8 +59,8 @@ def shingles(text: str, length: int) -> set[str]:
     return {text[i : i + length] for i in range(max(1, len(text) - length + 1))}
 
 
-def sketch(record: Record, options: CurationOptions) -> Sketch:
-    """Returns the MinHash values of a record's query and positive."""
+def minhash_values(record: Record, options: CurationOptions) -> bytes:
+    """Returns the MinHash values of a record's query, then of its positive, as `Sketch` has them."""
     import rensa
 
     values = []
@@ -68,12 +68,12 @@ def sketch(record: Record, options: CurationOptions) -> Sketch:
         minhash = rensa.RMinHash(options.permutations, _SEED)
         minhash.update(list(shingles(text, options.shingle)))
         values += minhash.digest()
-    return Sketch(rank(record), record_id(record), np.array(values, "<u4").tobytes())
+    return np.array(values, "<u4").tobytes()
 
 
-def band_keys(row: Sketch, options: CurationOptions) -> list[int]:
+def band_keys(values: bytes, options: CurationOptions) -> list[int]:
     """Returns the keys of the groups in which a row may find its near duplicates, one for each band."""
-    values_2hb = np.frombuffer(row.values, "<u4").reshape(2, -1, options.band)
+    values_2hb = np.frombuffer(values, "<u4").reshape(2, -1, options.band)
     return [stable_id(f"{h} {values_2hb[:, h].tobytes().hex()}") for h in range(values_2hb.shape[1])]
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from f2jax.data.record import Record
 from f2jax.prepare.curate import CurationOptions, CurationReport, curate_record
 from f2jax.prepare.curate.decontaminate import build_index
-from f2jax.prepare.curate.dedup import band_keys, exact_key, near_duplicates, rank, record_id, sketch
+from f2jax.prepare.curate.dedup import Sketch, band_keys, exact_key, minhash_values, near_duplicates, rank, record_id
 from f2jax.prepare.curate.steps import EXACT, NEAR
 
 index_of = lru_cache(build_index)
@@ -45,12 +45,16 @@ def drop_exact(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     return kept, dropped
 
 
+def sketch(record: Record, options: CurationOptions) -> Sketch:
+    return Sketch(rank(record), record_id(record), minhash_values(record, options))
+
+
 def drop_near(records: Iterable[Record], options: CurationOptions) -> tuple[list[Record], list[Record]]:
     """(rows that stay, rows to drop) in memory, in their order."""
     records, bands = list(records), defaultdict(list)
     for record in records:
         row = sketch(record, options)
-        for key in band_keys(row, options):
+        for key in band_keys(row.values, options):
             bands[key].append(row)
     drop = {number for group in bands.values() if len(group) > 1 for number in near_duplicates(group, options)}
     kept = [record for record in records if record_id(record) not in drop]
