@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -264,13 +264,9 @@ class ModelVectors:
         def documents(texts: list[str]) -> np.ndarray:
             return self.embedder.encode_document(texts, batch_size=self.batch_size, show_progress_bar=False)
 
-        def embed(name: str, texts: Sequence[str], encode: Callable) -> None:
-            call = self.call | {"texts": rows.digests[name]}
-            embed_into(folder / f"{name}.npy", texts, encode, call, name)
-
         def embed_all() -> None:
-            embed(QUERIES, rows.queries, queries)
-            embed(DOCUMENTS, rows.documents, documents)
+            for name, texts, encode in ((QUERIES, rows.queries, queries), (DOCUMENTS, rows.documents, documents)):
+                embed_into(folder / f"{name}.npy", texts, encode, self.call | {"texts": rows.digests[name]}, name)
 
         follow_first(self.embedder, embed_all)
         _wait("the vectors")
