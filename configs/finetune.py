@@ -26,10 +26,9 @@ def get_config(text=None):
     defaults = {"data": "", "model": "mini", "epochs": 3, "teacher": ""} | dict.fromkeys(COLUMNS, "")
     options = common.options(text, **defaults)
 
-    from f2jax import files
     from f2jax.checkpoints import package, workdir
 
-    folder = files.resolve_model(options["model"])
+    folder = workdir.find_model(options["model"]).path
     architecture = workdir.read_architecture(folder)
     settings = package.read_settings(folder, architecture)
     task, _ = split_instruction(settings.prompts.get("query", ""))

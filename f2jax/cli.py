@@ -74,7 +74,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _run(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
     elif argv[0] == "--version":
         print(f"f2jax {__version__}")

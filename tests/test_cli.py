@@ -80,7 +80,7 @@ def texts(tmp_path) -> Path:
 # Help
 
 
-@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]], ids=str)
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]], ids=str)
 def test_without_a_command_the_commands_are_listed(capsys, argv):
     code, out, err = run(capsys, *argv)
     assert (code, err) == (0, "")

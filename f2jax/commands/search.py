@@ -61,6 +61,11 @@ def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOpt
         raise UserError(f"{results.output} should end in .jsonl.")
 
 
+def _reads_rows(documents: DocumentOptions, queries: QueryOptions) -> bool:
+    """Returns whether texts are read from a file in which a column may be chosen."""
+    return bool(documents.documents or (queries.queries and not queries.queries.endswith(".npy")))
+
+
 def _check_unused(
     documents: DocumentOptions, queries: QueryOptions, passes: SearchOptions, results: ResultOptions
 ) -> None:
@@ -69,6 +74,9 @@ def _check_unused(
     unused = {
         "with --serve": results.serve
         and [changed(queries, "query", "queries"), changed(results, "output", "recall_queries")],
+        "without --serve": not results.serve and [changed(results, "port")],
+        "without a model": not queries.model and [changed(queries, "dtype", "batch_size")],
+        "without a file of texts": not _reads_rows(documents, queries) and [changed(queries, "column")],
         "with --store": results.store and [changed(passes, "approximate"), changed(results, "recall_queries")],
         "without queries": results.store
         and not asked

@@ -31,6 +31,7 @@ from f2jax.inference.vectors import create_array
 from f2jax.parallel import hosts
 
 WAIT_SECONDS = 7 * 24 * 3_600  # to wait for the slowest host; if one dies, the others stop at once
+FREE = ("batch_size",)  # options on which a vector does not depend; older versions recorded them too
 CALL = "call.json"  # file in the folder of pieces: model, texts and options that they were made with
 
 
@@ -67,7 +68,7 @@ def encode_file(
         call = {
             "model": embedder.vectors_key,
             "texts": digest,
-            "options": {name: str(value) for name, value in options.items()},
+            "options": {name: str(value) for name, value in options.items() if name not in FREE},
             "piece": store.PIECE,
         }
         hosts.check_same_on_all_hosts({"texts and options": json.dumps(call)}, WAIT_SECONDS)
@@ -148,10 +149,14 @@ class _Pieces:
     def begin(self, call: dict) -> None:
         """Records the call; raises UserError if the folder has pieces of another one."""
         path = files.join(self.folder, CALL)
-        if files.exists(path) and files.read_json_object(path) != call:
-            raise UserError(
-                f"{self.folder} belongs to another model, other texts or other options; delete it to start over."
-            )
+        if files.exists(path):
+            before = files.read_json_object(path, optional={"options": dict})
+            for name in FREE:
+                before.get("options", {}).pop(name, None)
+            if before != call:
+                raise UserError(
+                    f"{self.folder} belongs to another model, other texts or other options; delete it to start over."
+                )
         files.write_atomically(path, json.dumps(call))
 
     def missing(self) -> list[int]:

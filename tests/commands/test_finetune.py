@@ -131,6 +131,12 @@ def test_a_model_that_is_not_there_is_said_by_its_name(tmp_path):
         config.load("finetune:data=faq.csv,model=nowhere")
 
 
+@pytest.mark.parametrize("step", ["@1", ""])
+def test_a_checkpoint_of_a_run_can_be_tuned(tmp_path, step):
+    tiny_model.write_workdir(tmp_path / "run", tiny_model.make_embedder(tmp_path / "tokenizer"))
+    assert config.load(f"finetune:data=faq.csv,model={tmp_path}/run{step}").init_from == f"{tmp_path}/run{step}"
+
+
 def test_the_commands_of_the_page_load_and_begin_with_the_model_that_comes_with_f2jax():
     page = (Path(__file__).parents[2] / "docs/finetune.md").read_text()
     commands = re.findall(r"^f2jax train --config (finetune:\S+) --workdir \S+$", page, re.M)

@@ -39,7 +39,7 @@ class FakeEmbedder:
     def encode_each(self, pieces, **options):
         return (self.encode(piece, **options) for piece in pieces)
 
-    def encode(self, texts, truncate_dim=None):
+    def encode(self, texts, truncate_dim=None, batch_size=None):
         if self.stops_after is not None and len(self.seen) >= self.stops_after:
             raise KeyboardInterrupt
         self.seen += texts
@@ -270,6 +270,21 @@ def test_the_rest_may_be_finished_in_another_precision(tmp_path, source, monkeyp
     interrupt(source, output, precision="ubinary")
     encode_file(FakeEmbedder(), source, output, precision="int8")
     np.testing.assert_array_equal(np.load(output), quantize(FakeEmbedder().encode(TEXTS), "int8"))
+
+
+@pytest.mark.parametrize("version", ["this", "older"])
+def test_a_smaller_batch_goes_on_from_the_same_rest(tmp_path, source, monkeypatch, version):
+    """As after a batch that did not fit into memory; older versions recorded the size of batches."""
+    monkeypatch.setattr(module.store, "PIECE", PIECES)
+    output, call = str(tmp_path / "out.npy"), tmp_path / "out.npy.partial/call.json"
+    interrupt(source, output, batch_size=1_024)
+    if version == "older":
+        content = json.loads(call.read_text())
+        call.write_text(json.dumps(content | {"options": content["options"] | {"batch_size": "1024"}}))
+    second = FakeEmbedder()
+    encode_file(second, source, output, batch_size=8)
+    assert 0 < len(second.seen) < len(TEXTS)
+    np.testing.assert_array_equal(np.load(output), FakeEmbedder().encode(TEXTS))
 
 
 def test_after_the_rest_is_deleted_all_is_made_anew(tmp_path, source, monkeypatch):
