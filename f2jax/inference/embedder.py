@@ -386,6 +386,9 @@ class Embedder:
         """Returns similarities [q, c] of embeddings [q, dim] and [c, dim].
 
         The model's settings choose the function: cosine, dot product, or negative Euclidean or Manhattan distance.
+
+        Raises:
+            UserError: the embeddings are quantized.
         """
         a, b, order = self._comparable(a, b)
         if order:
@@ -396,7 +399,7 @@ class Embedder:
         """Returns the similarity of each pair, float32 [i], for two arrays of embeddings [i, dim].
 
         Raises:
-            UserError: the shapes differ.
+            UserError: the shapes differ, or the embeddings are quantized.
         """
         a, b, order = self._comparable(a, b)
         if a.shape != b.shape:
@@ -407,7 +410,10 @@ class Embedder:
 
     def _comparable(self, a, b) -> tuple[np.ndarray, np.ndarray, int | None]:
         """Returns both arrays, normalized for the cosine, and the order of the norm if the function is a distance."""
-        a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
+        a, b = np.asarray(a), np.asarray(b)
+        if quantized := {"int8", "uint8"} & {str(a.dtype), str(b.dtype)}:
+            raise UserError(f"Embeddings in {quantized.pop()} have no similarity; compare them in float32.")
+        a, b = (np.atleast_2d(x.astype(np.float32)) for x in (a, b))
         if self.settings.similarity == "cosine":
             a, b = scale_to_unit(a), scale_to_unit(b)
         return a, b, {"euclidean": 2, "manhattan": 1}.get(self.settings.similarity)

@@ -173,6 +173,17 @@ def test_who_has_a_name_in_the_place_of_the_architecture_is_told_how_to_load_it(
         Embedder("mini")
 
 
+@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+def test_bytes_are_not_compared_as_if_they_were_dimensions(embedder, precision):
+    """sentence-transformers refuses them as well."""
+    whole = embedder.encode(TEXTS[:2])
+    small = embedder.encode(TEXTS[:2], precision=precision)
+    for a, b in ((small, small), (whole, small), (small, whole)):
+        for compare in (embedder.similarity, embedder.similarity_pairwise):
+            with pytest.raises(UserError, match=r"Embeddings in u?int8 have no similarity; compare them in float32\."):
+                compare(a, b)
+
+
 def test_every_model_knows_the_names_query_and_document_as_in_sentence_transformers(embedder):
     plain = embedder.with_weights(embedder.params)
     plain.settings = replace(embedder.settings, prompts={"title": "Title: "}, default_prompt_name="title")
