@@ -187,9 +187,9 @@ CONTRASTIVE = (
     "loss.score_margin_weight",
 )
 NOT_NEGATIVE = (
-    "steps", "data.programs", "data.skip_steps", "checkpoint.minutes", "optim.warmup_steps", "optim.end_lr",
-    "optim.weight_decay", "optim.clip_norm", *CONTRASTIVE, "loss.distill_teacher_temperature",
-    "log.validate_every", "log.validation_batches", "log.evaluate_every",
+    "steps", "data.programs", "data.skip_steps", "checkpoint.minutes", "checkpoint.keep_every", "checkpoint.tail_steps",
+    "checkpoint.tail_every", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay", "optim.clip_norm",
+    "loss.distill_teacher_temperature", "log.validate_every", "log.validation_batches", "log.evaluate_every",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16; above it, most updates are rounded away
 COUNTS = (
@@ -226,8 +226,10 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")
     if values["model.gradient_dtype"] != "float32" and not values["model.chunk_rows"]:
         raise UserError("model.gradient_dtype is for gradients of chunks; set model.chunk_rows, or leave it float32.")
-    least = dict.fromkeys(COUNTS, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
+    weights = [name for name in values if name.startswith("loss.") and name.endswith("_weight")]
+    least = dict.fromkeys(COUNTS, 1) | dict.fromkeys([*NOT_NEGATIVE, *weights], 0)
     least |= {name: 0 for name in values if name.startswith("data.negatives.")}
+    least |= {} if values["steps"] else {"epochs": 1}
     for name, smallest in least.items():
         if not values[name] >= smallest:
             raise UserError(f"{name}={values[name]} should be at least {smallest}.")
@@ -248,12 +250,12 @@ def check(config: ConfigDict) -> None:
     if values["loss.distill_matryoshka"] and not values["loss.matryoshka"]:
         raise UserError("loss.distill_matryoshka is on and there are no nested dimensions; set loss.matryoshka.")
     if not any(values[name] for name in CONTRASTIVE):
-        weights = [name for name in values if name.startswith("loss.distill_") and name.endswith("_weight")]
+        distills = [name for name in weights if name.startswith("loss.distill_")]
         has_teacher = values["teacher.path"] or values["teacher.cache"]
-        if not (has_teacher and any(values[name] for name in weights)):
+        if not (has_teacher and any(values[name] for name in distills)):
             raise UserError(
                 "loss.contrastive_weight is 0 and nothing else is to be learned; set teacher.path or teacher.cache, "
-                f"and one of {', '.join(weights)}."
+                f"and one of {', '.join(distills)}."
             )
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
