@@ -118,7 +118,7 @@ def rows(count: int, pool: int, seed: int, mean: int = 160):
 
 
 def make_corpus(folder: Path, row_count: int = 20_000, pool: int = 100_000, mean: int = 160) -> None:
-    writer, made = tfds.ShardWriter(str(folder), "d", False, 0, "", ""), []
+    writer, made = tfds.ShardWriter(str(folder), "d", "", PrepareOptions(keep_texts=False)), []
     for kind, records in (("rows", rows(row_count, pool, 0, mean)), ("documents", documents(pool, 1, mean))):
         (shard,) = writer.write({kind: "train"}, 0, 1, ({kind: record} for _, record in records))
         made.append([shard.records])

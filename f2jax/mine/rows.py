@@ -1,6 +1,6 @@
 """Reads rows for `mine` into files: distinct queries and documents, and the right documents of each query.
 
-Memory does not grow with texts or negatives, but by a few 8-byte numbers per row.
+Texts and numbers stay on disk; in memory are the numbers of a group, or of `NUMBERED_TOGETHER` rows.
 """
 
 import dataclasses

@@ -34,7 +34,6 @@ from apache_beam.transforms.combiners import TupleCombineFn
 from f2jax import files
 from f2jax.data.corpus import CARD, TOKENIZER, VERSION
 from f2jax.data.corpus_index import SPLITS, index_folder
-from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import SkipList
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
@@ -76,7 +75,7 @@ class Job:
     licences: Mapping[str, str]
 
     def writer(self, folder: str) -> ShardWriter:
-        return ShardWriter.of(self.output, folder, self.fingerprint, self.options)
+        return ShardWriter(self.output, folder, self.fingerprint, self.options)
 
 
 def prepare_on_beam(
@@ -99,7 +98,7 @@ def prepare_on_beam(
         UserError: the output is not empty, an input cannot be read, no row is left, or the runner cannot be used.
     """
     work, options = files.join(output, WORK), options.of_stage()
-    signatures = sign_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
+    signatures = sign_inputs(sources, options)
     if files.exists(output) and (names := files.list_names(output)):
         if CARD in names or not files.exists(files.join(work, STARTED)):
             raise UserError(f"--output {output} holds {names[0]}; name an empty folder.")

@@ -72,7 +72,7 @@ def prepare(
     if jobs < 1:
         raise UserError(f"--jobs {jobs} should be at least 1.")
     output, options = Path(output).resolve(), options.of_stage()
-    signatures = sign_inputs(sources, files_after_stage_1() if options.stage == 1 else ())
+    signatures = sign_inputs(sources, options)
     _check_output(output)
     check_apart(sources, signatures, output)
     if listing:
@@ -250,15 +250,13 @@ def _begin_listing(path: str | Path) -> None:
     files.write_atomically(path, "")
 
 
-def sign_inputs(sources: Iterable[str], ignored: Sequence[str] = ()) -> dict[str, str]:
-    """Returns {input: signature that changes with its content} for all inputs, in order.
-
-    Args:
-        ignored: patterns of file names to leave out.
+def sign_inputs(sources: Iterable[str], options: PrepareOptions) -> dict[str, str]:
+    """Returns {input: signature that changes with its content} for all inputs of the stage, in order.
 
     Raises:
         UserError: there are no sources, or one is missing.
     """
+    ignored = files_after_stage_1() if options.stage == 1 else ()
     signatures = {name: content_signature(source_files(name)) for name in list_inputs(sources, ignored)}
     if not signatures:
         raise UserError("There is nothing to prepare; name files or built-in sets with --input.")
@@ -346,7 +344,7 @@ def write_dataset(
     """Writes a data set from spilled texts, and returns the records of each of its files by kind and split."""
     from f2jax.prepare import tfds
 
-    writer = tfds.ShardWriter.of(str(output), plan.key, plan.tokenizer, options)
+    writer = tfds.ShardWriter(str(output), plan.key, plan.tokenizer, options)
     shards, keys = [], [np.zeros(0, np.int64)]
     for bucket in range(plan.buckets):
         documents = spilled_documents(folders, plan.key, bucket)

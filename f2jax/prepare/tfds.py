@@ -78,15 +78,8 @@ class ShardWriter:
 
     output: str  # folder of the corpus, local or remote
     name: str  # of the data set's folders
-    keep_texts: bool
-    max_length: int  # tokens
-    tokenizer: str  # folder
-    fingerprint: str  # of the tokenizer
-
-    @classmethod
-    def of(cls, output: str, name: str, fingerprint: str, options: PrepareOptions) -> "ShardWriter":
-        """Returns the writer of a data set with the corpus's tokenizer."""
-        return cls(output, name, options.keep_texts, options.max_length, f"{output}/{TOKENIZER}", fingerprint)
+    tokenizer: str  # fingerprint of the corpus's tokenizer
+    options: PrepareOptions
 
     def documents(self, number: int, count: int, documents: Iterable[Document]) -> list[Shard]:
         """Writes shard `number` of `count`: documents in the order of their keys."""
@@ -114,14 +107,15 @@ class ShardWriter:
         rest = iter(items)
         while some := list(islice(rest, CHUNK)):
             decoded = [text(item).decode("utf-8", "surrogatepass") for item in some]
-            tokens = _tokenizer(self.tokenizer, self.fingerprint).encode(decoded, self.max_length)
+            tokenizer = _tokenizer(f"{self.output}/{TOKENIZER}", self.tokenizer)
+            tokens = tokenizer.encode(decoded, self.options.max_length)
             yield from zip(some, tokens, strict=True)
 
     def write(self, splits: dict[str, str], number: int, count: int, records: Iterable[dict[str, dict]]) -> list[Shard]:
         """Writes records of several kinds, given the split of each."""
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        kinds = [kind for kind in splits if kind != "texts" or self.keep_texts]
+        kinds = [kind for kind in splits if kind != "texts" or self.options.keep_texts]
         features = {kind: tfds.features.FeaturesDict(FEATURES[kind]) for kind in kinds}
         scored_rows = tfds.features.FeaturesDict(SCORED_ROWS)
         written, sizes, scored = 0, dict.fromkeys(kinds, 0), dict.fromkeys(kinds, False)

@@ -42,7 +42,11 @@ def find_files(
     left_out = [name for name in visible if any(fnmatchcase(PurePosixPath(name).name, p) for p in ignored)]
     for name in left_out:
         del visible[name]
-    data = [name for name in visible if not is_folder or _may_hold_rows(name, endings)]
+    data = [
+        name
+        for name in visible
+        if not is_folder or (name.endswith(endings) and PurePosixPath(name).name not in ABOUT_DATA)
+    ]
     unwanted = set() if all_splits else HELD_OUT - path_words(pattern)
     held_out = [name for name in data if path_words(name) & unwanted]
     chosen = sorted(visible[name] for name in set(data) - set(held_out))
@@ -89,10 +93,6 @@ def is_hidden(inside: str) -> bool:
     (True, True, False)
     """
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(inside).parts)
-
-
-def _may_hold_rows(inside: str, endings: tuple[str, ...]) -> bool:
-    return inside.endswith(endings) and PurePosixPath(inside).name not in ABOUT_DATA
 
 
 def path_words(inside: str) -> set[str]:

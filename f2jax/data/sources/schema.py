@@ -285,7 +285,7 @@ def _instruction(value: object) -> str | None:
 
 def _symmetric(value: object) -> bool:
     try:
-        return TRUTH[(as_name(value) or "false").strip().lower()]
+        return TRUTH[str(as_name(value)).strip().lower()]
     except (KeyError, ValueError) as error:
         raise BadField("symmetric is neither true nor false") from error
 

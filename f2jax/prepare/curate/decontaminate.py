@@ -94,7 +94,8 @@ class Index:
         unknown = np.flatnonzero(self._clean[keys_x % REMEMBERED] != keys_x)
         found = hash_texts([texts[x] for x in unknown.tolist()], self.ngram)
         number, owner = self.stretches.find(found.stretches)
-        for x, first in zip(*_first_of_each(unknown[found.text[number]], owner), strict=True):
+        order = np.argsort(-owner)  # the first of several sets comes last, and stays
+        for x, first in zip(unknown[found.text[number[order]]].tolist(), owner[order].tolist(), strict=True):
             hits[x] = Hit(self.names[first], f"{self.ngram}-gram")
         number, owner = self.whole.find(found.whole_x)
         long = found.letters_x[number] >= self.fewest_letters
@@ -103,13 +104,6 @@ class Index:
         clean_x = keys_x[[hit is None for hit in hits]]
         self._clean[clean_x % REMEMBERED] = clean_x
         return hits
-
-
-def _first_of_each(texts: np.ndarray, owners: np.ndarray) -> tuple[list[int], list[int]]:
-    """Returns the distinct texts, and the smallest owner of each."""
-    order = np.lexsort((owners, texts))
-    distinct, first = np.unique(texts[order], return_index=True)
-    return distinct.tolist(), owners[order][first].tolist()
 
 
 @dataclass(frozen=True, eq=False)
