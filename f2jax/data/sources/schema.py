@@ -67,22 +67,22 @@ class Defaults:
             UserError: an item of `kinds` is not of the form `SOURCE=KIND`.
         """
         source = source_of(path)
+        kind = given_kind(source, kinds)
+        if "passage" not in columns or "positive" in columns:
+            return cls(source, kind or "retrieval")
+        if known := find_released(source):
+            return cls(source, kind or known.kind, known.language, known.symmetric)
         negatives = sum(name.startswith("negative_") for name in columns)
-        released = "passage" in columns and "positive" not in columns
-        if known := find_released(source) if released else None:
-            defaults = cls(source, known.kind, known.language, known.symmetric)
-        else:
-            defaults = cls(source, "retrieval" if not (released and negatives) else None)
-        if kind := given_kind(source, kinds):
-            return dataclasses.replace(defaults, kind=kind)
-        if defaults.kind is None and negatives == 1:
-            defaults = dataclasses.replace(defaults, kind="classification")
-            if "kind" not in columns:
-                say_once(
-                    f"{source} is no source of the released corpus: rows with negative_1 alone are taken for "
-                    f"classification; add {source}=retrieval to the kinds if they are retrieval."
-                )
-        return defaults
+        if kind or not negatives:
+            return cls(source, kind or "retrieval")
+        if negatives > 1:
+            return cls(source, None)
+        if "kind" not in columns:
+            say_once(
+                f"{source} is no source of the released corpus: rows with negative_1 alone are taken for "
+                f"classification; add {source}=retrieval to the kinds if they are retrieval."
+            )
+        return cls(source, "classification")
 
 
 def given_kind(source: str, kinds: Iterable[str]) -> Kind | None:
