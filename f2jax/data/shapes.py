@@ -100,28 +100,36 @@ class RowRules:
             kind: kind of the batch, see `programs`.
         """
         packed: dict[int, tuple] = {}  # by row length
-        for shape in self._candidates(lengths_u, parts, kind):
-            if shape.length not in packed:
-                packed[shape.length] = best_fit(lengths_u, shape.length)
-            row_u, start_u, segment_u, count = packed[shape.length]
-            chunks = shape.chunks(count, parts)
-            if chunks > shape.slots:
-                continue
-            if kind not in self.programs:
-                shape = replace(shape, slots=1 << (shape.slots - 1).bit_length())
-            room = parts * shape.rows * chunks
-            for bin_length in (n for n in BINS if n < shape.length and shape.length % n == 0):
-                in_bins = best_fit(lengths_u, shape.length, bin_length)
-                if in_bins[3] <= room:  # the bins cost nothing
-                    row_u, start_u, segment_u, _ = in_bins
+        best: tuple[float, RowShape, int] = math.inf, RowShape(0, 0), 0  # cost, shape, chunks
+        for shapes in self._candidates(lengths_u, parts, kind):
+            least_o = least_rows(lengths_u, np.array([shape.length for shape in shapes]))
+            least = [shape.cost(shape.chunks(rows, parts)) for shape, rows in zip(shapes, least_o.tolist(), strict=True)]
+            for bound, shape in sorted(zip(least, shapes, strict=True)):
+                if bound >= best[0]:
                     break
-            row_u = row_u % parts * (shape.rows * chunks) + row_u // parts  # gives each part long and short texts
-            in_arrays_u = row_u // chunks * shape.slots + row_u % chunks
-            return Placement(shape, parts, chunks, in_arrays_u, start_u, segment_u)
-        raise AssertionError("there is a shape for any lengths up to row_length")
+                if shape.length not in packed:
+                    packed[shape.length] = best_fit(lengths_u, shape.length)
+                chunks = shape.chunks(packed[shape.length][3], parts)
+                if chunks <= shape.slots:
+                    best = min(best, (shape.cost(chunks), shape, chunks))
+            if best[2]:
+                break
+        _, shape, chunks = best
+        if kind not in self.programs:
+            shape = replace(shape, slots=1 << (shape.slots - 1).bit_length())
+        row_u, start_u, segment_u, _ = packed[shape.length]
+        room = parts * shape.rows * chunks
+        for bin_length in (n for n in BINS if n < shape.length and shape.length % n == 0):
+            in_bins = best_fit(lengths_u, shape.length, bin_length)
+            if in_bins[3] <= room:  # the bins cost nothing
+                row_u, start_u, segment_u, _ = in_bins
+                break
+        row_u = row_u % parts * (shape.rows * chunks) + row_u // parts  # gives each part long and short texts
+        in_arrays_u = row_u // chunks * shape.slots + row_u % chunks
+        return Placement(shape, parts, chunks, in_arrays_u, start_u, segment_u)
 
-    def _candidates(self, lengths_u: np.ndarray, parts: int, kind: str) -> Iterator[RowShape]:
-        """Yields the shapes to try, cheapest first.
+    def _candidates(self, lengths_u: np.ndarray, parts: int, kind: str) -> Iterator[Sequence[RowShape]]:
+        """Yields sets of shapes to choose from, each for the case that no shape of the earlier ones has enough room.
 
         A batch that fits none of the `programs` of its kind gets rows of `row_length`, with four possible numbers of
         them in each doubling, so that it takes little more memory than it needs. Kinds without programs get shapes of
@@ -129,20 +137,12 @@ class RowRules:
         """
         tokens, longest = max(int(lengths_u.sum()), 1), int(lengths_u.max(initial=1))
         needed = tokens / parts
-
-        def cost(shape: RowShape) -> float:
-            return shape.cost(math.ceil(needed / (shape.rows * shape.length)))
-
         if kind in self.programs:
-            roomy = [shape for shape in self.programs[kind] if shape.length >= longest]
-            yield from sorted((x for x in roomy if x.slots * x.rows * x.length >= needed), key=cost)
+            yield [shape for shape in self.programs[kind] if shape.length >= longest]
             counts = {round_up(math.ceil(needed * margin / self.row_length), 4) for margin in MARGINS}
-            yield from (RowShape(self.row_length, count) for count in sorted(counts))
-        tried: set[RowShape] = set()
+            yield from ([RowShape(self.row_length, count)] for count in sorted(counts))
         for margin in MARGINS:
-            found = set(self.ladder(needed * margin, longest, tokens / max(len(lengths_u), 1))) - tried
-            yield from sorted(found, key=cost)
-            tried |= found
+            yield list(set(self.ladder(needed * margin, longest, tokens / max(len(lengths_u), 1))))
 
     def ladder(self, needed: float, longest: int, mean: float) -> Iterator[RowShape]:
         """Yields the smallest shape with room for `needed` tokens of a part, for each length of the ladder.
@@ -245,11 +245,11 @@ def program_options(samples: Sequence[Sample], rules: RowRules, parts: int, text
 
 def program_costs(sample: Sample, options: Sequence[tuple[str, RowShape]], rules: RowRules, parts: int) -> np.ndarray:
     """Returns about how long a batch takes in each shape; infinite if it does not fit or is of another kind."""
-    tokens, longest = max(int(sample.lengths_u.sum()), 1), int(sample.lengths_u.max(initial=1))
     length_o, rows_o, slots_o = np.array([(x.length, x.rows, x.slots) for _, x in options]).T
-    chunks_o = np.ceil(tokens / parts * MARGIN / (length_o * rows_o))
-    fits_o = (length_o >= longest) & (chunks_o <= slots_o)
-    fits_o &= length_o >= min(4 * sample.lengths_u.mean(), rules.row_length)
+    row_lengths, back_o = np.unique(length_o, return_inverse=True)
+    needed_o = np.ceil(MARGIN * least_rows(sample.lengths_u, row_lengths))[back_o]
+    chunks_o = np.ceil(needed_o / parts / rows_o).clip(1)
+    fits_o = (length_o >= sample.lengths_u.max(initial=1)) & (chunks_o <= slots_o)
     fits_o &= np.array([kind == sample.kind for kind, _ in options])
     cost_o = [shape.cost(chunks) for (_, shape), chunks in zip(options, chunks_o.tolist(), strict=True)]
     return np.where(fits_o, cost_o, np.inf)
@@ -262,6 +262,24 @@ def program_shares(samples: Sequence[Sample], rules: RowRules, parts: int) -> di
     for sample in samples:
         share_o[program_costs(sample, options, rules, parts).argmin()] += sample.weight
     return {options[o]: float(share_o[o]) for o in np.argsort(-share_o, kind="stable")}
+
+
+def least_rows(lengths_u: np.ndarray, length_o: np.ndarray) -> np.ndarray:
+    """Returns a lower bound on the number of rows that texts take, for each length of rows; the best fit is near it.
+
+    Two texts of more than half a row never share one, and texts of at least a tokens do not fit beside one of more than
+    T - a; whatever a is, the others fill the room beside those between (Martello and Toth, Lower bounds and reduction
+    procedures for the bin packing problem, 1990).
+    """
+    count = np.bincount(lengths_u, minlength=int(length_o.max()) + 2)
+    texts, tokens = (np.append(0, np.cumsum(x)) for x in (count, count * np.arange(len(count))))  # shorter than [i]
+    length_oa = length_o[:, None]
+    half_oa = length_oa // 2 + 1
+    a_oa = np.minimum(np.arange(1, int(length_o.max()) // 2 + 2, UNIT), length_oa // 2)
+    beside_oa = np.maximum(length_oa - a_oa + 1, half_oa)
+    room_oa = (texts[beside_oa] - texts[half_oa]) * length_oa - (tokens[beside_oa] - tokens[half_oa])
+    others_oa = np.maximum(0, tokens[half_oa] - tokens[a_oa] - room_oa)
+    return (texts[-1] - texts[half_oa] - (-others_oa // length_oa)).max(axis=1)
 
 
 def round_up(size: int, steps: int, multiple: int = 1) -> int:

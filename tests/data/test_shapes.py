@@ -1,6 +1,7 @@
 """The shapes of packed rows: each text has a place of its own, few tokens are padding, and programs are few."""
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -9,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from f2jax.data.shapes import RowRules, RowShape, Sample, choose_programs, program_costs, program_options, round_up
+from f2jax.data.shapes import (
+    RowRules,
+    RowShape,
+    Sample,
+    best_fit,
+    choose_programs,
+    least_rows,
+    program_costs,
+    program_options,
+    round_up,
+)
 
 
 def lognormal(mean: float, count: int, seed: int = 0, longest: int = 1024) -> np.ndarray:
@@ -92,6 +103,43 @@ def test_programs_are_about_as_good_as_the_best_ones(chunk_rows):
     chosen = choose_programs(samples, rules, 1, TEXTS, 3)["retrieval"]
     found = np.stack([program_costs(sample, [("retrieval", x) for x in chosen], rules, 1) for sample in samples])
     assert len(chosen) == 3 and found.min(axis=1).sum() <= 1.1 * best
+
+
+def fewest_rows(lengths: tuple[int, ...], row_length: int, rows: tuple[int, ...] = ()) -> int:
+    """The fewest rows that hold texts of these lengths, by trying each place of each of them."""
+    if not lengths:
+        return len(rows)
+    first, *others = lengths
+    places = {room: i for i, room in enumerate(rows) if room >= first}.values()
+    filled = [(*rows[:i], rows[i] - first, *rows[i + 1 :]) for i in places] + [(*rows, row_length - first)]
+    return min(fewest_rows(tuple(others), row_length, one) for one in filled)
+
+
+@given(st.lists(st.integers(1, 40), max_size=7), st.integers(40, 90))
+def test_no_packing_takes_fewer_rows_than_the_bound(lengths, row_length):
+    lengths_u = np.array(lengths, np.int64)
+    bound = least_rows(lengths_u, np.array([row_length, 3 * row_length]))
+    assert math.ceil(lengths_u.sum() / row_length) <= bound[0] <= fewest_rows(tuple(lengths), row_length)
+    assert bound[1] <= fewest_rows(tuple(lengths), 3 * row_length)
+
+
+@pytest.mark.parametrize("mean", [40, 300, 700])
+def test_the_bound_is_near_what_the_best_fit_takes(mean):
+    """Where texts are long, their sum is not: here it is up to 9 % below."""
+    lengths, row_lengths = lognormal(mean, 2000), np.array([1024, 1248, 1408])
+    rows = np.array([best_fit(lengths, length)[3] for length in row_lengths.tolist()])
+    assert np.all(least_rows(lengths, row_lengths) >= 0.975 * rows)
+
+
+@pytest.mark.parametrize("mean", [200, 450, 700])
+def test_a_batch_gets_the_program_that_takes_least(mean):
+    """By packing it for each of them: the sum of long texts says too little."""
+    shapes = [RowShape(1024, 1, 512), RowShape(1152, 6, 64), RowShape(1248, 2, 256), RowShape(1696, 1, 256)]
+    rules, lengths = RowRules(1024, 8, {"retrieval": shapes}), lognormal(mean, 4000)
+    for parts in range(16, 64, 5):
+        cost = {x: x.cost(x.chunks(best_fit(lengths, x.length)[3], parts)) for x in shapes}
+        placement = rules.place(lengths, parts, "retrieval")
+        assert placement.shape.cost(placement.chunks) == min(cost.values())
 
 
 @pytest.mark.parametrize("chunk_rows", [0, 4])
