@@ -24,7 +24,8 @@ CHUNK_COST = 128
 PROGRAMS, CHUNKED_PROGRAMS = 48, 12  # default number of programs of a run, without and with chunks
 ROUNDS = 3  # rounds of exchanges; further ones hardly change anything
 IMPOSSIBLE = 1e30  # cost in tokens of a shape that a batch does not fit
-MARGIN = 1.01  # room for the gaps in most packings
+MARGIN = 1.01  # room for batches larger than a sample
+GAPS = (1, 1.01, 1.02, 1.04, 1.08)  # further room of the shapes to choose from, for the gaps beside long texts
 LARGEST = 0.1  # room beyond the largest sample, as a share of it
 MARGINS = tuple(1 + 0.005 * (2**i - 1) for i in range(20))  # increasing room, for packings with larger gaps
 
@@ -192,7 +193,10 @@ def choose_programs(
     for kind in kinds:
         own = [sample for sample in samples if sample.kind == kind]
         options += [(kind, shape) for shape in sorted(program_options(own, rules, parts, texts[kind]))]
-    cost_io = np.stack([program_costs(sample, options, rules, parts) for sample in samples]).clip(max=IMPOSSIBLE)
+    cost_io = np.stack([program_costs(sample, options, rules, parts) for sample in samples])
+    fits_i = np.isfinite(cost_io).any(axis=1)  # a sample that no option holds gets other rows, whatever is chosen
+    samples, cost_io = [sample for sample, fits in zip(samples, fits_i, strict=True) if fits], cost_io[fits_i]
+    cost_io = cost_io.clip(max=IMPOSSIBLE)
     weight_i = np.array([sample.weight for sample in samples])
 
     def best(chosen: list[int]) -> int:
@@ -231,8 +235,9 @@ def program_options(samples: Sequence[Sample], rules: RowRules, parts: int, text
     longest = max(int(sample.lengths_u.max(initial=1)) for sample in samples)
     for sample, needed in zip(samples, needed_i, strict=True):
         own_longest, mean = int(sample.lengths_u.max(initial=1)), float(sample.lengths_u.mean())
-        found |= set(rules.ladder(needed * MARGIN, own_longest, mean))
-        found |= set(rules.ladder(needed * MARGIN, longest, mean))
+        for margin in GAPS:
+            found |= set(rules.ladder(needed * MARGIN * margin, own_longest, mean))
+            found |= set(rules.ladder(needed * MARGIN * margin, longest, mean))
     found = {shape for shape in found if shape.slots == 1}
     largest = min(rules.chunk_rows * rules.row_length, max(needed_i))
     for i in range(80) if rules.chunk_rows else ():  # chunks from the largest useful one to a thirty-second of it
@@ -247,8 +252,8 @@ def program_costs(sample: Sample, options: Sequence[tuple[str, RowShape]], rules
     """Returns about how long a batch takes in each shape; infinite if it does not fit or is of another kind."""
     length_o, rows_o, slots_o = np.array([(x.length, x.rows, x.slots) for _, x in options]).T
     row_lengths, back_o = np.unique(length_o, return_inverse=True)
-    needed_o = np.ceil(MARGIN * least_rows(sample.lengths_u, row_lengths))[back_o]
-    chunks_o = np.ceil(needed_o / parts / rows_o).clip(1)
+    least_o = least_rows(sample.lengths_u, row_lengths)[back_o]
+    chunks_o = np.ceil(MARGIN * least_o / (parts * rows_o)).clip(1)
     fits_o = (length_o >= sample.lengths_u.max(initial=1)) & (chunks_o <= slots_o)
     fits_o &= np.array([kind == sample.kind for kind, _ in options])
     cost_o = [shape.cost(chunks) for (_, shape), chunks in zip(options, chunks_o.tolist(), strict=True)]
