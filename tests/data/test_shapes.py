@@ -142,6 +142,16 @@ def test_a_batch_gets_the_program_that_takes_least(mean):
         assert placement.shape.cost(placement.chunks) == min(cost.values())
 
 
+def test_texts_that_leave_large_gaps_do_not_spoil_the_choice_for_others():
+    """Texts of 700 tokens need a row of 1,024 each, for which no shape is among the options."""
+    rules, samples = RowRules(1024), [x for x in mixture(60, 0) if x.kind == "retrieval"]
+    gaps = Sample("retrieval", 1.0, np.full(1000, 700))
+    options = [("retrieval", x) for x in program_options([*samples, gaps], rules, 64, TEXTS["retrieval"])]
+    assert not np.isfinite(program_costs(gaps, options, rules, 64)).any()
+    chosen = choose_programs([*samples, gaps], rules, 64, TEXTS, 12)["retrieval"]
+    assert len(chosen) == 12 and RowRules(1024, programs={"retrieval": chosen}).place(gaps.lengths_u, 64).rows >= 1000
+
+
 @pytest.mark.parametrize("chunk_rows", [0, 4])
 def test_a_batch_larger_than_all_samples_still_has_a_place(chunk_rows):
     rules = RowRules(1024, chunk_rows)
