@@ -79,9 +79,7 @@ def most_useful(steps: list[Sample], chips: int, chunk_rows: int, limit: int, to
         slope_i = 1 - ((saved_io[:, sizes] < 0) & (kind_i[:, None] == kinds)).sum(axis=1)
         if bound > best:
             best, best_price_i, idle = bound, price_i, 0
-        elif idle := (idle + 1) % 20:
-            pass
-        else:
+        elif (idle := idle + 1) % 20 == 0:
             price_i, pace = best_price_i, pace / 2
             continue
         price_i = price_i + pace * (tokens - bound) / max(np.square(slope_i).sum(), 1) * slope_i
@@ -93,7 +91,7 @@ def mixture_table() -> list[str]:
     samples = [mixture.batch(i) for i in range(DATA_SETS)]
     steps = [mixture.batch(i) for i in mixture.rng.choice(DATA_SETS, STEPS, p=mixture.shares)]
     useful = sum(step.lengths_u.sum() for step in steps)
-    lines = ["| chips | rows of a chunk | programs allowed | used | useful | at most |", "|---:|---:|---:|---:|---:|---:|"]
+    lines = ["| chips | rows of a chunk | programs allowed | used | useful | at most |", f"|{'---:|' * 6}"]
     for chips, chunk_rows in ((1, 36), (16, 36), (64, 8), (256, 2), (16, 0), (256, 0)):
         for limit in (CHUNKED_PROGRAMS, 3 * CHUNKED_PROGRAMS, 0) if chunk_rows else (PROGRAMS, 0):
             rules = RowRules(LONGEST, chunk_rows)
@@ -102,10 +100,10 @@ def mixture_table() -> list[str]:
             placed = [rules.place(step.lengths_u, chips, step.kind) for step in steps]
             tokens = sum(placement.tokens for placement in placed)
             used = len({(step.kind, placement.shape) for step, placement in zip(steps, placed, strict=True)})
-            bound = f"{most_useful(steps, chips, chunk_rows, limit, tokens / chips):.1%}" if chunk_rows and limit else ""
-            lines.append(
-                f"| {chips} | {chunk_rows or 'all'} | {limit or 'any'} | {used} | {useful / tokens:.1%} | {bound} |"
-            )
+            cells = [f"{chips}", f"{chunk_rows or 'all'}", f"{limit or 'any'}", f"{used}", f"{useful / tokens:.1%}", ""]
+            if chunk_rows and limit:
+                cells[-1] = f"{most_useful(steps, chips, chunk_rows, limit, tokens / chips):.1%}"
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

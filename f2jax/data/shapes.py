@@ -102,10 +102,10 @@ class RowRules:
         """
         packed: dict[int, tuple] = {}  # by row length
         best: tuple[float, RowShape, int] = math.inf, RowShape(0, 0), 0  # cost, shape, chunks
-        for shapes in self._candidates(lengths_u, parts, kind):
-            least_o = least_rows(lengths_u, np.array([shape.length for shape in shapes]))
-            least = [shape.cost(shape.chunks(rows, parts)) for shape, rows in zip(shapes, least_o.tolist(), strict=True)]
-            for bound, shape in sorted(zip(least, shapes, strict=True)):
+        for shapes in filter(None, self._candidates(lengths_u, parts, kind)):
+            rows_o = least_rows(lengths_u, np.array([shape.length for shape in shapes])).tolist()
+            bounds = [shape.cost(shape.chunks(rows, parts)) for shape, rows in zip(shapes, rows_o, strict=True)]
+            for bound, shape in sorted(zip(bounds, shapes, strict=True)):
                 if bound >= best[0]:
                     break
                 if shape.length not in packed:
@@ -115,6 +115,7 @@ class RowRules:
                     best = min(best, (shape.cost(chunks), shape, chunks))
             if best[2]:
                 break
+        assert best[2], "there is a shape for any lengths up to row_length"
         _, shape, chunks = best
         if kind not in self.programs:
             shape = replace(shape, slots=1 << (shape.slots - 1).bit_length())

@@ -178,6 +178,11 @@ def test_a_kind_without_programs_has_the_shape_that_suits_each_batch():
     assert rules.place(np.full(64, 100), 1, "clustering").tokens < 1.1 * 6400
 
 
+def test_a_text_longer_than_the_rows_of_all_programs_has_rows_that_hold_it():
+    rules = RowRules(1024, programs={"retrieval": [RowShape(256, 64)]})
+    assert rules.place(np.array([100, 257]), 1, "retrieval").shape == RowShape(1024, 1)
+
+
 @given(st.integers(1, 10**6), st.integers(1, 64), st.integers(1, 64))
 def test_the_ladder_rounds_up_by_little(rows, steps, multiple):
     chosen = round_up(rows, steps, multiple)
