@@ -10,7 +10,7 @@ import traceback
 from importlib import import_module
 
 from f2jax import __version__
-from f2jax.errors import UserError, did_you_mean, exit_code, is_device_full, is_transient_io_error
+from f2jax.errors import UserError, did_you_mean, exit_code, is_device_full, is_disk_full, is_transient_io_error
 
 COMMANDS = {
     "prepare": "curate and tokenize data into a corpus for training",
@@ -63,7 +63,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError):  # such as a full disk in the middle of a run
         where = f"{error.filename}: " if error.filename else ""
         fix = "" if is_transient_io_error(error) else "fix that and "
-        return f"{where}{error.strerror or error}; {fix}run the same command again."
+        reason = error.strerror or (f"the disk is full ({error})" if is_disk_full(error) else error)
+        return f"{where}{reason}; {fix}run the same command again."
     if is_device_full(error):
         reason = str(error).splitlines()[0].partition(": ")[2].rstrip(".")[:200]
         return (

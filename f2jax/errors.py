@@ -26,7 +26,7 @@ TRANSIENT_WORDS = (
     "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable",
     *map(os.strerror, TRANSIENT_ERRNOS),
 )  # fmt: skip
-DISK_FULL_WORDS = "No space left", "Disk quota exceeded"
+DISK_FULL_WORDS = "No space left", "Disk quota exceeded", " requested and "  # the last by numpy, of bytes not written
 
 
 class UserError(Exception):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import fsspec
 
-from f2jax.errors import Restart, UserError, is_transient, short_reason
+from f2jax.errors import Restart, UserError, is_disk_full, is_transient, short_reason
 
 BUILT_IN_MODELS = Path(__file__).parent / "models"  # the models that come with f2jax, each in its folder
 HUB_PATTERNS = ["*.json", "*.json.gz", "*.safetensors", "*.model", "*/config.json"]  # no pickle, no code
@@ -190,7 +190,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     If the block fails or the process is killed, `path` stays as it was.
 
     Raises:
-        UserError: `path` cannot be written.
+        UserError: `path` cannot be written, or the disk became full in the block.
     """
     if is_remote(path):
         store, name = filesystem(path)
@@ -207,9 +207,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield part
             with clear_errors(path, "written"):
                 part.replace(path)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 part.unlink()
+            if is_disk_full(error) and not isinstance(error, UserError):  # each library has a class of its own for it
+                raise UserError(
+                    f"{path} cannot be written: the disk is full; make room there, and run the same command again."
+                ) from error
             raise
 
 

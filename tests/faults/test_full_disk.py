@@ -4,18 +4,21 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.orbax import Checkpoints
 from f2jax.configs import common
+from f2jax.data.corpus import Shards
+from f2jax.data.teacher_vectors import Piece
 from f2jax.errors import UserError
 from tests import tiny
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 3 MB, as room for two or three checkpoints of the tiny model."""
+    """A file system of 3 MB: room for two or three checkpoints of the tiny model."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True)
@@ -63,3 +66,12 @@ def test_the_first_thing_that_went_wrong_is_the_one_that_is_said(tmp_path):
     config = common.get_config().checkpoint
     with pytest.raises(UserError, match="the first"), failing(Checkpoints(tmp_path, config)):
         raise UserError("the first")
+
+
+def test_records_that_find_the_disk_full_say_so_and_leave_nothing(small_disk):
+    """The library of the records raises RuntimeError, which would be a crash."""
+    vectors = np.random.default_rng(0).normal(size=(60_000, 32))
+    piece = Piece(str(small_disk / "vectors/train"), {}, Shards("", ()), "train", 0, len(vectors), 0)
+    with pytest.raises(UserError, match="vectors/train cannot be written: the disk is full; make room there"):
+        piece.write(vectors, "float32")
+    assert not piece.exists() and not list((small_disk / "vectors").iterdir())
