@@ -13,6 +13,7 @@ import ml_dtypes
 from f2jax.model.sizes import Qwen3Config
 
 LANGUAGES = 30  # number of languages to list
+KEPT = ("## Training", "## Limits", "## Data and licences")  # sections that stay true of a package exported again
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ class RunHistory:
     license: str | None = None  # an identifier on the Hugging Face hub
     formats: tuple[str, ...] = ()  # of f2jax export
     background: "Background | None" = None
+    earlier: "EarlierCard | None" = None  # of the package that is exported again
+
+
+@dataclass(frozen=True)
+class EarlierCard:
+    """What stays true of a package that is exported again: its origin, but not its scores."""
+
+    summary: str
+    languages: str  # line of the metadata for the hub; may be empty
+    sections: dict[str, str]  # {title: text}
+    meta: dict[str, Any] = field(default_factory=dict)  # fields of its model_meta.json
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,8 @@ def render_model_card(
     library = "f2jax" if as_int8 else "sentence-transformers"
     head = [f"library_name: {library}", "pipeline_tag: sentence-similarity"]
     head += [f"license: {about.license}"] if about.license else []
-    head += [f"language: {json.dumps(codes)}"] if codes else []
+    earlier = about.earlier or EarlierCard("A text-embedding model trained with f2jax.", "", {})
+    head += [f"language: {json.dumps(codes)}"] if codes else [earlier.languages] if earlier.languages else []
     head += [f"tags: [{'' if as_int8 else 'sentence-transformers, '}feature-extraction, f2jax]"]
     facts = [
         ("parameters", f"{architecture.parameters:,}"),
@@ -80,7 +93,7 @@ def render_model_card(
     named = "\n".join(f"- `{name}`: `{json.dumps(text, ensure_ascii=False)}`" for name, text in prompts.items())
     parts = [
         "---\n" + "\n".join(head) + "\n---",
-        about.background.summary if about.background else "A text-embedding model trained with f2jax.",
+        about.background.summary if about.background else earlier.summary,
         _table(("", ""), facts),
         "## Prompts\n\n" + (named or "none: texts are embedded as they are."),
         "## Use\n\n" + (INT8_USE if as_int8 else _use(about.formats)),
@@ -94,7 +107,26 @@ def render_model_card(
         parts.append(f"Languages of the rows, the most frequent first: {', '.join(languages[:LANGUAGES])}{rest}.")
     if about.background:
         parts += _background(about.background)
+    new = {part.partition("\n")[0] for part in parts}
+    parts += [f"{title}\n\n{text}" for title, text in earlier.sections.items() if title not in new]
     return "\n\n".join(parts) + "\n"
+
+
+def parse_model_card(text: str) -> tuple[EarlierCard | None, str | None]:
+    """Returns what stays true of a card that `render_model_card` made, or None for another, and the licence it names.
+
+    >>> parse_model_card(render_model_card(…, RunHistory(license="mit")))[1]
+    'mit'
+    """
+    _, _, rest = text.partition("---\n")
+    head, _, body = rest.partition("\n---\n")
+    lines = {line.partition(":")[0]: line for line in head.splitlines()}
+    license = lines.get("license", "").partition(": ")[2] or None
+    if not re.search(r"\bf2jax\b", lines.get("tags", "")):
+        return None, license
+    summary, *sections = re.split(r"^(?=## )", body.strip(), flags=re.M)
+    kept = {title: text.strip() for title, _, text in (part.partition("\n") for part in sections) if title in KEPT}
+    return EarlierCard(summary.partition("\n\n")[0], lines.get("language", ""), kept), license
 
 
 def model_meta(
@@ -107,12 +139,14 @@ def model_meta(
     """
     names = [entry["name"] for stage in about.stages for entry in stage.datasets]
     codes = [code.replace("_", "-") for code in _languages(about.stages) if code != "und"]
+    earlier = about.earlier.meta if about.earlier else {}
+    languages = [code for code in codes if re.fullmatch("[a-z]{3}(-[A-Z][a-z]{3})?", code)]  # ISO 639-3
     return {
         "loader": None,
         "name": None,
         "revision": None,
         "release_date": None,
-        "languages": [code for code in codes if re.fullmatch("[a-z]{3}(-[A-Z][a-z]{3})?", code)] or None,  # ISO 639-3
+        "languages": languages or earlier.get("languages"),
         "n_parameters": architecture.parameters,
         "n_embedding_parameters": architecture.table_parameters,
         "memory_usage_mb": round(architecture.parameters * ml_dtypes.finfo(dtype).bits / 8 / 2**20),
@@ -125,7 +159,7 @@ def model_meta(
         "framework": ["JAX", "Sentence Transformers", "safetensors"],
         "similarity_fn_name": similarity,
         "use_instructions": True,
-        "training_datasets": sorted(set(names)) or None,
+        "training_datasets": sorted(set(names)) or earlier.get("training_datasets"),
     }
 
 

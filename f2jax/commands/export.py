@@ -42,7 +42,14 @@ def main(argv: list[str]) -> None:
     from f2jax.checkpoints.workdir import find_model
     from f2jax.inference.embedder import Embedder
     from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
-    from f2jax.release.export import export_package, read_background, read_scores, read_stages, rounded
+    from f2jax.release.export import (
+        export_package,
+        read_background,
+        read_earlier_card,
+        read_scores,
+        read_stages,
+        rounded,
+    )
 
     model = find_model(given.model, reading.revision)
     package.check_output(options.output, [model.path])
@@ -58,7 +65,14 @@ def main(argv: list[str]) -> None:
     scored = rounded(embedder) if as_int8 else embedder
     scores = read_scores(options.scores, scored.fingerprint) if options.scores else {}
     background = read_background(options.about) if options.about else None
-    about = model_card.RunHistory(read_stages(model.path, model.step), scores, options.license, background=background)
+    earlier, license = read_earlier_card(model.path)
+    about = model_card.RunHistory(
+        read_stages(model.path, model.step),
+        scores,
+        options.license or license,
+        background=background,
+        earlier=earlier,
+    )
     with output_folder(options.output, PACKAGE, PACKAGE_FILES):
         export_package(embedder, options.output, options.format, about, as_int8)
     dtype = options.weights or given.dtype

@@ -1,6 +1,7 @@
 """The model card says what a run did: read from its config, the data card of its corpus, and its scores."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, mod
 from f2jax.configs import stage2
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.release.export import read_background, read_scores, read_stages
+from f2jax.release.export import read_background, read_earlier_card, read_scores, read_stages
 from tests import tiny, tiny_model
 
 DATASETS = [
@@ -143,6 +144,44 @@ def test_what_no_config_says_comes_from_a_file(tmp_path):
     assert "---\n\nA small model.\n\n| " in text and "trained with f2jax" not in text
     assert "## Limits\n\n- Short.\n\n## Data and licences\n\nTeacher: big (MIT).\n\n" in text
     assert text.index("| a | CC BY 4.0 |") < text.index("| b | CC0 |")
+
+
+def test_a_package_that_is_exported_again_keeps_its_origin_and_licence_but_not_its_scores(stages, tmp_path):
+    (tmp_path / "about.json").write_text(json.dumps(BACKGROUND))
+    scores = {"cldr-names": {"320": 0.5}}
+    first = RunHistory(stages, scores, "mit", background=read_background(tmp_path / "about.json"))
+    (tmp_path / "README.md").write_text(text_of(first))
+    meta = model_meta(size("80m"), "float32", 1_024, "cosine", RunHistory(stages))
+    (tmp_path / "model_meta.json").write_text(json.dumps(meta))
+
+    earlier, license = read_earlier_card(str(tmp_path))
+    again = RunHistory(license=license, formats=("gguf",), earlier=earlier)
+    text = text_of(again)
+    assert "## Scores" not in text and "gguf/model.gguf" in text
+    without_scores = text_of(RunHistory(stages, {}, "mit", ("gguf",), first.background))
+    assert sorted(text.split("\n")) == sorted(without_scores.split("\n")), "in another order"
+    assert model_meta(size("80m"), "float32", 1_024, "cosine", again) == meta | {"license": "mit"}
+
+    other = text_of(
+        RunHistory((), scores, "cc0-1.0", background=replace(first.background, limits=("Long.",)), earlier=earlier)
+    )
+    assert "license: cc0-1.0" in other and "50.0%" in other and "- Long." in other and "- Short." not in other
+    assert other.count("## Limits") == 1 and other.count("### Stage ") == 2
+
+
+def test_of_the_card_of_another_tool_only_the_licence_is_taken(tmp_path):
+    assert read_earlier_card(str(tmp_path)) == (None, None)
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n\nBest.\n\n## Training\n\nOurs.\n")
+    assert read_earlier_card(str(tmp_path)) == (None, "apache-2.0")
+    (tmp_path / "README.md").write_bytes(b"no metadata \xff")
+    assert read_earlier_card(str(tmp_path)) == (None, None)
+
+
+def test_mini_in_another_form_keeps_the_licences_of_its_data():
+    earlier, license = read_earlier_card(str(tiny.ROOT / "f2jax/models/mini"))
+    text = text_of(RunHistory(license=license, earlier=earlier))
+    assert "license: cc-by-sa-4.0\n" in text and "| afriqa | CC BY 4.0 |" in text and "multilingual-e5-small" in text
+    assert "refuse this one" not in text and "## Scores" not in text
 
 
 def test_the_card_of_mini_has_a_licence_for_each_set_of_its_data(shared_data):
