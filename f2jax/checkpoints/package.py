@@ -6,7 +6,7 @@ It avoids known faults of released embedding models (recipe 5): it states the co
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -118,6 +118,21 @@ def check_output(folder: str | Path, models: Iterable[str]) -> None:
 
     if absolute(folder) in map(absolute, models):
         raise UserError(f"{folder} holds a model that goes into the package; choose another folder.")
+
+
+def read_earlier_card(path: str | Path) -> model_card.RunHistory:
+    """Returns what stays true of a package that is exported again: the licence, and the origin if f2jax wrote its card.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    name, meta = files.join(path, "README.md"), files.join(path, META)
+    if not path or not files.exists(name):
+        return model_card.NOTHING
+    card, license = model_card.parse_model_card(files.read_bytes(name).decode("utf-8", "replace"))
+    if card and files.exists(meta):
+        card = replace(card, meta=files.read_json_object(meta))
+    return model_card.RunHistory(license=license, earlier=card)
 
 
 def write_package(

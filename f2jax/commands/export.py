@@ -1,6 +1,6 @@
 """`f2jax export`: write a model as a folder that other tools load."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from f2jax.commands.options import Arguments
@@ -38,14 +38,13 @@ def main(argv: list[str]) -> None:
     options = arguments.read(ExportOptions)
 
     from f2jax import files
-    from f2jax.checkpoints import model_card, package
+    from f2jax.checkpoints import package
     from f2jax.checkpoints.workdir import find_model
     from f2jax.inference.embedder import Embedder
     from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
     from f2jax.release.export import (
         export_package,
         read_background,
-        read_earlier_card,
         read_scores,
         read_stages,
         rounded,
@@ -65,14 +64,9 @@ def main(argv: list[str]) -> None:
     scored = rounded(embedder) if as_int8 else embedder
     scores = read_scores(options.scores, scored.fingerprint) if options.scores else {}
     background = read_background(options.about) if options.about else None
-    earlier, license = read_earlier_card(model.path)
-    about = model_card.RunHistory(
-        read_stages(model.path, model.step),
-        scores,
-        options.license or license,
-        background=background,
-        earlier=earlier,
-    )
+    earlier = package.read_earlier_card(model.path)
+    stages, license = read_stages(model.path, model.step), options.license or earlier.license
+    about = replace(earlier, stages=stages, scores=scores, license=license, background=background)
     with output_folder(options.output, PACKAGE, PACKAGE_FILES):
         export_package(embedder, options.output, options.format, about, as_int8)
     dtype = options.weights or given.dtype

@@ -1,9 +1,12 @@
-"""Checks of the arguments of `Embedder`, and conversion of its results to PyTorch tensors."""
+"""Checks and conversions of the arguments of `Embedder`, and conversion of its results to PyTorch tensors."""
 
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import numpy as np
+
 from f2jax.errors import UserError, did_you_mean
+from f2jax.inference.vectors import scale_to_unit
 from f2jax.model.sizes import Qwen3Config
 
 
@@ -44,6 +47,23 @@ def named_prompt(prompts: Mapping[str, str], name: str) -> str:
     if not isinstance(name, str) or name not in known:
         raise UserError(f"The model has no prompt named '{name}'{did_you_mean(str(name), known)}")
     return known[name]
+
+
+def to_comparable(a, b, similarity: str) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Returns both arrays of embeddings, float32 [i, dim], and the order of the norm if the similarity is a distance.
+
+    They are normalized for the cosine.
+
+    Raises:
+        UserError: the embeddings are quantized.
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    if quantized := {"int8", "uint8"} & {str(a.dtype), str(b.dtype)}:
+        raise UserError(f"Embeddings in {quantized.pop()} have no similarity; compare them in float32.")
+    a, b = (np.atleast_2d(x.astype(np.float32)) for x in (a, b))
+    if similarity == "cosine":
+        a, b = scale_to_unit(a), scale_to_unit(b)
+    return a, b, {"euclidean": 2, "manhattan": 1}.get(similarity)
 
 
 def to_tensors(found: Any, stacked: bool) -> Any:

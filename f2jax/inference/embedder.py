@@ -23,7 +23,7 @@ from f2jax.checkpoints.workdir import check_dtype, tokenizer_folder
 from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference import multihost
-from f2jax.inference.arguments import check_dims, check_length, check_texts, named_prompt, to_tensors
+from f2jax.inference.arguments import check_dims, check_length, check_texts, named_prompt, to_comparable, to_tensors
 from f2jax.inference.encode import NotFiniteError, check_batch_size, encode_all_tokens, encode_texts, make_embed
 from f2jax.inference.fingerprint import weights_hash
 from f2jax.inference.quantize import check_precision, quantize
@@ -268,7 +268,6 @@ class Embedder:
             raise UserError("Tensors need PyTorch; install torch, or leave out convert_to_tensor and convert_to_numpy.")
         prompt = self.choose_prompt(prompt, prompt_name)
         items = check_texts(given[0])
-
         prompted = [prompt + text for text in items]
         show = len(items) >= 1_000 if show_progress_bar is None else show_progress_bar
         progress = tqdm(total=len(items), unit="text", unit_scale=True, disable=not show, dynamic_ncols=True)
@@ -390,7 +389,7 @@ class Embedder:
         Raises:
             UserError: the embeddings are quantized.
         """
-        a, b, order = self._comparable(a, b)
+        a, b, order = to_comparable(a, b, self.settings.similarity)
         if order:
             return -np.stack([np.linalg.norm(row - b, order, axis=1) for row in a])
         return a @ b.T
@@ -401,22 +400,12 @@ class Embedder:
         Raises:
             UserError: the shapes differ, or the embeddings are quantized.
         """
-        a, b, order = self._comparable(a, b)
+        a, b, order = to_comparable(a, b, self.settings.similarity)
         if a.shape != b.shape:
             raise UserError(
                 f"Pairwise similarity needs two arrays of the same shape, not {list(a.shape)} and {list(b.shape)}."
             )
         return -np.linalg.norm(a - b, order, axis=1) if order else np.einsum("ie,ie->i", a, b)
-
-    def _comparable(self, a, b) -> tuple[np.ndarray, np.ndarray, int | None]:
-        """Returns both arrays, normalized for the cosine, and the order of the norm if the function is a distance."""
-        a, b = np.asarray(a), np.asarray(b)
-        if quantized := {"int8", "uint8"} & {str(a.dtype), str(b.dtype)}:
-            raise UserError(f"Embeddings in {quantized.pop()} have no similarity; compare them in float32.")
-        a, b = (np.atleast_2d(x.astype(np.float32)) for x in (a, b))
-        if self.settings.similarity == "cosine":
-            a, b = scale_to_unit(a), scale_to_unit(b)
-        return a, b, {"euclidean": 2, "manhattan": 1}.get(self.settings.similarity)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder that sentence-transformers, transformers and this class can load.
@@ -426,7 +415,8 @@ class Embedder:
                 from, because an interrupted write would destroy the model.
         """
         package.check_output(folder, [self.origin] if self.origin else [])
-        package.write_package(folder, self.architecture, self.params, self.tokenizer, self.settings)
+        about = package.read_earlier_card(self.origin)
+        package.write_package(folder, self.architecture, self.params, self.tokenizer, self.settings, about)
 
     def push_to_hub(
         self,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from f2jax import files
 from f2jax.checkpoints import hf, package, workdir
-from f2jax.checkpoints.model_card import NOTHING, Background, EarlierCard, RunHistory, TrainingStage, parse_model_card
+from f2jax.checkpoints.model_card import NOTHING, Background, RunHistory, TrainingStage
 from f2jax.data.corpus import CARD
 from f2jax.errors import UserError, did_you_mean, require_extra
 from f2jax.inference.embedder import Embedder
@@ -89,21 +89,6 @@ def read_background(path: str | Path) -> Background:
     if unknown := sorted(content.keys() - fields.keys()):
         raise UserError(f"{path} has the field {', '.join(unknown)}; a model card has {', '.join(fields)}.")
     return Background(**content | {"limits": tuple(content["limits"])})
-
-
-def read_earlier_card(path: str) -> tuple[EarlierCard | None, str | None]:
-    """Returns what stays true of the model card in a folder, if f2jax wrote it, and the licence that it names.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
-    name, meta = files.join(path, "README.md"), files.join(path, package.META)
-    if not files.exists(name):
-        return None, None
-    card, license = parse_model_card(files.read_bytes(name).decode("utf-8", "replace"))
-    if card and files.exists(meta):
-        card = replace(card, meta=files.read_json_object(meta))
-    return card, license
 
 
 def read_stages(path: str, step: int | str | None = None) -> tuple[TrainingStage, ...]:

@@ -8,10 +8,11 @@ import pytest
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, model_meta, render_model_card
+from f2jax.checkpoints.package import read_earlier_card
 from f2jax.configs import stage2
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
-from f2jax.release.export import read_background, read_earlier_card, read_scores, read_stages
+from f2jax.release.export import read_background, read_scores, read_stages
 from tests import tiny, tiny_model
 
 DATASETS = [
@@ -154,8 +155,8 @@ def test_a_package_that_is_exported_again_keeps_its_origin_and_licence_but_not_i
     meta = model_meta(size("80m"), "float32", 1_024, "cosine", RunHistory(stages))
     (tmp_path / "model_meta.json").write_text(json.dumps(meta))
 
-    earlier, license = read_earlier_card(str(tmp_path))
-    again = RunHistory(license=license, formats=("gguf",), earlier=earlier)
+    earlier = read_earlier_card(tmp_path)
+    again = replace(earlier, formats=("gguf",))
     text = text_of(again)
     assert "## Scores" not in text and "gguf/model.gguf" in text
     without_scores = text_of(RunHistory(stages, {}, "mit", ("gguf",), first.background))
@@ -163,23 +164,24 @@ def test_a_package_that_is_exported_again_keeps_its_origin_and_licence_but_not_i
     assert model_meta(size("80m"), "float32", 1_024, "cosine", again) == meta | {"license": "mit"}
 
     other = text_of(
-        RunHistory((), scores, "cc0-1.0", background=replace(first.background, limits=("Long.",)), earlier=earlier)
+        RunHistory(
+            (), scores, "cc0-1.0", background=replace(first.background, limits=("Long.",)), earlier=earlier.earlier
+        )
     )
     assert "license: cc0-1.0" in other and "50.0%" in other and "- Long." in other and "- Short." not in other
     assert other.count("## Limits") == 1 and other.count("### Stage ") == 2
 
 
 def test_of_the_card_of_another_tool_only_the_licence_is_taken(tmp_path):
-    assert read_earlier_card(str(tmp_path)) == (None, None)
+    assert read_earlier_card(tmp_path) == NOTHING
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n\nBest.\n\n## Training\n\nOurs.\n")
-    assert read_earlier_card(str(tmp_path)) == (None, "apache-2.0")
+    assert read_earlier_card(tmp_path) == RunHistory(license="apache-2.0")
     (tmp_path / "README.md").write_bytes(b"no metadata \xff")
-    assert read_earlier_card(str(tmp_path)) == (None, None)
+    assert read_earlier_card(tmp_path) == NOTHING
 
 
 def test_mini_in_another_form_keeps_the_licences_of_its_data():
-    earlier, license = read_earlier_card(str(tiny.ROOT / "f2jax/models/mini"))
-    text = text_of(RunHistory(license=license, earlier=earlier))
+    text = text_of(read_earlier_card(tiny.ROOT / "f2jax/models/mini"))
     assert "license: cc-by-sa-4.0\n" in text and "| afriqa | CC BY 4.0 |" in text and "multilingual-e5-small" in text
     assert "refuse this one" not in text and "## Scores" not in text
 

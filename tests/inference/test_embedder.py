@@ -184,6 +184,15 @@ def test_bytes_are_not_compared_as_if_they_were_dimensions(embedder, precision):
                 compare(a, b)
 
 
+def test_a_model_that_is_saved_again_keeps_its_licence(embedder, tmp_path):
+    embedder.save_pretrained(tmp_path / "first")
+    card = tmp_path / "first/README.md"
+    card.write_text(card.read_text().replace("---\n", "---\nlicense: cc-by-4.0\n", 1) + "\n## Limits\n\n- Short.\n")
+    Embedder.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    text = (tmp_path / "second/README.md").read_text()
+    assert "| licence | cc-by-4.0 |" in text and text.endswith("## Limits\n\n- Short.\n")
+
+
 def test_every_model_knows_the_names_query_and_document_as_in_sentence_transformers(embedder):
     plain = embedder.with_weights(embedder.params)
     plain.settings = replace(embedder.settings, prompts={"title": "Title: "}, default_prompt_name="title")
