@@ -42,13 +42,7 @@ def main(argv: list[str]) -> None:
     from f2jax.checkpoints.workdir import find_model
     from f2jax.inference.embedder import Embedder
     from f2jax.outputs import PACKAGE, PACKAGE_FILES, output_folder
-    from f2jax.release.export import (
-        export_package,
-        read_background,
-        read_scores,
-        read_stages,
-        rounded,
-    )
+    from f2jax.release.export import export_package, read_background, read_scores, read_stages, rounded
 
     model = find_model(given.model, reading.revision)
     package.check_output(options.output, [model.path])
