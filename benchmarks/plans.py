@@ -71,7 +71,7 @@ def fill(
         layouts: file of earlier plans whose layouts are used; None: layouts are searched for.
         changes: fields of a config; the cases in the file are compiled with these, and replaced if that is faster.
     """
-    from f2jax.plan.run import plan_slice
+    from f2jax.plan.run import plan_slice, planned_steps
     from f2jax.plan.search import search_layouts, with_layout
 
     done, earlier = read(path), read(layouts) if layouts else {}
@@ -81,7 +81,7 @@ def fill(
             continue
         config = load_config(size, stage)
         if stage == "1" and done.get(twin, {}).get("fits"):
-            steps = config.epochs * -(-27_000_000 // config.data.batch_size)
+            steps = planned_steps(config)
             days = done[twin]["seconds"]["step"] * steps / 86_400
             done[key] = done[twin] | {"steps": steps, "days": days, "chip_hours": days * 24 * done[twin]["chips"]}
         elif changes or layouts:

@@ -2,7 +2,7 @@
 
 f2jax prepare --input cldr:translation --output runs/names --train-vocab 4096 --no-instructions --max-length 48 \\
     --validation-share 0.03
-launch/sweep.sh --local --yes --config configs/scaling.py --workdir runs/scaling --grid :width=16,24,32,48 \\
+launch/sweep.sh --local --yes --config configs/scaling.py --workdir runs/scaling --grid :width=24,48,96,192 \\
     --grid steps=150,300,600 --grid seed=0,1 -- --config.data.sources="('corpus:runs/names',)"
 f2jax compare runs/scaling --output scaling --leave-out 1
 """

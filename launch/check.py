@@ -19,6 +19,7 @@ import itertools
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
         for source in [source for _, *sources in args.prepare for source in sources]:
             check_source(source, notes)
         check_room_for_corpora(args.prepare, notes)
-        plans: dict[str, str] = {}
+        plans: dict[str, Any] = {}
         for is_run, words in itertools.groupby(runs, lambda word: word != "++"):
             if is_run:
                 given, rest = of_run.parse_known_args(list(words))
@@ -113,11 +114,11 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
     return max(kept * one - lying, 0) + one  # one more while it is written
 
 
-def plan_run(spec: str, overrides: list[str], args, plans: dict[str, str]) -> None:
+def plan_run(spec: str, overrides: list[str], args, plans: dict[str, Any]) -> None:
     """Compiles the step of a run for the slice, unless one like it was, and says what it takes.
 
     Args:
-        plans: what was said so far, by all that decides on a step.
+        plans: those so far, by all that decides on a step; runs that differ in what starts them are said once.
 
     Raises:
         UserError: it does not fit, or cannot be planned.
@@ -126,26 +127,30 @@ def plan_run(spec: str, overrides: list[str], args, plans: dict[str, str]) -> No
     from f2jax.errors import UserError
     from f2jax.parallel.chips import canonical_topology
     from f2jax.plan.report import cost
-    from f2jax.plan.run import plan_slice
+    from f2jax.plan.run import plan_slice, planned_steps
 
     if args.slices > 1:
         raise UserError("--plan compiles for one slice; leave it out with SLICES above 1.")
     loaded = config.load(spec, overrides)
     if loaded.teacher.path in args.given:  # not there yet: FOLDER/SIZE-STAGE
         loaded.teacher.path = Path(loaded.teacher.path).name.rpartition("-")[0]
+    steps = planned_steps(loaded)
     alike = loaded.copy_and_resolve_references()
     alike.seed, alike.init_from, alike.data.sources = 0, "", ()
-    key = repr((alike.to_dict(), args.plan))
-    if key in plans:
+    alike.steps, alike.epochs, alike.data.use_instructions = 0, 0, False  # say how many steps, not what one is
+    key = repr(alike.to_dict())
+    if (key, steps) in plans:
         return
-    plan = plan_slice(loaded, canonical_topology(args.plan))
-    if not plan.fits:
-        raise UserError(f"{spec} does not fit {plan.topology}; {plan.advice}.")
-    plans[key] = (
+    if key not in plans:
+        plans[key] = plan_slice(loaded, canonical_topology(args.plan))
+    if not plans[key].fits:
+        raise UserError(f"{spec} does not fit {plans[key].topology}; {plans[key].advice}.")
+    plans[key, steps] = plan = plans[key].for_steps(steps)
+    print(
         f"{spec} on {plan.topology}: {plan.needed / GIB:,.1f} of {plan.hbm / GIB:,.1f} GiB, {plan.days:,.2f} days at "
-        f"most, {plan.chip_hours:,.0f} chip-hours, {cost(plan, args.price) or 'at a price that is not known'}"
+        f"most, {plan.chip_hours:,.0f} chip-hours, {cost(plan, args.price) or 'at a price that is not known'}",
+        file=sys.stderr,
     )
-    print(plans[key], file=sys.stderr)
 
 
 def check_mesh(mesh, architecture, args) -> None:

@@ -78,6 +78,17 @@ class SlicePlan:
         """Whether it fits, but leaves so little memory that it may not run."""
         return self.fits and self.needed > TIGHT * self.hbm
 
+    def for_steps(self, steps: int) -> "SlicePlan":
+        """Returns the plan of a training that fits and takes the same step another number of times."""
+        days = self.seconds["step"] * steps / 86_400
+        return dataclasses.replace(self, steps=steps, days=days, chip_hours=days * 24 * self.chips)
+
+
+def planned_steps(config, rows: float | None = None) -> int:
+    """Returns the steps of a training: `config.steps`, or those of its epochs over `rows` or the rows of the recipe."""
+    rows = rows or STAGE_ROWS[2 if config.data.use_instructions else 1]
+    return config.steps or config.epochs * math.ceil(rows / config.data.batch_size)
+
 
 def plan_slice(
     config, topology: str, tokens_per_text: int | None = None, rows: float | None = None, lengths: str | None = None
@@ -105,8 +116,7 @@ def plan_slice(
     check_kernel_fits(config.model.kernel, architecture.head_dim, "tpu")
     mesh = make_mesh(**config.mesh, devices=devices)
     planned = planned_rows(config, mesh, tokens_per_text, lengths)
-    stage_rows = rows or STAGE_ROWS[2 if config.data.use_instructions else 1]
-    steps = config.steps or config.epochs * math.ceil(stage_rows / config.data.batch_size)
+    steps = planned_steps(config, rows)
     batch = abstract_batch(config, mesh, "retrieval", config.data.negatives.retrieval, planned.shape)
     teacher = abstract_teacher(config, mesh)
     teacher_width = teacher.model.config.width if teacher else cached_width(config)

@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import sys
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -103,19 +104,22 @@ def test_runs_are_planned_once_for_all_that_are_alike(tmp_path, capsys, monkeypa
 
     def plan_slice(config, topology):
         planned.append((config.model.size, config.teacher.path, topology))
-        fits = config.model.size != "nano"
-        numbers = {"needed": 2**30, "hbm": 2**31, "days": 2.0, "chip_hours": 100.0, "advice": "take more chips"}
-        return SimpleNamespace(topology=topology, fits=fits, **numbers)
+        numbers = {"needed": 2**30, "hbm": 2**31, "seconds": {"step": 1728.0}, "chips": 8, "advice": "take more chips"}
+        numbers |= {"topology": topology, "fits": config.model.size != "nano"}
+        return run.SlicePlan(**dict.fromkeys(field.name for field in fields(run.SlicePlan)) | numbers)
 
     monkeypatch.setattr(run, "plan_slice", plan_slice)
     others = ["--config.seed=3", "--config.teacher.path=out/4b-2"]
-    runs = [*TINY, "--config.seed=2", "++", *TINY, "++", *TINY, *others]
+    tiny_run = [*TINY, "--config.steps=100"]  # of 1,728 seconds, which are two days
+    longer = [*TINY, "--config.steps=150", "--config.data.use_instructions=False"]
+    runs = [*tiny_run, "--config.seed=2", "++", *tiny_run, "++", *tiny_run, *others, "++", *longer]
     check.main(["--plan", "v5p-16", "--given", "out/4b-2", "--", *runs])
     assert planned == [("tiny", "", "v5p:2x2x2"), ("tiny", "4b", "v5p:2x2x2")]
     printed = capsys.readouterr().err
-    assert printed.count("1.0 of 2.0 GiB, 2.00 days at most, 100 chip-hours, $420 at $4.20\n") == 2
-    check.main(["--plan", "v5p-16", "--price", "1.5", "--", *TINY])
-    assert "$150 at $1.50" in capsys.readouterr().err
+    assert printed.count("1.0 of 2.0 GiB, 2.00 days at most, 384 chip-hours, $1,613 at $4.20\n") == 2
+    assert printed.count("3.00 days at most, 576 chip-hours, $2,419 at $4.20\n") == 1, "the same step, more often"
+    check.main(["--plan", "v5p-16", "--price", "1.5", "--", *tiny_run])
+    assert "$576 at $1.50" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"nano.py:stage=1 does not fit v5p:2x2x2; take more chips\."):
         check.main(["--plan", "v5p-16", "--", "--config", str(ROOT / "configs/nano.py:stage=1")])
     with pytest.raises(SystemExit, match="--plan compiles for one slice"):
