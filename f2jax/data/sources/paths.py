@@ -51,23 +51,23 @@ def find_files(
     held_out = [name for name in data if path_words(name) & unwanted]
     chosen = sorted(visible[name] for name in set(data) - set(held_out))
     if held_out:
-        names = _some(held_out)
+        names = some_of(held_out)
         if not chosen:
             raise UserError(f"{spec} holds only test or validation files ({names}); name a file to read it.")
         say_once(f"{spec}: read without its test and validation files ({names}); name a file to read it.")
     if left_out and not chosen:
-        raise UserError(f"{spec} holds only files that are left out ({_some(left_out)}); name others.")
+        raise UserError(f"{spec} holds only files that are left out ({some_of(left_out)}); name others.")
     if left_out:
-        say_once(f"{spec}: left out are {_some(left_out)}.")
+        say_once(f"{spec}: left out are {some_of(left_out)}.")
     others = sorted(name for name in set(visible) - set(data) if PurePosixPath(name).stem not in DOCUMENTATION)
     if not chosen and others:
         known = KNOWN_TABLES if endings == TABLES else KNOWN
-        raise UserError(f"{spec} holds no data file but {_some(others)}; data files end in {known}.")
+        raise UserError(f"{spec} holds no data file but {some_of(others)}; data files end in {known}.")
     if not chosen:
         files.check_bucket(spec)
         raise UserError(f"There is no data file {spec}; check the path.")
     if others:
-        say_once(f"{spec}: not read, since these are no data files: {_some(others)}.")
+        say_once(f"{spec}: not read, since these are no data files: {some_of(others)}.")
     return chosen
 
 
@@ -128,6 +128,7 @@ def files_inside(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = (
     return paths, is_folder, path[start:]
 
 
-def _some(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
+    """Returns the first few names in order, and how many more there are, for a message."""
     shown = sorted(names)[:_NAMED]
     return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

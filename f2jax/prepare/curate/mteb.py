@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from f2jax.data.skip_list import SkipList, say_once
-from f2jax.data.sources.paths import HELD_OUT, path_words
+from f2jax.data.sources.paths import HELD_OUT, path_words, some_of
 from f2jax.data.sources.tables import ENDINGS, FileRow, as_id, read_rows
 from f2jax.errors import UserError
 
 ID, JUDGED = "_id", "query-id"  # columns with the id of a query, in queries and in judgements
-NAMED = 5  # data sets to name in the message
 
 
 def test_files() -> list[str]:
@@ -27,10 +26,8 @@ def test_rows(columns: tuple[str, ...]) -> Iterator[FileRow]:
     Files that cannot be read are left out, because other programs use the cache too.
     """
     folders, bad = _cached(), SkipList()
-    names = sorted({folder.parts[-3].split("--", 2)[2] for folder in folders})
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    if names:
-        say_once(f"mteb: the tests of {', '.join(names[:NAMED])}{more}, which are in the hub's cache, are looked for.")
+    if names := {folder.parts[-3].split("--", 2)[2] for folder in folders}:
+        say_once(f"mteb: the tests of {some_of(list(names))}, which are in the hub's cache, are looked for.")
     else:
         say_once("mteb: no data set of MTEB is in the hub's cache, so none of its tests is looked for.")
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from f2jax.data.record import NEED_NEGATIVES, Record
 from f2jax.data.skip_list import SkipList
@@ -89,13 +89,11 @@ def clean(record: Record, options: CurationOptions, notes: list[str]) -> Record:
     form, limit = options.unicode_form, options.max_characters
     texts = [record.query, record.positive, *record.negatives]
     if form:
-        record = replace(
-            record,
-            language=normalize_text(record.language, form),
-            source=normalize_text(record.source, form),
-            label=record.label and normalize_text(record.label, form),
-            instruction=record.instruction and normalize_text(record.instruction, form),
-        )
+        named: dict[str, Any] = {}
+        for name in ("language", "source", "label", "instruction"):
+            if text := getattr(record, name):
+                named[name] = normalize_text(text, form)
+        record = replace(record, **named)
         normalized = [normalize_text(text, form) for text in texts]
         if normalized != texts:
             notes.append("text normalized")
