@@ -197,6 +197,16 @@ def test_the_recipe_is_one_that_docker_can_follow_and_takes_files_from_where_bea
     assert all("-f launch/beam/Dockerfile --build-arg BEAM=" in line for line in builds) and builds
 
 
+def test_the_container_is_made_of_what_the_package_is_built_from_alone():
+    """Without .dockerignore, its COPY would take the environment and runs of the checkout too."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    taken = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    read = set(re.findall(r'here / "([\w.]+)', (ROOT / "setup.py").read_text()))
+    links = {link.resolve().name for link in (ROOT / "f2jax").iterdir() if link.is_symlink()}
+    assert lines[0] == "*" and {"pyproject.toml", "setup.py", "f2jax", *read, *links} <= taken
+    assert all((ROOT / name).exists() for name in taken)
+
+
 def test_what_the_extra_for_dataflow_asks_for_is_there_in_beam():
     known = metadata("apache-beam").get_all("Provides-Extra")
     wanted = re.search(r"^gcp = .*apache-beam\[(\w+)\]", (ROOT / "setup.py").read_text(), re.M)[1]
