@@ -4,14 +4,15 @@
         [--given MODEL …] [--prepare FOLDER SOURCE …] [--plan TOPOLOGY] -- --config FILE:OPTIONS --config.NAME=VALUE …
         [++ --config …]
 
-Of each run it checks the fields, the model's shape, the schedule, and the mesh on that many devices (0: those of this
-machine) with what it divides. With --folder, where runs on this machine lie, it looks for the data and the models that
-they start from, but for those in --given, which earlier steps make, and asks for room for their checkpoints, less what
-lies in the --workdir of a run already. Each --prepare is a corpus to be made on this machine and the raw data that must
-be there for it; the disk needs room for the least that corpora take of it. With --data_dir, where workers get a copy
-of --data, a corpus has to be in there, or on gs://. With --plan each training is compiled for that slice, once for all
-that are alike: one that does not fit is refused, of others days and cost are said (--price: of a chip-hour). That takes
-minutes for each, and the TPU compiler on this machine. What cannot be checked is said.
+Of each run it checks the fields, the model's shape, the loss, the optimizer and its schedule, and the mesh on that many
+devices (0: those of this machine) with what it divides. With --folder, where runs on this machine lie, it looks for the
+data and the models that they start from, but for those in --given, which earlier steps make, and asks for room for
+their checkpoints, less what lies in the --workdir of a run already. Each --prepare is a corpus to be made on this
+machine and the raw data that must be there for it; the disk needs room for the least that corpora take of it. With
+--data_dir, where workers get a copy of --data, a corpus has to be in there, or on gs://. With --plan each training is
+compiled for that slice, once for all that are alike: one that does not fit is refused, of others days and cost are said
+(--price: of a chip-hour). That takes minutes for each, and the TPU compiler on this machine. What cannot be checked is
+said.
 """
 
 import argparse
@@ -81,19 +82,24 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
     from f2jax import config
     from f2jax.checkpoints import workdir
     from f2jax.checkpoints.orbax import averaged_steps
+    from f2jax.model.qwen3 import check_execution
     from f2jax.model.sizes import SIZES
-    from f2jax.train import optim
+    from f2jax.train.measures import check_best_metric
+    from f2jax.train.program import check_settings
 
     loaded = config.load(spec, overrides)
     config.check(loaded)
-    if loaded.steps:
-        optim.make_schedule(loaded.optim, loaded.steps)
-    else:
+    check_execution(loaded.model.kernel, loaded.model.remat)
+    if loaded.checkpoint.best_metric:
+        check_best_metric(loaded.checkpoint.best_metric, loaded)
+    if not loaded.steps:
         notes.add("steps=0: the data decide; the schedule, and room for the checkpoints at its end, are not checked.")
     known = loaded.model.size in SIZES or (args.folder and Path(loaded.model.size or "no such").is_dir())
     architecture = workdir.architecture_of(loaded.model) if known else None
     if architecture is None:
         notes.add(f"model.size={loaded.model.size} is not on this machine: its shape and checkpoints are not checked.")
+    else:
+        check_settings(loaded, architecture)
     if args.devices is not None:
         check_mesh(loaded.mesh, architecture, args)
     if args.data_dir:

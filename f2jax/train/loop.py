@@ -34,7 +34,7 @@ from f2jax.train.compiled import CompiledProgram, keep_compiled
 from f2jax.train.goodput import Goodput
 from f2jax.train.measures import Evaluate, Evaluation, Validation, best_score, check_best_metric, check_held_out
 from f2jax.train.metrics import MetricsWriter, read_totals
-from f2jax.train.program import Program
+from f2jax.train.program import Program, check_settings
 from f2jax.train.report import Report, Work, progress, run_table
 from f2jax.train.resume import Run
 from f2jax.train.step_trace import StepTrace
@@ -68,6 +68,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
     run = resume.open_run(config, workdir)
     check_kernel_fits(config.model.kernel, run.architecture.head_dim)
+    check_settings(config, run.architecture)
     keep_compiled(workdir)
     teacher_folder = open_teacher(config, run.architecture)
 

@@ -27,7 +27,7 @@ from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.chips import compiler_options
 from f2jax.parallel.sharding import ROW_SPEC, batch_spec, optimizer_shardings, param_shardings, shard_batch
 from f2jax.train import distill, optim
-from f2jax.train.losses import PAIRED, TEMPERATURES, LossConfig, kind_temperature
+from f2jax.train.losses import PAIRED, TEMPERATURES, LossConfig, kind_temperature, matryoshka_weights
 from f2jax.train.step import DeviceBatch, eval_step, train_step
 
 
@@ -159,6 +159,17 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, kind: str, negatives: int, sh
     return DeviceBatch.of({name: abstract(name, *size) for name, size in shapes.items()})
 
 
+def check_settings(config: ConfigDict, architecture: Qwen3Config) -> None:
+    """Raises UserError for settings of the loss and the optimizer that a program could not be made of.
+
+    It needs neither data nor devices; where the data decide how many steps there are, they are taken to be enough.
+    """
+    loss_config(config.loss, architecture)
+    weights = abstract_params(architecture) | extra_weights(config, architecture.width, architecture.width)
+    rules = optim.WeightRules.of(config.optim, weights)
+    optim.make_optimizer(config.optim, config.steps or 2**31, rules)
+
+
 def extra_weights(config: ConfigDict, width: int, teacher_width: int) -> dict[str, Callable[[], jax.Array]]:
     """Returns how each trained weight is made that is not the model's, by name."""
     extra: dict[str, Callable[[], jax.Array]] = {}
@@ -197,15 +208,16 @@ def loss_config(group: ConfigDict, architecture: Qwen3Config) -> LossConfig:
     """Returns the loss of a run, from the group `loss` of its config.
 
     Raises:
-        UserError: unknown name of a distillation loss, no temperature of a kind, or nested ranks of a token table that
-            is not factorized.
+        UserError: unknown name of a distillation loss or of Matryoshka weights, no temperature of a kind, or nested
+            ranks of a token table that is not factorized.
     """
     distill.check_distance(group.distill)
     if group.nested_ranks and not architecture.table_rank:
         raise UserError("loss.nested_ranks is on and the token table is not factorized; set model.table_rank.")
     width = architecture.width
     dims = matryoshka_dims(width, group.matryoshka_min) if group.matryoshka else (width,)
+    matryoshka_weights(dims, group.matryoshka_weights)  # as `kind_temperature` below, refuses what it cannot read
     config = LossConfig.of(group, dims, exit_layers(architecture.layers) if group.exits else ())
     for kind in PAIRED:
-        kind_temperature(kind, config)  # refuses what it cannot read
+        kind_temperature(kind, config)
     return config

@@ -13,7 +13,7 @@ from f2jax.parallel.chips import compiler_options
 from f2jax.parallel.mesh import make_mesh
 from f2jax.plan.run import topology_devices
 from f2jax.train.loop import train
-from f2jax.train.program import Program
+from f2jax.train.program import Program, check_settings
 from tests.tiny import ROOT
 
 
@@ -60,6 +60,31 @@ def test_a_wrong_name_in_the_config_is_refused_before_the_data_is_read(tmp_path,
     with pytest.raises(UserError, match=f"There is no {message}"):
         train(config, tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.distill=cosin", "There is no distillation loss 'cosin'"),
+        ("loss.matryoshka_weights=even", "There are no Matryoshka weights 'even'"),
+        ("loss.kind_temperatures=('texts=1',)", "'texts=1' in loss.kind_temperatures should be"),
+        ("optim.name=lion", "There is no optimizer 'lion'"),
+        ("optim.freeze=('loss_temperatures',)", "No weight is named 'loss_temperatures'"),
+        ("optim.warmup_steps=2000", "optim.warmup_steps=2000 leaves nothing of 1000 steps"),
+    ],
+)
+def test_a_setting_that_no_program_can_have_is_refused_before_the_data_is_read(tmp_path, override, message):
+    overrides = ["--config.steps=1000", f"--config.{override}"]
+    config = configs.load(f"{ROOT}/configs/stage2.py:size=tiny,teacher=none", overrides)
+    config.data.sources = ("no such file",)
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run")
+
+
+def test_weights_that_the_loss_adds_may_be_named():
+    config = configs.load(f"{ROOT}/configs/stage2.py:size=tiny,teacher=none", ["--config.steps=1000"])
+    config.loss.trained_temperatures, config.optim.no_decay = True, ("loss_temperatures",)
+    check_settings(config, size("tiny"))
 
 
 def test_an_option_that_the_compiler_does_not_know_is_one_sentence(compiled_with):
