@@ -123,7 +123,10 @@ def read_parquet(path: str) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}); --data should name the folder of the sets.") from error
+        raise UserError(
+            f"{path} cannot be read ({reason}); a folder in --data should hold the files of the local tasks. Name your own "
+            "files one by one, such as faq.csv, or as beir:FOLDER."
+        ) from error
 
 
 def split_by(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:

@@ -36,8 +36,8 @@ class EvaluationOptions:
     dims: tuple[int | Literal["all"], ...] = ()
     # also score these, at the largest dimension; may be empty
     precisions: tuple[Precision, ...] = ("int8", "binary")
-    # JSON file of {task, type of task, query or document: instruction}, which may have a 'template', or none. None: the
-    # instructions of F2LLM-v2 in mteb, in the template 'Instruct: … \nQuery: '
+    # JSON file of {task, type of task, query or document: instruction}, perhaps with a 'template'; or the word none.
+    # None: the instructions of F2LLM-v2 in mteb, in the template 'Instruct: … \nQuery: '
     prompts: str | None = None
     prompt: dict[str, str] = field(default_factory=dict)  # single instructions, which replace those of --prompts
     cache: str | None = None  # local folder for vectors, which you may delete; None: OUTPUT/vectors if that is local
