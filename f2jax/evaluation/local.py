@@ -124,8 +124,8 @@ def read_parquet(path: str) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path} cannot be read ({reason}); a folder in --data should hold the files of the local tasks. Name your own "
-            "files one by one, such as faq.csv, or as beir:FOLDER."
+            f"{path} cannot be read ({reason}); a folder in --data should hold the files of the local tasks. Name your "
+            "own files one by one, such as faq.csv, or as beir:FOLDER."
         ) from error
 
 
