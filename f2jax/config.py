@@ -187,9 +187,10 @@ CONTRASTIVE = (
     "loss.score_margin_weight",
 )
 NOT_NEGATIVE = (
-    "steps", "data.programs", "data.skip_steps", "checkpoint.minutes", "checkpoint.keep_every", "checkpoint.tail_steps",
-    "checkpoint.tail_every", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay", "optim.clip_norm",
-    "loss.distill_teacher_temperature", "log.validate_every", "log.validation_batches", "log.evaluate_every",
+    "steps", "model.chunk_rows", "data.programs", "data.skip_steps", "checkpoint.minutes", "checkpoint.keep_every",
+    "checkpoint.tail_steps", "checkpoint.tail_every", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay",
+    "optim.clip_norm", "loss.distill_teacher_temperature", "log.validate_every", "log.validation_batches",
+    "log.evaluate_every",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16; above it, most updates are rounded away
 COUNTS = (
@@ -233,6 +234,8 @@ def check(config: ConfigDict) -> None:
     for name, smallest in least.items():
         if not values[name] >= smallest:
             raise UserError(f"{name}={values[name]} should be at least {smallest}.")
+    if (row := values["data.row_length"]) < (text := values["data.max_length"]):
+        raise UserError(f"data.row_length={row} is below data.max_length={text}; raise it.")
     for name in POSITIVE:
         if not values[name] > 0:
             raise UserError(f"{name}={values[name]} should be above 0.")

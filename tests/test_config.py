@@ -169,6 +169,7 @@ def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path
             "model.gradient_dtype is for gradients of chunks; set model.chunk_rows",
         ),
         (["steps=0", "epochs=-1"], "epochs=-1 should be at least 1."),
+        (["data.row_length=16", "data.max_length=32"], "data.row_length=16 is below data.max_length=32; raise it."),
         (["optim.state_dtype=bfloat16", "optim.b2=0.999"], "optim.b2=0.999 moves a moment in bfloat16 by less than it"),
         (["loss.distill_matryoshka=true", "loss.matryoshka=false"], "loss.distill_matryoshka is on and there are no"),
         (["loss.contrastive_weight=0"], "loss.contrastive_weight is 0 and nothing else is to be learned"),

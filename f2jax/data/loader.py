@@ -231,10 +231,6 @@ class Loader:
         like: "Loader | None" = None,
     ):
         data = config.data
-        if data.row_length < data.max_length:
-            raise UserError(f"data.row_length={data.row_length} is below data.max_length={data.max_length}; raise it.")
-        if config.model.chunk_rows < 0:
-            raise UserError(f"model.chunk_rows={config.model.chunk_rows} should be at least 1, or 0: all at once.")
         self.datasets, self.pad_id, self.share, self.batch_size = datasets, pad_id, share, data.batch_size
         self.scored = learns_scores(config)
         unindexed = sum(not dataset.is_indexed for dataset in datasets)

@@ -69,6 +69,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     run = resume.open_run(config, workdir)
     check_kernel_fits(config.model.kernel, run.architecture.head_dim)
     check_settings(config, run.architecture)
+    mesh = make_mesh(**config.mesh)
     keep_compiled(workdir)
     teacher_folder = open_teacher(config, run.architecture)
 
@@ -87,7 +88,6 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     if hosts.is_first():
         write_prompts(workdir, config.prompts.to_dict(), training, tokenizer)
 
-    mesh = make_mesh(**config.mesh)
     share = RowShare(*process_share(mesh))
     drawn = drawn_datasets(training, config)
     loader = Loader(drawn, config, tokenizer.pad_id, share, loader_lib.mixture_weights(drawn, config))

@@ -129,11 +129,6 @@ def test_rows_divide_among_the_devices(tmp_path):
     assert {loader.batch(step)[1].tokens_bt.shape[0] % 6 for step in range(12)} == {0}
 
 
-def test_a_row_length_below_the_length_of_a_text_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"data\.row_length=16 is below data\.max_length=32; raise it"):
-        make_loader(tmp_path, **{"data.row_length": 16})
-
-
 # The thread that packs ahead
 
 

@@ -70,6 +70,7 @@ def test_a_wrong_name_in_the_config_is_refused_before_the_data_is_read(tmp_path,
         ("loss.kind_temperatures=('texts=1',)", "'texts=1' in loss.kind_temperatures should be"),
         ("optim.name=lion", "There is no optimizer 'lion'"),
         ("optim.freeze=('loss_temperatures',)", "No weight is named 'loss_temperatures'"),
+        ("mesh.tensor=7", "mesh replica=1, data=-1, fsdp=1, tensor=7 does not fit"),
         ("optim.warmup_steps=2000", "optim.warmup_steps=2000 leaves nothing of 1000 steps"),
     ],
 )
