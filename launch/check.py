@@ -81,7 +81,7 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
     """
     from f2jax import config
     from f2jax.checkpoints import workdir
-    from f2jax.checkpoints.orbax import averaged_steps
+    from f2jax.checkpoints.orbax import kept_steps
     from f2jax.model.qwen3 import check_execution
     from f2jax.model.sizes import SIZES
     from f2jax.train.measures import check_best_metric
@@ -113,8 +113,9 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
                 check_model(name, notes)
     if architecture is None:
         return 0
-    weights, moments = BYTES[loaded.model.param_dtype], 2 * BYTES[loaded.optim.state_dtype]
-    kept = loaded.checkpoint.keep_last + len(averaged_steps(loaded.steps, loaded.checkpoint) if loaded.steps else ())
+    moments = {"adamw": 2, "sgd": 1}[loaded.optim.name] * BYTES[loaded.optim.state_dtype]
+    weights = BYTES[loaded.model.param_dtype]
+    kept = len(kept_steps(loaded.steps, loaded.checkpoint)) if loaded.steps else loaded.checkpoint.keep_last
     one = architecture.parameters * (weights + moments)
     lying = bytes_of(Path(run) / "checkpoints") if run and args.folder else 0
     return max(kept * one - lying, 0) + one  # one more while it is written

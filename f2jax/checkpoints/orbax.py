@@ -58,6 +58,14 @@ def averaged_steps(steps: int, config) -> set[int]:
     return {s for s in range(max(steps - config.tail_steps, 1), steps + 1) if s % config.tail_every == 0}
 
 
+def kept_steps(steps: int, config) -> set[int]:
+    """Returns the steps whose checkpoints a complete run leaves, but for the best one and those that time asked for."""
+    averaged = averaged_steps(steps, config)
+    saved = averaged | {*range(config.every, steps, config.every), steps}
+    regular = {step for step in saved if config.keep_every and step % config.keep_every == 0}
+    return averaged | regular | {*sorted(saved)[-config.keep_last :]}
+
+
 class SaveTimer:
     """Decides when `minutes` have passed since the last checkpoint; 0 minutes: never.
 

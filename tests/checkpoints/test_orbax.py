@@ -48,6 +48,15 @@ def test_the_last_ones_the_multiples_and_the_tail_stay(tmp_path):
     assert run_to(tmp_path / "bare", STEPS, keep_every=0, tail_steps=0) == [20, 25]
 
 
+OTHERS = {"keep_every": 0, "tail_steps": 0}, {"keep_last": 4, "every": 7, "keep_every": 4}
+
+
+@pytest.mark.parametrize("changes", [{}, *OTHERS], ids=str)
+def test_the_room_that_a_run_needs_is_that_of_what_it_leaves(tmp_path, changes):
+    config = ml_collections.ConfigDict(KEEP | changes)
+    assert sorted(orbax.kept_steps(STEPS, config)) == run_to(tmp_path, STEPS, **changes)
+
+
 def test_a_write_that_was_cut_off_is_never_picked_up(tmp_path):
     """A checkpoint gets its name when it is whole; until then its folder is marked as temporary."""
     run_to(tmp_path, 10)

@@ -147,6 +147,20 @@ def test_a_disk_without_room_for_the_checkpoints_of_all_runs(tmp_path, capsys, m
     assert "GiB more at least and" in found and "give another folder, or lower checkpoint.keep_last" in found
 
 
+def test_room_is_for_what_is_kept_for_good_and_the_moments_of_the_optimizer(tmp_path, monkeypatch):
+    """Of 300 steps, 50, 100 … 300 stay, and one more is being written; SGD has one moment."""
+    from f2jax.model.sizes import size
+
+    counted = []
+    monkeypatch.setattr(check, "check_disk", lambda folder, needed: counted.append(needed))
+    rows = tiny.write_rows(tmp_path)[0]
+    overrides = {"data.sources": f"('{rows}',)", "steps": 300, "optim.name": "sgd"}
+    overrides |= {"checkpoint.every": 50, "checkpoint.keep_every": 50, "checkpoint.tail_steps": 0}
+    words = [f"--config.{name}={value}" for name, value in overrides.items()]
+    check.main(["--folder", str(tmp_path), "--", *TINY, *words])
+    assert counted == [(6 + 1) * 8 * size("tiny").parameters]
+
+
 def test_what_a_run_has_saved_already_needs_no_room_again(tmp_path, monkeypatch):
     """Of two checkpoints, one and 1,000 bytes lie there: the rest is asked for, and one that is being written."""
     from f2jax.model.sizes import size
