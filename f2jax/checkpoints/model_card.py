@@ -33,6 +33,7 @@ class RunHistory:
     scores: dict[str, dict] = field(default_factory=dict)  # {task: {dimensions: score, 0 to 1}}
     license: str | None = None  # an identifier on the Hugging Face hub
     formats: tuple[str, ...] = ()  # of f2jax export
+    golden: bool = False  # whether the package has a golden set
     background: "Background | None" = None
     earlier: "EarlierCard | None" = None  # of the package that is exported again
 
@@ -96,7 +97,7 @@ def render_model_card(
         about.background.summary if about.background else earlier.summary,
         _table(("", ""), facts),
         "## Prompts\n\n" + (named or "none: texts are embedded as they are."),
-        "## Use\n\n" + (INT8_USE if as_int8 else _use(about.formats)),
+        "## Use\n\n" + (INT8_USE if as_int8 else _use(about.formats, about.golden)),
     ]
     if about.scores:
         parts.append("## Scores\n\n" + _scores(about.scores))
@@ -232,7 +233,7 @@ vectors = Embedder.from_pretrained("this/folder").encode(["a text"])
 load: in float32, four times as large, with the same vectors. They refuse this one."""
 
 
-def _use(formats: Sequence[str]) -> str:
+def _use(formats: Sequence[str], golden: bool) -> str:
     uses = [
         (
             "sentence-transformers",
@@ -264,4 +265,8 @@ def _use(formats: Sequence[str]) -> str:
         name = "model.gguf" if "gguf" in formats else "model-q8_0.gguf"
         uses.append(("llama.cpp", "", f'llama-embedding --model this/folder/gguf/{name} --prompt "a text"'))
     blocks = [f"{tool}:\n\n```{language}\n{code}\n```" for tool, language, code in uses]
-    return "\n\n".join([*blocks, "`f2jax verify this/folder` embeds the golden set in `golden/` by each tool found."])
+    if golden:
+        blocks.append(
+            "`f2jax verify this/folder` embeds the texts in `golden/` with each of these tools that it finds."
+        )
+    return "\n\n".join(blocks)

@@ -13,6 +13,7 @@ from f2jax.data.record import stable_id
 from f2jax.data.sources import cldr, stdlib
 from f2jax.errors import UserError, did_you_mean, require_extra
 from f2jax.evaluation.variants import Variant
+from f2jax.inference.vectors import scale_to_unit
 from f2jax.tables import text_table
 
 # The tasks
@@ -118,10 +119,11 @@ def score_dimensions(embedder, task: RetrievalTask) -> dict[int, float]:
     whole = {"truncate_dim": embedder.dim, "normalize_embeddings": False}
     queries_qe = embedder.encode_query(task.queries, prompt_name=prompt, **whole)
     documents_ce = embedder.encode_document(task.documents, **whole)
-    return {
-        dim: accuracy_at_1(embedder.similarity(queries_qe[:, :dim], documents_ce[:, :dim]), task.answers)
-        for dim in sorted(embedder.matryoshka_dims)
-    }
+    scores = {}
+    for dim in sorted(embedder.matryoshka_dims):
+        cut = (scale_to_unit(x_ie[:, :dim]) for x_ie in (queries_qe, documents_ce))  # as `encode` returns them
+        scores[dim] = accuracy_at_1(embedder.similarity(*cut), task.answers)
+    return scores
 
 
 def tfidf_vectors(texts: Sequence[str], corpus: Sequence[str], features: int = 2**20):

@@ -52,7 +52,7 @@ def export_package(
     hf.check_finite(embedder.params, "The model")
     vectors = golden.embed_golden(rounded(embedder) if as_int8 else embedder)
     architecture, params = embedder.architecture, embedder.params
-    about = replace(about, formats=tuple(formats))
+    about = replace(about, formats=tuple(formats), golden=True)
     package.write_package(folder, architecture, params, embedder.tokenizer, embedder.settings, about, as_int8)
     golden.write_golden(folder, vectors)
     for name in formats:

@@ -126,6 +126,10 @@ def test_scores_that_are_not_there_are_an_error(tmp_path):
         read_scores(tmp_path / "nowhere", "r1")
 
 
+def test_a_package_with_a_golden_set_says_how_to_verify_it():
+    assert "f2jax verify" in text_of(RunHistory(golden=True)) and "f2jax verify" not in text_of(NOTHING)
+
+
 def test_the_licence_is_stated_or_said_to_be_missing():
     assert "license: apache-2.0\n" in text_of(RunHistory(license="apache-2.0")).split("---")[1]
     assert "licence | not stated" in text_of(NOTHING) and "license:" not in text_of(NOTHING)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from importlib import util
 
 import numpy as np
@@ -49,6 +50,22 @@ def test_accuracy_is_the_share_of_queries_whose_best_document_is_right():
     assert builtin.accuracy_at_1(similarity_qd, [{0}, {1}, {2}, {2}]) == 1.0
     assert builtin.accuracy_at_1(similarity_qd, [{1}, {1}, {2}, {0}]) == 0.5
     assert builtin.accuracy_at_1(similarity_qd, [{1, 0}, {0, 2}, {0, 1}, {1, 2}]) == 0.5, "any right answer will do"
+
+
+@pytest.mark.parametrize("function", ["dot", "euclidean", "manhattan"])
+def test_models_of_any_similarity_are_scored_by_the_vectors_that_encode_returns(embedder, function):
+    """Lengths that vary, which only cosines ignore, would decide otherwise."""
+    other = embedder.with_weights(embedder.params)
+    other.settings = replace(embedder.settings, similarity=function)
+    task = names_task()
+    expected = {}
+    for dim in sorted(other.matryoshka_dims):
+        found = [
+            encode(texts, truncate_dim=dim)
+            for encode, texts in ((other.encode_query, task.queries), (other.encode_document, task.documents))
+        ]
+        expected[dim] = builtin.accuracy_at_1(other.similarity(*found), task.answers)
+    assert builtin.score_dimensions(other, task) == expected
 
 
 def test_one_encoding_scores_as_separate_encodings_of_each_dimension_do(embedder):

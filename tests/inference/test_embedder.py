@@ -191,6 +191,7 @@ def test_a_model_that_is_saved_again_keeps_its_licence(embedder, tmp_path):
     Embedder.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
     text = (tmp_path / "second/README.md").read_text()
     assert "| licence | cc-by-4.0 |" in text and text.endswith("## Limits\n\n- Short.\n")
+    assert "f2jax verify" not in text, "this folder has no golden set"
 
 
 def test_every_model_knows_the_names_query_and_document_as_in_sentence_transformers(embedder):
