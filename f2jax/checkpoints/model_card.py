@@ -33,9 +33,9 @@ class RunHistory:
     scores: dict[str, dict] = field(default_factory=dict)  # {task: {dimensions: score, 0 to 1}}
     license: str | None = None  # an identifier on the Hugging Face hub
     formats: tuple[str, ...] = ()  # of f2jax export
-    golden: bool = False  # whether the package has a golden set
     background: "Background | None" = None
     earlier: "EarlierCard | None" = None  # of the package that is exported again
+    golden: bool = False  # whether the package has a golden set
 
 
 @dataclass(frozen=True)
