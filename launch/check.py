@@ -143,9 +143,8 @@ def plan_run(spec: str, overrides: list[str], args, plans: dict[str, Any]) -> No
         loaded.teacher.path = Path(loaded.teacher.path).name.rpartition("-")[0]
     steps = planned_steps(loaded)
     alike = loaded.copy_and_resolve_references()
-    alike.seed, alike.init_from, alike.data.sources = 0, "", ()
-    alike.steps, alike.epochs, alike.data.use_instructions = 0, 0, False  # say how many steps, not what one is
-    key = repr(alike.to_dict())
+    alike.data.sources, alike.data.use_instructions = (), False  # say how many steps, not what one is
+    key = repr([alike[group].to_dict() for group in ("mesh", "model", "data", "teacher", "loss", "optim")])
     if (key, steps) in plans:
         return
     if key not in plans:

@@ -117,7 +117,7 @@ def test_runs_are_planned_once_for_all_that_are_alike(tmp_path, capsys, monkeypa
     monkeypatch.setattr(run, "plan_slice", plan_slice)
     others = ["--config.seed=3", "--config.teacher.path=out/4b-2"]
     tiny_run = [*TINY, "--config.steps=100"]  # of 1,728 seconds, which are two days
-    longer = [*TINY, "--config.steps=150", "--config.data.use_instructions=False"]
+    longer = [*TINY, "--config.steps=150", "--config.data.use_instructions=False", "--config.prompts.query=Search: "]
     runs = [*tiny_run, "--config.seed=2", "++", *tiny_run, "++", *tiny_run, *others, "++", *longer]
     check.main(["--plan", "v5p-16", "--given", "out/4b-2", "--", *runs])
     assert planned == [("tiny", "", "v5p:2x2x2"), ("tiny", "4b", "v5p:2x2x2")]
