@@ -1,12 +1,13 @@
 """Measures seconds and memory of `f2jax mine` for many rows, from rows and vectors in files to a folder of rows.
 
-python -m benchmarks.mine_rows [--rows 100000 200000 400000] [--source 10000] [--dim 16] [--negatives 24]
+python -m benchmarks.mine_rows [--rows 100000 200000 400000] [--source 10000] [--dim 16] [--negatives 24] [--brought 0]
 
-Rows are short, without negatives, and there are `--source` of them in each source. Each number of rows has a process of
-its own; `anonymous` is its peak memory without the files that it maps, and `peak` includes them.
+Texts are short, rows bring `--brought` negatives, and there are `--source` of them in each source. Each number of rows
+has a process of its own; `anonymous` is its peak memory without the files that it maps, and `peak` includes them.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -34,11 +35,16 @@ def vectors(queries: int, documents: int, dim: int) -> tuple[np.ndarray, np.ndar
     return unit(d[np.arange(queries) % documents] + 0.06 * rng.normal(size=(queries, dim))), d
 
 
-def write_rows(folder: Path, rows: int, of_source: int, dim: int) -> None:
-    """Writes rows, each with its own query and document, in a file for each source, and their vectors."""
+def row(number: int, brought: int) -> dict:
+    negatives = [f"negative {n} of document {number}" for n in range(brought)]
+    return {"query": f"query {number}", "positive": f"document {number}", "negatives": negatives}
+
+
+def write_rows(folder: Path, rows: int, of_source: int, dim: int, brought: int) -> None:
+    """Writes rows, each with its own texts, in a file for each source, and the vectors of queries and documents."""
     (folder / "rows").mkdir()
     for start in range(0, rows, of_source):
-        lines = (f'{{"query": "query {i}", "positive": "document {i}"}}\n' for i in range(start, start + of_source))
+        lines = (json.dumps(row(i, brought)) + "\n" for i in range(start, start + of_source))
         (folder / f"rows/source{start // of_source}.jsonl").write_text("".join(lines))
     for name, x_ie in zip("qd", vectors(rows, rows, dim), strict=True):
         np.save(folder / f"{name}.npy", x_ie)
@@ -62,7 +68,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 200_000, 400_000])
     parser.add_argument("--source", type=int, default=10_000, help="rows of a source")
     parser.add_argument("--dim", type=int, default=16)
-    parser.add_argument("--negatives", type=int, default=24)
+    parser.add_argument("--negatives", type=int, default=24, help="negatives of each row in the result")
+    parser.add_argument("--brought", type=int, default=0, help="negatives that each row brings")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -70,7 +77,7 @@ def main() -> None:
         return
     for rows in args.rows:
         with tempfile.TemporaryDirectory() as folder:
-            write_rows(Path(folder), rows, min(args.source, rows), args.dim)
+            write_rows(Path(folder), rows, min(args.source, rows), args.dim, args.brought)
             command = [sys.executable, "-m", "benchmarks.mine_rows", "--measure", folder]
             done = subprocess.run(
                 [*command, "--negatives", str(args.negatives)],
