@@ -183,6 +183,12 @@ TRAIN = ["train", "--config", CONFIG, "--workdir", "w"]
         (["encode"], "f2jax: encode needs --model, --input, --output; see f2jax encode --help."),
         (["encode", *NEEDED, "--truncate=8"], "has no option '--truncate'; did you mean '--truncate-dim'?"),
         (["encode", *NEEDED, "--promt", "x"], "f2jax: encode has no option '--promt'; did you mean '--prompt'?"),
+        (
+            ["encode", *NEEDED, "--prompt", "find", "it"],
+            "'it' belongs to no option of f2jax encode; put a value with spaces",
+        ),
+        ([*TRAIN, "5"], "'5' belongs to no option of f2jax train; put a value with spaces in quotes."),
+        (["verify", "a", "b"], "'b' belongs to no option of f2jax verify"),
         (["export", "--model", "m", "--output", "o", "--prec", "x"], "f2jax: export has no option '--prec'"),
         (["encode", *NEEDED, "--truncate-dim", "8x"], "invalid int value: '8x'; see f2jax encode --help."),
         (["train", "--config", CONFIG], "f2jax: train needs --workdir; see f2jax train --help."),

@@ -127,6 +127,10 @@ class Arguments:
     def _refuse(self, unknown: list[str], config: bool) -> None:
         if not unknown:
             return
+        if not unknown[0].startswith("-"):
+            raise UserError(
+                f"'{unknown[0]}' belongs to no option of {self._parser.prog}; put a value with spaces in quotes."
+            )
         name = unknown[0].split("=", 1)[0]
         hint = did_you_mean(name, map(_option, self._names - {self._positional}))
         if config and "did you mean" not in hint:

@@ -226,7 +226,9 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
     try:
         return _Server((host, port), Handler)
     except (OSError, OverflowError) as error:
-        raise UserError(f"{host}:{port} cannot be used ({error}); choose another --port, or 0 for any.") from error
+        raise UserError(
+            f"{host}:{port} cannot be used ({error}); choose another --port, or 0 for any, or another --host."
+        ) from error
 
 
 def serve_api(embedder: Embedder, name: str, options: ServeOptions) -> None:
