@@ -29,8 +29,8 @@ def select_tasks(
         columns: {name: column} in your own files.
 
     Raises:
-        UserError: a name is unknown, a local task has no `data`, two of your own files have the same name, or no task
-            is left.
+        UserError: a name is unknown, a task is not about texts alone, a local task has no `data`, two of your own files
+            have the same name, or no task is left.
     """
     folders = [spec for spec in data if not own.is_own(spec)]
     if len(folders) > 1:
@@ -42,6 +42,11 @@ def select_tasks(
         names = list(local.TASKS)
     tasks = [*(_benchmark(benchmark) if benchmark else ()), *(_task(name, folder) for name in names)]
     tasks = list({task.metadata.name: task for task in tasks}.values())
+    if other := [task.metadata.name for task in tasks if set(task.metadata.modalities) != {"text"}]:
+        shown = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
+        raise UserError(
+            f"There is more than text in {shown}, such as images; f2jax embeds only texts, so leave that out."
+        )
     if languages:
         tasks = _filter_languages(tasks, languages)
     return [*tasks, *_own_tasks([spec for spec in data if own.is_own(spec)], columns)]

@@ -341,6 +341,10 @@ def test_the_benchmarks_of_the_paper_have_short_names():
     [
         (["--tasks", "STSB.local"], "STSB.local is a local task; name the folder of its data with --data."),
         (["--tasks", "cldr-names", "--baseline", "tfidf"], "without other tasks, --data, --benchmark and --baseline."),
+        (
+            ["--tasks", "CIFAR10Clustering"],
+            "There is more than text in CIFAR10Clustering, such as images",
+        ),
         (["--tasks", "STSBenchmrk"], "There is no task 'STSBenchmrk'; did you mean 'STSBenchmark'?"),
         (["--benchmark", "germna"], "There is no benchmark 'germna'; did you mean 'german'?"),
         (["--data", "nowhere"], "nowhere/eval-tatoeba/bitext.parquet cannot be read"),
