@@ -12,7 +12,7 @@ from f2jax.compare import plots
 from f2jax.compare.law import LEAST, GridPoint, ScalingLaw, bootstrap_laws, can_fit, fit_law, interval
 from f2jax.compare.options import CompareOptions
 from f2jax.compare.runs import ComparedRun, differing_fields, measures, read_runs
-from f2jax.errors import UserError
+from f2jax.errors import UserError, did_you_mean
 from f2jax.tables import PageTable, html_page
 from f2jax.train.metrics import MEASURED
 
@@ -81,6 +81,10 @@ def compare(options: CompareOptions) -> list[str]:
     runs = read_runs(options.runs, options.plan)
     if not any(run.lines for run in runs):
         raise UserError("None of these runs has a line in metrics.jsonl yet; train a little longer.")
+    found = {name for run in runs for line in run.lines for name in line}
+    if options.metric not in {*found, CompareOptions.metric}:
+        short = [name for name in found if name.count("/") < 2]  # not those of each data set
+        raise UserError(f"No run has the metric '{options.metric}'{did_you_mean(options.metric, found, short)}")
     letters = measures(runs)
     law, reason = law_of([run for run, letter in zip(runs, letters, strict=True) if letter == "A"], options)
     columns = run_columns(runs, letters, law, options.metric)
@@ -159,7 +163,7 @@ def runs_table(runs: Sequence[ComparedRun], columns: dict[str, list], letters: S
     """Returns the table of runs for the page."""
     note = (
         "Fields of the config in which the runs differ, what they took, and their last metrics. Tokens are those of "
-        "texts, without padding; hours are those of steps."
+        "texts, without padding; hours are those of steps, of a branch its own."
     )
     if len(set(letters)) > 1:
         note += (

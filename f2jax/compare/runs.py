@@ -15,7 +15,7 @@ from f2jax.checkpoints.best import read_metrics
 from f2jax.checkpoints.workdir import is_workdir, read_architecture
 from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config
-from f2jax.train.resume import CONFIG_FILE, DATA_FILE
+from f2jax.train.resume import BRANCH_FILE, CONFIG_FILE, DATA_FILE
 
 # Fields of the config that change the held-out rows or the number of candidates, and so the meaning of the loss.
 MEASURE = (
@@ -34,6 +34,7 @@ class ComparedRun:
     lines: Sequence[Mapping[str, float]]  # of metrics.jsonl, by step
     data: Mapping[str, str]  # what its rows are, by hashes
     plan: Mapping[str, Any] | None = None  # of f2jax plan --json
+    start: int = 0  # the step of the other run's checkpoint from which a branch goes on
 
     @property
     def weights(self) -> int:
@@ -81,8 +82,9 @@ class ComparedRun:
     def _spans(self) -> np.ndarray:
         """Returns the steps and seconds of each line of metrics that has a speed, [i, 2]."""
         spans: list[tuple[float, float]] = []
-        before: Mapping[str, float] = {"step": 0, "tokens": 0.0}
+        before: Mapping[str, float] = {}
         for line in (line for line in self.lines if "tokens" in line):
+            before = before or {"step": self.start, "tokens": line["tokens"] * self.start / line["step"]}
             steps, tokens = line["step"] - before["step"], line["tokens"] - before["tokens"]
             if steps > 0 and line.get("tokens_per_second"):
                 spans.append((steps, tokens / line["tokens_per_second"]))
@@ -91,7 +93,7 @@ class ComparedRun:
 
     @property
     def hours(self) -> float | None:
-        """The hours spent on steps, including compilation and input, but not validation and checkpoints."""
+        """The hours spent on its own steps, including compilation and input, but not validation and checkpoints."""
         spans = self._spans()
         return float(spans[:, 1].sum() / 3600) if len(spans) else None
 
@@ -162,7 +164,7 @@ def read_runs(paths: Iterable[str], plans: Iterable[str] = ()) -> list[ComparedR
 
 def _read_run(folder: str, name: str, before: dict[str, Any], plan: str | None) -> ComparedRun:
     fields = before | configs.fields(ConfigDict(files.read_json_object(files.join(folder, CONFIG_FILE))))
-    data = files.join(folder, DATA_FILE)
+    data, branch = files.join(folder, DATA_FILE), files.join(folder, BRANCH_FILE)
     return ComparedRun(
         name,
         fields,
@@ -170,6 +172,7 @@ def _read_run(folder: str, name: str, before: dict[str, Any], plan: str | None) 
         read_metrics(folder),
         files.read_json_object(data) if files.exists(data) else {},
         _read_plan(plan, name, fields["model.size"]) if plan else None,
+        files.read_json_object(branch, {"step": int})["step"] if files.exists(branch) else 0,
     )
 
 

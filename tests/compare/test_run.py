@@ -126,6 +126,20 @@ def test_the_table_has_what_differs_and_what_a_run_took(tmp_path):
     assert "validation/names/loss" not in curves[0]
 
 
+def test_the_hours_of_a_branch_are_those_of_its_own_steps(tmp_path):
+    """Two seconds a step, of steps 51 to 200; its tokens are those of all."""
+    run = workdir(tmp_path, 64, 200)
+    (run / "branch.json").write_text('{"run": "other", "step": 50, "changed": []}')
+    (found,) = read_runs([str(run)])
+    assert found.hours == pytest.approx(300 / 3600) and found.step_seconds == 2 and found.tokens == 200_000
+
+
+def test_a_metric_that_no_run_has_is_refused(tmp_path, capsys):
+    run = workdir(tmp_path, 64, 200)
+    assert compare(run, "--output", tmp_path / "page", "--metric", "validation/los") == 1
+    assert "No run has the metric 'validation/los'; did you mean 'validation/loss'?" in capsys.readouterr().err
+
+
 def test_runs_whose_held_out_loss_is_of_something_else_are_marked_and_left_out_of_the_law(tmp_path):
     sweep = grid(tmp_path / "sweep")
     changes = ["data.batch_size=64", "loss.temperature=0.02", "loss.matryoshka=True", "teacher.path=other"]
