@@ -91,7 +91,11 @@ def run_tasks(
 
 
 class _Unloadable(Exception):
-    """The data of a task cannot be loaded: there is no network, or the data set is private or has moved."""
+    """The data of a task cannot be loaded: there is no network, or the data set is private, has moved or needs code."""
+
+
+# What mteb and `datasets` raise then; RuntimeError for a data set with a script, ImportError for an extra of mteb.
+UNLOADABLE = (OSError, ValueError, DatasetsError, RuntimeError, ImportError)
 
 
 def _evaluate_task(
@@ -139,7 +143,7 @@ def _load(task: AbsTask) -> None:
     try:
         task.load_data()
     except Exception as error:
-        if not isinstance(error, (OSError, ValueError, DatasetsError)) and not errors.is_transient(error):
+        if not isinstance(error, UNLOADABLE) and not errors.is_transient(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _Unloadable(f"{task.metadata.name} ({reason})") from error

@@ -394,6 +394,7 @@ def test_instructions_are_for_tasks_types_and_parts_of_a_task():
     "cause,error,advice",
     [
         (FileNotFoundError("gone"), UserError, ""),
+        (RuntimeError("gone"), UserError, ""),  # of datasets, for a data set with a script
         (httpx.ConnectError("gone"), Restart, "; run the same command again"),
     ],
 )
