@@ -145,6 +145,7 @@ def check_is_run(workdir: str | Path) -> None:
     own_name = str(workdir).rstrip("/").rsplit("/", 1)[-1]  # an empty folder on gs:// lists itself
     names = files.list_names(workdir) if files.exists(workdir) else []
     names = [name for name in names if not name.startswith(".") and not (files.is_remote(workdir) and name == own_name)]
+    names = [name for name in names if name != f"{CONFIG_FILE}.part"]  # of a start that was killed
     if CONFIG_FILE in names:
         saved = files.read_json(files.join(workdir, CONFIG_FILE))
         is_run = isinstance(saved, dict) and {"data", "optim", "checkpoint"} <= saved.keys()

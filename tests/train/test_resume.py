@@ -138,9 +138,10 @@ def test_a_folder_that_holds_something_else_is_refused_and_stays_as_it_is(tmp_pa
     assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == files
 
 
-def test_an_empty_folder_with_hidden_files_is_a_new_workdir(tmp_path):
+@pytest.mark.parametrize("name", [".DS_Store", "config.json.part"])
+def test_an_empty_folder_but_for_a_hidden_or_half_a_file_is_a_new_workdir(tmp_path, name):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/.DS_Store").touch()
+    (tmp_path / "run" / name).touch()
     assert not resume.open_run(tiny.config(tmp_path), tmp_path / "run").begun
 
 
