@@ -234,6 +234,8 @@ def check(config: ConfigDict) -> None:
     for name, smallest in least.items():
         if not values[name] >= smallest:
             raise UserError(f"{name}={values[name]} should be at least {smallest}.")
+    if not (values["init_from"] or values["resume_from"] or 0 <= values["seed"] < 2**31):  # of random weights
+        raise UserError(f"seed={values['seed']} should be from 0 to {2**31 - 1}.")
     if (row := values["data.row_length"]) < (text := values["data.max_length"]):
         raise UserError(f"data.row_length={row} is below data.max_length={text}; raise it.")
     for name in POSITIVE:

@@ -143,6 +143,7 @@ def test_what_is_wrong_is_said_in_one_line(path, overrides, message):
         ("checkpoint.keep_every=-1", "checkpoint.keep_every=-1 should be at least 0."),
         ("loss.spread_weight=-1", "loss.spread_weight=-1.0 should be at least 0."),
         ("loss.distill_weight=-1", "loss.distill_weight=-1.0 should be at least 0."),
+        ("seed=-1", "seed=-1 should be from 0 to 2147483647."),
         ("data.programs=-1", "data.programs=-1 should be at least 0."),
         ("data.negatives.retrieval=-1", "data.negatives.retrieval=-1 should be at least 0."),
         ("optim.peak_lr=0", "optim.peak_lr=0.0 should be above 0."),

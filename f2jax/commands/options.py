@@ -78,7 +78,7 @@ class Arguments:
         """Returns one of the dataclasses, filled with the arguments.
 
         Raises:
-            UserError: a value is not among the field's choices.
+            UserError: a value is not among the field's choices, or a seed is negative.
         """
         values = {}
         for field, hint in _fields(kind):
@@ -93,6 +93,8 @@ class Arguments:
             values[field.name] = value
         made = kind(**values)
         check_choices(made)
+        if (seed := getattr(made, "seed", 0)) < 0:
+            raise UserError(f"--seed {seed} should be at least 0.")
         return made
 
     def _add(self, kind: type, positional: str) -> None:

@@ -34,10 +34,18 @@ class BagOptions:
 
 @dataclass(frozen=True)
 class StartOptions:
-    """The student."""
+    """The student.
+
+    Raises:
+        UserError: no texts are to be sampled.
+    """
 
     size: str = "mini"  # a size of f2jax/model/sizes.py; the vocabulary is that of the corpus
     width: int = 0  # hidden size and dimension of the embeddings; 0: that of the size
     # largest number of texts to sample from the corpus
     max_texts: int = field(default=1_000_000, metadata={"option": "texts"})
     bag: BagOptions = field(default_factory=BagOptions)
+
+    def __post_init__(self):
+        if self.max_texts < 1:
+            raise UserError(f"--texts {self.max_texts} should be at least 1.")

@@ -98,6 +98,7 @@ def test_pairs_may_lie_in_a_json_file(tmp_path):
         (["x", "--output=o", "--count", "many"], "f2jax do --count: invalid int value: 'many'"),
         (["x", "--output=o", "--limit", "high"], "f2jax do --limit: invalid float or off value: 'high'"),
         (["x", "--output=o", "--dims", "none"], "f2jax do --dims: invalid int or all value: 'none'"),
+        (["x", "--output=o", "--seed=-1"], "--seed -1 should be at least 0."),
         (["x", "--output=o", "--rule", "frist"], "rule='frist' is not a choice; did you mean 'first'?"),
         (["x", "--output=o", "--tasks", "a"], "'a' in --tasks should be NAME=VALUE."),
         (["x", "--output=o", "--contu=1"], "f2jax do has no option '--contu'; did you mean '--count'?"),

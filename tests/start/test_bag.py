@@ -5,7 +5,7 @@ import pytest
 
 from f2jax.errors import UserError
 from f2jax.start.bag import _flatten, bag_loss, distil_bag, embed_bags
-from f2jax.start.options import BagOptions
+from f2jax.start.options import BagOptions, StartOptions
 
 
 def example(texts: int = 400, vocab: int = 40, width: int = 12, seed: int = 0):
@@ -101,3 +101,8 @@ def test_the_same_seed_gives_the_same_table():
 def test_what_cannot_be_is_one_sentence(act, message):
     with pytest.raises(UserError, match=message):
         act()
+
+
+def test_at_least_one_text_is_sampled():
+    with pytest.raises(UserError, match="--texts -5 should be at least 1"):
+        StartOptions(max_texts=-5)
