@@ -55,6 +55,8 @@ def load_data(
             raise UserError("data.sources mixes corpora and files; name only corpora, which hold all data.")
         if data.columns:
             raise UserError("data.columns is for files, not for a prepared corpus; leave it empty.")
+        if unused := [f"data.{name}" for name in ("kinds", "hold_out_texts", "symmetric_sources") if data[name]]:
+            say_once(f"{', '.join(unused)}: not used, since a corpus is trained on as f2jax prepare made it.")
         tokenizer, splits = _open_corpora(corpora, config, kept, init)
         tokenizer.check_vocab(vocab_size)
     else:

@@ -415,6 +415,13 @@ def test_a_run_that_does_not_fit_its_corpus_is_refused(folder, tmp_path, changes
         load(folder, tmp_path, **changes)
 
 
+def test_settings_of_files_that_a_corpus_does_not_use_are_named(folder, tmp_path, caplog):
+    load(folder, tmp_path)
+    assert "not used" not in caplog.text
+    load(folder, tmp_path, **{"data.hold_out_texts": True, "data.kinds": "('a=retrieval',)"})
+    assert "data.kinds, data.hold_out_texts: not used, since a corpus is trained on as f2jax" in caplog.text
+
+
 def test_a_corpus_stands_alone(folder, tmp_path):
     with pytest.raises(UserError, match="mixes corpora and files"):
         load(folder, tmp_path, **{"data.sources": f"('cldr:labels', 'corpus:{folder / 'corpus'}')"})
