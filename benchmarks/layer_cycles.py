@@ -39,7 +39,8 @@ def program(size_name: str, remat: str, rows: int, length: int, topology: str, c
     params = jax.tree.map(lambda x: whole(x.shape, x.dtype), nn.meta.unbox(abstract_params(architecture)))
     row_bt = whole((rows, length), jnp.int32)
     with jax.set_mesh(mesh):
-        gradient = jax.jit(jax.grad(loss), compiler_options=compiler_options(mesh.devices.flat[0].device_kind, changes))
+        options = compiler_options(mesh.devices.flat[0].device_kind, architecture.width, changes)
+        gradient = jax.jit(jax.grad(loss), compiler_options=options)
         return gradient.lower(params, row_bt, row_bt, row_bt).compile().as_text()
 
 

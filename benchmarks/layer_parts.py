@@ -143,7 +143,8 @@ def cost(way, arguments, cotangents, changes: list[str]) -> Cost:
         return out, back(cotangents)
 
     with jax.set_mesh(MESH):
-        function = jax.jit(both, compiler_options=compiler_options(MESH.devices.flat[0].device_kind, changes))
+        options = compiler_options(MESH.devices.flat[0].device_kind, arguments[0].shape[-1], changes)
+        function = jax.jit(both, compiler_options=options)
         return program_cost(function.lower(arguments, cotangents).compile().as_text())
 
 

@@ -30,6 +30,7 @@ class Chip:
     cores: int = 1  # devices per chip
     dims: int = 3  # axes of a slice
     xla_options: Mapping[str, str] = field(default_factory=dict)  # compiler options for train steps
+    options_from: int = 0  # width of a model from which these options make its steps faster
 
     @property
     def counted(self) -> int:
@@ -53,7 +54,7 @@ CHIPS = {
         Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, cores=2),
         Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, 16, dims=2, xla_options=VMEM),
         Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, xla_options=VMEM),
-        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, unit=256, dims=2),
+        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, unit=256, dims=2, xla_options=VMEM, options_from=2048),
         Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, 4, unit=256, cores=2),
     )
 }
@@ -76,20 +77,21 @@ def chip_of_kind(device_kind: str) -> Chip | None:
     return next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
 
 
-def compiler_options(device_kind: str, changes: Iterable[str] = ()) -> dict[str, str | bool]:
+def compiler_options(device_kind: str, width: int, changes: Iterable[str] = ()) -> dict[str, str | bool]:
     """Returns XLA's options for train steps on a device: those of its chip, with some added, changed or removed.
 
-    >>> compiler_options("TPU v5 lite", ["xla_tpu_scoped_vmem_limit_kib=", "xla_enable_async_all_reduce=true"])
+    >>> compiler_options("TPU v5 lite", 1024, ["xla_tpu_scoped_vmem_limit_kib=", "xla_enable_async_all_reduce=true"])
     {'xla_enable_async_all_reduce': True}
 
     Args:
+        width: width of the model.
         changes: NAME=VALUE adds or changes an option, NAME= removes it.
 
     Raises:
         UserError: a change does not have this form.
     """
     chip = chip_of_kind(device_kind)
-    options = dict(chip.xla_options) if chip else {}
+    options = dict(chip.xla_options) if chip and width >= chip.options_from else {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not name or not equals:

@@ -66,7 +66,8 @@ class Program:
         self.tx = optim.make_optimizer(config.optim, steps, self.rules)
         self.state = self._abstract_state(params)
         loss = loss_config(config.loss, architecture)
-        options = compiler_options(mesh.devices.flat[0].device_kind, config.model.compiler_options)
+        kind = mesh.devices.flat[0].device_kind
+        options = compiler_options(kind, architecture.width, config.model.compiler_options)
         if config.model.compiler_options:
             check_compiler_options(options, mesh)
         self.step = jax.jit(

@@ -55,20 +55,26 @@ def test_default_shapes_have_the_chips_that_are_asked_for_and_sides_in_order(nam
 
 @pytest.mark.parametrize("kind", ["cpu", "NVIDIA H200"])
 def test_a_device_that_is_no_tpu_has_only_the_compiler_options_that_are_given(kind):
-    assert compiler_options(kind) == {}
-    assert compiler_options(kind, ["a=1", "b=x=y", "c=true"]) == {"a": "1", "b": "x=y", "c": True}
+    assert compiler_options(kind, 4096) == {}
+    assert compiler_options(kind, 4096, ["a=1", "b=x=y", "c=true"]) == {"a": "1", "b": "x=y", "c": True}
 
 
 def test_compiler_options_of_a_chip_can_be_added_to_changed_and_removed():
-    own = compiler_options("TPU v5")
+    own = compiler_options("TPU v5", 320)
     (name,) = own
     assert own == CHIPS["v5p"].xla_options
-    assert compiler_options("TPU v5", ["a=1", "b=true"]) == own | {"a": "1", "b": True}
-    assert compiler_options("TPU v5", [f"{name}=7"]) == {name: "7"}
-    assert compiler_options("TPU v5", [f"{name}=", "a=1"]) == {"a": "1"}
+    assert compiler_options("TPU v5", 320, ["a=1", "b=true"]) == own | {"a": "1", "b": True}
+    assert compiler_options("TPU v5", 320, [f"{name}=7"]) == {name: "7"}
+    assert compiler_options("TPU v5", 320, [f"{name}=", "a=1"]) == {"a": "1"}
+
+
+def test_a_chip_has_options_only_for_models_as_wide_as_they_make_faster():
+    assert compiler_options("TPU v6 lite", 1024) == {}
+    assert compiler_options("TPU v6 lite", 2048) == CHIPS["v6e"].xla_options != {}
+    assert compiler_options("TPU v6 lite", 1024, ["a=1"]) == {"a": "1"}
 
 
 @pytest.mark.parametrize("change", ["a", "=1", ""])
 def test_a_compiler_option_without_name_or_value_is_refused(change):
     with pytest.raises(UserError, match=f"The compiler option '{change}' should be NAME=VALUE"):
-        compiler_options("cpu", [change])
+        compiler_options("cpu", 320, [change])

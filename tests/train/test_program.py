@@ -50,7 +50,7 @@ def test_a_program_for_a_cpu_has_the_options_of_the_config(compiled_with):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, from the `tpu` extra")
 def test_a_program_for_a_tpu_has_the_options_of_its_chip(compiled_with):
-    assert compiled_with(topology_devices("v5p:2x2x1")) == compiler_options("TPU v5") != {}
+    assert compiled_with(topology_devices("v5p:2x2x1")) == compiler_options("TPU v5", size("tiny").width) != {}
 
 
 @pytest.mark.parametrize(("field", "message"), [("kernel", "attention kernel 'x'"), ("remat", "remat policy 'x'")])
