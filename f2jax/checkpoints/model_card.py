@@ -122,7 +122,7 @@ def parse_model_card(text: str) -> tuple[EarlierCard | None, str | None]:
     _, _, rest = text.partition("---\n")
     head, _, body = rest.partition("\n---\n")
     lines = {line.partition(":")[0]: line for line in head.splitlines()}
-    license = lines.get("license", "").partition(": ")[2] or None
+    license = lines.get("license", "").partition(": ")[2].strip("'\" ") or None
     if not re.search(r"\bf2jax\b", lines.get("tags", "")):
         return None, license
     summary, *sections = re.split(r"^(?=## )", body.strip(), flags=re.M)

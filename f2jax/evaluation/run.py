@@ -47,9 +47,8 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
             "them, so for these leave it out."
         )
     instructions = prompts.read_instructions(options.prompts, options.prompt, tasks).for_tasks(tasks)
-    embedder = None
+    embedder, named = None, builtin.model_name(model or "", options.name)
     if model:
-        named = builtin.model_name(model, options.name)
         if named.removeprefix("f2jax/") in BASELINES or named.endswith(runner.UNTRAINED):
             raise UserError(f"{named} is the name of a baseline; give the model another one by --name.")
         embedder = Embedder.from_pretrained(
@@ -69,8 +68,7 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
             )
         with files.mirrored(output, runner.RESULTS) as mirror, tqdm(unit="score", dynamic_ncols=True) as bar:
             encoders = []
-            if embedder and model:
-                named = builtin.model_name(model, options.name)
+            if embedder:
                 cache = Path(options.cache or mirror.folder / "vectors")
                 encoders = _model_encoders(embedder, named, options, cache, instructions, bar)
             encoders += [baseline(name) for name in BASELINES if name in baselines]
