@@ -65,8 +65,8 @@ class Validation:
         for rows in self.held_out:
             loader = self.batches([rows])
             steps: Sequence[int] = range(loader.steps_per_epoch)
-            if count := self.config.log.validation_batches:  # full ones first: a loss depends on the candidates
-                steps = sorted(steps, key=lambda step: -len(loader.mixture.plan(step).rows))[:count]
+            if count := self.config.log.validation_batches:  # without the one that is not full: it has fewer candidates
+                steps = sorted(steps[: count + 1], key=lambda step: -len(loader.mixture.plan(step).rows))[:count]
             totals: dict[str, float] = defaultdict(float)
             total_rows = 0
             for _, _, batch in loader.batches(steps):
