@@ -42,6 +42,7 @@ class StartOptions:
 
     size: str = "mini"  # a size of f2jax/model/sizes.py; the vocabulary is that of the corpus
     width: int = 0  # hidden size and dimension of the embeddings; 0: that of the size
+    layers: int = 0  # number of layers; 0: that of the size
     # largest number of texts to sample from the corpus
     max_texts: int = field(default=1_000_000, metadata={"option": "texts"})
     bag: BagOptions = field(default_factory=BagOptions)

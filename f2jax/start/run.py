@@ -35,7 +35,12 @@ def start_from_vectors(
     """
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
     named = size(options.size)
-    architecture = replace(named, width=options.width or named.width, vocab_size=tokenizer.vocab_size)
+    architecture = replace(
+        named,
+        width=options.width or named.width,
+        layers=options.layers or named.layers,
+        vocab_size=tokenizer.vocab_size,
+    )
     kept, stored = architecture.width - 1, read_info(vectors).width
     if stored not in (kept, architecture.width):
         raise UserError(

@@ -82,10 +82,10 @@ def test_a_config_for_cached_vectors_names_what_is_missing():
         load("cached:start=start")
 
 
-def test_a_student_may_be_narrower_than_its_size(folder, tmp_path):
-    assert start(folder, tmp_path / "narrow", "--width", "32", "--steps", "2", vectors="v32") == 0
+def test_a_student_may_be_narrower_or_deeper_than_its_size(folder, tmp_path):
+    assert start(folder, tmp_path / "narrow", "--width", "32", "--layers", "3", "--steps", "2", vectors="v32") == 0
     found = Embedder.from_pretrained(tmp_path / "narrow").architecture
-    assert found == size("tiny", width=32, vocab_size=found.vocab_size)
+    assert found == size("tiny", width=32, layers=3, vocab_size=found.vocab_size)
 
 
 def test_texts_that_are_drawn_come_with_their_own_vectors(folder):
