@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
         for source in [source for _, *sources in args.prepare for source in sources]:
             check_source(source, notes)
         check_room_for_corpora(args.prepare, notes)
-        plans: dict[str, Any] = {}
+        trainings = []
         for is_run, words in itertools.groupby(runs, lambda word: word != "++"):
             if is_run:
                 given, rest = of_run.parse_known_args(list(words))
@@ -63,10 +63,12 @@ def main(argv: list[str]) -> None:
                     raise UserError("train needs a --config, such as configs/stage2.py:size=80m.")
                 overrides = [text for text in rest if text.startswith("--config.")]
                 needed += check_run(given.config, overrides, given.workdir, args, notes)
-                if args.plan:
-                    plan_run(given.config, overrides, args, plans)
+                trainings.append((given.config, overrides))
         if args.folder:
             check_disk(args.folder, needed)
+        plans: dict[str, Any] = {}
+        for config, overrides in trainings if args.plan else ():  # last: each takes minutes
+            plan_run(config, overrides, args, plans)
     except UserError as error:
         sys.exit(f"launch: {error}")
     for note in sorted(notes):

@@ -128,6 +128,10 @@ def test_runs_are_planned_once_for_all_that_are_alike(tmp_path, capsys, monkeypa
     assert "$576 at $1.50" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"nano.py:stage=1 does not fit v5p:2x2x2; take more chips\."):
         check.main(["--plan", "v5p-16", "--", "--config", str(ROOT / "configs/nano.py:stage=1")])
+    planned.clear()
+    with pytest.raises(SystemExit, match="does not fit 8 device"):
+        check.main(["--plan", "v5p-16", "--devices", "8", "--", *TINY, "++", *TINY, "--config.mesh.fsdp=3"])
+    assert not planned, "all are checked before the first is planned"
     with pytest.raises(SystemExit, match="--plan compiles for one slice"):
         check.main(["--plan", "v5p-16", "--slices", "2", "--", *TINY])
 
