@@ -35,7 +35,8 @@ from f2jax.train.loop import train
 
 WIDTH = 64  # width of the recipe's student
 TABLE_STEPS = 600  # steps for the token table that students start from
-STARTS = ("table", "unordered", "cut")  # names of starts; the first one is also a row, scored without training
+STARTS = ("table", "unordered", "cut", "deep_table", "first_two", "spread_two")  # the first is a row too, not trained
+DEEP = 6  # layers of the model that `first_two` and `spread_two` keep two of
 MERGED = "merged"  # another row without a run: the mean of the checkpoints at the end of the recipe's run
 SETS = {  # the local tasks and their subsets
     "Tatoeba.local": ("cmn-eng", "deu-eng", "spa-eng"),
@@ -67,6 +68,7 @@ QUESTIONS = {
         "First weights",
         {"recipe": "", "table": "recipe", "pruned": "recipe", "fresh": "recipe", "fresh_alone": "fresh"},
     ),
+    "layers": Question("Which layers", {"recipe": "", "deep": "", "first_layers": "", "spread_layers": "first_layers"}),
     "matryoshka": Question("With Matryoshka and without", {"nested": "flat", "flat": ""}, nested=True),
     "options": Question("Options", {"recipe": ""} | dict.fromkeys((*OPTIONS, "together"), "recipe")),
     "bits": Question("Spread out, for binary vectors", {"recipe": "", "spread": "recipe"}, nested=True),
@@ -130,10 +132,14 @@ class Runs:
             choice = ChannelChoice(channels="first", neurons="first")
             options = PruneOptions(width=width, rescale=False, choice=choice)
             prune_model(str(self.train("alone_128", seed)), folder, options)
+        elif name in ("first_two", "spread_two"):
+            choice = ChannelChoice(layers_by="first" if name == "first_two" else "even")
+            prune_model(str(self.train("deep", seed)), folder, PruneOptions(layers=2, choice=choice))
         else:
-            vectors, nested = {"table": (f"vectors-{width}", 0.2), "unordered": ("vectors-first", 0.0)}[name]
+            vectors, nested = ("vectors-first", 0.0) if name == "unordered" else (f"vectors-{width}", 0.2)
+            layers = DEEP if name == "deep_table" else 0
             bag = BagOptions(steps=TABLE_STEPS, max_length=48, nested_weight=nested, seed=seed)
-            corpus, student = PreparedCorpus(self.data / "corpus"), StartOptions("tiny", width, bag=bag)
+            corpus, student = PreparedCorpus(self.data / "corpus"), StartOptions("tiny", width, layers=layers, bag=bag)
             start_from_vectors(corpus, self.data / vectors, folder, student)
         return folder
 

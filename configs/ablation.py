@@ -66,6 +66,10 @@ ROWS = {
     "fresh": AblationRow(start=""),
     "fresh_alone": AblationRow(start="", vectors=""),
     "pruned": AblationRow(start="cut"),
+    # six layers, trained for four times as long, and the two of them that are kept
+    "deep": AblationRow({"steps": 200}, start="deep_table"),
+    "first_layers": AblationRow(start="first_two"),
+    "spread_layers": AblationRow(start="spread_two"),
     # Matryoshka, starting from dimensions in random order
     "nested": AblationRow(start="unordered", vectors="vectors-first"),
     "flat": AblationRow(FLAT, start="unordered", vectors="vectors-first"),
