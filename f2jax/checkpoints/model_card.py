@@ -119,7 +119,7 @@ def parse_model_card(text: str) -> tuple[EarlierCard | None, str | None]:
     >>> parse_model_card(render_model_card(…, RunHistory(license="mit")))[1]
     'mit'
     """
-    _, _, rest = text.partition("---\n")
+    _, _, rest = text.replace("\r\n", "\n").partition("---\n")
     head, _, body = rest.partition("\n---\n")
     lines = {line.partition(":")[0]: line for line in head.splitlines()}
     license = lines.get("license", "").partition(": ")[2].strip("'\" ") or None

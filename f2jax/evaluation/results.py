@@ -75,12 +75,13 @@ def read_results(folders: Iterable[str | Path]) -> list[ScoredVariant]:
         empty = True
         with files.mirrored(folder, "") as mirror:
             for path in sorted(mirror.folder.rglob("*.json")):
-                content = _json(path)
-                with _readable(path):
+                shown = files.join(folder, str(path.relative_to(mirror.folder)))
+                content = _json(path, shown)
+                with _readable(shown):
                     if path.name == "results.json" and "tasks" in content:
-                        runs += _builtin_runs(path, content)
+                        runs += _builtin_runs(shown, content)
                     elif "task_name" in content:
-                        meta = _meta(path)
+                        meta = _meta(path, shown)
                         experiment = json.dumps(meta["experiment_kwargs"] or {}, sort_keys=True)
                         key = (meta["name"], meta["revision"], experiment)
                         metas[key] = meta
@@ -93,25 +94,25 @@ def read_results(folders: Iterable[str | Path]) -> list[ScoredVariant]:
     return _distinct(runs + [_run(metas[key], found) for key, found in entries.items()])
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path, shown: str) -> dict:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); delete it and evaluate again.") from error
+        raise UserError(f"{shown} is no JSON ({error}); delete it and evaluate again.") from error
     return content if isinstance(content, dict) else {}
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(shown: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not a result file ({error!r}); delete it and evaluate again.") from error
+        raise UserError(f"{shown} is not a result file ({error!r}); delete it and evaluate again.") from error
 
 
-def _builtin_runs(path: Path, content: dict) -> Iterator[ScoredVariant]:
+def _builtin_runs(shown: str, content: dict) -> Iterator[ScoredVariant]:
     """Yields the scores on built-in tasks at each dimension, then those of TF-IDF."""
-    model = content.get("model") or path.resolve().parent.name
+    model = content.get("model") or Path(shown).resolve().parent.name
     revision, parameters, tasks = content["revision"], content.get("parameters"), content["tasks"]
     dims = sorted({int(dim) for task in tasks.values() for dim in task["dims"]}, reverse=True)
     for dim in dims:
@@ -125,13 +126,13 @@ def _builtin_entries(scores: dict[str, float]) -> tuple[ScoreEntry, ...]:
     return tuple(ScoreEntry(name, "test", "default", (), float(score)) for name, score in scores.items())
 
 
-def _meta(path: Path) -> dict:
+def _meta(path: Path, shown: str) -> dict:
     """Returns mteb's metadata next to the results, or else what the names of the folders tell."""
-    model, revision = path.parts[-3:-1] if len(path.parts) > 2 else ("unknown", "unknown")
+    *_, model, revision, _ = ("unknown", "unknown", *Path(shown).parts)
     meta: dict = dict.fromkeys(("n_parameters", "embed_dim", "experiment_kwargs"))
     meta |= {"name": model.replace("__", "/"), "revision": revision}
     neighbour = path.with_name("model_meta.json")
-    return meta | (_json(neighbour) if neighbour.exists() else {})
+    return meta | (_json(neighbour, f"{shown}: its {neighbour.name}") if neighbour.exists() else {})
 
 
 def _entries(content: dict) -> list[ScoreEntry]:

@@ -8,6 +8,7 @@ import json
 import queue
 import sys
 import threading
+import time
 import traceback
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -201,9 +202,9 @@ def make_api_server(service: Service, host: str, port: int) -> ThreadingHTTPServ
 
         def _discard(self):
             """Reads what a client still sends, because most read the answer only after that."""
-            for _ in range(MOST_DISCARDED // PART):
-                if not self.rfile.read1(PART):
-                    break
+            left, end = MOST_DISCARDED, time.monotonic() + self.timeout
+            while left > 0 and time.monotonic() < end and (part := self.rfile.read1(PART)):
+                left -= len(part)
 
         def _fail(self, status: int, message: str):
             kind = "server_error" if status == 500 else "invalid_request_error"

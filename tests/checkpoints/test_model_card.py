@@ -180,6 +180,8 @@ def test_of_the_card_of_another_tool_only_the_licence_is_taken(tmp_path):
     assert read_earlier_card(tmp_path) == NOTHING
     (tmp_path / "README.md").write_text("---\nlicense: 'apache-2.0'\ntags: [x]\n---\n\nBest.\n\n## Training\n\nOurs.\n")
     assert read_earlier_card(tmp_path) == RunHistory(license="apache-2.0")
+    (tmp_path / "README.md").write_bytes(b"---\r\nlicense: mit\r\n---\r\nBest.\r\n")
+    assert read_earlier_card(tmp_path) == RunHistory(license="mit")
     (tmp_path / "README.md").write_bytes(b"no metadata \xff")
     assert read_earlier_card(tmp_path) == NOTHING
 
