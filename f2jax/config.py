@@ -187,10 +187,10 @@ CONTRASTIVE = (
     "loss.score_margin_weight",
 )
 NOT_NEGATIVE = (
-    "steps", "model.chunk_rows", "data.programs", "data.skip_steps", "checkpoint.minutes", "checkpoint.keep_every",
-    "checkpoint.tail_steps", "checkpoint.tail_every", "optim.warmup_steps", "optim.end_lr", "optim.weight_decay",
-    "optim.clip_norm", "loss.distill_teacher_temperature", "log.validate_every", "log.validation_batches",
-    "log.evaluate_every",
+    "seed", "steps", "model.chunk_rows", "data.programs", "data.skip_steps", "checkpoint.minutes",
+    "checkpoint.keep_every", "checkpoint.tail_steps", "checkpoint.tail_every", "optim.warmup_steps", "optim.end_lr",
+    "optim.weight_decay", "optim.clip_norm", "loss.distill_teacher_temperature", "log.validate_every",
+    "log.validation_batches", "log.evaluate_every",
 )  # fmt: skip
 LARGEST_BETA = 0.99  # for moments in bfloat16; above it, most updates are rounded away
 COUNTS = (
@@ -234,8 +234,8 @@ def check(config: ConfigDict) -> None:
     for name, smallest in least.items():
         if not values[name] >= smallest:
             raise UserError(f"{name}={values[name]} should be at least {smallest}.")
-    if not (values["init_from"] or values["resume_from"] or 0 <= values["seed"] < 2**31):  # of random weights
-        raise UserError(f"seed={values['seed']} should be from 0 to {2**31 - 1}.")
+    if values["seed"] >= 2**31 and not (values["init_from"] or values["resume_from"]):  # JAX takes it as int32
+        raise UserError(f"seed={values['seed']} should be below {2**31}, because the weights are random.")
     if (row := values["data.row_length"]) < (text := values["data.max_length"]):
         raise UserError(f"data.row_length={row} is below data.max_length={text}; raise it.")
     for name in POSITIVE:

@@ -196,7 +196,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         store, name = filesystem(path)
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
-            yield part
+            with _clear_disk_full(part):
+                yield part
             with clear_errors(path, "written"):
                 store.put_file(str(part), name)
     else:
@@ -204,17 +205,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with clear_errors(path, "written"):
             part.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield part
+            with _clear_disk_full(path):
+                yield part
             with clear_errors(path, "written"):
                 part.replace(path)
-        except BaseException as error:
+        except BaseException:
             with suppress(OSError):
                 part.unlink()
-            if is_disk_full(error) and not isinstance(error, UserError):  # each library has a class of its own for it
-                raise UserError(
-                    f"{path} cannot be written: the disk is full; make room there, and run the same command again."
-                ) from error
             raise
+
+
+@contextmanager
+def _clear_disk_full(path: str | Path) -> Iterator[None]:
+    """Turns the error of a full disk, for which each library has a class of its own, into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error) and not isinstance(error, UserError):
+            raise UserError(
+                f"{path} cannot be written: the disk is full; make room there, and run the same command again."
+            ) from error
+        raise
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:

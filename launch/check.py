@@ -10,9 +10,9 @@ data and the models that they start from, but for those in --given, which earlie
 their checkpoints, less what lies in the --workdir of a run already. Each --prepare is a corpus to be made on this
 machine and the raw data that must be there for it; the disk needs room for the least that corpora take of it. With
 --data_dir, where workers get a copy of --data, a corpus has to be in there, or on gs://. With --plan each training is
-compiled for that slice, once for all that are alike: one that does not fit is refused, of others days and cost are said
-(--price: of a chip-hour). That takes minutes for each, and the TPU compiler on this machine. What cannot be checked is
-said.
+compiled for that slice, once for all that are alike. One that does not fit is refused; for the others it prints the
+days and the cost (--price is that of a chip-hour). Each takes minutes and the TPU compiler on this machine. It says
+what it could not check.
 """
 
 import argparse

@@ -163,7 +163,7 @@ def runs_table(runs: Sequence[ComparedRun], columns: dict[str, list], letters: S
     """Returns the table of runs for the page."""
     note = (
         "Fields of the config in which the runs differ, what they took, and their last metrics. Tokens are those of "
-        "texts, without padding; hours are those of steps, of a branch its own."
+        "texts, without padding; hours count only a branch's own steps."
     )
     if len(set(letters)) > 1:
         note += (
