@@ -75,7 +75,9 @@ def _sentence(error: BaseException) -> str:
 
 
 def _run(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if argv[:1] == ["help"]:  # f2jax help encode
+        argv = [*argv[1:], "--help"]
+    if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
     elif argv[0] == "--version":
         print(f"f2jax {__version__}")

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
                 trainings.append((given.config, overrides))
         if args.folder:
             check_disk(args.folder, needed)
-        plans: dict[str, Any] = {}
+        plans: dict[Any, Any] = {}
         for config, overrides in trainings if args.plan else ():  # last: each takes minutes
             plan_run(config, overrides, args, plans)
     except UserError as error:
@@ -123,7 +123,7 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
     return max(kept * one - lying, 0) + one  # one more while it is written
 
 
-def plan_run(spec: str, overrides: list[str], args, plans: dict[str, Any]) -> None:
+def plan_run(spec: str, overrides: list[str], args, plans: dict[Any, Any]) -> None:
     """Compiles the step of a run for the slice, unless one like it was, and says what it takes.
 
     Args:

@@ -93,7 +93,7 @@ def test_without_a_command_the_commands_are_listed(capsys, argv):
 def test_each_command_has_help(capsys, command):
     code, out, err = run(capsys, command, "--help")
     assert (code, err) == (0, "")
-    assert out.startswith(f"usage: f2jax {command}")
+    assert out.startswith(f"usage: f2jax {command}") and run(capsys, "help", command) == (code, out, err)
     options = re.findall(r"^  (--[\w-]+|[A-Z]+)(?:,? .*?)?(?:  +(\S.*)|\n {10,}(\S.*))$", out, re.M)
     assert {name for name, *_ in options} >= set(re.findall(r"--(?!no-)[a-z-]+", out.partition("\n\n")[0]))
     assert options and all(first or second for _, first, second in options), "every option says what it does"

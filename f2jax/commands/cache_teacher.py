@@ -33,6 +33,7 @@ class OutsideOptions:
     center: bool = False  # subtract the mean over all texts, which --reduce pca always does
     # how far --reduce pca evens out the variances of the components, from 0 (not at all) to 1 (all equal)
     whiten: float = 0.0
+    like: str = ""  # reduce as these vectors were, which --reduce pca made, so that coordinates mean the same
     pivot: str = ""  # language whose side of bitext rows gives its vector to the other side
     pivot_sources: tuple[str, ...] = ()  # data sets of bitext, by name or pattern; (): all retrieval data sets
 
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
         raise UserError("f2jax cache-teacher needs --output and either --model or --vectors, or else --list-texts.")
     if bool(outside.vectors) != bool(outside.texts):
         raise UserError("--vectors and --texts go together: give both, with a row for each text.")
-    if options.model and (given := changed(outside, "reduce", "center", "whiten", "pivot", "pivot_sources")):
+    if options.model and (given := changed(outside, "reduce", "center", "whiten", "like", "pivot", "pivot_sources")):
         raise UserError(f"{given} is for --vectors; leave it out, or embed the texts of --list-texts.")
 
     from f2jax.data.corpus import PreparedCorpus
@@ -76,6 +77,7 @@ def main(argv: list[str]) -> None:
                 outside.reduce,
                 outside.center,
                 outside.whiten,
+                outside.like,
                 *pivot,
             )
         )

@@ -3,7 +3,9 @@
 `f2jax cache-teacher` writes them in pieces: ArrayRecord files in which each record is the bytes of a vector.
 """
 
+import io
 import json
+import zipfile
 from collections.abc import Collection
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +22,7 @@ CARD = "vectors.json"
 PARTS = ("documents", "train", "validation")  # documents, and the queries of both splits
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 PIECE = 65_536  # vectors in a file
+COMPONENTS = "components.npz"  # mean and axes of the PCA that reduced the vectors
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class TeacherVectorsInfo:
     dtype: str  # a name in DTYPES
     unit: bool = False  # whether the teacher's vectors were normalized, so that their lengths have no meaning
     centered: bool = False  # whether the mean over all distinct texts was subtracted
-    reduced: str = ""  # how the number of dimensions was reduced: `first`, `pca`, or not at all
+    reduced: str = ""  # how dimensions were reduced: `first`, `pca`, `like` the PCA of other vectors, or not at all
     explained: float = 1.0  # share of the variance that the PCA kept
     whitened: float = 0.0  # exponent of whitening
     pivot: str = ""  # language whose texts passed their vectors on to their translations
@@ -42,6 +45,7 @@ class TeacherVectorsInfo:
         parts = ["made of unit ones" if self.unit else "made of raw ones"]
         parts += ["less their mean"] if self.centered else []
         parts += [f"principal components with {self.explained:.1%} of the variance"] if self.reduced == "pca" else []
+        parts += ["components of other vectors"] if self.reduced == "like" else []
         parts += [f"whitened by {self.whitened:g}"] if self.whitened else []
         parts += [f"{self.pivoted:,} texts with the vector of their side in {self.pivot}"] if self.pivot else []
         return ", ".join(parts)
@@ -78,6 +82,29 @@ class Piece:
             for vector in vectors.astype(DTYPES[dtype]):
                 writer.write(vector.tobytes())
             writer.close()
+
+
+def write_components(folder: str | Path, mean_e: np.ndarray, axes_ee: np.ndarray) -> None:
+    """Keeps the mean and the axes that turn a teacher's vectors into those of the folder."""
+    buffer = io.BytesIO()
+    np.savez(buffer, mean_e=mean_e, axes_ee=axes_ee)
+    files.write_atomically(files.join(folder, COMPONENTS), buffer.getvalue())
+
+
+def read_components(folder: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what `write_components` kept, mean [e] and axes [e, width].
+
+    Raises:
+        UserError: the folder has none, or the file is damaged.
+    """
+    path = files.join(folder, COMPONENTS)
+    if not files.exists(path):
+        raise UserError(f"{path} is missing; f2jax cache-teacher writes it with --reduce pca.")
+    try:
+        with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as kept:
+            return kept["mean_e"], kept["axes_ee"]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); write these vectors again.") from error
 
 
 def pieces(folder: str | Path, corpus: PreparedCorpus) -> list[Piece]:

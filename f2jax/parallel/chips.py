@@ -29,7 +29,7 @@ class Chip:
     unit: int = 128  # side of a matrix unit
     cores: int = 1  # devices per chip
     dims: int = 3  # axes of a slice
-    xla_options: Mapping[str, str] = field(default_factory=dict)  # compiler options for train steps
+    flags: Mapping[str, str] = field(default_factory=dict)  # compiler options for train steps
     wide: int = 0  # width of a model from which these options make its steps faster
 
     @property
@@ -51,11 +51,11 @@ CHIPS = {
     chip.name: chip
     for chip in (
         # each device has 4 matrix units, but a v5p has 8
-        Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, 128, 2),
-        Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, 16, 128, 1, 2, VMEM),
-        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, 128, 1, 3, VMEM),
-        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, 256, 1, 2, VMEM, wide=2048),
-        Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, 4, 256, 2),
+        Chip("v4", "v4", "TPU v4", 137.5e12, 1.05e9, 15.25, 6e11, 2.25e10, 4, cores=2),
+        Chip("v5e", "v5litepod", "TPU v5 lite", 197e12, 1.5e9, 15.75, 8.1e11, 4.5e10, 16, dims=2, flags=VMEM),
+        Chip("v5p", "v5p", "TPU v5", 459e12, 1.75e9, 95.74, 2.765e12, 9e10, 4, flags=VMEM),
+        Chip("v6e", "v6e", "TPU v6 lite", 918e12, 1.75e9, 31.25, 1.6e12, 9e10, 16, 256, dims=2, flags=VMEM, wide=2048),
+        Chip("tpu7x", "tpu7x", "TPU7x", 1153.5e12, 2.2e9, 94.75, 3.69e12, 5e10, 4, 256, cores=2),
     )
 }
 
@@ -91,7 +91,7 @@ def compiler_options(device_kind: str, width: int, changes: Iterable[str] = ()) 
         UserError: a change does not have this form.
     """
     chip = chip_of_kind(device_kind)
-    options = dict(chip.xla_options) if chip and width >= chip.wide else {}
+    options = dict(chip.flags) if chip and width >= chip.wide else {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not name or not equals:

@@ -294,7 +294,9 @@ def _readable_key(key: tuple[bytes, str]) -> Key:
 def _part(item: tuple[int, Mapping[str, Iterable]], plan: Mapping[tuple, Plan]) -> Iterator:
     """Texts of a row that stays → (shard, row), and as `documents` ((data set, key), document)."""
     place, groups = item
-    for key, split, row, documents in groups["texts"] if list(groups["chosen"]) else ():
+    if not list(groups["chosen"]):
+        return
+    for key, split, row, documents in groups["texts"]:
         shard = int(np.searchsorted(plan[key].starts[split], place >> BLOCK_BITS, side="right")) - 1
         yield (key, split, shard), (place, row)
         for i, document in enumerate(documents):

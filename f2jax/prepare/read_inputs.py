@@ -200,9 +200,9 @@ def read_again(
     places = np.flatnonzero(_map_array(source.path(STAY), np.dtype(bool)))[numbers]
     records, following = open_records(source.spec, options, SkipList()), 0
     for place, number in zip(places.tolist(), numbers.tolist(), strict=True):
-        record, where = next(islice(records, place - following, None), (None, ""))
-        following = place + 1
-        kept = record and curated(record, options, found).record
+        skipped, following = place - following, place + 1
+        record, where = next(islice(records, skipped, None), (None, ""))
+        kept = None if record is None else curated(record, options, found).record
         if kept is None or row_hash(kept, options.seed) != hashes[number]:
             raise UserError(f"{source.spec} has changed since it was read first; run the same command again.")
         yield number, kept, where

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from f2jax import files
 from f2jax.data.corpus import PreparedCorpus, Reader
-from f2jax.data.teacher_vectors import DTYPES, Piece, TeacherVectorsInfo, begin, pieces
+from f2jax.data.teacher_vectors import DTYPES, Piece, TeacherVectorsInfo, begin, pieces, write_components
 from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference.embedder import Embedder
@@ -22,6 +22,7 @@ class TeacherSource:
 
     info: TeacherVectorsInfo  # of its vectors; those that are stored may have fewer dimensions and another type
     vectors: Callable[[Piece, Callable], np.ndarray]  # (piece, reader of its tokens) → float [n, width]
+    components: tuple[np.ndarray, np.ndarray] | None = None  # mean and axes of a PCA, which --like can use again
 
 
 def by_model(name: str, dtype: str, corpus: PreparedCorpus, batch_size: int = 1_024) -> TeacherSource:
@@ -65,6 +66,8 @@ def cache_teacher(
         raise UserError(f"--output {output}: vectors are written to a local or mounted folder; copy them from there.")
     card = replace(source.info, width=width or source.info.width, dtype=dtype)
     begin(output, card)
+    if source.components:
+        write_components(output, *source.components)
     todo = pieces(output, corpus)
     total = sum(piece.stop - piece.start for piece in todo)
     done = sum(piece.stop - piece.start for piece in todo if piece.exists())

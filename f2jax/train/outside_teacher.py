@@ -12,7 +12,7 @@ from f2jax import files
 from f2jax.data.corpus import PreparedCorpus
 from f2jax.data.original_texts import TextSurvey, iter_original_texts, pivot_ids, survey_texts
 from f2jax.data.record import stable_id
-from f2jax.data.teacher_vectors import Piece, TeacherVectorsInfo
+from f2jax.data.teacher_vectors import Piece, TeacherVectorsInfo, read_components, read_info
 from f2jax.data.texts import iter_file_texts
 from f2jax.errors import UserError
 from f2jax.inference.reduce import components, moments
@@ -50,6 +50,7 @@ def from_file(
     reduce: str = "",
     center: bool = False,
     whiten: float = 0.0,
+    like: str = "",
     pivot: str = "",
     pivot_sources: Sequence[str] = (),
 ) -> TeacherSource:
@@ -63,13 +64,16 @@ def from_file(
         reduce: how to reduce them: `first` keeps the leading ones, `pca` the principal components over all texts.
         center: subtract the mean over all texts, which `pca` always does.
         whiten: exponent by which `pca` evens out the standard deviations of the components, from 0 (not at all) to 1.
+        like: folder of vectors by `pca`, whose mean and axes are used again, so that coordinates mean the same.
         pivot: in bitext, both sides take the vector of the side in this language (`pivot_ids`); "": each its own.
         pivot_sources: names or patterns of the data sets where they do; default: all.
 
     Raises:
         UserError: a file cannot be read, the numbers of rows and texts differ, a vector is zero or not finite, a text
-            of the corpus is missing, or `reduce` is missing although fewer dimensions are wanted.
+            of the corpus is missing, `reduce` is missing although fewer dimensions are wanted, or `like` does not fit.
     """
+    if like and (width or reduce or center or whiten):
+        raise UserError(f"--like {like} says how vectors are reduced; leave out --width, --reduce, --center, --whiten.")
     rows = open_vectors(vectors)
     full = rows.shape[1]
     if not 0 <= width <= full:
@@ -89,7 +93,15 @@ def from_file(
     used = np.unique(row_i)
     unit = _check_rows(vectors, rows, used)
     centered, mean_e, axes_ee, explained = center or reduce == "pca", np.zeros(full, np.float32), None, 1.0
-    if centered:
+    stats = [Path(path).stat() for path in (vectors, texts)]
+    made_of = [f"{stat.st_size} bytes of {stat.st_mtime_ns}" for stat in stats]
+    if like:
+        (mean_e, axes_ee), before = read_components(like), read_info(like)
+        if len(mean_e) != full:
+            raise UserError(f"--like {like} is for vectors of {len(mean_e)} dimensions; {vectors} has {full}.")
+        centered, reduce, whiten = True, "like", before.whitened
+        made_of.append(f"components of {before.teacher}")
+    elif centered:
         found = moments(rows[used[start : start + BLOCK]] for start in range(0, len(used), BLOCK))
         mean_e = found.mean_e.astype(np.float32)
         if reduce == "pca":
@@ -99,9 +111,7 @@ def from_file(
         x_ie = rows[row_i[piece.first : piece.first + piece.stop - piece.start]].astype(np.float32) - mean_e
         return x_ie if axes_ee is None else x_ie @ axes_ee
 
-    stats = [Path(path).stat() for path in (vectors, texts)]
-    made_of = [f"{stat.st_size} bytes of {stat.st_mtime_ns}" for stat in stats]
-    reduced = reduce if reduce == "pca" or 0 < width < full else ""
+    reduced = reduce if axes_ee is not None or 0 < width < full else ""
     info = TeacherVectorsInfo(
         teacher=", ".join([*made_of, *(pivot_sources if pivot else ())]),
         width=full if axes_ee is None else axes_ee.shape[1],
@@ -114,7 +124,7 @@ def from_file(
         pivot=pivot,
         pivoted=len(np.unique(survey.id_i[target_i != survey.id_i])),
     )
-    return TeacherSource(info, read)
+    return TeacherSource(info, read, None if axes_ee is None else (mean_e, axes_ee))
 
 
 def _rows_of_texts(

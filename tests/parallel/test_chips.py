@@ -62,7 +62,7 @@ def test_a_device_that_is_no_tpu_has_only_the_compiler_options_that_are_given(ki
 def test_compiler_options_of_a_chip_can_be_added_to_changed_and_removed():
     own = compiler_options("TPU v5", 320)
     (name,) = own
-    assert own == CHIPS["v5p"].xla_options
+    assert own == CHIPS["v5p"].flags
     assert compiler_options("TPU v5", 320, ["a=1", "b=true"]) == own | {"a": "1", "b": True}
     assert compiler_options("TPU v5", 320, [f"{name}=7"]) == {name: "7"}
     assert compiler_options("TPU v5", 320, [f"{name}=", "a=1"]) == {"a": "1"}
@@ -70,7 +70,7 @@ def test_compiler_options_of_a_chip_can_be_added_to_changed_and_removed():
 
 def test_a_chip_has_options_only_for_models_as_wide_as_they_make_faster():
     assert compiler_options("TPU v6 lite", 1024) == {}
-    assert compiler_options("TPU v6 lite", 2048) == CHIPS["v6e"].xla_options != {}
+    assert compiler_options("TPU v6 lite", 2048) == CHIPS["v6e"].flags != {}
     assert compiler_options("TPU v6 lite", 1024, ["a=1"]) == {"a": "1"}
 
 

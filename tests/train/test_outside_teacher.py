@@ -1,6 +1,7 @@
 """Vectors of another tool become a cache: matched by text, checked, centred, reduced, and shared in bitext."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,6 +114,47 @@ def test_whitened_components_vary_by_a_power_of_their_deviations(folder, corpus,
     np.testing.assert_allclose(stored(corpus, tmp_path / "v"), expected_ie, rtol=1e-4, atol=1e-5)
     assert read_info(tmp_path / "v").whitened == float(whiten)
     assert f"whitened by {whiten}" in capsys.readouterr().out
+
+
+def test_vectors_can_be_reduced_as_others_were(folder, corpus, tmp_path, capsys):
+    """A text has the same vector, whatever other texts there are."""
+    texts, how = listed(folder / "t.jsonl"), ["--width", "4", "--reduce", "pca", "--whiten", "0.5"]
+    assert cache(folder, tmp_path / "v", texts, *how) == 0
+    other = np.array([vector(text + " and more") for text in texts])
+    assert cache(folder, tmp_path / "again", texts, "--like", str(tmp_path / "v"), vectors=other) == 0
+    assert "less their mean, components of other vectors, whitened by 0.5" in capsys.readouterr().out
+    x_ie = np.array([vector(text) for text in texts], np.float64)
+    _, s_e, vt_ee = np.linalg.svd(x_ie - x_ie.mean(0), full_matrices=False)
+    all_ie = np.array([vector(text + " and more") for text in originals(folder, corpus)])
+    expected_ie = (all_ie - x_ie.mean(0)) @ vt_ee[:4].T * (s_e[:4] / s_e[0]) ** -0.5
+    found_ie = stored(corpus, tmp_path / "again")
+    np.testing.assert_allclose(found_ie, expected_ie * np.sign((found_ie * expected_ie).sum(0)), atol=1e-4)
+    info = read_info(tmp_path / "again")
+    assert (info.width, info.centered, info.reduced, info.whitened) == (4, True, "like", 0.5)
+    assert cache(folder, tmp_path / "third", texts, "--like", str(tmp_path / "again")) == 0
+    np.testing.assert_array_equal(stored(corpus, tmp_path / "third"), stored(corpus, tmp_path / "v"))
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--like", "{v}", "--width", "3"], "--like {v} says how vectors are reduced; leave out --width"),
+        (["--like", "{all}"], "{all}/components.npz is missing; f2jax cache-teacher writes it with --reduce pca."),
+        (["--like", "{damaged}"], "{damaged}/components.npz is damaged"),
+        (["--like", "{v}"], "--like {v} is for vectors of 6 dimensions; "),
+    ],
+)
+def test_vectors_that_others_cannot_be_reduced_like_are_refused(folder, tmp_path, capsys, options, message):
+    texts = listed(folder / "t.jsonl")
+    places = {name: tmp_path / name for name in ("v", "all", "damaged")}
+    assert cache(folder, places["v"], texts, "--width", "4", "--reduce", "pca") == 0
+    assert cache(folder, places["all"], texts) == 0
+    shutil.copytree(places["v"], places["damaged"])
+    (places["damaged"] / "components.npz").write_bytes(b"PK")
+    narrow = np.array([vector(text, 5) for text in texts])
+    vectors = narrow if "6 dimensions" in message else None
+    assert cache(folder, tmp_path / "w", texts, *(x.format(**places) for x in options), vectors=vectors) == 1
+    assert message.format(**places) in capsys.readouterr().err
 
 
 def test_centred_vectors_lack_the_mean_of_the_distinct_texts(folder, corpus, tmp_path):

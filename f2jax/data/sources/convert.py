@@ -69,7 +69,7 @@ def nli(rows: Iterable[tuple[str, str, str]], source: str, language: str = "und"
 
 
 def _shuffled(texts: Collection[str]) -> list[str]:
-    return sorted(texts, key=lambda text: (stable_id(f"0 {text}"), text))
+    return sorted(texts, key=lambda text: (stable_id(f"0 {text}"), text))  # 0 was a seed; without it rows would change
 
 
 def _draw(pool: list[str], count: int, text: str, excluded: Collection[str]) -> tuple[str, ...]:
