@@ -261,10 +261,10 @@ def look_up(table_vd, tokens_bt, dtype):
 
 
 def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):
-    """Returns the shapes and logical axes of weights, as a tree of boxed `jax.ShapeDtypeStruct`; allocates nothing."""
+    """Returns the shapes and logical axes of weights, as a tree of boxed `jax.ShapeDtypeStruct`; compiles nothing."""
     row_bt = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     model = Qwen3(config, param_dtype=param_dtype, kernel="xla")
-    return jax.eval_shape(model.init, jax.random.key(0), row_bt, row_bt, row_bt)["params"]
+    return jax.eval_shape(lambda row_bt: model.init(jax.random.key(0), row_bt, row_bt, row_bt), row_bt)["params"]
 
 
 def logical_axes(config: Qwen3Config):

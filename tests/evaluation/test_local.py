@@ -123,7 +123,7 @@ def test_the_revision_is_that_of_the_data_and_the_protocol(data, tmp_path, monke
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"eval-xquad/corpus\.parquet cannot be read .*--data should name the folder"):
+    with pytest.raises(UserError, match=r"eval-xquad/corpus\.parquet cannot be read .*a folder in --data should hold"):
         local.TASKS["XQuAD.local"](tmp_path)
 
 

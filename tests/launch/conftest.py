@@ -28,7 +28,8 @@ esac""",
     "f2jax": """
 echo x >>"$CLOUD/starts-$(hostname)"
 ps -o pgid= -p $$ >>"$CLOUD/groups"
-{ printf '%s' "$(hostname)" && printf '\\t%s' "$@" && echo; } >>"$CLOUD/f2jax-calls"
+line="$(hostname)$(printf '\\t%s' "$@")"
+printf '%s\\n' "$line" >>"$CLOUD/f2jax-calls"  # at once, because two hosts write to it
 word=$(head -n "$(wc -l <"$CLOUD/starts-$(hostname)")" "$CLOUD/plan-$(hostname)" | tail -n 1)
 echo "f2jax: the message of $word"
 trap 'echo saved; exit 130' TERM
