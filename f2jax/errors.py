@@ -4,6 +4,7 @@ import difflib
 import errno
 import importlib.util
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -26,7 +27,7 @@ TRANSIENT_WORDS = (
     "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "Too Many Requests", "Service Unavailable",
     *map(os.strerror, TRANSIENT_ERRNOS),
 )  # fmt: skip
-DISK_FULL_WORDS = "No space left", "Disk quota exceeded", " requested and "  # the last by numpy, of bytes not written
+DISK_FULL = re.compile("No space left|Disk quota exceeded|[0-9]+ requested and [0-9]+ written")  # the last by numpy
 
 
 class UserError(Exception):
@@ -128,7 +129,7 @@ def _is_a(names: set[str], errors: Iterable[BaseException]) -> bool:
 
 def is_disk_full(error: BaseException) -> bool:
     """Returns whether an error reports a full disk, which TensorStore does inside a long message."""
-    return any(words in str(error) for words in DISK_FULL_WORDS)
+    return bool(DISK_FULL.search(str(error)))
 
 
 def is_device_full(error: BaseException) -> bool:

@@ -222,9 +222,8 @@ def _clear_disk_full(path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         if is_disk_full(error) and not isinstance(error, UserError):
-            raise UserError(
-                f"{path} cannot be written: the disk is full; make room there, and run the same command again."
-            ) from error
+            message = f"{path} cannot be written: the disk is full; make room there, and run the same command again."
+            raise UserError(message) from error
         raise
 
 

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import threading
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as bench
 from benchmarks import plans, report
 from benchmarks.peaks import highest
+from benchmarks.useful_tokens import LONGEST, most_useful
+from f2jax.data.shapes import SHORTEST, UNIT, Sample
 from tests.tiny import ROOT
 
 
@@ -180,3 +184,26 @@ class Planned:
     remat: str
     chunk_rows: int
     unroll: int
+
+
+def most_useful_of_all(steps: list[Sample], chips: int, limit: int) -> tuple[float, float]:
+    """The largest share of useful tokens that any `limit` chunks of up to a row can have, and a chip's tokens then."""
+    sizes = [(kind, size) for kind in {step.kind for step in steps} for size in range(SHORTEST, LONGEST + 1, UNIT)]
+    cost_oi = np.array([[cost(step, chips, kind, size) for step in steps] for kind, size in sizes])
+    least = min(cost_oi[list(chosen)].min(axis=0).sum() for chosen in combinations(range(len(sizes)), limit))
+    return sum(step.lengths_u.sum() for step in steps) / chips / least, least
+
+
+def cost(step: Sample, chips: int, kind: str, size: int) -> float:
+    """The tokens of a chip for a batch in chunks of this size."""
+    fits = kind == step.kind and step.lengths_u.max() <= size
+    return -(-step.lengths_u.sum() // (chips * size)) * size if fits else np.inf
+
+
+@pytest.mark.parametrize("chips,limit,kinds", [(1, 1, "a"), (4, 2, "a"), (4, 2, "ab"), (16, 2, "ab"), (8, 2, "aaab")])
+def test_no_programs_have_more_useful_tokens_than_the_bound_says_and_it_is_near_them(chips, limit, kinds):
+    rng = np.random.default_rng(chips)
+    steps = [Sample(kinds[i % len(kinds)], 1.0, rng.integers(20, 300, rng.integers(20, 90))) for i in range(12)]
+    share, tokens = most_useful_of_all(steps, chips, limit)
+    bound = most_useful(steps, chips, 1, limit, tokens)
+    assert share - 1e-9 <= bound <= share + 0.03 and share < 0.99

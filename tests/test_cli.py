@@ -431,6 +431,7 @@ def test_a_reader_that_has_gone_is_no_traceback(argv, unbuffered):
             "f2jax: x: No space left on device; fix that and run",
         ),
         (OSError("9 requested and 4 written"), 1, "f2jax: the disk is full (9 requested and 4 written); fix that"),
+        (OSError("tea was requested and refused"), 1, "f2jax: tea was requested and refused; fix that"),
         (Restart("The others are gone; start again."), 75, "f2jax: The others are gone; start again.\n"),
         (RuntimeError("a bug"), 70, "Traceback (most recent call last):\n"),
         (ValueError("RESOURCE_EXHAUSTED: No space left on device"), 70, "Traceback (most recent call last):\n"),
