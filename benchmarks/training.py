@@ -76,13 +76,13 @@ def rows_of(path: Path, tokenizer_folder: str, queries: int, negatives: int, max
 
 def padded_tokens(rows: list[Row]) -> int:
     """Returns the reference's number of tokens: queries, positives and negatives are each padded to their longest."""
-    groups = [r.query for r in rows], [r.documents[0] for r in rows], [t for r in rows for t in r.negatives]
+    groups = [r.query for r in rows], [r.positive for r in rows], [t for r in rows for t in r.negatives]
     return sum(len(texts) * max(map(len, texts)) for texts in groups)
 
 
 def operations(architecture: Qwen3Config, rows: list[Row]) -> float:
     """Returns the operations that a step needs for the texts of a batch, each of which is encoded once."""
-    texts = {text.tobytes(): len(text) for r in rows for text in (r.query, *r.documents)}
+    texts = {text.tobytes(): len(text) for r in rows for text in (r.query, r.positive, *r.negatives)}
     lengths = np.array(list(texts.values()))
     return model_operations(architecture, lengths.sum(), np.square(lengths).sum() / lengths.sum(), passes=3)
 
@@ -216,7 +216,7 @@ def main() -> None:
     args = parser.parse_args()
     architecture = replace(size(args.size), max_length=args.max_length)
     rows = read_rows(args, architecture)
-    useful = sum(len(text) for row in rows for text in (row.query, *row.documents))
+    useful = sum(len(text) for row in rows for text in (row.query, row.positive, *row.negatives))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     keep = not (args.own_weights or args.alone)
     tools = {
