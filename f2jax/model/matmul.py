@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from f2jax.parallel import sharding
 
@@ -74,6 +75,29 @@ def swap_halves(x_btnh):
         permutation_hh = jnp.roll(jnp.eye(head_dim, dtype=x_btnh.dtype), head_dim // 2, axis=0)
         return jnp.matmul(x_btnh, permutation_hh, preferred_element_type=jnp.float32)
     return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
+
+
+def in_memory_order(x, axes: tuple[int, ...], names: tuple[str | None, ...]):
+    """Returns `x`; on a TPU it lies in memory in the order of these axes, the last one contiguous, as its gradient does.
+
+    Left to itself, the compiler chooses the order of an activation that the forward pass keeps without regard to the
+    backward pass, which then copies it into another one.
+
+    >>> a_btnh = in_memory_order(a_btnh, (0, 2, 1, 3), ("rows", None, "heads"))  # [B, N, T, H] in memory
+
+    Args:
+        names: how the first axes are split over the devices, see `sharding.ACTIVATION_AXES`.
+    """
+    if sharding.platform() != "tpu":
+        return x
+
+    def constrained(x):
+        return with_layout_constraint(x, Layout(axes))
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return constrained(x)
+    spec = sharding.activation_spec(x.shape, names)  # on each device, because the compiler would gather the whole array
+    return jax.shard_map(constrained, in_specs=spec, out_specs=spec, check_vma=False)(x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model import rotary_kernel
 from f2jax.model.attention import TPU_KERNELS, attention, check_kernel, check_kernel_fits, choose_kernel
-from f2jax.model.matmul import project, swap_halves
+from f2jax.model.matmul import in_memory_order, project, swap_halves
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.sharding import shard_activation
 
@@ -148,8 +148,9 @@ class Block(nn.Module):
             q_btnh = turn(q_btnh, self.weight("query_norm", ("head_dim",)), factor=self.config.head_dim**-0.5)
             k_btkh = turn(k_btkh, self.weight("key_norm", ("head_dim",)))
             a_btnh = attention(q_btnh, k_btkh, v_btkh, segments_bt, self.kernel)
+            a_btnh = in_memory_order(a_btnh, (0, 2, 1, 3), ("rows", None, "heads"))  # that of the TPU kernels' results
             x_btd += project("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
-            x_btd = checkpoint_name(shard_activation(x_btd, "rows"), "middle")
+            x_btd = checkpoint_name(in_memory_order(shard_activation(x_btd, "rows"), (0, 1, 2), ("rows",)), "middle")
 
         with jax.named_scope("mlp"):
             record_moments(self, "mlp_stream", x_btd, segments_bt)
@@ -161,7 +162,7 @@ class Block(nn.Module):
             inner_btf = nn.silu(gate_btf) * up_btf
             record_moments(self, "mlp_inner", inner_btf, segments_bt)
             x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))
-        x_btd = shard_activation(x_btd, "rows")
+        x_btd = in_memory_order(shard_activation(x_btd, "rows"), (0, 1, 2), ("rows",))
         return x_btd, None if ends is None else x_btd[ends]
 
 
