@@ -78,7 +78,7 @@ def swap_halves(x_btnh):
 
 
 def in_memory_order(x, axes: tuple[int, ...], names: tuple[str | None, ...]):
-    """Returns `x`; on a TPU it lies in memory in the order of these axes, the last one contiguous, as its gradient does.
+    """Returns `x`; on a TPU, it and its gradient lie in memory in the order of these axes, the last one contiguous.
 
     Left to itself, the compiler chooses the order of an activation that the forward pass keeps without regard to the
     backward pass, which then copies it into another one.
