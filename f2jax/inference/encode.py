@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from f2jax.data.packing import PACKED, WHOLE, Packed, RowShare, pack
-from f2jax.data.shapes import round_up
+from f2jax.data.shapes import best_fit, round_up
 from f2jax.errors import UserError
 from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import process_share
@@ -212,6 +212,8 @@ def plan_batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iter
                 if rows < 0:
                     break
             space, left, stop = space - length, left - length, stop + 1
+        if stop == len(order):
+            row_length = _last_row_length(np.asarray(lengths)[order[start:]], row_length, shape, parts)
         yield order[start:stop], row_length
         start = stop
 
@@ -230,6 +232,23 @@ def _row_length(longest: int, left: int, shape: BatchShape) -> int:
         if length > min(LONGEST_ROW, _power_of_two(left)):
             return shortest
     return length
+
+
+def _last_row_length(lengths: np.ndarray, row_length: int, shape: BatchShape, parts: int) -> int:
+    """Returns the row length that suits the texts of the last batch, at least `row_length`.
+
+    The number of rows is a power of two, so a few texts may fill hardly more than half of them; other lengths may waste
+    less. A token in a row of `LONGEST_ROW` counts twice as much as one in a very short row, because of attention.
+    """
+
+    def cost(length: int) -> int:
+        rows = -(-best_fit(lengths, length)[3] // parts)
+        return _power_of_two(rows) * length * (LONGEST_ROW + length)
+
+    candidates = [row_length]
+    while candidates[-1] < min(LONGEST_ROW, int(lengths.sum()) // parts):
+        candidates.append(round_up(candidates[-1] + 1, shape.lengths))
+    return min(candidates, key=cost)
 
 
 def _power_of_two(n: int) -> int:

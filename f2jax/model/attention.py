@@ -16,7 +16,7 @@ from f2jax.errors import UserError, did_you_mean
 from f2jax.model.attention_blocks import attention_in_blocks
 from f2jax.model.attention_segments import LANES, LONGEST, attention_by_segments
 from f2jax.model.attention_triton import attention_on_gpu
-from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
+from f2jax.model.matmul import contiguous_on_cpu, float32_product, transposed_product
 from f2jax.parallel import sharding
 
 LONG_ROW = 1_024  # tokens; a CPU computes rows of at least this length in blocks
@@ -102,15 +102,51 @@ def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
     for i, q_bkgth in enumerate(q_blocks):
         end = start + sizes[i]
         k_bkuh, v_bkuh = (jnp.concatenate(blocks[: i + 1], axis=2) for blocks in (k_blocks, v_blocks))
-        scores = matmul_transposed(q_bkgth.reshape(batch, kv_heads, -1, head_dim), k_bkuh)  # rows (g, t)
-        scores_bkgtu = scores.reshape(batch, kv_heads, -1, sizes[i], end)
-        mask_btu = segment_mask(segments_bt, start, end)
-        scores_bkgtu = jnp.where(mask_btu[:, None, None], scores_bkgtu, jnp.finfo(jnp.float32).min)
-        weights_bkgtu = jax.nn.softmax(scores_bkgtu, axis=-1).astype(q_btnh.dtype)
-        out_blocks.append(matmul(weights_bkgtu.reshape(scores.shape), v_bkuh).reshape(q_bkgth.shape))
+        seen_btu = segment_mask(segments_bt, start, end)
+        out_blocks.append(_attend(q_bkgth.reshape(batch, kv_heads, -1, head_dim), k_bkuh, v_bkuh, seen_btu))
         start = end
-    out_bkgth = jnp.concatenate(out_blocks, axis=3)
-    return checkpoint_name(out_bkgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape), "attention")
+    out_bkgth = jnp.concatenate([out.reshape(q.shape) for out, q in zip(out_blocks, q_blocks, strict=True)], axis=3)
+    return out_bkgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape)
+
+
+@jax.custom_vjp
+def _attend(q_bkxh, k_bkuh, v_bkuh, seen_btu):
+    """Returns the attention [B, K, X, H] of the rows x = (g, t) of queries, of which t sees the keys `seen_btu`.
+
+    The backward pass reads the weights in the type of the queries, before they are divided by their sums, and takes the
+    inner products of weights and their gradients from the output (FlashAttention, https://arxiv.org/abs/2205.14135,
+    appendix B.4), so it never passes over float32 scores.
+    """
+    return _attend_forward(q_bkxh, k_bkuh, v_bkuh, seen_btu)[0]
+
+
+def _attend_forward(q_bkxh, k_bkuh, v_bkuh, seen_btu):
+    scores_bkxu = float32_product(q_bkxh, k_bkuh, transposed=True)
+    batch, kv_heads, _, keys = scores_bkxu.shape
+    scores_bkgtu = scores_bkxu.reshape(batch, kv_heads, -1, seen_btu.shape[1], keys)
+    scores_bkgtu = jnp.where(seen_btu[:, None, None], scores_bkgtu, jnp.finfo(jnp.float32).min)
+    weights_bkgtu = jnp.exp(scores_bkgtu - scores_bkgtu.max(axis=-1, keepdims=True))
+    sum_bkx1 = weights_bkgtu.sum(axis=-1).reshape(batch, kv_heads, -1, 1)
+    weights_bkxu = weights_bkgtu.astype(q_bkxh.dtype).reshape(scores_bkxu.shape)
+    out_bkxh = (float32_product(weights_bkxu, v_bkuh) / sum_bkx1).astype(q_bkxh.dtype)
+    out_bkxh = checkpoint_name(out_bkxh, "attention")
+    return out_bkxh, (q_bkxh, k_bkuh, v_bkuh, weights_bkxu, sum_bkx1, out_bkxh)
+
+
+def _attend_backward(saved, dout_bkxh):
+    q_bkxh, k_bkuh, v_bkuh, weights_bkxu, sum_bkx1, out_bkxh = saved
+    dtype = q_bkxh.dtype
+    dout32_bkxh = dout_bkxh.astype(jnp.float32)
+    inner_bkx1 = jnp.sum(dout32_bkxh * out_bkxh.astype(jnp.float32), axis=-1, keepdims=True)
+    dweights_bkxu = float32_product(dout_bkxh, v_bkuh, transposed=True)
+    dscores_bkxu = (weights_bkxu.astype(jnp.float32) * ((dweights_bkxu - inner_bkx1) / sum_bkx1)).astype(dtype)
+    dq_bkxh = float32_product(dscores_bkxu, k_bkuh)
+    dk_bkuh = transposed_product(dscores_bkxu, q_bkxh)
+    dv_bkuh = transposed_product(weights_bkxu, (dout32_bkxh / sum_bkx1).astype(dtype))
+    return dq_bkxh.astype(dtype), dk_bkuh.astype(dtype), dv_bkuh.astype(dtype), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _cudnn(q_btnh, k_btkh, v_btkh, segments_bt):

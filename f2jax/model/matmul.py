@@ -1,10 +1,9 @@
-"""Matrix products, each in the form that is fastest on the platform.
+"""Products of matrices and of gates, each in the form that is fastest on the platform.
 
 Only this module and `attention` ask which platform a computation is compiled for. In the names of arrays, x
 stands for any leading axes, and m, k and n for the rows, the contracted axis and the columns of a product.
 """
 
-import functools
 import math
 
 import jax
@@ -40,16 +39,8 @@ def precision(dtype) -> str | None:
 def matmul(a_xmk, b_xkn):
     """Returns a @ b, [..., M, N] in the common type of the operands, with sums in float32."""
     if sharding.platform() == "cpu" and a_xmk.dtype == jnp.bfloat16:
-        return _cpu_product(a_xmk, b_xkn, False).astype(a_xmk.dtype)
+        return _cpu_product(a_xmk, b_xkn).astype(a_xmk.dtype)
     return jnp.matmul(a_xmk, b_xkn, precision=precision(a_xmk.dtype))
-
-
-def matmul_transposed(a_xmk, b_xnk):
-    """Returns a @ bᵀ, [..., M, N] in float32, of two operands of the same type."""
-    if sharding.platform() == "cpu" and a_xmk.dtype == jnp.bfloat16:
-        return _cpu_product(a_xmk, b_xnk, True)
-    spec = "...mk,...nk->...mn"
-    return jnp.einsum(spec, a_xmk, b_xnk, precision=precision(a_xmk.dtype), preferred_element_type=jnp.float32)
 
 
 def float32_product(a_xmk, b, transposed: bool = False):
@@ -64,17 +55,30 @@ def float32_product(a_xmk, b, transposed: bool = False):
     )
 
 
+def transposed_product(a_xkm, b_xkn):
+    """Returns aᵀ @ b, [..., M, N] in float32, of two operands of the same type; for functions with their own gradient.
+
+    A CPU needs one of the operands transposed in memory. It is the narrower one, as that takes less time.
+    """
+    if a_xkm.shape[-1] <= b_xkn.shape[-1] or sharding.platform() != "cpu":
+        return float32_product(contiguous_on_cpu(jnp.swapaxes(a_xkm, -1, -2)), b_xkn)
+    out_xnm = float32_product(contiguous_on_cpu(jnp.swapaxes(b_xkn, -1, -2)), a_xkm)
+    return jnp.swapaxes(jax.lax.optimization_barrier(out_xnm), -1, -2)  # XLA would turn the product around again
+
+
 def swap_halves(x_btnh):
     """Returns the heads with their second half before the first, in float32.
 
-    A TPU would have to move lanes for this, so it multiplies by a permutation matrix, which is exact in bfloat16 and
-    fuses with the operations around it.
+    In bfloat16, a TPU, which would have to move lanes for this, and a CPU, which would copy both halves, multiply by a
+    permutation matrix instead. That is exact; on a CPU, the gradient is rounded to bfloat16.
     """
     head_dim = x_btnh.shape[-1]
-    if sharding.platform() == "tpu" and x_btnh.dtype == jnp.bfloat16:
-        permutation_hh = jnp.roll(jnp.eye(head_dim, dtype=x_btnh.dtype), head_dim // 2, axis=0)
+    if x_btnh.dtype != jnp.bfloat16 or sharding.platform() not in ("tpu", "cpu"):
+        return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
+    permutation_hh = jnp.roll(jnp.eye(head_dim, dtype=x_btnh.dtype), head_dim // 2, axis=0)
+    if sharding.platform() == "tpu":
         return jnp.matmul(x_btnh, permutation_hh, preferred_element_type=jnp.float32)
-    return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
+    return _cpu_product(x_btnh.reshape(-1, head_dim), permutation_hh).reshape(x_btnh.shape)
 
 
 def in_memory_order(x, axes: tuple[int, ...], names: tuple[str | None, ...]):
@@ -100,29 +104,43 @@ def in_memory_order(x, axes: tuple[int, ...], names: tuple[str | None, ...]):
     return jax.shard_map(constrained, in_specs=spec, out_specs=spec, check_vma=False)(x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _cpu_product(a_xmk, b, transposed: bool):
-    """Returns a @ b, or a @ bᵀ, in float32, of bfloat16 operands.
+def swiglu(gate_btf, up_btf):
+    """Returns silu(gate) × up, in the type of the gate (https://arxiv.org/abs/2002.05202).
+
+    A CPU computes it in float32 and rounds once, since rounding to bfloat16 after each operation takes longer than the
+    operations; the backward pass computes the sigmoid again, so that only the operands are kept.
+    """
+    if sharding.platform() != "cpu":
+        return jax.nn.silu(gate_btf) * up_btf
+
+    @jax.checkpoint
+    def in_float32(gate_btf, up_btf):
+        return (jax.nn.silu(gate_btf.astype(jnp.float32)) * up_btf.astype(jnp.float32)).astype(gate_btf.dtype)
+
+    return in_float32(gate_btf, up_btf)
+
+
+@jax.custom_vjp
+def _cpu_product(a_xmk, b_xkn):
+    """Returns a @ b in float32, of bfloat16 operands.
 
     XLA on a CPU uses the processor's bfloat16 instructions, if it has them, only where the result is float32 and the
     contracted axis of the first operand is the last one in memory; all other products are converted to float32 first.
-    The gradients are therefore computed in the same form: the incoming gradient is rounded to bfloat16, and the first
-    operand is transposed in memory. There are no forward-mode derivatives.
+    The gradients are therefore computed in the same form: the incoming gradient is rounded to bfloat16, and an operand
+    is transposed in memory. There are no forward-mode derivatives.
     """
-    return float32_product(a_xmk, b, transposed)
+    return float32_product(a_xmk, b_xkn)
 
 
-def _forward(a_xmk, b, transposed: bool):
-    return float32_product(a_xmk, b, transposed), (a_xmk, b)
+def _forward(a_xmk, b_xkn):
+    return float32_product(a_xmk, b_xkn), (a_xmk, b_xkn)
 
 
-def _backward(transposed: bool, operands, g_xmn):
-    a_xmk, b = operands
+def _backward(operands, g_xmn):
+    a_xmk, b_xkn = operands
     g_xmn = g_xmn.astype(a_xmk.dtype)
-    first, second = (g_xmn, a_xmk) if transposed else (a_xmk, g_xmn)
-    a_gradient = float32_product(g_xmn, b, not transposed)
-    b_gradient = float32_product(contiguous_on_cpu(jnp.swapaxes(first, -1, -2)), second, False)
-    return a_gradient.astype(a_xmk.dtype), b_gradient.astype(b.dtype)
+    a_gradient = float32_product(g_xmn, b_xkn, transposed=True)
+    return a_gradient.astype(a_xmk.dtype), transposed_product(a_xmk, g_xmn).astype(b_xkn.dtype)
 
 
 _cpu_product.defvjp(_forward, _backward)

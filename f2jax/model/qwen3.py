@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model import rotary_kernel
 from f2jax.model.attention import TPU_KERNELS, attention, check_kernel, check_kernel_fits, choose_kernel
-from f2jax.model.matmul import in_memory_order, project, swap_halves
+from f2jax.model.matmul import in_memory_order, project, swap_halves, swiglu
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.sharding import shard_activation
 
@@ -159,7 +159,7 @@ class Block(nn.Module):
             gate_btf = project("btd,df->btf", h_btd, self.weight("gate", ("embed", "mlp")))
             up_btf = project("btd,df->btf", h_btd, self.weight("up", ("embed", "mlp")))
             gate_btf, up_btf = (checkpoint_name(x, "wide") for x in (gate_btf, up_btf))
-            inner_btf = nn.silu(gate_btf) * up_btf
+            inner_btf = swiglu(gate_btf, up_btf)
             record_moments(self, "mlp_inner", inner_btf, segments_bt)
             x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))
         x_btd = in_memory_order(shard_activation(x_btd, "rows"), (0, 1, 2), ("rows",))

@@ -7,41 +7,75 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from f2jax.model.matmul import contiguous_on_cpu, matmul, matmul_transposed
+from f2jax.model.matmul import contiguous_on_cpu, matmul, swap_halves, swiglu, transposed_product
 from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 
-SHAPES = [((5, 7), (7, 3)), ((2, 5, 7), (2, 7, 3)), ((2, 3, 4, 8), (2, 3, 8, 6))]
+SHAPES = [((5, 7), (7, 3)), ((2, 5, 7), (2, 7, 3)), ((2, 3, 4, 8), (2, 3, 8, 6)), ((9, 2), (2, 5))]
+ROUNDING = [("float32", 1e-6), ("bfloat16", 2**-8)]
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms have forms of their own")
 
 
-def operands(shapes, dtype, transposed: bool):
+def operands(shapes, dtype):
     rng = np.random.default_rng(0)
-    a, b = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
-    return a, jnp.swapaxes(b, -1, -2) if transposed else b
+    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
 
 
-@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-6), ("bfloat16", 2**-8)])
-@pytest.mark.parametrize("transposed", [False, True])
+def assert_close(found, wanted, tolerance: float):
+    assert np.abs(np.asarray(found, np.float64) - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("dtype,tolerance", ROUNDING)
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
-def test_products_and_their_gradients_are_those_of_float64(shapes, transposed, dtype, tolerance):
-    a, b = operands(shapes, dtype, transposed)
-    out, back = jax.vjp(matmul_transposed if transposed else matmul, a, b)
-    g = jnp.asarray(np.random.default_rng(1).normal(size=out.shape), dtype).astype(out.dtype)
+def test_products_and_their_gradients_are_those_of_float64(shapes, dtype, tolerance):
+    a, b = operands(shapes, dtype)
+    out, back = jax.vjp(matmul, a, b)
+    g = jnp.asarray(np.random.default_rng(1).normal(size=out.shape), dtype)
     a64, b64, g64 = (np.asarray(x, np.float64) for x in (a, b, g))
-    right = b64.swapaxes(-1, -2) if transposed else b64
-    right_gradient = a64.swapaxes(-1, -2) @ g64
-    expected = a64 @ right, g64 @ right.swapaxes(-1, -2), right_gradient
-    if transposed:
-        expected = *expected[:2], right_gradient.swapaxes(-1, -2)
+    expected = a64 @ b64, g64 @ b64.swapaxes(-1, -2), a64.swapaxes(-1, -2) @ g64
     for found, wanted in zip((out, *back(g)), expected, strict=True):
-        assert np.abs(np.asarray(found, np.float64) - wanted).max() <= tolerance * np.abs(wanted).max()
+        assert found.dtype == dtype
+        assert_close(found, wanted, tolerance)
 
 
-@pytest.mark.parametrize("transposed,out", [(False, "bfloat16"), (True, "float32")])
-def test_gradients_have_the_types_of_the_operands(transposed, out):
-    a, b = operands(SHAPES[1], "bfloat16", transposed)
-    found, back = jax.vjp(matmul_transposed if transposed else matmul, a, b)
-    assert [str(x.dtype) for x in (found, *back(found))] == [out, "bfloat16", "bfloat16"]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shapes", [((7, 5), (7, 3)), ((7, 3), (7, 5)), ((2, 8, 4), (2, 8, 6))], ids=str)
+def test_a_transposed_product_is_that_of_float64_whichever_operand_is_narrower(shapes, dtype):
+    a, b = operands(shapes, dtype)
+    found = jax.jit(transposed_product)(a, b)
+    assert found.dtype == "float32"
+    assert_close(found, np.asarray(a, np.float64).swapaxes(-1, -2) @ np.asarray(b, np.float64), 1e-6)
+
+
+@pytest.mark.parametrize("dtype,tolerance", ROUNDING)
+def test_halves_of_heads_are_swapped_exactly_and_so_are_their_gradients(dtype, tolerance):
+    (x,) = operands([(2, 3, 4, 8)], dtype)
+    found, back = jax.vjp(swap_halves, x)
+    np.testing.assert_array_equal(found, np.roll(np.asarray(x, np.float32), 4, axis=-1))
+    (g,) = operands([(2, 3, 4, 8)], "float32")
+    assert_close(back(g)[0], np.roll(g, 4, axis=-1), tolerance)
+
+
+@pytest.mark.parametrize("dtype,tolerance", ROUNDING)
+def test_swiglu_and_its_gradients_are_those_of_float64(dtype, tolerance):
+    gate, up, g = operands([(3, 50)] * 3, dtype)
+    out, back = jax.vjp(swiglu, gate, up)
+    gate64, up64, g64 = (np.asarray(x, np.float64) for x in (gate, up, g))
+    sigmoid = 1 / (1 + np.exp(-gate64))
+    slope = sigmoid * (1 + gate64 * (1 - sigmoid))
+    expected = gate64 * sigmoid * up64, g64 * up64 * slope, g64 * gate64 * sigmoid
+    for found, wanted in zip((out, *back(g)), expected, strict=True):
+        assert found.dtype == dtype
+        assert_close(found, wanted, tolerance)
+
+
+@ON_CPU
+def test_on_a_cpu_swiglu_of_bfloat16_is_rounded_once():
+    gate, up = operands([(3, 5_000)] * 2, "bfloat16")
+    gate64, up64 = (np.asarray(x, np.float64) for x in (gate, up))
+    exact = gate64 / (1 + np.exp(-gate64)) * up64
+    off = np.abs(np.asarray(jax.jit(swiglu)(gate, up), np.float64) - exact) / np.abs(exact)
+    assert off.max() <= 2**-8, "half of the last of eight bits"
 
 
 def products(jaxpr):
@@ -54,15 +88,14 @@ def products(jaxpr):
                 yield from products(inner)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms multiply in the form that they are given")
-@pytest.mark.parametrize("transposed", [False, True])
-def test_on_a_cpu_each_product_of_bfloat16_is_in_the_form_that_xla_is_fast_at(transposed):
+@ON_CPU
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_on_a_cpu_each_product_of_bfloat16_is_in_the_form_that_xla_is_fast_at(shapes):
     """bfloat16 operands, a float32 result, and the last axis of the first operand contracted; gradients too."""
-    a, b = operands(SHAPES[1], "bfloat16", transposed)
-    product = matmul_transposed if transposed else matmul
+    a, b = operands(shapes, "bfloat16")
 
     def both(a, b):
-        out, back = jax.vjp(product, a, b)
+        out, back = jax.vjp(matmul, a, b)
         return out, back(out)
 
     found = list(products(jax.make_jaxpr(both)(a, b).jaxpr))
@@ -73,7 +106,7 @@ def test_on_a_cpu_each_product_of_bfloat16_is_in_the_form_that_xla_is_fast_at(tr
         assert contracted == (equation.invars[0].aval.ndim - 1,)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA on a CPU")
+@ON_CPU
 def test_no_product_of_a_model_in_bfloat16_is_turned_into_one_of_float32():
     """As compiled, gradients too: 70 tokens are two blocks of attention."""
     model = Qwen3(Qwen3Config(16, 32, 2, 4, 2, head_dim=16, vocab_size=32), dtype=jnp.bfloat16)
