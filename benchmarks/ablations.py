@@ -103,10 +103,11 @@ class Runs:
             model = self.merged("recipe", seed)
         else:
             model = self.train(row, seed)
-        line = {"row": row, "seed": seed, "tokens": trained_tokens(model), "scores": self.score(row, model)}
+        scores = self.score(row, model)
+        line = {"row": row, "seed": seed, "tokens": trained_tokens(model), "scores": scores}
         with (self.output / "scores.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        mean = np.mean([scores["full"] for scores in line["scores"].values()])
+        mean = np.mean([one["full"] for one in scores.values()])
         print(f"{row} {seed}: {mean:.2f}", flush=True)
 
     def train(self, row: str, seed: int) -> Path:

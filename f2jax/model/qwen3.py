@@ -128,6 +128,8 @@ class Block(nn.Module):
         value: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape, self.param_dtype)  # unboxed
         if len(axes) == 1:
             return value
+        if value.dtype == jnp.uint16:  # see `bits_of_matrices`
+            value = jax.lax.bitcast_convert_type(value, jnp.bfloat16)
         return shard_activation(
             value.astype(self.dtype), *("heads" if axis in SPLIT_WEIGHT_AXES else None for axis in axes)
         )
@@ -271,6 +273,21 @@ def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):
 def logical_axes(config: Qwen3Config):
     """Returns the tree of the parameters with a tuple of logical axis names in place of each weight."""
     return jax.tree.map(lambda box: box.names, abstract_params(config), is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def bits_of_matrices(layers):
+    """Returns the weights of the layers with their matrices as the bits of bfloat16, in uint16, and norms in float32.
+
+    `Qwen3` takes both forms. XLA on a CPU converts stacked bfloat16 weights, and float32 ones that are multiplied in
+    bfloat16, in every call, which takes longer than the products of a few texts; bits are only copied.
+    """
+
+    def stored(x):
+        if x.ndim == 2:  # layers × width
+            return x.astype(jnp.float32)
+        return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+
+    return jax.tree.map(stored, layers)
 
 
 def init_params(model: Qwen3, seed: int):

@@ -16,7 +16,7 @@ from f2jax import Embedder
 from f2jax.checkpoints.package import ModelSettings
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
-from f2jax.inference.encode import encode_texts
+from f2jax.inference.encode import encode_texts, make_embed
 from f2jax.inference.fingerprint import weights_hash
 from f2jax.inference.quantize import quantize
 from f2jax.model.qwen3 import Qwen3
@@ -246,6 +246,17 @@ def test_vectors_are_truncated_first_and_normalized_then(embedder, dim):
 def test_a_dimension_out_of_range_is_refused(embedder, dim):
     with pytest.raises(UserError, match=f"^truncate_dim={dim} is out of range; this model has 1 to 64 dimensions.$"):
         embedder.encode(TEXTS, truncate_dim=dim)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_on_a_cpu_matrices_kept_as_bits_give_the_vectors_of_the_weights_themselves(embedder, stored):
+    params = jax.tree.map(lambda x: x.astype(stored), embedder.params)
+    half = Embedder(embedder.architecture, params, embedder.tokenizer, embedder.settings, "bfloat16")
+    tokens = embedder.tokenizer.encode(TEXTS, embedder.max_length)
+    direct = encode_texts(make_embed(half.model), params, tokens, half.dim, embedder.tokenizer.pad_id)
+    np.testing.assert_array_equal(half.encode(TEXTS, normalize_embeddings=False), direct)
+    if jax.default_backend() == "cpu":
+        assert {str(x.dtype) for x in half._weights["layers"].values() if x.ndim > 2} == {"uint16"}
 
 
 @pytest.mark.parametrize("precision,dtype,width", [

@@ -46,6 +46,15 @@ def test_many_texts_leave_little_room_on_their_rows(backend, lengths):
     assert sum(lengths) >= least * sum(rows.tokens_bt.size for _, rows in packed(lengths))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_few_texts_leave_little_room_although_the_number_of_rows_is_a_power_of_two(backend, seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, rng.integers(8, 200), rng.integers(2, 60)).tolist()
+    shapes = [rows.tokens_bt.shape for _, rows in packed(lengths)]
+    tokens = sum((1 << (rows - 1).bit_length()) * row_length for rows, row_length in shapes)
+    assert sum(lengths) >= (0.75 if backend == "cpu" else 0.5) * tokens
+
+
 @pytest.mark.parametrize(
     "length,on_cpu,elsewhere", [(1, 16, 64), (17, 32, 64), (64, 64, 64), (65, 80, 128), (2_000, 2_048, 2_048)]
 )
