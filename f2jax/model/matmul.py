@@ -58,9 +58,9 @@ def float32_product(a_xmk, b, transposed: bool = False):
 def transposed_product(a_xkm, b_xkn):
     """Returns aᵀ @ b, [..., M, N] in float32, of two operands of the same type; for functions with their own gradient.
 
-    A CPU needs one of the operands transposed in memory. It is the narrower one, as that takes less time.
+    In bfloat16, a CPU needs one of the operands transposed in memory. It is the narrower one, as that takes less time.
     """
-    if a_xkm.shape[-1] <= b_xkn.shape[-1] or sharding.platform() != "cpu":
+    if a_xkm.shape[-1] <= b_xkn.shape[-1] or a_xkm.dtype != jnp.bfloat16 or sharding.platform() != "cpu":
         return float32_product(contiguous_on_cpu(jnp.swapaxes(a_xkm, -1, -2)), b_xkn)
     out_xnm = float32_product(contiguous_on_cpu(jnp.swapaxes(b_xkn, -1, -2)), a_xkm)
     return jnp.swapaxes(jax.lax.optimization_barrier(out_xnm), -1, -2)  # XLA would turn the product around again
@@ -107,10 +107,10 @@ def in_memory_order(x, axes: tuple[int, ...], names: tuple[str | None, ...]):
 def swiglu(gate_btf, up_btf):
     """Returns silu(gate) × up, in the type of the gate (https://arxiv.org/abs/2002.05202).
 
-    A CPU computes it in float32 and rounds once, since rounding to bfloat16 after each operation takes longer than the
+    In bfloat16, a CPU computes it in float32 and rounds once, since rounding after each operation takes longer than the
     operations; the backward pass computes the sigmoid again, so that only the operands are kept.
     """
-    if sharding.platform() != "cpu":
+    if gate_btf.dtype != jnp.bfloat16 or sharding.platform() != "cpu":
         return jax.nn.silu(gate_btf) * up_btf
 
     @jax.checkpoint
