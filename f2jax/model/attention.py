@@ -113,9 +113,9 @@ def _xla(q_btnh, k_btkh, v_btkh, segments_bt):
 def _attend(q_bkxh, k_bkuh, v_bkuh, seen_btu):
     """Returns the attention [B, K, X, H] of the rows x = (g, t) of queries, of which t sees the keys `seen_btu`.
 
-    The backward pass reads the weights in the type of the queries, before they are divided by their sums, and takes the
-    inner products of weights and their gradients from the output (FlashAttention, https://arxiv.org/abs/2205.14135,
-    appendix B.4), so it never passes over float32 scores.
+    The backward pass reads the weights in the type of the queries, not yet divided by their sums, and no scores: the
+    sums of weights times their gradients follow from the output (FlashAttention, https://arxiv.org/abs/2205.14135,
+    appendix B.4).
     """
     return _attend_forward(q_bkxh, k_bkuh, v_bkuh, seen_btu)[0]
 

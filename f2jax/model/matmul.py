@@ -70,15 +70,14 @@ def swap_halves(x_btnh):
     """Returns the heads with their second half before the first, in float32.
 
     In bfloat16, a TPU, which would have to move lanes for this, and a CPU, which would copy both halves, multiply by a
-    permutation matrix instead. That is exact; on a CPU, the gradient is rounded to bfloat16.
+    permutation matrix instead. That is exact for finite numbers; on a CPU, the gradient is rounded to bfloat16.
     """
     head_dim = x_btnh.shape[-1]
     if x_btnh.dtype != jnp.bfloat16 or sharding.platform() not in ("tpu", "cpu"):
         return jnp.roll(x_btnh.astype(jnp.float32), head_dim // 2, axis=-1)
-    permutation_hh = jnp.roll(jnp.eye(head_dim, dtype=x_btnh.dtype), head_dim // 2, axis=0)
-    if sharding.platform() == "tpu":
-        return jnp.matmul(x_btnh, permutation_hh, preferred_element_type=jnp.float32)
-    return _cpu_product(x_btnh.reshape(-1, head_dim), permutation_hh).reshape(x_btnh.shape)
+    if sharding.platform() == "cpu":
+        return _cpu_swap(x_btnh)
+    return jnp.matmul(x_btnh, _swap_matrix(head_dim), preferred_element_type=jnp.float32)
 
 
 def in_memory_order(x, axes: tuple[int, ...], names: tuple[str | None, ...]):
@@ -118,6 +117,20 @@ def swiglu(gate_btf, up_btf):
         return (jax.nn.silu(gate_btf.astype(jnp.float32)) * up_btf.astype(jnp.float32)).astype(gate_btf.dtype)
 
     return in_float32(gate_btf, up_btf)
+
+
+@jax.custom_vjp
+def _cpu_swap(x_btnh):
+    """Returns the heads with swapped halves, in float32; the gradient needs nothing of what is swapped."""
+    head_dim = x_btnh.shape[-1]
+    return float32_product(x_btnh.reshape(-1, head_dim), _swap_matrix(head_dim)).reshape(x_btnh.shape)
+
+
+_cpu_swap.defvjp(lambda x: (_cpu_swap(x), None), lambda _, g: (_cpu_swap(g.astype(jnp.bfloat16)).astype(jnp.bfloat16),))
+
+
+def _swap_matrix(head_dim: int):
+    return jnp.roll(jnp.eye(head_dim, dtype=jnp.bfloat16), head_dim // 2, axis=0)
 
 
 @jax.custom_vjp
