@@ -30,7 +30,7 @@ from f2jax.inference.quantize import check_precision, quantize
 from f2jax.inference.truncation import Truncation
 from f2jax.inference.vectors import scale_to_unit
 from f2jax.model import nested
-from f2jax.model.qwen3 import Qwen3, abstract_params, bits_of_matrices
+from f2jax.model.qwen3 import Qwen3, abstract_params, layers_for_cpu
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import param_shardings
@@ -200,13 +200,10 @@ class Embedder:
 
     @cached_property
     def _weights(self):
-        """`params`; on a CPU with layers in a form that XLA does not convert in every call: float32, or bits."""
+        """`params`; on a CPU with layers in a form that XLA does not convert in every call."""
         if jax.default_backend() != "cpu":
             return self.params
-        if self.model.dtype == jnp.bfloat16:
-            return self.params | {"layers": bits_of_matrices(self.params["layers"])}
-        wide = jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), self.params["layers"])
-        return self.params | {"layers": wide}
+        return self.params | {"layers": layers_for_cpu(self.params["layers"], self.model.dtype)}
 
     @cached_property
     def _embed_all(self) -> Callable:

@@ -246,11 +246,15 @@ def _last_row_length(lengths: np.ndarray, row_length: int, shape: BatchShape, pa
         rows = -(-best_fit(lengths, length)[3] // parts)
         return _power_of_two(rows) * length * (LONGEST_ROW + length)
 
-    longer = [row_length]
-    while longer[-1] < min(LONGEST_ROW, int(lengths.sum()) // parts):
-        longer.append(round_up(longer[-1] + 1, min(shape.lengths, 2)))
-    best = min(longer, key=cost)
-    return best if len(longer) > 1 and cost(best) * 6 < cost(row_length) * 5 else row_length
+    costs: dict[int, int] = {}
+    longer = row_length
+    while longer < min(LONGEST_ROW, int(lengths.sum()) // parts):
+        longer = round_up(longer + 1, min(shape.lengths, 2))
+        costs[longer] = cost(longer)
+    if not costs:
+        return row_length
+    best = min(costs, key=costs.__getitem__)
+    return best if costs[best] * 6 < cost(row_length) * 5 else row_length
 
 
 def _power_of_two(n: int) -> int:

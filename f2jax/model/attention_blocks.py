@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from f2jax.model.matmul import contiguous_on_cpu, float32_product
+from f2jax.model.matmul import contiguous_on_cpu, float32_product, transposed_product
 
 BLOCK = 128  # positions in a block; faster on a CPU than 256 or 512
 LOWEST = jnp.finfo(jnp.float32).min
@@ -63,9 +63,9 @@ def _backward(saved, gradient_btnh):
             dweights_bkxu = float32_product(dout_cbkxh[i], v_cbkuh[j], transposed=True)
             dscores_bkxu = (weights_bkxu * (dweights_bkxu - inner_cbkx[i][..., None])).astype(q_btnh.dtype)
             dq_bkxh += float32_product(dscores_bkxu, k_cbkuh[j])
-            dk_cbkuh = dk_cbkuh.at[j].add(float32_product(_swap(dscores_bkxu), q_cbkxh[i]))
+            dk_cbkuh = dk_cbkuh.at[j].add(transposed_product(dscores_bkxu, q_cbkxh[i]))
             weights_bkxu = weights_bkxu.astype(q_btnh.dtype)
-            dv_cbkuh = dv_cbkuh.at[j].add(float32_product(_swap(weights_bkxu), dout_cbkxh[i]))
+            dv_cbkuh = dv_cbkuh.at[j].add(transposed_product(weights_bkxu, dout_cbkxh[i]))
             return dq_bkxh, dk_cbkuh, dv_cbkuh
 
         start = jnp.zeros(q_cbkxh.shape[1:], jnp.float32), *gradients
@@ -120,7 +120,3 @@ def _scores(q_bkxh, k_bkuh, segments_cbt, i, j):
     seen_btu = causal_tu & (segments_cbt[i][:, :, None] == segments_cbt[j][:, None])
     shape = *scores_bkxu.shape[:2], -1, BLOCK, BLOCK
     return jnp.where(seen_btu[:, None, None], scores_bkxu.reshape(shape), LOWEST).reshape(scores_bkxu.shape)
-
-
-def _swap(x_bkxu):
-    return contiguous_on_cpu(jnp.swapaxes(x_bkxu, -1, -2))

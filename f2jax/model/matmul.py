@@ -1,7 +1,7 @@
 """Products of matrices and of gates, each in the form that is fastest on the platform.
 
-Only this module and `attention` ask which platform a computation is compiled for. In the names of arrays, x
-stands for any leading axes, and m, k and n for the rows, the contracted axis and the columns of a product.
+Of the model, only this module and `attention` ask which platform a computation is compiled for. In the names of arrays,
+x stands for any leading axes, and m, k and n for the rows, the contracted axis and the columns of a product.
 """
 
 import math

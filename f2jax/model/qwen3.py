@@ -128,7 +128,7 @@ class Block(nn.Module):
         value: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape, self.param_dtype)  # unboxed
         if len(axes) == 1:
             return value
-        if value.dtype == jnp.uint16:  # see `bits_of_matrices`
+        if value.dtype == jnp.uint16:  # see `layers_for_cpu`
             value = jax.lax.bitcast_convert_type(value, jnp.bfloat16)
         return shard_activation(
             value.astype(self.dtype), *("heads" if axis in SPLIT_WEIGHT_AXES else None for axis in axes)
@@ -275,16 +275,17 @@ def logical_axes(config: Qwen3Config):
     return jax.tree.map(lambda box: box.names, abstract_params(config), is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
-def bits_of_matrices(layers):
-    """Returns the weights of the layers with their matrices as the bits of bfloat16, in uint16, and norms in float32.
+def layers_for_cpu(layers, dtype):
+    """Returns the weights of the layers in the form that `Qwen3` reads fastest on a CPU; it takes all forms.
 
-    `Qwen3` takes both forms. XLA on a CPU converts stacked bfloat16 weights, and float32 ones that are multiplied in
-    bfloat16, in every call, which takes longer than the products of a few texts; bits are only copied.
+    XLA on a CPU converts stacked bfloat16 weights, and float32 ones that are multiplied in bfloat16, in every call,
+    which takes longer than the products of a few texts. So they are float32, or, where `dtype` is bfloat16, matrices
+    are its bits in uint16, which are only copied.
     """
 
     def stored(x):
-        if x.ndim == 2:  # layers × width
-            return x.astype(jnp.float32)
+        if dtype != jnp.bfloat16 or x.ndim == 2:  # norms: layers × width
+            return x if x.dtype == jnp.float32 else x.astype(jnp.float32)
         return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
 
     return jax.tree.map(stored, layers)
