@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from f2jax import Embedder
 from f2jax.data.texts import sample_texts
-from f2jax.inference.encode import encode_texts, make_embed
+from f2jax.inference.encode import encode_texts
+from f2jax.inference.program import make_embed
 from f2jax.model.qwen3 import Qwen3
 from f2jax.prune.choose import ChannelChoice, choose_channels, cut_weights, target_architecture
 from f2jax.prune.importance import Scoring, calibrate

@@ -197,15 +197,15 @@ def save_hf(
 
 def to_hf_matrix(path: tuple[str, ...], array):
     """Returns one layer's weight as Hugging Face stores it: [out, in]; norms and the token table are unchanged."""
-    inputs = _inputs(path, array.ndim)
+    inputs = input_axes(path, array.ndim)
     return array.reshape(math.prod(array.shape[:inputs]), -1).T if inputs else array
 
 
 def _from_hf_matrix(path, matrix, shape):
-    return matrix.T.reshape(shape) if _inputs(path, len(shape)) else matrix
+    return matrix.T.reshape(shape) if input_axes(path, len(shape)) else matrix
 
 
-def _inputs(path: tuple[str, ...], axes: int) -> int:
+def input_axes(path: tuple[str, ...], axes: int) -> int:
     """Returns the number of input axes of a layer's weight; 0 if Hugging Face stores it with the same shape."""
     if axes == 1 or path[-1] == "token_table":
         return 0
@@ -214,7 +214,7 @@ def _inputs(path: tuple[str, ...], axes: int) -> int:
 
 def _hf_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape of `to_hf_matrix` for a layer's weight of this shape."""
-    inputs = _inputs(path, len(shape))
+    inputs = input_axes(path, len(shape))
     return (math.prod(shape[inputs:]), math.prod(shape[:inputs])) if inputs else tuple(shape)
 
 
@@ -448,7 +448,7 @@ def _reader(path: tuple[str, ...], box: nn.Partitioned, tensors: dict[str, _Tens
     layers = path[0] == "layers"
     names = _hf_names(path, box.value.shape[0])
     shape = box.value.shape[1:] if layers else box.value.shape
-    axis = _inputs(path, len(shape))  # the one that runs over the rows of the Hugging Face matrix
+    axis = input_axes(path, len(shape))  # the one that runs over the rows of the Hugging Face matrix
     rows_each = math.prod(shape[axis + 1 :]) if axis else 1
 
     @cache  # devices that need the same rows share one fetch, which goes with the weight

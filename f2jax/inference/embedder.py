@@ -24,13 +24,15 @@ from f2jax.data.tokenizer import Tokenizer, load_tokenizer
 from f2jax.errors import UserError, did_you_mean
 from f2jax.inference import multihost
 from f2jax.inference.arguments import check_dims, check_length, check_texts, named_prompt, to_comparable, to_tensors
-from f2jax.inference.encode import NotFiniteError, check_batch_size, encode_all_tokens, encode_texts, make_embed
+from f2jax.inference.encode import NotFiniteError, check_batch_size, encode_all_tokens, encode_texts
 from f2jax.inference.fingerprint import weights_hash
+from f2jax.inference.program import make_embed
 from f2jax.inference.quantize import check_precision, quantize
 from f2jax.inference.truncation import Truncation
 from f2jax.inference.vectors import scale_to_unit
+from f2jax.inference.weights import Weights
 from f2jax.model import nested
-from f2jax.model.qwen3 import Qwen3, abstract_params, layers_for_cpu
+from f2jax.model.qwen3 import Qwen3, abstract_params
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.mesh import make_mesh
 from f2jax.parallel.sharding import param_shardings
@@ -77,13 +79,14 @@ class Embedder:
         """
         check_dtype(dtype)
         tokenizer.check_vocab(architecture.vocab_size)
-        self.architecture, self.params, self.tokenizer, self.settings = architecture, params, tokenizer, settings
+        self.architecture, self.tokenizer, self.settings = architecture, tokenizer, settings
         self.model = Qwen3(architecture, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         self.mesh, self.origin = mesh, origin
         self.truncation = Truncation()  # of all texts encoded so far
         self.leads = False  # whether the other processes of the job encode their share of this one's texts
         self.truncate_dim = self._dims(truncate_dim) if truncate_dim is not None else None
         self._embed = make_embed(self.model, mesh)
+        self._weights = Weights(params, self.model.dtype, self.mesh)
 
     @classmethod
     def from_pretrained(
@@ -137,10 +140,14 @@ class Embedder:
     def with_weights(self, params) -> "Embedder":
         """Returns this model with other weights of the same shapes. Both share the compiled programs."""
         other = copy.copy(self)
-        for cached in ("fingerprint", "_weights"):
-            other.__dict__.pop(cached, None)
-        other.params, other.truncation = params, Truncation()
+        other.__dict__.pop("fingerprint", None)  # cached
+        other._weights, other.truncation = Weights(params, self.model.dtype, self.mesh), Truncation()
         return other
+
+    @property
+    def params(self):
+        """The tree of the weights; after encoding on a CPU, a copy."""
+        return self._weights.tree
 
     @property
     def dim(self) -> int:
@@ -197,13 +204,6 @@ class Embedder:
     def vectors_key(self) -> str:
         """The key under which vectors of `encode` are stored: it identifies the model and its default truncation."""
         return self.fingerprint if self.truncate_dim is None else f"{self.truncate_dim}-{self.fingerprint}"
-
-    @cached_property
-    def _weights(self):
-        """`params`; on a CPU with layers in a form that XLA does not convert in every call."""
-        if jax.default_backend() != "cpu":
-            return self.params
-        return self.params | {"layers": layers_for_cpu(self.params["layers"], self.model.dtype)}
 
     @cached_property
     def _embed_all(self) -> Callable:
@@ -349,7 +349,7 @@ class Embedder:
             NotFiniteError: a vector is not finite.
         """
         options = batch_size, progress, self.mesh
-        return encode_texts(self._embed, self._weights, sequences, self.dim, self.tokenizer.pad_id, *options)
+        return encode_texts(self._embed, self._weights.to_encode, sequences, self.dim, self.tokenizer.pad_id, *options)
 
     def encode_query(self, texts: str | Iterable[str] | None = None, **options) -> Any:
         """Encodes with the model's prompt `query`, if it has one; `prompt` and `prompt_name` override it."""
@@ -465,7 +465,7 @@ class Embedder:
         sequences, cut = self._tokenize(texts, max_length)
         self.truncation.add(cut)
         options = self.tokenizer.pad_id, batch_size, progress, self.mesh
-        return encode_all_tokens(self._embed_all, self._weights, sequences, *options)
+        return encode_all_tokens(self._embed_all, self._weights.to_encode, sequences, *options)
 
     def _tokenize(self, texts: list[str], max_length: int | None) -> tuple[list[np.ndarray], Truncation]:
         """Returns the token ids of the texts, truncated to `max_length` with the end token, and how much was cut."""

@@ -3,17 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from f2jax.data.packing import PACKED, WHOLE, Packed, RowShare, pack
 from f2jax.data.shapes import best_fit, round_up
 from f2jax.errors import UserError
-from f2jax.model.qwen3 import Qwen3, pool
 from f2jax.parallel.mesh import process_share
 from f2jax.parallel.sharding import shard_batch
 
@@ -49,22 +46,6 @@ class NotFiniteError(UserError):
         )
 
 
-def make_embed(model: Qwen3, mesh: Mesh | None = None, all_tokens: bool = False) -> Callable:
-    """Returns a jitted function (params, tokens, segments, positions, row_s, col_s) → float32 [s, d], not normalized.
-
-    Args:
-        mesh: devices that encode together; each gets the vectors of all texts. None: one device.
-        all_tokens: return the hidden states of all tokens, float32 [b, t, d], instead.
-    """
-
-    @partial(jax.jit, out_shardings=mesh and NamedSharding(mesh, PartitionSpec()))
-    def embed(params, tokens_bt, segments_bt, positions_bt, row_s, col_s):
-        hidden_btd: Any = model.apply({"params": params}, tokens_bt, segments_bt, positions_bt)
-        return (hidden_btd if all_tokens else pool(hidden_btd, row_s, col_s)).astype("float32")
-
-    return embed
-
-
 def encode_texts(
     embed: Callable,
     params,
@@ -78,7 +59,7 @@ def encode_texts(
     """Returns embeddings, float32 [s, d], that are not normalized, of token sequences that end with the end token.
 
     Args:
-        embed: from `make_embed`, with the same mesh.
+        embed: from `program.make_embed`, with the same mesh.
         max_sequences: maximum number of texts in a batch on each device.
         progress: called after each batch with the number of its texts.
         mesh: devices that share the rows; all of their processes call this with the same sequences. None: one device.
@@ -113,7 +94,7 @@ def encode_all_tokens(
     """Returns the final hidden states, float32 [t, d], of each sequence; arguments as for `encode_texts`.
 
     Args:
-        embed: from `make_embed` with `all_tokens`.
+        embed: from `program.make_embed` with `all_tokens`.
 
     Raises:
         NotFiniteError: a state is not finite.

@@ -14,7 +14,7 @@ from f2jax.parallel import sharding
 
 
 def project(spec: str, x, weight):
-    """Returns `jnp.einsum(spec, x, weight)`, summed over the last axes of `x` and the first of the weight.
+    """Returns `jnp.einsum(spec, x, weight)`, summed over the last axes of `x` and the first or last of the weight.
 
     Except on a TPU, which would copy the activations to flatten them, this is a product of two matrices, because with
     more axes XLA's backward pass takes twice as long on a CPU. float32 stays float32 on every platform; by default, a
@@ -26,9 +26,15 @@ def project(spec: str, x, weight):
         return jnp.einsum(spec, x, weight, precision=precision(x.dtype))
     x_axes, weight_axes = spec.split("->")[0].split(",")
     contracted = len(set(x_axes) & set(weight_axes))
-    inner = math.prod(weight.shape[:contracted])
-    product = matmul(x.reshape(-1, inner), weight.reshape(inner, -1))
-    return product.reshape(*x.shape[:-contracted], *weight.shape[contracted:])
+    last = x_axes.endswith(weight_axes[-contracted:])
+    if last:
+        outputs, inner = weight.shape[:-contracted], math.prod(weight.shape[-contracted:])
+        matrix = weight.reshape(-1, inner)
+    else:
+        outputs, inner = weight.shape[contracted:], math.prod(weight.shape[:contracted])
+        matrix = weight.reshape(inner, -1)
+    product = matmul(x.reshape(-1, inner), matrix, last)
+    return product.reshape(*x.shape[:-contracted], *outputs)
 
 
 def precision(dtype) -> str | None:
@@ -36,11 +42,13 @@ def precision(dtype) -> str | None:
     return "highest" if dtype == jnp.float32 else None
 
 
-def matmul(a_xmk, b_xkn):
-    """Returns a @ b, [..., M, N] in the common type of the operands, with sums in float32."""
+def matmul(a_xmk, b, transposed: bool = False):
+    """Returns a @ b, or a @ bᵀ, [..., M, N] in the common type of the operands, with sums in float32."""
+    if transposed:
+        return float32_product(a_xmk, b, transposed).astype(a_xmk.dtype)
     if sharding.platform() == "cpu" and a_xmk.dtype == jnp.bfloat16:
-        return _cpu_product(a_xmk, b_xkn).astype(a_xmk.dtype)
-    return jnp.matmul(a_xmk, b_xkn, precision=precision(a_xmk.dtype))
+        return _cpu_product(a_xmk, b).astype(a_xmk.dtype)
+    return jnp.matmul(a_xmk, b, precision=precision(a_xmk.dtype))
 
 
 def float32_product(a_xmk, b, transposed: bool = False):

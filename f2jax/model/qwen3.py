@@ -120,6 +120,7 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     kernel: str = "auto"
+    inputs_last: bool = False  # whether matrices have the axes of their inputs last, which suits few tokens on a CPU
 
     def weight(self, name: str, axes: tuple[str, ...]):
         """Returns the weight `name`, declared with one logical name per axis; matrices are cast to the compute type."""
@@ -128,11 +129,18 @@ class Block(nn.Module):
         value: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape, self.param_dtype)  # unboxed
         if len(axes) == 1:
             return value
-        if value.dtype == jnp.uint16:  # see `layers_for_cpu`
-            value = jax.lax.bitcast_convert_type(value, jnp.bfloat16)
         return shard_activation(
             value.astype(self.dtype), *("heads" if axis in SPLIT_WEIGHT_AXES else None for axis in axes)
         )
+
+    def product(self, spec: str, x, name: str, axes: tuple[str, ...]):
+        """Returns the product of `x` and the matrix `name`; `spec` and `axes` have the axes of its input first."""
+        if self.inputs_last:
+            x_letters, letters = spec.split("->")[0].split(",")
+            inputs = len(set(x_letters) & set(letters))
+            spec = spec.replace(letters, letters[inputs:] + letters[:inputs])
+            axes = axes[inputs:] + axes[:inputs]
+        return project(spec, x, self.weight(name, axes))
 
     @nn.compact
     def __call__(self, x_btd, segments_bt, cos, sin, ends):
@@ -142,28 +150,28 @@ class Block(nn.Module):
             record_moments(self, "attention_stream", x_btd, segments_bt)
             h_btd = rms_norm(x_btd, self.weight("attention_norm", ("embed",)), eps)
             record_moments(self, "attention_input", h_btd, segments_bt)
-            q_btnh = project("btd,dnh->btnh", h_btd, self.weight("query", ("embed", "q_heads", "head_dim")))
-            k_btkh = project("btd,dkh->btkh", h_btd, self.weight("key", ("embed", "kv_heads", "head_dim")))
-            v_btkh = project("btd,dkh->btkh", h_btd, self.weight("value", ("embed", "kv_heads", "head_dim")))
+            q_btnh = self.product("btd,dnh->btnh", h_btd, "query", ("embed", "q_heads", "head_dim"))
+            k_btkh = self.product("btd,dkh->btkh", h_btd, "key", ("embed", "kv_heads", "head_dim"))
+            v_btkh = self.product("btd,dkh->btkh", h_btd, "value", ("embed", "kv_heads", "head_dim"))
             q_btnh, k_btkh, v_btkh = (checkpoint_name(x, "qkv") for x in (q_btnh, k_btkh, v_btkh))
             turn = functools.partial(turn_heads, cos=cos, sin=sin, eps=eps, kernel=self.kernel)
             q_btnh = turn(q_btnh, self.weight("query_norm", ("head_dim",)), factor=self.config.head_dim**-0.5)
             k_btkh = turn(k_btkh, self.weight("key_norm", ("head_dim",)))
             a_btnh = attention(q_btnh, k_btkh, v_btkh, segments_bt, self.kernel)
             a_btnh = in_memory_order(a_btnh, (0, 2, 1, 3), ("rows", None, "heads"))  # that of the TPU kernels' results
-            x_btd += project("btnh,nhd->btd", a_btnh, self.weight("output", ("q_heads", "head_dim", "embed")))
+            x_btd += self.product("btnh,nhd->btd", a_btnh, "output", ("q_heads", "head_dim", "embed"))
             x_btd = checkpoint_name(in_memory_order(shard_activation(x_btd, "rows"), (0, 1, 2), ("rows",)), "middle")
 
         with jax.named_scope("mlp"):
             record_moments(self, "mlp_stream", x_btd, segments_bt)
             h_btd = rms_norm(x_btd, self.weight("mlp_norm", ("embed",)), eps)
             record_moments(self, "mlp_input", h_btd, segments_bt)
-            gate_btf = project("btd,df->btf", h_btd, self.weight("gate", ("embed", "mlp")))
-            up_btf = project("btd,df->btf", h_btd, self.weight("up", ("embed", "mlp")))
+            gate_btf = self.product("btd,df->btf", h_btd, "gate", ("embed", "mlp"))
+            up_btf = self.product("btd,df->btf", h_btd, "up", ("embed", "mlp"))
             gate_btf, up_btf = (checkpoint_name(x, "wide") for x in (gate_btf, up_btf))
             inner_btf = swiglu(gate_btf, up_btf)
             record_moments(self, "mlp_inner", inner_btf, segments_bt)
-            x_btd += project("btf,fd->btd", inner_btf, self.weight("down", ("mlp", "embed")))
+            x_btd += self.product("btf,fd->btd", inner_btf, "down", ("mlp", "embed"))
         x_btd = in_memory_order(shard_activation(x_btd, "rows"), (0, 1, 2), ("rows",))
         return x_btd, None if ends is None else x_btd[ends]
 
@@ -204,7 +212,7 @@ class Qwen3(nn.Module):
         config = self.config
         check_execution(self.kernel, self.remat)
         check_kernel_fits(self.kernel, config.head_dim)
-        x_btd = self.token_states(tokens_bt, rank)
+        x_btd = token_states(self.table(), tokens_bt, self.dtype, rank)
         cos, sin = rotary_angles(positions_bt, config.head_dim, config.rope_theta)
 
         block = Block
@@ -230,26 +238,31 @@ class Qwen3(nn.Module):
         record_moments(self, "final_output", x_btd, segments_bt)
         return x_btd
 
-    def token_states(self, tokens_bt, rank=None):
-        """Returns the rows of the token table for all tokens, [B, T, D].
-
-        A factorized table is a product [V, R] × [R, D]. The first columns of the first factor and the first rows of the
-        second form a table of smaller rank (recipe 6.10).
-        """
+    def table(self):
+        """Returns the weights of the token table, complete [V, D] or in two factors [V, R] and [R, D]."""
         config = self.config
         normal = nn.initializers.normal
-        if not config.table_rank:
-            table_init = nn.with_logical_partitioning(normal(0.02), ("vocab", "embed"))
-            table_vd = self.param("token_table", table_init, (config.vocab_size, config.width), self.param_dtype)
-            return look_up(table_vd, tokens_bt, self.dtype)
-        table_init = nn.with_logical_partitioning(normal(0.02), ("vocab", "rank"))
-        table_vr = self.param("token_table", table_init, (config.vocab_size, config.table_rank), self.param_dtype)
-        basis_init = nn.with_logical_partitioning(normal(config.table_rank**-0.5), ("table_rank", "embed"))
-        basis_rd: Any = self.param("table_basis", basis_init, (config.table_rank, config.width), self.param_dtype)
-        h_btr = look_up(table_vr, tokens_bt, self.dtype)
-        if rank is not None:
-            h_btr = jnp.where(jnp.arange(config.table_rank) < rank, h_btr, 0)
-        return project("btr,rd->btd", h_btr, basis_rd.astype(self.dtype))
+        columns, axis = (config.table_rank, "rank") if config.table_rank else (config.width, "embed")
+        table_init = nn.with_logical_partitioning(normal(0.02), ("vocab", axis))
+        table = {"token_table": self.param("token_table", table_init, (config.vocab_size, columns), self.param_dtype)}
+        if config.table_rank:
+            basis_init = nn.with_logical_partitioning(normal(config.table_rank**-0.5), ("table_rank", "embed"))
+            table["table_basis"] = self.param("table_basis", basis_init, (columns, config.width), self.param_dtype)
+        return table
+
+
+def token_states(params, tokens_bt, dtype, rank=None):
+    """Returns the rows of the token table for all tokens, [B, T, D] in `dtype`.
+
+    A factorized table is a product [V, R] × [R, D]. The first columns of the first factor and the first rows of the
+    second form a table of smaller rank (recipe 6.10).
+    """
+    x_btd = look_up(params["token_table"], tokens_bt, dtype)
+    if "table_basis" not in params:
+        return x_btd
+    basis_rd = params["table_basis"]
+    h_btr = x_btd if rank is None else jnp.where(jnp.arange(basis_rd.shape[0]) < rank, x_btd, 0)
+    return project("btr,rd->btd", h_btr, basis_rd.astype(dtype))
 
 
 def look_up(table_vd, tokens_bt, dtype):
@@ -273,22 +286,6 @@ def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):
 def logical_axes(config: Qwen3Config):
     """Returns the tree of the parameters with a tuple of logical axis names in place of each weight."""
     return jax.tree.map(lambda box: box.names, abstract_params(config), is_leaf=lambda x: isinstance(x, nn.Partitioned))
-
-
-def layers_for_cpu(layers, dtype):
-    """Returns the weights of the layers in the form that `Qwen3` reads fastest on a CPU; it takes all forms.
-
-    XLA on a CPU converts stacked bfloat16 weights, and float32 ones that are multiplied in bfloat16, in every call,
-    which takes longer than the products of a few texts. So they are float32, or, where `dtype` is bfloat16, matrices
-    are its bits in uint16, which are only copied.
-    """
-
-    def stored(x):
-        if dtype != jnp.bfloat16 or x.ndim == 2:  # norms: layers × width
-            return x if x.dtype == jnp.float32 else x.astype(jnp.float32)
-        return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
-
-    return jax.tree.map(stored, layers)
 
 
 def init_params(model: Qwen3, seed: int):

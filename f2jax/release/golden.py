@@ -11,7 +11,8 @@ from f2jax import files
 from f2jax.checkpoints import package
 from f2jax.errors import UserError
 from f2jax.inference.embedder import Embedder
-from f2jax.inference.encode import encode_texts, make_embed
+from f2jax.inference.encode import encode_texts
+from f2jax.inference.program import make_embed
 from f2jax.model.qwen3 import Qwen3
 
 TEXTS = (
