@@ -217,7 +217,8 @@ class Qwen3(nn.Module):
 
         block = Block
         if self.remat != "none":
-            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+            unrolled = self.unroll >= config.layers  # then XLA would take what the forward pass has, and keep it
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=unrolled)
         layers = nn.scan(
             block,
             variable_axes={"params": 0, "moments": 0},
