@@ -99,7 +99,7 @@ def fill(
 def layout_of(plan: dict) -> dict:
     """Returns the fields of a config that a search chooses, with their values in a plan of the file."""
     layout = {f"mesh.{axis}": length for axis, length in plan["mesh"].items()}
-    return layout | {f"model.{name}": plan.get(name, 1) for name in ("remat", "chunk_rows", "unroll")}
+    return layout | {f"model.{name}": plan[name] for name in ("remat", "chunk_rows", "unroll")}
 
 
 def field(text: str) -> tuple[str, int | str]:
@@ -113,7 +113,7 @@ def read(path: Path) -> dict[str, dict]:
 
 
 def table(done: dict[str, dict]) -> str:
-    """Returns a Markdown table of the cases in the file; those from before today's kernels and options have a star."""
+    """Returns a Markdown table of the cases in the file."""
     names = ["size", "stage", "slice", "mesh", "remat", "GiB a chip", "step, s", "limited by", "MFU"]
     names += ["tokens/s a chip", "days", "chip-hours"]
     lines = [f"| {' | '.join(names)} |", "|---|---|---|---|---|---:|---:|---|---:|---:|---:|---:|"]
@@ -123,19 +123,15 @@ def table(done: dict[str, dict]) -> str:
             continue
         mesh = " × ".join(f"{axis} {n}" for axis, n in one["mesh"].items() if n > 1)
         remat = one["remat"] + (f", {one['chunk_rows']} rows at once" if one["chunk_rows"] else "")
+        remat += ", unrolled" if one["unroll"] > 1 else ""
         memory = f"{one['needed'] / 2**30:.1f} of {one['hbm'] / 2**30:.0f}"
-        start = f"| {size}{'' if is_new(one) else '*'} | {stage} | {topology} | {mesh} | {remat} | {memory} |"
+        start = f"| {size} | {stage} | {topology} | {mesh} | {remat} | {memory} |"
         if one["fits"]:
             start += f" {one['seconds']['step']:.2f} | {one['limit']} | {one['mfu']:.1%} |"
             lines.append(f"{start} {one['tokens_per_second']:,.0f} | {one['days']:.2f} | {one['chip_hours']:,.0f} |")
         else:
             lines.append(f"{start} does not fit | | | | | |")
     return "\n".join(lines)
-
-
-def is_new(plan: dict) -> bool:
-    """Returns whether a plan was made with today's kernels and options; earlier plans have no compile time."""
-    return "compile_seconds" in plan
 
 
 def costs(done: dict[str, dict]) -> str:
@@ -167,7 +163,7 @@ def parts(done: dict[str, dict]) -> str:
     lines = [f"| {' | '.join(names)} |", f"|---|---|{'---:|' * (len(names) - 2)}"]
     for size, stage, topology in cases():
         one = done.get(f"{size} {stage} {topology}")
-        if stage != "2" or one is None or not one["fits"] or not is_new(one):
+        if stage != "2" or one is None or not one["fits"]:
             continue
         architecture, peak = sizes.size(size), chips.chip_of(topology).peak
         tokens = one["tokens_per_second"] * one["seconds"]["step"]

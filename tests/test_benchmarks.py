@@ -151,7 +151,7 @@ def test_plans_are_made_anew_in_the_layouts_of_earlier_ones_go_on_where_they_sto
     tmp_path, monkeypatch
 ):
     mesh = {"replica": 1, "data": 2, "fsdp": 4, "tensor": 1}
-    earlier = {"mesh": mesh, "remat": "qkv", "chunk_rows": 0}  # an old plan says nothing of unrolled layers
+    earlier = {"mesh": mesh, "remat": "qkv", "chunk_rows": 0, "unroll": 1}
     old, new, tried = tmp_path / "old.json", tmp_path / "new.json", []
     old.write_text(json.dumps({"80m 2 v5p:2x2x2": earlier, "160m 2 v5p:2x2x2": earlier | {"remat": "full"}}))
 
