@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from f2jax.model.matmul import contiguous_on_cpu, matmul, swap_halves, swiglu, transposed_product
-from f2jax.model.qwen3 import Qwen3, init_params
+from f2jax.inference.weights import Weights
+from f2jax.model.matmul import contiguous_on_cpu, matmul, project, swap_halves, swiglu, transposed_product
+from f2jax.model.qwen3 import Block, Qwen3, init_params, rotary_angles
 from f2jax.model.sizes import Qwen3Config
 
 SHAPES = [((5, 7), (7, 3)), ((2, 5, 7), (2, 7, 3)), ((2, 3, 4, 8), (2, 3, 8, 6)), ((9, 2), (2, 5))]
@@ -36,6 +37,19 @@ def test_products_and_their_gradients_are_those_of_float64(shapes, dtype, tolera
     for found, wanted in zip((out, *back(g)), expected, strict=True):
         assert found.dtype == dtype
         assert_close(found, wanted, tolerance)
+
+
+@pytest.mark.parametrize("dtype,tolerance", ROUNDING)
+@pytest.mark.parametrize("spec,shapes", [
+    ("btd,dnh->btnh", ((2, 3, 5), (5, 4, 6))), ("btd,nhd->btnh", ((2, 3, 5), (4, 6, 5))),
+    ("btnh,nhd->btd", ((2, 3, 4, 6), (4, 6, 5))), ("btnh,dnh->btd", ((2, 3, 4, 6), (5, 4, 6))),
+    ("btd,df->btf", ((2, 3, 5), (5, 5))), ("btd,fd->btf", ((2, 3, 5), (5, 5))),
+])  # fmt: skip
+def test_a_projection_is_that_of_float64_with_the_axes_of_its_input_first_or_last(spec, shapes, dtype, tolerance):
+    x, weight = operands(shapes, dtype)
+    found = project(spec, x, weight)
+    assert found.dtype == dtype
+    assert_close(found, np.einsum(spec, np.asarray(x, np.float64), np.asarray(weight, np.float64)), tolerance)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -115,11 +129,27 @@ def test_no_product_of_a_model_in_bfloat16_is_turned_into_one_of_float32():
     def loss(params):
         return jnp.sum(model.apply({"params": params}, tokens, tokens, tokens).astype(jnp.float32) ** 2)
 
-    text = jax.jit(jax.grad(loss)).lower(init_params(model, 0)).compile().as_text()
+    types = operand_types(jax.jit(jax.grad(loss)), init_params(model, 0))
+    assert len(types) > 40 and set(types) == {"bf16"}
+
+
+@ON_CPU
+def test_no_product_of_a_layer_that_encodes_in_bfloat16_is_turned_into_one_of_float32():
+    config = Qwen3Config(16, 32, 1, 4, 2, head_dim=16, vocab_size=32)
+    params = jax.tree.map(lambda x: x.astype("bfloat16"), init_params(Qwen3(config), 0))
+    (layer,) = Weights(params, "bfloat16").to_encode["layers"]
+    block = Block(config, jnp.bfloat16, jnp.bfloat16, inputs_last=True)
+    segments_bt = jnp.ones((1, 24), jnp.int32)
+    batch = jnp.ones((1, 24, 16), "bfloat16"), segments_bt, *rotary_angles(segments_bt, 16, 1e6), None
+    types = operand_types(jax.jit(lambda layer: block.apply({"params": layer}, *batch)), layer)
+    assert len(types) > 16 and set(types) == {"bf16"}
+
+
+def operand_types(function, *arguments) -> list[str]:
+    """Returns the types of the operands of each product, as compiled."""
+    text = function.lower(*arguments).compile().as_text()
     types = {name: dtype for name, dtype in re.findall(r"%?([\w.-]+)(?: =|:) (\w+)\[", text)}
-    operands = [re.findall(r"%([\w.-]+)", inside) for inside in re.findall(r" dot\(([^)]*)\)", text)]
-    assert len(operands) > 20
-    assert {types[name] for both in operands for name in both} == {"bf16"}
+    return [types[name] for both in re.findall(r" dot\(([^)]*)\)", text) for name in re.findall(r"%([\w.-]+)", both)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
