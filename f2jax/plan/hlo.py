@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) (?P<op>[a-z][\w-]*)\((?P<rest>.*)$")
+_INSTRUCTION = re.compile(
+    r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) (?P<op>[a-z][\w-]*)\((?P<rest>.*)$"
+)
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
 _ARRAY = re.compile(r"\b([a-z]\w*?)\[([\d,]*)\](\{[^{}]*\})?")
 _INTEGER = re.compile(r"[su]\d+\[\]")
@@ -28,6 +30,7 @@ class Instruction:
     op: str
     shape: str
     rest: str  # operands and attributes
+    root: str | None = None  # `ROOT ` before the result of a computation
 
     def attribute(self, name: str) -> str | None:
         """Returns the computation that an attribute such as `body=` names, or None."""
@@ -124,7 +127,7 @@ def loops(text: str) -> list[tuple[int, Cost]]:
     """Returns, for each loop of the program's entry in order, its number of trips and the cost of one of them."""
     computations, entry = parse_hlo(text)
     return [
-        (trip_count(computations, x.called("condition"), None), _computation(computations, x.called("body"), None))
+        (loop_trips(computations, x, None), _computation(computations, x.called("body"), None))
         for x in computations[entry]
         if x.op == "while"
     ]
@@ -136,8 +139,7 @@ def _computation(computations: dict[str, list[Instruction]], name: str, chunks: 
     seen: set[str] = set()  # collectives that several operations of this computation belong to
     for x in computations[name]:
         if x.op == "while":
-            trips = trip_count(computations, x.called("condition"), chunks)
-            total.add(_computation(computations, x.called("body"), chunks), trips)
+            total.add(_computation(computations, x.called("body"), chunks), loop_trips(computations, x, chunks))
         elif x.op == "call":
             total.add(_computation(computations, x.called("to_apply"), chunks), 1)
         elif x.op == "conditional":
@@ -227,8 +229,38 @@ def _result_bytes(x: Instruction) -> int:
     return array_bytes(x.shape)
 
 
+def loop_trips(computations: dict[str, list[Instruction]], loop: Instruction, chunks: int | None) -> int:
+    """Returns how often the body of a loop runs, see `trip_count`; where it advances by several, so much less often."""
+    return math.ceil(trip_count(computations, loop.called("condition"), chunks) / counter_step(computations, loop))
+
+
+def counter_step(computations: dict[str, list[Instruction]], loop: Instruction) -> int:
+    """Returns by how much a loop's counter grows in a run of its body.
+
+    It is 1, but 2 in loops over the pieces of a product with exchanges beside it: the compiler does two in one run.
+    """
+    body = {x.name: x for x in computations[loop.called("body")]}
+    result = next(x for x in body.values() if x.root)
+    if result.op != "tuple":
+        return 1
+    results = _operands(result)
+    for x in computations[loop.called("condition")]:
+        if x.op == "get-tuple-element" and _INTEGER.match(x.shape):
+            (position,) = re.findall(r"\bindex=(\d+)", x.rest)
+            grown = body.get(results[int(position)])
+            for name in _operands(grown) if grown and grown.op == "add" else []:
+                if name in body and body[name].op == "constant":
+                    return int(body[name].rest.partition(")")[0])
+    return 1
+
+
+def _operands(x: Instruction) -> list[str]:
+    """Returns the names of the operands of an operation that does not call a computation."""
+    return re.findall(r"%([\w.-]+)", x.rest.partition(")")[0])
+
+
 def trip_count(computations: dict[str, list[Instruction]], condition: str, chunks: int | None) -> int:
-    """Returns how often a loop runs: its counter starts at 0, and its condition compares it with a constant.
+    """Returns up to where a loop counts: its counter starts at 0, and its condition compares it with a constant.
 
     Args:
         chunks: value of a second limit, see `program_cost`.

@@ -117,6 +117,33 @@ def test_one_iteration_of_each_loop():
     assert (runs, cost_of_one.cycles) == (28, 1037)
 
 
+@pytest.mark.parametrize("step,runs", [(1, 16), (2, 8), (3, 6)])
+def test_a_loop_whose_counter_grows_by_several_runs_less_often(step, runs):
+    text = """ENTRY %main (p: s32[]) -> (f32[8], u32[]) {
+  ROOT %w = (f32[8]{0}, u32[]{:T(128)}) while(%start), condition=%more, body=%pieces
+}
+
+%more (s.1: (f32[8], u32[])) -> pred[] {
+  %limit = u32[]{:T(128)} constant(16), metadata={op_name="limit"}
+  %s.1 = (f32[8]{0}, u32[]{:T(128)}) parameter(0)
+  %i.1 = u32[]{:T(128)} get-tuple-element(%s.1), index=1, metadata={op_name="i"}
+  ROOT %lt = pred[] compare(%i.1, %limit), direction=LT
+}
+
+%pieces (s.2: (f32[8], u32[])) -> (f32[8], u32[]) {
+  %one = u32[]{:T(128)} constant(1)
+  %grows = u32[]{:T(128)} constant(STEP), metadata={op_name="grows"}
+  %s.2 = (f32[8]{0}, u32[]{:T(128)}) parameter(0)
+  %i.2 = u32[]{:T(128)} get-tuple-element(%s.2), index=1
+  %neighbor = u32[]{:T(128)} add(%i.2, %one)
+  %x = f32[8]{0} fusion(%s.2, %neighbor), kind=kLoop, calls=%y, backend_config={"estimated_cycles":"10"}
+  %next = u32[]{:T(128)} add(%i.2, %grows), metadata={op_name="next"}
+  ROOT %t = (f32[8]{0}, u32[]{:T(128)}) tuple(%x, %next)
+}
+"""
+    assert program_cost(text.replace("STEP", str(step))).cycles == runs * 10
+
+
 def test_a_branch_counts_as_its_dearest():
     text = """ENTRY %main (p: s32[]) -> f32[8] {
   ROOT %c = f32[8]{0} conditional(%p), branch_computations={%short, %long}
@@ -171,7 +198,7 @@ TWO_LIMITS = PROGRAM.replace(
   %lt = pred[]{:T(512)} compare(%i.1, %limit), direction=LT
   %lt.1 = pred[]{:T(512)} compare(%i.1, %count), direction=LT
   ROOT %both = pred[]{:T(512)} and(%lt, %lt.1)""",
-)
+).replace("tuple(%i, %f.3)", "tuple(%i, %f.3, %n)")
 
 
 @pytest.mark.parametrize("chunks,trips", [(None, 28), (1, 1), (5, 5), (40, 28)])
