@@ -49,7 +49,7 @@ def test_kernels_for_any_platform_equal_brute_force(monkeypatch, kernel, length,
     monkeypatch.setattr("f2jax.model.attention_blocks.BLOCK", 32)
     *qkv, segments = inputs(2, length, heads, kv_heads, 16)
     qkv = [x.astype(dtype) for x in qkv]
-    out = attention(*qkv, segments, kernel)
+    out = jax.jit(lambda *qkv: attention(*qkv, segments, kernel))(*qkv)
     assert out.dtype == dtype and out.shape == qkv[0].shape
     assert np.abs(np.asarray(out, np.float64) - brute_force(*qkv, segments)).max() < tolerance
 
@@ -79,7 +79,8 @@ def test_gradients_of_attention_are_those_that_jax_derives(
     qkv = [x.astype(dtype) for x in qkv]
 
     def gradients(function, *qkv):
-        return jax.grad(lambda *qkv: jnp.sum(jnp.sin(function(*qkv).astype(jnp.float32))), argnums=(0, 1, 2))(*qkv)
+        loss = jax.grad(lambda *qkv: jnp.sum(jnp.sin(function(*qkv).astype(jnp.float32))), argnums=(0, 1, 2))
+        return jax.jit(loss)(*qkv)
 
     found = gradients(lambda *qkv: attention(*qkv, segments, kernel), *qkv)
     expected = gradients(lambda *qkv: textbook(*qkv, segments), *(x.astype("float32") for x in qkv))

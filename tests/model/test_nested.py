@@ -23,8 +23,7 @@ from tests.tiny_model import random_params
 
 SHAPE = Qwen3Config(32, 48, 3, 4, 2, head_dim=8, vocab_size=97, max_length=64)
 FACTORIZED = replace(SHAPE, table_rank=24)
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # these programs run once
-LOSS = loss_config(matryoshka_dims=(32, 16, 8), passage_gradient=True)
+LOSS = loss_config(matryoshka_dims=(32, 8), passage_gradient=True)
 
 
 def batch(chunk_rows: int = 0):
@@ -38,12 +37,9 @@ def batch(chunk_rows: int = 0):
     return DeviceBatch.of(jax.tree.map(jnp.asarray, made.arrays()))
 
 
-def loss_and_gradient(architecture, params, config, teacher=None, chunk_rows=0, **options):
-    function = partial(loss_fn, model=Qwen3(architecture, **options), kind="retrieval", config=config)
-    (loss, metrics), gradient = jax.jit(jax.value_and_grad(function, has_aux=True), compiler_options=QUICK)(
-        params, batch(chunk_rows), teacher
-    )
-    return loss, metrics, gradient
+def loss_of(architecture, config=LOSS, **options):
+    """(params, batch, teacher) → (loss, metrics)"""
+    return partial(loss_fn, model=Qwen3(architecture, **options), kind="retrieval", config=config)
 
 
 def close(found, wanted, tolerance):
@@ -60,50 +56,62 @@ def test_exits_of_the_largest_model_are_those_of_the_recipe():
     assert nested.exit_layers(40) == (1, 2, 4, 8, 16, 24, 32, 40)
 
 
+def states(architecture, params, **arguments):
+    return jax.jit(Qwen3(architecture).apply)({"params": params}, *batch().packed, **arguments)
+
+
+@pytest.fixture(scope="module")
+def cut_states():
+    """The states of the models cut behind each layer."""
+    return [states(*nested.cut_nested(SHAPE, random_params(SHAPE), layers=layer)) for layer in range(1, 4)]
+
+
 @pytest.mark.parametrize("options", [{}, {"remat": "full"}, {"unroll": 3}], ids=str)
-def test_states_behind_a_layer_are_those_of_the_model_cut_there(options):
-    params, arrays = random_params(SHAPE), batch()
-    packed = arrays.tokens_bt, arrays.segments_bt, arrays.positions_bt
+def test_states_behind_a_layer_are_those_of_the_model_cut_there(cut_states, options):
+    arrays = batch()
     ends = arrays.row_s, arrays.col_s
-    found_lsd = Qwen3(SHAPE, **options).apply({"params": params}, *packed, ends=ends)
-    for layer in range(1, 4):
-        architecture, cut = nested.cut_nested(SHAPE, params, layers=layer)
-        wanted_btd = Qwen3(architecture).apply({"params": cut}, *packed)
-        np.testing.assert_allclose(found_lsd[layer - 1], wanted_btd[ends], atol=2e-5)
+    model = jax.jit(Qwen3(SHAPE, **options).apply)
+    found_lsd = model({"params": random_params(SHAPE)}, *arrays.packed, ends=ends)
+    for found_sd, wanted_btd in zip(found_lsd, cut_states, strict=True):
+        np.testing.assert_allclose(found_sd, wanted_btd[ends], atol=2e-5)
 
 
-@pytest.mark.parametrize("chunk_rows", [0, 2])
-@pytest.mark.parametrize("options", [{}, {"remat": "full"}], ids=str)
-def test_the_loss_with_exits_is_the_mean_over_the_models_cut_there(options, chunk_rows):
-    params = random_params(SHAPE)
-    exits = nested.exit_layers(SHAPE.layers)
-    loss, metrics, gradient = loss_and_gradient(SHAPE, params, replace(LOSS, exits=exits), None, chunk_rows, **options)
+@pytest.fixture(scope="module")
+def cut_models():
+    """The mean loss of the models cut behind each exit, its gradient, and the metrics of the last of them."""
+    arrays = batch()
 
     def mean_of_cut_models(params):
-        models = (nested.cut_nested(SHAPE, params, layers=layer) for layer in exits)
-        losses = [
-            loss_fn(cut, batch(), None, model=Qwen3(shape), kind="retrieval", config=LOSS)[0] for shape, cut in models
-        ]
-        return sum(losses) / len(exits)
+        models = [nested.cut_nested(SHAPE, params, layers=layer) for layer in nested.exit_layers(SHAPE.layers)]
+        losses, metrics = zip(*(loss_of(shape)(cut, arrays, None) for shape, cut in models), strict=True)
+        return sum(losses) / len(losses), metrics[-1]
 
-    wanted, wanted_gradient = jax.jit(jax.value_and_grad(mean_of_cut_models), compiler_options=QUICK)(params)
+    (loss, metrics), gradient = jax.jit(jax.value_and_grad(mean_of_cut_models, has_aux=True))(random_params(SHAPE))
+    return loss, metrics, gradient
+
+
+@pytest.mark.parametrize(("options", "chunk_rows"), [({}, 2), ({"remat": "full"}, 0)], ids=str)
+def test_the_loss_with_exits_is_the_mean_over_the_models_cut_there(cut_models, options, chunk_rows):
+    wanted, metrics_of_last, wanted_gradient = cut_models
+    function = loss_of(SHAPE, replace(LOSS, exits=nested.exit_layers(SHAPE.layers)), **options)
+    step = jax.jit(jax.value_and_grad(function, has_aux=True))
+    (loss, metrics), gradient = step(random_params(SHAPE), batch(chunk_rows), None)
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     close(gradient, wanted_gradient, 1e-4)
-    alone = loss_and_gradient(SHAPE, params, LOSS)[1]
-    np.testing.assert_allclose(metrics["loss_in_batch"], alone["loss_in_batch"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss_in_batch"], metrics_of_last["loss_in_batch"], rtol=1e-5)
 
 
 def test_each_exit_learns_from_the_teachers_exit_of_the_same_layer_and_the_last_from_its_last():
     student, deeper = random_params(SHAPE), replace(SHAPE, layers=5)
     frozen = jax.tree.map(lambda x: x + 0.1, random_params(deeper))
     config = replace(LOSS, exits=(1, 2, 3))
-    loss = loss_and_gradient(SHAPE, student, config, Teacher(frozen, Qwen3(deeper)))[0]
+    loss = jax.jit(loss_of(SHAPE, config))(student, batch(), Teacher(frozen, Qwen3(deeper)))[0]
 
     terms = []
     for own, other in ((1, 1), (2, 2), (3, 5)):
         shape, cut = nested.cut_nested(SHAPE, student, layers=own)
         teacher_shape, teacher_cut = nested.cut_nested(deeper, frozen, layers=other)
-        terms.append(loss_and_gradient(shape, cut, LOSS, Teacher(teacher_cut, Qwen3(teacher_shape)))[0])
+        terms.append(jax.jit(loss_of(shape))(cut, batch(), Teacher(teacher_cut, Qwen3(teacher_shape)))[0])
     np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
 
 
@@ -122,11 +130,9 @@ def test_a_factorized_table_is_the_nearest_of_its_rank_and_so_are_its_first_colu
 @pytest.mark.parametrize("rank", [1, 10, 24])
 def test_a_model_run_at_a_rank_is_the_one_with_the_table_multiplied_out(rank):
     params = random_params(FACTORIZED)
-    arrays = batch()
-    packed = arrays.tokens_bt, arrays.segments_bt, arrays.positions_bt
-    found = Qwen3(FACTORIZED).apply({"params": params}, *packed, rank=jnp.int32(rank))
     architecture, plain = nested.cut_nested(FACTORIZED, params, rank=rank)
-    np.testing.assert_allclose(found, Qwen3(architecture).apply({"params": plain}, *packed), atol=2e-5)
+    found = states(FACTORIZED, params, rank=jnp.int32(rank))
+    np.testing.assert_allclose(found, states(architecture, plain), atol=2e-5)
     assert architecture == SHAPE and sum(x.size for x in jax.tree.leaves(plain)) == SHAPE.parameters
     assert sum(x.size for x in jax.tree.leaves(params)) == FACTORIZED.parameters
 
@@ -144,16 +150,16 @@ def test_a_rank_is_drawn_as_often_as_it_is_large():
 
 
 def test_a_step_with_nested_ranks_has_the_loss_of_the_rank_that_is_drawn():
-    shape = replace(SHAPE, width=160, table_rank=160)
+    shape, arrays = replace(SHAPE, width=160, table_rank=160), batch()
     params, tx, config = random_params(shape), optax.sgd(0.0), loss_config(nested_ranks=True)
     step = jax.jit(partial(train_step, model=Qwen3(shape), kind="retrieval", config=config, tx=tx, seed=3))
+    loss_of_rank = jax.jit(loss_of(replace(shape, table_rank=0), loss_config()))
     seen = set()
     for number in range(8):
         rank = int(nested.draw_rank(160, 3, number))
-        architecture, cut = nested.cut_nested(shape, params, rank=rank)
-        wanted = loss_and_gradient(architecture, cut, loss_config())[0]
-        found = step(TrainState(jnp.int32(number), params, tx.init(params)), batch())[1]["loss"]
-        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        _, cut = nested.cut_nested(shape, params, rank=rank)
+        found = step(TrainState(jnp.int32(number), params, tx.init(params)), arrays)[1]["loss"]
+        np.testing.assert_allclose(found, loss_of_rank(cut, arrays, None)[0], rtol=1e-5)
         seen.add(rank)
     assert len(seen) > 1
 

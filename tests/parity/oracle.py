@@ -1,4 +1,4 @@
-"""transformers' Qwen3Model as the oracle of the backbone, and small weights over the settings that a port gets wrong.
+"""transformers' Qwen3Model as the oracle of the backbone, and the settings that a port gets wrong.
 
 No test module, so that others may import it where PyTorch, and with it `test_backbone`, is absent.
 """
@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from f2jax.checkpoints import hf, settings
-from f2jax.model.qwen3 import Qwen3, init_params
 from f2jax.model.sizes import Qwen3Config
 
 BASE = dict(width=48, mlp=80, layers=3, heads=4, kv_heads=2, head_dim=16, vocab_size=97, max_length=256)
@@ -26,15 +25,6 @@ SETTINGS = {
     "one_layer": {"layers": 1},
     "untied": {"tie_word_embeddings": False},
 }
-
-
-def random_params(config: Qwen3Config, seed: int = 0):
-    """Weights far from their initial values, so that no norm is one and no term is small."""
-    fresh = init_params(Qwen3(config), seed)
-    leaves, tree = jax.tree.flatten(fresh)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [x + 0.2 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
 
 
 def save_for_transformers(folder, config: Qwen3Config, params, **save_options):

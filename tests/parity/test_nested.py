@@ -10,8 +10,8 @@ from f2jax.inference.embedder import Embedder
 from f2jax.model import nested
 from f2jax.model.qwen3 import Qwen3
 from f2jax.model.sizes import Qwen3Config
-from tests.parity.oracle import BASE, random_params, save_for_transformers, sequences_of
-from tests.tiny_model import TEXTS, make_embedder
+from tests.parity.oracle import BASE, save_for_transformers, sequences_of
+from tests.tiny_model import TEXTS, make_embedder, random_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

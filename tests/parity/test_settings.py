@@ -57,26 +57,30 @@ OBEYED = [
     (CONFIG, {"rope_parameters": {"rope_theta": 300.0}, "rope_scaling": {"rope_theta": 1e5}}),
     (CONFIG, {"rope_scaling": {"factor": 8.0}}),
     (CONFIG, {"rms_norm_eps": 0.1}),
-    (CONFIG, {"max_position_embeddings": 20}),
     (CONFIG, {"tie_word_embeddings": False}),
     (CONFIG, {"is_causal": True}),
-    (SBERT, {"max_seq_length": 7}),
-    (SBERT, {"max_seq_length": None}),
-    (SBERT, {"max_seq_length": 200}),
-    (TOKENIZER, {"model_max_length": 9}),
     (DECLARED, {"prompts": {"query": "Q: "}, "default_prompt_name": "query"}),
     (DECLARED, {"prompts": {"a": "A: ", "query": ""}, "default_prompt_name": "a"}),
     (POOLING, {"pooling_mode": "lasttoken", "pooling_mode_lasttoken": None}),
     (POOLING, {"pooling_mode": ["lasttoken"], "pooling_mode_mean_tokens": True}),
     (NORMALIZE, {"module_input_name": "sentence_embedding"}),
 ]
+LIMITS = [
+    (CONFIG, {"max_position_embeddings": 20}),
+    (SBERT, {"max_seq_length": 7}),
+    (SBERT, {"max_seq_length": None}),
+    (SBERT, {"max_seq_length": 200}),
+    (TOKENIZER, {"model_max_length": 9}),
+]
 
 
-@pytest.mark.parametrize("name,fields", OBEYED, ids=str)
-@pytest.mark.parametrize("without_limit", [False, True])
-def test_a_setting_that_is_obeyed_gives_their_vectors(folder, name, fields, without_limit):
-    if without_limit:  # the other two limits count where this file is not there
-        (folder / SBERT).unlink()
+@pytest.mark.parametrize(
+    "name,fields,without", [(*one, "") for one in OBEYED + LIMITS] + [(*one, SBERT) for one in LIMITS], ids=str
+)
+def test_a_setting_that_is_obeyed_gives_their_vectors(folder, name, fields, without):
+    """Without the file of one limit the other two count."""
+    if without:
+        (folder / without).unlink()
     change(folder, name, fields)
     np.testing.assert_allclose(Embedder.from_pretrained(folder).encode(TEXTS), theirs(folder), atol=1e-5)
 

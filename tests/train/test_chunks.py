@@ -16,8 +16,9 @@ from tests.tiny import loss_config
 from tests.tiny_model import random_params
 
 SHAPE = Qwen3Config(32, 48, 2, 4, 2, head_dim=8, vocab_size=97, max_length=64)
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # these programs run once
 LOSS = loss_config(matryoshka_dims=(32, 8), passage_gradient=True)
+WHOLE = RowRules(16, programs={"retrieval": [RowShape(16, 24)]})
+CHUNKED = RowRules(16, 1, {"retrieval": [RowShape(16, 1, slots=32)]})
 
 
 def rows(longest: int) -> list[Row]:
@@ -32,17 +33,16 @@ def rows(longest: int) -> list[Row]:
 @pytest.fixture(scope="module")
 def gradient():
     function = partial(loss_fn, model=Qwen3(SHAPE), kind="retrieval", config=LOSS)
-    return jax.jit(jax.value_and_grad(function, has_aux=True), compiler_options=QUICK)
+    return jax.jit(jax.value_and_grad(function, has_aux=True))
 
 
 def test_a_program_serves_batches_of_any_number_of_chunks(gradient):
     params = random_params(SHAPE)
-    chunked = RowRules(16, 1, {"retrieval": [RowShape(16, 1, slots=32)]})
     counts, programs = [], set()
     for longest in (3, 8, 16):
         options = {"kind": "retrieval", "batch_size": 6, "pad_id": 0}
         texts = texts_of(rows(longest))
-        whole, split = (assemble(texts, 2, rules=rules, **options) for rules in (RowRules(16), chunked))
+        whole, split = (assemble(texts, 2, rules=rules, **options) for rules in (WHOLE, CHUNKED))
         counts.append(int(split.chunk_mask_c.sum()))
         programs.add(split.program)
         (wanted, _), wanted_gradient = gradient(params, DeviceBatch.of(whole.arrays()), None)
@@ -59,8 +59,7 @@ def test_a_program_serves_batches_of_any_number_of_chunks(gradient):
 def test_rows_of_a_chunk_that_is_not_counted_are_not_encoded(gradient):
     """Else the test above could not tell whether the number of chunks is used."""
     params = random_params(SHAPE)
-    chunked = RowRules(16, 1, {"retrieval": [RowShape(16, 1, slots=32)]})
-    batch = assemble(texts_of(rows(16)), 2, kind="retrieval", batch_size=6, rules=chunked, pad_id=0)
+    batch = assemble(texts_of(rows(16)), 2, kind="retrieval", batch_size=6, rules=CHUNKED, pad_id=0)
     whole = DeviceBatch.of(batch.arrays())
     fewer = whole.replace(chunk_mask_c=np.arange(32) < batch.chunk_mask_c.sum() - 1)
     assert gradient(params, whole, None)[0][0] != gradient(params, fewer, None)[0][0]

@@ -1,5 +1,7 @@
 """Held-out rows are measured with vectors cut to some sizes too, and each number is what NumPy makes of them."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -41,6 +43,7 @@ def test_losses_and_accuracies_of_cut_vectors(trained, tmp_path):
     tokenizer, splits = load_data(config, trained / "run/tokenizer", "", 512, SkipList())
     loader, mesh = Loader([rows for rows, _ in splits], config, tokenizer.pad_id), make_mesh(**config.mesh)
     program = Program(config, size("tiny"), mesh, steps=12)
+    vectors_of = jax.jit(partial(embed, program.model))
     with jax.set_mesh(mesh):
         params = program.fresh_params(3)
         for _, rows in splits:
@@ -48,7 +51,7 @@ def test_losses_and_accuracies_of_cut_vectors(trained, tmp_path):
             arrays = program.put(batch)
             found = program.evaluate(params, arrays, None, kind=batch.kind)
             assert {name for name in found if "/" in name} == {"loss/8", "loss/16", "accuracy/8", "accuracy/16"}
-            (vectors,) = embed(program.model, params, arrays)
+            (vectors,) = vectors_of(params, arrays)
             for dim in (8, 16):
                 assert (found[f"loss/{dim}"], found[f"accuracy/{dim}"]) == pytest.approx(
                     expected(batch, vectors, dim), rel=1e-4

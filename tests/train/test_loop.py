@@ -386,7 +386,7 @@ def test_all_may_be_corrected_before_anything_is_trained(tmp_path):
     wrong = [
         {"data.sources": "('nosuch.jsonl',)"},
         {"tokenizer.train_vocab": 300, "data.row_length": 16},
-        {"optim.warmup_steps": 99},
+        {"optim.schedule": "cosine", "optim.warmup_steps": 99},
         {"loss.matryoshka_weights": "unifrm"},
     ]
     for changes, message in zip(wrong, ["nosuch", "raise it", "lower it", "did you mean 'uniform'"], strict=True):

@@ -201,7 +201,7 @@ def test_a_command_scores_a_step_of_a_run_as_the_run_did(tmp_path, monkeypatch, 
     texts = [f"{word} {i}" for i, word in enumerate(tiny.WORDS)]
     task = builtin.RetrievalTask("names", texts, texts[::-1], [{12 - i} for i in range(13)], ["und"] * 13)
     monkeypatch.setattr(builtin, "TASKS", {"names": lambda: task})
-    config = tiny.config(tmp_path, **SCORED)
+    config = tiny.config(tmp_path, **SCORED, **{"loss.matryoshka_min": 16})  # of three sizes every second is scored
     train(config, tmp_path / "run", open_tasks())
     cli.main(["evaluate", "--model", f"{tmp_path / 'run'}@best", "--tasks", "names", "--output", str(tmp_path / "out")])
     scores = json.loads((tmp_path / "out/results.json").read_text())
