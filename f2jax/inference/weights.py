@@ -21,9 +21,12 @@ class Weights:
     """
 
     def __init__(self, params, dtype, mesh: Mesh | None = None):
-        """Takes the parameter tree, the type in which the model computes, and the devices that share the weights."""
+        """Takes the parameter tree, the type in which the model computes, and the devices that share the weights.
+
+        The tree may be empty, for a model that only lends its programs to others (`Embedder.with_weights`).
+        """
         self._others = {name: x for name, x in params.items() if name != "layers"}
-        self._stacked: dict[str, Any] = dict(params["layers"])
+        self._stacked: dict[str, Any] = dict(params.get("layers", {}))
         self._names = list(self._stacked)
         self._apart: dict[str, list[jax.Array]] = {}  # for each name one array a layer
         self._dtype, self._lock = jnp.dtype(dtype), threading.Lock()

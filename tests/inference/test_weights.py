@@ -105,6 +105,10 @@ def test_threads_that_encode_first_share_one_conversion():
     assert all(layers[1]["gate"] is found[0][1]["gate"] for layers in found)
 
 
+def test_a_model_without_weights_may_lend_its_programs():
+    assert Weights({}, "float32").tree == {"layers": {}}
+
+
 def test_devices_that_share_the_work_read_the_parameter_tree():
     params = params_of(size("tiny"))
     assert Weights(params, "float32", make_mesh(devices=jax.devices()[:2])).to_encode["layers"]["query"].ndim == 4
