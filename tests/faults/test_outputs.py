@@ -136,6 +136,6 @@ CONFIG = {
 
 @pytest.mark.parametrize("field,value", [(field, value) for field, values in CONFIG.items() for value in values])
 def test_a_config_with_an_odd_value(inputs, refused, field, value):
-    options = tiny.overrides(inputs, **{field: value})
+    options = tiny.overrides(inputs, **{"optim.schedule": "cosine", field: value})
     refused(*TRAIN, "new", *options)
     assert not (inputs / "new/checkpoints").exists()
