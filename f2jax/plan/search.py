@@ -31,7 +31,8 @@ def search_layouts(
     the weights split over more chips, if that saves enough. A layout that fits is also compiled with the weights
     split as far as possible. A program that takes nearly all of the memory can be slow, especially in its forward pass
     (docs/plans.md has examples), or may not run; if the faster of the two takes that much, the next candidate is
-    compiled too. Finally, the fastest layout is compiled with its layers unrolled, which takes the compiler longer.
+    compiled too. Finally, the fastest layout is compiled with its layers unrolled, which takes the compiler longer, and
+    where that is faster than a loop with `dots`, also with nothing computed again.
 
     Raises:
         UserError: see `plan_slice`, or no layout is small enough even on paper.
@@ -62,8 +63,16 @@ def search_layouts(
     if not fitting:
         return last
     best, layers = fastest_plan(fitting), workdir.architecture_of(config.model).layers
-    unrolled = compiled(layout_of(best) | {"model.unroll": layers}) if best.unroll < layers else best
-    return fastest_plan([best, unrolled]) if unrolled.fits else best
+
+    def faster(change: dict) -> SlicePlan:
+        changed = compiled(layout_of(best) | change)
+        return fastest_plan([best, changed]) if changed.fits else best
+
+    if best.unroll < layers:
+        best = faster({"model.unroll": layers})
+    if best.unroll == layers and best.remat == "dots":
+        best = faster({"model.remat": "none"})
+    return best
 
 
 def layout_of(plan: SlicePlan) -> dict:

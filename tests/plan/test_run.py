@@ -442,23 +442,49 @@ def test_where_the_fastest_layout_on_paper_fills_the_memory_the_next_one_has_its
     assert seen == tried
 
 
-@pytest.mark.parametrize("seconds,chosen", [(0.4, 8), (0.6, 1), (None, 1)])
-def test_at_last_a_search_unrolls_the_layers_of_the_fastest_layout(layouts, monkeypatch, seconds, chosen):
+@pytest.mark.parametrize(
+    "unrolled,nothing_again,tried,chosen",
+    [  # seconds of a step, None if it does not fit
+        (0.4, 0.3, [(8, "dots"), (8, "none")], (8, "none")),
+        (0.4, 0.5, [(8, "dots"), (8, "none")], (8, "dots")),
+        (0.4, None, [(8, "dots"), (8, "none")], (8, "dots")),
+        (0.6, 0.3, [(8, "dots")], (1, "dots")),
+        (None, 0.3, [(8, "dots")], (1, "dots")),
+    ],
+)
+def test_at_last_a_search_unrolls_the_layers_of_the_fastest_layout_and_computes_nothing_again(
+    layouts, monkeypatch, unrolled, nothing_again, tried, chosen
+):
     layouts("80m", 4, 1)
     seen = []
 
     def compiled(changed, *_):
-        seen.append((changed.model.unroll, changed.model.remat, changed.mesh.fsdp))
         found = replace(FITS, mesh=dict(changed.mesh), remat=changed.model.remat, unroll=changed.model.unroll)
+        seen.append((found.unroll, found.remat, found.mesh["fsdp"]))
         if found.unroll == 1:
             return replace(found, seconds={"step": 0.5 - 0.01 * changed.mesh.fsdp})
+        seconds = unrolled if found.remat == "dots" else nothing_again
         return replace(found, fits=seconds is not None, seconds={"step": seconds})
 
     monkeypatch.setattr(search, "plan_slice", compiled)
     found = search.search_layouts(config("size=80m,teacher=none"), "v5e:2x2", 1)
-    assert seen == [(1, "dots", 1), (1, "dots", 4), (8, "dots", 4)]
-    assert found.unroll == chosen
-    assert f"--config.model.unroll={chosen}" in plan_report.layout_options(found)
+    assert seen == [(1, "dots", 1), (1, "dots", 4), *((*layout, 4) for layout in tried)]
+    assert (found.unroll, found.remat) == chosen
+    assert f"--config.model.unroll={chosen[0]}" in plan_report.layout_options(found)
+
+
+def test_a_search_computes_again_what_the_layout_of_the_loop_does_if_it_has_to(layouts, monkeypatch):
+    layouts("80m", 1, 1)
+    seen = []
+
+    def compiled(changed, *_):
+        seen.append((changed.model.unroll, changed.model.remat))
+        found = replace(FITS, remat=changed.model.remat, unroll=changed.model.unroll)
+        return replace(found, fits=found.remat != "dots", seconds={"step": 1 / found.unroll})
+
+    monkeypatch.setattr(search, "plan_slice", compiled)
+    found = search.search_layouts(config("size=80m,teacher=none"), "v5e:16x16", 1)
+    assert seen[-1] == (found.unroll, found.remat) == (8, "mlp")
 
 
 def test_the_worst_case_is_called_that():
