@@ -24,8 +24,7 @@ def project(spec: str, x, weight):
     """
     if sharding.platform() == "tpu":
         return jnp.einsum(spec, x, weight, precision=precision(x.dtype))
-    x_axes, weight_axes = spec.split("->")[0].split(",")
-    contracted = len(set(x_axes) & set(weight_axes))
+    x_axes, weight_axes, contracted = operand_axes(spec)
     last = x_axes.endswith(weight_axes[-contracted:])
     if last:
         outputs, inner = weight.shape[:-contracted], math.prod(weight.shape[-contracted:])
@@ -35,6 +34,16 @@ def project(spec: str, x, weight):
         matrix = weight.reshape(inner, -1)
     product = matmul(x.reshape(-1, inner), matrix, last)
     return product.reshape(*x.shape[:-contracted], *outputs)
+
+
+def operand_axes(spec: str) -> tuple[str, str, int]:
+    """Returns the axes of both operands of an einsum, and how many of them it sums over.
+
+    >>> operand_axes("btnh,nhd->btd")
+    ('btnh', 'nhd', 2)
+    """
+    x_axes, weight_axes = spec.split("->")[0].split(",")
+    return x_axes, weight_axes, len(set(x_axes) & set(weight_axes))
 
 
 def precision(dtype) -> str | None:

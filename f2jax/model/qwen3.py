@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from f2jax.errors import UserError, did_you_mean
 from f2jax.model import rotary_kernel
 from f2jax.model.attention import TPU_KERNELS, attention, check_kernel, check_kernel_fits, choose_kernel
-from f2jax.model.matmul import in_memory_order, project, swap_halves, swiglu
+from f2jax.model.matmul import in_memory_order, operand_axes, project, swap_halves, swiglu
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel.sharding import shard_activation
 
@@ -136,8 +136,7 @@ class Block(nn.Module):
     def product(self, spec: str, x, name: str, axes: tuple[str, ...]):
         """Returns the product of `x` and the matrix `name`; `spec` and `axes` have the axes of its input first."""
         if self.inputs_last:
-            x_letters, letters = spec.split("->")[0].split(",")
-            inputs = len(set(x_letters) & set(letters))
+            _, letters, inputs = operand_axes(spec)
             spec = spec.replace(letters, letters[inputs:] + letters[:inputs])
             axes = axes[inputs:] + axes[:inputs]
         return project(spec, x, self.weight(name, axes))
