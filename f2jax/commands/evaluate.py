@@ -58,6 +58,8 @@ def _evaluate_built_in(options: EvaluationOptions) -> None:
 
     def score() -> None:
         with output_folder(output, SCORES, SCORE_FILES) if output else nullcontext():
+            if output:
+                builtin.stored_results(output)  # damaged ones are refused before texts are encoded
             results = builtin.evaluate_builtin(embedder, options.tasks or builtin.TASKS)
             print(builtin.accuracy_table(results))
             if str(embedder.truncation):

@@ -194,22 +194,69 @@ def plot_results(results: dict[str, dict]) -> bytes:
     return plot_dimensions({"held-out queries": curves}, "accuracy@1, %")
 
 
+RESULTS, TABLE, PLOT = "results.json", "results.txt", "dimensions.png"
+EARLIER = "earlier"  # in it, a folder for each model that was scored before the one whose results are beside it
+
+
+def stored_results(folder: str | Path) -> dict[str, dict]:
+    """Returns {folder: content of its `results.json`}: of `folder`, local or gs://, and those in its `earlier`.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    earlier = files.join(folder, EARLIER)
+    names = sorted(files.list_names(earlier)) if files.exists(earlier) else []
+    folders = [str(folder), *(files.join(earlier, name) for name in names)]
+    paths = {place: files.join(place, RESULTS) for place in folders}
+    return {place: files.read_json_object(path) for place, path in paths.items() if files.exists(path)}
+
+
 def write_results(
     results: dict[str, dict], folder: str | Path, revision: str, model: str = "", parameters: int | None = None
 ) -> None:
     """Writes `results.json`, `results.txt` and `dimensions.png` into a folder, local or gs://.
+
+    Results of the same model on other tasks stay in these files. Those of another model move to `earlier/`.
 
     Args:
         revision: the model's fingerprint.
         model: its name in reports; default: the folder's name.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or the results in it cannot be read.
     """
+    stored = stored_results(folder)
+    for place, old in stored.items():
+        if old.get("revision") == revision:
+            results = _task_results(old, place) | results
+        elif place == str(folder):
+            parts = (old.get("model") or "model", str(old.get("revision", ""))[:12])
+            name = "-".join(filter(None, parts)).replace("/", "__")
+            _copy_results(folder, files.join(files.join(folder, EARLIER), name))
     content = {"model": model, "revision": revision, "parameters": parameters, "tasks": results}
-    files.write_atomically(files.join(folder, "results.json"), json.dumps(content, indent=2) + "\n")
-    files.write_atomically(files.join(folder, "results.txt"), accuracy_table(results) + "\n")
-    files.write_atomically(files.join(folder, "dimensions.png"), plot_results(results))
+    files.write_atomically(files.join(folder, RESULTS), json.dumps(content, indent=2) + "\n")
+    files.write_atomically(files.join(folder, TABLE), accuracy_table(results) + "\n")
+    files.write_atomically(files.join(folder, PLOT), plot_results(results))
+    for place, old in stored.items():
+        if place != str(folder) and old.get("revision") == revision:
+            for name in (RESULTS, TABLE, PLOT):
+                files.remove_file(files.join(place, name))
+
+
+def _task_results(content: dict, folder: str) -> dict[str, dict]:
+    """Returns the results in a `results.json`, with dimensions as numbers."""
+    path = files.join(folder, RESULTS)
+    fields = {"queries": int, "documents": int, "tfidf": float, "dims": dict[str, float]}
+    tasks = files.check_object(content, path, {"tasks": dict[str, dict]})["tasks"]
+    for name, task in tasks.items():
+        files.check_object(task, f"The task {name} in {path}", fields)
+    return {name: task | {"dims": {int(dim): x for dim, x in task["dims"].items()}} for name, task in tasks.items()}
+
+
+def _copy_results(folder: str | Path, target: str) -> None:
+    for name in (TABLE, PLOT, RESULTS):
+        if files.exists(path := files.join(folder, name)):
+            files.write_atomically(files.join(target, name), files.read_bytes(path))
 
 
 def model_name(model: str, name: str | None = None) -> str:

@@ -78,7 +78,7 @@ def read_results(folders: Iterable[str | Path]) -> list[ScoredVariant]:
                 shown = files.join(folder, str(path.relative_to(mirror.folder)))
                 content = _json(path, shown)
                 with _readable(shown):
-                    if path.name == "results.json" and "tasks" in content:
+                    if path.name == builtin.RESULTS and "tasks" in content:
                         runs += _builtin_runs(shown, content)
                     elif "task_name" in content:
                         meta = _meta(path, shown)
@@ -91,7 +91,7 @@ def read_results(folders: Iterable[str | Path]) -> list[ScoredVariant]:
                 empty = False
         if empty:
             raise UserError(f"There are no results in {folder}; give the --output of f2jax evaluate.")
-    return _distinct(runs + [_run(metas[key], found) for key, found in entries.items()])
+    return _distinct(_joined(runs) + [_run(metas[key], found) for key, found in entries.items()])
 
 
 def _json(path: Path, shown: str) -> dict:
@@ -152,6 +152,16 @@ def _run(meta: dict, entries: Sequence[ScoreEntry]) -> ScoredVariant:
     full = not {"embed_dim", "output_dtypes"} & set(experiment)
     distinct = {(entry.task, entry.split, entry.subset): entry for entry in entries}
     return ScoredVariant(model, meta["revision"] or "", meta["n_parameters"], variant, full, tuple(distinct.values()))
+
+
+def _joined(runs: Iterable[ScoredVariant]) -> list[ScoredVariant]:
+    """Puts the tasks of each variant together, which may stand in several files."""
+    joined: dict[tuple, ScoredVariant] = {}
+    for run in runs:
+        first = joined.setdefault((run.model, run.revision, run.variant), run)
+        entries = tuple(dict.fromkeys(first.entries + run.entries))
+        joined[run.model, run.revision, run.variant] = replace(first, entries=entries)
+    return list(joined.values())
 
 
 def _distinct(runs: list[ScoredVariant]) -> list[ScoredVariant]:

@@ -9,6 +9,7 @@ from f2jax.checkpoints import hf, package, workdir
 from f2jax.checkpoints.model_card import NOTHING, Background, RunHistory, TrainingStage
 from f2jax.data.corpus import CARD
 from f2jax.errors import UserError, did_you_mean, require_extra
+from f2jax.evaluation import builtin
 from f2jax.inference.embedder import Embedder
 from f2jax.release import gguf, golden, onnx
 
@@ -142,11 +143,13 @@ def read_scores(folder: str | Path, fingerprint: str) -> dict[str, dict]:
     if not files.exists(folder):
         raise UserError(f"There is no folder {folder}; give the --output of f2jax evaluate.")
     scores: dict[str, dict] = {}
-    if files.exists(path := files.join(folder, "results.json")):
-        results, has_others = files.read_json_object(path), files.exists(files.join(folder, "results"))
-        if results.get("revision") == fingerprint:
-            scores = _builtin_scores(results, path)
+    if stored := builtin.stored_results(folder):
+        has_others = files.exists(files.join(folder, "results"))
+        places = [place for place, results in stored.items() if results.get("revision") == fingerprint]
+        if places:
+            scores = _builtin_scores(stored[places[0]], files.join(places[0], builtin.RESULTS))
         elif not has_others:
+            path = files.join(folder, builtin.RESULTS)
             raise UserError(f"{path} has scores, but not of exactly this model; {ADVICE}")
         if not has_others:
             return scores

@@ -11,6 +11,7 @@ from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, mod
 from f2jax.checkpoints.package import read_earlier_card
 from f2jax.configs import stage2
 from f2jax.errors import UserError
+from f2jax.evaluation import builtin
 from f2jax.model.sizes import size
 from f2jax.release.export import read_background, read_scores, read_stages
 from tests import tiny, tiny_model
@@ -85,6 +86,13 @@ def test_scores_of_f2jax_evaluate_are_a_table_by_dimension(tmp_path):
     text = text_of(RunHistory(scores=read_scores(tmp_path, "r1")))
     assert "| main score | 8 dims | 320 dims |" in text
     assert "| cldr-names | 25.0% | 50.0% |" in text and "| stdlib-code |  | 12.5% |" in text
+
+
+def test_scores_are_found_though_another_model_was_scored_since(tmp_path):
+    scores = {"queries": 2, "documents": 2, "tfidf": 0.25, "dims": {8: 0.5}}
+    for revision in ("r1", "r2"):
+        builtin.write_results({"cldr-names": scores}, tmp_path, revision)
+    assert read_scores(tmp_path, "r1") == {"cldr-names": {"8": 0.5}}
 
 
 @pytest.mark.parametrize("content", [{"revision": "r2", "tasks": {}}, {"cldr-names": {"dims": {"8": 0.25}}}])

@@ -194,6 +194,40 @@ def test_table_plot_and_numbers_are_written(embedder, small_tasks, tmp_path):
     assert stored["tasks"]["names"]["dims"] == {str(dim): score for dim, score in results["names"]["dims"].items()}
 
 
+def scores_of(tmp_path, place="results.json") -> tuple:
+    content = json.loads((tmp_path / place).read_text())
+    return content["revision"], {name: task["dims"] for name, task in content["tasks"].items()}
+
+
+def test_the_results_of_a_second_model_leave_those_of_the_first_in_a_folder_of_their_own(tmp_path):
+    def write(task, score, model):
+        result = {"queries": 2, "documents": 2, "tfidf": 0.25, "dims": {8: score}}
+        builtin.write_results({task: result}, tmp_path, f"revision of {model}", f"f2jax/{model}")
+
+    write("names", 0.5, "a")
+    picture = (tmp_path / "dimensions.png").read_bytes()
+    write("names", 1.0, "b")
+    assert scores_of(tmp_path) == ("revision of b", {"names": {"8": 1.0}})
+    (first,) = (tmp_path / "earlier").iterdir()
+    assert first.name == "f2jax__a-revision of "
+    assert scores_of(first) == ("revision of a", {"names": {"8": 0.5}})
+    assert (first / "dimensions.png").read_bytes() == picture
+    assert "50.0%" in (first / "results.txt").read_text() and "50.0%" not in (tmp_path / "results.txt").read_text()
+
+    write("more-names", 0.75, "a")  # again the first model, on another task
+    assert scores_of(tmp_path) == ("revision of a", {"names": {"8": 0.5}, "more-names": {"8": 0.75}})
+    table = (tmp_path / "results.txt").read_text().splitlines()
+    assert [line.split()[0] for line in table[2:]] == ["names", "more-names"]
+    stored = builtin.stored_results(tmp_path)
+    assert [content["model"] for content in stored.values()] == ["f2jax/a", "f2jax/b"]
+
+
+def test_results_that_another_version_wrote_are_kept_too(tmp_path):
+    (tmp_path / "results.json").write_text('{"cldr-names": {"dims": {"8": 0.25}}}')
+    builtin.write_results({}, tmp_path, "r1", "f2jax/a")
+    assert json.loads((tmp_path / "earlier/model/results.json").read_text()) == {"cldr-names": {"dims": {"8": 0.25}}}
+
+
 @pytest.mark.parametrize("panels", [1, 2, 5])
 def test_the_legend_lies_within_the_picture_and_above_the_curves(monkeypatch, panels):
     curves = [

@@ -202,6 +202,21 @@ def test_built_in_results_are_reported_beside_those_of_mteb(folder, tmp_path, ca
     assert names >= {"index.html", "scores.csv", "dimensions.png"} and "sizes.png" not in names, "one size is no curve"
 
 
+def test_built_in_tasks_of_several_calls_and_models_are_one_row_for_each_model(tmp_path):
+    for folder, model, task, score in (
+        ("x", "a", "cldr-names", 0.5), ("x", "b", "cldr-names", 0.25), ("y", "a", "stdlib-code", 0.75),
+    ):  # fmt: skip
+        found = {"queries": 2, "documents": 2, "tfidf": 0.125, "dims": {8: score}}
+        builtin.write_results({task: found}, tmp_path / folder, f"r{model}", f"f2jax/{model}")
+    runs = results.read_results([tmp_path / "x", tmp_path / "y"])
+    assert {run.model: run.tasks() for run in runs} == {
+        "f2jax/a": {"cldr-names": 0.5, "stdlib-code": 0.75},
+        "f2jax/b": {"cldr-names": 0.25},
+        "f2jax/tfidf": {"cldr-names": 0.125, "stdlib-code": 0.125},
+    }
+    assert len(runs) == 3
+
+
 @pytest.mark.parametrize(
     "content", ['{"tasks": {"a": 1}, "revision": "r"}', '{"tasks": [], "revision": "r"}', '{"tasks": {}}']
 )
