@@ -202,6 +202,9 @@ COUNTS = (
     "checkpoint.keep_last",
 )
 
+SHAPE = tuple(f"model.{name}" for name in ("width", "mlp", "layers", "heads", "kv_heads", "head_dim", "vocab"))
+NEEDED = {"log.evaluate_tasks": "log.evaluate_every", "log.evaluate_data": "log.evaluate_every"}
+NEEDED |= dict.fromkeys(SHAPE, "model.size")  # fields that change nothing unless this other one is set
 
 TRACED, MEASURED_DIMS = "log.profile", "log.validation_dims"
 NUMBERS = TRACED, MEASURED_DIMS  # tuples of numbers; all other tuples contain strings
@@ -220,6 +223,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={value} should contain only text, such as ('a', 'b').")
     if (traced := values[TRACED]) and not is_trace(traced):
         raise UserError(f"{TRACED}={traced} should be (START, STEPS), such as (20, 5): 5 steps after the first 20.")
+    if traced and traced[0] >= values["steps"] > 0:
+        raise UserError(f"{TRACED}={traced} begins after the last of {values['steps']} steps; lower it.")
     if any(type(size) is not int or size < 1 for size in values[MEASURED_DIMS]):
         raise UserError(f"{MEASURED_DIMS}={values[MEASURED_DIMS]} should be numbers of dimensions, such as (64, 256).")
     for name in TYPES:
@@ -227,6 +232,14 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")
     if values["model.gradient_dtype"] != "float32" and not values["model.chunk_rows"]:
         raise UserError("model.gradient_dtype is for gradients of chunks; set model.chunk_rows, or leave it float32.")
+    for name, needed in NEEDED.items():
+        if values[name] and not values[needed]:
+            raise UserError(f"{name}={values[name]} changes nothing without {needed}; set that too, or leave it out.")
+    if values["optim.decay_steps"] and values["optim.schedule"] != "wsd":
+        raise UserError(
+            f"optim.decay_steps={values['optim.decay_steps']} is for optim.schedule=wsd, and the schedule is "
+            f"{values['optim.schedule']}; set one of the two."
+        )
     weights = [name for name in values if name.startswith("loss.") and name.endswith("_weight")]
     least = dict.fromkeys(COUNTS, 1) | dict.fromkeys([*NOT_NEGATIVE, *weights], 0)
     least |= {name: 0 for name in values if name.startswith("data.negatives.")}

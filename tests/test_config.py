@@ -174,6 +174,10 @@ def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path
         (["data.row_length=16", "data.max_length=32"], "data.row_length=16 is below data.max_length=32; raise it."),
         (["optim.state_dtype=bfloat16", "optim.b2=0.999"], "optim.b2=0.999 moves a moment in bfloat16 by less than it"),
         (["loss.distill_matryoshka=true", "loss.matryoshka=false"], "loss.distill_matryoshka is on and there are no"),
+        (["optim.decay_steps=20"], "optim.decay_steps=20 is for optim.schedule=wsd, and the schedule is cosine; set"),
+        (["model.size=", "model.layers=4"], "model.layers=4 changes nothing without model.size; set that too, or leave"),
+        (["log.evaluate_data=('d',)"], "log.evaluate_data=('d',) changes nothing without log.evaluate_every; set"),
+        (["log.profile=(9,1)", "steps=9"], "log.profile=(9, 1) begins after the last of 9 steps; lower it."),
         (["loss.contrastive_weight=0"], "loss.contrastive_weight is 0 and nothing else is to be learned"),
         (["loss.contrastive_weight=0", "teacher.path=t", "loss.distill_weight=0"], "loss.contrastive_weight is 0 and"),
     ],
@@ -182,6 +186,12 @@ def test_values_that_no_run_can_use_together_are_refused(tmp_path, overrides, me
     loaded = config.load(str(ROOT / "configs/nano.py"), [f"--config.{override}" for override in overrides])
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         train(loaded, tmp_path / "run")
+
+
+def test_fields_that_need_another_are_accepted_with_it():
+    overrides = ["optim.decay_steps=20", "optim.schedule=wsd", "model.layers=4", "log.evaluate_tasks=('cldr-names',)"]
+    overrides += ["log.evaluate_every=5", "log.profile=(8,1)", "steps=9"]
+    config.check(config.load("nano", [f"--config.{override}" for override in overrides]))
 
 
 @pytest.mark.parametrize("name", ["shared_negatives", "query_query", "document_document"])
