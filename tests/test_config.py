@@ -175,7 +175,10 @@ def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path
         (["optim.state_dtype=bfloat16", "optim.b2=0.999"], "optim.b2=0.999 moves a moment in bfloat16 by less than it"),
         (["loss.distill_matryoshka=true", "loss.matryoshka=false"], "loss.distill_matryoshka is on and there are no"),
         (["optim.decay_steps=20"], "optim.decay_steps=20 is for optim.schedule=wsd, and the schedule is cosine; set"),
-        (["model.size=", "model.layers=4"], "model.layers=4 changes nothing without model.size; set that too, or leave"),
+        (
+            ["model.size=", "model.layers=4"],
+            "model.layers=4 changes nothing without model.size; set that too, or leave",
+        ),
         (["log.evaluate_data=('d',)"], "log.evaluate_data=('d',) changes nothing without log.evaluate_every; set"),
         (["log.profile=(9,1)", "steps=9"], "log.profile=(9, 1) begins after the last of 9 steps; lower it."),
         (["loss.contrastive_weight=0"], "loss.contrastive_weight is 0 and nothing else is to be learned"),

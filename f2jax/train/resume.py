@@ -17,6 +17,7 @@ from f2jax.checkpoints import workdir as workdir_lib
 from f2jax.checkpoints.best import METRICS_FILE
 from f2jax.checkpoints.orbax import finished_steps
 from f2jax.checkpoints.workdir import StoredModel
+from f2jax.data.tokenizer import load_tokenizer
 from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
@@ -112,7 +113,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
 
     Raises:
         UserError: the folder contains something else or a run with another config, it cannot be written, a host cannot
-            see it, or the initial weights cannot be found or have another size.
+            see it, or what the run starts from cannot be found or has another size or tokenizer.
     """
     check_is_run(workdir)
     steps = finished_steps(workdir)
@@ -135,6 +136,8 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
             name = f"{before['run']}@{before['step']}"
         branch = find_checkpoint(name)
         architecture = branch_architecture(config, branch[0])
+        if not begun:
+            check_branch_tokenizer(config, branch[0])
         return Run(str(workdir), bool(begun), None, branch, None, architecture)
     init = workdir_lib.find_model(config.init_from) if config.init_from else None
     return Run(str(workdir), bool(begun), None, None, init, start_architecture(config, init.path if init else ""))
@@ -218,6 +221,23 @@ def branch_architecture(config: ConfigDict, run: str) -> Qwen3Config:
         )
     _check_size(config, architecture, f"resume_from={config.resume_from}")
     return architecture
+
+
+def check_branch_tokenizer(config: ConfigDict, run: str) -> None:
+    """Raises UserError if the config asks for another tokenizer than that of the run that is continued."""
+    before = files.read_json_object(files.join(run, CONFIG_FILE), optional={"tokenizer": dict}).get("tokenizer", {})
+    path, train_vocab = config.tokenizer.path, config.tokenizer.train_vocab
+    folder = files.join(run, "tokenizer")
+    if train_vocab and train_vocab != before.get("train_vocab"):
+        raise UserError(
+            f"tokenizer.train_vocab={train_vocab} makes a new tokenizer, and the run to continue has its own, in "
+            f"{folder}; set it to 0."
+        )
+    if path and path != before.get("path") and not load_tokenizer(folder).gives_same_ids(load_tokenizer(path)):
+        raise UserError(
+            f"tokenizer.path={path} splits texts into other tokens than the run to continue, whose tokenizer is in "
+            f"{folder}; leave it empty."
+        )
 
 
 def _check_size(config: ConfigDict, architecture: Qwen3Config, origin: str) -> None:

@@ -294,6 +294,21 @@ def test_a_branch_that_would_have_nothing_to_do_or_does_not_fit_is_refused(finis
             train(tiny.config(folder, resume_from=f"{folder}/run", **changes), tmp_path / "branch")
 
 
+def test_a_branch_keeps_the_tokenizer_of_its_run_and_refuses_another(finished, tmp_path):
+    folder, _ = finished
+
+    def opened(**tokenizer):
+        changes = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
+        return loop.resume.open_run(tiny.config(folder, resume_from=f"{folder}/run@8", **changes), tmp_path / "branch")
+
+    other, own = configs.PACKAGED.parent / "models/mini", f"{folder}/run/tokenizer"
+    with pytest.raises(UserError, match=r"tokenizer\.path=.*mini splits texts into other tokens than the run to cont"):
+        opened(path=str(other), train_vocab=0)
+    with pytest.raises(UserError, match=r"train_vocab=401 makes a new tokenizer, and the run .* set it to 0"):
+        opened(train_vocab=401)
+    assert opened(path=own, train_vocab=0).tokenizer == opened(train_vocab=0).tokenizer == own
+
+
 def test_checkpoints_are_written_by_time_too(tmp_path, monkeypatch):
     """After every step, where the minutes pass in an instant; the newest ones stay."""
     saved, save = [], orbax.Checkpoints.save
