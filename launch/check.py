@@ -1,15 +1,16 @@
 """Checks trainings before anything starts or is paid for: what f2jax would refuse later, it says now, in one sentence.
 
     python launch/check.py [--devices N --slices N] [--data gs://… --data_dir FOLDER] [--folder FOLDER]
-        [--given MODEL …] [--prepare FOLDER SOURCE …] [--plan TOPOLOGY] -- --config FILE:OPTIONS --config.NAME=VALUE …
-        [++ --config …]
+        [--given MODEL …] [--prepare FOLDER SOURCE …] [--merge STEPS] [--plan TOPOLOGY]
+        -- --config FILE:OPTIONS --config.NAME=VALUE … [++ --config …]
 
 Of each run it checks the fields, the model's shape, the loss, the optimizer and its schedule, and the mesh on that many
 devices (0: those of this machine) with what it divides. With --folder, where runs on this machine lie, it looks for the
 data and the models that they start from, but for those in --given, which earlier steps make, and asks for room for
 their checkpoints, less what lies in the --workdir of a run already. Each --prepare is a corpus to be made on this
 machine and the raw data that must be there for it; the disk needs room for the least that corpora take of it. With
---data_dir, where workers get a copy of --data, a corpus has to be in there, or on gs://. With --plan each training is
+--data_dir, where workers get a copy of --data, a corpus has to be in there, or on gs://. With --merge, each run has to
+keep checkpoints of so many last steps for an average. With --plan each training is
 compiled for that slice, once for all that are alike. One that does not fit is refused; for the others it prints the
 days and the cost (--price is that of a chip-hour). Each takes minutes and the TPU compiler on this machine. It says
 what it could not check.
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--folder")
     parser.add_argument("--given", nargs="*", default=[])
     parser.add_argument("--prepare", nargs="+", action="append", default=[])
+    parser.add_argument("--merge", type=int)
     parser.add_argument("--plan")
     parser.add_argument("--price", type=float)
     args = parser.parse_args(own)
@@ -94,6 +96,8 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
     check_execution(loaded.model.kernel, loaded.model.remat)
     if loaded.checkpoint.best_metric:
         check_best_metric(loaded.checkpoint.best_metric, loaded)
+    if args.merge is not None:
+        check_tail(loaded.checkpoint, args.merge)
     if not loaded.steps:
         notes.add("steps=0: the data decide; the schedule, and room for the checkpoints at its end, are not checked.")
     known = loaded.model.size in SIZES or (args.folder and Path(loaded.model.size or "no such").is_dir())
@@ -121,6 +125,18 @@ def check_run(spec: str, overrides: list[str], run: str | None, args, notes: set
     one = architecture.parameters * (weights + moments)
     lying = bytes_of(Path(run) / "checkpoints") if run and args.folder else 0
     return max(kept * one - lying, 0) + one  # one more while it is written
+
+
+def check_tail(checkpoint, merge: int) -> None:
+    """Raises UserError where a run keeps checkpoints for an average, but of fewer steps than are to be merged."""
+    from f2jax.errors import UserError
+
+    kept = checkpoint.tail_steps if checkpoint.tail_every else 0
+    if merge > kept:
+        raise UserError(
+            f"--merge {merge} averages the checkpoints of the last {merge} steps, and checkpoint.tail_steps and "
+            f"tail_every keep those of {kept}; merge fewer, or override both."
+        )
 
 
 def plan_run(spec: str, overrides: list[str], args, plans: dict[Any, Any]) -> None:

@@ -137,6 +137,7 @@ done
 need_checks
 where_to=(--devices "${CHIPS:-0}" --slices "${SLICES:-1}")
 [ -z "$here" ] || where_to=(--devices 0 --folder "$output")
+[ -z "$merge" ] || where_to+=(--merge "$merge")
 [ -z "$plan" ] || where_to+=(--plan "$TPU_TYPE" ${PRICE:+--price "$PRICE"})
 check_runs "${where_to[@]}" --given "${given[@]}" --prepare "$corpus/1" "${input1[@]}" --prepare "$corpus/2" "${input2[@]}" \
     -- ${trainings[@]+"${trainings[@]:1}"}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from f2jax import files
 from f2jax.checkpoints import package, workdir
 from f2jax.checkpoints.hf import LazyWeight
 from f2jax.checkpoints.workdir import StoredModel, check_dtype, tokenizer_folder
@@ -32,7 +33,8 @@ def sources(names: Sequence[str], last: int | None = None) -> list[StoredModel]:
         last: take all existing checkpoints from the last `last` steps of each workdir, oldest first.
 
     Raises:
-        UserError: a model does not exist, or `last` is negative, or is given for a single step or without a workdir.
+        UserError: a model does not exist, or `last` is negative, is given for a single step or without a workdir, or
+            is more than the steps for which the run keeps checkpoints to be averaged.
     """
     if last is not None and last < 0:
         raise UserError(f"--last {last} should be a number of steps, 0 or more.")
@@ -49,8 +51,21 @@ def sources(names: Sequence[str], last: int | None = None) -> list[StoredModel]:
             models.append(model)
         else:
             steps = workdir.checkpoint_steps(model.path)
+            _check_tail(model.path, last or 0)
             models += [StoredModel(model.path, n) for n in steps if n >= steps[-1] - (last or 0)]
     return models
+
+
+def _check_tail(run: str, last: int) -> None:
+    """Raises UserError if a run has its frequent checkpoints at the end for fewer than the last `last` steps."""
+    path = files.join(run, "config.json")
+    config = files.read_json_object(path, optional={"checkpoint": dict}) if files.exists(path) else {}
+    tail = config.get("checkpoint", {}).get("tail_steps", 0)
+    if 0 < tail < last:
+        raise UserError(
+            f"{run} keeps every checkpoint of its last {tail} steps (checkpoint.tail_steps) and few of before, so "
+            f"--last {last} would be no even average; give at most {tail}, or name checkpoints as {run}@STEP."
+        )
 
 
 def shares(count: int, weights: Sequence[float] | None = None, decay: float | None = None) -> list[float]:

@@ -53,6 +53,21 @@ def test_a_mistake_is_one_sentence(tmp_path, capsys, overrides, message):
     assert found.startswith("launch: ") and message in found and "\n" not in found
 
 
+@pytest.mark.parametrize(
+    "tail,kept",
+    [
+        ({"tail_steps": 20}, 20),
+        ({"tail_steps": 0}, 0),
+        ({"tail_steps": 40, "tail_every": 0}, 0),
+        ({"tail_steps": 40}, 40),
+    ],
+)
+def test_runs_that_keep_checkpoints_of_fewer_steps_than_are_to_be_merged(tmp_path, capsys, tail, kept):
+    overrides = [*FINE, *(f"--config.checkpoint.{name}={value}" for name, value in tail.items())]
+    found = said(tmp_path, capsys, overrides, "--folder", str(tmp_path / "run"), "--merge", "40")
+    assert (f"tail_every keep those of {kept}; merge fewer" in found) == (kept < 40)
+
+
 def test_a_mistake_in_the_second_of_two_runs_is_found(tmp_path):
     with pytest.raises(SystemExit, match=r"no field 'optim\.peak_l'"):
         check.main(["--", *TINY, "++", *TINY, "--config.optim.peak_l=1"])

@@ -117,6 +117,20 @@ def test_the_last_steps_of_a_run_are_its_kept_checkpoints(run):
     assert sources([f"{run}@1000", str(run)]) == [StoredModel(str(run), 1000), StoredModel(str(run), 10_000)]
 
 
+def test_more_steps_than_a_run_keeps_checkpoints_of_are_refused(run):
+    """Before its tail, a run keeps one checkpoint here and there."""
+    written = (run / "config.json").read_text()
+    config = json.loads(written)
+    config["checkpoint"]["tail_steps"] = 2000
+    (run / "config.json").write_text(json.dumps(config))
+    try:
+        assert len(sources([str(run)], last=2000)) == 2
+        with pytest.raises(UserError, match=r"every checkpoint of its last 2000 steps .* give at most 2000, or name"):
+            sources([str(run)], last=2500)
+    finally:
+        (run / "config.json").write_text(written)
+
+
 def test_the_soup_of_a_tail_in_one_command(run, embedder, tmp_path, capsys):
     """The mean of factors 1, -2 and 3 is 2/3. The package is as good as an exported one."""
     assert main(["merge", str(run), "--last", "2500", "--output", str(tmp_path / "soup")]) == 0
