@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import ml_dtypes
 from f2jax.model.sizes import Qwen3Config
 
 LANGUAGES = 30  # number of languages to list
+LICENSE_DETAILS = ("license_name", "license_link")  # in the hub's metadata, beside `license: other`
 KEPT = ("## Training", "## Limits", "## Data and licences")  # sections that stay true of a package exported again
 
 
@@ -31,11 +32,12 @@ class RunHistory:
 
     stages: tuple[TrainingStage, ...] = ()  # in the order of training
     scores: dict[str, dict] = field(default_factory=dict)  # {task: {dimensions: score, 0 to 1}}
-    license: str | None = None  # an identifier on the Hugging Face hub
+    license: str | None = None  # an identifier on the Hugging Face hub, or `other`
     formats: tuple[str, ...] = ()  # of f2jax export
     background: "Background | None" = None
     earlier: "EarlierCard | None" = None  # of the package that is exported again
     golden: bool = False  # whether the package has a golden set
+    license_details: dict[str, str] = field(default_factory=dict)  # LICENSE_DETAILS of `other`
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def render_model_card(
     library = "f2jax" if as_int8 else "sentence-transformers"
     head = [f"library_name: {library}", "pipeline_tag: sentence-similarity"]
     head += [f"license: {about.license}"] if about.license else []
+    head += [f"{name}: {json.dumps(text, ensure_ascii=False)}" for name, text in about.license_details.items()]
     earlier = about.earlier or EarlierCard("A text-embedding model trained with f2jax.", "", {})
     head += [f"language: {json.dumps(codes)}"] if codes else [earlier.languages] if earlier.languages else []
     head += [f"tags: [{'' if as_int8 else 'sentence-transformers, '}feature-extraction, f2jax]"]
@@ -88,7 +91,7 @@ def render_model_card(
         ("Matryoshka dimensions", f"{', '.join(map(str, sorted(dims)))} (truncate first, then normalize)"),
         ("context length", f"{max_length} tokens, end token included"),
         ("encoder", "causal Qwen3; the state of the end token, normalized"),
-        ("licence", about.license or "not stated"),
+        ("licence", _license(about)),
         *([("weights", "int8, a scale for each row; norms in full. Only f2jax reads them")] if as_int8 else []),
     ]
     named = "\n".join(f"- `{name}`: `{json.dumps(text, ensure_ascii=False)}`" for name, text in prompts.items())
@@ -113,21 +116,30 @@ def render_model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def parse_model_card(text: str) -> tuple[EarlierCard | None, str | None]:
-    """Returns what stays true of a card that `render_model_card` made, or None for another, and the licence it names.
+def parse_model_card(text: str) -> RunHistory:
+    """Returns the licence that a card names and, if `render_model_card` made it, what else stays true of it.
 
-    >>> parse_model_card(render_model_card(…, RunHistory(license="mit")))[1]
+    >>> parse_model_card(render_model_card(…, RunHistory(license="mit"))).license
     'mit'
     """
     _, _, rest = text.replace("\r\n", "\n").partition("---\n")
     head, _, body = rest.partition("\n---\n")
     lines = {line.partition(":")[0]: line for line in head.splitlines()}
-    license = lines.get("license", "").partition(": ")[2].strip("'\" ") or None
+    stated = {name: lines.get(name, "").partition(": ")[2].strip("'\" ") for name in ("license", *LICENSE_DETAILS)}
+    license = stated.pop("license") or None
+    about = RunHistory(license=license, license_details={name: text for name, text in stated.items() if text})
     if not re.search(r"\bf2jax\b", lines.get("tags", "")):
-        return None, license
+        return about
     summary, *sections = re.split(r"^(?=## )", body.strip(), flags=re.M)
     kept = {title: text.strip() for title, _, text in (part.partition("\n") for part in sections) if title in KEPT}
-    return EarlierCard(summary.partition("\n\n")[0], lines.get("language", ""), kept), license
+    return replace(about, earlier=EarlierCard(summary.partition("\n\n")[0], lines.get("language", ""), kept))
+
+
+def _license(about: RunHistory) -> str:
+    """Returns the licence as a table of the card names it: with `other`, by its name and link."""
+    name, link = (about.license_details.get(key) for key in LICENSE_DETAILS)
+    text = name or about.license or "not stated"
+    return f"[{text}]({link})" if link else text
 
 
 def model_meta(
@@ -153,7 +165,7 @@ def model_meta(
         "memory_usage_mb": round(architecture.parameters * ml_dtypes.finfo(dtype).bits / 8 / 2**20),
         "max_tokens": max_length,
         "embed_dim": architecture.width,
-        "license": about.license,
+        "license": about.license_details.get("license_link") if about.license == "other" else about.license,
         "open_weights": None,
         "public_training_code": None,
         "public_training_data": None,

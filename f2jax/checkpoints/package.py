@@ -129,10 +129,10 @@ def read_earlier_card(path: str | Path) -> model_card.RunHistory:
     name, meta = files.join(path, "README.md"), files.join(path, META)
     if not path or not files.exists(name):
         return model_card.NOTHING
-    card, license = model_card.parse_model_card(files.read_bytes(name).decode("utf-8", "replace"))
-    if card and files.exists(meta):
-        card = replace(card, meta=files.read_json_object(meta))
-    return model_card.RunHistory(license=license, earlier=card)
+    about = model_card.parse_model_card(files.read_bytes(name).decode("utf-8", "replace"))
+    if about.earlier and files.exists(meta):
+        return replace(about, earlier=replace(about.earlier, meta=files.read_json_object(meta)))
+    return about
 
 
 def write_package(

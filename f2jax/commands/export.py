@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from f2jax.commands.options import Arguments
+from f2jax.errors import UserError
 from f2jax.inference.options import ModelOptions, ReadOptions
 
 
@@ -15,7 +16,10 @@ class ExportOptions:
     # additional formats; (): none
     format: tuple[Literal["onnx", "onnx-int8", "gguf", "gguf-q8"], ...] = ()
     scores: str | None = None  # the --output of f2jax evaluate, for the model card
-    license: str | None = None  # an identifier of the Hugging Face hub, such as apache-2.0, for the model card
+    # an identifier of the Hugging Face hub, such as apache-2.0, for the model card; other: see the next two
+    license: str | None = None
+    license_name: str | None = None  # name of a licence that has no identifier; needs --license other
+    license_link: str | None = None  # its address; needs --license other
     about: str | None = None  # JSON file with summary, teacher, licenses and limits, for the model card
     # store the weights in int8, a quarter of the size, which only f2jax reads; None: store them in --dtype
     weights: Literal["int8"] | None = None
@@ -36,6 +40,10 @@ def main(argv: list[str]) -> None:
     )
     given, reading = arguments.read(ModelOptions), arguments.read(ReadOptions)
     options = arguments.read(ExportOptions)
+    if (options.license == "other") != bool(options.license_name) or (
+        options.license_link and not options.license_name
+    ):
+        raise UserError("--license other, --license-name NAME and perhaps --license-link URL go together.")
 
     from f2jax import files
     from f2jax.checkpoints import package
@@ -59,8 +67,11 @@ def main(argv: list[str]) -> None:
     scores = read_scores(options.scores, scored.fingerprint) if options.scores else {}
     background = read_background(options.about) if options.about else None
     earlier = package.read_earlier_card(model.path)
-    stages, license = read_stages(model.path, model.step), options.license or earlier.license
-    about = replace(earlier, stages=stages, scores=scores, license=license, background=background)
+    about = replace(earlier, stages=read_stages(model.path, model.step), scores=scores, background=background)
+    if options.license:
+        details = {"license_name": options.license_name, "license_link": options.license_link}
+        stated = {name: text for name, text in details.items() if text}
+        about = replace(about, license=options.license, license_details=stated)
     with output_folder(options.output, PACKAGE, PACKAGE_FILES):
         export_package(embedder, options.output, options.format, about, as_int8)
     dtype = options.weights or given.dtype

@@ -61,7 +61,7 @@ def export_package(
             onnx.write_onnx(folder, architecture, params, "int8" if name == "onnx-int8" else "float32")
         else:
             kind = "q8_0" if name == "gguf-q8" else "whole"
-            gguf.write_gguf(folder, architecture, params, embedder.tokenizer, embedder.max_length, kind, about.license)
+            gguf.write_gguf(folder, architecture, params, embedder.tokenizer, embedder.max_length, kind, about)
 
 
 def _check_format(name: str, embedder: Embedder) -> None:

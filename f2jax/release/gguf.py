@@ -15,6 +15,7 @@ import numpy as np
 
 from f2jax import files
 from f2jax.checkpoints import hf, package
+from f2jax.checkpoints.model_card import NOTHING, RunHistory
 from f2jax.data.tokenizer import SPACE, Tokenizer
 from f2jax.data.tokenizer_checks import QWEN_SPLIT
 from f2jax.errors import UserError, require_extra
@@ -106,14 +107,14 @@ def write_gguf(
     tokenizer: Tokenizer,
     max_length: int,
     kind: str = "whole",
-    license: str | None = None,
+    about: RunHistory = NOTHING,
 ) -> str:
     """Writes the file into a package, holding one weight in memory at a time, and returns its name there.
 
     Args:
         max_length: maximum tokens of a text, including the end token.
         kind: `whole` keeps the dtype of the weights; `q8_0` stores matrices in 8 bits, with a scale per 32 values.
-        license: a license identifier of the hub.
+        about: has the licence.
 
     Raises:
         UserError: as for `vocabulary`, a width is not a multiple of 32 for `q8_0`, or the folder cannot be written.
@@ -129,8 +130,12 @@ def write_gguf(
         writer = gguf.GGUFWriter(part, "qwen3")
         writer.add_name(str(folder).rstrip("/").rsplit("/", 1)[-1])
         writer.add_file_type(_file_type(types))
-        if license:
-            writer.add_license(license)
+        if about.license:
+            writer.add_license(about.license)
+        if licence_name := about.license_details.get("license_name"):
+            writer.add_license_name(licence_name)
+        if link := about.license_details.get("license_link"):
+            writer.add_license_link(link)
         _add_architecture(writer, config, max_length)
         _add_tokenizer(writer, words, tokenizer)
         for key, entry in entries.items():

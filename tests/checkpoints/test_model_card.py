@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 
+from f2jax import cli
 from f2jax import config as configs
 from f2jax.checkpoints import workdir
 from f2jax.checkpoints.model_card import NOTHING, RunHistory, TrainingStage, model_meta, render_model_card
@@ -141,6 +143,45 @@ def test_a_package_with_a_golden_set_says_how_to_verify_it():
 def test_the_licence_is_stated_or_said_to_be_missing():
     assert "license: apache-2.0\n" in text_of(RunHistory(license="apache-2.0")).split("---")[1]
     assert "licence | not stated" in text_of(NOTHING) and "license:" not in text_of(NOTHING)
+
+
+def test_a_licence_without_an_identifier_keeps_its_name_and_link(tmp_path):
+    """The hub takes `license: other` together with these two alone."""
+    metadata = "license: other\nlicense_name: qwen-research\nlicense_link: https://example.org/LICENSE"
+    (tmp_path / "README.md").write_text(f"---\n{metadata}\ntags: [x]\n---\n\nBest.\n")
+    for _ in range(2):  # the second time from a card of f2jax
+        about = read_earlier_card(tmp_path)
+        text = text_of(about)
+        head = yaml.safe_load(text.split("---")[1])
+        assert head["license"] == "other" and head["license_name"] == "qwen-research"
+        assert head["license_link"] == "https://example.org/LICENSE"
+        assert "| licence | [qwen-research](https://example.org/LICENSE) |" in text
+        meta = model_meta(size("80m"), "float32", 1_024, "cosine", about)
+        assert meta["license"] == "https://example.org/LICENSE", "mteb takes an identifier or an address"
+        (tmp_path / "README.md").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "given,license,details",
+    [
+        ([], "other", {"license_name": "qwen-research"}),
+        (["--license", "mit"], "mit", {}),
+        (["--license", "other", "--license-name", "Ours"], "other", {"license_name": "Ours"}),
+    ],
+)
+def test_an_export_states_the_licence_that_is_given_or_that_of_the_model(tmp_path, given, license, details):
+    tiny_model.make_embedder(tmp_path).save_pretrained(tmp_path / "model")
+    card = tmp_path / "model/README.md"
+    card.write_text(card.read_text().replace("---\n", "---\nlicense: other\nlicense_name: qwen-research\n", 1))
+    assert cli.main(["export", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out"), *given]) == 0
+    about = read_earlier_card(tmp_path / "out")
+    assert (about.license, about.license_details) == (license, details)
+
+
+@pytest.mark.parametrize("given", [["--license", "other"], ["--license-name", "A"], ["--license-link", "https://a"]])
+def test_half_of_a_licence_is_refused(capsys, given):
+    assert cli.main(["export", "--model", "m", "--output", "o", *given]) == 1
+    assert "--license other, --license-name NAME and perhaps --license-link URL go together." in capsys.readouterr().err
 
 
 BACKGROUND = {

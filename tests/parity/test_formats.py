@@ -62,10 +62,14 @@ def test_bfloat16_weights_stay_so_in_gguf(trained, tmp_path):
 
     trained.save_pretrained(tmp_path / "whole")
     half = Embedder.from_pretrained(tmp_path / "whole", "bfloat16")
-    export.export_package(half, tmp_path / "half", ["gguf", "onnx"], RunHistory(license="mit"))
+    details = {"license_name": "Ours", "license_link": "https://example.org"}
+    export.export_package(
+        half, tmp_path / "half", ["gguf", "onnx"], RunHistory(license="other", license_details=details)
+    )
     reader = GGUFReader(tmp_path / "half/gguf/model.gguf")
     said = {name: reader.fields[f"general.{name}"].contents() for name in ("name", "file_type", "license")}
-    assert said == {"name": "half", "file_type": 32, "license": "mit"}  # 32: MOSTLY_BF16
+    said |= {f"license_{name}": reader.fields[f"general.license.{name}"].contents() for name in ("name", "link")}
+    assert said == {"name": "half", "file_type": 32, "license": "other", **details}  # 32: MOSTLY_BF16
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert types["blk.1.attn_q.weight"] == types["token_embd.weight"] == "BF16"
     assert types["blk.0.attn_q_norm.weight"] == "F32"
