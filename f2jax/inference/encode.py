@@ -1,4 +1,4 @@
-"""Encodes token sequences: sorts them by length, packs them into few static shapes, and restores their order."""
+"""Encodes token sequences: packs them, the longest first, into few static shapes, and restores their order."""
 
 from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from contextlib import nullcontext
@@ -175,28 +175,29 @@ def _encode_alone(
 
 
 def plan_batches(lengths: list[int], max_sequences: int, parts: int = 1) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields (text indices, row length) of each batch, longest texts first, for `parts` devices that share the rows."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
+    """Yields (text indices, row length) of each batch, for `parts` devices that share the rows.
+
+    A batch starts with the longest text that is left. Among the next texts, up to the maximum of a batch, it takes
+    those that best fit places on its rows, so that shorter texts fill the gaps that longer ones leave.
+    """
+    lengths_s = np.maximum(lengths, 1)  # `pack` refuses empty sequences
+    order = np.argsort(-lengths_s, kind="stable")
     shape = BATCH_SHAPES.get(jax.default_backend(), BATCH_SHAPES["tpu"])
-    start, left = 0, sum(lengths)
-    while start < len(order):
-        row_length = _row_length(lengths[order[start]], left // parts, shape)
+    waiting, seen, left = order[:0], 0, int(lengths_s.sum())  # candidates, the longest first; texts seen; tokens left
+    while left:
+        more = order[seen : seen + parts * max_sequences - len(waiting)]
+        waiting, seen = np.append(waiting, more), seen + len(more)
+        row_length = _row_length(int(lengths_s[waiting[0]]), left // parts, shape)
         fit = shape.tokens // row_length
         if row_length > LONGEST_ROW:  # the time of attention grows with the square of the length
             fit = fit * LONGEST_ROW // row_length
         rows = parts * (_power_of_two(fit + 1) // 2 or 1)  # the largest power of two that fits
-        space, stop = 0, start
-        while stop < len(order) and stop - start < parts * max_sequences:
-            length = lengths[order[stop]]
-            if length > space:  # packing also fills gaps in earlier rows, so it never needs more rows than this
-                rows, space = rows - 1, row_length
-                if rows < 0:
-                    break
-            space, left, stop = space - length, left - length, stop + 1
-        if stop == len(order):
-            row_length = _last_row_length(np.asarray(lengths)[order[start:]], row_length, shape, parts)
-        yield order[start:stop], row_length
-        start = stop
+        taken = best_fit(lengths_s[waiting], row_length)[0] < rows
+        chunk, waiting = waiting[taken], waiting[~taken]
+        left -= int(lengths_s[chunk].sum())
+        if not left:
+            row_length = _last_row_length(lengths_s[chunk], row_length, shape, parts)
+        yield chunk, row_length
 
 
 def _row_length(longest: int, left: int, shape: BatchShape) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from f2jax.data.packing import pack
 from f2jax.data.shapes import best_fit
+from f2jax.errors import UserError
 from f2jax.inference.encode import BATCH_SHAPES, plan_batches
 
 LENGTHS = {
@@ -29,10 +30,16 @@ def backend(monkeypatch, request):
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_each_text_is_encoded_once_the_longest_first(lengths):
-    order = np.concatenate([chunk for chunk, _ in packed(lengths)])
-    assert sorted(order) == list(range(len(lengths)))
-    assert (np.diff(np.array(lengths)[order]) <= 0).all()
+def test_each_text_is_encoded_once_in_batches_that_start_with_the_longest_that_is_left(lengths):
+    chunks = [chunk for chunk, _ in packed(lengths)]
+    assert sorted(np.concatenate(chunks)) == list(range(len(lengths)))
+    longest = [max(lengths[i] for i in chunk) for chunk in chunks]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_shorter_texts_fill_the_gaps_that_longer_ones_leave(backend):
+    gap = 640 - 600 if backend == "cpu" else 1_024 - 600
+    assert all(rows.segments_bt.all() for _, rows in packed([600] * 64 + [gap] * 64))
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
@@ -43,7 +50,7 @@ def test_a_batch_holds_no_more_tokens_than_it_should(backend, lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_many_texts_leave_little_room_on_their_rows(backend, lengths):
-    least = 0.8 if backend == "cpu" else 0.7  # texts of 700 tokens have rows of 1,024 there
+    least = 0.8 if backend == "cpu" else 0.75  # texts of 700 tokens have rows of 1,024 there
     assert sum(lengths) >= least * sum(rows.tokens_bt.size for _, rows in packed(lengths))
 
 
@@ -56,7 +63,7 @@ def test_a_few_texts_leave_little_room_although_the_rows_of_a_device_are_a_power
         for chunk, row_length in plan_batches(lengths, 1_024, parts):
             rows = best_fit(np.array(lengths)[chunk], row_length)[3]
             tokens += parts * (1 << (-(-rows // parts) - 1).bit_length()) * row_length
-        assert sum(lengths) >= (0.7 if backend == "cpu" else 0.5) * tokens
+        assert sum(lengths) >= (0.75 if backend == "cpu" else 0.5) * tokens
 
 
 @pytest.mark.parametrize(
@@ -74,3 +81,8 @@ def test_long_rows_take_no_more_memory_for_attention_than_short_ones(backend):
 
 def test_a_batch_has_no_more_texts_than_asked_for():
     assert [len(chunk) for chunk, _ in packed([2] * 100, max_sequences=40)] == [40, 40, 20]
+
+
+def test_an_empty_sequence_is_refused():
+    with pytest.raises(UserError, match="A sequence has 0 tokens"):
+        list(packed([3, 0]))
