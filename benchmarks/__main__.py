@@ -20,11 +20,13 @@ QUICK = {
     "encode": ["--texts", "64", "--rounds", "1"],
     "training": ["--queries", "2", "--negatives", "1", "--rounds", "1"],
 }
+FEW = ["--texts", "6", "--rounds", "9"]  # the shorter a run, the more its time varies
 RUNS = {  # name of the run: module, its options, and those of a quick run, which only shows that it works
     "cold_start": ("cold_start", NANO, ["--rounds", "1"]),
     "encode-nano": ("encode", NANO, QUICK["encode"]),
     "encode-80m": ("encode", ["--size", "80m", "--tokenizer", "{model}", "--texts", "60"], QUICK["encode"]),
-    "encode-330m-few": ("encode", ["--size", "330m", "--tokenizer", "{model}", "--texts", "6"], QUICK["encode"]),
+    "encode-330m-few": ("encode", ["--size", "330m", "--tokenizer", "{model}", *FEW], QUICK["encode"]),
+    "encode-0.6b-few": ("encode", ["--size", "0.6b", "--tokenizer", "{model}", *FEW], QUICK["encode"]),
     "training-nano": ("training", ["--size", "nano", "--queries", "16", "--unroll", "3"], QUICK["training"]),
     "training-80m": ("training", ["--size", "80m", "--unroll", "8"], QUICK["training"]),
     "loader": ("loader", [], ["--rows", "2000", "--documents", "5000", "--batches", "1", "--rounds", "1"]),
