@@ -153,7 +153,8 @@ def main() -> None:
             speeds = {tool: len(texts) / statistics.median(taken) for tool, taken in times.items()}
             base = speeds[f"sentence-transformers, {args.dtypes[0]}"]
             for tool, speed in speeds.items():
-                cells = f"{chosen[tool]} | {speed:,.{0 if speed >= 100 else 2}f} | {speed / base:.2f} | {worst[tool]:.5f}"
+                shown = f"{speed:,.{0 if speed >= 100 else 2}f} | {speed / base:.2f}"
+                cells = f"{chosen[tool]} | {shown} | {worst[tool]:.5f}"
                 print(f"| {name} | {tokens:.0f} | {tool} | {cells} |", flush=True)
             ours, peers = ({t: s for t, s in speeds.items() if t.startswith("f2jax") == own} for own in (True, False))
             conditions = f"{args.size or Path(args.model).name}, {len(texts):,} texts, mean {tokens:.0f} tokens"
