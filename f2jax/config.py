@@ -3,9 +3,11 @@
 `stage2:size=80m,teacher=0.6b` passes options to `get_config`; `--config.optim.peak_lr=4e-5` overrides a field.
 """
 
+import ast
 import json
 import math
 import re
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,16 +85,53 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
             wrong type.
     """
     name, colon, options = spec.partition(":")
-    path = f"{find(name)}{colon}{options}"
+    file = find(name)
+    _check_defines(file)
+    path = f"{file}{colon}{options}"
     try:
-        names = fields(_parse(path, []))
+        names = _known_fields(_parse(path, []), spec)
         for override in overrides:
             field = override.lstrip("-").split("=", 1)[0].removeprefix("config.")
             if field not in names:
                 raise UserError(f"The config has no field '{field}'{nearest_field(field, names)}")
         return _parse(path, overrides)
-    except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(f"{spec}: {str(error).splitlines()[0]}") from error
+    except UserError:
+        raise
+    except Exception as error:  # of the file's own code too, which may be anything
+        raise UserError(f"{spec}: {_reason(error, file)}") from error
+
+
+def _check_defines(file: Path) -> None:
+    """Raises UserError if a file is not Python, or defines no `get_config`."""
+    try:
+        lines = ast.parse(file.read_bytes(), str(file)).body
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"The config file {file} is not valid Python: {error}.") from error
+    names = {getattr(line, "name", "") for line in lines}  # of functions
+    names |= {node.asname or node.name for line in lines for node in getattr(line, "names", ())}  # of imports
+    names |= {getattr(node, "id", "") for line in lines for node in getattr(line, "targets", ())}
+    if not names & {"get_config", "*"}:
+        raise UserError(f"The config file {file} defines no function get_config; write one as in configs/nano.py.")
+
+
+def _known_fields(config: Any, spec: str) -> dict[str, Any]:
+    """Returns the fields of a config; raises UserError if it has fields that f2jax does not read, or lacks some."""
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config of {spec} returns {type(config).__name__} and should return a ConfigDict.")
+    names, known = fields(config), fields(_parse(str(PACKAGED / "common.py"), []))
+    if unknown := [name for name in names if name not in known and not name.startswith(FREE)]:
+        raise UserError(f"{spec} sets '{unknown[0]}', which is no field of a config{nearest_field(unknown[0], known)}")
+    if missing := [name for name in known if name not in names]:
+        raise UserError(f"{spec} has no field '{missing[0]}'; start from common.get_config() as configs/nano.py does.")
+    return names
+
+
+def _reason(error: Exception, file: Path) -> str:
+    """Returns the last line of an error, with its type and the line of the config's file if its own code failed."""
+    places = [place.lineno for place in traceback.extract_tb(error.__traceback__) if place.filename == str(file)]
+    if isinstance(error, flags.Error | ValueError | TypeError):  # of a value, with a whole traceback in the message
+        return str(error).strip().splitlines()[0 if "Traceback" not in str(error) else -1]
+    return f"line {places[-1]}: {type(error).__name__}: {error}" if places else f"{type(error).__name__}: {error}"
 
 
 def find(name: str) -> Path:

@@ -104,6 +104,49 @@ def test_a_cache_stands_in_the_place_of_the_teacher():
     assert (loaded.teacher.path, loaded.teacher.cache) == ("", "vectors")
 
 
+OWN = "from f2jax.configs import nano\n\ndef get_config(options=None):\n    config = nano.get_config(options)\n"
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("", "The config file {file} defines no function get_config; write one as in configs/nano.py."),
+        ("def get_config(:", "The config file {file} is not valid Python: invalid syntax"),
+        (
+            "import nosuch\ndef get_config(options=None): ...",
+            "{file}: line 1: ModuleNotFoundError: No module named 'nos",
+        ),
+        (
+            "def get_config(options=None): return {{}}",
+            "get_config of {file} returns dict and should return a ConfigDict.",
+        ),
+        (OWN + "    config.optim.peek_lr = 1\n    return config", "{file} sets 'optim.peek_lr', which is no field"),
+        (
+            OWN + "    del config.log\n    return config",
+            "{file} has no field 'log.compare'; start from common.get_config()",
+        ),
+        (
+            OWN + "    config.optim.peak_lr = 'fast'\n    return config",
+            "{file}: TypeError: Could not override field 'pe",
+        ),
+        (OWN + "    return config.nosuch", "{file}: line 5: AttributeError: \"'nosuch'\""),
+    ],
+)
+def test_what_is_wrong_in_a_config_of_a_user_is_said_in_one_line(tmp_path, text, message):
+    file = tmp_path / "own.py"
+    file.write_text(text.replace("{{}}", "{}"))
+    with pytest.raises(UserError, match=f"^{re.escape(message.format(file=file))}") as error:
+        config.load(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_of_a_user_may_name_prompts_and_instructions(tmp_path):
+    (tmp_path / "own.py").write_text(
+        OWN + "    config.prompts.mine = 'p'\n    config.data.instructions.a = 'b'\n    return config"
+    )
+    assert config.load(str(tmp_path / "own.py")).prompts.mine == "p"
+
+
 def test_any_leaf_can_be_overridden_and_keeps_its_type():
     loaded = config.load(
         str(ROOT / "configs/nano.py:stage=2"),
