@@ -22,6 +22,7 @@ from f2jax import files
 from f2jax.errors import UserError, check_choices, did_you_mean
 
 T = TypeVar("T")
+TEXTS = ("prompt", "query")  # options whose value may be an empty text; of others, it is a variable that is not set
 METAVARS = {int: "N", float: "NUMBER"}
 
 
@@ -78,7 +79,7 @@ class Arguments:
         """Returns one of the dataclasses, filled with the arguments.
 
         Raises:
-            UserError: a value is not among the field's choices, or a seed is negative.
+            UserError: a value is blank or not among the field's choices, or a seed is negative.
         """
         values = {}
         for field, hint in _fields(kind):
@@ -86,6 +87,8 @@ class Arguments:
                 values[field.name] = self.read(hint)
                 continue
             value = getattr(self._values, _name(field))
+            if value == "" != _default(field) and str in _options_of(hint) and field.name not in TEXTS:
+                raise UserError(f"{_option(_name(field))} is blank; give it a value, or leave it out.")
             if get_origin(hint) is dict:
                 value = pairs(value, _option(_name(field)))
             elif isinstance(value, list):  # "1,2" was read as a list

@@ -25,7 +25,7 @@ from f2jax.data.shapes import (
     program_shares,
 )
 from f2jax.data.skip_list import SkipList, say_once
-from f2jax.data.sources import open_source
+from f2jax.data.sources import open_source, say_unused
 from f2jax.data.tokenizer import NAMES, Tokenizer, load_tokenizer
 from f2jax.data.tokenizer_training import train_sentencepiece
 from f2jax.errors import UserError
@@ -135,6 +135,7 @@ def read_records(config, skipped: SkipList) -> Iterator[Record]:
             "--config.data.sources=\"('cldr:translation',)\"."
         )
     data = config.data
+    say_unused(data.kinds, data.sources)
     for spec in data.sources:
         records = open_source(spec, "train", skipped, data.kinds, columns=data.columns)
         yield from _keep_texts_apart(records, data.validation_share, config.seed) if data.hold_out_texts else records

@@ -23,7 +23,7 @@ from f2jax import files
 from f2jax.data.instructions import add_instruction
 from f2jax.data.record import KINDS, Record, stable_id
 from f2jax.data.skip_list import SkipList
-from f2jax.data.sources import list_inputs, open_source
+from f2jax.data.sources import list_inputs, open_source, say_unused
 from f2jax.data.texts import iter_file_texts
 from f2jax.data.tokenizer import SURROGATES
 from f2jax.errors import UserError, did_you_mean
@@ -116,6 +116,7 @@ def read_mining_rows(given: MiningInput, folder: Path, across_sources: bool = Fa
     if unknown is not None:
         raise UserError(f"There is no kind '{unknown}'{did_you_mean(unknown, KINDS)}")
     inputs = list_inputs(given.input)
+    say_unused(given.kinds, inputs)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

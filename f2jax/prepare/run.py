@@ -22,7 +22,7 @@ from f2jax.data.corpus import CARD, TOKENIZER
 from f2jax.data.corpus_index import INDEX, SPLITS
 from f2jax.data.released import files_after_stage_1
 from f2jax.data.skip_list import say_once
-from f2jax.data.sources import check_apart, list_inputs, source_files
+from f2jax.data.sources import check_apart, list_inputs, say_unused, source_files
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
 from f2jax.prepare import data_card as cards
@@ -260,6 +260,7 @@ def sign_inputs(sources: Iterable[str], options: PrepareOptions) -> dict[str, st
     signatures = {name: content_signature(source_files(name)) for name in list_inputs(sources, ignored)}
     if not signatures:
         raise UserError("There is nothing to prepare; name files or built-in sets with --input.")
+    say_unused(options.kinds, signatures)
     return signatures
 
 

@@ -57,6 +57,17 @@ def test_an_option_is_taken_by_a_name_that_it_had_before(given, capsys):
     assert "--comments" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("given", [["--output", ""], ["--output="], ["--output", "o", "--remarks", ""]], ids=str)
+def test_a_blank_value_as_of_a_variable_that_is_not_set_is_refused(given):
+    with pytest.raises(UserError, match=r"^--(output|remarks) is blank; give it a value, or leave it out\.$"):
+        read("a", *given)
+
+
+def test_a_blank_text_and_a_choice_that_is_off_are_values():
+    given = read("a", "--output", "o", "--prompt", "", "--rule", "off")
+    assert (given.prompt, given.inner.rule) == ("", "")
+
+
 def test_without_options_the_fields_have_their_defaults():
     assert read("x", "--output", "o") == Options(("x",), "o")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from f2jax.data.skip_list import SkipList
-from f2jax.data.sources import check_apart, list_inputs, open_source
+from f2jax.data.sources import check_apart, list_inputs, open_source, say_unused
 from f2jax.data.sources.paths import find_files
 from f2jax.data.sources.tables import TABLES
 from f2jax.errors import UserError
@@ -153,6 +153,17 @@ def test_a_source_that_is_named_twice_is_read_once_and_said(tmp_path, caplog):
     assert list_inputs([y, "cldr:kinds", str(tmp_path), "cldr:kinds"]) == [y, "cldr:kinds", x]
     said = [record.message for record in caplog.records]
     assert said == [f"{name} is named more than once, and read once." for name in (y, "cldr:kinds")]
+
+
+def test_a_kind_for_sources_that_are_not_there_is_said(tmp_path, caplog):
+    write(tmp_path, "massive_intent_part1.jsonl", "massive_intent_part2.jsonl", "y.jsonl")
+    say_unused(["massive_*=clustering", "y=retrieval"], [str(tmp_path), "cldr:kinds"])
+    assert not caplog.records
+    say_unused(["masive_*=clustering"], [str(tmp_path), "cldr:kinds"])
+    (said,) = caplog.records
+    assert said.message == (
+        "'masive_*=clustering' among the kinds matches no source of files; these are: massive_intent, y."
+    )
 
 
 def test_a_file_in_two_spellings_is_read_once(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Readers of data sources: a module for each origin, which yields records. To add one, write it and list it here."""
 
+import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,22 @@ def source_files(spec: str) -> list[str]:
     if origin == "beir":
         return beir.beir_files(path)
     return find_files(path) if origin in labelled.TASKS else expand(spec)
+
+
+def say_unused(kinds: Iterable[str], specs: Iterable[str]) -> None:
+    """Says which `SOURCE=KIND` patterns match no file of the sources, since a mistyped one changes nothing.
+
+    Raises:
+        UserError: an item has another form, or a source is missing.
+    """
+    if not (kinds := tuple(kinds)):
+        return
+    schema.given_kind("", kinds)  # refuses other forms
+    names = sorted({schema.source_of(path) for spec in specs for path in source_files(spec)})
+    shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "") or "none"
+    for item in kinds:
+        if not fnmatch.filter(names, item.rpartition("=")[0]):
+            say_once(f"'{item}' among the kinds matches no source of files; these are: {shown}.")
 
 
 def _read_files(
