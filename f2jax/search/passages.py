@@ -1,5 +1,6 @@
 """Splits the text files in a folder into passages, each with its file and line."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -45,17 +46,27 @@ def read_folder(folder: str | Path, count_tokens: CountTokens, max_tokens: int =
         raise UserError(f"{folder} is not a folder; give one that contains {', '.join(SUFFIXES)} files.")
     passages: list[Passage] = []
     try:
-        for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
-            name = path.relative_to(root)
-            if not any(part.startswith(".") for part in name.parts):
-                text = path.read_text(encoding="utf-8-sig", errors="replace")
-                parts = split_text(text, count_tokens, max_tokens)
-                passages += (Passage(name.as_posix(), line, part) for line, part in parts)
+        for path in sorted(_text_files(root)):
+            text = path.read_text(encoding="utf-8-sig", errors="replace")
+            parts = split_text(text, count_tokens, max_tokens)
+            passages += (Passage(path.relative_to(root).as_posix(), line, part) for line, part in parts)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
     if not passages:
         raise UserError(f"{folder} holds no text in {', '.join(SUFFIXES)} files.")
     return passages
+
+
+def _text_files(root: Path) -> Iterator[Path]:
+    """Yields the text files in a folder and its subfolders but for hidden ones; raises OSError if one is unreadable."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        yield from (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def split_text(text: str, count_tokens: CountTokens, max_tokens: int) -> list[tuple[int, str]]:

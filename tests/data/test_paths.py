@@ -8,6 +8,7 @@ from f2jax.data.sources.paths import find_files
 from f2jax.data.sources.tables import TABLES
 from f2jax.errors import UserError
 from tests.data import tables
+from tests.unreadable import forbid
 
 ROWS = [{"query": f'query {i}, "quoted"', "positive": f"the answer;\tis {i}"} for i in range(3)]
 
@@ -139,6 +140,17 @@ def test_a_data_set_that_the_datasets_library_saved_is_read(tmp_path):
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "pairs")
     (record,) = open_source(f"{tmp_path}/pairs", "train", SkipList())
     assert (record.query, record.source) == ("q", "pairs")
+
+
+@pytest.mark.parametrize("spec", ["", "**/*.jsonl"])
+def test_a_folder_inside_that_cannot_be_read_is_refused_unless_it_is_hidden(tmp_path, monkeypatch, spec):
+    """Its rows would be missing without a word."""
+    write(tmp_path, "a.jsonl", "b/b.jsonl", ".c/c.jsonl")
+    forbid(monkeypatch, tmp_path / ".c")
+    assert found(tmp_path, spec) == ["a.jsonl", "b/b.jsonl"]
+    forbid(monkeypatch, tmp_path / "b")
+    with pytest.raises(UserError, match=r"cannot be opened \(Permission denied\)"):
+        found(tmp_path, spec)
 
 
 def test_a_folder_without_data_files_says_what_it_has(tmp_path):

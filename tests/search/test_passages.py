@@ -4,6 +4,7 @@ import pytest
 
 from f2jax.errors import UserError
 from f2jax.search.passages import Passage, read_folder, split_text
+from tests.unreadable import forbid
 
 
 def count_words(texts: list[str]) -> list[int]:
@@ -80,6 +81,17 @@ def test_text_files_of_all_folders_are_read_and_hidden_or_other_files_are_not(tm
     passages = read_folder(tmp_path, count_words)
     assert passages == [Passage("a.txt", 1, "good\n\n�"), Passage("b/שלום.md", 1, "שלום עולם")]
     assert passages[1].place == "b/שלום.md:1"
+
+
+def test_a_folder_inside_that_cannot_be_read_is_refused_unless_it_is_hidden(tmp_path, monkeypatch):
+    for name in ("a.txt", "b/b.txt", ".c/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    forbid(monkeypatch, tmp_path / ".c")
+    assert [passage.file for passage in read_folder(tmp_path, count_words)] == ["a.txt", "b/b.txt"]
+    forbid(monkeypatch, tmp_path / "b")
+    with pytest.raises(UserError, match=r"/b cannot be read: Permission denied\.$"):
+        read_folder(tmp_path, count_words)
 
 
 def test_a_folder_that_is_none_or_empty_is_refused(tmp_path):

@@ -4,6 +4,7 @@ Hidden files, and files of test and validation splits, are left out of folders, 
 listed in a warning, like all other files in a folder that are not read.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -116,16 +117,31 @@ def files_inside(spec: str, endings: tuple[str, ...], ignored: Sequence[str] = (
     filesystem, path = files.filesystem(spec)
     with files.clear_errors(spec):
         if filesystem.isdir(path):
+            _check_listed(spec, path)
             names, root, is_folder = filesystem.find(path), path, True
         elif filesystem.exists(path):
             names, root, is_folder = [path], path, False
         else:
             wild = WILD.search(path)
-            names, is_folder = filesystem.glob(path) if wild else [], False
             root = path[: wild.start()].rpartition("/")[0] if wild else path
+            if "**" in path:
+                _check_listed(spec, root)
+            names, is_folder = filesystem.glob(path) if wild else [], False
     start = len(root.rstrip("/")) + 1
     paths = {name[start:]: filesystem.unstrip_protocol(name).removeprefix("file://") for name in names}
     return paths, is_folder, path[start:]
+
+
+def _check_listed(spec: str, root: str) -> None:
+    """Raises OSError if a folder in a local one cannot be listed; fsspec leaves out its files in silence."""
+    if files.is_remote(spec):
+        return
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for _, folders, _ in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not is_hidden(name)]
 
 
 def some_of(names: list[str]) -> str:
