@@ -7,6 +7,7 @@ elsewhere, set JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ NOTICE_SECONDS = 10  # after which a waiting process says what it waits for
 DATA_SECONDS = 3_600  # how long they wait until all have read their data; if one dies meanwhile, the others end sooner
 LAST_WORDS_SECONDS = 3  # how long the first process lets the others say why they end
 RUNTIME_STATUSES = {"UNKNOWN", "INTERNAL", "ABORTED", "CANCELLED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS"}
+THREADS = 8  # of each CPU device, if a process has several
 MAX_NAMED = 5  # differences that an error lists
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 BY_HAND = (
@@ -52,6 +54,7 @@ def start() -> None:
     """
     if jax.distributed.is_initialized():
         return
+    _allow_waiting()
     values = [os.environ.get(name) for name in VARIABLES]
     if any(values[1:]) and not all(values):
         missing = [name for name, value in zip(VARIABLES, values, strict=True) if not value]
@@ -97,6 +100,18 @@ def start() -> None:
         ) from error
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, handler)  # JAX's handler would swallow the signal until training asks for it
+
+
+def _allow_waiting() -> None:
+    """Gives several CPU devices of a process more threads than XLA does, which has one for each.
+
+    Two devices that come to two exchanges in a different order each wait in a thread for the other; if no thread is
+    left to come to the second exchange, XLA ends the process after 40 seconds.
+    """
+    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    devices = max(int(os.environ.get("JAX_NUM_CPU_DEVICES", 1)), int(flag[1]) if flag else 1)
+    if devices > 1:
+        os.environ.setdefault("PJRT_NPROC", str(THREADS * devices))
 
 
 def _join(job: dict[str, Any]) -> None:

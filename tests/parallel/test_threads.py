@@ -1,6 +1,9 @@
-"""A function in a thread of its own: its result or its error, a time limit, and Ctrl-C at any time."""
+"""A function in a thread of its own: its result or error, a time limit, and Ctrl-C at any time. Threads of devices."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -67,3 +70,17 @@ def test_an_error_comes_in_its_place():
     assert next(ahead) == 0
     with pytest.raises(ValueError, match="one"):
         next(ahead)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+@pytest.mark.parametrize(
+    "several", [{"JAX_NUM_CPU_DEVICES": "4"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}]
+)
+def test_several_cpu_devices_have_threads_left_while_some_wait_for_each_other(several):
+    code = "import os, jax; from f2jax.parallel import hosts; hosts.start()\n"
+    code += "print(jax.device_count(), len(os.listdir('/proc/self/task')))"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | several
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    devices, threads = map(int, done.stdout.split())
+    assert devices == 4
+    assert threads >= 8 * devices
