@@ -1,11 +1,11 @@
 """Splits the text files in a folder into passages, each with its file and line."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from f2jax.data.sources.paths import walk_folder
 from f2jax.errors import UserError
 
 SUFFIXES = (".txt", ".md", ".rst", ".org", ".tex")
@@ -59,13 +59,8 @@ def read_folder(folder: str | Path, count_tokens: CountTokens, max_tokens: int =
 
 def _text_files(root: Path) -> Iterator[Path]:
     """Yields the text files in a folder and its subfolders but for hidden ones; raises OSError if one is unreadable."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for place, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(place, name) for name in names if not name.startswith(".")]
+    for place, names in walk_folder(root):
+        paths = [Path(place, name) for name in names]
         yield from (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
 
 

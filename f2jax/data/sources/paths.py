@@ -6,7 +6,7 @@ listed in a warning, like all other files in a folder that are not read.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -137,11 +137,23 @@ def _check_listed(spec: str, root: str) -> None:
     if files.is_remote(spec):
         return
 
+    for _ in walk_folder(root):
+        pass
+
+
+def walk_folder(root: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields each folder in a local one, but for hidden ones, with the names of its files that are not hidden.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
     def refuse(error: OSError) -> None:
         raise error
 
-    for _, folders, _ in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not is_hidden(name)]
+    for folder, inner, names in os.walk(root, onerror=refuse):
+        inner[:] = [name for name in inner if not is_hidden(name)]
+        yield folder, [name for name in names if not is_hidden(name)]
 
 
 def some_of(names: list[str]) -> str:
