@@ -8,7 +8,7 @@ import json
 import math
 import re
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,7 @@ COUNTS = (
 SHAPE = tuple(f"model.{name}" for name in ("width", "mlp", "layers", "heads", "kv_heads", "head_dim", "vocab"))
 NEEDED = {"log.evaluate_tasks": "log.evaluate_every", "log.evaluate_data": "log.evaluate_every"}
 NEEDED |= dict.fromkeys(SHAPE, "model.size")  # fields that change nothing unless this other one is set
+NEEDED |= {"optim.decay_steps": "optim.schedule=wsd"}  # or has this value
 
 TRACED, MEASURED_DIMS = "log.profile", "log.validation_dims"
 NUMBERS = TRACED, MEASURED_DIMS  # tuples of numbers; all other tuples contain strings
@@ -252,6 +253,16 @@ NUMBERS = TRACED, MEASURED_DIMS  # tuples of numbers; all other tuples contain s
 def is_trace(value: tuple) -> bool:
     """Returns whether a value of `log.profile` is valid: (START, STEPS)."""
     return len(value) == 2 and all(type(item) is int for item in value) and value[0] >= 0 and value[1] >= 1
+
+
+def void_fields(values: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the fields that are set and change nothing, because the one of `NEEDED` is not set."""
+
+    def has(needed: str) -> bool:
+        name, _, wanted = needed.partition("=")
+        return values.get(name) == wanted if wanted else bool(values.get(name))
+
+    return [name for name, needed in NEEDED.items() if values.get(name) and not has(needed)]
 
 
 def check(config: ConfigDict) -> None:
@@ -271,14 +282,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={values[name]} should be {' or '.join(DTYPES)}.")
     if values["model.gradient_dtype"] != "float32" and not values["model.chunk_rows"]:
         raise UserError("model.gradient_dtype is for gradients of chunks; set model.chunk_rows, or leave it float32.")
-    for name, needed in NEEDED.items():
-        if values[name] and not values[needed]:
-            raise UserError(f"{name}={values[name]} changes nothing without {needed}; set that too, or leave it out.")
-    if values["optim.decay_steps"] and values["optim.schedule"] != "wsd":
-        raise UserError(
-            f"optim.decay_steps={values['optim.decay_steps']} is for optim.schedule=wsd, and the schedule is "
-            f"{values['optim.schedule']}; set one of the two."
-        )
+    for name in void_fields(values):
+        raise UserError(f"{name}={values[name]} changes nothing without {NEEDED[name]}; set that too, or leave it out.")
     weights = [name for name in values if name.startswith("loss.") and name.endswith("_weight")]
     least = dict.fromkeys(COUNTS, 1) | dict.fromkeys([*NOT_NEGATIVE, *weights], 0)
     least |= {name: 0 for name in values if name.startswith("data.negatives.")}
@@ -337,10 +342,13 @@ def differences(old: dict, new: dict, ignored: Sequence[str] = ()) -> list[str]:
     """Returns the names of the fields in which two configs differ, except the groups and fields in `ignored`.
 
     Configs of different versions may have different fields. One that only `old` has is not used any more; one that only
-    `new` has counts as a difference if its value changes the behaviour of older versions (`values_before`).
+    `new` has counts as a difference if its value changes the behaviour of older versions (`values_before`). One that
+    changes nothing (`void_fields`), which older versions accepted, counts as not set.
     """
     a, b = (fields(ConfigDict(json.loads(to_json(ConfigDict(config))))) for config in (old, new))
     before = json.loads(json.dumps(values_before()))
+    for values in (a, b):
+        values |= {name: before[name] for name in void_fields(values)}
 
     def differs(name: str) -> bool:
         if (name in a and name in b) or name.startswith(FREE):

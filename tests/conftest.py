@@ -78,16 +78,16 @@ def optimized(request):
     from jax._src import compiler
 
     def options(*given, backend=None, env_options_overrides=None, **others):
-        newer = OLDER_EMITTER and backend.platform == "cpu"
-        own = {"xla_cpu_use_fusion_emitters": True} if newer else {}  # by option, as XLA reads its flags once
+        own = {"xla_cpu_use_fusion_emitters": True} if backend.platform == "cpu" else {}
         own |= env_options_overrides or {}
         return options_of_flags(*given, backend=backend, env_options_overrides=own, **others)
 
-    options_of_flags = compiler.get_compile_options
+    options_of_flags = getattr(compiler, "get_compile_options", None)  # private: without it, the older emitter stays
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
         patch.delenv("XLA_FLAGS", raising=False)
-        patch.setattr(compiler, "get_compile_options", options)
+        if OLDER_EMITTER and options_of_flags:  # XLA reads its flags only once, so by option
+            patch.setattr(compiler, "get_compile_options", options)
         jax.clear_caches()
         before = jax.config.read("jax_disable_most_optimizations")
         jax.config.update("jax_disable_most_optimizations", False)

@@ -217,7 +217,10 @@ def test_a_value_that_no_run_can_use_is_refused_before_anything_is_read(tmp_path
         (["data.row_length=16", "data.max_length=32"], "data.row_length=16 is below data.max_length=32; raise it."),
         (["optim.state_dtype=bfloat16", "optim.b2=0.999"], "optim.b2=0.999 moves a moment in bfloat16 by less than it"),
         (["loss.distill_matryoshka=true", "loss.matryoshka=false"], "loss.distill_matryoshka is on and there are no"),
-        (["optim.decay_steps=20"], "optim.decay_steps=20 is for optim.schedule=wsd, and the schedule is cosine; set"),
+        (
+            ["optim.decay_steps=20"],
+            "optim.decay_steps=20 changes nothing without optim.schedule=wsd; set that too, or leave it out.",
+        ),
         (
             ["model.size=", "model.layers=4"],
             "model.layers=4 changes nothing without model.size; set that too, or leave",

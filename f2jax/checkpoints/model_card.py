@@ -127,12 +127,24 @@ def parse_model_card(text: str) -> RunHistory:
     lines = {line.partition(":")[0]: line for line in head.splitlines()}
     stated = {name: lines.get(name, "").partition(": ")[2].strip("'\" ") for name in ("license", *LICENSE_DETAILS)}
     license = stated.pop("license") or None
+    if several := _listed(head, "license"):
+        license, named = (several[0], {}) if len(several) == 1 else ("other", {"license_name": ", ".join(several)})
+        stated = named | {name: text for name, text in stated.items() if text}
     about = RunHistory(license=license, license_details={name: text for name, text in stated.items() if text})
     if not re.search(r"\bf2jax\b", lines.get("tags", "")):
         return about
     summary, *sections = re.split(r"^(?=## )", body.strip(), flags=re.M)
     kept = {title: text.strip() for title, _, text in (part.partition("\n") for part in sections) if title in KEPT}
     return replace(about, earlier=EarlierCard(summary.partition("\n\n")[0], lines.get("language", ""), kept))
+
+
+def _listed(head: str, name: str) -> list[str]:
+    """Returns the items of a list in the metadata of a card, `name: [a, b]` or with `- a` on a line of its own."""
+    found = re.search(rf"^{name}:[ \t]*(?:\[(.*?)\][ \t]*$|((?:\n[ \t]*- [^\n]*)+))", head, flags=re.M | re.S)
+    if not found:
+        return []
+    items = found[1].split(",") if found[2] is None else re.findall(r"^[ \t]*- (.*)", found[2], flags=re.M)
+    return [text for text in (item.partition(" #")[0].strip("'\" \t\n") for item in items) if text]
 
 
 def _license(about: RunHistory) -> str:

@@ -54,6 +54,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--vectors and --texts go together: give both, with a row for each text.")
     if options.model and (given := changed(outside, "reduce", "center", "whiten", "like", "pivot", "pivot_sources")):
         raise UserError(f"{given} is for --vectors; leave it out, or embed the texts of --list-texts.")
+    if not options.model and (given := changed(options, "dtype", "batch_size")):
+        raise UserError(f"{given} would change nothing without --model; leave that out.")
 
     from f2jax.data.corpus import PreparedCorpus
     from f2jax.outputs import output_file, output_folder

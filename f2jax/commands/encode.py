@@ -3,7 +3,8 @@
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
-from f2jax.commands.options import Arguments
+from f2jax.commands.options import Arguments, changed
+from f2jax.errors import UserError
 from f2jax.inference.options import ModelOptions, Precision, ReadOptions
 
 
@@ -35,6 +36,11 @@ def main(argv: list[str]) -> None:
     )
     model, options = arguments.read(ModelOptions), arguments.read(EncodeOptions)
     reading = arguments.read(ReadOptions)
+
+    from f2jax.data.sources.tables import is_text_file
+
+    if is_text_file(options.input) and (unused := changed(options, "column")):
+        raise UserError(f"{unused} would change nothing with {options.input}, a text on each line; leave that out.")
 
     from f2jax.inference.embedder import Embedder
     from f2jax.inference.encode_file import encode_file

@@ -33,6 +33,10 @@ def main(argv: list[str]) -> None:
     vectors, options = arguments.read(MiningVectorOptions), arguments.read(MiningOptions)
     if vectors.query_embeddings and (unused := changed(vectors, "prompt_name", "dtype", "batch_size")):
         raise UserError(f"{unused} would change nothing with --query-embeddings; leave that out.")
+    if not rows.ratings and (unused := changed(rows, "max_rating")):
+        raise UserError(f"{unused} would change nothing without --ratings; leave that out.")
+    if options.fewer == "drop" and (unused := changed(options, "seed")):
+        raise UserError(f"{unused} would change nothing without --fewer random; leave that out.")
 
     from f2jax.mine import run
     from f2jax.outputs import output_file, output_folder

@@ -1,8 +1,8 @@
 """`f2jax prepare`: curate and tokenize data into a corpus for training."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
-from f2jax.commands.options import Arguments
+from f2jax.commands.options import Arguments, changed
 from f2jax.errors import UserError, require_extra
 from f2jax.prepare.curate import CurationOptions
 from f2jax.prepare.options import PrepareOptions
@@ -60,8 +60,16 @@ def main(argv: list[str]) -> None:
     if not corpus.add and (not tokenizer or (corpus.tokenizer and corpus.train_vocab)):
         raise UserError("f2jax prepare needs either --tokenizer or --train-vocab.")
     options = arguments.read(PrepareOptions)
+    curation = arguments.read(CurationOptions)
     if corpus.curation:
-        options = replace(options, curate=arguments.read(CurationOptions))
+        options = replace(options, curate=curation)
+    unused = {
+        "with --no-curation": not corpus.curation and changed(curation, *(field.name for field in fields(curation))),
+        "without --train-vocab": not corpus.train_vocab and not corpus.add and changed(options, "own_spaces"),
+    }
+    for where, names in unused.items():
+        if names:
+            raise UserError(f"{names} would change nothing {where}; leave that out.")
 
     from f2jax.data.corpus import TOKENIZER
     from f2jax.prepare.add import AddedTo

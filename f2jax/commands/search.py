@@ -63,7 +63,10 @@ def _check(documents: DocumentOptions, queries: QueryOptions, results: ResultOpt
 
 def _reads_rows(documents: DocumentOptions, queries: QueryOptions) -> bool:
     """Returns whether texts are read from a file in which a column may be chosen."""
-    return bool(documents.documents or (queries.queries and not queries.queries.endswith(".npy")))
+    from f2jax.data.sources.tables import is_text_file
+
+    texts = [path for path in (documents.documents, queries.queries) if path and not path.endswith(".npy")]
+    return not all(map(is_text_file, texts))
 
 
 def _check_unused(
@@ -76,7 +79,7 @@ def _check_unused(
         and [changed(queries, "query", "queries"), changed(results, "output", "recall_queries")],
         "without --serve": not results.serve and [changed(results, "port")],
         "without a model": not queries.model and [changed(queries, "dtype", "batch_size")],
-        "without a file of texts": not _reads_rows(documents, queries) and [changed(queries, "column")],
+        "without a file of rows": not _reads_rows(documents, queries) and [changed(queries, "column")],
         "with --store": results.store and [changed(passes, "approximate"), changed(results, "recall_queries")],
         "without queries": results.store
         and not asked

@@ -16,6 +16,9 @@ from f2jax.evaluation.variants import Variant
 from f2jax.inference.vectors import scale_to_unit
 from f2jax.tables import text_table
 
+RESULTS, TABLE, PLOT = "results.json", "results.txt", "dimensions.png"
+EARLIER = "earlier"  # in it, a folder for each model that was scored before the one whose results are beside it
+
 # The tasks
 
 
@@ -192,10 +195,6 @@ def plot_results(results: dict[str, dict]) -> bytes:
         curves.append(Curve(name, color, scores))
         curves.append(Curve(f"{name}, TF-IDF", color, [(Variant(0), 100 * result["tfidf"])]))
     return plot_dimensions({"held-out queries": curves}, "accuracy@1, %")
-
-
-RESULTS, TABLE, PLOT = "results.json", "results.txt", "dimensions.png"
-EARLIER = "earlier"  # in it, a folder for each model that was scored before the one whose results are beside it
 
 
 def stored_results(folder: str | Path) -> dict[str, dict]:

@@ -116,7 +116,8 @@ def _mine(
     summary = MiningSummary.of(output, rows, mined, results)
     _wait("the summary")
     if not summary.written:
-        raise UserError(f"No row is left: {summary.reason}; lower --keep or --skip, or give --fewer random.")
+        advice = "lower --keep or --skip, or give --fewer random" if options.fewer == "drop" else "give --documents"
+        raise UserError(f"No row is left: {summary.reason}; {advice}.")
     if hosts.is_first():
         _publish(results, Path(output))
     return summary

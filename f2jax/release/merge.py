@@ -3,6 +3,7 @@
 Each weight is read, merged and written before the next one, so memory holds two weights and not two models.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -51,20 +52,34 @@ def sources(names: Sequence[str], last: int | None = None) -> list[StoredModel]:
             models.append(model)
         else:
             steps = workdir.checkpoint_steps(model.path)
-            _check_tail(model.path, last or 0)
+            if last:
+                _check_tail(model.path, steps, last)
             models += [StoredModel(model.path, n) for n in steps if n >= steps[-1] - (last or 0)]
     return models
 
 
-def _check_tail(run: str, last: int) -> None:
-    """Raises UserError if a run has its frequent checkpoints at the end for fewer than the last `last` steps."""
+def _check_tail(run: str, steps: list[int], last: int) -> None:
+    """Raises UserError if a run does not keep checkpoints at an even distance in its last `last` steps.
+
+    Args:
+        steps: of its checkpoints, ascending.
+    """
     path = files.join(run, "config.json")
     config = files.read_json_object(path, optional={"checkpoint": dict}) if files.exists(path) else {}
-    tail = config.get("checkpoint", {}).get("tail_steps", 0)
+    checkpoint = config.get("checkpoint", {})
+    tail = checkpoint.get("tail_steps", 0) if checkpoint.get("tail_every", 0) else 0
     if 0 < tail < last:
         raise UserError(
             f"{run} keeps every checkpoint of its last {tail} steps (checkpoint.tail_steps) and few of before, so "
             f"--last {last} would be no even average; give at most {tail}, or name checkpoints as {run}@STEP."
+        )
+    found = [step for step in steps if step >= steps[-1] - last]
+    apart = {b - a for a, b in itertools.pairwise(found)}
+    if len(found) == 1 or (not tail and (len(apart) > 1 or found[0] - min(apart) >= max(steps[-1] - last, 1))):
+        why = "" if tail else ", because checkpoint.tail_steps or tail_every is 0"
+        raise UserError(
+            f"Of its last {last} steps, {run} keeps only the checkpoints of {', '.join(map(str, found))}{why}, which is "
+            f"no even average; name checkpoints as {run}@STEP, of the steps {', '.join(map(str, steps))}."
         )
 
 

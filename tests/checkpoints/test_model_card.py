@@ -225,11 +225,25 @@ def test_a_package_that_is_exported_again_keeps_its_origin_and_licence_but_not_i
     assert other.count("## Limits") == 1 and other.count("### Stage ") == 2
 
 
+@pytest.mark.parametrize("listed", ["[mit, 'cc-by-4.0']", "\n- mit\n- cc-by-4.0", '\n  - mit\n  - "cc-by-4.0" # data'])
+def test_several_licences_of_a_card_are_kept_as_the_name_of_another(tmp_path, listed):
+    """The hub takes a list, but other formats and mteb do not."""
+    (tmp_path / "README.md").write_text(f"---\nlicense: {listed}\ntags: [x]\n---\n\nBest.\n")
+    assert yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])["license"] == ["mit", "cc-by-4.0"]
+    expected = RunHistory(license="other", license_details={"license_name": "mit, cc-by-4.0"})
+    assert read_earlier_card(tmp_path) == expected
+    text = text_of(expected)
+    (tmp_path / "README.md").write_text(text)
+    assert read_earlier_card(tmp_path).license_details == expected.license_details
+
+
 def test_of_the_card_of_another_tool_only_the_licence_is_taken(tmp_path):
     assert read_earlier_card(tmp_path) == NOTHING
     (tmp_path / "README.md").write_text("---\nlicense: 'apache-2.0'\ntags: [x]\n---\n\nBest.\n\n## Training\n\nOurs.\n")
     assert read_earlier_card(tmp_path) == RunHistory(license="apache-2.0")
     (tmp_path / "README.md").write_bytes(b"---\r\nlicense: mit\r\n---\r\nBest.\r\n")
+    assert read_earlier_card(tmp_path) == RunHistory(license="mit")
+    (tmp_path / "README.md").write_text("---\nlicense:\n- 'mit'  # one\ntags:\n- x\n---\nBest.\n")
     assert read_earlier_card(tmp_path) == RunHistory(license="mit")
     (tmp_path / "README.md").write_bytes(b"no metadata \xff")
     assert read_earlier_card(tmp_path) == NOTHING

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from f2jax import cli
 from f2jax.data.sources.tables import ENDINGS
 from f2jax.data.texts import read_texts
 from f2jax.errors import UserError
@@ -470,3 +471,10 @@ def test_one_text_is_not_embedded_for_ranges_that_it_cannot_give(tmp_path):
     with pytest.raises(UserError, match="A single text gives no range for uint8; pass several at once"):
         encode_file(model, write(tmp_path / "in.txt", ["one"]), str(tmp_path / "out.npy"), precision="uint8")
     assert model.seen == [] and left_over(tmp_path) == []
+
+
+def test_a_column_of_lines_of_text_is_refused(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("red\n")
+    options = ["--input", str(tmp_path / "a.txt"), "--output", str(tmp_path / "a.npy"), "--column", "body"]
+    assert cli.main(["encode", "--model", "mini", *options]) == 1
+    assert "--column would change nothing with" in capsys.readouterr().err

@@ -508,6 +508,9 @@ def test_where_no_row_is_left_other_rules_may_be_tried(inputs, tmp_path):
         "lower --keep or --skip, or give --fewer random."
     )
     assert files_of(output) == {".partial": b""}
+    (tmp_path / "single.jsonl").write_text('{"query": "a", "positive": "b"}\n')
+    with pytest.raises(UserError, match=r"too few documents are in the set; give --documents\.$"):
+        mined([str(tmp_path / "single.jsonl")], tmp_path / "none", MiningOptions(keep=90, fewer="random"))
     embedder = FakeEmbedder()
     mined(inputs, output, FEW, embedder)
     assert embedder.seen == [] and read(output)
@@ -619,6 +622,8 @@ def test_vectors_that_do_not_fit(inputs, tmp_path, name, content, message):
         ({"--model": "runs/nano"}, "Give either --model, or both --query-embeddings and --document-embeddings."),
         ({"--query-embeddings": None}, "Give either --model, or both --query-embeddings and --document-embeddings."),
         ({"--query-embeddings": None, "--document-embeddings": None}, "Give either --model, or both"),
+        ({"--max-rating": "0.7"}, "--max-rating would change nothing without --ratings; leave that out."),
+        ({"--seed": "3"}, "--seed would change nothing without --fewer random; leave that out."),
         ({"--query-embeddings": None, "--document-embeddings": None, "--model": "nowhere"}, "There is no model folder"),
         ({"--prompt-name": "query"}, "--prompt-name would change nothing with --query-embeddings"),
         ({"--dtype": "bfloat16", "--batch-size": "8"}, "--dtype and --batch-size would change nothing with --query"),

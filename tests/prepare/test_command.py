@@ -196,3 +196,18 @@ def test_a_tokenizer_is_trained_on_texts_alone(tmp_path):
     command = ["prepare", "--input", str(tmp_path / "alone.jsonl"), "--output", str(tmp_path / "corpus")]
     assert cli.main([*command, "--train-vocab", "290", "--kinds", "alone=texts"]) == 0
     assert load_tokenizer(tmp_path / "corpus/tokenizer").vocab_size == 290
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (
+            ["--no-curation", "--ngram", "9", "--band", "2"],
+            "--ngram and --band would change nothing with --no-curation",
+        ),
+        (["--own-spaces"], "--own-spaces would change nothing without --train-vocab; leave that out."),
+    ],
+)
+def test_options_of_what_is_not_done_are_refused(folder, capsys, options, message):
+    assert prepare(folder, *options) == 1
+    assert message in capsys.readouterr().err

@@ -32,8 +32,10 @@ def run(embedder, tmp_path_factory):
     """A workdir with four checkpoints, after the one of step 1 that `write_workdir` makes."""
     folder = tmp_path_factory.mktemp("merge") / "run"
     tiny_model.write_workdir(folder, embedder)
-    config = json.loads((folder / "config.json").read_text())["checkpoint"]
-    with Checkpoints(folder, type("Config", (), config | {"keep_last": 9}), steps=10_000) as checkpoints:
+    config = json.loads((folder / "config.json").read_text())
+    config["checkpoint"] |= {"tail_steps": 2500, "tail_every": 500}
+    (folder / "config.json").write_text(json.dumps(config))
+    with Checkpoints(folder, type("Config", (), config["checkpoint"] | {"keep_last": 9}), steps=10_000) as checkpoints:
         for step, factor in STEPS.items():
             params = jax.tree.map(lambda x, factor=factor: x * factor, embedder.params)
             checkpoints.save(TrainState(np.int32(step), params, None))
@@ -127,6 +129,29 @@ def test_more_steps_than_a_run_keeps_checkpoints_of_are_refused(run):
         assert len(sources([str(run)], last=2000)) == 2
         with pytest.raises(UserError, match=r"every checkpoint of its last 2000 steps .* give at most 2000, or name"):
             sources([str(run)], last=2500)
+    finally:
+        (run / "config.json").write_text(written)
+
+
+@pytest.mark.parametrize(
+    "checkpoint,last,found",
+    [
+        ({"tail_steps": 0}, 500, "10000, because checkpoint.tail_steps or tail_every is 0"),
+        ({"tail_steps": 2500, "tail_every": 0}, 2500, "7500, 8000, 10000, because checkpoint.tail_steps or"),
+        ({"tail_steps": 0}, 6000, "7500, 8000, 10000, because"),
+        ({"tail_steps": 500}, 500, "10000, which"),  # of a run that has not reached its tail
+    ],
+)
+def test_last_steps_without_an_even_tail_are_refused(run, checkpoint, last, found):
+    written = (run / "config.json").read_text()
+    config = json.loads(written)
+    config["checkpoint"] |= checkpoint
+    (run / "config.json").write_text(json.dumps(config))
+    try:
+        with pytest.raises(UserError, match=f"keeps only the checkpoints of {found}.* of the steps .*1000, 7500, 8000"):
+            sources([str(run)], last=last)
+        assert len(sources([str(run)], last=0)) == 1
+        assert len(sources([str(run)], last=2000)) == 2 if checkpoint["tail_steps"] == 0 else True
     finally:
         (run / "config.json").write_text(written)
 

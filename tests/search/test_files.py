@@ -191,6 +191,10 @@ def test_kept_vectors_are_those_of_the_width_that_is_asked_for(model, tmp_path):
         (["--folder", "f", "--model", "m", "--serve", "--output", "r.jsonl"], "--output would change nothing with --s"),
         (["--folder", "f", "--model", "m", "--query", "x", "--port", "9"], "--port would change nothing without"),
         (["--folder", "f", "--model", "m", "--query", "x", "--column", "body"], "--column would change nothing"),
+        (
+            ["--documents", "d.txt.gz", "--model", "m", "--query", "x", "--column", "body"],
+            "--column would change nothing",
+        ),
         (["--vectors", "{d}", "--queries", "{q}", "--dtype", "bfloat16"], "--dtype would change nothing without"),
         (
             ["--store", "s", "--vectors", "{d}", "--output", "r.jsonl"],

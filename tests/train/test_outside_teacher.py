@@ -250,3 +250,9 @@ def test_other_options_do_not_continue_what_these_began(folder, tmp_path):
     corpus = PreparedCorpus(folder / "corpus")
     infos = [from_file(*path, corpus, **how).info for how in ({}, {"center": True}, {"pivot": "eng"})]
     assert len({json.dumps(info.__dict__) for info in infos}) == 3
+
+
+def test_options_of_a_model_are_refused_without_one(folder, capsys):
+    given = ["--vectors", "v.npy", "--texts", "t.jsonl", "--output", "out", "--dtype", "bfloat16"]
+    assert main(["cache-teacher", "--corpus", str(folder / "corpus"), *given]) == 1
+    assert "--dtype would change nothing without --model; leave that out." in capsys.readouterr().err

@@ -97,6 +97,24 @@ def test_a_run_of_a_version_with_other_fields_goes_on(tmp_path):
     assert resume.open_run(tiny.config(tmp_path), run).step == 4
 
 
+@pytest.mark.parametrize("group,values", [("optim", {"decay_steps": 3}), ("model", {"size": "", "width": 32})])
+def test_a_run_with_a_field_that_changed_nothing_goes_on_without_it(tmp_path, group, values):
+    """Versions that accepted `decay_steps` without `schedule=wsd`, or a width without a size, did not read it."""
+    run = workdir(tmp_path, DATA, STEP)
+    saved_config(run, lambda config: config[group].update(values))
+    changes = {"model.size": ""} if "size" in values else {}
+    assert resume.open_run(tiny.config(tmp_path, **changes), run).step == 4
+    with pytest.raises(UserError, match=r"differs in optim\.peak_lr;"):
+        resume.open_run(tiny.config(tmp_path, **changes, **{"optim.peak_lr": 3}), run)
+
+
+def test_a_field_that_takes_effect_in_one_of_two_configs_is_a_difference(tmp_path):
+    run = workdir(tmp_path, DATA, STEP)
+    saved_config(run, lambda config: config["optim"].update(decay_steps=3))
+    with pytest.raises(UserError, match=r"differs in optim\.decay_steps, optim\.schedule;"):
+        resume.open_run(tiny.config(tmp_path, **{"optim.decay_steps": 3, "optim.schedule": "wsd"}), run)
+
+
 def test_a_new_field_that_is_not_at_its_default_is_a_difference(tmp_path):
     run = workdir(tmp_path, DATA, STEP)
     saved_config(run, lambda config: config["data"].pop("skip_steps"))
