@@ -78,8 +78,8 @@ def _check_tail(run: str, steps: list[int], last: int) -> None:
     if len(found) == 1 or (not tail and (len(apart) > 1 or found[0] - min(apart) >= max(steps[-1] - last, 1))):
         why = "" if tail else ", because checkpoint.tail_steps or tail_every is 0"
         raise UserError(
-            f"Of its last {last} steps, {run} keeps only the checkpoints of {', '.join(map(str, found))}{why}, which is "
-            f"no even average; name checkpoints as {run}@STEP, of the steps {', '.join(map(str, steps))}."
+            f"Of its last {last} steps, {run} keeps only the checkpoints of {', '.join(map(str, found))}{why}, which "
+            f"is no even average; name checkpoints as {run}@STEP, of the steps {', '.join(map(str, steps))}."
         )
 
 
