@@ -56,8 +56,8 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
         evaluate: scores the model every `log.evaluate_every` steps.
 
     Raises:
-        UserError: the config, the data or the workdir cannot be used; the hosts differ; or a loss is not finite (the
-            message names the step).
+        UserError: the config, the data or the workdir cannot be used; another process trains there; the hosts differ;
+            or a loss is not finite (the message names the step).
         Interrupted: a host received SIGINT or SIGTERM; the state has been saved.
     """
     clock = Goodput()
@@ -66,6 +66,12 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     if config.checkpoint.best_metric:
         check_best_metric(config.checkpoint.best_metric, config)
     hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
+    with resume.exclusive(workdir):
+        return _train(config, workdir, evaluate, clock)
+
+
+def _train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None, clock: Goodput) -> dict[str, float]:
+    """Trains in a workdir that no other process writes."""
     run = resume.open_run(config, workdir)
     check_kernel_fits(config.model.kernel, run.architecture.head_dim)
     check_settings(config, run.architecture)

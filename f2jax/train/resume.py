@@ -1,9 +1,13 @@
 """Starts and resumes runs: whether a run exists in a workdir, where it continues, and what may have changed."""
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -141,6 +145,36 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
         return Run(str(workdir), bool(begun), None, branch, None, architecture)
     init = workdir_lib.find_model(config.init_from) if config.init_from else None
     return Run(str(workdir), bool(begun), None, None, init, start_architecture(config, init.path if init else ""))
+
+
+@contextlib.contextmanager
+def exclusive(workdir: str | Path) -> Iterator[None]:
+    """Locks a local workdir against other trainings; the system releases the lock when this process ends.
+
+    A workdir on gs://, or in a file system without locks, is used without one.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    held: int | None = None
+    try:
+        if hosts.is_first() and not files.is_remote(workdir):
+            Path(workdir).mkdir(parents=True, exist_ok=True)
+            held = os.open(workdir, os.O_RDONLY)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if held is not None:
+            os.close(held)
+        raise UserError(
+            f"Another process trains in {workdir}; wait for it or stop it, or give another --workdir."
+        ) from error
+    except OSError:  # the file system has no locks, or `open_run` says what is wrong with the folder
+        pass
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
 
 
 def check_is_run(workdir: str | Path) -> None:

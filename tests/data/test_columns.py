@@ -158,5 +158,5 @@ def test_a_file_without_rows_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"faq\.csv has no usable row \(it is empty\)"):
         read(write(tmp_path, "csv", ("question", "answer"), []))
     (tmp_path / "faq.csv").write_text("")
-    with pytest.raises(UserError, match=r"faq\.csv has no column query; it has none"):
+    with pytest.raises(UserError, match=r"faq\.csv has no usable row \(it is empty\)"):
         read(tmp_path / "faq.csv")

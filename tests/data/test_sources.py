@@ -341,3 +341,32 @@ def test_a_pattern_without_source_or_kind_is_refused(tmp_path, item):
 )
 def test_a_source_has_the_name_of_the_file_or_of_what_holds_it(path, source):
     assert schema.source_of(path) == source
+
+
+def test_a_row_of_csv_with_a_line_that_is_not_utf_8_is_left_out_whole(tmp_path):
+    """The row of a quoted field is all of its lines; without one of them, it would be another text."""
+    path, skipped = tmp_path / "x.csv", SkipList()
+    path.write_bytes(b'query,positive\n1,"a\nb\xe9\nc"\n2,"d\n\xe9"\n3,e\n')
+    assert [(row.query, row.positive) for row in open_source(str(path), "train", skipped)] == [("3", "e")]
+    assert skipped == {"line is not UTF-8": 2}
+
+
+@pytest.mark.parametrize(
+    "content", ["query,positive,größe\na,b,c\n".encode("latin-1"), "query,positive\n".encode("utf-16")]
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_table_whose_names_are_not_utf_8_is_refused(tmp_path, content, ending):
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"The first line of .*x\.{ending} is not UTF-8; save the file as UTF-8\.$"):
+        list(open_source(str(path), "train", SkipList()))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_table_has_no_rows_and_one_may_begin_with_blank_lines(tmp_path, content):
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"x\.csv has no usable row \(it is empty\)"):
+        list(open_source(str(path), "train", SkipList()))
+    path.write_text(f"{content}query;positive\na;b\n")
+    assert [(row.query, row.positive) for row in open_source(str(path), "train", SkipList())] == [("a", "b")]

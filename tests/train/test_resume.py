@@ -9,6 +9,7 @@ from f2jax import config as configs
 from f2jax.errors import UserError
 from f2jax.model.sizes import size
 from f2jax.train import resume
+from f2jax.train.loop import train
 from tests import tiny
 
 DATA, STEP, METRICS = "data.json", "checkpoints/4", "metrics.jsonl"
@@ -229,3 +230,19 @@ def test_the_advice_after_a_loss_that_is_not_finite_goes_on_before_it(steps, adv
     import re
 
     assert re.search(advice, resume.diverged_advice("runs/a", steps, bad_step=100, skipped=7))
+
+
+def test_a_workdir_in_which_another_process_trains_is_refused(tmp_path):
+    """A lock of the system, which goes with its process. The other one's files stay as they are."""
+    run = tmp_path / "run"
+    with resume.exclusive(run):
+        with pytest.raises(
+            UserError, match=r"^Another process trains in .*run; wait for it or stop it, or give another"
+        ):
+            train(tiny.config(tmp_path), run)
+        assert not list(run.iterdir())
+    with resume.exclusive(run), resume.exclusive(tmp_path / "other"), resume.exclusive("gs://bucket/run"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="not a training run"):
+        train(tiny.config(tmp_path), tmp_path / "file")

@@ -247,8 +247,8 @@ def _rows_in(value: object) -> list | None:
 def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending: str) -> Iterator[FileRow]:
     """Yields the rows below a line of column names. CSV may have quotes, and semicolons as separators; TSV neither."""
     csv.field_size_limit(sys.maxsize)
-    lines = _lines(path, skipped)
-    first = next(lines, "")
+    lines = _lines(path, skipped, whole=True)
+    first = next(filter(str.strip, lines), "")
     if ending == ".csv":
         form: dict[str, Any] = {"delimiter": max(",;\t", key=first.count), "strict": True}
     else:
@@ -265,7 +265,13 @@ def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending
                 raise UserError(f"{path} ends inside a quoted field; fetch it again, or close the quotes.") from error
             skipped.skip("line is no CSV")
             continue
-        if not names:
+        if not (names or values):  # a blank line above the names
+            continue
+        if not _is_unicode(values):
+            if not names:
+                raise UserError(f"The first line of {path} is not UTF-8; save the file as UTF-8.")
+            skipped.skip("line is not UTF-8")
+        elif not names:
             names = values
             if twice := [name for name in columns(names) if names.count(name) > 1]:
                 raise UserError(f"{path} has several columns {twice[0]}; rename all but one.")
@@ -275,8 +281,21 @@ def _delimited_rows(path: str, skipped: SkipList, columns: ChooseColumns, ending
             skipped.skip("line has other columns than the first")
 
 
-def _lines(path: str, skipped: SkipList) -> Iterator[str]:
+def _is_unicode(values: list[str]) -> bool:
+    """Returns whether fields contain none of the bytes that `_lines` keeps as half characters."""
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _lines(path: str, skipped: SkipList, whole: bool = False) -> Iterator[str]:
     """Yields each line of a text file in UTF-8 without its line ending, of whatever system.
+
+    Args:
+        whole: keep bytes that are not UTF-8 as half characters (`surrogateescape`), because a line may be part of a
+            row; otherwise, such a line is skipped.
 
     Raises:
         UserError: the file cannot be read, or is truncated.
@@ -285,7 +304,7 @@ def _lines(path: str, skipped: SkipList) -> Iterator[str]:
         for number, line in enumerate(_decompressed(path, raw), 1):
             skipped.at(f"{path}:{number}", {"line": line})
             try:
-                text = line.decode("utf-8-sig")
+                text = line.decode("utf-8-sig", "surrogateescape" if whole else "strict")
             except UnicodeDecodeError:
                 skipped.skip("line is not UTF-8")
             else:
