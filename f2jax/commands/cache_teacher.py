@@ -1,6 +1,7 @@
 """`f2jax cache-teacher`: embed a corpus with a teacher, once for all trainings."""
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Literal
 
 from f2jax.commands.options import Arguments, changed
@@ -90,5 +91,5 @@ def main(argv: list[str]) -> None:
         info = lib.cache_teacher(corpus, options.output, source, options.width, options.store)
     print(
         f"{options.output}: vectors of {info.width} x {info.dtype}, {info.describe()}.\nNext: f2jax train with "
-        f"--config.teacher.cache={options.output} --config.data.sources=\"('corpus:{options.corpus}',)\""
+        f"--config.teacher.cache={quote(options.output)} --config.data.sources=\"('corpus:{options.corpus}',)\""
     )

@@ -37,6 +37,9 @@ def main(argv: list[str]) -> None:
     model, options = arguments.read(ModelOptions), arguments.read(EncodeOptions)
     reading = arguments.read(ReadOptions)
 
+    if options.prompt is not None and options.prompt_name:
+        raise UserError("Give either --prompt or --prompt-name.")
+
     from f2jax.data.sources.tables import is_text_file
 
     if is_text_file(options.input) and (unused := changed(options, "column")):

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from importlib import util
+from shlex import quote
 
 from f2jax.commands.options import Arguments, changed
 from f2jax.errors import UserError, require_extra
@@ -83,4 +84,4 @@ def _evaluate_with_mteb(options: EvaluationOptions) -> None:
         scores = run.evaluate(options)
     if scores is not None:
         print(runner.scores_table(scores))
-        print(f"Results: {options.output}/results\nNext: f2jax report {options.output} --output PAGE")
+        print(f"Results: {options.output}/results\nNext: f2jax report {quote(options.output)} --output PAGE")

@@ -1,6 +1,7 @@
 """`f2jax export`: write a model as a folder that other tools load."""
 
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Literal
 
 from f2jax.commands.options import Arguments
@@ -78,4 +79,4 @@ def main(argv: list[str]) -> None:
     size = f"{embedder.architecture.parameters:,} parameters, {embedder.dim} dimensions, {dtype}"
     print(f"{options.output}: {size}.")
     if not files.is_remote(options.output):
-        print(f"Next: f2jax verify {options.output}")
+        print(f"Next: f2jax verify {quote(options.output)}")

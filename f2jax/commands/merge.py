@@ -1,6 +1,7 @@
 """`f2jax merge`: average checkpoints into one model."""
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Literal
 
 from f2jax.commands.options import Arguments
@@ -41,4 +42,4 @@ def main(argv: list[str]) -> None:
     for model, share in zip(models, shares, strict=True):
         print(f"{share:7.1%}  {model}")
     print(f"{options.output}: {merged.parameters:,} parameters, {options.method} of {len(models)}.")
-    print(f"Next: f2jax evaluate --model {options.output}")
+    print(f"Next: f2jax evaluate --model {quote(options.output)}")

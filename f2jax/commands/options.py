@@ -87,7 +87,8 @@ class Arguments:
                 values[field.name] = self.read(hint)
                 continue
             value = getattr(self._values, _name(field))
-            if value == "" != _default(field) and str in _options_of(hint) and field.name not in TEXTS:
+            blank = value == "" != _default(field) and str in _options_of(hint)
+            if (blank or (isinstance(value, list) and "" in value)) and field.name not in TEXTS:
                 raise UserError(f"{_option(_name(field))} is blank; give it a value, or leave it out.")
             if get_origin(hint) is dict:
                 value = pairs(value, _option(_name(field)))

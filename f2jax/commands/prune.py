@@ -1,6 +1,7 @@
 """`f2jax prune`: cut a model down in width, MLP and layers."""
 
 from dataclasses import dataclass
+from shlex import quote
 
 from f2jax.commands.options import Arguments
 from f2jax.inference.options import ModelOptions
@@ -35,5 +36,5 @@ def main(argv: list[str]) -> None:
     print(
         f"{output}: {pruned.parameters:,} parameters, width {pruned.width}, MLP {pruned.mlp}, {pruned.layers} layers, "
         f"{pruned.vocab_size:,} tokens.\n"
-        f"Next: f2jax train with --config.init_from={output} --config.model.size={output}"
+        f"Next: f2jax train with --config.init_from={quote(output)} --config.model.size={quote(output)}"
     )

@@ -1,6 +1,7 @@
 """`f2jax start`: make a student's initial weights from a teacher's vectors."""
 
 from dataclasses import dataclass
+from shlex import quote
 
 from f2jax.commands.options import Arguments
 from f2jax.start.options import StartOptions
@@ -34,8 +35,8 @@ def main(argv: list[str]) -> None:
     corpus.fetch()
     with output_folder(paths.output, PACKAGE, PACKAGE_FILES):
         student, cosine = start_from_vectors(corpus, paths.teacher_vectors, paths.output, options)
+    spec = f"cached:start={paths.output},corpus={paths.corpus},cache={paths.teacher_vectors}"
     print(
         f"{paths.output}: {student.parameters:,} parameters, {student.vocab_size:,} tokens; mean cosine to the teacher "
-        f"{cosine:.3f}.\nNext: f2jax train --config cached:start={paths.output},corpus={paths.corpus},"
-        f"cache={paths.teacher_vectors} --workdir RUN"
+        f"{cosine:.3f}.\nNext: f2jax train --config {quote(spec)} --workdir RUN"
     )

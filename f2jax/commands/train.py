@@ -1,6 +1,7 @@
 """`f2jax train`: train a model from a config."""
 
 from dataclasses import dataclass
+from shlex import quote
 
 from f2jax.commands.options import Arguments
 from f2jax.errors import UserError, require_extra
@@ -37,9 +38,8 @@ def main(argv: list[str]) -> None:
         loop.train(config, options.workdir, _tasks(config))
     if config.log.compare:
         _compare(config, options.workdir)
-    hosts.print_once(
-        f"Next: f2jax evaluate --model {options.workdir}\n      f2jax export --model {options.workdir} --output PACKAGE"
-    )
+    run = quote(options.workdir)
+    hosts.print_once(f"Next: f2jax evaluate --model {run}\n      f2jax export --model {run} --output PACKAGE")
 
 
 def _tasks(config):

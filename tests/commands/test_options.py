@@ -57,9 +57,13 @@ def test_an_option_is_taken_by_a_name_that_it_had_before(given, capsys):
     assert "--comments" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("given", [["--output", ""], ["--output="], ["--output", "o", "--remarks", ""]], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [["--output", ""], ["--output="], ["--output", "o", "--remarks", ""], ["--known", "x", "", "--output", "o"]],
+    ids=str,
+)
 def test_a_blank_value_as_of_a_variable_that_is_not_set_is_refused(given):
-    with pytest.raises(UserError, match=r"^--(output|remarks) is blank; give it a value, or leave it out\.$"):
+    with pytest.raises(UserError, match=r"^--(output|remarks|known) is blank; give it a value, or leave it out\.$"):
         read("a", *given)
 
 

@@ -473,6 +473,12 @@ def test_one_text_is_not_embedded_for_ranges_that_it_cannot_give(tmp_path):
     assert model.seen == [] and left_over(tmp_path) == []
 
 
+def test_two_prompts_are_refused(tmp_path, capsys):
+    options = ["--input", "a.txt", "--output", str(tmp_path / "a.npy"), "--prompt", "", "--prompt-name", "query"]
+    assert cli.main(["encode", "--model", "mini", *options]) == 1
+    assert "Give either --prompt or --prompt-name." in capsys.readouterr().err
+
+
 def test_a_column_of_lines_of_text_is_refused(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("red\n")
     options = ["--input", str(tmp_path / "a.txt"), "--output", str(tmp_path / "a.npy"), "--column", "body"]

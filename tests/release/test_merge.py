@@ -158,9 +158,10 @@ def test_last_steps_without_an_even_tail_are_refused(run, checkpoint, last, foun
 
 def test_the_soup_of_a_tail_in_one_command(run, embedder, tmp_path, capsys):
     """The mean of factors 1, -2 and 3 is 2/3. The package is as good as an exported one."""
-    assert main(["merge", str(run), "--last", "2500", "--output", str(tmp_path / "soup")]) == 0
-    assert "33.3%  " in capsys.readouterr().out
-    soup = Embedder.from_pretrained(tmp_path / "soup")
+    assert main(["merge", str(run), "--last", "2500", "--output", str(tmp_path / "a soup")]) == 0
+    said = capsys.readouterr().out
+    assert "33.3%  " in said and f"Next: f2jax evaluate --model '{tmp_path / 'a soup'}'\n" in said
+    soup = Embedder.from_pretrained(tmp_path / "a soup")
     for found, one in zip(jax.tree.leaves(soup.params), jax.tree.leaves(embedder.params), strict=True):
         np.testing.assert_allclose(found, one * (2 / 3), rtol=1e-6)
     assert soup.settings == read_settings(str(run), embedder.architecture)
