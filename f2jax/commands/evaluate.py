@@ -82,6 +82,6 @@ def _evaluate_with_mteb(options: EvaluationOptions) -> None:
     folder = output_folder(options.output, SCORES, SCORE_FILES) if options.output else nullcontext()
     with folder:  # if there is none, `evaluate` explains what is missing
         scores = run.evaluate(options)
-    if scores is not None:
+    if scores is not None and options.output:
         print(runner.scores_table(scores))
         print(f"Results: {options.output}/results\nNext: f2jax report {quote(options.output)} --output PAGE")
