@@ -72,7 +72,7 @@ def main() -> None:
         for repeat in range(args.repeats):
             for ahead in (False, True):
                 waits[ahead].append(run(folder, sources, f"{repeat}-{ahead}", ahead, args.steps)["compile"])
-        print(f"waited {np.mean(waits[True]):.1f} s in the place of {np.mean(waits[False]):.1f} s")
+        print(f"waited {np.mean(waits[True]):.1f} s instead of {np.mean(waits[False]):.1f} s")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def get_config(text: str | None = None) -> ConfigDict:
 
     c.teacher = te = ConfigDict()
     te.path = ""  # folder, hub id, gs:// or workdir of the teacher; "": no distillation
-    te.cache = ""  # in place of path: vectors that f2jax cache-teacher wrote for the corpus in data.sources
+    te.cache = ""  # instead of path: vectors that f2jax cache-teacher wrote for the corpus in data.sources
     te.dtype = "bfloat16"  # dtype of the teacher's weights and matrix products
 
     c.optim = o = ConfigDict()

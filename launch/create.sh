@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Make the slice of launch/env.sh, and wait until it is there. A slice that is there is left alone; one that was taken
-# away (spot) or failed is deleted and asked for again.
+# Create the slice of launch/env.sh, and wait until it is ready. A slice that exists is left alone; one that was taken
+# away (spot) or failed is deleted and requested again.
 #     launch/create.sh [--dry_run]
-# Exit code: 0 it is there, 1 something to mend (no quota, a wrong zone), 75 worth another try (no capacity, preempted,
-# Google Cloud out of order).
+# Exit code: 0 it is ready; 1 something has to be fixed (no quota, a wrong zone); 75 another try may help (no capacity,
+# preempted, an outage of Google Cloud).
 . "$(dirname "$0")/lib.sh"
 only_dry_run "$@"
 settings
 need_gcloud
 
-# What Google Cloud, or gcloud itself, says of a request that no other try can mend.
+# What Google Cloud, or gcloud itself, says about a request that another try cannot help.
 refusals='PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|FAILED_PRECONDITION|NOT_FOUND|OUT_OF_RANGE|UNIMPLEMENTED'
 refusals+='|argument |arguments|Invalid |gcloud auth login'
 
@@ -30,14 +30,14 @@ request() {
     tpus create "$TPU_NAME" "${flags[@]}" 2>"$SCRATCH/error" && return
     cat "$SCRATCH/error" >&2
     if grep -qi 'already.exists' "$SCRATCH/error"; then
-        say "The request is there already."
+        say "The request exists already."
     elif grep -qi 'quota' "$SCRATCH/error" && ! grep -qiE 'per (minute|day|second)|PerMinute|rate limit' "$SCRATCH/error"; then
         die "no quota for $CHIPS chips of $TPU_TYPE ($CAPACITY) in $ZONE; ask for it at" \
             "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT, or change ZONE, TPU_TYPE or CAPACITY."
     elif grep -qE "$refusals" "$SCRATCH/error"; then
-        die "the slice could not be asked for; Google Cloud's reason is above."
+        die "the request for the slice failed; Google Cloud's reason is above."
     else
-        temporary "the slice could not be asked for; Google Cloud's reason is above. The same command tries again."
+        temporary "the request for the slice failed; Google Cloud's reason is above. The same command tries again."
     fi
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Delete the slice, after a question; then list what is left and still costs.
+# Ask, delete the slice, and list what is left and still costs money.
 #     launch/delete.sh [--dry_run] [--yes]
 . "$(dirname "$0")/lib.sh"
 yes=

@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # How the family is made: every model of F2LLM-v2 in order, from raw files to released packages. Each step is one f2jax
-# command; a step that is done is skipped, and one that was cut off goes on, by the same command.
+# command. Run the same command again to skip the steps that are done and resume one that was interrupted.
 #     launch/family.sh [--dry_run] [--local] --stage1 FILES --stage2 FILES --output FOLDER [--sizes "80m 0.6b …"] \
 #         [--merge STEPS] [--benchmarks "english code …"] [--plan] [-- --config.model.remat=mlp …]
-#         --stage1, --stage2  globs of training files for the two stages; the first on gs:// where a slice trains
+#         --stage1, --stage2  globs of training files for the two stages; on a slice, those of stage 1 are on gs://
 #         --output            on gs://, or with --local a folder: corpora, workdirs, results, packages
 #         --sizes             default: all eight. A size whose teacher is neither among them nor trained already is
-#                             trained without.
+#                             trained without a teacher.
 #         --merge STEPS       release the average of the checkpoints of the last STEPS steps, not the last one
-#         --benchmarks        of mteb, that the packages are scored on at the end; default: the 17 of the paper. builtin:
-#                             the tasks that come with f2jax, which need neither the network nor an accelerator
-#         --plan              before the first step also compile each training for the slice: does it fit, how many days,
-#                             what cost. Minutes for each of them, with the TPU compiler (pip install -e .[tpu]) here
-#         --local             f2jax on this machine in the place of the slice
-#         -- OVERRIDES        of the config of every training; by default all devices share the weights, which the large
+#         --benchmarks        the mteb benchmarks to score the packages on at the end; default: the 17 of the paper.
+#                             builtin: the tasks that come with f2jax, which need neither the network nor an accelerator
+#         --plan              before the first step, also compile each training for the slice: whether it fits, how many
+#                             days it takes, what it costs. Takes minutes each, and needs the TPU compiler on this
+#                             machine (pip install -e .[tpu])
+#         --local             run f2jax on this machine instead of a slice
+#         -- OVERRIDES        for the config of every training; by default all devices share the weights, which the large
 #                             sizes need: --config.mesh.data=1 --config.mesh.fsdp=-1
-# On a slice: corpora are made here and copied to the bucket; set DATA to FOLDER/corpus in launch/env.sh, and set-up
-# brings it to the workers. One TPU_TYPE for all is simple, not cheap: `f2jax plan` says which slice and layout each
-# size wants; run the script for some --sizes at a time, the large ones first, with --output and checkout as before.
+# With a slice, corpora are made on this machine and copied to the bucket; set DATA to FOLDER/corpus in launch/env.sh, and
+# set-up copies it to the workers. One TPU_TYPE for all sizes is simple, not cheap: `f2jax plan` says which slice and
+# layout suit each size. Run the script for some --sizes at a time, the large ones first, with the same --output and
+# checkout.
 . "$(dirname "$0")/lib.sh"
 stage1='' stage2='' output='' here='' plan='' merge='' sizes='14b 8b 4b 1.7b 0.6b 330m 160m 80m'
 benchmarks='multilingual english code medical european scandinavian indic german french korean polish chinese japanese'
@@ -46,7 +48,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -n "$stage1" ] && [ -n "$stage2" ] && [ -n "$output" ] ||
-    die "say what to train on and where to: --stage1 'raw1/*.parquet' --stage2 'raw2/*.parquet' --output FOLDER"
+    die "say what to train on and where to write: --stage1 'raw1/*.parquet' --stage2 'raw2/*.parquet' --output FOLDER"
 for size in $sizes; do
     case $size in 80m | 160m | 330m | 0.6b | 1.7b | 4b | 8b | 14b) ;; *) die "there is no size '$size'." ;; esac
 done
@@ -72,7 +74,7 @@ else
     case $output in gs://*) ;; *) die "a slice writes to a bucket: --output gs://bucket/family." ;; esac
     [ "${DATA%/}" = "$output/corpus" ] || die "set DATA=$output/corpus in launch/env.sh, so that the workers get it."
     for file in "${input1[@]}"; do
-        case $file in gs://*) ;; *) die "a worker measures what to prune on the files of --stage1: put $file on gs://." ;; esac
+        case $file in gs://*) ;; *) die "a worker reads the files of --stage1 to measure what to prune: put $file on gs://." ;; esac
     done
     need f2jax "this checkout: pip install -e $CHECKOUT"
     need_gcloud
@@ -126,7 +128,7 @@ second_stage() { # SIZE: sets words; teachers are those of recipe 2.2, where the
         --config.init_from="$output/$1-1" "$(sources 2)" "${overrides[@]}")
 }
 
-# Every training that is not done is checked before the first step: days may lie between them.
+# Every training that is not done is checked before the first step, because a later one may start days later.
 trainings=() given=("$corpus/1" "$corpus/2")
 for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
     given+=("$output/$size-1" "$output/$size-2") # made by steps, now or before
@@ -174,7 +176,7 @@ for size in 14b 8b 4b 1.7b 0.6b 330m 160m 80m; do
         model=$output/$size$of
         step "merge-$size$of" "${once[@]}" merge "$output/$size-2" --last "$merge" --output "$model"
     fi
-    # A release takes the place of one with other STEPS, which is then no longer done.
+    # A release replaces one with other STEPS, which then no longer counts as done.
     [ -n "$DRY_RUN" ] || is_done "export-$size$of" || rm -f "$marks"/{export,verify,evaluate}-"$size"*
     step "export-$size$of" "${once[@]}" export --model "$model" --output "$output/release/$size"
     [ -z "$here" ] || step "verify-$size$of" f2jax verify "$output/release/$size"

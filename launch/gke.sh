@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The same on Google Kubernetes Engine, through xpk (pip install xpk): a cluster that keeps its slices, and workloads
-# that queue for them. Restarts are the cluster's work here: no script has to follow a run.
+# that queue for them. The cluster restarts runs itself, so no script has to follow them.
 #     launch/gke.sh create                   a cluster with SLICES slices of TPU_TYPE
 #     launch/gke.sh run NAME train --config … --workdir gs://…    this commit, on all of them
-#     launch/gke.sh status [NAME]            the workloads; with NAME wait for its end: 0 done, 125 failed
+#     launch/gke.sh status [NAME]            the workloads; with NAME, wait for its end: 0 done, 125 failed
 #     launch/gke.sh logs NAME                of all workers, followed
 #     launch/gke.sh stop NAME                delete the workload: f2jax saves first
 #     launch/gke.sh delete                   delete the cluster, after a question
@@ -30,7 +30,7 @@ case $verb in
         name=${1:-}
         shift || true
         [[ $name =~ ^[a-z][a-z0-9-]{0,39}$ ]] ||
-            die "a workload has a name of small letters, digits and -, at most 40: launch/gke.sh $verb NAME."
+            die "name the workload, with at most 40 lowercase letters, digits and -: launch/gke.sh $verb NAME."
         ;;
 esac
 export ON_GKE=1
@@ -65,13 +65,13 @@ case $verb in
         [ "$1" != train ] || check_config "${@:2}"
         cd "$CHECKOUT"
         [ -z "$(git status --porcelain)" ] || [ -n "$DRY_RUN" ] ||
-            die "there are changes that are not committed; commit them, so that a run has a commit that names its code."
+            die "there are uncommitted changes; commit them, so that a commit identifies the code of a run."
         git archive HEAD | tar -x -C "$SCRATCH"
         git rev-parse HEAD >"$SCRATCH/COMMIT"
         data=
         [ -z "$DATA" ] || data="python -c '$copy'$(quoted "${DATA%/}/" "${DATA_DIR%/}/") || exit $TEMPORARY; "
-        # xpk copies the folder into the base image and runs the command in it. A package index that does not answer is
-        # worth another try, and so are all codes of f2jax but 0 and 1; xpk restarts on 42 and 127 to 255 by itself.
+        # xpk copies the folder into the base image and runs the command in it. If a package index does not answer,
+        # another try may help, and so are all codes of f2jax but 0 and 1; xpk restarts on 42 and 127 to 255 by itself.
         # SIGTERM goes to the last process of the shell: exec makes that f2jax.
         xpk_ workload create --workload="$name" --tpu-type="$ACCELERATOR" --num-slices="$SLICES" \
             --base-docker-image="python:$PYTHON_VERSION" --script-dir="$SCRATCH" \

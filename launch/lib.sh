@@ -15,7 +15,7 @@ die() {
     exit 1
 }
 
-# For what may go well on another try.
+# For failures that another try may not have.
 temporary() {
     say "launch: $*"
     exit "$TEMPORARY"
@@ -53,8 +53,8 @@ settings() {
         spot | reserved | on_demand) ;;
         *) die "CAPACITY=$CAPACITY is unknown; it is spot, reserved or on_demand." ;;
     esac
-    is_number "$SLICES" && [ "$SLICES" -ge 1 ] || die "SLICES=$SLICES should be a number from 1."
-    [[ $TPU_NAME =~ ^[a-z][a-z0-9-]*$ ]] || die "TPU_NAME=$TPU_NAME should be of small letters, digits and -."
+    is_number "$SLICES" && [ "$SLICES" -ge 1 ] || die "SLICES=$SLICES should be a whole number, at least 1."
+    [[ $TPU_NAME =~ ^[a-z][a-z0-9-]*$ ]] || die "TPU_NAME=$TPU_NAME should consist of lowercase letters, digits and -."
     for name in BUCKET DATA; do
         case ${!name} in '' | gs://?*) ;; *) die "$name=${!name} should begin with gs://." ;; esac
     done
@@ -66,7 +66,7 @@ settings() {
     done
     worker_env=() words=
     [ -z "$WORKER_ENV" ] || words=$(printf '%s' "$WORKER_ENV" | xargs printf '%s\n' 2>/dev/null) ||
-        die "WORKER_ENV has a quote that does not end."
+        die "WORKER_ENV has a quote that is not closed."
     while IFS= read -r word; do
         [ -n "$word" ] || continue # of an empty list
         [[ $word =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || die "WORKER_ENV has the word $word; it is a list of NAME=VALUE."
@@ -94,7 +94,7 @@ tpu_type() {
         v5p) RUNTIME=v2-alpha-tpuv5 cores=2 ;;
         v6e) RUNTIME=v2-alpha-tpuv6e ;;
         tpu7x)
-            [ -n "${ON_GKE:-}" ] || die "TPU_TYPE=$TPU_TYPE is to be had on GKE alone: launch/gke.sh."
+            [ -n "${ON_GKE:-}" ] || die "TPU_TYPE=$TPU_TYPE is only available on GKE: launch/gke.sh."
             RUNTIME=
             ;;
         *) die "TPU_TYPE=$TPU_TYPE is unknown; write v6e:4x4, or v6e-16; there are v4, v5e, v5p and v6e." ;;
@@ -102,7 +102,7 @@ tpu_type() {
     [[ $shape =~ ^[0-9]+(x[0-9]+)*$ ]] || die "TPU_TYPE=$TPU_TYPE has no size; write $generation:4x4, or $generation-16."
     chips=$((${shape//x/*}))
     case $TPU_TYPE in *:*) ;; *) chips=$((chips / cores)) ;; esac
-    [ "$chips" -ge 1 ] || die "TPU_TYPE=$TPU_TYPE has less than one chip."
+    [ "$chips" -ge 1 ] || die "TPU_TYPE=$TPU_TYPE has fewer than one chip."
     case $generation in
         v5e) ACCELERATOR=v5litepod-$chips ;;
         tpu7x) ACCELERATOR=tpu7x-$shape ;; # as xpk says it
@@ -115,7 +115,7 @@ tpu_type() {
     export ACCELERATOR RUNTIME CHIPS WORKERS
 }
 
-# A mistake costs nothing here, and a slice for minutes there. What f2jax says about it is the message (check.py).
+# A mistake found here costs nothing; on the slice it costs minutes. The message is f2jax's own (check.py).
 check_runs() { # [OPTIONS OF check.py] -- --config FILE:OPTIONS … --config.NAME=VALUE … [++ the same for each other run]
     local folder=$CHECKOUT platforms=cpu # a worker runs in its copy of the checkout
     case " $* " in *" --folder "*) folder=. platforms=${JAX_PLATFORMS:-} ;; esac
@@ -135,14 +135,14 @@ with_f2jax() { PYTHONPATH=$CHECKOUT${PYTHONPATH:+:$PYTHONPATH} "$(python_here)" 
 has_f2jax() { with_f2jax -c 'import f2jax.train.optim' 2>/dev/null; }
 
 need_checks() {
-    has_f2jax || die "$(python_here) has not what the f2jax of this checkout needs, and nothing is started unchecked:" \
+    has_f2jax || die "$(python_here) lacks what the f2jax of this checkout needs, and nothing is started unchecked:" \
         "pip install -e $CHECKOUT, or set PYTHON to one that has it."
 }
 
 check_config() { # --config FILE:OPTIONS … of one run on the slice
     case " $*" in
         *" --workdir gs://"* | *" --workdir=gs://"*) ;;
-        *) die "a slice can be taken away with its disks: give train a --workdir on gs://." ;;
+        *) die "a slice can be taken away together with its disks: give train a --workdir on gs://." ;;
     esac
     need_checks
     check_runs --devices "$CHIPS" --slices "$SLICES" --data "$DATA" --data_dir "$DATA_DIR" -- "$@"
@@ -156,7 +156,7 @@ need_gcloud() { need gcloud https://cloud.google.com/sdk/docs/install; }
 
 # ---- cloud calls -------------------------------------------------------------
 
-# Words as a shell, here or on a worker, takes them: " train '--config.data.sources=('\''x'\'',)'".
+# Words quoted for a shell, here or on a worker: " train '--config.data.sources=('\''x'\'',)'".
 quoted() {
     local word
     for word in "$@"; do
@@ -178,14 +178,14 @@ tpus() { # VERB ARGUMENT…
     cloud gcloud compute tpus queued-resources "$@" --project="$PROJECT" --zone="$ZONE" --quiet
 }
 
-# Run a shell command on all workers of all slices at once, or where ONE is set on the first alone.
+# Run a shell command on all workers of all slices at once, or, if ONE is set, on the first alone.
 on_workers() { # COMMAND
     local where=all
     [ -z "${ONE:-}" ] || where=0
     tpus ssh "$TPU_NAME" --node="$where" --worker="$where" --batch-size=all --command="$1"
 }
 
-# The state of the request for the slice: ACTIVE, SUSPENDED, …; NONE where there is none; UNKNOWN without an answer.
+# The state of the request for the slice: ACTIVE, SUSPENDED, …; NONE if there is none; UNKNOWN without an answer.
 # States: https://cloud.google.com/tpu/docs/queued-resources
 slice_state() {
     local state
@@ -208,11 +208,11 @@ need_slice() {
     local state
     state=$(slice_state)
     [ "$state" != ACTIVE ] || return 0
-    [ "$state" != NONE ] || die "slice $TPU_NAME is not there (state NONE); launch/create.sh makes it."
-    temporary "slice $TPU_NAME is $state; launch/create.sh waits for it, or makes it anew."
+    [ "$state" != NONE ] || die "slice $TPU_NAME does not exist (state NONE); launch/create.sh creates it."
+    temporary "slice $TPU_NAME is $state; launch/create.sh waits for it, or creates it again."
 }
 
-# Delete the slice, also where the cloud fails to answer once. A slice that is gone already is deleted.
+# Delete the slice, also if the cloud fails to answer once. A slice that is gone already counts as deleted.
 delete_slice() {
     local try
     for try in 1 2 3; do

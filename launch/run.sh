@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Run one f2jax command on all workers of the slice until it is done, whatever happens to the slice in between.
 #     launch/run.sh [--dry_run] [--one] [--then_delete] train --config configs/stage2.py:size=80m --workdir gs://…
-#         --one           on the first worker alone, on its CPU where the slice has more: prune, merge, export
+#         --one           on the first worker alone, and on its CPU if the slice has more workers: prune, merge, export
 #         --then_delete   delete the slice once the run has ended, well or badly
 #
-# The run is detached on the workers: closing the laptop does not end it, the same command follows it again. As long as
-# this script runs, what ends a run is answered so:
+# The run is detached on the workers: closing the laptop does not end it, and the same command follows it again. While
+# this script runs, it reacts to the end of a run as follows:
 #     exit code 0                  done
-#     exit code 1                  a person must mend something (f2jax says what in one line): stop, print it
-#     any other                    start again after a pause that doubles, RETRIES times in a row at most
-#     a slice taken away (spot),   make it, set it up, start again: f2jax goes on from its last checkpoint
+#     exit code 1                  a person has to fix something (f2jax says what in one line): stop and print it
+#     any other                    start again after a pause that doubles each time, at most RETRIES times in a row
+#     a slice taken away (spot),   create it, set it up, start again: f2jax resumes from its last checkpoint
 #     or with lost machines
-#     launch/stop.sh               saved and stopped, 130
+#     launch/stop.sh               the run has been saved and stopped: exit with 130
 . "$(dirname "$0")/lib.sh"
 delete=
 while [ $# -gt 0 ]; do
@@ -56,7 +56,7 @@ last_lines() {
 # The states of the workers for this command, from their reports: "running running exit:137".
 states() { awk -v name="$name" '$4 == name {print $3}' "$SCRATCH/reports"; }
 
-# Bring everything to a running command. 0: it runs.
+# Do all that is needed until the command runs. 0: it runs.
 start() {
     if [ "$(slice_state)" = ACTIVE ] && worker_reports >"$SCRATCH/reports" && grep -q ' running ' "$SCRATCH/reports"; then
         grep ' running ' "$SCRATCH/reports" | awk -v name="$name" '$4 != name {other = 1} END {exit !other}' &&
@@ -70,13 +70,13 @@ start() {
     "$LAUNCH/create.sh" || return $?
     "$LAUNCH/setup.sh" || return $?
     say "$(date '+%F %T') starting on $WORKERS workers."
-    # Where programs lie is no part of the command, by which a run is known.
+    # The folder of compiled programs is no part of the command, by which a run is identified.
     on_workers "${F2JAX_COMPILED:+env$(quoted "F2JAX_COMPILED=$F2JAX_COMPILED") }bash ~/f2jax/launch/worker.sh start$(
         quoted "${command[@]}"
     )" || return "$TEMPORARY"
 }
 
-# Look at the workers until the run has ended; sets outcome.
+# Watch the workers until the run has ended; sets outcome.
 follow() {
     local state broken_since='' silent=0 seen=''
     while :; do
@@ -118,7 +118,7 @@ follow() {
         fi
         silent=0
         [ "$(states | grep -cE '^(running|exit:0)$' || true)" -lt "$WORKERS" ] || continue
-        # Some ended badly; the others notice by themselves, save if they can, and end: they get GRACE for it.
+        # Some failed; the others notice, save if they can, and end: they get GRACE seconds for that.
         now=$(date +%s)
         broken_since=${broken_since:-$now}
         if [ "$running" -eq 0 ] || [ $((now - broken_since)) -ge "$GRACE" ]; then
@@ -132,8 +132,8 @@ follow() {
 trap 'say "Not followed any more: a run goes on by itself. The same command follows it, launch/stop.sh stops it."
       exit 130' INT TERM
 
-# At the start a question without an answer is a wrong project or a login; later on it is the network, which comes back.
-[ "$(QUIET=1 slice_state)" != UNKNOWN ] || die "Google Cloud does not say whether $TPU_NAME exists; its reason is above."
+# No answer at the start means a wrong project or a missing login; later it means the network, which comes back.
+[ "$(QUIET=1 slice_state)" != UNKNOWN ] || die "Google Cloud did not say whether $TPU_NAME exists; its reason is above."
 
 failures=0
 while :; do

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Put this checkout on every worker of the slice: Python, f2jax with its TPU libraries, the data of DATA; then verify
-# that all workers hold the same commit and the same versions. Done already, it takes seconds.
+# that all workers have the same commit and the same versions. If that has been done already, it takes seconds.
 #     launch/setup.sh [--dry_run]
-# Exit code: 0 ready, 1 something to mend, 75 a worker failed, or the slice went away: worth another try.
+# Exit code: 0 ready; 1 something has to be fixed; 75 a worker failed or the slice went away, so another try may help.
 . "$(dirname "$0")/lib.sh"
 only_dry_run "$@"
 settings
@@ -13,12 +13,12 @@ cd "$CHECKOUT"
 commit=$(git rev-parse HEAD)
 if [ -n "$(git status --porcelain)" ] && [ -z "$DRY_RUN" ]; then
     git status --short >&2
-    die "these changes are not committed; commit them, so that a run has a commit that names its code."
+    die "these changes are not committed; commit them, so that a commit identifies the code of a run."
 fi
 
 asked=$(printf '%s' "$PYTHON_VERSION $EXTRAS $DATA $DATA_DIR" | cksum | cut -d' ' -f1)
 
-# Every worker answers, with this commit, what is asked for now, and all with the same versions.
+# Every worker answers, with this commit and what is asked for now, and all have the same versions.
 ready() {
     worker_reports >"$SCRATCH/reports"
     [ "$(wc -l <"$SCRATCH/reports")" -eq "$WORKERS" ] || return 1
@@ -31,7 +31,7 @@ if [ -z "$DRY_RUN" ] && ready; then
     exit 0
 fi
 if [ -z "$DRY_RUN" ] && grep -q ' running ' "$SCRATCH/reports"; then
-    die "a run is going on with other code or data; launch/stop.sh saves and stops it."
+    die "a run with other code or data is in progress; launch/stop.sh makes it save and stops it."
 fi
 
 say "Putting ${commit:0:12} on $WORKERS workers."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Stop what runs on the slice: f2jax saves after the step it is in, and the same launch/run.sh command goes on later.
-# The slice stays, and costs: launch/delete.sh.
+# Stop what runs on the slice: f2jax finishes its step and saves, and the same launch/run.sh command resumes it later.
+# The slice is kept and still costs money; launch/delete.sh deletes it.
 #     launch/stop.sh [--dry_run]
 . "$(dirname "$0")/lib.sh"
 only_dry_run "$@"

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # Train once for each combination of values, each in a workdir of its own; the same command continues and skips what is
-# done. Before anything is paid for, every combination is checked, listed and asked about.
+# done. Before anything costs money, every combination is checked and listed, and you are asked to confirm.
 #     launch/sweep.sh [--dry_run] [--yes] [--plan] [--slices N] --config FILE:OPTIONS --workdir gs://bucket/sweep \
 #         --grid optim.peak_lr=2e-5,4e-5 --grid seed=0,1 [--grid_file FILE] [-- --config.steps=1000 …]
-#     --grid FIELD=V1,V2   a field of the config and its values; values with commas in them are parted by |.
+#     --grid FIELD=V1,V2   a field of the config and its values; separate values that contain commas by |.
 #                          :OPTION=V1,V2 is an option of the config, as in FILE:OPTION=V1
-#     --grid_file FILE     the same, one a line; # begins a comment
-#     --slices N           1, the default: one run after another on the slice TPU_NAME, which stays
-#                          N: slices TPU_NAME-1 … TPU_NAME-N, made for this, sharing the runs; each is deleted when its
+#     --grid_file FILE     the same, one per line; # begins a comment
+#     --slices N           1, the default: one run after another on the slice TPU_NAME, which is kept
+#                          N: slices TPU_NAME-1 … TPU_NAME-N are created and share the runs; each is deleted when its
 #                          runs have ended
-#     --plan               first also compile each training for the slice, those that are alike once: does it fit, how many
-#                          days. Minutes for each, with the TPU compiler (pip install -e .[tpu]) here
-#     --local              f2jax on this machine in the place of a slice, one run after another; --workdir is a folder,
+#     --plan               first also compile each training for the slice, once for those that take the same step: whether
+#                          it fits, how many days it takes. Takes minutes each, and needs the TPU compiler on this machine
+#                          (pip install -e .[tpu])
+#     --local              run f2jax on this machine instead of a slice, one run after another; --workdir is a folder,
 #                          which has the logs too
-# Logs lie in runs/<name of the workdir>/, one a run. Exit code 1 if a run has failed. Compiled programs lie in WORKDIR/
-# compiled for all runs, unless JAX_COMPILATION_CACHE_DIR, on slices one in WORKER_ENV, names another folder.
+# Logs are in runs/<name of the workdir>/, one per run. The exit code is 1 if a run has failed. Compiled programs are in
+# WORKDIR/compiled for all runs, unless JAX_COMPILATION_CACHE_DIR (on slices, one in WORKER_ENV) names another folder.
 # Then: f2jax compare --output page WORKDIR
 . "$(dirname "$0")/lib.sh"
 config='' workdir='' slices=1 yes='' here='' plan=''
@@ -58,7 +59,7 @@ else
     case $workdir in gs://*/*) ;; *) die "--workdir should be a folder of a bucket: gs://bucket/sweep." ;; esac
 fi
 [ "${#axes[@]}" -gt 0 ] || die "say what to vary: --grid optim.peak_lr=2e-5,4e-5"
-is_number "$slices" && [ "$slices" -ge 1 ] || die "--slices should be a number from 1."
+is_number "$slices" && [ "$slices" -ge 1 ] || die "--slices should be a whole number, at least 1."
 if [ -n "$here" ]; then
     need f2jax "this checkout: pip install -e $CHECKOUT"
     logs=$workdir train=(f2jax train) where='this machine' TPU_NAME=here
@@ -71,7 +72,7 @@ fi
 
 export F2JAX_COMPILED=$workdir/compiled # runs that differ in their seed or data run the same programs
 
-# All combinations; each is its overrides, one a line.
+# All combinations, each as its overrides on one line.
 runs=('')
 for axis in "${axes[@]}"; do
     field=${axis%%=*} values=${axis#*=}
@@ -128,7 +129,7 @@ say "${#runs[@]} runs on $where."
 [ -n "$yes" ] || confirm "Start?"
 [ -n "$DRY_RUN" ] || mkdir -p "$logs"
 
-# The runs that fall to a slice, one after another.
+# The runs that one slice gets, one after another.
 work() { # NUMBER OF THE SLICE, from 0
     local index run name code child=
     [ "$slices" -eq 1 ] || trap '[ -z "$child" ] || kill "$child"; exit 130' TERM # on one slice the trap below ends both

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What happens on a worker of a slice; the other scripts call it over ssh, it is not run by hand.
+# What happens on a worker of a slice. The other scripts call it over ssh; it is not run by hand.
 #     worker.sh setup COMMIT ASKED PYTHON EXTRAS [gs://DATA DIR]   Python, f2jax and its data, as they should be
-#                                   ASKED: a checksum of what follows it, by which a later set-up knows whether to do anything
+#                                   ASKED: a checksum of what follows, so that a later set-up knows whether to do anything
 #     worker.sh start COMMAND…      run a command detached from the connection; its log and exit code are kept
 #     worker.sh report              one line: f2jax-worker HOST STATE COMMAND COMMIT VERSIONS ASKED
 #                                   STATE: none, running, exit:CODE, stopped:CODE, lost (the machine was restarted)
@@ -40,7 +40,7 @@ print(",".join(f"{name}={v(name)}" for name in ("f2jax", "jax", "libtpu")))'
 
 start() { # COMMAND…
     mkdir -p "$RUN"
-    [ "$(state)" != running ] || { echo "$(hostname): a run is going on" >&2; exit 1; }
+    [ "$(state)" != running ] || { echo "$(hostname): a run is in progress" >&2; exit 1; }
     rm -f "$RUN/exit" "$RUN/stopped"
     printf '%s' "$*" >"$RUN/command"
     printf '== %s: %s\n' "$(date -u +%FT%TZ)" "$*" >>"$RUN/log"

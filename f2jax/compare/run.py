@@ -230,7 +230,7 @@ def law_line(law: FittedLaw | None, metric: str) -> str:
     ).strip()
     if law.left_out:
         off = [abs(law.predicted(point)[0] / point.loss - 1) for point in law.left_out]
-        line += f" The {len(off)} runs left out: off by {np.mean(off):.1%} in the mean, {max(off):.1%} at most."
+        line += f" The {len(off)} runs left out: off by {np.mean(off):.1%} on average, {max(off):.1%} at most."
     return line
 
 

@@ -175,7 +175,7 @@ def select(names: Sequence[str], include: Sequence[str] = (), exclude: Sequence[
 
 
 def named_number(item: str) -> tuple[str, float]:
-    """Returns the name and the number of NAME=NUMBER; 0 in the place of what is no finite number above 0."""
+    """Returns the name and the number of NAME=NUMBER; the number is 0 if it is not finite and above 0."""
     name, _, text = item.rpartition("=")
     try:
         number = float(text)

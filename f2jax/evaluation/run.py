@@ -63,8 +63,8 @@ def evaluate(options: EvaluationOptions) -> list[runner.TaskScore] | None:
         usual_prompts = not instructions.mark and len(instructions.whole) < len(tasks)
         if embedder and usual_prompts and not any(embedder.prompts.values()):
             print(
-                f"{model} has no prompts of its own; the instructions of F2LLM-v2 stand before the texts. If it was "
-                "not trained with them, --prompts none leaves them out."
+                f"{model} has no prompts of its own, so the instructions of F2LLM-v2 are put before the texts. If the "
+                "model was not trained with them, give --prompts none."
             )
         with files.mirrored(output, runner.RESULTS) as mirror, tqdm(unit="score", dynamic_ncols=True) as bar:
             encoders = []

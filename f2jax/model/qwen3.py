@@ -284,7 +284,7 @@ def abstract_params(config: Qwen3Config, param_dtype=jnp.float32):
 
 
 def logical_axes(config: Qwen3Config):
-    """Returns the tree of the parameters with a tuple of logical axis names in place of each weight."""
+    """Returns the tree of the parameters with a tuple of logical axis names instead of each weight."""
     return jax.tree.map(lambda box: box.names, abstract_params(config), is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 

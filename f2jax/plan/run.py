@@ -102,7 +102,7 @@ def plan_slice(
         topology: chip and shape, such as `v5e:16x16`, or another name that `canonical_topology` knows.
         tokens_per_text: mean length of a text; None: `data.max_length`, the worst case.
         rows: training rows of the stage; None: the recipe's (recipe 2.1).
-        lengths: real lengths in place of the mean length, see `rows_of_lengths`.
+        lengths: real lengths instead of the mean length, see `rows_of_lengths`.
 
     Raises:
         UserError: there is no TPU compiler, the topology, the teacher, the attention kernel or the remat policy is

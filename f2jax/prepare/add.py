@@ -85,7 +85,7 @@ class AddedTo:
 
 
 def _frozen(value: Any) -> Any:
-    """Returns a JSON value with tuples in place of lists, as in options."""
+    """Returns a JSON value with tuples instead of lists, as in options."""
     if isinstance(value, dict):
         return {name: _frozen(part) for name, part in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

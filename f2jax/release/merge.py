@@ -70,8 +70,8 @@ def _check_tail(run: str, steps: list[int], last: int) -> None:
     tail = checkpoint.get("tail_steps", 0) if checkpoint.get("tail_every", 0) else 0
     if 0 < tail < last:
         raise UserError(
-            f"{run} keeps every checkpoint of its last {tail} steps (checkpoint.tail_steps) and few of before, so "
-            f"--last {last} would be no even average; give at most {tail}, or name checkpoints as {run}@STEP."
+            f"{run} keeps every checkpoint of its last {tail} steps (checkpoint.tail_steps) and few earlier ones, so "
+            f"--last {last} would not be an even average; give at most {tail}, or name checkpoints as {run}@STEP."
         )
     found = [step for step in steps if step >= steps[-1] - last]
     apart = {b - a for a, b in itertools.pairwise(found)}

@@ -168,7 +168,7 @@ MMARCO = {"mmarco_deu.parquet": PAIRS, "mmarco_fra.jsonl": PAIRS, "data/train.js
 
 @pytest.fixture
 def hub_with(monkeypatch, tmp_path):
-    """Puts files on a hub in place of the real one; gives the calls that asked it. It sends what the patterns allow."""
+    """Replaces the hub by one with these files; returns the calls that asked it. It sends what the patterns allow."""
 
     def install(files: dict[str, list[dict]]) -> list[tuple]:
         calls = []

@@ -191,4 +191,4 @@ def test_a_model_without_prompts_is_told_of_the_instructions(
     if options["tasks"]:
         files.append(data)
     run.evaluate(EvaluationOptions(str(tmp_path / "scores"), "mini", data=files, **options))
-    assert ("mini has no prompts of its own; the instructions of F2LLM-v2" in capsys.readouterr().out) == said
+    assert ("mini has no prompts of its own, so the instructions of F2LLM-v2" in capsys.readouterr().out) == said

@@ -125,7 +125,7 @@ WEIGHTS = {
     "shape of strings": every(shape=["1"]),
     "negative shape": every(shape=[-1]),
     "huge shape": every(shape=[10**9, 10**9]),
-    "a string in the place of an entry": header(lambda entries: entries | {"model.norm.weight": "x"}),
+    "a string instead of an entry": header(lambda entries: entries | {"model.norm.weight": "x"}),
     "a length beyond the file": lambda path: path.write_bytes(struct.pack("<Q", 10**15) + path.read_bytes()[8:]),
     "an empty file": lambda path: path.write_bytes(b""),
     "five bytes": lambda path: path.write_bytes(b"hello"),

@@ -166,14 +166,14 @@ def test_what_workers_read_lies_in_the_bucket(launch):
     argv = ["family.sh", "--stage1", "raw1/*.parquet", "--stage2", "raw2/*.parquet", "--output", "gs://b/x"]
     done = launch(*argv, DATA="gs://b/x/corpus")
     assert done.stderr == (
-        "launch: a worker measures what to prune on the files of --stage1: put raw1/*.parquet on gs://.\n"
+        "launch: a worker reads the files of --stage1 to measure what to prune: put raw1/*.parquet on gs://.\n"
     )
 
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["family.sh"], "say what to train on and where to: --stage1"),
+        (["family.sh"], "say what to train on and where to write: --stage1"),
         ([*FAMILY, "--output", "/out", "--sizes", "7b"], "there is no size '7b'."),
         ([*FAMILY, "--output", "/out", "--sizes", "80m"], "80m is pruned from 0.6b: add that to --sizes."),
         ([*FAMILY, "--output", "gs://b/x"], "--local writes to a folder, not to gs://b/x."),

@@ -85,7 +85,7 @@ def test_delete_asks_first(launch):
         (["begin"], "gke.sh has no command 'begin'; there are create, run, status, logs, stop and delete."),
         (
             ["run", "--config"],
-            "a workload has a name of small letters, digits and -, at most 40: launch/gke.sh run NAME.",
+            "name the workload, with at most 40 lowercase letters, digits and -: launch/gke.sh run NAME.",
         ),
         (["run", "nano-1"], "say what to run: launch/gke.sh run nano-1 train --config … --workdir gs://…"),
     ],

@@ -129,7 +129,7 @@ def test_the_same_command_follows_a_run_that_goes_on_and_another_is_refused(laun
     launch.commit()
     new_code = launch("setup.sh")  # would put it under the run
     assert new_code.returncode == 1
-    assert new_code.stderr.endswith("a run is going on with other code or data; launch/stop.sh saves and stops it.\n")
+    assert new_code.stderr.endswith("a run with other code or data is in progress; launch/stop.sh makes it save and stops it.\n")
 
     second = launch.start("run.sh", *COMMAND)
     wait_for(lambda: second.poll() is not None or "following" in second.stderr.readline(), second)
@@ -189,7 +189,7 @@ def test_an_answer_that_the_cloud_owes_at_the_start_is_a_sentence(launch):
     done = launch("run.sh", *COMMAND)
     assert done.returncode == 1
     assert "PERMISSION_DENIED" in done.stderr
-    assert done.stderr.endswith("Google Cloud does not say whether f2jax exists; its reason is above.\n")
+    assert done.stderr.endswith("Google Cloud did not say whether f2jax exists; its reason is above.\n")
 
 
 def test_a_cloud_that_does_not_answer_for_a_while_ends_nothing(launch):
@@ -243,7 +243,7 @@ def test_no_quota_is_not_tried_again(launch):
     [
         ([], "say what to run: launch/run.sh train --config … --workdir …"),
         (["--config", "x"], "run.sh has no option '--config'; options of f2jax come after its command"),
-        (["train", "--config", "x", "--workdir", "here"], "a slice can be taken away with its disks: give train"),
+        (["train", "--config", "x", "--workdir", "here"], "a slice can be taken away together with its disks: give train"),
     ],
 )
 def test_a_wrong_command_is_one_sentence_before_any_call(launch, argv, sentence):
@@ -286,7 +286,7 @@ def test_a_config_is_never_left_unchecked(launch):
     argv = ["train", "--config", "configs/nano.py:stage=1", "--workdir", "gs://b/x", "--config.optim.peak_l=1"]
     done = launch("run.sh", *argv, PYTHON="false")
     assert done.returncode == 1
-    assert done.stderr.startswith("launch: false has not what the f2jax of this checkout needs, and nothing is")
+    assert done.stderr.startswith("launch: false lacks what the f2jax of this checkout needs, and nothing is")
     (launch.checkout / ".gitignore").write_text("/runs/\n/.venv/\n")
     launch.program(launch.checkout / ".venv/bin/python", f'exec {sys.executable} "$@"')
     done = launch("run.sh", *argv, PYTHON="")

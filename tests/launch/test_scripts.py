@@ -72,15 +72,15 @@ def test_every_setting_that_a_script_reads_stands_in_the_example():
         ("PROJECT", "", "PROJECT is not set; copy launch/env.example.sh to launch/env.sh and fill it in."),
         ("F2JAX_ENV", "/no/env.sh", "F2JAX_ENV names /no/env.sh, and there is no such file."),
         ("CAPACITY", "preemptible", "CAPACITY=preemptible is unknown; it is spot, reserved or on_demand."),
-        ("SLICES", "0", "SLICES=0 should be a number from 1."),
-        ("TPU_NAME", "My slice", "TPU_NAME=My slice should be of small letters, digits and -."),
+        ("SLICES", "0", "SLICES=0 should be a whole number, at least 1."),
+        ("TPU_NAME", "My slice", "TPU_NAME=My slice should consist of lowercase letters, digits and -."),
         ("BUCKET", "my-bucket", "BUCKET=my-bucket should begin with gs://."),
         ("DATA", "/data/corpus", "DATA=/data/corpus should begin with gs://."),
         ("BACKOFF", "0.5", "BACKOFF=0.5 should be a whole number."),
         ("POLL", "1m", "POLL=1m should be a number."),
         ("PRICE", "$4.20", "PRICE=$4.20 should be a number."),
         ("WORKER_ENV", "A=1 --flag", "WORKER_ENV has the word --flag; it is a list of NAME=VALUE."),
-        ("WORKER_ENV", "A='1 2", "WORKER_ENV has a quote that does not end."),
+        ("WORKER_ENV", "A='1 2", "WORKER_ENV has a quote that is not closed."),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_before_anything_is_asked(launch, setting, value, message):

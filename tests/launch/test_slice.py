@@ -38,9 +38,9 @@ def test_a_tpu_type_is_understood_as_plan_and_as_google_write_it(tpu_type, accel
         ({"TPU_TYPE": "v9z-8"}, "TPU_TYPE=v9z-8 is unknown; write v6e:4x4, or v6e-16; there are v4, v5e, v5p and v6e."),
         ({"TPU_TYPE": "v6e"}, "TPU_TYPE=v6e is unknown"),
         ({"TPU_TYPE": "v6e:4y4"}, "TPU_TYPE=v6e:4y4 has no size; write v6e:4x4, or v6e-16."),
-        ({"TPU_TYPE": "tpu7x:2x2x1"}, "TPU_TYPE=tpu7x:2x2x1 is to be had on GKE alone: launch/gke.sh."),
+        ({"TPU_TYPE": "tpu7x:2x2x1"}, "TPU_TYPE=tpu7x:2x2x1 is only available on GKE: launch/gke.sh."),
         ({"CAPACITY": "cheap"}, "CAPACITY=cheap is unknown; it is spot, reserved or on_demand."),
-        ({"SLICES": "none"}, "SLICES=none should be a number from 1."),
+        ({"SLICES": "none"}, "SLICES=none should be a whole number, at least 1."),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(launch, settings, sentence):
@@ -231,7 +231,7 @@ def test_setup_refuses_changes_that_no_commit_holds(launch):
 def test_setup_without_a_slice_says_what_makes_one(launch):
     done = launch("setup.sh")
     assert done.returncode == 1
-    assert done.stderr.endswith("launch: slice f2jax is not there (state NONE); launch/create.sh makes it.\n")
+    assert done.stderr.endswith("launch: slice f2jax does not exist (state NONE); launch/create.sh creates it.\n")
 
 
 def test_setup_on_a_slice_that_goes_away_is_worth_another_try(launch):
@@ -239,7 +239,7 @@ def test_setup_on_a_slice_that_goes_away_is_worth_another_try(launch):
     launch.write("states", "SUSPENDING")
     done = launch("setup.sh")
     assert done.returncode == 75
-    assert done.stderr.endswith("launch: slice f2jax is SUSPENDING; launch/create.sh waits for it, or makes it anew.\n")
+    assert done.stderr.endswith("launch: slice f2jax is SUSPENDING; launch/create.sh waits for it, or creates it again.\n")
 
 
 def test_delete_asks_first(launch):

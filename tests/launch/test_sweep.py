@@ -173,7 +173,7 @@ def test_a_shape_that_cannot_be_stops_all(launch):
             "two runs would be called x=a-b; give values that differ in letters",
         ),
         ([*SWEEP, "--grid_file", "none.txt"], "there is no file none.txt."),
-        ([*SWEEP, *GRID, "--slices", "all"], "--slices should be a number from 1."),
+        ([*SWEEP, *GRID, "--slices", "all"], "--slices should be a whole number, at least 1."),
         ([*LOCAL, "--slices", "2"], "--local trains on this machine alone; leave --slices out."),
         ([*LOCAL, "--workdir", "gs://bucket/x"], "--local trains in a folder: --workdir runs/sweep."),
         (["sweep.sh", "--config", "x", "--workdir", "here"], "--workdir should be a folder of a bucket"),

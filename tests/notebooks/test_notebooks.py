@@ -25,7 +25,7 @@ FAST = {"steps": 2, "optim.warmup_share": 0.0, "optim.warmup_steps": 0, "data.pr
 
 
 def parameters(folder: Path) -> str:
-    """The cell that takes the place of the one tagged `parameters`: a few rows in the place of the built-in sets."""
+    """The cell that replaces the one tagged `parameters`: a few rows instead of the built-in sets."""
     names = {"Kenia": "Kenya", "Schweden": "Sweden", "日本": "Japan", "Pérou": "Peru", "Кения": "Kenya"}
     rows = [{"query": a, "positive": b, "negative_1": "Chad", "negative_2": "Mali"} for a, b in names.items()]
     source = folder / "names.jsonl"

@@ -226,7 +226,7 @@ def chunked_batch(slots: int) -> DeviceBatch:
 
 
 def loss_in_chunks(weight, batch: DeviceBatch):
-    """A sum over texts, encoded by one layer in the place of a model."""
+    """A sum over texts, encoded by one layer instead of a model."""
 
     def encode(weight, rank, packed, row_s, col_s):
         return jnp.tanh(packed[0].astype(jnp.float32) @ weight)[row_s][:, None]

@@ -29,7 +29,7 @@ def lines(run) -> list[dict]:
 
 
 class Scripted:
-    """Scores one after the other, in the place of a task's; keeps the vectors of the models that it is given."""
+    """Scores one after the other, instead of a task's; keeps the vectors of the models that it is given."""
 
     def __init__(self, *scores):
         self.scores, self.vectors = list(scores), []

@@ -128,7 +128,7 @@ def test_rules_that_mean_nothing_are_refused(changes, message):
 
 
 def test_a_checkpoint_of_an_optimizer_without_rules_fits_one_with_factors_and_no_decay():
-    """So a run can branch off with other rules, and those of before there were rules go on."""
+    """So a run can branch off with other rules, and runs from before there were rules resume."""
     changed = config(rate_factors=("layers/*=0.5",), no_decay=("*norm",))
     states = [optim.make_optimizer(c, 1000, optim.WeightRules.of(c, PARAMS)).init(PARAMS) for c in (config(), changed)]
     known = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optim.make_schedule(config(), 1000))).init(PARAMS)
