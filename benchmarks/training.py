@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true", help="PyTorch computes layers again, as the reference")
     parser.add_argument("--own-weights", action="store_true", help="PyTorch draws its own: no copies through the host")
     parser.add_argument("--alone", action="store_true", help="without PyTorch")
-    parser.add_argument("--other-kernels", nargs="+", default=[], help="our attention, once more with each of these")
+    parser.add_argument("--other-kernels", nargs="+", default=[], help="our attention, again with each of these")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--report", type=Path)

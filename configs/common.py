@@ -44,7 +44,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # seed of the initial weights, the batch order, and the draws of negatives and instructions
     c.init_from = ""  # model to start from, with its tokenizer: folder, hub id, gs:// or workdir; "": random weights
-    c.resume_from = ""  # go on from a checkpoint of another run (RUN, RUN@STEP) with its optimizer, not from init_from
+    c.resume_from = ""  # continue a checkpoint of another run (RUN, RUN@STEP) with its optimizer, not init_from
     c.epochs = epochs  # passes over the data; ignored if steps is set
     c.steps = 0  # optimizer steps; 0: as many as the epochs take
 

@@ -142,7 +142,7 @@ need_checks() {
 check_config() { # --config FILE:OPTIONS … of one run on the slice
     case " $*" in
         *" --workdir gs://"* | *" --workdir=gs://"*) ;;
-        *) die "a slice can be taken away together with its disks: give train a --workdir on gs://." ;;
+        *) die "a slice can be taken away with its disks: give train a --workdir on gs://." ;;
     esac
     need_checks
     check_runs --devices "$CHIPS" --slices "$SLICES" --data "$DATA" --data_dir "$DATA_DIR" -- "$@"

@@ -31,7 +31,7 @@ if [ -z "$DRY_RUN" ] && ready; then
     exit 0
 fi
 if [ -z "$DRY_RUN" ] && grep -q ' running ' "$SCRATCH/reports"; then
-    die "a run with other code or data is in progress; launch/stop.sh makes it save and stops it."
+    die "a run with other code or data is in progress; launch/stop.sh saves and stops it."
 fi
 
 say "Putting ${commit:0:12} on $WORKERS workers."

@@ -34,7 +34,7 @@ class ComparedRun:
     lines: Sequence[Mapping[str, float]]  # of metrics.jsonl, by step
     data: Mapping[str, str]  # what its rows are, by hashes
     plan: Mapping[str, Any] | None = None  # of f2jax plan --json
-    start: int = 0  # the step of the other run's checkpoint from which a branch goes on
+    start: int = 0  # the step of the other run's checkpoint from which a branch continues
 
     @property
     def weights(self) -> int:

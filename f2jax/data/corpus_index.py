@@ -105,4 +105,4 @@ def has_index(folder: str | Path, entry: dict) -> bool:
 
 def remake(path: Path) -> str:
     """Returns what to do about a damaged index: `f2jax prepare` does not replace an existing one."""
-    return f"delete {path} and run `f2jax prepare --add --output CORPUS`, which writes it anew"
+    return f"delete {path} and run `f2jax prepare --add --output CORPUS`, which writes it again"

@@ -155,7 +155,7 @@ def _run(meta: dict, entries: Sequence[ScoreEntry]) -> ScoredVariant:
 
 
 def _joined(runs: Iterable[ScoredVariant]) -> list[ScoredVariant]:
-    """Puts the tasks of each variant together, which may stand in several files."""
+    """Puts the tasks of each variant together, which may be in several files."""
     joined: dict[tuple, ScoredVariant] = {}
     for run in runs:
         first = joined.setdefault((run.model, run.revision, run.variant), run)

@@ -52,7 +52,7 @@ def mine_folder(
 
     A row's own negatives come first, and mined ones fill up to `options.keep`. Rows of kinds that are not mined stay as
     they are. A classification row that brings negatives is not dropped for having few: one is enough (recipe 3.1).
-    The same call after an interruption goes on after the last complete block, on however many hosts, and writes the
+    The same call after an interruption continues after the last complete block, on however many hosts, and writes the
     same bytes. The files of an earlier call in the folder go when the new ones are complete. Returns None if the output
     has this result already. A folder may be called x.parquet, which other readers of Parquet take for one table.
 

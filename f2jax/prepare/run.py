@@ -136,7 +136,7 @@ class _Preparation:
         return self._write_card(entries, counts)
 
     def _forget_card(self) -> None:
-        """Removes the card of a corpus that is made anew; what is added to one leaves all that it names."""
+        """Removes the card of a corpus that is made again; adding to a corpus keeps all that its card names."""
         if not self.before:
             (self.output / CARD).unlink(missing_ok=True)
 

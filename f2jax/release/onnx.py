@@ -52,7 +52,7 @@ def write_onnx(
     name = package.ONNX[precision]
     path, external = files.join(folder, name), files.join(folder, f"{name}_data")
     weights = _stored(hf.hf_tensors(params), precision)
-    files.remove_file(path)  # first, so that an old graph never lies next to new weights
+    files.remove_file(path)  # first, so that an old graph is never next to new weights
     if config.parameters * (1 if precision == "int8" else 4) > inline:
         with files.atomic_path(external) as part, files.clear_errors(external, "written"), part.open("wb") as file:
             stored = [_external(key, array, file, Path(external).name) for key, array in weights]

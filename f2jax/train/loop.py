@@ -155,7 +155,7 @@ def start_line(run: Run, start: int, steps: int) -> str:
 
 
 def start_state(program: Program, run: Run, seed: int, checkpoints: Checkpoints) -> TrainState:
-    """Returns the state that a run goes on from, see `Run`; each weight is created in its sharding.
+    """Returns the state from which a run continues, see `Run`; each weight is created in its sharding.
 
     Raises:
         Restart, UserError: it cannot be read; a run that has a checkpoint never begins again.

@@ -79,7 +79,7 @@ class MetricsWriter:
                 time.sleep(seconds)
                 error = self._upload()
         if error:
-            tqdm.write(f"The last metrics are not in {self.target} ({_reason(error)}); they lie in {self.folder}.")
+            tqdm.write(f"The last metrics are not in {self.target} ({_reason(error)}); they are in {self.folder}.")
         elif self.temporary:
             shutil.rmtree(self.temporary)
 

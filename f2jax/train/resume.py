@@ -201,7 +201,7 @@ def check_same_config(config: ConfigDict, workdir: str | Path, has_checkpoint: b
     allowed = (*MAY_CHANGE, *moved, *(STARTS if has_checkpoint else ()))
     changed = configs.differences(files.read_json_object(files.join(workdir, CONFIG_FILE)), config.to_dict(), allowed)
     if changed:
-        other = f"another --workdir, with --config.resume_from={workdir} to go on from its checkpoint there"
+        other = f"another --workdir, with --config.resume_from={workdir} to continue from its checkpoint there"
         raise UserError(
             f"{workdir} holds a run whose config differs in {', '.join(changed)}; give the same config to resume it, "
             f"or {other if has_checkpoint else 'another --workdir'}."

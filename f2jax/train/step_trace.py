@@ -21,7 +21,7 @@ class StepTrace:
     """Traces `steps` steps after step `start` in the first process, into `profile/` of a workdir.
 
     This is a context manager; if the run ends inside it, the trace so far is kept. A trace for gs:// is uploaded from a
-    temporary folder; if that fails, the run goes on and the folder is kept.
+    temporary folder; if that fails, the run continues and the folder is kept.
 
     >>> with StepTrace("runs/80m", start=20, steps=5) as trace, trace.step(20, lambda: state):
     ...     state, metrics = program.step(state, batch, teacher)
@@ -80,6 +80,6 @@ class StepTrace:
                 files.write_atomically(target, path.read_bytes())
         except (Restart, UserError) as error:
             reason = errors.short_reason(error.__cause__ or error)
-            tqdm.write(f"The trace could not be written to {self.workdir} ({reason}); it lies in {folder}.")
+            tqdm.write(f"The trace could not be written to {self.workdir} ({reason}); it is in {folder}.")
         else:
             shutil.rmtree(folder)

@@ -101,7 +101,7 @@ def test_what_is_not_there_in_the_end_is_said_and_kept_here(bucket, refusing, mo
     assert len(waits) == tries - 1
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"The last metrics are not in {bucket}/run (It does not go")
-    assert line.endswith(f"; they lie in {writer.folder}.")
+    assert line.endswith(f"; they are in {writer.folder}.")
     assert json.loads((writer.folder / "metrics.jsonl").read_text()) == {"step": 1}
 
 

@@ -129,7 +129,9 @@ def test_the_same_command_follows_a_run_that_goes_on_and_another_is_refused(laun
     launch.commit()
     new_code = launch("setup.sh")  # would put it under the run
     assert new_code.returncode == 1
-    assert new_code.stderr.endswith("a run with other code or data is in progress; launch/stop.sh makes it save and stops it.\n")
+    assert new_code.stderr.endswith(
+        "a run with other code or data is in progress; launch/stop.sh saves and stops it.\n"
+    )
 
     second = launch.start("run.sh", *COMMAND)
     wait_for(lambda: second.poll() is not None or "following" in second.stderr.readline(), second)
@@ -243,7 +245,7 @@ def test_no_quota_is_not_tried_again(launch):
     [
         ([], "say what to run: launch/run.sh train --config … --workdir …"),
         (["--config", "x"], "run.sh has no option '--config'; options of f2jax come after its command"),
-        (["train", "--config", "x", "--workdir", "here"], "a slice can be taken away together with its disks: give train"),
+        (["train", "--config", "x", "--workdir", "here"], "a slice can be taken away with its disks: give train"),
     ],
 )
 def test_a_wrong_command_is_one_sentence_before_any_call(launch, argv, sentence):

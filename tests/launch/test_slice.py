@@ -239,7 +239,9 @@ def test_setup_on_a_slice_that_goes_away_is_worth_another_try(launch):
     launch.write("states", "SUSPENDING")
     done = launch("setup.sh")
     assert done.returncode == 75
-    assert done.stderr.endswith("launch: slice f2jax is SUSPENDING; launch/create.sh waits for it, or creates it again.\n")
+    assert done.stderr.endswith(
+        "launch: slice f2jax is SUSPENDING; launch/create.sh waits for it, or creates it again.\n"
+    )
 
 
 def test_delete_asks_first(launch):

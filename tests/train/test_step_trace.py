@@ -80,4 +80,4 @@ def test_an_upload_that_fails_ends_no_run_and_what_was_traced_stays(tmp_path, mo
     assert any(folder.rglob("*.xplane.pb"))
     printed = capsys.readouterr().out
     assert printed.startswith("The trace could not be written to gs://bucket/run (gs://bucket/run/profile/plugins/")
-    assert printed.endswith(f"no answer); it lies in {folder}.\n")
+    assert printed.endswith(f"no answer); it is in {folder}.\n")
