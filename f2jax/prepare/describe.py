@@ -35,8 +35,9 @@ from f2jax.data.corpus_index import (
 )
 from f2jax.data.dataset import text_key
 from f2jax.errors import UserError
+from f2jax.locks import exclusive
 from f2jax.prepare.data_card import shard_sizes
-from f2jax.prepare.workers import exclusive, run_in_processes
+from f2jax.prepare.workers import run_in_processes
 
 PERCENTILES = (50, 90, 99, 100)
 
@@ -123,7 +124,7 @@ def add_index(folder: str | Path, jobs: int = 1) -> dict:
     if files.is_remote(folder):
         raise UserError(f"{folder}: an index is written to a local or mounted folder; copy the corpus there and back.")
     corpus = PreparedCorpus(folder)
-    with exclusive(corpus.folder.resolve()):
+    with exclusive(corpus.folder.resolve(), "prepare"):
         write_missing(corpus.folder, corpus.card["datasets"], jobs)
     return corpus.card
 

@@ -25,6 +25,7 @@ from f2jax.data.skip_list import say_once
 from f2jax.data.sources import check_apart, list_inputs, say_unused, source_files
 from f2jax.data.tokenizer import Tokenizer
 from f2jax.errors import UserError
+from f2jax.locks import exclusive
 from f2jax.prepare import data_card as cards
 from f2jax.prepare.add import AddedTo
 from f2jax.prepare.curate.decontaminate import MTEB, Index, build_index, set_files
@@ -35,7 +36,7 @@ from f2jax.prepare.options import PrepareOptions
 from f2jax.prepare.read_inputs import InputFolder, InputSummary, bytes_of_row, read_input
 from f2jax.prepare.spill import WORK, spill, spilled_documents, spilled_rows
 from f2jax.prepare.tokenizer import choose_tokenizer
-from f2jax.prepare.workers import exclusive, run_in_processes
+from f2jax.prepare.workers import run_in_processes
 
 SURVEYS, VOCABULARY = "survey", "vocabulary"  # folders next to the data sets
 EVALUATION, SIGNATURE = "evaluation", "mteb.txt"  # folder of indexes of evaluation texts; in one: of which tests
@@ -77,7 +78,7 @@ def prepare(
     check_apart(sources, signatures, output)
     if listing:
         _begin_listing(listing)
-    with exclusive(output):
+    with exclusive(output, "prepare"):
         (output / SURVEYS).mkdir(exist_ok=True)
         chosen = choose_tokenizer(tokenizer, signatures, options, output / VOCABULARY)
         curate = options.curate and dataclasses.asdict(options.curate)

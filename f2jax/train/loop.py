@@ -66,7 +66,7 @@ def train(config: ConfigDict, workdir: str | Path, evaluate: Evaluate | None = N
     if config.checkpoint.best_metric:
         check_best_metric(config.checkpoint.best_metric, config)
     hosts.check_same_on_all_hosts(resume.host_fingerprints(config))
-    with resume.exclusive(workdir):
+    with resume.sole_training(workdir):
         return _train(config, workdir, evaluate, clock)
 
 

@@ -1,11 +1,9 @@
 """Starts and resumes runs: whether a run exists in a workdir, where it continues, and what may have changed."""
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
-import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +20,8 @@ from f2jax.checkpoints.best import METRICS_FILE
 from f2jax.checkpoints.orbax import finished_steps
 from f2jax.checkpoints.workdir import StoredModel
 from f2jax.data.tokenizer import load_tokenizer
-from f2jax.errors import UserError
+from f2jax.errors import Restart, UserError
+from f2jax.locks import exclusive
 from f2jax.model.sizes import Qwen3Config
 from f2jax.parallel import hosts
 from f2jax.train.teacher import TEACHER
@@ -148,33 +147,22 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
 
 
 @contextlib.contextmanager
-def exclusive(workdir: str | Path) -> Iterator[None]:
-    """Locks a local workdir against other trainings; the system releases the lock when this process ends.
-
-    A workdir on gs://, or in a file system without locks, is used without one.
+def sole_training(workdir: str | Path) -> Iterator[None]:
+    """Locks a local workdir against other trainings; one on gs:// is used without a lock.
 
     Raises:
-        UserError: another process trains there.
+        UserError: another process trains there, or the folder cannot be written; raised in all processes.
     """
-    held: int | None = None
-    try:
+    with contextlib.ExitStack() as lock:
+        refused: Exception | None = None
         if hosts.is_first() and not files.is_remote(workdir):
-            Path(workdir).mkdir(parents=True, exist_ok=True)
-            held = os.open(workdir, os.O_RDONLY)
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        if held is not None:
-            os.close(held)
-        raise UserError(
-            f"Another process trains in {workdir}; wait for it or stop it, or give another --workdir."
-        ) from error
-    except OSError:  # the file system has no locks, or `open_run` says what is wrong with the folder
-        pass
-    try:
+            try:
+                lock.enter_context(exclusive(Path(workdir), "train", required=False))
+            except (Restart, UserError) as error:
+                refused = error
+        if hosts.broadcast(int(refused is not None)):
+            raise refused or UserError(f"Process 0 cannot use the workdir {workdir}; its message says why.")
         yield
-    finally:
-        if held is not None:
-            os.close(held)
 
 
 def check_is_run(workdir: str | Path) -> None:

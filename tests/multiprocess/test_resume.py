@@ -1,10 +1,12 @@
 """Processes train on the same rows, and go on from the same checkpoint."""
 
 import json
+import os
 import shutil
 
 import pytest
 
+from f2jax.locks import exclusive
 from tests import tiny
 from tests.checkpoints.test_orbax import run_to
 from tests.multiprocess.test_processes import run
@@ -33,6 +35,19 @@ def test_a_host_that_sees_other_rows_is_named_on_every_host(monkeypatch, tmp_pat
         assert "process 1 on " in line and "has data set colours clustering, " in line
         assert "data set pairs" not in line and "process 0" not in line and "process 2" not in line
     assert not (tmp_path / "run/data.json").exists()
+
+
+def test_a_workdir_that_another_job_writes_is_refused_by_every_process(monkeypatch, tmp_path):
+    for process in ("0", "1"):
+        (tmp_path / process).mkdir()
+        tiny.write_rows(tmp_path / process)
+    options = tiny.overrides(tmp_path, **{"data.sources": "('pairs.jsonl',)"})
+    config = ["--config", str(tiny.ROOT / "configs/nano.py:stage=2"), "--workdir", str(tmp_path / "run")]
+    with exclusive(tmp_path / "run", "train"):
+        first, second = run(monkeypatch, ["-c", TRAIN, str(tmp_path), *config, *options], 2)
+    assert (first[0], second[0]) == (1, 1)
+    assert f"f2jax train, process {os.getpid()} on " in first[1].splitlines()[-1]
+    assert f"Process 0 cannot use the workdir {tmp_path}/run; its message" in second[1].splitlines()[-1]
 
 
 # Restores in each case as two processes, each of which has a folder of its own, and tells what came of it.

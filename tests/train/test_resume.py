@@ -233,16 +233,13 @@ def test_the_advice_after_a_loss_that_is_not_finite_goes_on_before_it(steps, adv
 
 
 def test_a_workdir_in_which_another_process_trains_is_refused(tmp_path):
-    """A lock of the system, which goes with its process. The other one's files stay as they are."""
     run = tmp_path / "run"
-    with resume.exclusive(run):
-        with pytest.raises(
-            UserError, match=r"^Another process trains in .*run; wait for it or stop it, or give another"
-        ):
+    with resume.sole_training(run), resume.sole_training("gs://bucket/run"):
+        with pytest.raises(UserError, match=r"^f2jax train, process \d+ on .*, is writing to .*run; wait for it"):
             train(tiny.config(tmp_path), run)
-        assert not list(run.iterdir())
-    with resume.exclusive(run), resume.exclusive(tmp_path / "other"), resume.exclusive("gs://bucket/run"):
-        pass
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="not a training run"):
-        train(tiny.config(tmp_path), tmp_path / "file")
+        assert [path.name for path in run.iterdir()] == [".train.lock"]
+
+
+def test_the_lock_of_a_killed_start_does_not_make_a_folder_somebody_elses(tmp_path):
+    (tmp_path / ".train.lock").touch()
+    resume.check_is_run(tmp_path)
