@@ -16,6 +16,7 @@ core = [
     "orbax-checkpoint>=0.11.30,<0.13",
     "numpy>=2.0,<3",
     "ml-collections>=1.1,<2",
+    "PyYAML>=6,<7",  # the metadata of a model card; flax and ml-collections need it too
     "safetensors>=0.5,<1",  # Hugging Face weights without pickle
     "huggingface-hub>=0.34,<2",  # weights by hub id
     "fsspec>=2024.6",  # one way to open local and gs:// files

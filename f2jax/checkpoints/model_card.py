@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
+import yaml
 
+from f2jax.errors import UserError
 from f2jax.model.sizes import Qwen3Config
 
 LANGUAGES = 30  # number of languages to list
@@ -45,7 +47,7 @@ class EarlierCard:
     """What stays true of a package that is exported again: its origin, but not its scores."""
 
     summary: str
-    languages: str  # line of the metadata for the hub; may be empty
+    languages: tuple[str, ...]  # codes in the metadata for the hub
     sections: dict[str, str]  # {title: text}
     meta: dict[str, Any] = field(default_factory=dict)  # fields of its model_meta.json
 
@@ -82,8 +84,9 @@ def render_model_card(
     head = [f"library_name: {library}", "pipeline_tag: sentence-similarity"]
     head += [f"license: {about.license}"] if about.license else []
     head += [f"{name}: {json.dumps(text, ensure_ascii=False)}" for name, text in about.license_details.items()]
-    earlier = about.earlier or EarlierCard("A text-embedding model trained with f2jax.", "", {})
-    head += [f"language: {json.dumps(codes)}"] if codes else [earlier.languages] if earlier.languages else []
+    earlier = about.earlier or EarlierCard("A text-embedding model trained with f2jax.", (), {})
+    codes = codes or list(earlier.languages)
+    head += [f"language: {json.dumps(codes)}"] if codes else []
     head += [f"tags: [{'' if as_int8 else 'sentence-transformers, '}feature-extraction, f2jax]"]
     facts = [
         ("parameters", f"{architecture.parameters:,}"),
@@ -116,35 +119,42 @@ def render_model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def parse_model_card(text: str) -> RunHistory:
+def parse_model_card(text: str, origin: str = "README.md") -> RunHistory:
     """Returns the licence that a card names and, if `render_model_card` made it, what else stays true of it.
 
     >>> parse_model_card(render_model_card(…, RunHistory(license="mit"))).license
     'mit'
+
+    Raises:
+        UserError: the metadata is not YAML.
     """
-    _, _, rest = text.replace("\r\n", "\n").partition("---\n")
-    head, _, body = rest.partition("\n---\n")
-    lines = {line.partition(":")[0]: line for line in head.splitlines()}
-    stated = {name: lines.get(name, "").partition(": ")[2].strip("'\" ") for name in ("license", *LICENSE_DETAILS)}
-    license = stated.pop("license") or None
-    if several := _listed(head, "license"):
-        license, named = (several[0], {}) if len(several) == 1 else ("other", {"license_name": ", ".join(several)})
-        stated = named | {name: text for name, text in stated.items() if text}
-    about = RunHistory(license=license, license_details={name: text for name, text in stated.items() if text})
-    if not re.search(r"\bf2jax\b", lines.get("tags", "")):
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    head, _, body = text.removeprefix("---\n").partition("\n---\n") if text.startswith("---\n") else ("", "", text)
+    try:
+        metadata = yaml.load(head, yaml.BaseLoader)  # all values are strings; by default, `no` would be False
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 2}" if where else ""
+        raise UserError(f"The metadata of {origin} is not YAML{line}; correct it, or remove the file.") from error
+    metadata = metadata if isinstance(metadata, dict) else {}
+    licenses, details = _strings(metadata.get("license")), {name: metadata.get(name) for name in LICENSE_DETAILS}
+    if len(licenses) > 1:
+        licenses, details["license_name"] = ["other"], details["license_name"] or ", ".join(licenses)
+    about = RunHistory(
+        license=licenses[0] if licenses else None,
+        license_details={name: text for name, text in details.items() if isinstance(text, str) and text},
+    )
+    if "f2jax" not in _strings(metadata.get("tags")):
         return about
     summary, *sections = re.split(r"^(?=## )", body.strip(), flags=re.M)
     kept = {title: text.strip() for title, _, text in (part.partition("\n") for part in sections) if title in KEPT}
-    return replace(about, earlier=EarlierCard(summary.partition("\n\n")[0], lines.get("language", ""), kept))
+    languages = tuple(_strings(metadata.get("language")))
+    return replace(about, earlier=EarlierCard(summary.partition("\n\n")[0], languages, kept))
 
 
-def _listed(head: str, name: str) -> list[str]:
-    """Returns the items of a list in the metadata of a card, `name: [a, b]` or with `- a` on a line of its own."""
-    found = re.search(rf"^{name}:[ \t]*(?:\[(.*?)\][ \t]*$|((?:\n[ \t]*- [^\n]*)+))", head, flags=re.M | re.S)
-    if not found:
-        return []
-    items = found[1].split(",") if found[2] is None else re.findall(r"^[ \t]*- (.*)", found[2], flags=re.M)
-    return [text for text in (item.partition(" #")[0].strip("'\" \t\n") for item in items) if text]
+def _strings(value: str | list | dict | None) -> list[str]:
+    """Returns the strings of a field of the metadata, which may have one or a list of them."""
+    return [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, str) and x]
 
 
 def _license(about: RunHistory) -> str:

@@ -124,12 +124,12 @@ def read_earlier_card(path: str | Path) -> model_card.RunHistory:
     """Returns what stays true of a package that is exported again: the licence, and the origin if f2jax wrote its card.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or its metadata is not YAML.
     """
     name, meta = files.join(path, "README.md"), files.join(path, META)
     if not path or not files.exists(name):
         return model_card.NOTHING
-    about = model_card.parse_model_card(files.read_bytes(name).decode("utf-8", "replace"))
+    about = model_card.parse_model_card(files.read_bytes(name).decode("utf-8", "replace"), name)
     if about.earlier and files.exists(meta):
         return replace(about, earlier=replace(about.earlier, meta=files.read_json_object(meta)))
     return about

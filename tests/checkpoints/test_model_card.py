@@ -245,8 +245,14 @@ def test_of_the_card_of_another_tool_only_the_licence_is_taken(tmp_path):
     assert read_earlier_card(tmp_path) == RunHistory(license="mit")
     (tmp_path / "README.md").write_text("---\nlicense:\n- 'mit'  # one\ntags:\n- x\n---\nBest.\n")
     assert read_earlier_card(tmp_path) == RunHistory(license="mit")
-    (tmp_path / "README.md").write_bytes(b"no metadata \xff")
+    (tmp_path / "README.md").write_bytes(b"no metadata \xff\n---\n[rules](between\n---\nparagraphs")
     assert read_earlier_card(tmp_path) == NOTHING
+
+
+def test_metadata_that_is_not_yaml_is_refused_with_its_line(tmp_path):
+    (tmp_path / "README.md").write_text("---\ntags: [x]\nlicense: [mit\n---\n\nBest.\n")
+    with pytest.raises(UserError, match=rf"^The metadata of {tmp_path}/README.md is not YAML, line \d; correct it"):
+        read_earlier_card(tmp_path)
 
 
 def test_mini_in_another_form_keeps_the_licences_of_its_data():
