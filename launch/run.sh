@@ -171,8 +171,8 @@ while :; do
             ;;
         *answer)
             last_lines
-            say "launch: $outcome, though the slice is ACTIVE; see launch/status.sh, and if it is broken launch/delete.sh it:" \
-                "the same command then makes it anew and goes on."
+            say "launch: $outcome, though the slice is ACTIVE; see launch/status.sh, and if it is broken, delete it with launch/delete.sh:" \
+                "the same command then creates it again and continues."
             exit "$TEMPORARY"
             ;;
     esac

@@ -79,7 +79,7 @@ def _check_tail(run: str, steps: list[int], last: int) -> None:
         why = "" if tail else ", because checkpoint.tail_steps or tail_every is 0"
         raise UserError(
             f"Of its last {last} steps, {run} keeps only the checkpoints of {', '.join(map(str, found))}{why}, which "
-            f"is no even average; name checkpoints as {run}@STEP, of the steps {', '.join(map(str, steps))}."
+            f"would not be an even average; name checkpoints as {run}@STEP, of the steps {', '.join(map(str, steps))}."
         )
 
 
