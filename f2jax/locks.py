@@ -71,4 +71,4 @@ def _holder(path: Path, command: str) -> str:
         holder = files.read_json_object(path, {"process": int, "host": str})
     except UserError:  # it has the lock, but has not written this yet
         return f"Another f2jax {command}"
-    return f"f2jax {command}, process {holder['process']} on {holder['host']},"
+    return f"Another f2jax {command}, process {holder['process']} on {holder['host']},"

@@ -23,7 +23,7 @@ with exclusive(Path(sys.argv[1]), "train"):
 
 def test_a_folder_is_free_again_when_its_holder_ends(tmp_path):
     with exclusive(tmp_path, "prepare"):
-        said = rf"^f2jax prepare, process {os.getpid()} on .*, is writing to {tmp_path};"
+        said = rf"^Another f2jax prepare, process {os.getpid()} on .*, is writing to {tmp_path};"
         with pytest.raises(UserError, match=said), exclusive(tmp_path, "prepare"):
             pass
         with exclusive(tmp_path / "other", "prepare"):

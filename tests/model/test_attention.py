@@ -232,8 +232,8 @@ def test_on_a_cpu_the_memory_of_attention_grows_with_the_length_of_a_row(gradien
         ("tpu", jnp.bfloat16, 1024, 64, "xla"),
         ("gpu", jnp.bfloat16, 100, 128, "cudnn"),
         ("gpu", jnp.float32, 100, 128, "xla"),
-        ("cpu", jnp.float32, 896, 128, "xla"),
-        ("cpu", jnp.float32, 1024, 128, "blocks"),
+        ("cpu", jnp.float32, 1024, 128, "xla"),
+        ("cpu", jnp.float32, 1280, 128, "blocks"),
     ],
 )
 def test_auto_chooses_a_kernel_that_can_do_the_shape(platform, dtype, length, head_dim, kernel):

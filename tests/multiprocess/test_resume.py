@@ -46,7 +46,7 @@ def test_a_workdir_that_another_job_writes_is_refused_by_every_process(monkeypat
     with exclusive(tmp_path / "run", "train"):
         first, second = run(monkeypatch, ["-c", TRAIN, str(tmp_path), *config, *options], 2)
     assert (first[0], second[0]) == (1, 1)
-    assert f"f2jax train, process {os.getpid()} on " in first[1].splitlines()[-1]
+    assert f"Another f2jax train, process {os.getpid()} on " in first[1].splitlines()[-1]
     assert f"Process 0 cannot use the workdir {tmp_path}/run; its message" in second[1].splitlines()[-1]
 
 

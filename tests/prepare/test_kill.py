@@ -53,7 +53,7 @@ def test_a_killed_parent_takes_its_processes_along_and_the_next_run_goes_on(tmp_
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as parent:
         assert until(lambda: len(list(output.glob("survey/*/survey.json"))) == 3 and len(children(parent.pid)) >= 2)
         workers = children(parent.pid)
-        with pytest.raises(UserError, match=rf"^f2jax prepare, process {parent.pid} on .* is writing to "):
+        with pytest.raises(UserError, match=rf"^Another f2jax prepare, process {parent.pid} on .* is writing to "):
             prepare(inputs[:1], output, tmp_path / "tokenizer", corpora.OPTIONS)
         parent.send_signal(signal.SIGKILL)
     assert until(lambda: not any(map(is_running, workers)), 20)

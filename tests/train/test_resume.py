@@ -235,7 +235,7 @@ def test_the_advice_after_a_loss_that_is_not_finite_goes_on_before_it(steps, adv
 def test_a_workdir_in_which_another_process_trains_is_refused(tmp_path):
     run = tmp_path / "run"
     with resume.sole_training(run), resume.sole_training("gs://bucket/run"):
-        with pytest.raises(UserError, match=r"^f2jax train, process \d+ on .*, is writing to .*run; wait for it"):
+        with pytest.raises(UserError, match=r"^Another f2jax train, process \d+ on .*, is writing to .*run; wait"):
             train(tiny.config(tmp_path), run)
         assert [path.name for path in run.iterdir()] == [".train.lock"]
 
