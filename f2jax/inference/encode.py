@@ -25,11 +25,13 @@ class BatchShape:
 
     tokens: int  # tokens of a batch on each device
     lengths: int  # number of row lengths between a power of two and the next
+    long_lengths: int = 1  # the same above `LONGEST_ROW`, where less padding saves more than another compilation costs
     shortest: int = SHORTEST_ROW  # tokens of the shortest row, for a single short text such as a query
 
 
 BATCH_SHAPES = {
-    "cpu": BatchShape(tokens=2_048, lengths=4, shortest=16),  # fits the cache; attention sees complete rows
+    # 2,048 tokens fit the cache; attention sees complete rows
+    "cpu": BatchShape(tokens=2_048, lengths=4, long_lengths=8, shortest=16),
     "gpu": BatchShape(tokens=32_768, lengths=1),  # smaller batches would leave the GPU idle between them
     "tpu": BatchShape(tokens=8_192, lengths=1),  # kernels prefer powers of two, and compiling is slow
 }
@@ -207,7 +209,7 @@ def _row_length(longest: int, left: int, shape: BatchShape) -> int:
     still shorter rows.
     """
     floor = min(SHORTEST_ROW, max(_power_of_two(left), shape.shortest))
-    shortest = round_up(max(longest, floor), shape.lengths)
+    shortest = round_up(max(longest, floor), shape.long_lengths if longest > LONGEST_ROW else shape.lengths)
     length = shortest
     while longest * (length // longest) < MIN_FILL * length:
         length = round_up(length + 1, shape.lengths)

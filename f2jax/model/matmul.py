@@ -12,6 +12,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from f2jax.parallel import sharding
 
+FEW_ROWS = 64  # up to which a CPU multiplies the weights by the activations, and not the other way round
+
 
 def project(spec: str, x, weight):
     """Returns `jnp.einsum(spec, x, weight)`, summed over the last axes of `x` and the first or last of the weight.
@@ -54,10 +56,18 @@ def precision(dtype) -> str | None:
 def matmul(a_xmk, b, transposed: bool = False):
     """Returns a @ b, or a @ bᵀ, [..., M, N] in the common type of the operands, with sums in float32."""
     if transposed:
+        if a_xmk.dtype == jnp.float32 and a_xmk.ndim == 2 and len(a_xmk) <= FEW_ROWS and sharding.platform() == "cpu":
+            return _few_rows(a_xmk, b)
         return float32_product(a_xmk, b, transposed).astype(a_xmk.dtype)
     if sharding.platform() == "cpu" and a_xmk.dtype == jnp.bfloat16:
         return _cpu_product(a_xmk, b).astype(a_xmk.dtype)
     return jnp.matmul(a_xmk, b, precision=precision(a_xmk.dtype))
+
+
+def _few_rows(a_mk, b_nk):
+    """Returns a @ bᵀ of float32, turned around: XLA on a CPU copies the second operand, and the weights are larger."""
+    a_km = jax.lax.optimization_barrier(a_mk.T[..., None])[..., 0]
+    return jax.lax.optimization_barrier(float32_product(b_nk, a_km)).T
 
 
 def float32_product(a_xmk, b, transposed: bool = False):

@@ -67,7 +67,8 @@ def test_a_few_texts_leave_little_room_although_the_rows_of_a_device_are_a_power
 
 
 @pytest.mark.parametrize(
-    "length,on_cpu,elsewhere", [(1, 16, 64), (17, 32, 64), (64, 64, 64), (65, 80, 128), (2_000, 2_048, 2_048)]
+    "length,on_cpu,elsewhere",
+    [(1, 16, 64), (17, 32, 64), (64, 64, 64), (65, 80, 128), (2_000, 2_048, 2_048), (4_342, 4_608, 8_192)],
 )
 def test_a_single_text_gets_a_row_of_its_own_size(backend, length, on_cpu, elsewhere):
     assert [rows.tokens_bt.shape for _, rows in packed([length])] == [(1, on_cpu if backend == "cpu" else elsewhere)]

@@ -1,5 +1,6 @@
 """Products of matrices: equal to those of float64, and on a CPU in the form that XLA multiplies fast in bfloat16."""
 
+import functools
 import re
 
 import jax
@@ -50,6 +51,16 @@ def test_a_projection_is_that_of_float64_with_the_axes_of_its_input_first_or_las
     found = project(spec, x, weight)
     assert found.dtype == dtype
     assert_close(found, np.einsum(spec, np.asarray(x, np.float64), np.asarray(weight, np.float64)), tolerance)
+
+
+@ON_CPU
+@pytest.mark.parametrize("rows,first", [(1, "weights"), (64, "weights"), (65, "activations")])
+def test_few_rows_of_float32_are_multiplied_as_the_second_operand(rows, first):
+    a, b = operands(((rows, 7), (5, 7)), "float32")
+    product = functools.partial(matmul, transposed=True)
+    assert_close(jax.jit(product)(a, b), np.asarray(a, np.float64) @ np.asarray(b, np.float64).T, 1e-6)
+    (dot,) = (x for x in jax.make_jaxpr(product)(a, b).eqns if x.primitive.name == "dot_general")
+    assert dot.invars[0].aval.shape == {"weights": b, "activations": a}[first].shape
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
