@@ -29,9 +29,11 @@ def exclusive(folder: Path, command: str, required: bool = True) -> Iterator[Non
         required: refuse file systems without locks; otherwise a line says that there is none.
 
     Raises:
-        UserError: another process has locked the folder, it cannot be written, or it cannot be locked.
+        UserError: another process has locked the folder, it is a file, or it cannot be written or locked.
         Restart: a transient failure of the disk.
     """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; name a folder.")
     path = folder / f".{command}.lock"  # hidden: it belongs to no output
     with files.clear_errors(folder, "locked"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -283,7 +283,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_to_train(capsys, tmp_path):
 def test_a_workdir_that_is_a_file(capsys, tmp_path):
     source = write_jsonl(tmp_path / "names.jsonl", GOOD)
     found = complaint(capsys, *train_arguments(source, source))
-    assert "names.jsonl holds names.jsonl, which is not a training run; give --workdir a new or empty folder." in found
+    assert "names.jsonl is a file; name a folder." in found
 
 
 @pytest.mark.parametrize(
