@@ -47,6 +47,21 @@ def test_a_folder_is_free_again_when_its_holder_is_killed(tmp_path):
         pass
 
 
+def test_a_lock_file_that_its_last_holder_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    """Two processes that lock two files of one name would both write."""
+    path, lock, calls = tmp_path / ".train.lock", locks.fcntl.flock, []
+
+    def flock(file, how):
+        if not calls:
+            path.unlink()
+        calls.append(how)
+        lock(file, how)
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    with exclusive(tmp_path, "train"):
+        assert path.exists() and len(calls) == 2
+
+
 def test_a_file_system_without_locks_is_refused_or_named(tmp_path, monkeypatch, capsys):
     def flock(*_):
         raise OSError(errno.ENOTSUP, "Operation not supported")
